@@ -1,0 +1,52 @@
+"""The base of every configuration class, its canonical form and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Frozen, and an unknown key is an error.
+
+    Two class variables decide what a configuration's hash sees:
+
+    Attributes:
+        numerics: bumped by hand when the code behind the class starts to compute something else from
+            the same options; old results then no longer answer for the new code.
+        later: fields added after the first release, each with the value that reproduces the behaviour
+            from before it existed. At that value the field is left out of the canonical form, so that
+            a new option keeps old results.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    numerics: ClassVar[int] = 1
+    later: ClassVar[Mapping[str, Any]] = {}
+
+
+def canonical(value: Any) -> Any:
+    """``value`` as plain JSON data in which equal configurations are equal, whatever was left to defaults."""
+    if isinstance(value, Config):
+        later = type(value).later
+        fields = {
+            name: canonical(getattr(value, name))
+            for name in type(value).model_fields
+            if not (name in later and getattr(value, name) == later[name])
+        }
+        return {"numerics": type(value).numerics, **fields}
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of the canonical form."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,265 @@
+"""The sweep file: what varies, on which years, with which seeds; and the trials that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from asdray.config.backend import Backend, Knn, Recon, Umap, backend_id
+from asdray.config.base import Config
+from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
+from asdray.config.trial import Trial
+from asdray.dcase.years import check_machines, get_year, nearest
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
+
+
+class RecipeUse(Config):
+    """How a sweep uses a recipe: fixed overrides, and the axes that vary in it; dotted option paths."""
+
+    set: dict[str, Any] = {}
+    space: dict[str, Any] = {}
+
+
+class Search(Config):
+    """How the space is walked. A grid is its full product."""
+
+    algorithm: Literal["grid"] = "grid"
+
+
+class Keep(Config):
+    """What stays on disk of a finished trial."""
+
+    checkpoints: Literal["last"] = "last"
+    embeddings: Literal["all"] = "all"
+
+
+class Need(Config):
+    """What one training, or one post-training Ray task, reserves on its node."""
+
+    cpu: Annotated[float, Field(ge=0)] = 1.0
+    gpu: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Resources(Config):
+    """Reservations per kind of work; what is left out is chosen automatically."""
+
+    train: Need | None = None
+    extract: Need | None = None
+    """A task that takes one machine through extract, score and evaluate."""
+    umap: Need | None = None
+
+
+class Sweep(Config):
+    """One sweep file, resolved. See the README for the meaning of each key."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    recipes: dict[str, RecipeUse] = Field(min_length=1)
+    space: dict[str, Any] = {}
+    dcase: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    machines: Literal["all"] | dict[str, tuple[str, ...]] = "all"
+    backends: tuple[Backend, ...] = Field(default=(Knn(),), min_length=1)
+    checkpoints: tuple[Checkpoint, ...] = Field(default=("last",), min_length=1)
+    umap: Umap | Literal[False] = Umap()
+    search: Search = Search()
+    scheduler: None = None
+    confirm: None = None
+    keep: Keep = Keep()
+    resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a sweep file is a mapping of options, not {type(value).__name__}")
+        value = dict(value)
+        recipes = value.get("recipes")
+        if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
+            _refuse_twice(recipes, "recipes")
+            value["recipes"] = {name: {} for name in recipes}
+        elif isinstance(recipes, Mapping):
+            value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
+        if value.get("space", {}) is None:
+            value["space"] = {}
+        if value.get("resources") == "auto":
+            value["resources"] = {}
+        if isinstance(value.get("backends"), list):
+            value["backends"] = _expand_backends(value["backends"])
+        for key in ("dcase", "seeds", "checkpoints"):
+            if key in value and not isinstance(value[key], list | tuple):
+                value[key] = [value[key]]
+        return value
+
+    @field_validator("dcase")
+    @classmethod
+    def _known_years(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            get_year(name)
+        _refuse_twice(names, "dcase")
+        return names
+
+    @field_validator("seeds", "checkpoints")
+    @classmethod
+    def _each_once(cls, values: tuple) -> tuple:
+        _refuse_twice(values, "the list")
+        return values
+
+    @field_validator("backends")
+    @classmethod
+    def _backends_once(cls, backends: tuple[Knn | Recon, ...]) -> tuple[Knn | Recon, ...]:
+        _refuse_twice([backend_id(b) for b in backends], "backends")
+        return backends
+
+    @field_validator("machines")
+    @classmethod
+    def _known_machines(cls, machines: Any) -> Any:
+        if machines == "all":
+            return machines
+        return {year: check_machines(year, names) for year, names in machines.items()}
+
+    @model_validator(mode="after")
+    def _machines_of_asked_years(self) -> Sweep:
+        if self.machines != "all":
+            for year in self.machines:
+                if year not in self.dcase:
+                    raise ValueError(
+                        f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.dcase)}"
+                    )
+        return self
+
+    def machines_of(self, dcase: str) -> tuple[str, ...]:
+        """The machines asked for in a year, in the year's order."""
+        everything = get_year(dcase).all_machines
+        return everything if self.machines == "all" else self.machines.get(dcase, everything)
+
+
+def _refuse_twice(values: Any, where: str) -> None:
+    seen: set = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{where} names {value!r} twice")
+        seen.add(value)
+
+
+def _expand_backends(items: list) -> list:
+    """Names become objects; list values become one backend per combination."""
+    expanded: list = []
+    for item in items:
+        if isinstance(item, str):
+            expanded.append({"name": item})
+        elif isinstance(item, Mapping):
+            axes = {k: v if isinstance(v, list) else [v] for k, v in item.items()}
+            expanded += [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
+        else:
+            expanded.append(item)
+    return expanded
+
+
+def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """The sweep in a YAML file, with top-level options replaced (``--set seeds=[0,1]``).
+
+    Raises:
+        ValueError: every fault of the file, one line each.
+    """
+    value = read_yaml(path)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
+    value = dict(value)
+    for key, new in (overrides or {}).items():
+        node = value
+        *parents, last = _split(key, value)
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[last] = new
+    sweep = validate(Sweep, value, str(path))
+    expand(sweep, str(path))
+    return sweep
+
+
+def _split(key: str, value: Mapping) -> list[str]:
+    """Splits an override's key; below ``set`` and ``space`` the rest is one option path."""
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if part in ("set", "space") and i + 1 < len(parts):
+            return [*parts[: i + 1], ".".join(parts[i + 1 :])]
+    return parts
+
+
+def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:
+    axes = {}
+    for path, values in space.items():
+        if not isinstance(values, list):
+            raise ValueError(
+                f"{where}.{path} is {values!r}: an axis of a grid is a list of values (a fixed value goes to 'set')"
+            )
+        if not values:
+            raise ValueError(f"{where}.{path} is an empty list: an axis needs at least one value")
+        axes[path] = values
+    return axes
+
+
+def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]:
+    """Every trial of a grid, and the swept values that made it (option path -> value).
+
+    Raises:
+        ValueError: an option that does not exist, a value that does not fit, clips too short for a
+            frontend; with the place in the sweep file.
+    """
+    trials: list[tuple[Trial, dict[str, Any]]] = []
+    applies: set[str] = set()
+    for recipe, use in sweep.recipes.items():
+        base = _recipe(recipe, where)
+        at = f"{where}: recipes.{recipe}"
+        base = with_overrides(base, use.set, f"{at}.set")
+        axes = {**_axes(sweep.space, f"{where}: space"), **_axes(use.space, f"{at}.space")}
+        seen: dict[str, dict] = {}
+        for row in itertools.product(*axes.values()):
+            swept = dict(zip(axes, row, strict=True))
+            system = with_overrides(base, swept, f"{at}.space" if use.space else f"{where}: space")
+            if system.id in seen:
+                raise ValueError(f"{at}: {seen[system.id]} and {swept} are the same system")
+            seen[system.id] = swept
+            for dcase in sweep.dcase:
+                try:
+                    system.check(dcase)
+                except ValueError as error:
+                    raise ValueError(f"{at}: {error}") from None
+                for seed in sweep.seeds:
+                    trial = Trial(dcase, _stem(recipe), system, seed, sweep.machines_of(dcase))
+                    applies.update(b.name for b in trial.backends(sweep.backends))
+                    trials.append((trial, swept))
+            for ckpt in sweep.checkpoints:
+                if ckpt.startswith("epoch_") and int(ckpt[6:]) > system.train.epochs:
+                    raise ValueError(
+                        f"{where}: checkpoints names {ckpt}, but {at.split(': ')[1]} trains {system.train.epochs} epochs"
+                    )
+    for backend in sweep.backends:
+        if backend.name not in applies:
+            raise ValueError(f"{where}: backends: {backend.name!r} applies to no recipe of this sweep")
+    names = [(t.recipe, t.system.id, t.dcase, t.seed) for t, _ in trials]
+    _refuse_twice(names, f"{where}: recipes")
+    return tuple(trials)
+
+
+def _recipe(name: str, where: str) -> Any:
+    try:
+        return load_recipe(name).system
+    except ValueError as error:
+        raise ValueError(f"{where}: recipes: {error}") from None
+
+
+def _stem(recipe: str) -> str:
+    """A recipe file's name without folder and suffix: part of the trial's path."""
+    stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
+        raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
+    return stem

@@ -1,0 +1,123 @@
+"""A trial (system x dcase year x seed), its units, and the signatures of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asdray.config.backend import Knn, Recon, Umap
+from asdray.config.base import digest
+from asdray.config.system import System
+from asdray.dcase.years import get_year
+
+# Bumped by hand when a stage starts to compute something else from the same inputs and options.
+NUMERICS = {"train": 1, "extract": 1, "score": 1, "evaluate": 1, "umap": 1, "table": 1}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one model is trained on: ``all`` machines of a year, ``all-<hash>`` of them, or one machine."""
+
+    name: str
+    machines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One system on one year with one seed, for the machines asked for (all of the year or some).
+
+    ``machines`` are in the year's order. They choose units and tables; they are no part of the identity.
+    """
+
+    dcase: str
+    recipe: str
+    system: System
+    seed: int
+    machines: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """``dis_baseline-1a2b3c4d dcase2023 seed0``: for logs and the Ray dashboard."""
+        return f"{self.recipe}-{self.system.id} {self.dcase} seed{self.seed}"
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The models to train: one for all machines, or one per machine."""
+        if self.system.frontend.scope == "machine":
+            return tuple(Unit(m, (m,)) for m in self.machines)
+        if self.machines == get_year(self.dcase).all_machines:
+            return (Unit("all", self.machines),)
+        return (Unit(f"all-{digest(self.machines)[:8]}", self.machines),)
+
+    def unit_of(self, machine: str) -> Unit:
+        """The unit whose model serves ``machine``."""
+        return next(unit for unit in self.units if machine in unit.machines)
+
+    def backends(self, asked: tuple[Knn | Recon, ...]) -> tuple[Knn | Recon, ...]:
+        """The backends that apply: those asked for where embeddings are scored, and the frontend's own."""
+        own = self.system.frontend.own_scores
+        chosen = [b for b in asked if self.system.frontend.scored_embedding and b.name != "recon"]
+        if "recon" in own:
+            chosen.append(Recon())
+        return tuple(chosen)
+
+
+def trial_of_json(value: Mapping) -> Trial:
+    """The trial that a ``trial.json`` describes."""
+    return Trial(
+        dcase=value["dcase"],
+        recipe=value["recipe"],
+        system=System.model_validate(value["system"]),
+        seed=value["seed"],
+        machines=tuple(value["machines"]),
+    )
+
+
+# ------------------------------------------------------------------------------------------ signatures
+# Pure functions of what a stage depends on; `asdray.stages.state` gathers the arguments.
+
+
+def train_signature(trial: Trial, unit: Unit, train_ids: Mapping[str, str]) -> str:
+    """``train_ids``: the id of every machine's training split."""
+    return digest(
+        {
+            "stage": ("train", NUMERICS["train"]),
+            "system": trial.system,
+            "dcase": trial.dcase,
+            "seed": trial.seed,
+            "unit": unit.name,
+            "data": {m: train_ids[m] for m in unit.machines},
+        }
+    )
+
+
+def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:
+    """``train``: the signature of the unit's training; ids of the machine's two splits."""
+    return digest(
+        {
+            "stage": ("extract", NUMERICS["extract"]),
+            "train": train,
+            "checkpoint": ckpt,
+            "machine": machine,
+            "data": (train_id, test_id),
+        }
+    )
+
+
+def score_signature(extract: str, backend: Knn | Recon) -> str:
+    return digest({"stage": ("score", NUMERICS["score"]), "extract": extract, "backend": backend})
+
+
+def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
+    """``scores``: backend id -> score signature; ``labels_id``: hash of the machine's test labels."""
+    return digest({"stage": ("evaluate", NUMERICS["evaluate"]), "scores": scores, "labels": labels_id})
+
+
+def umap_signature(extract: str, umap: Umap) -> str:
+    """Without labels: they colour the plot but move no point, and new ground truth repeats no UMAP."""
+    return digest({"stage": ("umap", NUMERICS["umap"]), "extract": extract, "umap": umap})
+
+
+def table_signature(evaluations: Mapping[str, str]) -> str:
+    """``evaluations``: ``<checkpoint>/<machine>`` -> evaluate signature."""
+    return digest({"stage": ("table", NUMERICS["table"]), "evaluations": evaluations})

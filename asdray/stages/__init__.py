@@ -1,0 +1,1 @@
+"""Stages: plain functions from configuration and files to files; each also runs by hand, without Ray."""

@@ -1,0 +1,226 @@
+"""What is done of a trial: for every stage, where its marker lies, its signature and its inputs.
+
+Each stage asks here about itself before it works, and planning asks the same questions, so that both
+can never disagree. Reads markers and ``dataset.json`` alone; imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asdray import store
+from asdray.config import trial as signatures
+from asdray.config.backend import Knn, Recon, Umap, backend_id
+from asdray.config.trial import Trial, Unit
+from asdray.dcase.manifest import Dataset
+from asdray.store import Marker, Places
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one unit or machine: what its marker must say.
+
+    ``inputs`` is None where something that it reads is not done: then it cannot be done either.
+    """
+
+    stage: str
+    folder: Path
+    signature: str
+    inputs: Mapping[str, str] | None = field(default_factory=dict)
+    backend: str | None = None
+
+    @property
+    def marker(self) -> Marker | None:
+        """The stage's marker if it is done."""
+        if self.inputs is None:
+            return None
+        return store.done(self.folder, self.stage, self.signature, self.inputs, self.backend)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage function tells its caller: the marker, and whether it worked or found it done."""
+
+    marker: Marker
+    found: bool
+
+
+def outputs_hold(marker: Marker, folder: Path, paths: Iterable[Path]) -> bool:
+    """Whether all ``paths`` are outputs that ``marker`` names."""
+    return all(str(path.relative_to(folder)) in marker.outputs for path in paths)
+
+
+def _needs(**steps: Marker | None) -> dict[str, str] | None:
+    inputs: dict[str, str] = {}
+    for name, marker in steps.items():
+        if marker is None:
+            return None
+        inputs[name] = marker.digest
+    return inputs
+
+
+def train_step(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> Step:
+    """Training of a unit."""
+    train_ids = {m: dataset.machines[m].train for m in unit.machines}
+    folder = store.trial_dir(places.results, trial).model(unit.name)
+    return Step("train", folder, signatures.train_signature(trial, unit, train_ids))
+
+
+def trained(
+    trial: Trial, unit: Unit, checkpoints: Iterable[str], places: Places, dataset: Dataset
+) -> Marker | None:
+    """The marker of a unit's training if it is done and holds all ``checkpoints``."""
+    marker = train_step(trial, unit, places, dataset).marker
+    directory = store.trial_dir(places.results, trial)
+    wanted = [directory.checkpoint(unit.name, c) for c in checkpoints]
+    if marker is None or not outputs_hold(marker, directory.model(unit.name), wanted):
+        return None
+    return marker
+
+
+def extract_step(trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset) -> Step:
+    """Extraction of a machine's embeddings and own scores with one checkpoint."""
+    unit = trial.unit_of(machine)
+    train = train_step(trial, unit, places, dataset)
+    directory = store.trial_dir(places.results, trial)
+    marker = train.marker
+    inputs = None
+    if marker is not None:
+        entry = marker.outputs.get(str(directory.checkpoint(unit.name, ckpt).relative_to(train.folder)))
+        inputs = {"checkpoint": entry["sha256"]} if entry else None
+    ids = dataset.machines[machine]
+    signature = signatures.extract_signature(train.signature, ckpt, machine, ids.train, ids.test)
+    return Step("extract", directory.machine(ckpt, machine), signature, inputs)
+
+
+def score_step(
+    trial: Trial, machine: str, ckpt: str, backend: Knn | Recon, places: Places, dataset: Dataset
+) -> Step:
+    """Scoring of a machine's clips by one backend."""
+    extract = extract_step(trial, machine, ckpt, places, dataset)
+    return Step(
+        "score",
+        extract.folder,
+        signatures.score_signature(extract.signature, backend),
+        _needs(extract=extract.marker),
+        backend_id(backend),
+    )
+
+
+def evaluate_step(
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    backends: Iterable[Knn | Recon],
+    places: Places,
+    dataset: Dataset,
+) -> Step:
+    """Evaluation of a machine, over the backends asked for and any others that are scored on disk.
+
+    The others belong to other sweeps over the same trial: one table holds them all, so that two sweeps
+    with different backends do not undo each other's work.
+    """
+    extract = extract_step(trial, machine, ckpt, places, dataset)
+    asked = {backend_id(b): score_step(trial, machine, ckpt, b, places, dataset) for b in backends}
+    scores = {name: step.signature for name, step in asked.items()}
+    markers = {name: step.marker for name, step in asked.items()}
+    extracted = extract.marker
+    for name in _scored_on_disk(extract.folder) - set(asked):
+        marker = store.read_marker(extract.folder, "score", name)
+        current = extracted is not None and marker is not None and marker.inputs == _needs(extract=extracted)
+        if (
+            current
+            and marker is not None
+            and store.done(extract.folder, "score", marker.signature, marker.inputs, name)
+        ):
+            scores[name] = marker.signature
+            markers[name] = marker
+    signature = signatures.evaluate_signature(dict(sorted(scores.items())), dataset.machines[machine].labels)
+    return Step("evaluate", extract.folder, signature, _needs(**dict(sorted(markers.items()))))
+
+
+def _scored_on_disk(folder: Path) -> set[str]:
+    return {p.stem.removeprefix("score-") for p in (folder / ".done").glob("score-*.json")}
+
+
+def umap_step(trial: Trial, machine: str, ckpt: str, umap: Umap, places: Places, dataset: Dataset) -> Step:
+    """UMAP of a machine's embeddings."""
+    extract = extract_step(trial, machine, ckpt, places, dataset)
+    return Step(
+        "umap",
+        extract.folder,
+        signatures.umap_signature(extract.signature, umap),
+        _needs(extract=extract.marker),
+    )
+
+
+def table_step(
+    trial: Trial,
+    checkpoints: Iterable[str],
+    backends: Iterable[Knn | Recon],
+    places: Places,
+    dataset: Dataset,
+) -> Step:
+    """The trial's own tables, over the machines asked for that are evaluated.
+
+    A machine whose evaluation failed is missing in the signature too: when it is mended, the tables are
+    made anew.
+    """
+    backends = tuple(backends)
+    evaluations: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    for ckpt in checkpoints:
+        for machine in trial.machines:
+            step = evaluate_step(trial, machine, ckpt, backends, places, dataset)
+            marker = step.marker
+            if marker is not None:
+                evaluations[f"{ckpt}/{machine}"] = step.signature
+                inputs[f"{ckpt}/{machine}"] = marker.digest
+    folder = store.trial_dir(places.results, trial).root
+    return Step("table", folder, signatures.table_signature(evaluations), inputs)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What is left to do of a trial. Empty tuples and False = nothing."""
+
+    units: tuple[Unit, ...] = ()
+    machines: tuple[tuple[str, str], ...] = ()
+    """(checkpoint, machine) pairs of which extract, score or evaluate is not done."""
+    umaps: tuple[tuple[str, str], ...] = ()
+    table: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.units or self.machines or self.umaps or self.table)
+
+
+def missing(
+    trial: Trial,
+    checkpoints: Iterable[str],
+    asked: tuple[Knn | Recon, ...],
+    umap: Umap | Any,
+    places: Places,
+    dataset: Dataset,
+) -> Missing:
+    """What is left to do of ``trial``: the one question that resuming asks.
+
+    Args:
+        asked: the sweep's backends; those that apply to the frontend count.
+        umap: its options, or False for none.
+    """
+    checkpoints = tuple(checkpoints)
+    backends = trial.backends(asked)
+    units = tuple(u for u in trial.units if trained(trial, u, checkpoints, places, dataset) is None)
+    machines = []
+    umaps = []
+    for ckpt in checkpoints:
+        for machine in trial.machines:
+            if evaluate_step(trial, machine, ckpt, backends, places, dataset).marker is None:
+                machines.append((ckpt, machine))
+            if umap and umap_step(trial, machine, ckpt, umap, places, dataset).marker is None:
+                umaps.append((ckpt, machine))
+    table = table_step(trial, checkpoints, backends, places, dataset).marker is None
+    return Missing(units, tuple(machines), tuple(umaps), table)

@@ -1,0 +1,397 @@
+"""Where everything is, and whether it is done: identity -> path, markers, atomic writes, leases, provenance.
+
+The only module that builds paths under ``--data`` and ``--results``. It knows nothing of what the files
+hold. Imports neither torch, ray nor pandas, so that planning a thousand trials costs no start-up time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from asdray.config.trial import Trial
+
+MARKER_FORMAT = 1
+
+# ---------------------------------------------------------------------------------------------- places
+
+
+@dataclass(frozen=True)
+class Places:
+    """The three roots that a run reads and writes. ``cache`` may be local to a node."""
+
+    data: Path
+    results: Path
+    cache: Path
+
+    @classmethod
+    def of(cls, data: str | Path, results: str | Path, cache: str | Path | None = None) -> Places:
+        """Absolute roots (workers change their working directory); ``cache`` defaults to ``<data>/cache``."""
+        data = Path(data).expanduser().absolute()
+        return cls(
+            data,
+            Path(results).expanduser().absolute(),
+            Path(cache).expanduser().absolute() if cache else data / "cache",
+        )
+
+
+def original_dir(data: Path, dcase: str, subset: str) -> Path:
+    """``<data>/original/<dcase>/{dev,eval}_data/raw``: machines as the organisers ship them."""
+    return data / "original" / dcase / f"{subset}_data" / "raw"
+
+
+def ground_truth_dir(data: Path, dcase: str) -> Path:
+    """Where ``synth`` and ``download`` put the ground truth and ``format`` looks for it."""
+    return data / "original" / dcase / "ground_truth"
+
+
+def formatted_dir(data: Path, dcase: str) -> Path:
+    """``<data>/formatted/<dcase>``: the unified tree under ``raw/``, and the manifest."""
+    return data / "formatted" / dcase
+
+
+def manifest_path(data: Path, dcase: str) -> Path:
+    """``clips.parquet`` of a year."""
+    return formatted_dir(data, dcase) / "clips.parquet"
+
+
+def dataset_path(data: Path, dcase: str) -> Path:
+    """``dataset.json`` of a year: kind, ids, counts; all that planning needs."""
+    return formatted_dir(data, dcase) / "dataset.json"
+
+
+def pack_dir(cache: Path, dcase: str, machine: str, split: str) -> Path:
+    """The folder of one audio pack."""
+    return cache / dcase / machine / split
+
+
+@dataclass(frozen=True)
+class TrialDir:
+    """Every path of one trial, ``<results>/trials/<dcase>/<recipe>-<system8>/seed<k>``."""
+
+    root: Path
+
+    @property
+    def trial_json(self) -> Path:
+        return self.root / "trial.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.parquet"
+
+    def model(self, unit: str) -> Path:
+        return self.root / "model" / unit
+
+    def checkpoint(self, unit: str, ckpt: str) -> Path:
+        return self.model(unit) / "checkpoints" / f"{ckpt}.ckpt"
+
+    def output(self, ckpt: str) -> Path:
+        return self.root / "output" / ckpt
+
+    def machine(self, ckpt: str, machine: str) -> Path:
+        return self.output(ckpt) / machine
+
+    def extract(self, ckpt: str, machine: str, split: str) -> Path:
+        return self.machine(ckpt, machine) / f"{split}_extract.parquet"
+
+    def scores(self, ckpt: str, machine: str, backend: str) -> Path:
+        return self.machine(ckpt, machine) / "scores" / f"{backend}.parquet"
+
+    def score_view(self, ckpt: str, machine: str, split: str) -> Path:
+        return self.machine(ckpt, machine) / f"{split}_score.csv"
+
+    def evaluate(self, ckpt: str, machine: str) -> Path:
+        return self.machine(ckpt, machine) / "test_evaluate.csv"
+
+    def umap(self, ckpt: str, machine: str) -> Path:
+        return self.machine(ckpt, machine) / "umap"
+
+
+def trial_dir(results: Path, trial: Trial) -> TrialDir:
+    """The folder of a trial."""
+    return TrialDir(
+        results / "trials" / trial.dcase / f"{trial.recipe}-{trial.system.id}" / f"seed{trial.seed}"
+    )
+
+
+def sweep_dir(results: Path, name: str) -> Path:
+    """The folder of a sweep: its spec, trials, events, tables and leaderboard."""
+    return results / "sweeps" / name
+
+
+# ------------------------------------------------------------------------------------- atomic writing
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it when the block ends without an exception.
+
+    The temporary name keeps the suffix, since several libraries choose the format by it. The content
+    is flushed to disk before the rename, so a crash leaves the old file or the new one, never half.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{os.getpid()}-{time.monotonic_ns()}-{path.name}"
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` atomically as indented JSON (NaN is an error: missing is null)."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value at ``path``.
+
+    Raises:
+        ValueError: missing or damaged file, with its name.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep_leftovers(folder: Path) -> None:
+    """Removes temporary files that a killed process left in ``folder``; call it under the folder's lease."""
+    for path in folder.glob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------- markers
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The record of one finished stage, ``.done/<stage>[-<backend id>].json``.
+
+    ``inputs`` maps each stage that was read to the `digest` of its marker; ``outputs`` maps file names
+    relative to the marker's folder to size and sha256.
+    """
+
+    stage: str
+    signature: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, Mapping[str, Any]]
+    seconds: float
+    finished: str
+    device: str
+    versions: Mapping[str, str | None]
+    extra: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the outputs' content: equal digests mean that a reader would read the same bytes."""
+        content = {name: entry["sha256"] for name, entry in self.outputs.items()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def marker_path(folder: Path, stage: str, backend: str | None = None) -> Path:
+    """The marker of a stage whose outputs lie in ``folder``."""
+    return folder / ".done" / (f"{stage}-{backend}.json" if backend else f"{stage}.json")
+
+
+def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker | None:
+    """The marker of a stage, or None where there is none that this version can read."""
+    try:
+        raw = json.loads(marker_path(folder, stage, backend).read_text(encoding="utf-8"))
+        if raw.pop("format") != MARKER_FORMAT:
+            return None
+        return Marker(**raw)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        # A damaged marker proves nothing: the stage simply counts as not done and runs again.
+        return None
+
+
+def done(
+    folder: Path,
+    stage: str,
+    signature: str,
+    inputs: Mapping[str, str] | None = None,
+    backend: str | None = None,
+) -> Marker | None:
+    """The stage's marker if it is done, else None.
+
+    Done = the marker holds the signature asked for now and was made from the same input bytes, and its
+    outputs exist with the sizes it names.
+    """
+    marker = read_marker(folder, stage, backend)
+    if marker is None or marker.signature != signature or dict(marker.inputs) != dict(inputs or {}):
+        return None
+    for name, entry in marker.outputs.items():
+        try:
+            if os.stat(folder / name).st_size != entry["size"]:
+                return None
+        except OSError:
+            return None
+    return marker
+
+
+def mark_done(
+    folder: Path,
+    stage: str,
+    signature: str,
+    *,
+    outputs: Iterable[Path],
+    started: float,
+    inputs: Mapping[str, str] | None = None,
+    backend: str | None = None,
+    device: str = "cpu",
+    extra: Mapping[str, Any] | None = None,
+) -> Marker:
+    """Writes the stage's marker, after its outputs were renamed into place.
+
+    Args:
+        outputs: files below ``folder``.
+        started: ``time.time()`` when the stage's work began (used for ``seconds``).
+        device: what computed it, ``cpu`` or for example ``cuda:NVIDIA H200``.
+        extra: anything that a later reader wants to know (losses, counts, label sources).
+    """
+    marker = Marker(
+        stage=stage,
+        signature=signature,
+        inputs=dict(inputs or {}),
+        outputs={
+            str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(outputs)
+        },
+        seconds=round(time.time() - started, 3),
+        finished=now(),
+        device=device,
+        versions=versions(),
+        extra=dict(extra or {}),
+    )
+    write_json(marker_path(folder, stage, backend), {"format": MARKER_FORMAT, **marker.__dict__})
+    return marker
+
+
+# ---------------------------------------------------------------------------------------------- leases
+
+
+@contextlib.contextmanager
+def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Holds ``folder`` for this process; waits where another process (of any sweep) holds it.
+
+    A kernel file lock: a killed owner frees it at once, nothing goes stale. Works on local disks and on
+    network file systems with POSIX locks.
+
+    Args:
+        on_wait: called once if the lease is held by somebody else at first.
+
+    Raises:
+        ValueError: the file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lease")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait:
+                on_wait()
+            lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        raise ValueError(
+            f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# ------------------------------------------------------------------------------------------ provenance
+
+
+def now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """Versions of asdray and of what its numbers depend on; None = not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in (
+        "asdray",
+        "torch",
+        "torchaudio",
+        "lightning",
+        "ray",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "umap-learn",
+    ):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that asdray runs from, and whether it has uncommitted changes.
+
+    Both None when it is an installed package without a repository.
+    """
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    # An installed copy may lie below somebody else's repository: then the commit would not be ours.
+    if git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", str(here)))}
+
+
+def provenance() -> dict[str, Any]:
+    """What to write beside every result: time, commit, versions, machine."""
+    return {
+        "written": now(),
+        "git": git_state(),
+        "versions": versions(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+    }
