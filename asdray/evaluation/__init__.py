@@ -1,0 +1,1 @@
+"""Anomaly scores and labels in, numbers and tables out."""

@@ -1,0 +1,242 @@
+"""AUC, partial AUC, means and the official score of every year: pure functions, and the only place of a mean.
+
+A score is higher for a more anomalous clip. A value that cannot be computed (a class without clips, an
+unknown label) is None, and so is every mean that would need it.
+
+Names: ``N_d`` are the normal clips of domain d, ``A_d`` the anomalous ones, ``A = A_source + A_target``.
+
+=========== ============= ============= ==================================
+name        negatives     positives     used by
+=========== ============= ============= ==================================
+s_auc       N_source      A_source      2020 (all clips are source), 2021
+t_auc       N_target      A_target      2021
+s_pauc      N_source      A_source      2020, 2021
+t_pauc      N_target      A_target      2021
+smix_auc    N_source      A             2022 and later, "AUC (source)"
+tmix_auc    N_target      A             2022 and later, "AUC (target)"
+mix_auc     N             A             reported only, "AUC (all)"
+mix_pauc    N             A             2022 and later, "pAUC"
+=========== ============= ============= ==================================
+
+Source: the organisers' task descriptions and evaluators of 2020-2025. Difference: theirs take a class
+without clips for an error, here it is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from asdray.dcase.years import ScoreRule
+
+EPS = 2.220446049250313e-16
+"""Floor of every term of a harmonic mean, as in the official evaluators: an AUC of 0 must not divide by 0."""
+
+MAX_FPR = 0.1
+"""p of the partial AUC, in all years."""
+
+METRICS = ("s_auc", "t_auc", "s_pauc", "t_pauc", "smix_auc", "tmix_auc", "mix_auc", "mix_pauc")
+
+OFFICIAL_TERMS: Mapping[ScoreRule, tuple[str, ...]] = {
+    "machine_mean": ("s_auc", "s_pauc"),
+    "own_domain": ("s_auc", "t_auc", "s_pauc", "t_pauc"),
+    "both_domains": ("smix_auc", "tmix_auc", "mix_pauc"),
+}
+"""What each section gives to the official score."""
+
+
+def _checked(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    s = np.asarray(scores, dtype=np.float64)
+    y = np.asarray(is_anomaly)
+    if y.dtype != np.bool_ and y.size:
+        raise ValueError(f"labels must be booleans, not {y.dtype}")
+    if s.ndim != 1 or s.shape != y.shape:
+        raise ValueError(f"scores and labels must be two vectors of one length, not {s.shape} and {y.shape}")
+    bad = np.flatnonzero(~np.isfinite(s))
+    if bad.size:
+        raise ValueError(
+            f"anomaly scores must be finite: {bad.size} of {s.size} are not, the first is {s[bad[0]]} at "
+            f"position {bad[0]}; look at the backend and at the training that made them"
+        )
+    return s, y.astype(np.bool_)
+
+
+def _cumulative(s: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(false, true) positives at every distinct threshold, highest first, from (0, 0): the ROC in counts."""
+    order = np.argsort(-s, kind="stable")
+    s, y = s[order], y[order]
+    last = np.append(s[1:] != s[:-1], True)
+    true = np.cumsum(y, dtype=np.int64)[last]
+    false = np.cumsum(~y, dtype=np.int64)[last]
+    return np.concatenate(([0], false)), np.concatenate(([0], true))
+
+
+def auc(scores: ArrayLike, is_anomaly: ArrayLike) -> float | None:
+    """Area under the ROC: the chance that an anomaly scores higher than a normal clip, ties counted 1/2.
+
+    Computed in whole numbers, hence exact up to one division and independent of the order of rows.
+
+    Args:
+        scores: (N,) float, finite.
+        is_anomaly: (N,) bool.
+
+    Returns:
+        In [0, 1]; None where there is no anomaly or no normal clip.
+
+    Raises:
+        ValueError: a score that is not finite, shapes that differ, labels that are not booleans.
+
+    Source: Mann and Whitney 1947, U / (n1 n2).
+    """
+    s, y = _checked(scores, is_anomaly)
+    n_anomaly = int(y.sum())
+    n_normal = y.size - n_anomaly
+    if not n_anomaly or not n_normal:
+        return None
+    false, true = _cumulative(s, y)
+    twice_u = np.sum((true[1:] + true[:-1]) * np.diff(false))
+    return int(twice_u) / (2 * n_anomaly * n_normal)
+
+
+def pauc(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = MAX_FPR) -> float | None:
+    """Area under the ROC for false positive rates in [0, p], rescaled so that chance is 0.5 and perfect 1.
+
+    ``0.5 (1 + (A_p - p^2/2) / (p - p^2/2))`` with A_p the area up to p, the ROC interpolated linearly at p.
+    The worst value for p = 0.1 is 9/19.
+
+    Args:
+        scores: (N,) float, finite.
+        is_anomaly: (N,) bool.
+        max_fpr: p, in (0, 1]; at 1 it is the AUC.
+
+    Returns:
+        None where there is no anomaly or no normal clip.
+
+    Raises:
+        ValueError: as `auc`; ``max_fpr`` out of range.
+
+    Source: McClish 1989; the same as scikit-learn's ``roc_auc_score(max_fpr=p)``.
+    """
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], not {max_fpr}")
+    s, y = _checked(scores, is_anomaly)
+    n_anomaly = int(y.sum())
+    n_normal = y.size - n_anomaly
+    if not n_anomaly or not n_normal:
+        return None
+    false, true = _cumulative(s, y)
+    fpr, tpr = false / n_normal, true / n_anomaly
+    at_p = np.interp(max_fpr, fpr, tpr)
+    inside = fpr <= max_fpr
+    x, height = np.append(fpr[inside], max_fpr), np.append(tpr[inside], at_p)
+    area = float(np.trapezoid(height, x))
+    lowest = max_fpr**2 / 2
+    return 0.5 * (1 + (area - lowest) / (max_fpr - lowest))
+
+
+def _complete(values: Sequence[float | None]) -> list[float] | None:
+    known = [v for v in values if v is not None]
+    return known if known and len(known) == len(values) else None
+
+
+def arithmetic_mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None if there is no value or any is None. Independent of the order of values."""
+    known = _complete(values)
+    return None if known is None else math.fsum(known) / len(known)
+
+
+def harmonic_mean(
+    values: Sequence[float | None], weights: Sequence[float] | None = None, floor: float = EPS
+) -> float | None:
+    """``sum w / sum (w / max(v, floor))``; None if there is no value or any is None.
+
+    Args:
+        weights: positive, one per value; all 1 when None.
+    """
+    known = _complete(values)
+    if known is None:
+        return None
+    w = [1.0] * len(known) if weights is None else list(weights)
+    assert len(w) == len(known), "one weight per value"
+    return math.fsum(w) / math.fsum(a / max(v, floor) for a, v in zip(w, known, strict=True))
+
+
+def sample_std(values: Sequence[float | None]) -> float | None:
+    """Standard deviation with ddof 1; None for fewer than two values or if any is None."""
+    known = _complete(values)
+    if known is None or len(known) < 2:
+        return None
+    mean = math.fsum(known) / len(known)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1))
+
+
+def section_metrics(
+    scores: ArrayLike, is_anomaly: Sequence[bool | None], domain: Sequence[str | None]
+) -> dict[str, float | None]:
+    """All `METRICS` of the test clips of one (machine, section).
+
+    Args:
+        scores: (N,) float, finite.
+        is_anomaly: N labels, None where unknown. One unknown label makes every value None: an AUC of the
+            labelled part would be another number.
+        domain: N of ``source``, ``target`` or None. One unknown domain makes the values None that depend on
+            domains.
+
+    Raises:
+        ValueError: as `auc`; a domain of another name.
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    if not len(s) == len(is_anomaly) == len(domain):
+        raise ValueError(f"{len(s)} scores, {len(is_anomaly)} labels and {len(domain)} domains do not match")
+    if unknown := set(domain) - {"source", "target", None}:
+        raise ValueError(f"a domain is 'source', 'target' or None, not {unknown.pop()!r}")
+    values: dict[str, float | None] = dict.fromkeys(METRICS)
+    if any(label is None for label in is_anomaly):
+        return values
+    y = np.array(is_anomaly, dtype=bool)
+    values["mix_auc"] = auc(s, y)
+    values["mix_pauc"] = pauc(s, y)
+    if any(d is None for d in domain):
+        return values
+    for initial, name in (("s", "source"), ("t", "target")):
+        own = np.array([d == name for d in domain], dtype=bool)
+        mixed = own | y
+        values[f"{initial}_auc"] = auc(s[own], y[own])
+        values[f"{initial}_pauc"] = pauc(s[own], y[own])
+        values[f"{initial}mix_auc"] = auc(s[mixed], y[mixed])
+    return values
+
+
+def official(score_rule: ScoreRule, sections: Sequence[Mapping[str, float | None]]) -> float | None:
+    """The official score of one machine from the `section_metrics` of its sections.
+
+    The mean of the rule's terms over sections: arithmetic in 2020, harmonic since. None if any term is.
+    """
+    terms = [section[name] for section in sections for name in OFFICIAL_TERMS[score_rule]]
+    return section_mean(score_rule, terms)
+
+
+def section_mean(score_rule: ScoreRule, values: Sequence[float | None]) -> float | None:
+    """The year's kind of mean over sections: arithmetic in 2020, harmonic since."""
+    return arithmetic_mean(values) if score_rule == "machine_mean" else harmonic_mean(values)
+
+
+def official_total(
+    score_rule: ScoreRule, machine_values: Sequence[float | None], n_sections: Sequence[int]
+) -> float | None:
+    """The official score of a year from the `official` scores of its machines; None if any is missing.
+
+    2020: arithmetic mean over machines. Since 2021: harmonic mean of all terms of all machines; a
+    harmonic mean of harmonic means weighted by their number of terms is just that, also where machines
+    have unequally many sections.
+
+    Args:
+        machine_values: one per machine.
+        n_sections: how many sections each of these values is made of.
+    """
+    if score_rule == "machine_mean":
+        return arithmetic_mean(machine_values)
+    return harmonic_mean(machine_values, weights=list(n_sections))
