@@ -23,8 +23,8 @@ Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 class RecipeUse(Config):
     """How a sweep uses a recipe: fixed overrides, and the axes that vary in it; dotted option paths."""
 
-    set: dict[str, Any] = {}
-    space: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
+    space: dict[str, Any] = Field(default={})
 
 
 class Search(Config):
@@ -61,7 +61,7 @@ class Sweep(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     recipes: dict[str, RecipeUse] = Field(min_length=1)
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = Field(default={})
     dcase: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(min_length=1)
     machines: Literal["all"] | dict[str, tuple[str, ...]] = "all"
@@ -199,7 +199,8 @@ def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:
     for path, values in space.items():
         if not isinstance(values, list):
             raise ValueError(
-                f"{where}.{path} is {values!r}: an axis of a grid is a list of values (a fixed value goes to 'set')"
+                f"{where}.{path} is {values!r}: an axis of a grid is a list of values "
+                "(a fixed value goes to 'set')"
             )
         if not values:
             raise ValueError(f"{where}.{path} is an empty list: an axis needs at least one value")
@@ -240,7 +241,8 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
             for ckpt in sweep.checkpoints:
                 if ckpt.startswith("epoch_") and int(ckpt[6:]) > system.train.epochs:
                     raise ValueError(
-                        f"{where}: checkpoints names {ckpt}, but {at.split(': ')[1]} trains {system.train.epochs} epochs"
+                        f"{where}: checkpoints names {ckpt}, but recipes.{recipe} trains "
+                        f"{system.train.epochs} epochs"
                     )
     for backend in sweep.backends:
         if backend.name not in applies:

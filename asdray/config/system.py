@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -97,9 +98,9 @@ class StftBranch(Config):
         if min(shape) < self.MIN_SIDE:
             raise ValueError(
                 f"the stft branch sees {shape[0]} bins x {shape[1]} frames of a clip of "
-                f"{n_samples / SAMPLE_RATE:g} s (n_fft {self.n_fft}, hop_length {self.hop_length}), but needs "
-                f"at least {self.MIN_SIDE} of both: choose a shorter hop_length, a larger n_fft or a longer "
-                "audio.duration"
+                f"{n_samples / SAMPLE_RATE:g} s (n_fft {self.n_fft}, hop_length {self.hop_length}), but "
+                f"needs at least {self.MIN_SIDE} of both: choose a shorter hop_length, a larger n_fft or a "
+                "longer audio.duration"
             )
         return shape
 
@@ -212,7 +213,7 @@ class System(Config):
     train: Train = Train()
     audio: Audio = Audio()
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Eight hex digits: the same for all years and seeds."""
         return digest(self)[:8]

@@ -56,7 +56,9 @@ class Trial:
     def backends(self, asked: tuple[Knn | Recon, ...]) -> tuple[Knn | Recon, ...]:
         """The backends that apply: those asked for where embeddings are scored, and the frontend's own."""
         own = self.system.frontend.own_scores
-        chosen = [b for b in asked if self.system.frontend.scored_embedding and b.name != "recon"]
+        chosen: list[Knn | Recon] = [
+            b for b in asked if self.system.frontend.scored_embedding and b.name != "recon"
+        ]
         if "recon" in own:
             chosen.append(Recon())
         return tuple(chosen)

@@ -70,7 +70,9 @@ class Year:
     domains: tuple[str, ...] = ("source", "target")
     channels: int = 1
     hidden_attributes: frozenset[str] = frozenset()
-    train_per_section: Mapping[str, int] = field(default_factory=lambda: _frozen({"source": 990, "target": 10}))
+    train_per_section: Mapping[str, int] = field(
+        default_factory=lambda: _frozen({"source": 990, "target": 10})
+    )
     test_per_cell: int | None = 50
     test_counts: Mapping[tuple[str, str, int, str], tuple[int, int]] = field(default_factory=dict)
     has_supplemental: bool = False
