@@ -1,0 +1,63 @@
+"""Short readable names: only the options in which the things named differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each key, those of its options that do not have one and the same value for all keys."""
+    names = dict.fromkeys(name for own in options.values() for name in own)
+    missing = object()
+    varied = []
+    for name in names:
+        values = [own.get(name, missing) for own in options.values()]
+        if any(value != values[0] for value in values):
+            varied.append(name)
+    return {key: {n: own[n] for n in varied if n in own} for key, own in options.items()}
+
+
+def show(value: Any) -> str:
+    """An option's value on one line; an object with a name as ``adacos`` or ``knn(n_neighbors=4)``."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{k}={show(v)}" for k, v in value.items() if k != "name")
+        if "name" not in value:
+            return f"({inner})"
+        return f"{value['name']}({inner})" if inner else str(value["name"])
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show(v) for v in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """System -> ``train.batch_size=32, train.epochs=4``: the swept values in which these systems differ.
+
+    Pass the systems of one recipe: options of another recipe are told apart by the recipe's name.
+    """
+    return {
+        system: ", ".join(f"{name}={show(value)}" for name, value in own.items())
+        for system, own in differences(swept).items()
+    }
+
+
+def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:
+    """Backend id -> ``knn``, or ``knn(n_neighbors=4)`` where several kNN backends differ in that option.
+
+    Args:
+        options: backend id -> its configuration, of which ``name`` is one key; None where it is not
+            known, such a backend is shown by its id.
+
+    Returns:
+        Labels, each different from the others: where options cannot tell two apart, ids do.
+    """
+    labels = {key: key for key in options}
+    known = {key: own for key, own in options.items() if own is not None}
+    for name in {own["name"] for own in known.values()}:
+        same = {key: own for key, own in known.items() if own["name"] == name}
+        for key, own in differences(same).items():
+            labels[key] = show({"name": name, **own})
+    taken = list(labels.values())
+    return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
