@@ -1,0 +1,1 @@
+"""Audio as training reads it: packs of decoded clips."""

@@ -1,0 +1,284 @@
+"""Audio packs: every clip of a machine's split decoded once into one memory-mapped int16 file.
+
+A pack is keyed by the split's id in ``dataset.json`` and built under a lock, so that processes that start
+together build it once and share it through the page cache. In the pack's folder:
+
+* ``samples-<id>.npy``: the clips one after the other, native length, ``(frames, channels) int16``;
+* ``pack.json``: written last: id, file, sample rate, clip keys, and the frames of each.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdray import store
+from asdray.dcase import manifest
+from asdray.dcase.years import SUBSETS
+
+PACK_FORMAT = 1
+_THREADS = 4
+_CHUNK = 16
+_NAMED = 3  # files that a message names before it only counts
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The decoded audio of one (dcase, machine, split); read-only.
+
+    Attributes:
+        clips: clip keys, sorted.
+        samples: all clips end to end, ``(frames, channels) int16``; divide by 32768 for [-1, 1).
+        offsets: ``(len(clips) + 1,) int64``; clip i is ``samples[offsets[i]:offsets[i + 1]]``.
+        sample_rate: Hz.
+    """
+
+    dcase: str
+    machine: str
+    split: str
+    id: str
+    clips: tuple[str, ...]
+    samples: np.ndarray
+    offsets: np.ndarray
+    sample_rate: int
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def clip(self, i: int) -> np.ndarray:
+        """Clip ``i``: a view, ``(n, channels) int16``."""
+        return self.samples[self.offsets[i] : self.offsets[i + 1]]
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """What training and scoring may know of the clips of a train pack, in the pack's order.
+
+    Attributes:
+        section: ``(N,) int32``.
+        domain: ``source`` or ``target`` per clip.
+        attributes: opaque strings, ``""`` if none.
+        subset: ``dev`` or ``eval`` per clip.
+    """
+
+    section: np.ndarray
+    domain: tuple[str, ...]
+    attributes: tuple[str, ...]
+    subset: tuple[str, ...]
+
+
+def train_rows(data: Path, pack: Pack) -> TrainRows:
+    """The manifest's rows of a train pack. Test clips have none here: their labels stay out of training.
+
+    Raises:
+        ValueError: the dataset was formatted again after the pack was opened.
+    """
+    assert pack.split == "train", pack.split
+    table = manifest.rows(manifest.load_manifest(data, pack.dcase), machine=pack.machine, split="train")
+    if tuple(table["clip"].to_pylist()) != pack.clips:
+        raise ValueError(f"{pack.dcase} was formatted while its audio was in use: start again")
+    return TrainRows(
+        section=table["section"].to_numpy(),
+        domain=tuple(table["domain"].to_pylist()),
+        attributes=tuple(table["attributes"].to_pylist()),
+        subset=tuple(table["subset"].to_pylist()),
+    )
+
+
+def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> Pack:
+    """Opens the pack, after building it if it is missing or belongs to other audio.
+
+    Raises:
+        ValueError: not formatted; the machine or split has no clips; wavs were changed, added or removed
+            since; wavs that cannot be decoded (all listed); no space left.
+    """
+    dataset = manifest.load_dataset(places.data, dcase)
+    dataset.require([machine])
+    key = dataset.machines[machine].split_id(split)
+    if key is None:
+        raise ValueError(f"{dcase} {machine} has no {split} clips under {places.data / 'original' / dcase}")
+    folder = store.pack_dir(places.cache, dcase, machine, split)
+    open_pack = functools.partial(_open, folder, dcase, machine, split, key)
+    pack = open_pack()
+    if pack is None:
+        with store.lease(folder):
+            pack = open_pack()  # another process may have built it while we waited
+            if pack is None:
+                store.sweep_leftovers(folder)
+                check_unchanged(places.data, dcase, [machine])
+                _build(places.data, folder, dcase, machine, split, key)
+                pack = open_pack()
+                assert pack is not None
+    return pack
+
+
+def _open(folder: Path, dcase: str, machine: str, split: str, key: str) -> Pack | None:
+    """The pack in ``folder`` if it is there, whole, and of the audio ``key``."""
+    path = folder / "pack.json"
+    if not path.exists():
+        return None
+    raw = store.read_json(path)
+    if raw.get("format") != PACK_FORMAT or raw["id"] != key:
+        return None
+    try:
+        if os.stat(folder / raw["file"]).st_size != raw["size"]:
+            return None
+        samples = np.load(folder / raw["file"], mmap_mode="r")
+    except FileNotFoundError:  # replaced between the two reads
+        return None
+    return Pack(
+        dcase=dcase,
+        machine=machine,
+        split=split,
+        id=key,
+        clips=tuple(raw["clips"]),
+        samples=samples,
+        offsets=_offsets(raw["n_samples"]),
+        sample_rate=raw["sample_rate"],
+    )
+
+
+def _offsets(n_samples: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(n_samples, dtype=np.int64)]).astype(np.int64)
+
+
+def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: str) -> None:
+    """Decodes the split's wavs into a new file, then makes it the pack and removes the old one."""
+    table = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split=split)
+    clips = table.select(["clip", "original_path", "n_samples"]).to_pylist()
+    rates, channels = set(table["sample_rate"].to_pylist()), set(table["channels"].to_pylist())
+    assert len(rates) == len(channels) == 1, (rates, channels)  # format accepts one of each a year
+    if manifest.load_dataset(data, dcase).machines[machine].split_id(split) != key:
+        raise ValueError(f"{dcase} was formatted while its audio was read: start again")
+    path = folder / f"samples-{key[:16]}.npy"
+    with store.atomic_path(path) as temporary:
+        _decode(data, clips, temporary, channels.pop(), f"{split} clips of {dcase} {machine}")
+    value = {
+        "format": PACK_FORMAT,
+        "id": key,
+        "file": path.name,
+        "size": path.stat().st_size,
+        "sample_rate": rates.pop(),
+        "clips": [c["clip"] for c in clips],
+        "n_samples": [c["n_samples"] for c in clips],
+    }
+    store.write_json(folder / "pack.json", value)
+    # A process that still reads an old pack keeps its mapping: the file goes when the last one lets go.
+    for old in folder.glob("samples-*.npy"):
+        if old.name != path.name:
+            old.unlink(missing_ok=True)
+
+
+def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, what: str) -> None:
+    """Writes all clips end to end into a new ``.npy`` file; ValueError lists those that cannot be read."""
+    offsets = _offsets([c["n_samples"] for c in clips])
+    samples = _allocate(path, (int(offsets[-1]), channels))
+
+    def read(start: int) -> list[str]:
+        problems = (
+            _read(data / clips[i]["original_path"], samples[offsets[i] : offsets[i + 1]])
+            for i in range(start, min(start + _CHUNK, len(clips)))
+        )
+        return [p for p in problems if p]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        problems = [p for some in pool.map(read, range(0, len(clips), _CHUNK)) for p in some]
+    if problems:
+        lines = "\n".join(f"  {p}" for p in problems)
+        raise ValueError(f"{len(problems)} of {len(clips)} {what} cannot be decoded:\n{lines}")
+    samples.flush()
+
+
+def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A writable ``.npy`` file of int16 whose blocks exist already.
+
+    Without that a full disk would kill the process with SIGBUS in the middle of writing to the map.
+
+    Raises:
+        ValueError: no space left.
+    """
+    samples = np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise ValueError(
+                        f"no space for {size / 1e9:.1f} GB of audio in {path.parent}: "
+                        "free some, or choose another place with --cache-dir"
+                    ) from None
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
+                    raise
+    return samples
+
+
+def _read(path: Path, out: np.ndarray) -> str | None:
+    """Decodes a wav into ``out``, ``(n, channels) int16``; returns what is wrong with it, if anything."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.channels != out.shape[1]:
+                return f"{path}: has {file.channels} channels, {out.shape[1]} when it was formatted"
+            got = len(file.read(out=out, dtype="int16", always_2d=True))
+    except (soundfile.SoundFileError, OSError) as error:
+        return f"{path}: {error}"
+    return None if got == len(out) else f"{path}: holds {got} samples, its header says {len(out)}"
+
+
+# ---------------------------------------------------------------------------------------------- changes
+
+
+def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
+    """Checks that the original wavs of ``machines`` are those that were formatted: names, sizes, times.
+
+    Raises:
+        ValueError: some were changed, added or removed; the message names a few and counts all.
+    """
+    machines = list(machines)
+    columns = ["clip", "size", "mtime_ns", "machine"]
+    table = manifest.load_manifest(data, dcase).select(columns).to_pydict()
+    known: dict[str, Any] = {
+        clip: (size, time)
+        for clip, size, time, machine in zip(*table.values(), strict=True)
+        if machine in machines
+    }
+    found = {}
+    for machine in machines:
+        for subset in SUBSETS:
+            for split, folder in manifest.clip_folders(data, dcase, subset, machine):
+                for entry in manifest.clip_entries(folder):
+                    found[manifest.clip_key(subset, machine, split, entry.name)] = _size_and_time(entry)
+    changes = {
+        "changed": [k for k, facts in found.items() if k in known and facts != known[k]],
+        "added": [k for k in found if k not in known],
+        "removed": [k for k in known if k not in found],
+    }
+    if any(changes.values()):
+        told = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in changes.items() if keys)
+        raise ValueError(
+            f"the wavs of {dcase} are not those that were formatted: {told}; "
+            f"run `asdray format {dcase}` again"
+        )
+
+
+def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    try:
+        found = entry.stat()
+    except OSError:  # a dangling link: not what was formatted, whatever it was
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")

@@ -1,0 +1,295 @@
+"""The formatted dataset as the rest of asdray sees it: the manifest of clips, and its summary.
+
+``clips.parquet`` has one row per clip, sorted by clip key. ``dataset.json`` has what planning needs: the
+kind of data, and per machine one id for each split and one for the test labels. pyarrow is imported only
+where the manifest itself is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asdray import store
+from asdray.dcase.names import SPLITS
+from asdray.dcase.years import get_year, nearest
+
+if TYPE_CHECKING:
+    import pyarrow
+
+DATASET_FORMAT = 1
+
+UNKNOWN = "unknown"
+"""Stands for a null domain or label in the keys of `MachineData.counts`."""
+
+
+@functools.cache
+def schema() -> pyarrow.Schema:
+    """Columns of ``clips.parquet``.
+
+    clip: key, ``<subset>/<machine>/<split>/<original file name>``; path, original_path: relative to the
+    data folder, with forward slashes; section: number; domain: ``source``, ``target`` or null;
+    is_anomaly: null if unknown; label_source: ``name`` (told by the original file name), the name of a
+    ground-truth list, ``evaluator``, or null without a label; attributes: ``""`` if none; n_samples:
+    per channel; size, mtime_ns: of the original file.
+    """
+    import pyarrow as pa
+
+    def required(name: str, kind: pa.DataType) -> pa.Field:
+        return pa.field(name, kind, nullable=False)
+
+    return pa.schema(
+        [
+            required("clip", pa.string()),
+            required("path", pa.string()),
+            required("original_path", pa.string()),
+            required("machine", pa.string()),
+            required("section", pa.int32()),
+            pa.field("domain", pa.string()),
+            required("split", pa.string()),
+            required("subset", pa.string()),
+            pa.field("is_anomaly", pa.bool_()),
+            pa.field("label_source", pa.string()),
+            required("attributes", pa.string()),
+            required("sample_rate", pa.int32()),
+            required("channels", pa.int32()),
+            required("n_samples", pa.int64()),
+            required("size", pa.int64()),
+            required("mtime_ns", pa.int64()),
+        ]
+    )
+
+
+def clip_key(subset: str, machine: str, split: str, original_name: str) -> str:
+    """The identity of a clip in every file that asdray writes."""
+    return f"{subset}/{machine}/{split}/{original_name}"
+
+
+# --------------------------------------------------------------------------------- the original folders
+
+
+def clip_folders(data: Path, dcase: str, subset: str, machine: str) -> Iterator[tuple[str, Path]]:
+    """(split, folder) of every folder in which the year ships clips of a machine, existing or not."""
+    year = get_year(dcase)
+    root = store.original_dir(data, dcase, subset) / machine
+    yield "train", root / "train"
+    for name in ("source_test", "target_test") if year.split_test_folders else ("test",):
+        yield "test", root / name
+    if year.has_supplemental:
+        yield "supplemental", root / "supplemental"
+
+
+def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder of clips, sorted by name; hidden files (``.DS_Store``, ``._x.wav``) left out."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+def dataset_kind(data: Path, dcase: str) -> str:
+    """``synthetic`` where ``asdray synth`` made the originals, else ``official``."""
+    return "synthetic" if (data / "original" / dcase / "synthetic.json").exists() else "official"
+
+
+# ------------------------------------------------------------------------------------------- the summary
+
+
+@dataclass(frozen=True)
+class MachineData:
+    """What is there of one machine.
+
+    Attributes:
+        train: id of the split: names, lengths, sizes and times of its files. Formatting again with or
+            without ground truth does not change it.
+        test: likewise.
+        supplemental: likewise; None if there are no such clips.
+        labels: id of the test clips' sections, domains and labels.
+        counts: clips per ``subset/split/domain/label``, with ``unknown`` for null.
+        label_sources: where the labels of the test clips came from; empty if none is labelled.
+    """
+
+    train: str
+    test: str
+    supplemental: str | None
+    labels: str
+    counts: Mapping[str, int]
+    label_sources: tuple[str, ...]
+
+    def count(
+        self,
+        *,
+        subset: str | None = None,
+        split: str | None = None,
+        domain: str | None = None,
+        label: str | None = None,
+    ) -> int:
+        """Clips that are what is named (``label``: ``normal``, ``anomaly`` or ``unknown``)."""
+        asked = (subset, split, domain, label)
+        return sum(
+            n
+            for key, n in self.counts.items()
+            if all(a in (None, k) for a, k in zip(asked, key.split("/"), strict=True))
+        )
+
+    def split_id(self, split: str) -> str | None:
+        """The id of ``train``, ``test`` or ``supplemental``; None without a clip in it."""
+        assert split in SPLITS, split
+        return getattr(self, split) if self.count(split=split) else None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A formatted year.
+
+    Attributes:
+        kind: ``official`` or ``synthetic``; the two never meet in one table.
+        id: hash of the kind and every split id; labels do not enter.
+        machines: those that are there, in the year's order.
+        manifest: sha256 of the ``clips.parquet`` that this describes.
+    """
+
+    dcase: str
+    kind: str
+    id: str
+    machines: Mapping[str, MachineData]
+    manifest: str
+
+    def require(self, machines: Iterable[str]) -> None:
+        """Checks that all ``machines`` are there.
+
+        Raises:
+            ValueError: some are not; the message names them.
+        """
+        missing = [m for m in machines if m not in self.machines]
+        if missing:
+            raise ValueError(
+                f"{self.dcase} is formatted without {', '.join(missing)}{nearest(missing[0], self.machines)} "
+                f"(there: {', '.join(self.machines)}): put the missing machines' folders beside the others "
+                f"and run `asdray format {self.dcase}` again, or leave them out with `machines:`"
+            )
+
+
+def load_dataset(data: Path, dcase: str) -> Dataset:
+    """Reads ``dataset.json``.
+
+    Raises:
+        ValueError: unknown year; not formatted yet, or by another version.
+    """
+    get_year(dcase)
+    path = store.dataset_path(data, dcase)
+    if not path.exists():
+        raise ValueError(f"{dcase} is not formatted under {data}: run `asdray format {dcase} --data {data}`")
+    raw = store.read_json(path)
+    try:
+        if raw.pop("format") != DATASET_FORMAT:
+            raise KeyError
+        machines = {
+            name: MachineData(**{**m, "label_sources": tuple(m["label_sources"])})
+            for name, m in raw.pop("machines").items()
+        }
+        return Dataset(**raw, machines=machines)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path} was not written by this version: run `asdray format {dcase} --data {data}` again"
+        ) from None
+
+
+def describe(dcase: str, kind: str, clips: list[dict[str, Any]], manifest: str) -> Dataset:
+    """The summary of a manifest.
+
+    Args:
+        clips: the manifest's rows, sorted by clip.
+        manifest: sha256 of the manifest file.
+    """
+    machines = {}
+    for machine in get_year(dcase).all_machines:
+        mine = [c for c in clips if c["machine"] == machine]
+        if not mine:
+            continue
+        splits = {split: [c for c in mine if c["split"] == split] for split in SPLITS}
+        ids = {
+            split: _hash(
+                [c[k] for k in ("clip", "n_samples", "channels", "sample_rate", "size", "mtime_ns")]
+                for c in those
+            )
+            for split, those in splits.items()
+        }
+        counts = Counter(
+            f"{c['subset']}/{c['split']}/{c['domain'] or UNKNOWN}/{_LABELS[c['is_anomaly']]}" for c in mine
+        )
+        test = splits["test"]
+        machines[machine] = MachineData(
+            train=ids["train"],
+            test=ids["test"],
+            supplemental=ids["supplemental"] if splits["supplemental"] else None,
+            labels=_hash([c[k] for k in ("clip", "section", "domain", "is_anomaly")] for c in test),
+            counts=dict(sorted(counts.items())),
+            label_sources=tuple(sorted({c["label_source"] for c in test if c["label_source"]})),
+        )
+    ids_of_all = [[name, m.train, m.test, m.supplemental] for name, m in sorted(machines.items())]
+    return Dataset(dcase, kind, _hash([[kind], *ids_of_all]), machines, manifest)
+
+
+def dataset_json(dataset: Dataset) -> dict[str, Any]:
+    """The value of ``dataset.json``; `load_dataset` reads it back."""
+    return {"format": DATASET_FORMAT, **asdict(dataset)}
+
+
+_LABELS = {None: UNKNOWN, False: "normal", True: "anomaly"}
+
+
+def _hash(rows: Iterable[list[Any]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------ the manifest
+
+
+def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
+    """Reads ``clips.parquet``, with the columns of `schema`, sorted by clip.
+
+    Raises:
+        ValueError: not formatted; or the file is not the one that ``dataset.json`` describes.
+    """
+    import pyarrow.parquet as pq
+
+    dataset = load_dataset(data, dcase)
+    path = store.manifest_path(data, dcase)
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != dataset.manifest:
+        # A format that was interrupted between its two files, or is under way.
+        raise ValueError(
+            f"{path} does not match its dataset.json: run `asdray format {dcase} --data {data}` again"
+        )
+    return pq.read_table(io.BytesIO(content))
+
+
+def rows(
+    table: pyarrow.Table,
+    *,
+    machine: str | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+    section: int | None = None,
+    domain: str | None = None,
+) -> pyarrow.Table:
+    """The rows of the manifest that are all that is named, sorted by clip."""
+    import pyarrow.compute as pc
+
+    wanted = {"machine": machine, "split": split, "subset": subset, "section": section, "domain": domain}
+    for column, value in wanted.items():
+        if value is not None:
+            table = table.filter(pc.equal(table[column], value))
+    return table.sort_by("clip")
