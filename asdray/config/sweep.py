@@ -140,6 +140,32 @@ class Sweep(Config):
         return everything if self.machines == "all" else self.machines.get(dcase, everything)
 
 
+class _CheckpointName(Config):
+    checkpoint: Checkpoint
+
+
+def check_checkpoint(name: str) -> str:
+    """``name`` if it can name a checkpoint.
+
+    Raises:
+        ValueError: anything but ``last``, ``best`` or ``epoch_<k>``.
+    """
+    return validate(_CheckpointName, {"checkpoint": name}, "--ckpt").checkpoint
+
+
+class _BackendList(Config):
+    backends: tuple[Backend, ...] = Field(min_length=1)
+
+
+def check_backends(items: list, where: str) -> tuple[Knn | Recon, ...]:
+    """Backends from names and objects, lists expanded.
+
+    Raises:
+        ValueError: an unknown name or option.
+    """
+    return validate(_BackendList, {"backends": _expand_backends(items)}, where).backends
+
+
 def _refuse_twice(values: Any, where: str) -> None:
     seen: set = set()
     for value in values:

@@ -1,0 +1,50 @@
+# Every target works as the first command after a clone: it makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DEMO := --data demo/data --results demo/results
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint type check format lock clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(STAMP)  ## Create .venv and install the locked packages
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("asdray needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	touch $@
+
+demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends with a leaderboard
+	$(BIN)/asdray synth dcase2022 --machines fan,valve,ToyCar --train 24 --test 24 --seconds 2 --data demo/data
+	$(BIN)/asdray synth dcase2023 --machines bearing,gearbox,bandsaw,ToyDrone --train 72 --test 48 --seconds 2 --data demo/data
+	$(BIN)/asdray format dcase2022 --data demo/data
+	$(BIN)/asdray format dcase2023 --data demo/data
+	$(BIN)/asdray sweep sweeps/demo.yaml $(DEMO) --no-dashboard
+
+test: $(STAMP)  ## Run all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)  ## Check types
+	$(BIN)/mypy
+
+check: lint type  ## What CI checks besides the tests
+
+format: $(STAMP)  ## Reformat the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)  ## Resolve the packages anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean:  ## Remove the demo and caches, keep .venv
+	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -1,0 +1,135 @@
+"""Starting or joining Ray, and what it has to offer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asdray.config.sweep import Need, Resources
+
+# One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are
+# set from the system's own option. By hand (`asdray run`) the same is set, so that both give the same digits.
+THREAD_ENV = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+
+_RAY_ENV = {
+    # Ray's own default for a local start, said aloud: without it every start prints a warning.
+    "RAY_AUTH_MODE": "token",
+    # Stages take absolute paths; a worker's own folder per trial would only confuse.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Nothing of ours depends on Tune's csv, json and TensorBoard loggers: each training writes its own.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A task that never fits into memory is killed and started again without end otherwise.
+    "RAY_task_oom_retries": "3",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a running Ray offers."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+    dashboard: str | None
+
+    def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
+        """What a training and the two kinds of task reserve; asked for, or chosen.
+
+        Chosen: a training takes its threads; tasks reserve no CPU, since the driver limits how many run
+        at once (see `asdray.sweep.tasks`), so that trainings waiting in the queue never starve them. With
+        GPUs a training takes three quarters of one and an extraction the rest.
+
+        Raises:
+            ValueError: more than the largest thing this Ray could ever give.
+        """
+        has_gpu = self.gpus > 0
+        needs = {
+            "train": asked.train or Need(cpu=min(threads, self.cpus), gpu=0.75 if has_gpu else 0),
+            "extract": asked.extract or Need(cpu=0, gpu=0.25 if has_gpu else 0),
+            "umap": asked.umap or Need(cpu=0, gpu=0),
+        }
+        for kind, need in needs.items():
+            for what, wanted, there in (("cpu", need.cpu, self.cpus), ("gpu", need.gpu, self.gpus)):
+                if wanted > there:
+                    raise ValueError(
+                        f"resources.{kind}.{what} asks for {wanted:g}, but this Ray has {there:g} in all: "
+                        "it would wait for ever; ask for less or use a larger cluster"
+                    )
+        return needs
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
+    """Starts a Ray of our own, or joins the one at ``address``; leaves it at the end.
+
+    Never joins a Ray that merely happens to run on this machine.
+    """
+    for name, value in _RAY_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    temporary: Path | None = None
+    if address:
+        context = ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": THREAD_ENV},
+        )
+    else:
+        _remove_dead_folders()
+        os.environ.update(THREAD_ENV)  # inherited by the workers, which costs less than a runtime_env
+        # Short: the paths of Unix sockets below it may have 107 characters.
+        temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
+        context = ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=str(temporary),
+        )
+    try:
+        total = ray.cluster_resources()
+        url = context.dashboard_url
+        yield Cluster(
+            cpus=total.get("CPU", 0),
+            gpus=total.get("GPU", 0),
+            nodes=sum(node["Alive"] for node in ray.nodes()),
+            dashboard=f"http://{url}" if url else None,
+        )
+    finally:
+        ray.shutdown()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _short_temp() -> str:
+    return "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+
+
+def _remove_dead_folders() -> None:
+    """Removes what killed drivers of this user left of their Ray's logs and sockets."""
+    for folder in Path(_short_temp()).glob("asdray-*-*"):
+        pid = folder.name.split("-")[1]
+        try:
+            if not pid.isdecimal() or folder.stat().st_uid != os.getuid():
+                continue
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue

@@ -1,0 +1,139 @@
+"""``events.jsonl``: one line per finished or failed stage of a sweep, written by the driver alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from asdray import store
+from asdray.config.trial import Trial
+from asdray.stages.state import Outcome, Step
+from asdray.store import Marker
+
+Event = dict[str, Any]
+
+_KEY = ("dcase", "recipe", "system", "seed", "stage", "unit", "checkpoint", "machine", "backend", "signature")
+
+
+def event_of(
+    trial: Trial,
+    stage: str,
+    *,
+    unit: str | None = None,
+    machine: str | None = None,
+    checkpoint: str | None = None,
+    backend: str | None = None,
+) -> Event:
+    """The part of an event that says which stage of what it is about."""
+    return {
+        "dcase": trial.dcase,
+        "recipe": trial.recipe,
+        "system": trial.system.id,
+        "seed": trial.seed,
+        "stage": stage,
+        "unit": unit,
+        "machine": machine,
+        "checkpoint": checkpoint,
+        "backend": backend,
+    }
+
+
+def finished(event: Event, marker: Marker, found: bool) -> Event:
+    """``event`` of a stage that is done. ``found``: it was so before this sweep asked."""
+    return {
+        **event,
+        "status": "done",
+        "time": marker.finished,
+        "seconds": marker.seconds,
+        "device": marker.device,
+        "signature": marker.signature,
+        "found": found,
+        "error": None,
+    }
+
+
+def failed(event: Event, error: str, details: str = "") -> Event:
+    """``event`` of a stage that failed; ``error`` is one line, ``details`` the traceback."""
+    return {
+        **event,
+        "status": "failed",
+        "time": store.now(),
+        "seconds": None,
+        "device": None,
+        "signature": None,
+        "found": False,
+        "error": error,
+        "details": details,
+    }
+
+
+def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
+    """Runs one stage; a failure becomes a record, so that it never stops the rest of the sweep."""
+    try:
+        outcome = work()
+    except Exception as error:
+        # The one broad except of asdray: whatever a stage dies of is recorded here and shown to the user.
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return failed(event, f"{name}{error}", traceback.format_exc(limit=-12))
+    return finished(event, outcome.marker, outcome.found)
+
+
+class EventLog:
+    """Appends events, each finished stage once.
+
+    A stage that was already done before this sweep (by an earlier run whose line was lost, or by another
+    sweep over the same trial) gets its line too, with ``found: true``: the log is complete, and no
+    finished stage stands in it twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._done: set[tuple] = set()
+        self.counts: dict[str, int] = {}
+        """Stages finished by this run, per stage."""
+        self.failures: list[Event] = []
+        """Failed events of this run."""
+        if path.exists():
+            _drop_torn_line(path)
+            with open(path, encoding="utf-8") as file:
+                self._done = {_key(e) for e in map(json.loads, file) if e["status"] == "done"}
+
+    def add(self, event: Event) -> bool:
+        """Writes the event unless its stage is already logged as done. Returns whether it was new."""
+        if event["status"] == "done":
+            if _key(event) in self._done and event["found"]:
+                return False
+            self._done.add(_key(event))
+            if not event["found"]:
+                self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1
+        else:
+            self.failures.append(event)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+        return True
+
+    def add_found(self, event: Event, step: Step) -> bool:
+        """Logs the stage of ``step`` if it is done and not yet logged."""
+        marker = step.marker
+        return marker is not None and self.add(finished(event, marker, found=True))
+
+
+def _key(event: Mapping[str, Any]) -> tuple:
+    return tuple(event.get(name) for name in _KEY)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that a killed driver left unfinished."""
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(max(0, size - 1_000_000))
+        tail = file.read()
+        if not tail.endswith(b"\n"):
+            file.truncate(size - (len(tail) - (tail.rfind(b"\n") + 1)))

@@ -1,0 +1,151 @@
+"""What a sweep writes beside its trials: the resolved spec, trials.parquet, tables and leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from asdray import store
+from asdray.config.backend import backend_id
+from asdray.config.sweep import Sweep
+from asdray.stages import state
+from asdray.store import Places
+from asdray.sweep.plan import Job
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.sweep.events import Event
+
+STAGES = ("train", "extract", "score", "evaluate", "umap", "table")
+
+
+def write_spec(sweep: Sweep, folder: Path) -> None:
+    """``sweep.yaml``: the spec with every default written out."""
+    store.write_text(
+        folder / "sweep.yaml", yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, width=100)
+    )
+
+
+def _seconds_and_devices(job: Job, sweep: Sweep, places: Places) -> tuple[dict[str, float], set[str], bool]:
+    """Seconds per stage and devices, from the markers of what is done; and whether all of it is."""
+    trial, dataset = job.trial, job.dataset
+    steps = [state.train_step(trial, u, places, dataset) for u in trial.units]
+    for ckpt in sweep.checkpoints:
+        for machine in trial.machines:
+            steps.append(state.extract_step(trial, machine, ckpt, places, dataset))
+            steps += [state.score_step(trial, machine, ckpt, b, places, dataset) for b in job.backends]
+            steps.append(state.evaluate_step(trial, machine, ckpt, job.backends, places, dataset))
+            if sweep.umap:
+                steps.append(state.umap_step(trial, machine, ckpt, sweep.umap, places, dataset))
+    steps.append(state.table_step(trial, sweep.checkpoints, job.backends, places, dataset))
+    seconds: dict[str, float] = {}
+    devices: set[str] = set()
+    complete = True
+    for step in steps:
+        marker = step.marker
+        if marker is None:
+            complete = False
+            continue
+        seconds[step.stage] = seconds.get(step.stage, 0.0) + marker.seconds
+        if step.stage == "train":
+            devices.add(marker.device)
+    return seconds, devices, complete
+
+
+def trial_row(
+    job: Job, sweep: Sweep, places: Places, failures: Sequence[Event], running: bool
+) -> dict[str, Any]:
+    """One row of ``trials.parquet``."""
+    seconds, devices, complete = _seconds_and_devices(job, sweep, places)
+    status = "done" if complete else "failed" if failures else "running" if running else "waiting"
+    first = failures[0] if failures else None
+    return {
+        "dcase": job.trial.dcase,
+        "recipe": job.trial.recipe,
+        "system": f"{job.trial.recipe}-{job.trial.system.id}",
+        "seed": job.trial.seed,
+        "swept": dict(job.swept),
+        "status": status,
+        "seconds": seconds,
+        "device": "+".join(sorted(devices)) or None,
+        "error": f"{first['stage']} {first['machine'] or first['unit'] or ''}: {first['error']}"
+        if first and not complete
+        else None,
+        "directory": store.trial_dir(places.results, job.trial).root.relative_to(places.results).as_posix(),
+    }
+
+
+def write_trials(rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """``trials.parquet``: one row per trial; every swept option is a column, objects as JSON text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(rows)
+    paths = list(dict.fromkeys(path for row in rows for path in row["swept"]))
+    columns: dict[str, pa.Array] = {
+        "dcase": pa.array([r["dcase"] for r in rows], pa.string()),
+        "recipe": pa.array([r["recipe"] for r in rows], pa.string()),
+        "system": pa.array([r["system"] for r in rows], pa.string()),
+        "seed": pa.array([r["seed"] for r in rows], pa.int64()),
+    }
+    for path in paths:
+        columns[path] = _option_column([r["swept"].get(path) for r in rows])
+    columns["status"] = pa.array([r["status"] for r in rows], pa.string())
+    for stage in STAGES:
+        columns[f"{stage}_seconds"] = pa.array([r["seconds"].get(stage) for r in rows], pa.float64())
+    for name in ("device", "error", "directory"):
+        columns[name] = pa.array([r[name] for r in rows], pa.string())
+    with store.atomic_path(folder / "trials.parquet") as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def _option_column(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    present = [v for v in values if v is not None]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present):
+        kind = pa.int64() if all(isinstance(v, int) for v in present) else pa.float64()
+        return pa.array(values, kind)
+    return pa.array(
+        [v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values], pa.string()
+    )
+
+
+def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderboard:
+    """Tables and leaderboard over the trials whose own tables are done; the others count as missing."""
+    from asdray.evaluation import leaderboard, naming, tables
+
+    folder = store.sweep_dir(places.results, sweep.name)
+    finished = [
+        store.trial_dir(places.results, job.trial).metrics
+        for job in jobs
+        if state.table_step(job.trial, sweep.checkpoints, job.backends, places, job.dataset).marker
+    ]
+    rows = tables.load_rows(finished)
+    planned = tables.planned_rows([j.trial for j in jobs], sweep.checkpoints, sweep.backends)
+    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
+    swept: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for job in jobs:
+        swept.setdefault(job.trial.recipe, {})[tables.system_name(job.trial)] = job.swept
+    options: dict[str, str] = {}
+    for systems in swept.values():
+        options |= naming.option_labels(systems)
+    backends = {backend_id(b): b.model_dump() for job in jobs for b in job.backends}
+    result = tables.sweep_tables(rows, planned, machines, naming.backend_labels(backends), options)
+    tables.write_tables(result, folder / "tables")
+    datasets = {job.trial.dcase: job.dataset for job in jobs}
+    board = leaderboard.build(
+        result,
+        machines,
+        {name: d.kind for name, d in datasets.items()},
+        {
+            name: "+".join(sorted({s for m in machines[name] for s in d.machines[m].label_sources}))
+            for name, d in datasets.items()
+        },
+    )
+    leaderboard.write(board, folder)
+    return board

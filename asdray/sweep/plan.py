@@ -1,0 +1,93 @@
+"""From a sweep file to what is left to do. Starts no Ray, imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.sweep import Sweep, expand
+from asdray.config.trial import Trial
+from asdray.dcase.manifest import Dataset, load_dataset
+from asdray.stages import state
+from asdray.store import Places
+from asdray.sweep.events import EventLog, event_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial of a sweep, with the options that were swept to make it."""
+
+    trial: Trial
+    swept: Mapping[str, Any]
+    dataset: Dataset
+    backends: tuple[Knn | Recon, ...]
+
+    def missing(self, sweep: Sweep, places: Places) -> state.Missing:
+        """What is left to do of it."""
+        return state.missing(self.trial, sweep.checkpoints, sweep.backends, sweep.umap, places, self.dataset)
+
+
+def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
+    """Every trial of the sweep with its dataset.
+
+    Raises:
+        ValueError: a year that is not formatted, or a machine that its dataset does not hold.
+    """
+    datasets: dict[str, Dataset] = {}
+    for dcase in sweep.dcase:
+        datasets[dcase] = load_dataset(places.data, dcase)
+        datasets[dcase].require(sweep.machines_of(dcase))
+    kinds = {d.kind for d in datasets.values()}
+    if len(kinds) > 1:
+        parts = ", ".join(f"{name} is {d.kind}" for name, d in datasets.items())
+        raise ValueError(
+            f"{where}: a sweep is either over official or over synthetic data, never both ({parts})"
+        )
+    return tuple(
+        Job(trial, swept, datasets[trial.dcase], trial.backends(sweep.backends))
+        for trial, swept in expand(sweep, where)
+    )
+
+
+def log_found(job: Job, sweep: Sweep, places: Places, log: EventLog) -> None:
+    """Logs every stage of a trial that is done and has no line yet."""
+    trial, dataset = job.trial, job.dataset
+    for unit in trial.units:
+        log.add_found(
+            event_of(trial, "train", unit=unit.name), state.train_step(trial, unit, places, dataset)
+        )
+    for ckpt in sweep.checkpoints:
+        for machine in trial.machines:
+            at: dict[str, Any] = {"machine": machine, "checkpoint": ckpt}
+            log.add_found(
+                event_of(trial, "extract", **at), state.extract_step(trial, machine, ckpt, places, dataset)
+            )
+            for backend in job.backends:
+                log.add_found(
+                    event_of(trial, "score", **at, backend=backend_id(backend)),
+                    state.score_step(trial, machine, ckpt, backend, places, dataset),
+                )
+            log.add_found(
+                event_of(trial, "evaluate", **at),
+                state.evaluate_step(trial, machine, ckpt, job.backends, places, dataset),
+            )
+            if sweep.umap:
+                log.add_found(
+                    event_of(trial, "umap", **at),
+                    state.umap_step(trial, machine, ckpt, sweep.umap, places, dataset),
+                )
+    log.add_found(
+        event_of(trial, "table"),
+        state.table_step(trial, sweep.checkpoints, job.backends, places, dataset),
+    )
+
+
+def load(path: Path, overrides: Mapping[str, Any], places: Places) -> tuple[Sweep, tuple[Job, ...]]:
+    """The sweep in a file and its jobs."""
+    from asdray.config.sweep import load_sweep
+
+    sweep = load_sweep(path, overrides)
+    return sweep, plan(sweep, places, str(path))

@@ -1,0 +1,350 @@
+"""The driver of a sweep: computes what is missing, trains, lets tasks follow, writes the tables.
+
+Resume has one source of truth, the markers in the store: every run computes the missing work anew and
+gives Ray only that. Nothing missing: Ray is not started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asdray import store
+from asdray.config.backend import Umap
+from asdray.config.sweep import Sweep
+from asdray.stages import state
+from asdray.stages.describe import write_trial
+from asdray.store import Places
+from asdray.sweep import outputs
+from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
+from asdray.sweep.plan import Job, log_found
+from asdray.sweep.progress import View
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+
+REFRESH_SECONDS = 5.0
+"""Shortest time between two writings of the sweep's tables while it runs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a sweep ended."""
+
+    board: Leaderboard
+    expected: Mapping[str, int]
+    new: Mapping[str, int]
+    failures: Sequence[Event]
+    stopped: bool
+    folder: Path
+
+
+def run_sweep(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    places: Places,
+    *,
+    address: str | None = None,
+    dashboard: bool = True,
+    quiet: bool = False,
+) -> Result:
+    """Does all that is missing of a sweep.
+
+    Raises:
+        ValueError: data that changed since they were formatted, a sweep of this name that already runs,
+            a request that the cluster can never satisfy.
+    """
+    from asdray.audio.cache import check_unchanged
+
+    for dcase in sweep.dcase:
+        check_unchanged(places.data, dcase, sweep.machines_of(dcase))
+    folder = store.sweep_dir(places.results, sweep.name)
+
+    def already() -> None:
+        raise ValueError(f"the sweep {sweep.name!r} already runs in {folder}: wait for it or stop it")
+
+    with store.lease(folder, on_wait=already):
+        outputs.write_spec(sweep, folder)
+        log = EventLog(folder / "events.jsonl")
+        for job in jobs:
+            umap = sweep.umap if isinstance(sweep.umap, Umap) else False
+            write_trial(job.trial, sweep.checkpoints, job.backends, umap, places, job.dataset)
+            log_found(job, sweep, places, log)
+        left = {i: missing for i, job in enumerate(jobs) if (missing := job.missing(sweep, places))}
+        driver = _Driver(sweep, jobs, places, log, left, quiet)
+        if any(m.units or m.machines or m.umaps for m in left.values()):
+            driver.run_on_ray(address, dashboard)
+        else:
+            driver.finish_trials_without_work()
+        board = driver.write_outputs()
+        return Result(board, _expected(sweep, jobs), log.counts, log.failures, driver.stopped, folder)
+
+
+def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:
+    """How many of each stage the sweep has in all."""
+    places = [(job, len(sweep.checkpoints) * len(job.trial.machines)) for job in jobs]
+    return {
+        "train": sum(len(job.trial.units) for job in jobs),
+        "extract": sum(n for _, n in places),
+        "score": sum(n * len(job.backends) for job, n in places),
+        "evaluate": sum(n for _, n in places),
+        **({"umap": sum(n for _, n in places)} if sweep.umap else {}),
+        "table": len(jobs),
+    }
+
+
+class _Driver:
+    """The state of one running sweep, all in the driver's main thread."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        jobs: Sequence[Job],
+        places: Places,
+        log: EventLog,
+        left: dict[int, state.Missing],
+        quiet: bool,
+    ) -> None:
+        self.sweep = sweep
+        self.jobs = jobs
+        self.places = places
+        self.log = log
+        self.left = left
+        self.stopped = False
+        self._view = View(len(left), quiet)
+        self._failures: dict[int, list[Event]] = {}
+        self._rows = [outputs.trial_row(job, sweep, places, [], False) for job in jobs]
+        self._training: set[int] = {i for i, m in left.items() if m.units}
+        self._open: dict[int, int] = dict.fromkeys(left, 0)
+        """Tasks of each unfinished trial that wait or run."""
+        self._finished: set[int] = set()
+        self._refreshed = time.monotonic()
+        self._refresh_cost = 0.0
+        self._dirty = False
+
+    # ------------------------------------------------------------------------------------- with Ray
+
+    def run_on_ray(self, address: str | None, dashboard: bool) -> None:
+        """Trains what is missing and runs the tasks that follow, until nothing is left or a signal comes."""
+        from asdray.sweep.cluster import ray_session
+
+        with ray_session(address, dashboard) as cluster, self._view:
+            if cluster.dashboard:
+                self._view.line(f"Ray dashboard: {cluster.dashboard}")
+            threads = max(job.trial.system.train.threads for job in self.jobs)
+            needs = cluster.needs(self.sweep.resources, threads)
+            # Only now: both modules import ray, which a sweep with nothing to do never needs.
+            from asdray.sweep.tasks import TaskPool
+            from asdray.sweep.training import Training
+
+            specs = [self._spec(job, needs["train"].gpu > 0) for job in self.jobs]
+            umap = self.sweep.umap if isinstance(self.sweep.umap, Umap) else False
+            pool = TaskPool(specs, needs, self.places, umap)
+            news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+            training = None
+            if self._training:
+                logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
+                logs.mkdir(parents=True, exist_ok=True)
+                training = Training(specs, sorted(self._training), needs["train"], self.places, logs, news)
+            with _signals() as stop:
+                if training:
+                    training.start()
+                for index in sorted(set(self.left) - self._training):
+                    self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
+                self._loop(pool, training, news, stop, max(1, int(cluster.cpus)))
+
+    def _spec(self, job: Job, gpu: bool) -> dict[str, Any]:
+        """What a worker needs to know of a job."""
+        trial = job.trial
+        return {
+            "name": trial.name,
+            "trial": {
+                "dcase": trial.dcase,
+                "recipe": trial.recipe,
+                "system": trial.system.model_dump(mode="json"),
+                "seed": trial.seed,
+                "machines": trial.machines,
+            },
+            "backends": job.backends,
+            "checkpoints": self.sweep.checkpoints,
+            "device": "cuda" if gpu else "cpu",
+        }
+
+    def _loop(self, pool: Any, training: Any, news: queue.SimpleQueue, stop: _Stop, cpus: int) -> None:
+        trains = training is not None
+        for index in list(self.left):
+            self._finish_if_complete(index)
+        while trains or len(pool):
+            if stop.asked:
+                self._stop(training)
+                return
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    kind, index, value = news.get_nowait()
+                    if kind == "end":
+                        trains = False
+                        if value is not None:
+                            raise value
+                    else:
+                        self._hear(kind, index, value, pool)
+            slots = max(1, cpus // 2) if trains else cpus
+            for item, events in pool.step(slots, timeout=0.1):
+                self._take(item, events, pool)
+            if not len(pool):
+                time.sleep(0.05)  # pool.step waits only where tasks run
+            self._view.tick(len(pool))
+            self._refresh()
+        for index in sorted(self._training):
+            # Tune ended without a word on these; their work is still missing, so say so.
+            self._hear("error", index, "training ended without a result", pool)
+
+    def _hear(self, kind: str, index: int, value: Any, pool: Any) -> None:
+        """Takes one piece of news from Tune."""
+        trial = self.jobs[index].trial
+        if kind == "epoch":
+            self._view.epoch(index, trial, value)
+        elif kind == "start":
+            self._row(index, running=True)
+        elif kind == "event":
+            self._record(index, value)
+            if value["status"] == "done":
+                self._view.trained(index, value)
+                unit = next(u for u in trial.units if u.name == value["unit"])
+                self._start_tasks(index, set(unit.machines), pool)
+        elif kind in ("complete", "error"):
+            if kind == "error":
+                self._record(index, failed(event_of(trial, "train"), value))
+            self._training.discard(index)
+            self._finish_if_complete(index)
+
+    def _start_tasks(self, index: int, machines: set[str], pool: Any) -> None:
+        """Queues what follows the training of some machines of a job, as far as it is not done."""
+        from asdray.sweep.tasks import Item
+
+        missing = self.jobs[index].missing(self.sweep, self.places)
+        processed = set(missing.machines)
+        for ckpt, machine in missing.machines:
+            if machine in machines:
+                self._put(Item("extract", index, ckpt, machine), pool)
+        for ckpt, machine in missing.umaps:
+            # Where extraction is still to be done, its task queues the UMAP when it ends.
+            if machine in machines and (ckpt, machine) not in processed:
+                self._put(Item("umap", index, ckpt, machine), pool)
+
+    def _put(self, item: Any, pool: Any) -> None:
+        self._open[item.job] += 1
+        pool.put(item)
+
+    def _take(self, item: Any, events: list[Event], pool: Any) -> None:
+        """Takes the events of a task that ended."""
+        from asdray.sweep.tasks import Item
+
+        for event in events:
+            self._record(item.job, event)
+        extracted = any(e["stage"] == "extract" and e["status"] == "done" for e in events)
+        if item.kind == "extract" and extracted and isinstance(self.sweep.umap, Umap):
+            job = self.jobs[item.job]
+            step = state.umap_step(
+                job.trial, item.machine, item.checkpoint, self.sweep.umap, self.places, job.dataset
+            )
+            if step.marker is None:
+                self._put(Item("umap", item.job, item.checkpoint, item.machine), pool)
+        self._open[item.job] -= 1
+        self._finish_if_complete(item.job)
+
+    def _record(self, index: int, event: Event) -> None:
+        self.log.add(event)
+        if event["status"] == "failed":
+            self._failures.setdefault(index, []).append(event)
+            self._view.failed(event)
+
+    # --------------------------------------------------------------------------------- with and without
+
+    def finish_trials_without_work(self) -> None:
+        """Writes the tables of trials that lack nothing else."""
+        for index in list(self.left):
+            self._finish_if_complete(index)
+
+    def _finish_if_complete(self, index: int) -> None:
+        """Makes a trial's own tables once nothing of it trains, waits or runs."""
+        if index in self._training or self._open[index] or index in self._finished:
+            return
+        self._finished.add(index)
+        from asdray.stages.table import table
+
+        job = self.jobs[index]
+        event = attempt(
+            event_of(job.trial, "table"),
+            lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
+        )
+        self._record(index, event)
+        self._row(index, running=False)
+        self._view.finished(job.trial, not self._failures.get(index))
+        self._dirty = True
+
+    def _row(self, index: int, running: bool) -> None:
+        self._rows[index] = outputs.trial_row(
+            self.jobs[index], self.sweep, self.places, self._failures.get(index, []), running
+        )
+
+    def _refresh(self) -> None:
+        """Rewrites the tables when trials finished, but spends no more than a tenth of the time on it."""
+        now = time.monotonic()
+        if self._dirty and now - self._refreshed > max(REFRESH_SECONDS, 10 * self._refresh_cost):
+            self.write_outputs()
+            self._refreshed = time.monotonic()
+            self._refresh_cost = self._refreshed - now
+
+    def write_outputs(self) -> Leaderboard:
+        """``trials.parquet``, tables and leaderboard as of now."""
+        folder = store.sweep_dir(self.places.results, self.sweep.name)
+        outputs.write_trials(self._rows, folder)
+        self._dirty = False
+        return outputs.write_results(self.sweep, self.jobs, self.places)
+
+    def _stop(self, training: Any) -> None:
+        self.stopped = True
+        self._view.line("stopping: what is finished is kept, trainings go on from their last epoch", "yellow")
+        if training:
+            training.stop()
+            training.join(timeout=20)
+        for index, row in enumerate(self._rows):
+            if row["status"] == "running":
+                self._row(index, running=False)
+
+
+class _Stop:
+    """Whether somebody asked for the end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process as usual."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {}
+
+    def ask(number: int, frame: object) -> None:
+        stop.asked = True
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        old[signum] = signal.signal(signum, ask)
+    try:
+        yield stop
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)

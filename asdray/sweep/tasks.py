@@ -1,0 +1,155 @@
+"""The Ray tasks that follow a training: per machine extract -> score -> evaluate, and UMAP."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+
+from asdray.config.backend import Umap, backend_id
+from asdray.config.sweep import Need
+from asdray.config.trial import trial_of_json
+from asdray.store import Places
+from asdray.sweep.events import Event, attempt, event_of, failed
+
+
+@dataclass(frozen=True)
+class Item:
+    """One task: a machine of a job at a checkpoint."""
+
+    kind: Literal["extract", "umap"]
+    job: int
+    checkpoint: str
+    machine: str
+
+
+def process_machine(
+    job: Mapping[str, Any], checkpoint: str, machine: str, places: Places, device: str
+) -> list[Event]:
+    """Extract, score and evaluate one machine, each skipped where it is done; stops at a failure."""
+    from asdray.stages.evaluate import evaluate
+    from asdray.stages.extract import extract
+    from asdray.stages.score import score
+
+    trial = trial_of_json(job["trial"])
+    at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
+    events = [
+        attempt(
+            event_of(trial, "extract", **at),
+            lambda: extract(trial, machine, checkpoint, places, device=device),
+        )
+    ]
+    if events[0]["status"] == "failed":
+        return events
+    for backend in job["backends"]:
+        events.append(
+            attempt(
+                event_of(trial, "score", **at, backend=backend_id(backend)),
+                lambda backend=backend: score(trial, machine, checkpoint, backend, places),
+            )
+        )
+    scored = [b for b, e in zip(job["backends"], events[1:], strict=True) if e["status"] == "done"]
+    if scored:
+        events.append(
+            attempt(
+                event_of(trial, "evaluate", **at),
+                lambda: evaluate(trial, machine, checkpoint, scored, places),
+            )
+        )
+    return events
+
+
+def plot_machine(
+    job: Mapping[str, Any], checkpoint: str, machine: str, umap_options: Umap, places: Places
+) -> list[Event]:
+    """UMAP of one machine's embeddings."""
+    from asdray.stages.umap import umap
+
+    trial = trial_of_json(job["trial"])
+    return [
+        attempt(
+            event_of(trial, "umap", machine=machine, checkpoint=checkpoint),
+            lambda: umap(trial, machine, checkpoint, umap_options, places),
+        )
+    ]
+
+
+class TaskPool:
+    """Submits at most ``slots`` tasks at once and gathers their events.
+
+    The limit stands in for CPU reservations, which would let trainings that wait in Tune's queue starve
+    the tasks, or the tasks starve them. While trainings run, half as many tasks as CPUs may; then as
+    many as CPUs.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Mapping[str, Any]],
+        needs: Mapping[str, Need],
+        places: Places,
+        umap: Umap | Literal[False],
+    ) -> None:
+        self._jobs = jobs
+        self._places = places
+        self._umap = umap
+        self._device = "cuda" if needs["extract"].gpu else "cpu"
+        self._waiting: deque[Item] = deque()
+        self._running: dict[Any, Item] = {}
+        options: dict[str, Any] = {
+            "max_retries": 3,
+            "scheduling_strategy": "SPREAD",
+        }
+        self._process = ray.remote(process_machine).options(
+            num_cpus=needs["extract"].cpu, num_gpus=needs["extract"].gpu, **options
+        )
+        self._plot = ray.remote(plot_machine).options(
+            num_cpus=needs["umap"].cpu, num_gpus=needs["umap"].gpu, **options
+        )
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    def put(self, item: Item) -> None:
+        """Queues a task; UMAPs go behind what the tables need."""
+        if item.kind == "extract":
+            plots = (i for i, waiting in enumerate(self._waiting) if waiting.kind == "umap")
+            self._waiting.insert(next(plots, len(self._waiting)), item)
+        else:
+            self._waiting.append(item)
+
+    def step(self, slots: int, timeout: float) -> list[tuple[Item, list[Event]]]:
+        """Submits what fits, waits up to ``timeout`` seconds, and returns the tasks that ended."""
+        while self._waiting and len(self._running) < slots:
+            item = self._waiting.popleft()
+            self._running[self._submit(item)] = item
+        if not self._running:
+            return []
+        ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout)
+        ended = []
+        for ref in ready:
+            item = self._running.pop(ref)
+            ended.append((item, self._gather(ref, item)))
+        return ended
+
+    def _submit(self, item: Item) -> Any:
+        job = self._jobs[item.job]
+        name = f"{item.kind} {item.machine} {job['name']}"
+        if item.kind == "umap":
+            return self._plot.options(name=name).remote(
+                job, item.checkpoint, item.machine, self._umap, self._places
+            )
+        return self._process.options(name=name).remote(
+            job, item.checkpoint, item.machine, self._places, self._device
+        )
+
+    def _gather(self, ref: Any, item: Item) -> list[Event]:
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayError as error:
+            # The worker or its node was lost more often than Ray retries.
+            trial = trial_of_json(self._jobs[item.job]["trial"])
+            event = event_of(trial, item.kind, machine=item.machine, checkpoint=item.checkpoint)
+            return [failed(event, f"the task was lost: {' '.join(str(error).split())[:400]}")]
