@@ -52,7 +52,10 @@ class Linker:
         for clip in clips:
             here, there = os.path.dirname(clip["path"]), os.path.dirname(clip["original_path"])
             if (here, there) not in self.ways:
-                os.makedirs(data / here, exist_ok=True)
+                try:
+                    os.makedirs(data / here, exist_ok=True)
+                except OSError as error:
+                    raise ValueError(f"cannot make the folder {data / here}: {error.strerror}") from None
                 self.ways[here, there] = os.path.relpath(root / there, os.path.realpath(data / here))
 
     def __call__(self, clip: Mapping[str, Any]) -> bool:

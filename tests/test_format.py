@@ -1,0 +1,502 @@
+"""Format: the unified tree, the manifest, ids, and every bad file in one message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from trees import build_tree, samples, write_evaluator, write_list, write_wav
+
+from asdray import store
+from asdray.dcase import manifest
+from asdray.dcase.format import format_dataset
+from asdray.dcase.names import build_name
+from asdray.dcase.wav import read_header
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return build_tree(tmp_path / "data", "dcase2023", ["fan", "bandsaw"], per_cell=2, n_samples=40)
+
+
+def formatted(tree) -> Path:
+    return store.formatted_dir(tree.data, tree.dcase)
+
+
+def rows_of(tree) -> dict[str, dict]:
+    return {r["clip"]: r for r in manifest.load_manifest(tree.data, tree.dcase).to_pylist()}
+
+
+def files_of(tree) -> set[str]:
+    return {p.relative_to(tree.data).as_posix() for p in (formatted(tree) / "raw").rglob("*.wav")}
+
+
+# ------------------------------------------------------------------------------------ what comes out
+
+
+@pytest.mark.parametrize("dcase", ["dcase2022", "dcase2023"])
+def test_every_row_of_the_manifest_and_every_link(tmp_path, dcase):
+    machines = {"dcase2022": ["fan", "ToyCar"], "dcase2023": ["fan", "ToyCar", "bandsaw"]}[dcase]
+    tree = build_tree(tmp_path / "data", dcase, machines, n_samples=40)
+    write_evaluator(tree)
+    write_list(tree)
+    if dcase == "dcase2022":  # the released names of the Toy machines are those of other clips
+        for path in (tree.ground_truth / "ground_truth_attributes" / "ToyCar").iterdir():
+            text = path.read_text()
+            path.write_text(
+                text.replace("_anomaly_", "_?_").replace("_normal_", "_anomaly_").replace("_?_", "_normal_")
+            )
+    report = format_dataset(tree.data, dcase)
+    rows = rows_of(tree)
+
+    originals = sorted((tree.data / "original" / dcase).rglob("*.wav"))
+    assert len(rows) == len(originals) == report.n_clips
+    assert list(rows) == sorted(rows)
+    assert manifest.load_manifest(tree.data, dcase).schema.equals(manifest.schema())
+    for original in originals:
+        subset, machine, split = original.parts[-5][: -len("_data")], original.parts[-3], original.parts[-2]
+        row = rows[f"{subset}/{machine}/{split}/{original.name}"]
+        tokens = original.stem.split("_", 6)
+        label_source, name = "name", original.name
+        if split == "test" and subset == "eval":
+            clip = tree.truth[machine, original.name]
+            label_source = "evaluator"
+            section, domain, is_anomaly, attributes = (
+                clip.section,
+                clip.domain,
+                clip.is_anomaly,
+                clip.attributes,
+            )
+            if (dcase, machine) == ("dcase2022", "ToyCar"):
+                attributes = ""
+            else:
+                name = build_name(dcase, "eval", clip)
+        else:
+            section, domain, is_anomaly, attributes = (
+                int(tokens[1]),
+                tokens[2],
+                tokens[4] == "anomaly",
+                tokens[6],
+            )
+        found = original.stat()
+        assert row == {
+            "clip": f"{subset}/{machine}/{split}/{original.name}",
+            "path": f"formatted/{dcase}/raw/{machine}/{split}/{name}",
+            "original_path": original.relative_to(tree.data).as_posix(),
+            "machine": machine,
+            "section": section,
+            "domain": domain,
+            "split": split,
+            "subset": subset,
+            "is_anomaly": is_anomaly,
+            "label_source": label_source,
+            "attributes": attributes,
+            "sample_rate": 16000,
+            "channels": 1,
+            "n_samples": 40 + 16 * machines.index(machine),
+            "size": found.st_size,
+            "mtime_ns": found.st_mtime_ns,
+        }
+        link = tree.data / row["path"]
+        assert link.is_symlink()
+        assert not os.path.isabs(os.readlink(link))
+        assert link.samefile(original)
+    assert files_of(tree) == {r["path"] for r in rows.values()}
+    assert report.unlabelled == {}
+
+
+def test_counts_and_summary(tree):
+    write_list(tree)
+    report = format_dataset(tree.data, "dcase2023")
+    dataset = manifest.load_dataset(tree.data, "dcase2023")
+    assert dataset == report.dataset
+    assert dataset.kind == "official"
+    assert list(dataset.machines) == ["fan", "bandsaw"]  # the year's order
+    bandsaw = dataset.machines["bandsaw"]
+    assert bandsaw.counts == {
+        "eval/test/source/anomaly": 2,
+        "eval/test/source/normal": 2,
+        "eval/test/target/anomaly": 2,
+        "eval/test/target/normal": 2,
+        "eval/train/source/normal": 3,
+        "eval/train/target/normal": 1,
+    }
+    assert bandsaw.count() == 12
+    assert bandsaw.count(split="test", label="anomaly") == 4
+    assert bandsaw.count(subset="dev") == 0
+    assert bandsaw.label_sources == ("eval_data_list_2023.csv",)
+    assert dataset.machines["fan"].label_sources == ("name",)
+    assert bandsaw.supplemental is None
+    assert bandsaw.split_id("supplemental") is None
+    assert bandsaw.split_id("train") == bandsaw.train
+    table = manifest.load_manifest(tree.data, "dcase2023")
+    some = manifest.rows(table, machine="bandsaw", split="train", domain="source")
+    assert some["clip"].to_pylist() == [
+        f"eval/bandsaw/train/section_00_source_train_normal_000{i}_vel_{i % 2}_m-n_W.wav" for i in range(3)
+    ]
+    assert len(manifest.rows(table, subset="dev", section=0)) == dataset.machines["fan"].count()
+    with pytest.raises(
+        ValueError, match=r"without bandsow; did you mean 'bandsaw'\? \(there: fan, bandsaw\)"
+    ):
+        dataset.require(["fan", "bandsow"])
+
+
+def test_ground_truth_that_comes_later_changes_only_the_labels(tree):
+    report = format_dataset(tree.data, "dcase2023")
+    before = report.dataset
+    assert report.unlabelled == {"bandsaw": 8}
+    assert before.machines["bandsaw"].label_sources == ()
+    assert before.machines["bandsaw"].count(label="unknown", domain="unknown") == 8
+    anonymous = {p for p in files_of(tree) if "bandsaw/test/section_00_00" in p}
+    assert len(anonymous) == 8
+    row = rows_of(tree)["eval/bandsaw/test/section_00_0000.wav"]
+    assert (row["is_anomaly"], row["domain"], row["label_source"], row["attributes"]) == (
+        None,
+        None,
+        None,
+        "",
+    )
+
+    write_list(tree)
+    report = format_dataset(tree.data, "dcase2023")
+    after = report.dataset
+    assert (report.made, report.removed) == (8, 8)
+    assert report.unlabelled == {}
+    assert not anonymous & files_of(tree)
+    assert after.id == before.id
+    for machine in ("fan", "bandsaw"):
+        assert after.machines[machine].train == before.machines[machine].train
+        assert after.machines[machine].test == before.machines[machine].test
+    assert after.machines["fan"] == before.machines["fan"]
+    assert after.machines["bandsaw"].labels != before.machines["bandsaw"].labels
+
+
+def test_partial_ground_truth_leaves_the_rest_null(tree):
+    path = write_list(tree, "\n")
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]))
+    report = format_dataset(tree.data, "dcase2023")
+    assert report.unlabelled == {"bandsaw": 3}
+    assert sum(r["is_anomaly"] is None for r in rows_of(tree).values()) == 3
+
+
+def test_ground_truth_from_elsewhere(tree, tmp_path):
+    write_list(tree, folder=tmp_path / "mine")
+    assert format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "mine").unlabelled == {}
+    with pytest.raises(ValueError, match="there is no ground-truth folder"):
+        format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "none")
+
+
+def test_kind_and_ids_follow_the_audio(tree):
+    before = format_dataset(tree.data, "dcase2023").dataset
+    (tree.data / "original" / "dcase2023" / "synthetic.json").write_text("{}")
+    synthetic = format_dataset(tree.data, "dcase2023").dataset
+    assert synthetic.kind == "synthetic"
+    assert synthetic.id != before.id
+    assert synthetic.machines == before.machines
+    write_wav(next(tree.folder("dev", "fan", "train").glob("*.wav")), "another", n=41)
+    after = format_dataset(tree.data, "dcase2023").dataset
+    assert after.id != synthetic.id
+    assert after.machines["fan"].train != before.machines["fan"].train
+    assert after.machines["fan"].test == before.machines["fan"].test
+    assert after.machines["bandsaw"] == before.machines["bandsaw"]
+
+
+# ----------------------------------------------------------------------------- again, and interrupted
+
+
+def test_formatting_again_changes_no_byte(tree):
+    write_list(tree)
+    first = format_dataset(tree.data, "dcase2023")
+    content = {p: p.read_bytes() for p in formatted(tree).glob("[cd]*")}
+    assert len(content) == 2
+    seen = []
+    again = format_dataset(tree.data, "dcase2023", on_progress=lambda *step: seen.append(step))
+    assert (again.made, again.kept, again.removed) == (0, first.made, 0)
+    assert {p: p.read_bytes() for p in formatted(tree).glob("[cd]*")} == content
+    assert seen[-1] == (2 * first.n_clips, 2 * first.n_clips)
+
+
+def test_what_is_wrong_or_stale_is_mended(tree, tmp_path):
+    write_list(tree)
+    report = format_dataset(tree.data, "dcase2023")
+    right = files_of(tree)
+    train = formatted(tree) / "raw" / "fan" / "train"
+    one, two, three, *_ = sorted(train.iterdir())
+    one.unlink()
+    two.unlink()
+    two.symlink_to(three.resolve())
+    (train / "section_00_source_train_normal_0999_vel_0.wav").symlink_to("nowhere.wav")
+    (train / "notes.txt").write_text("mine")
+    (formatted(tree) / "raw" / "valve" / "test").mkdir(parents=True)
+    (formatted(tree) / "raw" / "valve" / "test" / "section_00_0000.wav").symlink_to("nowhere.wav")
+    store.dataset_path(tree.data, "dcase2023").unlink()  # as if killed before the end
+    again = format_dataset(tree.data, "dcase2023")
+    assert (again.made, again.removed) == (2, 2)
+    assert again.dataset == report.dataset
+    assert files_of(tree) == right
+    assert two.samefile(tree.folder("dev", "fan", "train") / two.name)
+    assert (train / "notes.txt").exists()
+    assert not (formatted(tree) / "raw" / "valve").exists()
+
+
+def test_a_removed_original_leaves_the_tree_and_the_manifest(tree):
+    format_dataset(tree.data, "dcase2023")
+    victim = next(tree.folder("dev", "fan", "train").glob("*.wav"))
+    victim.unlink()
+    report = format_dataset(tree.data, "dcase2023")
+    assert report.removed == 1
+    assert not [p for p in files_of(tree) if p.endswith(victim.name) and "/fan/" in p]
+
+
+def test_every_change_of_link_mode(tree):
+    content = {p: p.read_bytes() for p in (tree.data / "original").rglob("*.wav")}
+    n = len(content)
+    ids = set()
+    for mode in ("symlink", "copy", "symlink", "hardlink", "copy", "hardlink", "symlink"):
+        report = format_dataset(tree.data, "dcase2023", link=mode)
+        ids.add(report.dataset.id)
+        assert (report.made, report.kept, report.removed) == (n, 0, 0)
+        assert format_dataset(tree.data, "dcase2023", link=mode).kept == n
+        for row in rows_of(tree).values():
+            link, original = tree.data / row["path"], tree.data / row["original_path"]
+            assert link.is_symlink() == (mode == "symlink")
+            assert link.samefile(original) == (mode != "copy")
+            assert link.read_bytes() == content[original]
+        assert not list(formatted(tree).rglob(".tmp-*"))
+    assert {p: p.read_bytes() for p in (tree.data / "original").rglob("*.wav")} == content
+    assert len(ids) == 1
+    with pytest.raises(ValueError, match="unknown link 'simlink'; did you mean 'symlink'"):
+        format_dataset(tree.data, "dcase2023", link="simlink")
+
+
+def test_the_data_folder_may_move_and_be_a_link(tree, tmp_path):
+    format_dataset(tree.data, "dcase2023")
+    moved = tree.data.rename(tmp_path / "elsewhere")
+    assert all(p.exists() for p in (moved / "formatted").rglob("*.wav"))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    alias = tmp_path / "deep" / "er" / "data"
+    alias.symlink_to(moved)
+    assert format_dataset(alias, "dcase2023").made == 0
+
+
+def test_a_manifest_that_belongs_to_another_summary_is_refused(tree):
+    format_dataset(tree.data, "dcase2023")
+    old = store.dataset_path(tree.data, "dcase2023").read_bytes()
+    write_list(tree)
+    format_dataset(tree.data, "dcase2023")
+    store.dataset_path(tree.data, "dcase2023").write_bytes(old)  # killed between the two files
+    with pytest.raises(ValueError, match=r"does not match its dataset\.json: run `asdray format dcase2023"):
+        manifest.load_manifest(tree.data, "dcase2023")
+
+
+def test_not_formatted(tree):
+    for load in (manifest.load_dataset, manifest.load_manifest):
+        with pytest.raises(
+            ValueError, match=r"dcase2023 is not formatted under .*: run `asdray format dcase2023"
+        ):
+            load(tree.data, "dcase2023")
+    format_dataset(tree.data, "dcase2023")
+    path = store.dataset_path(tree.data, "dcase2023")
+    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+    with pytest.raises(ValueError, match="was not written by this version"):
+        manifest.load_dataset(tree.data, "dcase2023")
+
+
+def test_planning_imports_nothing_heavy(tree):
+    format_dataset(tree.data, "dcase2023")
+    code = (
+        "import sys; from pathlib import Path; from asdray.dcase.manifest import load_dataset; "
+        f"load_dataset(Path({str(tree.data)!r}), 'dcase2023'); "
+        "print(sorted({'pyarrow', 'numpy', 'pandas', 'torch', 'ray'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def bad_tree(tree) -> dict[Path, str]:
+    """Spoils the tree in every way; maps each bad file to what the message must say of it."""
+    train, test = tree.folder("dev", "fan", "train"), tree.folder("eval", "bandsaw", "test")
+    names = sorted(train.iterdir())
+    bad = {}
+    names[0].write_bytes(names[0].read_bytes()[:-10])
+    bad[names[0]] = "is truncated (its header says 80 bytes of audio, 70 are there)"
+    write_wav(names[1], "x", n=40, channels=2)
+    bad[names[1]] = "has 2 channels, dcase2023 has 1"
+    write_wav(names[2], "x", n=40, rate=8000)
+    bad[names[2]] = "has 8000 Hz, dcase2023 has 16000 Hz"
+    names[3].write_bytes(b"")
+    bad[names[3]] = "is empty (0 bytes)"
+
+    def extra(folder: Path, name: str, says: str) -> Path:
+        write_wav(folder / name, "x", n=40)
+        bad[folder / name] = says
+        return folder / name
+
+    extra(
+        train, "section_00_source_train_anomaly_0009_vel_0.wav", "is not a name of a dcase2023 dev train clip"
+    )
+    extra(train, "section_03_source_train_normal_0009_vel_0.wav", "section 03 is not one of dev (0,)")
+    path = extra(train, "section_00_source_train_normal_0010_a.wav", "is not a wav file")
+    path.write_bytes(b"ID3" + bytes(100))
+    path = extra(train, "section_00_source_train_normal_0011_a.wav", "is not 16-bit PCM (format 3, 32 bits)")
+    soundfile.write(path, np.zeros(40, "float32"), 16000, subtype="FLOAT")
+    path = extra(train, "section_00_source_train_normal_0012_a.wav", "is empty (no samples)")
+    soundfile.write(path, np.zeros((0, 1), "int16"), 16000, subtype="PCM_16")
+    path = extra(
+        train, "section_00_source_train_normal_0013_a.wav", "cannot be read (No such file or directory)"
+    )
+    path.unlink()
+    path.symlink_to("nowhere.wav")
+    path = extra(train, "section_00_source_train_normal_0014_a.wav", "cannot be read (Is a directory)")
+    path.unlink()
+    path.mkdir()
+    labelled = tree.labelled("bandsaw", "section_00_0000.wav")
+    extra(test, labelled, "gets the same formatted name as")
+    folder = tree.folder("dev", "Fan")
+    folder.mkdir()
+    bad[folder] = "no dev machine of this name; did you mean 'fan'"
+    folder = tree.folder("eval", "ToyTank")
+    folder.mkdir()
+    bad[folder] = "holds no folder train or test"
+    folder = tree.folder("eval", "Vacuum")
+    folder.mkdir()
+    (folder / "train").write_text("")
+    bad[folder / "train"] = "is a file where a folder should be"
+    return bad
+
+
+def test_all_bad_files_are_listed_at_once_and_nothing_is_written(tree):
+    write_list(tree)
+    bad = bad_tree(tree)
+    with pytest.raises(ValueError, match=r"bad files in .*nothing was written") as error:
+        format_dataset(tree.data, "dcase2023")
+    lines = str(error.value).splitlines()[1:]
+    told = dict(line.strip().split(": ", 1) for line in lines)
+    # Either of two clips with one name may be called the second.
+    collision = next(p for p, says in bad.items() if says.startswith("gets the same"))
+    if str(collision) not in told:
+        bad[collision.with_name("section_00_0000.wav")] = bad.pop(collision)
+    for path, says in bad.items():
+        assert says in told[str(path)], path
+    assert set(told) == {str(p) for p in bad} | {str(tree.folder("eval", "Vacuum"))}
+    assert not (tree.data / "formatted").exists()
+
+
+def test_a_good_dataset_survives_a_bad_format(tree):
+    before = format_dataset(tree.data, "dcase2023").dataset
+    write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", n=40, channels=2)
+    with pytest.raises(ValueError, match=r"1 bad file in .*\n.*has 2 channels"):
+        format_dataset(tree.data, "dcase2023")
+    assert manifest.load_dataset(tree.data, "dcase2023") == before
+    assert all(p.exists() for p in (tree.data / "formatted").rglob("*.wav"))
+
+
+def test_hidden_files_are_not_clips(tree):
+    for name in (".DS_Store", "._section_00_source_train_normal_0000_vel_0.wav"):
+        (tree.folder("dev", "fan", "train") / name).write_bytes(b"x")
+    (tree.folder("dev", "fan").parent / "dev_fan.zip").write_bytes(b"x")
+    assert format_dataset(tree.data, "dcase2023").n_clips == 24
+
+
+def test_no_dataset(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no dcase2023 in .*asdray synth dcase2023"):
+        format_dataset(tmp_path, "dcase2023")
+    with pytest.raises(ValueError, match="unknown DCASE year 'dcase2032'"):
+        format_dataset(tmp_path, "dcase2032")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stereo_belongs_to_2026(tmp_path):
+    tree = build_tree(tmp_path, "dcase2026", ["fan"], n_samples=40)
+    format_dataset(tree.data, "dcase2026")
+    assert {r["channels"] for r in rows_of(tree).values()} == {2}
+
+
+# ------------------------------------------------------------------------------------------- wav headers
+
+
+@given(
+    st.sampled_from(["WAV", "WAVEX"]),
+    st.integers(1, 3),
+    st.sampled_from([8000, 16000, 44100]),
+    st.integers(1, 500),
+)
+def test_header_agrees_with_libsndfile(tmp_path_factory, kind, channels, rate, n):
+    path = tmp_path_factory.mktemp("wav") / "a.wav"
+    soundfile.write(path, samples("a", n, channels), rate, subtype="PCM_16", format=kind)
+    info, stat = read_header(path), path.stat()
+    assert (info.sample_rate, info.channels, info.bits, info.n_samples) == (rate, channels, 16, n)
+    assert (info.size, info.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+def chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    body = b"".join(name + struct.pack("<I", len(c)) + c + bytes(len(c) % 2) for name, c in parts)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+FMT = (b"fmt ", struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16))
+
+
+def test_other_chunks_are_skipped_wherever_they_lie(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(
+        chunks((b"bext", bytes(5001)), FMT, (b"LIST", bytes(3)), (b"data", bytes(20)), (b"id3 ", b"x"))
+    )
+    assert read_header(path).n_samples == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"RIFF", "is not a wav file"),
+        (chunks(FMT), "is truncated"),
+        (chunks((b"data", bytes(20)), FMT), "no format before its data"),
+        (chunks((b"fmt ", bytes(4)), (b"data", bytes(20))), "format chunk too short"),
+        (chunks(FMT, (b"data", bytes(21))), "no whole number of 2-byte frames"),
+        (chunks((b"fmt ", struct.pack("<HHIIHH", 1, 0, 16000, 0, 0, 16))), "0 channels"),
+        (chunks((b"fmt ", struct.pack("<HHIIHH", 1, 1, 16000, 48000, 3, 24))), "is not 16-bit PCM"),
+        (chunks(FMT, (b"data", bytes(20)))[:36], "is truncated"),
+        (chunks(FMT, (b"data", bytes(20)))[:-1], "is truncated"),
+    ],
+)
+def test_bad_headers(tmp_path, content, says):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=says) as error:
+        read_header(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_no_bytes_break_the_header_reader(tmp_path_factory, noise, cut):
+    path = tmp_path_factory.mktemp("wav") / "a.wav"
+    path.write_bytes(chunks(FMT, (b"data", bytes(20)))[:cut] + noise)
+    says = ""
+    try:
+        assert read_header(path).n_samples > 0
+    except ValueError as error:
+        says = str(error)
+    assert says == "" or says.startswith(f"{path}: ")
+
+
+def test_what_cannot_be_written_is_named(tree):
+    names = sorted(p.name for p in tree.folder("dev", "fan", "train").iterdir())
+    (formatted(tree) / "raw" / "fan" / "train" / names[0]).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"cannot make the symlink .*{names[0]}: Is a directory"):
+        format_dataset(tree.data, "dcase2023")
+    shutil.rmtree(formatted(tree) / "raw" / "fan")
+    (formatted(tree) / "raw" / "fan").write_text("a file")
+    with pytest.raises(ValueError, match=r"cannot make the folder .*raw/fan/t.*: Not a directory"):
+        format_dataset(tree.data, "dcase2023")
