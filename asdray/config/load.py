@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import types
 import typing
@@ -83,18 +84,23 @@ def validate(model: type[C], value: Any, where: str) -> C:
         return model.model_validate(value)
     except ValidationError as error:
         items = error.errors(include_url=False)
-        # A sequence whose items were refused is then also "too short": say the cause alone.
-        items = [
-            item
-            for item in items
-            if item["type"] != "too_short" or not any(_inside(o["loc"], item["loc"]) for o in items)
-        ]
+        items = [item for item in items if not _follows(item, items)]
         lines = [_explain(model, item) for item in items]
         raise ValueError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines))) from None
 
 
-def _inside(loc: tuple, outer: tuple) -> bool:
-    return len(loc) > len(outer) and loc[: len(outer)] == outer
+def _follows(item: Any, items: list) -> bool:
+    """Whether another fault is the cause of this one: then that one alone is told.
+
+    A sequence whose items were refused is also "too short"; an object with a wrong option is also not
+    the plain word (``false``, ``all``) that could stand in its place.
+    """
+    outer = item["loc"]
+    if item["type"] == "literal_error" and isinstance(item["input"], Mapping | list):
+        outer = outer[:-1]
+    elif item["type"] != "too_short":
+        return False
+    return any(len(o["loc"]) > len(outer) and o["loc"][: len(outer)] == outer and o is not item for o in items)
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
@@ -223,10 +229,17 @@ def with_overrides(system: System, overrides: Mapping[str, Any], where: str) -> 
     Raises:
         ValueError: a path that does not exist (with the nearest that does) or a value that does not fit.
     """
-    tree = system.model_dump(mode="json")
-    for path in sorted(overrides, key=lambda p: (p.count("."), p)):
-        _set(tree, path, copy.deepcopy(overrides[path]), where)
-    return validate(System, tree, where)
+    for _, paths in itertools.groupby(sorted(overrides, key=_depth), key=_depth):
+        tree = system.model_dump(mode="json")
+        for path in paths:
+            _set(tree, path, copy.deepcopy(overrides[path]), where)
+        # Validated level by level: a member replaced here has its options in place for deeper paths.
+        system = validate(System, tree, where)
+    return system
+
+
+def _depth(path: str) -> int:
+    return path.count(".")
 
 
 def _set(tree: dict, path: str, value: Any, where: str) -> None:

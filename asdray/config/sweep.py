@@ -242,7 +242,6 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
             frontend; with the place in the sweep file.
     """
     trials: list[tuple[Trial, dict[str, Any]]] = []
-    applies: set[str] = set()
     for recipe, use in sweep.recipes.items():
         base = _recipe(recipe, where)
         at = f"{where}: recipes.{recipe}"
@@ -262,7 +261,9 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
                     raise ValueError(f"{at}: {error}") from None
                 for seed in sweep.seeds:
                     trial = Trial(dcase, _stem(recipe), system, seed, sweep.machines_of(dcase))
-                    applies.update(b.name for b in trial.backends(sweep.backends))
+                    if not trial.backends(sweep.backends):
+                        names = ", ".join(b.name for b in sweep.backends)
+                        raise ValueError(f"{where}: none of the backends ({names}) applies to {recipe}")
                     trials.append((trial, swept))
             for ckpt in sweep.checkpoints:
                 if ckpt.startswith("epoch_") and int(ckpt[6:]) > system.train.epochs:
@@ -270,9 +271,6 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
                         f"{where}: checkpoints names {ckpt}, but recipes.{recipe} trains "
                         f"{system.train.epochs} epochs"
                     )
-    for backend in sweep.backends:
-        if backend.name not in applies:
-            raise ValueError(f"{where}: backends: {backend.name!r} applies to no recipe of this sweep")
     names = [(t.recipe, t.system.id, t.dcase, t.seed) for t, _ in trials]
     _refuse_twice(names, f"{where}: recipes")
     return tuple(trials)

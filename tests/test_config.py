@@ -1,0 +1,323 @@
+"""The schema: what is accepted, what hashes alike, and what each mistake is answered with."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from asdray.config.backend import Knn, Recon, Umap, backend_id
+from asdray.config.base import Config, canonical, digest
+from asdray.config.load import load_recipe, parse_set, parse_yaml, recipe_names, validate, with_overrides
+from asdray.config.sweep import Sweep, expand, load_sweep
+from asdray.config.system import AdaCos, FftBranch, StftBranch, System
+from asdray.config.trial import Trial, extract_signature, score_signature, train_signature
+from asdray.dcase.years import YEARS
+
+DIS = load_recipe("dis_baseline").system
+AE = load_recipe("ae_baseline").system
+ROOT = Path(__file__).parent.parent
+
+
+def spec(**changes):
+    return {"name": "s", "recipes": ["dis_baseline"], "dcase": ["dcase2023"], "seeds": [0], **changes}
+
+
+def load(tmp_path, text):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    return load_sweep(path)
+
+
+# ---------------------------------------------------------------------------------------- identity
+
+
+def test_pinned_ids():
+    """These name folders in users' results: change one only together with `numerics` and a reason."""
+    assert (DIS.id, AE.id) == ("11650467", "70f259b9")
+    assert backend_id(Knn()) == "knn-5f37182d"
+    assert backend_id(Recon()) == "recon-276a4450"
+    trial = Trial("dcase2023", "dis_baseline", DIS, 0, YEARS["dcase2023"].all_machines)
+    ids = dict.fromkeys(trial.machines, "x")
+    assert train_signature(trial, trial.units[0], ids)[:16] == "a64f3d8f51776470"
+
+
+def test_one_system_has_one_id_however_it_is_written():
+    bare = System.model_validate({"frontend": {"name": "discriminative"}})
+    assert bare.id == DIS.id
+    assert with_overrides(DIS, {"train.learning_rate": "1e-3"}, "x").id == DIS.id
+    assert with_overrides(DIS, {"train.learning_rate": 2e-3}, "x").id != DIS.id
+    assert with_overrides(DIS, {"frontend.loss": {"name": "adacos"}}, "x").id == DIS.id
+
+
+def test_a_later_field_keeps_old_ids_at_its_old_value():
+    class Old(Config):
+        a: int = 1
+
+    class New(Config):
+        a: int = 1
+        b: str = "as before"
+        later: ClassVar = {"b": "as before"}
+
+    assert digest(New()) == digest(Old())
+    assert digest(New(b="other")) != digest(Old())
+
+    class Mended(Config):
+        a: int = 1
+        numerics: ClassVar[int] = 2
+
+    assert digest(Mended()) != digest(Old())
+
+
+def test_canonical_form_is_complete():
+    """Defaults are signed too: a changed default must not claim old results."""
+    form = canonical(DIS)
+    assert form["train"]["weight_decay"] == 0.01
+    assert form["frontend"]["loss"] == {"numerics": 1, "name": "adacos", "trainable": False}
+
+
+def test_units_and_signatures_depend_on_the_machines_that_matter():
+    everything = YEARS["dcase2023"].all_machines
+    two = ("fan", "bandsaw")
+    ids = {m: f"id-{m}" for m in everything}
+    shared, subset = Trial("dcase2023", "d", DIS, 0, everything), Trial("dcase2023", "d", DIS, 0, two)
+    assert [u.name for u in shared.units] == ["all"]
+    assert subset.units[0].name.startswith("all-")
+    assert train_signature(shared, shared.units[0], ids) != train_signature(subset, subset.units[0], ids)
+
+    own, own_subset = Trial("dcase2023", "a", AE, 0, everything), Trial("dcase2023", "a", AE, 0, two)
+    assert [u.name for u in own_subset.units] == ["fan", "bandsaw"]
+    assert train_signature(own, own.unit_of("fan"), ids) == train_signature(
+        own_subset, own_subset.unit_of("fan"), ids
+    )
+    changed = {**ids, "ToyCar": "other"}
+    assert train_signature(own, own.unit_of("fan"), changed) == train_signature(own, own.unit_of("fan"), ids)
+    assert train_signature(shared, shared.units[0], changed) != train_signature(shared, shared.units[0], ids)
+
+
+def test_every_signature_depends_on_what_it_reads():
+    train = {train_signature(t, t.units[0], {"fan": i}) for t, i in [
+        (Trial("dcase2023", "d", DIS, 0, ("fan",)), "x"),
+        (Trial("dcase2023", "d", DIS, 1, ("fan",)), "x"),
+        (Trial("dcase2022", "d", DIS, 0, ("fan",)), "x"),
+        (Trial("dcase2023", "d", AE, 0, ("fan",)), "x"),
+        (Trial("dcase2023", "d", DIS, 0, ("fan",)), "y"),
+    ]}  # fmt: skip
+    assert len(train) == 5
+    base = ("t", "last", "fan", "a", "b")
+    variants = [base, ("u", *base[1:]), ("t", "best", *base[2:]), (*base[:3], "z", "b"), (*base[:4], "z")]
+    assert len({extract_signature(*v) for v in variants}) == 5
+    assert score_signature("e", Knn()) != score_signature("e", Knn(n_neighbors=2))
+
+
+def test_backends_that_apply():
+    asked = (Knn(), Knn(n_neighbors=4))
+    assert Trial("dcase2023", "d", DIS, 0, ("fan",)).backends(asked) == asked
+    assert Trial("dcase2023", "a", AE, 0, ("fan",)).backends(asked) == (Recon(),)
+
+
+# --------------------------------------------------------------------------------------- overrides
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.batchsize": 3}, r"w: unknown option 'train.batchsize'; did you mean 'train.batch_size'\?"),
+        ({"trane.epochs": 3}, r"unknown option 'trane.epochs'; did you mean 'train'\?"),
+        ({"train.epochs.x": 3}, r"unknown option 'train.epochs.x' \(train.epochs is a plain value\)"),
+        ({"frontend.branches.2.channels": 3}, "unknown option 'frontend.branches.2.channels'"),
+        ({"frontend.loss": {"name": "adacoss"}}, r"frontend.loss.name is 'adacoss'; did you mean 'adacos'\?"),
+        ({"frontend.loss": {"n": 1}}, "frontend.loss needs a 'name'"),
+        ({"frontend.loss": {"name": "adacos", "trainabel": True}}, r"'frontend.loss.trainabel'; did you mean"),
+        ({"frontend.loss": {"name": "subcluster_adacos", "n_subclusters": 0}}, "frontend.loss.n_subclusters is 0"),
+        ({"frontend.labels": ["machin"]}, r"frontend.labels.0 is 'machin'; did you mean 'machine'\?"),
+        ({"frontend.branches": [{"name": "fft", "kernel": 3}]}, r"'frontend.branches.0.kernel'; did you mean 'kernels'"),
+        ({"audio.duration": "yearmax"}, r"audio.duration is 'yearmax'; did you mean 'year_max'\?"),
+        ({"train.epochs": 2.5}, "train.epochs is 2.5: "),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate is nan"),
+        ({"train.batch_size": 1}, "train.batch_size is 1: input should be greater than or equal to 2"),
+    ],
+)  # fmt: skip
+def test_wrong_override(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(DIS, overrides, "w")
+
+
+def test_an_object_replaces_a_member_whole_and_deeper_paths_apply_after():
+    changed = with_overrides(
+        DIS, {"frontend.loss.trainable": True, "frontend.loss": {"name": "subcluster_adacos"}}, "w"
+    )
+    assert changed.frontend.loss.model_dump() == {
+        "name": "subcluster_adacos", "n_subclusters": 16, "trainable": True,
+    }  # fmt: skip
+
+
+def test_set_pairs():
+    assert parse_set(["a.b=1e-3", "c=[1, x]", "d={name: knn}"]) == {
+        "a.b": 1e-3,
+        "c": [1, "x"],
+        "d": {"name": "knn"},
+    }
+    with pytest.raises(ValueError, match="--set 'seeds' must have the form key=value"):
+        parse_set(["seeds"])
+
+
+def test_yaml_faults_name_the_place():
+    with pytest.raises(ValueError, match="f.yaml is not valid YAML.*the key 'a' stands twice"):
+        parse_yaml("a: 1\na: 2", "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not valid YAML"):
+        parse_yaml("a: [1", "f.yaml")
+
+
+# ------------------------------------------------------------------------------------------- sweeps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [0]}, r"w: unknown option 'seed'; did you mean 'seeds'\?"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [0, 0]}, "names 0 twice"),
+        ({"seeds": [-1]}, "seeds.0 is -1"),
+        ({"dcase": ["dcase2032"]}, "unknown DCASE year 'dcase2032'; did you mean"),
+        ({"machines": {"dcase2023": ["fann"]}}, r"dcase2023 has no machine 'fann'; did you mean 'fan'\?"),
+        ({"machines": {"dcase2022": ["fan"]}}, r"machines.dcase2022: the sweep's dcase list has no 'dcase2022'"),
+        ({"machines": "some"}, "machines is 'some'"),
+        ({"backends": ["knm"]}, r"backends.0.name is 'knm'; did you mean 'knn'\?"),
+        ({"backends": [{"name": "knn", "n_neighbours": 2}]}, r"'backends.0.n_neighbours'; did you mean 'n_neighbors'\?"),
+        ({"backends": ["knn", "knn"]}, "twice"),
+        ({"backends": []}, "backends"),
+        ({"checkpoints": ["lst"]}, "checkpoints.0 is 'lst'"),
+        ({"umap": {"metrik": "cosine"}}, r"'umap.metrik'; did you mean 'metric'\?"),
+        ({"search": {"algorithm": "gird"}}, r"search.algorithm is 'gird'; did you mean 'grid'\?"),
+        ({"name": "a b"}, "name is 'a b'"),
+        ({"recipes": []}, "recipes"),
+        ({"resources": {"train": {"gpus": 1}}}, r"'resources.train.gpus'; did you mean 'gpu'\?"),
+    ],
+)  # fmt: skip
+def test_wrong_sweep(changes, message):
+    with pytest.raises(ValueError, match=message):
+        validate(Sweep, spec(**changes), "w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"recipes": ["dis_basline"]},
+            r"recipes: unknown recipe 'dis_basline'; did you mean 'dis_baseline'\?",
+        ),
+        ({"space": {"train.lr": [1]}}, r"w: space: unknown option 'train.lr'"),
+        ({"space": {"train.epochs": 3}}, "w: space.train.epochs is 3: an axis of a grid is a list"),
+        ({"space": {"train.epochs": []}}, "space.train.epochs is an empty list"),
+        ({"space": {"train.epochs": [4, 4]}}, "are the same system"),
+        ({"checkpoints": ["epoch_99"]}, "epoch_99, but recipes.dis_baseline trains 16 epochs"),
+        ({"backends": ["recon"]}, r"none of the backends \(recon\) applies to dis_baseline"),
+        (
+            {"recipes": {"dis_baseline": {"set": {"audio.duration": 1.0}}}},
+            "dcase2023: clips of 1 s are too short",
+        ),
+    ],
+)
+def test_wrong_expansion(changes, message):
+    with pytest.raises(ValueError, match=message):
+        expand(validate(Sweep, spec(**changes), "w"), "w")
+
+
+def test_several_faults_are_told_at_once():
+    with pytest.raises(ValueError) as caught:
+        validate(Sweep, spec(seed=[1], umap={"metrik": 1}, name="a b"), "s.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("s.yaml: ") for line in lines)
+
+
+def test_grid_is_the_full_product_per_recipe(tmp_path):
+    sweep = load(
+        tmp_path,
+        """
+        name: grid
+        recipes:
+          dis_baseline:
+            set: {train.batch_size: 32}
+            space: {frontend.loss: [{name: adacos}, {name: subcluster_adacos, n_subclusters: 4}]}
+          ae_baseline:
+        space: {train.learning_rate: [1e-3, 3e-4]}
+        dcase: [dcase2022, dcase2023]
+        seeds: [0, 1, 2]
+        backends: [knn, {name: knn, n_neighbors: [2, 4], metric: [cosine, euclidean]}]
+        """,
+    )
+    trials = expand(sweep, "s")
+    assert len(trials) == (4 + 2) * 2 * 3
+    assert {t.system.train.batch_size for t, _ in trials if t.recipe == "dis_baseline"} == {32}
+    assert len({(t.recipe, t.system.id) for t, _ in trials}) == 6
+    assert trials[0][1] == {"train.learning_rate": 1e-3, "frontend.loss": {"name": "adacos"}}
+    assert [(b.n_neighbors, b.metric) for b in sweep.backends] == [
+        (1, "cosine"), (2, "cosine"), (2, "euclidean"), (4, "cosine"), (4, "euclidean"),
+    ]  # fmt: skip
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("about: mine\nfrontend: {name: autoencoder, bottleneck: 4}\n")
+    sweep = validate(Sweep, spec(recipes=[str(recipe)]), "w")
+    ((trial, _),) = expand(sweep, "w")
+    assert (trial.recipe, trial.system.frontend.bottleneck) == ("mine", 4)
+
+
+def test_defaults_of_a_short_sweep():
+    sweep = validate(Sweep, spec(dcase="dcase2022", seeds=3, umap=False, resources="auto"), "w")
+    assert (sweep.dcase, sweep.seeds, sweep.umap, sweep.backends) == (("dcase2022",), (3,), False, (Knn(),))
+    assert validate(Sweep, spec(), "w").umap == Umap()
+    assert sweep.machines_of("dcase2022") == YEARS["dcase2022"].all_machines
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("benchmarks/*.yaml")]), ids=str
+)
+def test_shipped_sweeps_load(path):
+    assert load_sweep(path).name == path.stem
+    assert path.read_text().startswith("# "), "opens with the question that it asks"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_load_for_every_year(name):
+    for year in YEARS:
+        load_recipe(name).system.check(year)
+
+
+# --------------------------------------------------------------------------------------- arithmetic
+
+
+def test_stft_bins_are_those_of_the_reference():
+    """Bins from 200 to 8000 Hz inclusive: first 4 / 13 / 52, 125 / 500 / 1997 rows."""
+    shapes = [StftBranch(n_fft=n, hop_length=n // 2) for n in (256, 1024, 4096)]
+    assert [b.bins()[0] for b in shapes] == [4, 13, 52]
+    assert [b.input_shape(160000)[0] for b in shapes] == [125, 500, 1997]
+    assert [StftBranch().input_shape(s * 16000)[1] for s in (10, 11, 12, 18)] == [313, 344, 376, 563]
+
+
+def test_fft_lengths_are_those_of_the_reference():
+    assert FftBranch().lengths(160000) == [80001, 1247, 37, 6]
+    assert FftBranch().lengths(288000) == [144001, 2247, 69, 14]
+
+
+def test_too_short_clips_are_named():
+    with pytest.raises(ValueError, match="clips of 4.3 s are too short for the fft branch"):
+        FftBranch().lengths(round(4.3 * 16000))
+    FftBranch().lengths(round(4.4 * 16000))
+    with pytest.raises(ValueError, match="the stft branch sees 500 bins x 32 frames"):
+        StftBranch().input_shape(16000)
+    assert AdaCos().trainable is False
+
+
+def test_configuration_imports_nothing_heavy():
+    code = (
+        "import sys, asdray, asdray.config.sweep, asdray.store, asdray.stages.state, asdray.sweep.plan, asdray.cli;"
+        "print([m for m in ('torch','ray','lightning','pandas','sklearn','umap','scipy','matplotlib','pyarrow')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

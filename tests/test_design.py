@@ -1,0 +1,96 @@
+"""The rules of the house, kept by tests: import direction, who imports ray, what the README promises."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "asdray").rglob("*.py"))
+
+# A package may import from those with a smaller number, and from itself.
+LEVEL = {
+    "dcase.years": 0,
+    "config": 1,
+    "recipes": 1,
+    "store": 2,
+    "dcase": 3,
+    "evaluation": 3,
+    "audio": 4,
+    "frontends": 5,
+    "backends": 5,
+    "stages": 6,
+    "sweep": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+
+
+def name_of(path):
+    parts = list(path.relative_to(ROOT / "asdray").with_suffix("").parts)
+    return ".".join(p for p in parts if p != "__init__") or "__init__"
+
+
+def package_of(module):
+    if module.startswith("dcase.years"):
+        return "dcase.years"
+    return module.split(".")[0]
+
+
+def imports_of(path):
+    """(module, whether only for type checking) of every import in a file, lazy ones included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from ((f"{node.module}.{alias.name}", id(node) in typing_only) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path):
+    mine = package_of(name_of(path))
+    for module, typing_only in imports_of(path):
+        if module.startswith("asdray.") and not typing_only:
+            theirs = package_of(module.removeprefix("asdray."))
+            if theirs in LEVEL:  # else a name in asdray/__init__, such as the version
+                exempt = mine == "sweep" and name_of(path) == "sweep.__main__" and theirs == "cli"
+                assert exempt or mine == theirs or LEVEL[theirs] < LEVEL[mine], f"{mine} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_sweep_imports_ray(path):
+    names = {module.split(".")[0] for module, _ in imports_of(path)}
+    if "ray" in names:
+        assert package_of(name_of(path)) == "sweep"
+
+
+def test_modules_are_short():
+    long = {name_of(p): n for p in MODULES if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_readme_names_only_targets_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = set(re.findall(r"\bmake ([a-z-]+)", readme))
+    assert asked <= targets, asked - targets
+    for command in set(re.findall(r"\basdray ([a-z]+) ", readme)):
+        assert re.search(rf"^def {command}_?\(", (ROOT / "asdray" / "cli.py").read_text(), re.MULTILINE), (
+            command
+        )
+    for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):
+        assert (ROOT / path).exists(), path
+
+
+def test_lock_holds_names_and_versions_only():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+( ; .*)?", line), line
