@@ -72,7 +72,7 @@ def sweep(rows, **more):
 
 def board(rows, **more):
     kinds = dict.fromkeys(MACHINES, "synthetic")
-    return leaderboard.build(sweep(rows), MACHINES, kinds, dict.fromkeys(MACHINES, "names"), **more)
+    return leaderboard.build(sweep(rows), MACHINES, kinds, dict.fromkeys(MACHINES, "name"), **more)
 
 
 def test_machines_in_keeps_the_years_order():
@@ -217,6 +217,7 @@ def test_leaderboard_ranks_by_the_mean_of_eval_columns():
     assert set(frame["origin"]) == {"ours"}
     assert set(frame["selected_by"]) == {"fixed"}
     assert set(frame["dataset"]) == {"synthetic"}
+    assert set(frame["label_source"]) == {"name"}
     by_dev = board(rows, rank_by=["dcase2022-dev"]).frame["dcase2022-dev_mean"]
     assert list(by_dev) == sorted(by_dev, reverse=True)
     with pytest.raises(ValueError, match="did you mean 'dcase2022-eval'"):
@@ -266,10 +267,18 @@ def test_eval_without_labels_ranks_nobody():
     assert "No scores yet in dcase2022-eval and dcase2023-eval" in leaderboard.markdown(b)
 
 
+def test_label_sources_are_told_per_year_where_they_differ():
+    kinds = dict.fromkeys(MACHINES, "official")
+    b = leaderboard.build(
+        sweep(make_rows()), MACHINES, kinds, {"dcase2022": "name+evaluator", "dcase2023": ""}
+    )
+    assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
+
+
 def test_synthetic_and_official_never_meet():
     kinds = {"dcase2022": "synthetic", "dcase2023": "official"}
     with pytest.raises(ValueError, match="dcase2022 is synthetic, dcase2023 is official"):
-        leaderboard.build(sweep(make_rows()), MACHINES, kinds, dict.fromkeys(MACHINES, "names"))
+        leaderboard.build(sweep(make_rows()), MACHINES, kinds, dict.fromkeys(MACHINES, "name"))
 
 
 def test_written_leaderboard(tmp_path):
@@ -299,7 +308,9 @@ def test_written_leaderboard(tmp_path):
     assert shown in next(line for line in text.splitlines() if line.startswith("| 1 |"))
     console = Console(width=240, record=True, file=open(tmp_path / "screen", "w"))  # noqa: SIM115
     console.print(leaderboard.rich_table(b))
-    assert shown in console.export_text()
+    screen = console.export_text()
+    assert shown in screen
+    assert "(synthetic data)" in screen
 
 
 def test_tables_on_disk_and_rows_from_disk(tmp_path):

@@ -73,7 +73,7 @@ def build(
         tables: from `tables.sweep_tables`.
         machines: dcase -> the machines that the sweep asked for.
         kinds: dcase -> ``official`` or ``synthetic``.
-        label_sources: dcase -> where the labels of the test clips come from.
+        label_sources: dcase -> where the labels of the test clips come from, ``""`` if there are none.
         rank_by: ``<dcase>-<subset>`` names to rank by instead.
 
     Raises:
@@ -92,17 +92,26 @@ def build(
         counts = [f"{name}_n", f"{name}_n_expected"]
         frame[counts] = frame[counts].fillna(0).astype("int64")
 
-    sources = sorted(set(label_sources.values()))
     frame = frame.assign(
-        origin="ours", source="", selected_by="fixed", label_source="+".join(sources), dataset=dataset,
+        origin="ours",
+        source="",
+        selected_by="fixed",
+        label_source=_label_source(label_sources),
+        dataset=dataset,
         machines=_coverage(tables, machines),
-    )  # fmt: skip
+    )
     frame.insert(0, "rank", _ranks(frame, names, ranked_by))
     frame = frame.assign(_unranked=frame["rank"].isna()).sort_values(
         ["_unranked", "rank"], kind="stable", ignore_index=True
     )
     frame = frame[[*ID_COLUMNS, *(c for n in names for c in _columns(n))]]
     return Leaderboard(frame, names, ranked_by, dataset, _notes(frame, names, dataset, ranked_by))
+
+
+def _label_source(sources: Mapping[str, str]) -> str:
+    if len(set(sources.values())) == 1:
+        return next(iter(sources.values()))
+    return ", ".join(f"{dcase} {source or 'none'}" for dcase, source in sources.items())
 
 
 def _columns(name: str) -> list[str]:
@@ -205,7 +214,7 @@ def markdown(board: Leaderboard) -> str:
 def rich_table(board: Leaderboard, title: str = "") -> Table:
     """The leaderboard for a terminal, scores in percent; print ``board.notes`` beside it."""
     header, rows = _cells(board)
-    table = Table(title=title or None, caption=board.notes[0])
+    table = Table(title=f"{title} ({board.dataset} data)".strip())
     for name in header:
         table.add_column(name, justify="right" if name in ("rank", *board.names) else "left", overflow="fold")
     for cells in rows:

@@ -1,0 +1,114 @@
+"""Evaluate: a machine's scores and the labels of its test clips -> metrics, and readable score files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from asdray import store
+from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.trial import Trial
+from asdray.dcase import manifest
+from asdray.dcase.years import get_year
+from asdray.evaluation.machine import Row, evaluate_machine
+from asdray.stages.files import read_table, write_csv
+from asdray.stages.state import Outcome, evaluate_step
+from asdray.store import Places, TrialDir
+
+SPLITS = ("train", "test")
+
+
+def evaluate(
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    backends: Iterable[Knn | Recon],
+    places: Places,
+    *,
+    overwrite: bool = False,
+) -> Outcome:
+    """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
+
+    Covers the backends asked for, and others whose scores are there and up to date (see
+    `asdray.stages.state.evaluate_step`). Without labels the values are null.
+
+    Args:
+        overwrite: do it again although it is done.
+
+    Raises:
+        ValueError: a backend that is asked for has not scored this machine yet.
+    """
+    backends = tuple(backends)
+    dataset = manifest.load_dataset(places.data, trial.dcase)
+    dataset.require([machine])
+    directory = store.trial_dir(places.results, trial)
+    folder = directory.machine(ckpt, machine)
+    with store.lease(folder):
+        step = evaluate_step(trial, machine, ckpt, backends, places, dataset)
+        if not overwrite and (marker := step.marker):
+            return Outcome(marker, found=True)
+        if step.inputs is None:
+            asked = ", ".join(backend_id(b) for b in backends)
+            raise ValueError(
+                f"{trial.name}: {machine} is not scored by all of {asked} with checkpoint {ckpt}: "
+                "run `asdray score` first"
+            )
+        started = time.time()
+        store.sweep_leftovers(folder)
+        ids = list(step.inputs)
+        scores = {name: _read_scores(directory.scores(ckpt, machine, name)) for name in ids}
+        table = manifest.load_manifest(places.data, trial.dcase)
+        clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
+        outputs = [directory.evaluate(ckpt, machine)]
+        write_csv(outputs[0], Row._fields, _rows(trial.dcase, machine, clips["test"], scores))
+        outputs += _write_views(directory, ckpt, machine, clips, scores)
+        options = {name: store.read_marker(folder, "score", name) for name in ids}
+        marker = store.mark_done(
+            step.folder,
+            step.stage,
+            step.signature,
+            outputs=outputs,
+            started=started,
+            inputs=step.inputs,
+            extra={
+                "backends": {name: m.extra["options"] for name, m in options.items() if m is not None},
+                "label_sources": list(dataset.machines[machine].label_sources),
+            },
+        )
+        return Outcome(marker, found=False)
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    """Clip -> score, of both splits."""
+    table = read_table(path)
+    return dict(zip(table["clip"].to_pylist(), table["score"].to_pylist(), strict=True))
+
+
+def _rows(
+    dcase: str, machine: str, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]]
+) -> list[Row]:
+    columns = {name: [c[name] for c in clips] for name in ("subset", "section", "domain", "is_anomaly")}
+    in_order = {name: [by_clip[c["clip"]] for c in clips] for name, by_clip in scores.items()}
+    return evaluate_machine(get_year(dcase), machine, in_order, **columns)
+
+
+def _write_views(
+    directory: TrialDir,
+    ckpt: str,
+    machine: str,
+    clips: Mapping[str, list[dict[str, Any]]],
+    scores: Mapping[str, Mapping[str, float]],
+) -> list[Path]:
+    """The readable score files; nothing of asdray reads them."""
+    columns = ("clip", "machine", "section", "domain", "is_anomaly")
+    paths = []
+    for split, rows in clips.items():
+        paths.append(directory.score_view(ckpt, machine, split))
+        write_csv(
+            paths[-1],
+            [*columns, *scores],
+            ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values())] for c in rows),
+        )
+    return paths

@@ -1,0 +1,104 @@
+"""Score: a machine's extracted clips -> anomaly scores of one backend. Sees no labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asdray import store
+from asdray.backends import Features, Scores, score_machine
+from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.trial import Trial
+from asdray.dcase import manifest
+from asdray.stages.files import Extract, read_extract
+from asdray.stages.state import Outcome, score_step
+from asdray.store import Places
+
+
+def score(
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    backend: Knn | Recon,
+    places: Places,
+    *,
+    overwrite: bool = False,
+) -> Outcome:
+    """Writes ``scores/<backend id>.parquet``: clip, split, score; for training clips too.
+
+    A training clip's score is what it would get were it new: thresholds and z-scores need that.
+
+    Args:
+        overwrite: do it again although it is done.
+
+    Raises:
+        ValueError: not extracted yet; the backend cannot score this frontend; a score that is not finite.
+    """
+    dataset = manifest.load_dataset(places.data, trial.dcase)
+    dataset.require([machine])
+    directory = store.trial_dir(places.results, trial)
+    folder = directory.machine(ckpt, machine)
+    with store.lease(folder):
+        step = score_step(trial, machine, ckpt, backend, places, dataset)
+        if not overwrite and (marker := step.marker):
+            return Outcome(marker, found=True)
+        if step.inputs is None:
+            raise ValueError(
+                f"{trial.name}: {machine} is not extracted with checkpoint {ckpt}: run `asdray extract` first"
+            )
+        started = time.time()
+        train, test = (read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test"))
+        domain = _train_domains(places.data, trial.dcase, machine, train)
+        try:
+            scores = score_machine(backend, _features(train), domain, _features(test))
+        except ValueError as error:
+            raise ValueError(f"{trial.name}: {machine}: {error}") from None
+        path = directory.scores(ckpt, machine, backend_id(backend))
+        store.sweep_leftovers(path.parent)
+        _write(path, (train, test), scores, f"{trial.name}: {machine}: {backend_id(backend)}")
+        marker = store.mark_done(
+            step.folder,
+            step.stage,
+            step.signature,
+            outputs=[path],
+            started=started,
+            inputs=step.inputs,
+            backend=step.backend,
+            extra={"options": backend.model_dump(mode="json")},
+        )
+        return Outcome(marker, found=False)
+
+
+def _features(extract: Extract) -> Features:
+    return Features(extract.embedding, extract.own)
+
+
+def _train_domains(data: Path, dcase: str, machine: str, train: Extract) -> list[str]:
+    """The domain of every training clip: the one column of the manifest that scoring reads."""
+    rows = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split="train")
+    domains = dict(zip(rows["clip"].to_pylist(), rows["domain"].to_pylist(), strict=True))
+    if absent := [clip for clip in train.clips if clip not in domains]:
+        raise ValueError(
+            f"{dcase} was formatted anew while {machine} was scored: it has no clip {absent[0]} any more; "
+            "run the command again"
+        )
+    return [domains[clip] for clip in train.clips]
+
+
+def _write(path: Path, extracts: tuple[Extract, Extract], scores: tuple[Scores, Scores], what: str) -> None:
+    clips = [clip for extract in extracts for clip in extract.clips]
+    split = [name for name, e in zip(("train", "test"), extracts, strict=True) for _ in e.clips]
+    values = np.concatenate(scores)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(
+            f"{what} gives {bad.size} of {len(values)} clips a score that is not finite, first "
+            f"{clips[bad[0]]}: look at the losses of the training"
+        )
+    table = pa.table({"clip": clips, "split": split, "score": pa.array(values, pa.float64())})
+    with store.atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

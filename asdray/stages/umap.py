@@ -1,0 +1,141 @@
+"""UMAP: a machine's embeddings in two dimensions, for the eye only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from asdray import store
+from asdray.config.backend import Umap
+from asdray.config.trial import Trial
+from asdray.dcase import manifest
+from asdray.stages.files import read_extract
+from asdray.stages.state import Outcome, umap_step
+from asdray.store import Places
+
+SEED = 0
+
+
+def umap(
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    options: Umap,
+    places: Places,
+    *,
+    overwrite: bool = False,
+) -> Outcome:
+    """Writes ``umap/umap.parquet`` (clip, x, y) and ``umap/umap.png`` of training and test clips together.
+
+    Labels, where known, choose the marks in the plot and nothing else.
+
+    Args:
+        overwrite: do it again although it is done.
+
+    Raises:
+        ValueError: not extracted yet; the frontend has no embeddings; embeddings that are not finite.
+    """
+    dataset = manifest.load_dataset(places.data, trial.dcase)
+    dataset.require([machine])
+    directory = store.trial_dir(places.results, trial)
+    folder = directory.umap(ckpt, machine)
+    # Its own lease: scoring and evaluating this machine must not wait for a plot.
+    with store.lease(folder):
+        step = umap_step(trial, machine, ckpt, options, places, dataset)
+        if not overwrite and (marker := step.marker):
+            return Outcome(marker, found=True)
+        what = f"{trial.name}: {machine}"
+        if step.inputs is None:
+            raise ValueError(f"{what} is not extracted with checkpoint {ckpt}: run `asdray extract` first")
+        started = time.time()
+        store.sweep_leftovers(folder)
+        extracts = [read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test")]
+        embeddings = [e.embedding for e in extracts if e.embedding is not None]
+        if len(embeddings) < len(extracts):
+            raise ValueError(f"{what}: this frontend has no embeddings to plot: sweep it with `umap: false`")
+        x = np.concatenate(embeddings)
+        if not np.isfinite(x).all():
+            raise ValueError(f"{what}: embeddings are not finite: look at the losses of the training")
+        clips = [clip for extract in extracts for clip in extract.clips]
+        points = embed(x, options)
+        paths = [folder / "umap.parquet", folder / "umap.png"]
+        columns = {"clip": clips, "x": points[:, 0], "y": points[:, 1]}
+        with store.atomic_path(paths[0]) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+        table = manifest.rows(manifest.load_manifest(places.data, trial.dcase), machine=machine)
+        facts = {row["clip"]: row for row in table.to_pylist()}
+        _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}")
+        marker = store.mark_done(
+            step.folder, step.stage, step.signature, outputs=paths, started=started, inputs=step.inputs
+        )
+        return Outcome(marker, found=False)
+
+
+def embed(x: NDArray[np.float32], options: Umap) -> NDArray[np.float32]:
+    """(N, D) -> (N, 2) float32, the same for the same input; with few clips, fewer neighbours.
+
+    Source: McInnes et al. 2018, as in umap-learn.
+    """
+    if len(x) < 3:  # nothing to lay out
+        return np.column_stack([np.arange(len(x)), np.zeros(len(x))]).astype(np.float32)
+    import umap as learn
+
+    reducer = learn.UMAP(
+        n_neighbors=min(options.n_neighbors, len(x) - 1),
+        min_dist=options.min_dist,
+        metric=options.metric,
+        random_state=SEED,
+        n_jobs=1,  # what a seed implies; said here, umap-learn does not warn
+        # A handful of points has too few eigenvectors to start from.
+        init="spectral" if len(x) > 10 else "random",
+    )
+    return reducer.fit_transform(x).astype(np.float32)
+
+
+# split, label -> colour, size in points^2, and what the legend calls it; later ones lie on top.
+_GROUPS: dict[tuple[str, bool | None], tuple[str, float, str]] = {
+    ("train", False): ("0.75", 8, "train"),
+    ("test", None): ("tab:purple", 14, "test, unknown"),
+    ("test", False): ("tab:blue", 14, "test, normal"),
+    ("test", True): ("tab:red", 14, "test, anomaly"),
+}
+_MARKERS = {"source": "o", "target": "^", None: "s"}
+
+
+def _plot(path: Path, rows: list[dict[str, Any]], points: NDArray[np.float32], title: str) -> None:
+    # Figure itself, not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    for (split, label), (colour, size, name) in _GROUPS.items():
+        for domain, mark in _MARKERS.items():
+            at = [
+                i
+                for i, r in enumerate(rows)
+                if r["domain"] == domain
+                and r["split"] == split
+                and (split == "train" or r["is_anomaly"] is label)
+            ]
+            if at:
+                axes.scatter(
+                    points[at, 0],
+                    points[at, 1],
+                    s=size,
+                    c=colour,
+                    marker=mark,
+                    linewidths=0,
+                    label=f"{name}, {domain or 'domain unknown'} ({len(at)})",
+                )
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=7)
+    with store.atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
