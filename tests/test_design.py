@@ -22,8 +22,9 @@ LEVEL = {
     "backends": 5,
     "stages": 6,
     "sweep": 7,
-    "cli": 8,
-    "__main__": 9,
+    "by_hand": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 

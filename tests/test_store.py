@@ -74,7 +74,7 @@ def test_atomic_path_leaves_old_or_new_never_half(tmp_path):
 
 
 def test_json_refuses_nan(tmp_path):
-    with pytest.raises(ValueError, match="Out of range|JSON compliant"):
+    with pytest.raises(ValueError, match=r"Out of range|JSON compliant"):
         store.write_json(tmp_path / "x.json", {"auc": float("nan")})
     assert not list(tmp_path.iterdir())
 

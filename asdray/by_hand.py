@@ -1,0 +1,291 @@
+"""``asdray run`` and the stage commands: one trial by hand, in this process, without Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from asdray.config.backend import Knn, Recon
+    from asdray.config.trial import Trial
+    from asdray.stages.state import Outcome
+    from asdray.store import Places
+
+app = typer.Typer()
+
+Data = Annotated[Path, typer.Option(envvar="ASDRAY_DATA", help="Where datasets are.")]
+Results = Annotated[Path, typer.Option(envvar="ASDRAY_RESULTS", help="Where results go.")]
+Cache = Annotated[Path | None, typer.Option(help="Decoded audio; default <data>/cache.")]
+Dcase = Annotated[str, typer.Argument(help="A year, such as dcase2023.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")]
+Machines = Annotated[str, typer.Option(help="Comma-separated machines; default all.")]
+TrialFolder = Annotated[Path, typer.Argument(help="A trial's folder, the one with trial.json.")]
+Machine = Annotated[str | None, typer.Option("--machine", help="Only this machine.")]
+Ckpt = Annotated[str | None, typer.Option(help="last, best or epoch_<k>; default those of the trial.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do it again even where it is done.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DATA, RESULTS = Path("data"), Path("results")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    dcase: Dcase,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    machines: Machines = "all",
+    overrides: Set = None,
+    backend: Annotated[list[str] | None, typer.Option(help="A backend; may be repeated.")] = None,
+    ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
+    umap: Annotated[bool, typer.Option(help="Whether to make the UMAP plots.")] = True,
+    data: Data = DATA,
+    results: Results = RESULTS,
+    cache_dir: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """One trial, all stages, in this process, without Ray."""
+    from asdray.audio.cache import check_unchanged
+    from asdray.config.load import parse_set, validate
+    from asdray.config.sweep import Sweep
+    from asdray.stages.describe import write_trial
+    from asdray.store import Places
+    from asdray.sweep.plan import plan
+
+    _one_thread_for_blas()
+    where = f"asdray run {recipe} {dcase}"
+    spec = validate(
+        Sweep,
+        {
+            "name": "run",
+            "recipes": {recipe: {"set": parse_set(overrides or [])}},
+            "dcase": [dcase],
+            "seeds": [seed],
+            "machines": "all" if machines == "all" else {dcase: machines.split(",")},
+            **({"backends": [_yaml_value(b) for b in backend]} if backend else {}),
+            "checkpoints": [ckpt],
+            "umap": {} if umap else False,
+        },
+        where,
+    )
+    places = Places.of(data, results, cache_dir)
+    (job,) = plan(spec, places, where)
+    check_unchanged(places.data, dcase, job.trial.machines)
+    folder = write_trial(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
+    steps = _Steps(job.trial, places, job.backends, device, overwrite=False)
+    for unit in job.trial.units:
+        steps.train(unit.name, spec.checkpoints)
+    for machine in job.trial.machines:
+        steps.extract(machine, ckpt)
+        for one in job.backends:
+            steps.score(machine, ckpt, one)
+        steps.evaluate(machine, ckpt)
+        if spec.umap:
+            steps.umap(machine, ckpt, spec.umap)
+    steps.table(spec.checkpoints)
+    _print_trial_tables(folder)
+
+
+class _Steps:
+    """The stages of one trial with a printed line each; what `run` and the stage commands share."""
+
+    def __init__(
+        self, trial: Trial, places: Places, backends: Sequence[Knn | Recon], device: str, overwrite: bool
+    ) -> None:
+        self.trial, self.places, self.backends = trial, places, backends
+        self.more: dict[str, Any] = {"device": device, "overwrite": overwrite}
+        self.overwrite = overwrite
+
+    def _show(self, what: str, outcome: Outcome) -> None:
+        seconds = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
+        print(f"{what:<40} {seconds}", flush=True)
+
+    def train(self, unit: str, checkpoints: Sequence[str]) -> None:
+        from asdray.stages.train import train
+
+        def show(p: dict) -> None:
+            print(
+                f"  epoch {p['epoch']}/{p['epochs']}  loss {p['loss']:.4f}  {p['per_second']:.0f}/s",
+                flush=True,
+            )
+
+        chosen = next(u for u in self.trial.units if u.name == unit)
+        self._show(
+            f"train {unit}",
+            train(self.trial, chosen, self.places, checkpoints=checkpoints, on_epoch=show, **self.more),
+        )
+
+    def extract(self, machine: str, ckpt: str) -> None:
+        from asdray.stages.extract import extract
+
+        self._show(f"extract {machine}", extract(self.trial, machine, ckpt, self.places, **self.more))
+
+    def score(self, machine: str, ckpt: str, backend: Knn | Recon) -> None:
+        from asdray.stages.score import score
+
+        self._show(
+            f"score {machine} {backend.name}",
+            score(self.trial, machine, ckpt, backend, self.places, overwrite=self.overwrite),
+        )
+
+    def evaluate(self, machine: str, ckpt: str) -> None:
+        from asdray.stages.evaluate import evaluate
+
+        self._show(
+            f"evaluate {machine}",
+            evaluate(self.trial, machine, ckpt, self.backends, self.places, overwrite=self.overwrite),
+        )
+
+    def umap(self, machine: str, ckpt: str, options: Any) -> None:
+        from asdray.stages.umap import umap
+
+        self._show(
+            f"umap {machine}",
+            umap(self.trial, machine, ckpt, options, self.places, overwrite=self.overwrite),
+        )
+
+    def table(self, checkpoints: Sequence[str]) -> None:
+        from asdray.stages.table import table
+
+        self._show(
+            "table", table(self.trial, checkpoints, self.backends, self.places, overwrite=self.overwrite)
+        )
+
+
+def _by_hand(
+    folder: Path,
+    data: Path,
+    cache: Path | None,
+    machine: str | None,
+    ckpt: str | None,
+    work: Callable[[_Steps, str, str, dict], None],
+    *,
+    overwrite: bool,
+    device: str = "auto",
+    backend: list[str] | None = None,
+) -> tuple[_Steps, list[str]]:
+    """Runs ``work(steps, machine, checkpoint, description)`` for the chosen machines of a trial."""
+    from asdray.config.sweep import check_backends, check_checkpoint
+    from asdray.dcase.years import nearest
+    from asdray.stages.describe import read_trial
+    from asdray.store import Places
+
+    _one_thread_for_blas()
+    trial, description, results = read_trial(folder)
+    if machine is not None and machine not in trial.machines:
+        raise ValueError(
+            f"the trial has no machine {machine!r}{nearest(machine, trial.machines)} "
+            f"(it has: {', '.join(trial.machines)})"
+        )
+    checkpoints = [check_checkpoint(ckpt)] if ckpt else list(description["checkpoints"])
+    asked = [_yaml_value(b) for b in backend] if backend else description["backends"]
+    backends = trial.backends(check_backends(asked, "--backend" if backend else str(folder)))
+    if not backends:
+        raise ValueError(f"no backend of {asked} applies to the trial's frontend")
+    places = Places.of(data, results, cache)
+    steps = _Steps(trial, places, backends, device, overwrite)
+    for one in checkpoints:
+        for name in [machine] if machine else trial.machines:
+            work(steps, name, one, description)
+    return steps, checkpoints
+
+
+@app.command()
+def train(
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, data: Data = DATA,
+    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+) -> None:  # fmt: skip
+    """Train a trial's units (with --machine: the one that serves this machine)."""
+    trained: set[str] = set()
+
+    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+        unit = steps.trial.unit_of(name).name
+        if unit not in trained:
+            trained.add(unit)
+            steps.train(unit, [ckpt] if ckpt else description["checkpoints"])
+
+    _by_hand(trial, data, cache_dir, machine, ckpt, work, overwrite=overwrite, device=device)
+
+
+@app.command()
+def extract(
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, data: Data = DATA,
+    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+) -> None:  # fmt: skip
+    """Extract embeddings and a frontend's own scores."""
+    _by_hand(
+        trial, data, cache_dir, machine, ckpt, lambda steps, name, one, _: steps.extract(name, one),
+        overwrite=overwrite, device=device,
+    )  # fmt: skip
+
+
+@app.command()
+def score(
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None,
+    backend: Annotated[list[str] | None, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")] = None,
+    data: Data = DATA, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Score a trial's clips with its backends, or with others."""
+
+    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+        for chosen in steps.backends:
+            steps.score(name, one, chosen)
+
+    _by_hand(trial, data, None, machine, ckpt, work, overwrite=overwrite, backend=backend)
+
+
+@app.command()
+def evaluate(
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, data: Data = DATA,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Evaluate a trial's scores against the labels."""
+    _by_hand(
+        trial, data, None, machine, ckpt, lambda steps, name, one, _: steps.evaluate(name, one),
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def umap(
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, data: Data = DATA,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Draw the UMAP of a trial's embeddings."""
+
+    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+        from asdray.config.backend import Umap
+
+        steps.umap(name, one, Umap.model_validate(description["umap"] or {}))
+
+    _by_hand(trial, data, None, machine, ckpt, work, overwrite=overwrite)
+
+
+@app.command()
+def table(trial: TrialFolder, data: Data = DATA, overwrite: Overwrite = False) -> None:
+    """Write a trial's tables."""
+    steps, checkpoints = _by_hand(trial, data, None, None, None, lambda *_: None, overwrite=overwrite)
+    steps.table(checkpoints)
+    _print_trial_tables(trial)
+
+
+def _print_trial_tables(folder: Path) -> None:
+    for path in sorted((folder / "output").glob("*/official*.csv")):
+        print(f"\n{path.relative_to(folder)}")
+        print(path.read_text(encoding="utf-8").rstrip())
+
+
+def _one_thread_for_blas() -> None:
+    """As in the sweep's workers, so that both give the same digits. Before numpy is imported."""
+    from asdray.sweep.cluster import THREAD_ENV
+
+    os.environ.update(THREAD_ENV)
+
+
+def _yaml_value(text: str) -> Any:
+    from asdray.config.load import parse_yaml
+
+    return parse_yaml(text, "--backend")
