@@ -1,0 +1,105 @@
+"""Batches of clips straight from memory-mapped packs, and the random generators that all training draws from.
+
+Nothing here decodes audio or holds more of it than one batch. Imports numpy and torch, but nothing else of
+asdray at run time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from asdray.audio.cache import Pack
+
+WEIGHTS = -1
+"""The "epoch" whose generator draws a unit's initial weights."""
+
+
+def generator(seed: int, unit: str, epoch: int) -> np.random.Generator:
+    """The source of every random choice of one epoch of one unit; independent of all others.
+
+    Args:
+        seed: the trial's seed, at least 0.
+        epoch: from 0, or `WEIGHTS`.
+    """
+    # Python's own hash() of a string differs from process to process.
+    name = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:16], "little")
+    return np.random.default_rng(np.random.SeedSequence([seed, name, epoch + 1]))
+
+
+def torch_seed(rng: np.random.Generator) -> int:
+    """A seed for torch's generators, drawn from ``rng``."""
+    return int(rng.integers(2**63))
+
+
+class Clips:
+    """The clips of several packs, one pack after another, addressed by their position.
+
+    Of packs with several channels the first is used.
+
+    Attributes:
+        keys: clip keys.
+        lengths: ``(N,) int64``, samples per clip.
+    """
+
+    def __init__(self, packs: Sequence[Pack]) -> None:
+        self.keys: tuple[str, ...] = tuple(key for pack in packs for key in pack.clips)
+        offsets = [np.asarray(pack.offsets, dtype=np.int64) for pack in packs]
+        self.lengths = np.concatenate([np.diff(o) for o in offsets])
+        self._first = np.concatenate([o[:-1] for o in offsets])
+        self._pack = np.repeat(np.arange(len(packs)), [len(o) - 1 for o in offsets])
+        self._samples = [np.asarray(pack.samples) for pack in packs]  # a plain view slices faster
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def random_starts(self, rng: np.random.Generator, n_samples: int) -> np.ndarray:
+        """For every clip, where a random crop of ``n_samples`` of its tiled form begins: ``(N,) int64``."""
+        # A short clip is repeated as a whole until it is long enough; the crop may start anywhere in that.
+        repeats = np.maximum(1, -(-n_samples // self.lengths))
+        room = repeats * self.lengths - n_samples
+        return (rng.random(len(self)) * (room + 1)).astype(np.int64)
+
+    def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
+        """Crops of clips, each clip repeated end to end where the crop goes beyond its end.
+
+        Args:
+            index: ``(B,)`` positions of clips.
+            starts: ``(B,)`` first sample of each crop; None = 0.
+
+        Returns:
+            ``(B, n_samples) int16``.
+        """
+        batch = np.empty((len(index), n_samples), dtype=np.int16)
+        firsts = np.zeros(len(index), dtype=np.int64) if starts is None else starts
+        # One block copy per stretch of audio: far cheaper than indexing sample by sample.
+        for row, clip, start in zip(batch, index.tolist(), firsts.tolist(), strict=True):
+            length = int(self.lengths[clip])
+            begin = int(self._first[clip])
+            samples = self._samples[self._pack[clip]]
+            position = start % length
+            filled = 0
+            while filled < n_samples:
+                n = min(length - position, n_samples - filled)
+                row[filled : filled + n] = samples[begin + position : begin + position + n, 0]
+                filled += n
+                position = 0
+        return torch.from_numpy(batch)
+
+
+def split(n_items: int, batch_size: int) -> list[slice]:
+    """Slices of consecutive batches; the last, smaller batch is kept.
+
+    A single item left over joins the batch before it: batch normalisation cannot train on one item.
+    """
+    edges = [*range(0, n_items, batch_size), n_items]
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+        del edges[-2]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

@@ -1,0 +1,123 @@
+"""Spectra, spectrograms and log-mel frames of batches of clips, on whatever device the clips are.
+
+All are functions of audio alone: they have no parameters and pass no gradient. Imports torch (and torchaudio
+for mel filters) but nothing else of asdray, so that they also run without it.
+
+Legend for shapes: B clips, n samples per clip, F frequency bins, T frames, M mel bands, S stacked frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16_000
+"""Hz; the same number as in `asdray.dcase.years`, which a benchmark without asdray's data does not import."""
+
+LOG_FLOOR = 2.22e-16
+"""Smallest mel magnitude before the logarithm: double precision's epsilon, as in the reference."""
+
+
+def to_float(samples: Tensor) -> Tensor:
+    """16-bit samples as float32 in [-1, 1).
+
+    Args:
+        samples: ``(...)`` int16.
+
+    Returns:
+        ``(...)`` float32, divided by 32768.
+    """
+    return samples.to(torch.float32).mul_(1 / 32768)
+
+
+def spectrum(waves: Tensor) -> Tensor:
+    """Magnitude spectrum of whole clips, without window or normalisation.
+
+    Args:
+        waves: ``(B, n) float32``.
+
+    Returns:
+        ``(B, n // 2 + 1) float32``.
+    """
+    with torch.no_grad():
+        return torch.fft.rfft(waves).abs()
+
+
+def spectrogram(
+    waves: Tensor, window: Tensor, hop_length: int, first: int = 0, last: int | None = None
+) -> Tensor:
+    """Magnitude spectrogram divided by the root of the window's energy; frames centred, zeros outside.
+
+    Args:
+        waves: ``(B, n) float32``.
+        window: ``(n_fft,) float32``, one frame long.
+        hop_length: samples between frames.
+        first: lowest frequency bin to keep.
+        last: highest bin to keep, inclusive; None = up to half the sampling rate.
+
+    Returns:
+        ``(B, F, T) float32`` with ``F = last - first + 1`` and ``T = n // hop_length + 1``.
+    """
+    n_fft = window.numel()
+    last = n_fft // 2 if last is None else last
+    with torch.no_grad():
+        complex_bins = torch.stft(
+            waves, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True
+        )
+        # Bins outside the band are dropped before the magnitude, the costlier half of the work.
+        return complex_bins[:, first : last + 1].abs().div_(window.square().sum().sqrt())
+
+
+def hann(n_fft: int) -> Tensor:
+    """Periodic Hann window, ``(n_fft,) float32``."""
+    return torch.hann_window(n_fft)
+
+
+def mel_filters(n_mels: int, n_fft: int) -> Tensor:
+    """Triangular HTK mel filters from 0 to 8000 Hz, peak 1, without normalisation.
+
+    Narrow filters that contain no bin are all zero: their band is constant at the log floor.
+
+    Returns:
+        ``(M, n_fft // 2 + 1) float32``.
+    """
+    import warnings
+
+    from torchaudio.functional import melscale_fbanks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, n_mels, SAMPLE_RATE, None, "htk")
+    return bank.T.contiguous()
+
+
+def log_mel(waves: Tensor, window: Tensor, hop_length: int, filters: Tensor) -> Tensor:
+    """Log-mel frames: mel-weighted magnitudes (power 1) in dB, ``20 log10(max(x, 2.22e-16))``.
+
+    Args:
+        waves: ``(B, n) float32``.
+        window: ``(n_fft,) float32``.
+        filters: ``(M, n_fft // 2 + 1) float32``.
+
+    Returns:
+        ``(B, T, M) float32``.
+
+    Source: ASDKit's ``ae`` recipe, arXiv 2507.10264.
+    """
+    magnitude = spectrogram(waves, window, hop_length)
+    mel = torch.matmul(filters, magnitude).transpose(1, 2)
+    return mel.clamp_min(LOG_FLOOR).log10().mul_(20.0).contiguous()
+
+
+def stack_frames(frames: Tensor, starts: Tensor, n_frames: int) -> Tensor:
+    """Vectors of consecutive frames, gathered by index: nothing is stored S times.
+
+    Args:
+        frames: ``(N, M) float32``, frames one after another.
+        starts: ``(V,) int64``, the first frame of each vector.
+
+    Returns:
+        ``(V, S * M) float32``, the earliest frame first.
+    """
+    index = starts[:, None] + torch.arange(n_frames, device=starts.device)
+    return frames[index].flatten(1)

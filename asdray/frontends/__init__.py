@@ -1,0 +1,88 @@
+"""Frontends: what turns audio into embeddings, or into a score of its own. Plain torch, no Lightning.
+
+`build` is the one place that chooses by configuration: a new frontend is a configuration class in
+`asdray.config.system`, one module class and one case. A frontend is a torch module with
+
+* ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
+* ``training_data(clips, columns, batch_size)``: what is trained on, see `TrainingData`;
+* ``loss(batch) -> Tensor``: the mean loss of one batch of that;
+* ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,) float32``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from asdray.config.system import Autoencoder, Discriminative
+    from asdray.frontends.autoencoder import AutoencoderFrontend
+    from asdray.frontends.discriminative import DiscriminativeFrontend
+
+    Frontend = DiscriminativeFrontend | AutoencoderFrontend
+
+COLUMNS = ("machine", "section", "attributes", "domain")
+"""Columns of the manifest that training may see."""
+
+
+class TrainingData(Protocol):
+    """Batches of a unit's training clips.
+
+    Attributes:
+        items: what a batch counts, ``clips`` or ``vectors``.
+        n_items: how many an epoch has.
+    """
+
+    items: str
+    n_items: int
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Any]:
+        """The batches of an epoch; all random choices come from ``rng``."""
+        ...
+
+
+def build(
+    config: Discriminative | Autoencoder,
+    n_samples: int,
+    *,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    saved: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Frontend:
+    """A frontend with fresh weights, on the CPU.
+
+    Args:
+        n_samples: samples per clip.
+        columns: `COLUMNS` of the manifest for the training clips, to train anew; or
+        saved: what ``saved()`` of the trained frontend gave, to load its weights.
+        seed: of the initial weights. Torch's global generator is neither used nor changed.
+
+    Raises:
+        ValueError: the configuration does not fit the clips or the classes.
+    """
+    import torch
+
+    from asdray.config import system
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        match config:
+            case system.Discriminative():
+                from asdray.frontends.discriminative import DiscriminativeFrontend, class_labels
+
+                if saved is not None:
+                    classes = saved["classes"]
+                else:
+                    assert columns is not None
+                    classes = sorted(set(class_labels(config.labels, columns)))
+                return DiscriminativeFrontend(config, n_samples, classes)
+            case system.Autoencoder():
+                from asdray.frontends.autoencoder import AutoencoderFrontend
+
+                return AutoencoderFrontend(config)

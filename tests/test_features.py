@@ -1,0 +1,155 @@
+"""Spectra against direct numpy, and batches against the clips they are cut from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asdray.audio import features
+from asdray.audio.batches import WEIGHTS, Clips, generator, split
+
+
+def _waves(n_clips: int, n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (n_clips, n))
+
+
+def _numpy_spectrogram(wave: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
+    """Frame by frame in float64, straight from the definition."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    padded = np.concatenate([np.zeros(n_fft // 2), wave, np.zeros(n_fft // 2)])
+    n_frames = len(wave) // hop + 1
+    frames = np.stack([padded[t * hop : t * hop + n_fft] * window for t in range(n_frames)])
+    return np.abs(np.fft.rfft(frames, axis=1)).T / np.sqrt(np.sum(window**2))
+
+
+def _numpy_htk_mel(n_mels: int, n_fft: int) -> np.ndarray:
+    def to_hz(mel: np.ndarray) -> np.ndarray:
+        return 700 * (10 ** (mel / 2595) - 1)
+
+    edges = to_hz(np.linspace(0, 2595 * np.log10(1 + 8000 / 700), n_mels + 2))
+    bins = np.arange(n_fft // 2 + 1) * 16000 / n_fft
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+@pytest.mark.parametrize(("n_fft", "hop", "n"), [(1024, 512, 16000), (256, 128, 5001), (64, 16, 63)])
+def test_spectrogram_equals_numpy(n_fft, hop, n):
+    waves = _waves(2, n)
+    found = features.spectrogram(torch.tensor(waves, dtype=torch.float32), features.hann(n_fft), hop, 3, 30)
+    expected = np.stack([_numpy_spectrogram(w, n_fft, hop) for w in waves])[:, 3:31]
+    assert found.shape == (2, 28, n // hop + 1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_spectrum_equals_numpy_and_passes_no_gradient():
+    waves = _waves(3, 3201)
+    tensor = torch.tensor(waves, dtype=torch.float32, requires_grad=True)
+    found = features.spectrum(tensor)
+    assert found.shape == (3, 1601)
+    assert not found.requires_grad
+    np.testing.assert_allclose(found.numpy(), np.abs(np.fft.rfft(waves)), rtol=1e-4, atol=1e-3)
+
+
+def test_log_mel_equals_numpy():
+    waves = _waves(2, 16000)
+    found = features.log_mel(
+        torch.tensor(waves, dtype=torch.float32), features.hann(1024), 512, features.mel_filters(128, 1024)
+    )
+    filters = _numpy_htk_mel(128, 1024)
+    mel = np.stack([filters @ _numpy_spectrogram(w, 1024, 512) for w in waves])
+    expected = 20 * np.log10(np.maximum(mel, 2.22e-16)).transpose(0, 2, 1)
+    assert found.shape == (2, 32, 128)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_log_mel_of_silence_is_the_floor():
+    found = features.log_mel(torch.zeros(1, 4000), features.hann(512), 256, features.mel_filters(16, 512))
+    np.testing.assert_allclose(found.numpy(), 20 * np.log10(2.22e-16), rtol=1e-6)
+
+
+def test_too_many_mel_bands_do_not_warn(recwarn):
+    features.mel_filters(128, 256)
+    assert not recwarn.list
+
+
+def test_samples_are_divided_by_32768():
+    found = features.to_float(torch.tensor([-32768, 0, 16384, 32767], dtype=torch.int16))
+    assert found.tolist() == [-1.0, 0.0, 0.5, 32767 / 32768]
+
+
+def test_stacked_frames_keep_time_order():
+    frames = torch.arange(12.0).view(6, 2)
+    found = features.stack_frames(frames, torch.tensor([3, 0]), 3)
+    assert found.tolist() == [[6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5]]
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def _pack(lengths: list[int], name: str = "p", channels: int = 1) -> SimpleNamespace:
+    rng = np.random.default_rng(len(lengths))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    samples = rng.integers(-32768, 32767, (int(offsets[-1]), channels)).astype(np.int16)
+    return SimpleNamespace(
+        clips=tuple(f"{name}{i}" for i in range(len(lengths))), samples=samples, offsets=offsets
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=4), min_size=1, max_size=3),
+    n_samples=st.integers(1, 70),
+    seed=st.integers(0, 1000),
+)
+def test_crops_come_from_the_tiled_clip(lengths, n_samples, seed):
+    packs = [_pack(part, f"p{i}-", channels=1 + i % 2) for i, part in enumerate(lengths)]
+    clips = Clips(packs)
+    starts = clips.random_starts(np.random.default_rng(seed), n_samples)
+    index = np.random.default_rng(seed + 1).permutation(len(clips))
+    found = clips.gather(index, n_samples, starts[index]).numpy()
+    originals = [p.samples[a:b, 0] for p in packs for a, b in zip(p.offsets[:-1], p.offsets[1:], strict=True)]
+    assert clips.keys == tuple(key for p in packs for key in p.clips)
+    for row, i in zip(found, index, strict=True):
+        tiled = np.tile(originals[i], max(1, -(-n_samples // len(originals[i]))))
+        assert 0 <= starts[i] <= len(tiled) - n_samples
+        np.testing.assert_array_equal(row, tiled[starts[i] : starts[i] + n_samples])
+    np.testing.assert_array_equal(
+        clips.gather(np.array([0]), n_samples)[0].numpy(), np.resize(originals[0], n_samples)
+    )
+
+
+def test_random_crops_reach_both_ends():
+    clips = Clips([_pack([5] * 400)])
+    starts = clips.random_starts(np.random.default_rng(0), 3)
+    assert set(starts.tolist()) == {0, 1, 2}
+    # A clip of 5 is tiled to 10 for crops of 8.
+    assert set(clips.random_starts(np.random.default_rng(0), 8).tolist()) == {0, 1, 2}
+
+
+@given(n=st.integers(1, 300), size=st.integers(2, 64))
+def test_split_covers_all_items_and_leaves_none_alone(n, size):
+    parts = split(n, size)
+    assert [i for part in parts for i in range(n)[part]] == list(range(n))
+    sizes = [part.stop - part.start for part in parts]
+    assert all(s == size for s in sizes[:-1])
+    assert n == 1 or min(sizes) >= 2
+    assert max(sizes) <= size + 1
+
+
+def test_generators_depend_on_seed_unit_and_epoch_and_on_no_process():
+    def draw(*key) -> int:
+        return int(generator(*key).integers(2**62))
+
+    keys = [(s, u, e) for s in (0, 1) for u in ("all", "fan") for e in (WEIGHTS, 0, 1)]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    code = "from asdray.audio.batches import generator; print(generator(1, 'fan', 3).integers(2**62))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == draw(1, "fan", 3)
