@@ -100,7 +100,9 @@ def _follows(item: Any, items: list) -> bool:
         outer = outer[:-1]
     elif item["type"] != "too_short":
         return False
-    return any(len(o["loc"]) > len(outer) and o["loc"][: len(outer)] == outer and o is not item for o in items)
+    return any(
+        len(o["loc"]) > len(outer) and o["loc"][: len(outer)] == outer and o is not item for o in items
+    )
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:

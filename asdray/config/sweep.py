@@ -271,8 +271,7 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
                         f"{where}: checkpoints names {ckpt}, but recipes.{recipe} trains "
                         f"{system.train.epochs} epochs"
                     )
-    names = [(t.recipe, t.system.id, t.dcase, t.seed) for t, _ in trials]
-    _refuse_twice(names, f"{where}: recipes")
+    _refuse_twice([(t.recipe, t.system.id, t.dcase, t.seed) for t, _ in trials], f"{where}: recipes")
     return tuple(trials)
 
 

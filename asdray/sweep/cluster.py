@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -85,7 +86,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         context = ray.init(
             address=address,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": THREAD_ENV},
         )
     else:
@@ -99,7 +100,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _temp_dir=str(temporary),
         )
     try:

@@ -74,8 +74,7 @@ def run_sweep(
         outputs.write_spec(sweep, folder)
         log = EventLog(folder / "events.jsonl")
         for job in jobs:
-            umap = sweep.umap if isinstance(sweep.umap, Umap) else False
-            write_trial(job.trial, sweep.checkpoints, job.backends, umap, places, job.dataset)
+            write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
             log_found(job, sweep, places, log)
         left = {i: missing for i, job in enumerate(jobs) if (missing := job.missing(sweep, places))}
         driver = _Driver(sweep, jobs, places, log, left, quiet)
@@ -145,8 +144,7 @@ class _Driver:
             from asdray.sweep.training import Training
 
             specs = [self._spec(job, needs["train"].gpu > 0) for job in self.jobs]
-            umap = self.sweep.umap if isinstance(self.sweep.umap, Umap) else False
-            pool = TaskPool(specs, needs, self.places, umap)
+            pool = TaskPool(specs, needs, self.places, self.sweep.umap)
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
             if self._training:
@@ -334,17 +332,19 @@ def _signals() -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {}
+    old: dict[signal.Signals, Any] = {}
+
+    def restore() -> None:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
+        restore()
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         old[signum] = signal.signal(signum, ask)
     try:
         yield stop
     finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
+        restore()

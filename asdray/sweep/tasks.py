@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -39,7 +40,7 @@ def process_machine(
     events = [
         attempt(
             event_of(trial, "extract", **at),
-            lambda: extract(trial, machine, checkpoint, places, device=device),
+            partial(extract, trial, machine, checkpoint, places, device=device),
         )
     ]
     if events[0]["status"] == "failed":
@@ -48,7 +49,7 @@ def process_machine(
         events.append(
             attempt(
                 event_of(trial, "score", **at, backend=backend_id(backend)),
-                lambda backend=backend: score(trial, machine, checkpoint, backend, places),
+                partial(score, trial, machine, checkpoint, backend, places),
             )
         )
     scored = [b for b, e in zip(job["backends"], events[1:], strict=True) if e["status"] == "done"]
@@ -56,7 +57,7 @@ def process_machine(
         events.append(
             attempt(
                 event_of(trial, "evaluate", **at),
-                lambda: evaluate(trial, machine, checkpoint, scored, places),
+                partial(evaluate, trial, machine, checkpoint, scored, places),
             )
         )
     return events
@@ -72,7 +73,7 @@ def plot_machine(
     return [
         attempt(
             event_of(trial, "umap", machine=machine, checkpoint=checkpoint),
-            lambda: umap(trial, machine, checkpoint, umap_options, places),
+            partial(umap, trial, machine, checkpoint, umap_options, places),
         )
     ]
 
@@ -87,7 +88,7 @@ class TaskPool:
 
     def __init__(
         self,
-        jobs: list[Mapping[str, Any]],
+        jobs: Sequence[Mapping[str, Any]],
         needs: Mapping[str, Need],
         places: Places,
         umap: Umap | Literal[False],
@@ -138,6 +139,7 @@ class TaskPool:
         job = self._jobs[item.job]
         name = f"{item.kind} {item.machine} {job['name']}"
         if item.kind == "umap":
+            assert isinstance(self._umap, Umap)
             return self._plot.options(name=name).remote(
                 job, item.checkpoint, item.machine, self._umap, self._places
             )

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places:
 
         event = attempt(
             event_of(trial, "train", unit=unit.name),
-            lambda unit=unit, on_epoch=on_epoch: train(
+            partial(
+                train,
                 trial,
                 unit,
                 places,
