@@ -78,6 +78,15 @@ def plot_machine(
     ]
 
 
+def _options(need: Need) -> dict[str, Any]:
+    return {
+        "num_cpus": need.cpu,
+        "num_gpus": need.gpu,
+        "max_retries": 3,  # a lost worker or node; what a stage itself dies of comes back as an event
+        "scheduling_strategy": "SPREAD",
+    }
+
+
 class TaskPool:
     """Submits at most ``slots`` tasks at once and gathers their events.
 
@@ -99,16 +108,8 @@ class TaskPool:
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Item] = deque()
         self._running: dict[Any, Item] = {}
-        options: dict[str, Any] = {
-            "max_retries": 3,
-            "scheduling_strategy": "SPREAD",
-        }
-        self._process = ray.remote(process_machine).options(
-            num_cpus=needs["extract"].cpu, num_gpus=needs["extract"].gpu, **options
-        )
-        self._plot = ray.remote(plot_machine).options(
-            num_cpus=needs["umap"].cpu, num_gpus=needs["umap"].gpu, **options
-        )
+        self._process = ray.remote(**_options(needs["extract"]))(process_machine)
+        self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
