@@ -1,0 +1,156 @@
+"""The synthetic machine types: each is a sum of tones, hiss and knocks locked to one rate of rotation.
+
+Levels are in dB relative to each other, orders are multiples of the machine's rate, rates are in Hz at
+medium speed. The figures are chosen by ear of the eye (spectrograms) to resemble the kind of machine,
+not measured from any dataset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Fault = Literal["detune", "sidebands", "wear", "colour", "ring", "rub", "knock", "falter"]
+"""What can be wrong with a machine (see `faults.apply_fault`)."""
+
+
+@dataclass(frozen=True)
+class Tones:
+    """A harmonic series on ``order`` x rate: ``count`` partials that fall by ``tilt`` dB per octave.
+
+    ``am`` = (order, depth): amplitude modulation in step with the rotation, so sidebands.
+    """
+
+    order: float
+    level: float
+    count: int
+    tilt: float
+    am: tuple[float, float] = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Hiss:
+    """Noise around ``centre`` Hz, ``width`` octaves (standard deviation), optionally beating with the rotation.
+
+    ``beat`` = (order, depth): 0 = steady, 1 = falls silent once per period.
+    """
+
+    centre: float
+    width: float
+    level: float
+    beat: tuple[float, float] = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Knocks:
+    """``order`` impulses per turn that ring at ``ring`` Hz for ``decay`` seconds.
+
+    ``jitter`` is the spread of their times, in periods; ``phases`` are several knocks within one period.
+    In a machine that strokes, a turn is a stroke.
+    """
+
+    order: float
+    level: float
+    ring: float
+    decay: float
+    jitter: float = 0.01
+    phases: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine type: its rate, its parts and the faults that it can have.
+
+    ``stroke``: seconds of one back-and-forth movement of a machine that does not rotate steadily.
+    """
+
+    rate: float
+    parts: tuple[Tones | Hiss | Knocks, ...]
+    faults: tuple[Fault, ...]
+    stroke: float | None = None
+
+
+_RUNNING: tuple[Fault, ...] = ("detune", "sidebands", "wear", "colour", "rub")
+
+MACHINES: dict[str, Machine] = {
+    "fan": Machine(
+        22.0,
+        (Tones(5, 0, 14, -4), Tones(1, -12, 6, -5), Hiss(420, 1.6, -1), Hiss(2600, 0.9, -11, (5, 0.4))),
+        ("detune", "sidebands", "wear", "ring", "knock"),
+    ),
+    "bearing": Machine(
+        25.0,
+        (Tones(1, -3, 36, -3), Hiss(3000, 1.1, -6), Knocks(3.6, -12, 3200, 0.004, 0.03)),
+        ("knock", "ring", "colour", "wear", "detune"),
+    ),
+    "gearbox": Machine(
+        17.0,
+        (Tones(23, 0, 9, -4, (1, 0.3)), Tones(1, -9, 10, -4), Hiss(1300, 1.5, -8)),
+        ("sidebands", "detune", "wear", "knock", "ring"),
+    ),
+    "slider": Machine(
+        36.0,
+        (Tones(12, -4, 10, -4), Hiss(2300, 0.9, 0), Hiss(700, 0.6, -8), Knocks(1, 0, 420, 0.02)),
+        ("colour", "rub", "wear", "falter", "detune"),
+        stroke=0.9,
+    ),
+    "valve": Machine(
+        2.6,
+        (Knocks(1, 4, 1700, 0.012, 0.004), Hiss(4200, 0.7, -14, (1, 1.0)), Tones(40, -16, 8, -5)),
+        ("falter", "colour", "wear", "knock"),
+    ),
+    "ToyCar": Machine(
+        58.0,
+        (
+            Tones(1, -4, 40, -3), Tones(13, -1, 6, -5, (1, 0.2)), Hiss(1900, 1.2, -5),
+            Knocks(0.31, -10, 900, 0.008, 0.02),
+        ),
+        _RUNNING,
+    ),
+    "ToyTrain": Machine(
+        34.0,
+        (
+            Tones(1, -6, 30, -3), Tones(11, -2, 8, -4), Hiss(1200, 1.3, -4),
+            Knocks(0.09, 0, 1300, 0.01, 0.01, (0.0, 0.3)),
+        ),
+        ("detune", "sidebands", "wear", "falter", "rub"),
+    ),
+    "bandsaw": Machine(
+        27.0,
+        (Tones(2, -2, 24, -3), Tones(19, -6, 6, -3), Hiss(3600, 0.8, -3, (0.5, 0.4)), Hiss(800, 1.3, -7)),
+        ("colour", "rub", "wear", "detune", "ring"),
+    ),
+    "grinder": Machine(
+        49.0,
+        (Tones(2, -3, 16, -4), Tones(1, -9, 12, -3), Hiss(4300, 0.8, 0), Hiss(1500, 0.9, -6, (1, 0.3))),
+        ("colour", "rub", "wear", "detune", "ring"),
+    ),
+    "shaker": Machine(
+        14.0,
+        (Tones(1, 0, 40, -3), Hiss(900, 1.4, -7, (1, 0.7)), Knocks(2, -3, 850, 0.012, 0.01)),
+        ("detune", "knock", "falter", "ring", "wear"),
+    ),
+    "ToyDrone": Machine(
+        88.0,
+        (
+            Tones(2, 0, 16, -4), Tones(2.07, -2, 16, -4), Tones(2.13, -3, 16, -4), Hiss(3000, 1.1, -3),
+            Tones(1, -12, 8, -4),
+        ),
+        _RUNNING,
+    ),
+    "ToyNscale": Machine(
+        52.0,
+        (Tones(9, -2, 8, -4), Tones(1, -7, 24, -3), Hiss(2400, 1.1, -3), Knocks(0.08, -3, 2100, 0.006)),
+        ("detune", "sidebands", "wear", "rub", "falter"),
+    ),
+    "ToyTank": Machine(
+        44.0,
+        (Tones(1, -4, 36, -3), Tones(7, -4, 8, -4), Knocks(0.42, -3, 1500, 0.009, 0.03), Hiss(1600, 1.3, -5)),
+        ("knock", "detune", "wear", "rub", "falter"),
+    ),
+    "Vacuum": Machine(
+        290.0,
+        (Tones(1, -3, 18, -4), Tones(0.5, -14, 6, -4), Hiss(1400, 1.5, 0), Hiss(4800, 0.6, -7)),
+        _RUNNING,
+    ),
+}  # fmt: skip

@@ -1,0 +1,173 @@
+"""Renders clips: a voice, the spread between clips, perhaps a fault, and the background noise.
+
+A clip is a function of its identity and the dataset's seed alone, whichever process renders it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+from scipy import fft
+
+from asdray.dcase.synth.faults import apply_fault
+from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
+from asdray.dcase.synth.voice import GRID, Voice, curve, generator, voice_of
+from asdray.dcase.years import SAMPLE_RATE
+
+TABLE = 8192
+"""Samples of the wavetable that holds one period of a harmonic series."""
+
+LEVEL = 0.05
+"""RMS of a clip of medium speed (full scale = 1)."""
+
+
+@functools.lru_cache(maxsize=4)
+def _axes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per rfft bin of ``n`` samples the fractional index on `GRID`, and the time in seconds."""
+    bins = fft.rfftfreq(n, 1 / SAMPLE_RATE)
+    return np.interp(np.log(np.maximum(bins, GRID[0])), np.log(GRID), np.arange(len(GRID))), (
+        np.arange(n) / SAMPLE_RATE
+    )
+
+
+def _on_bins(decibels: np.ndarray, n: int) -> np.ndarray:
+    """Amplitude per rfft bin from dB on `GRID`."""
+    return np.interp(_axes(n)[0], np.arange(len(GRID)), 10 ** (decibels / 20)).astype(np.float32)
+
+
+def _noise(decibels: np.ndarray, level: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Spectrum, ``(n // 2 + 1,) complex64``, of Gaussian noise shaped by ``decibels``, with RMS ``level`` dB."""
+    amplitude = _on_bins(decibels, n)
+    amplitude *= 10 ** (level / 20) * n / np.sqrt(2 * np.sum(amplitude**2) + 1e-12) / np.sqrt(2)
+    random = rng.standard_normal(2 * len(amplitude), dtype=np.float32).view(np.complex64)
+    return random * amplitude
+
+
+def _hiss_curve(hiss: Hiss) -> np.ndarray:
+    return np.maximum(-4.34 * (np.log2(GRID / hiss.centre) / hiss.width) ** 2, -80.0)
+
+
+def _progress(
+    voice: Voice, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Turns completed per sample, ``(n,) float64``; of a stroking machine also its strokes and its speed in [0, 1]."""
+    seconds = _axes(n)[1]
+    wander = 1 + 0.0008 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.2) * seconds + rng.uniform()))
+    speed = strokes = None
+    if voice.stroke:
+        count = int(n / SAMPLE_RATE / voice.stroke * 2) + 4
+        lengths = voice.stroke * np.maximum(1 + voice.unevenness * rng.standard_normal(count), 0.3)
+        starts = np.concatenate([[0.0], np.cumsum(lengths)]) - rng.uniform(0, voice.stroke)
+        strokes = np.interp(seconds, starts, np.arange(count + 1.0))
+        speed = np.clip(np.minimum(strokes % 1, 1 - strokes % 1) / voice.ramp, 0, 1)
+        wander = wander * speed
+    return rng.uniform() + np.cumsum(wander) * (voice.rate / SAMPLE_RATE), strokes, speed
+
+
+def _wave(table: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    return table[(turns * TABLE).astype(np.int64) & (TABLE - 1)]
+
+
+_COSINE = np.cos(2 * np.pi * np.arange(TABLE) / TABLE).astype(np.float32)
+
+
+def _tones(
+    tones: Tones, gains: np.ndarray, rate: float, turns: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    count = min(len(gains), int(7600 / (tones.order * rate)))
+    amplitudes = 10 ** ((gains + rng.normal(0, 1.0, len(gains))) / 20)
+    # Normalised over all partials: those that would lie above the Nyquist frequency are lost, not folded.
+    amplitudes *= 10 ** (tones.level / 20) / np.sqrt(np.sum(amplitudes**2) / 2)
+    spectrum = np.zeros(TABLE // 2 + 1, np.complex64)
+    phases = rng.uniform(0, 2 * np.pi, len(gains))
+    spectrum[1 : count + 1] = (amplitudes * np.exp(1j * phases))[:count] * (TABLE / 2)
+    wave = _wave(fft.irfft(spectrum), tones.order * turns + rng.uniform())
+    order, depth = tones.am
+    return wave * (1 + depth * _wave(_COSINE, order * turns + rng.uniform())) if depth else wave
+
+
+def _knocks(knocks: Knocks, turns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Spectrum of the knocks of a clip."""
+    n = len(turns)
+    impulses = np.zeros(n, np.float32)
+    for phase in knocks.phases:
+        at = np.flatnonzero(np.diff(np.floor(knocks.order * turns + phase)))
+        if len(at) == 0:
+            continue
+        period = n / (knocks.order * (turns[-1] - turns[0]) + 1e-9)
+        at = at + rng.normal(0, knocks.jitter * period, len(at)).astype(np.int64)
+        np.add.at(impulses, at % n, np.maximum(1 + 0.15 * rng.standard_normal(len(at)), 0).astype(np.float32))
+    length = min(n, int(8 * knocks.decay * SAMPLE_RATE))
+    seconds = _axes(n)[1][:length]
+    ring = min(knocks.ring, 7000.0)
+    kernel = np.exp(-seconds / knocks.decay) * (
+        np.sin(2 * np.pi * ring * seconds) + 0.5 * np.sin(2 * np.pi * min(1.63 * ring, 7600.0) * seconds)
+    )
+    return fft.rfft(impulses) * fft.rfft((kernel * 4 * 10 ** (knocks.level / 20)).astype(np.float32), n)
+
+
+def _spread(voice: Voice, rng: np.random.Generator) -> Voice:
+    """The normal spread between clips of one voice."""
+
+    def vary(part: Hiss | Knocks) -> Hiss | Knocks:
+        level, shift = part.level + rng.normal(0, 0.8), 2 ** rng.normal(0, 0.02)
+        if isinstance(part, Hiss):
+            return replace(part, level=level, centre=part.centre * shift)
+        return replace(part, level=level, ring=part.ring * shift)
+
+    return replace(
+        voice.map((Hiss, Knocks), vary).map(Tones, lambda t: replace(t, level=t.level + rng.normal(0, 0.8))),
+        rate=voice.rate * (1 + 0.0015 * rng.standard_normal()),
+        stroke=voice.stroke and voice.stroke * (1 + 0.02 * rng.standard_normal()),
+        bed=voice.bed + curve(rng, 4.0),
+        snr=voice.snr + rng.normal(0, 2.0),
+        gain=voice.gain + rng.normal(0, 1.5),
+    )
+
+
+def play(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``(n,) float32`` in [-1, 1]: the voice in its background noise."""
+    turns, strokes, speed = _progress(voice, n, rng)
+    moving = np.zeros(n, np.float32)
+    spectrum = np.zeros(n // 2 + 1, np.complex64)
+    partials = iter(voice.partials)
+    for part in voice.parts:
+        match part:
+            case Tones():
+                moving += _tones(part, next(partials), voice.rate, turns, rng)
+            case Knocks():
+                spectrum += _knocks(part, turns if strokes is None else strokes, rng)
+            case Hiss(beat=(order, depth)) if depth:
+                envelope = 1 - depth * (0.5 + 0.5 * _wave(_COSINE, order * turns + rng.uniform()))
+                moving += envelope * fft.irfft(_noise(_hiss_curve(part), part.level, n, rng), n)
+            case Hiss() if speed is not None:
+                moving += fft.irfft(_noise(_hiss_curve(part), part.level, n, rng), n)
+            case Hiss():
+                spectrum += _noise(_hiss_curve(part), part.level, n, rng)
+    if speed is not None:
+        moving *= (speed**0.7).astype(np.float32)
+    machine = fft.irfft((spectrum + fft.rfft(moving)) * _on_bins(voice.equaliser, n), n)
+    machine /= np.sqrt(np.mean(machine**2)) + 1e-9
+    clip = machine + fft.irfft(_noise(voice.bed, -voice.snr, n, rng), n)
+    return np.clip(clip * (LEVEL * 10 ** (voice.gain / 20)), -1, 1).astype(np.float32)
+
+
+def render(
+    dcase: str, machine: str, section: int, values: tuple[str, ...], anomalous: bool, n: int, identity: str
+) -> np.ndarray:
+    """One clip, ``(n,) float32`` in [-1, 1] at 16 kHz.
+
+    Args:
+        values: the attribute values, see `attributes.attributes_of`.
+        identity: what tells this clip from all others of all datasets (the seed of everything random in it).
+    """
+    rng = generator("clip", identity)
+    voice = _spread(voice_of(dcase, machine, section, values), rng)
+    if anomalous:
+        fault = str(rng.choice(MACHINES[machine].faults))
+        fixed = generator("fault", dcase, machine, section, fault)
+        where, sign = fixed.uniform(), fixed.choice([-1.0, 1.0])
+        voice = apply_fault(voice, fault, rng.beta(1.5, 1.5), where, sign)  # type: ignore[arg-type]
+    return play(voice, n, rng)
