@@ -32,15 +32,11 @@ class TrainingData(Protocol):
 
     Attributes:
         items: what a batch counts, ``clips`` or ``vectors``.
-        n_items: how many an epoch has.
+        sizes: the size of every batch of an epoch.
     """
 
     items: str
-    n_items: int
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        ...
+    sizes: tuple[int, ...]
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Any]:
         """The batches of an epoch; all random choices come from ``rng``."""

@@ -42,14 +42,11 @@ class VectorBatches:
         self._starts = starts
         self._n_frames = n_frames
         self._batches = split(len(starts), batch_size)
-        self.n_items = len(starts)
-
-    def __len__(self) -> int:
-        return len(self._batches)
+        self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Tensor]:
         """Batches ``(B, S M) float32`` of one epoch; the order comes from ``rng``."""
-        order = torch.from_numpy(rng.permutation(self.n_items)).to(self._starts.device)
+        order = torch.from_numpy(rng.permutation(len(self._starts))).to(self._starts.device)
         for batch in self._batches:
             yield features.stack_frames(self._frames, self._starts[order[batch]], self._n_frames)
 

@@ -105,14 +105,11 @@ class ClipBatches:
         self._n_samples = n_samples
         self._batches = split(len(clips), batch_size)
         self._mixup_probability = mixup_probability
-        self.n_items = len(clips)
-
-    def __len__(self) -> int:
-        return len(self._batches)
+        self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
         """The batches of one epoch; all its choices come from ``rng``."""
-        order = rng.permutation(self.n_items)
+        order = rng.permutation(len(self._clips))
         starts = self._clips.random_starts(rng, self._n_samples)
         for batch in self._batches:
             index = order[batch]

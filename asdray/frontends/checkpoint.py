@@ -1,0 +1,68 @@
+"""Checkpoints as plain dictionaries: read without Lightning, which writes them.
+
+Besides Lightning's own entries a checkpoint holds ``asdray``: the training's ``signature``, its ``history``
+(one row per finished epoch) and ``frontend``, what ``saved()`` of the frontend gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from asdray import frontends
+
+if TYPE_CHECKING:
+    from asdray.config.system import Autoencoder, Discriminative
+    from asdray.frontends import Frontend
+
+PREFIX = "frontend."
+"""Before the names of a frontend's weights: it is an attribute of the module that Lightning trains."""
+
+
+def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
+    """The checkpoint at ``path``, on the CPU; no code in it is run.
+
+    Args:
+        sha256: what its content must be, if known.
+
+    Raises:
+        ValueError: missing, damaged, not a checkpoint of asdray, or of other content.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}") from None
+    try:
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError("its content is not what the training wrote")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or "asdray" not in checkpoint:
+            raise ValueError("not a checkpoint of asdray")
+        return checkpoint
+    except (ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged ({reason}): delete it and run `asdray train` again") from None
+
+
+def load(
+    path: Path, config: Discriminative | Autoencoder, n_samples: int, sha256: str | None = None
+) -> Frontend:
+    """The trained frontend of a checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: as in `read`.
+    """
+    checkpoint = read(path, sha256)
+    frontend = frontends.build(config, n_samples, saved=checkpoint["asdray"]["frontend"])
+    weights = {
+        name.removeprefix(PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    frontend.load_state_dict(weights)
+    return frontend.eval()

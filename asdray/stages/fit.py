@@ -1,0 +1,220 @@
+"""The training loop, by Lightning, whose import takes seconds: `asdray.stages.train` imports this late."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch import Tensor
+
+from asdray import store
+from asdray.audio.batches import generator, torch_seed
+from asdray.stages.train import TrainingDiverged, write_metrics
+
+if TYPE_CHECKING:
+    from asdray.config.system import Train
+    from asdray.frontends import Frontend, TrainingData
+
+LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+
+
+@dataclass
+class Run:
+    """One training: what is trained, how, and where its files go.
+
+    Attributes:
+        header: entries of ``asdray`` in every checkpoint besides the history.
+        checkpoint: name -> path.
+        checkpoints: the names to write: ``last``, ``best``, ``epoch_<k>``.
+        history: rows of the epochs that are done, oldest first; grows.
+        report: called with the newest row after its epoch's files are written.
+    """
+
+    frontend: Frontend
+    data: TrainingData
+    options: Train
+    seed: int
+    unit: str
+    device: torch.device
+    folder: Path
+    header: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    checkpoint: Callable[[str], Path]
+    checkpoints: tuple[str, ...]
+    report: Callable[[dict[str, Any]], None]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Epochs:
+    """The training data as Lightning wants it: iterated once per epoch."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __len__(self) -> int:
+        return len(self._run.data.sizes)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator: nothing is drawn before the epoch's first batch is asked for.
+        run = self._run
+        yield from run.data.epoch(generator(run.seed, run.unit, len(run.history)))
+
+
+class _Training(pl.LightningModule):
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.frontend = run.frontend
+        self._run = run
+        self._losses: list[Tensor] = []
+        self._began = 0.0
+
+    def train_dataloader(self) -> _Epochs:
+        return _Epochs(self._run)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        options = self._run.options
+        return torch.optim.AdamW(
+            self.frontend.parameters(),
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        run = self._run
+        assert self.current_epoch == len(run.history), (self.current_epoch, len(run.history))
+        # For whatever draws from torch's global generator, such as dropout: a stream of the epoch's own.
+        torch.manual_seed(torch_seed(generator(run.seed, f"{run.unit}/torch", self.current_epoch)))
+        self._losses = []
+        self._began = time.perf_counter()
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        loss = self.frontend.loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        run = self._run
+        losses = torch.stack(self._losses).double().cpu()
+        seconds = time.perf_counter() - self._began
+        self._check_finite(losses)
+        sizes = torch.tensor(run.data.sizes, dtype=torch.float64)
+        row = {
+            "epoch": len(run.history) + 1,
+            "loss": float((losses * sizes).sum() / sizes.sum()),
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "seconds": round(seconds, 4),
+            "per_second": round(float(sizes.sum()) / seconds, 2),
+        }
+        is_best = all(row["loss"] < r["loss"] for r in run.history)
+        run.history.append(row)
+        # `last` comes last: what it says was done before it, is.
+        if "best" in run.checkpoints and is_best:
+            self._save("best")
+        if f"epoch_{row['epoch']}" in run.checkpoints:
+            self._save(f"epoch_{row['epoch']}")
+        self._save("last")
+        write_metrics(run.folder, run.history)
+        assert self.logger is not None
+        _log(self.logger, row)
+        run.report(row)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["asdray"] = {**self._run.header, "history": list(self._run.history)}
+
+    def _save(self, name: str) -> None:
+        with store.atomic_path(self._run.checkpoint(name)) as temporary:
+            self.trainer.save_checkpoint(temporary)
+
+    def _check_finite(self, losses: Tensor) -> None:
+        """Raises TrainingDiverged where a loss, or afterwards a weight, is not a finite number."""
+        bad = torch.nonzero(~losses.isfinite())
+        step, what = len(losses), "the weights are not finite"
+        if len(bad):
+            step = int(bad[0]) + 1
+            what = f"the loss is {losses[step - 1].item()}"
+        elif all(math.isfinite(v.abs().max()) for v in self.state_dict().values() if v.is_floating_point()):
+            return
+        run = self._run
+        raise TrainingDiverged(
+            f"training of unit {run.unit} diverged in epoch {len(run.history) + 1}, step {step} of "
+            f"{len(losses)}: {what}. Try a smaller train.learning_rate (now {run.options.learning_rate:g})"
+        )
+
+
+def fit(run: Run, resume: Path | None) -> None:
+    """Trains up to the last epoch; ``run.history`` then has a row for each.
+
+    Args:
+        resume: the checkpoint to go on from; ``run.history`` holds its history.
+
+    Raises:
+        TrainingDiverged: a loss or weight became infinite or NaN; that epoch leaves no files.
+        KeyboardInterrupt: as it came.
+    """
+    logger = TensorBoardLogger(run.folder, name="", version="", default_hp_metric=False)
+    logger.log_hyperparams(run.hyperparameters)
+    for row in run.history:  # the event file of the interrupted run is gone
+        _log(logger, row)
+    with _quiet(), _plain_interrupt():
+        trainer = pl.Trainer(
+            accelerator="gpu" if run.device.type == "cuda" else "cpu",
+            devices=[run.device.index] if run.device.type == "cuda" else 1,
+            max_epochs=run.options.epochs,
+            logger=logger,
+            deterministic="warn",
+            default_root_dir=run.folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            # One process on one device, also inside a job of a cluster's own launcher.
+            plugins=[LightningEnvironment()],
+        )
+        trainer.fit(_Training(run), ckpt_path=resume, weights_only=True if resume else None)
+    logger.experiment.close()
+
+
+def _log(logger: Any, row: dict[str, Any]) -> None:
+    values = {name: value for name, value in row.items() if name != "epoch"}
+    logger.log_metrics(values, step=row["epoch"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Lightning's banners and tips off the screen; errors still come through."""
+    levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
+    try:
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Lightning answers Ctrl-C by ignoring all further ones and SystemExit: undoes both."""
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        raise

@@ -1,0 +1,270 @@
+"""Trains a unit: packs of training clips -> checkpoints and logs in ``model/<unit>/``.
+
+An interrupted training goes on from its ``last.ckpt`` and then equals an undisturbed one, since all random
+choices of an epoch come from generators of that epoch alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from asdray import store
+from asdray.config.trial import Trial, Unit
+from asdray.dcase.manifest import load_dataset
+from asdray.stages import state
+from asdray.store import Places, TrialDir
+
+METRICS = ("epoch", "loss", "learning_rate", "seconds", "per_second")
+"""Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder)."""
+
+
+class TrainingDiverged(ValueError):  # noqa: N818 - it names what happened
+    """A loss or a weight is no longer a finite number; training again would end the same way."""
+
+
+def train(
+    trial: Trial,
+    unit: Unit,
+    places: Places,
+    *,
+    checkpoints: Iterable[str] = ("last",),
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> state.Outcome:
+    """Trains ``unit``, unless that is done; waits where another process is at it.
+
+    Args:
+        checkpoints: what must be there in the end: ``last``, ``best`` (the epoch of lowest training
+            loss), ``epoch_<k>`` (from 1).
+        on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``,
+            ``loss`` (mean over the epoch), ``seconds`` and ``per_second``. What it raises ends the training,
+            which can then be resumed.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        overwrite: trains anew from the first epoch, whatever is there.
+
+    Raises:
+        TrainingDiverged: the loss became infinite or NaN.
+        ValueError: no such clips, clips too short, too few classes, no such device.
+    """
+    dataset = load_dataset(places.data, trial.dcase)
+    dataset.require(unit.machines)
+    trial.system.check(trial.dcase)
+    wanted = _checked(("last", *checkpoints), trial.system.train.epochs)
+    step = state.train_step(trial, unit, places, dataset)
+    directory = store.trial_dir(places.results, trial)
+    with store.lease(step.folder):
+        marker = state.trained(trial, unit, wanted, places, dataset)
+        if marker is not None and not overwrite:
+            return state.Outcome(marker, found=True)
+        # First of all the old marker goes: from here on the outputs are not what it says.
+        store.marker_path(step.folder, "train").unlink(missing_ok=True)
+        history = [] if overwrite else _resumable(directory, unit, wanted, step.signature)
+        _clear(step.folder, keep_checkpoints=bool(history))
+        started = time.time() - sum(row["seconds"] for row in history)
+        facts = _train(trial, unit, places, directory, wanted, step.signature, history, on_epoch, device)
+        outputs = [directory.checkpoint(unit.name, name) for name in wanted]
+        marker = store.mark_done(
+            step.folder,
+            "train",
+            step.signature,
+            outputs=[*outputs, step.folder / "metrics.csv"],
+            started=started,
+            device=facts.pop("device"),
+            extra=facts,
+        )
+        return state.Outcome(marker, found=False)
+
+
+def _train(
+    trial: Trial,
+    unit: Unit,
+    places: Places,
+    directory: TrialDir,
+    checkpoints: tuple[str, ...],
+    signature: str,
+    history: list[dict[str, Any]],
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    device_name: str,
+) -> dict[str, Any]:
+    """The work itself; returns what the marker says besides the outputs. ``history`` grows to all epochs."""
+    from asdray import frontends
+    from asdray.audio.batches import WEIGHTS, Clips, generator, torch_seed
+    from asdray.audio.cache import ensure_pack
+    from asdray.frontends import compute
+
+    options = trial.system.train
+    folder = directory.model(unit.name)
+    device = compute.choose_device(device_name)
+    packs = [ensure_pack(places, trial.dcase, machine, "train") for machine in unit.machines]
+    clips = Clips(packs)
+    columns = _columns(places, packs)
+    with compute.settings(options.threads, device):
+        frontend = frontends.build(
+            trial.system.frontend,
+            trial.system.audio.n_samples(trial.dcase),
+            columns=columns,
+            seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
+        ).to(device)
+        facts = {
+            "device": compute.device_label(device),
+            "epochs": options.epochs,
+            "n_clips": len(clips),
+            "n_classes": len(frontend.saved().get("classes", ())) or None,
+            "threads": options.threads,
+            "parameters": sum(p.numel() for p in frontend.parameters()),
+        }
+        log = _Log(folder / "train.log")
+        log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
+        if history:
+            log(f"goes on after epoch {len(history)}")
+        if len(history) < options.epochs:
+            from asdray.stages import fit
+
+            data = frontend.training_data(clips, columns, options.batch_size)
+            if sum(data.sizes) < 2:
+                raise ValueError(
+                    f"unit {unit.name} of {trial.dcase} has {sum(data.sizes)} training {data.items}: "
+                    "at least 2 are needed"
+                )
+            log(f"{sum(data.sizes)} {data.items} in {len(data.sizes)} steps per epoch")
+
+            def report(row: dict[str, Any]) -> None:
+                log(
+                    f"epoch {row['epoch']} of {options.epochs}: loss {row['loss']:.6g}, "
+                    f"{row['seconds']:.3g} s, {row['per_second']:.4g} {data.items}/s"
+                )
+                if on_epoch is not None:
+                    told = {name: row[name] for name in ("epoch", "loss", "seconds", "per_second")}
+                    on_epoch({**told, "epochs": options.epochs})
+
+            run = fit.Run(
+                frontend=frontend,
+                data=data,
+                options=options,
+                seed=trial.seed,
+                unit=unit.name,
+                device=device,
+                folder=folder,
+                header={"signature": signature, "frontend": frontend.saved()},
+                hyperparameters=_hyperparameters(trial, unit),
+                checkpoint=lambda name: directory.checkpoint(unit.name, name),
+                checkpoints=checkpoints,
+                report=report,
+                history=history,
+            )
+            try:
+                fit.fit(run, directory.checkpoint(unit.name, "last") if history else None)
+            except TrainingDiverged as error:
+                log(str(error))
+                raise
+        # A run that was killed between its last checkpoint and its marker lacks only this.
+        write_metrics(folder, history)
+        log("done")
+    return {**facts, "loss": history[-1]["loss"]}
+
+
+def write_metrics(folder: Path, history: Iterable[Mapping[str, Any]]) -> None:
+    """Writes ``metrics.csv`` anew, one row per epoch, numbers in full precision."""
+    lines = [METRICS, *([str(row[name]) for name in METRICS] for row in history)]
+    store.write_text(folder / "metrics.csv", "".join(",".join(line) + "\n" for line in lines))
+
+
+class _Log:
+    """``train.log``: one line per event, with its time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, text: str) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(f"{store.now()} {text}\n")
+
+
+def _columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
+    """What training may see of the manifest, one value per clip, in the order of the packs."""
+    from asdray.audio.cache import train_rows
+
+    columns: dict[str, list[Any]] = {"machine": [], "section": [], "attributes": [], "domain": []}
+    for pack in packs:
+        rows = train_rows(places.data, pack)
+        columns["machine"] += [pack.machine] * len(pack)
+        columns["section"] += rows.section.tolist()
+        columns["attributes"] += rows.attributes
+        columns["domain"] += rows.domain
+    return columns
+
+
+def _hyperparameters(trial: Trial, unit: Unit) -> dict[str, Any]:
+    """The content of ``hparams.yaml``."""
+    return {
+        "dcase": trial.dcase,
+        "recipe": trial.recipe,
+        "system": trial.system.id,
+        "seed": trial.seed,
+        "unit": unit.name,
+        "machines": list(unit.machines),
+        **trial.system.model_dump(mode="json"),
+    }
+
+
+def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(checkpoints))
+    for name in names:
+        number = name.removeprefix("epoch_")
+        if name in ("last", "best"):
+            continue
+        if number == name or not number.isdecimal() or str(int(number)) != number:
+            raise ValueError(f"checkpoint {name!r} is none of: last, best, epoch_<number>")
+        if not 1 <= int(number) <= epochs:
+            raise ValueError(f"checkpoint {name!r} is none of the {epochs} epochs of this training")
+    return names
+
+
+def _resumable(
+    directory: TrialDir, unit: Unit, checkpoints: tuple[str, ...], signature: str
+) -> list[dict[str, Any]]:
+    """The history to go on from; empty = from the start.
+
+    Only a training of the same signature is continued, and only if it has left every checkpoint asked for
+    of its epochs so far.
+    """
+    from asdray.frontends import checkpoint
+
+    def history_of(name: str) -> list[dict[str, Any]]:
+        try:
+            saved = checkpoint.read(directory.checkpoint(unit.name, name))["asdray"]
+        except ValueError:  # missing or damaged: it cannot be used, which is no reason to stop
+            return []
+        return saved["history"] if saved["signature"] == signature else []
+
+    history = history_of("last")
+    for name in checkpoints:
+        if name.startswith("epoch_"):
+            epoch = int(name.removeprefix("epoch_"))
+            if epoch <= len(history) and len(history_of(name)) != epoch:
+                return []
+    if "best" in checkpoints and history:
+        # A best of a later epoch was written just before the end came: it will be written again.
+        best = min(history, key=lambda row: row["loss"])["epoch"]
+        found = len(history_of("best"))
+        if not (found == best or found > len(history)):
+            return []
+    return history
+
+
+def _clear(folder: Path, keep_checkpoints: bool) -> None:
+    """Removes what earlier runs left; what a resumed run keeps is its checkpoints and its log."""
+    for place in (folder, folder / "checkpoints", folder / ".done"):
+        store.sweep_leftovers(place)
+    # Event files are written anew from the history, so that no epoch stands there twice.
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()
+    if not keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for name in ("metrics.csv", "hparams.yaml", "train.log"):
+            (folder / name).unlink(missing_ok=True)
