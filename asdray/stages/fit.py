@@ -21,7 +21,7 @@ from torch import Tensor
 
 from asdray import store
 from asdray.audio.batches import generator, torch_seed
-from asdray.stages.train import TrainingDiverged, write_metrics
+from asdray.stages.train import TIMES, TrainingDiverged, write_metrics
 
 if TYPE_CHECKING:
     from asdray.config.system import Train
@@ -120,19 +120,21 @@ class _Training(pl.LightningModule):
         }
         is_best = all(row["loss"] < r["loss"] for r in run.history)
         run.history.append(row)
+        write_metrics(run.folder, run.history)
         # `last` comes last: what it says was done before it, is.
         if "best" in run.checkpoints and is_best:
             self._save("best")
         if f"epoch_{row['epoch']}" in run.checkpoints:
             self._save(f"epoch_{row['epoch']}")
         self._save("last")
-        write_metrics(run.folder, run.history)
         assert self.logger is not None
         _log(self.logger, row)
         run.report(row)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["asdray"] = {**self._run.header, "history": list(self._run.history)}
+        # Without times, so that the same training writes the same bytes.
+        history = [{k: v for k, v in row.items() if k not in TIMES} for row in self._run.history]
+        checkpoint["asdray"] = {**self._run.header, "history": history}
 
     def _save(self, name: str) -> None:
         with store.atomic_path(self._run.checkpoint(name)) as temporary:
@@ -188,7 +190,7 @@ def fit(run: Run, resume: Path | None) -> None:
 
 
 def _log(logger: Any, row: dict[str, Any]) -> None:
-    values = {name: value for name, value in row.items() if name != "epoch"}
+    values = {name: value for name, value in row.items() if name != "epoch" and value is not None}
     logger.log_metrics(values, step=row["epoch"])
 
 

@@ -6,6 +6,7 @@ choices of an epoch come from generators of that epoch alone.
 
 from __future__ import annotations
 
+import csv
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,8 @@ from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
 from asdray.store import Places, TrialDir
 
-METRICS = ("epoch", "loss", "learning_rate", "seconds", "per_second")
+TIMES = ("seconds", "per_second")
+METRICS = ("epoch", "loss", "learning_rate", *TIMES)
 """Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder)."""
 
 
@@ -65,7 +67,7 @@ def train(
         store.marker_path(step.folder, "train").unlink(missing_ok=True)
         history = [] if overwrite else _resumable(directory, unit, wanted, step.signature)
         _clear(step.folder, keep_checkpoints=bool(history))
-        started = time.time() - sum(row["seconds"] for row in history)
+        started = time.time() - sum(row["seconds"] or 0 for row in history)
         facts = _train(trial, unit, places, directory, wanted, step.signature, history, on_epoch, device)
         outputs = [directory.checkpoint(unit.name, name) for name in wanted]
         marker = store.mark_done(
@@ -169,9 +171,11 @@ def _train(
 
 
 def write_metrics(folder: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.csv`` anew, one row per epoch, numbers in full precision."""
-    lines = [METRICS, *([str(row[name]) for name in METRICS] for row in history)]
-    store.write_text(folder / "metrics.csv", "".join(",".join(line) + "\n" for line in lines))
+    """Writes ``metrics.csv`` anew, one row per epoch, numbers in full precision, unknown times empty."""
+    with store.atomic_path(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(METRICS)
+        writer.writerows([row[name] for name in METRICS] for row in history)
 
 
 class _Log:
@@ -254,7 +258,20 @@ def _resumable(
         found = len(history_of("best"))
         if not (found == best or found > len(history)):
             return []
-    return history
+    return _with_times(directory.model(unit.name) / "metrics.csv", history)
+
+
+def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds the times of the epochs, which ``metrics.csv`` alone knows; None where it is not there."""
+    times: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            times = {row["epoch"]: row for row in csv.DictReader(file)}
+    rows = []
+    for row in history:
+        found = times.get(str(row["epoch"]), {})
+        rows.append({**row, **{name: float(found[name]) if found.get(name) else None for name in TIMES}})
+    return rows
 
 
 def _clear(folder: Path, keep_checkpoints: bool) -> None:

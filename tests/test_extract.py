@@ -1,0 +1,167 @@
+"""Extraction: embeddings and own scores of every clip, the same bytes every time, without Lightning or labels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
+
+from asdray import store
+from asdray.dcase.manifest import load_dataset, load_manifest, rows
+from asdray.frontends import checkpoint
+from asdray.stages import state
+from asdray.stages.extract import extract
+from asdray.stages.train import train
+from asdray.store import Places
+
+N_SAMPLES = 6400
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    """A year with both systems trained for one machine (the shared one for all)."""
+    root = tmp_path_factory.mktemp("extract")
+    build_year(root / "data")
+    places = Places.of(root / "data", root / "results")
+    for system in (DIS, AE):
+        trial = trial_of(system)
+        train(trial, trial.unit_of("bandsaw"), places)
+    return places
+
+
+def _paths(places: Places, system) -> list[Path]:
+    directory = store.trial_dir(places.results, trial_of(system))
+    return [directory.extract("last", "bandsaw", split) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize(("system", "dim", "own"), [(DIS, 11, []), (AE, 3, ["recon"])], ids=["dis", "ae"])
+def test_extraction(system, dim, own, places):
+    trial = trial_of(system)
+    outcome = extract(trial, "bandsaw", "last", places)
+    assert not outcome.found
+    manifest = load_manifest(places.data, DCASE)
+    for split, path in zip(("train", "test"), _paths(places, system), strict=True):
+        table = pq.read_table(path)
+        assert table.schema == pa.schema(
+            [
+                ("clip", pa.string()),
+                ("embedding", pa.list_(pa.float32(), dim)),
+                *((s, pa.float64()) for s in own),
+            ]
+        )
+        expected = rows(manifest, machine="bandsaw", split=split)
+        assert table["clip"].to_pylist() == expected["clip"].to_pylist()
+        # Clip by clip from the wavs, with the same weights.
+        path = store.trial_dir(places.results, trial).checkpoint(trial.unit_of("bandsaw").name, "last")
+        module = checkpoint.load(path, system.frontend, N_SAMPLES)
+        for row, original in zip(table.to_pylist(), expected["original_path"].to_pylist(), strict=True):
+            wave, _ = soundfile.read(places.data / original, dtype="float32")
+            assert len(wave) > N_SAMPLES
+            with torch.no_grad():
+                found = module.extract(torch.from_numpy(wave[None, :N_SAMPLES].copy()))
+            np.testing.assert_allclose(row["embedding"], found["embedding"][0].numpy(), rtol=1e-3, atol=1e-4)
+            for score in own:
+                assert row[score] == pytest.approx(found[score].item(), rel=1e-4)
+    table = pq.read_table(_paths(places, system)[1])
+    values = table["recon"].to_pylist() if own else [tuple(e) for e in table["embedding"].to_pylist()]
+    assert len(set(values)) == 4, "clips differ"
+
+
+def test_extraction_repeats_byte_for_byte_and_is_found(places):
+    trial = trial_of(DIS)
+    first = extract(trial, "bandsaw", "last", places, overwrite=True)
+    content = [path.read_bytes() for path in _paths(places, DIS)]
+    again = extract(trial, "bandsaw", "last", places)
+    assert again.found
+    assert again.marker == first.marker
+    torch.manual_seed(3)
+    assert not extract(trial, "bandsaw", "last", places, overwrite=True).found
+    assert [path.read_bytes() for path in _paths(places, DIS)] == content
+    assert first.marker.extra["n_clips"] == {"train": 6, "test": 4}
+
+
+def test_the_shared_model_serves_every_machine(places):
+    trial = trial_of(DIS)
+    for machine in MACHINES:
+        assert extract(trial, machine, "last", places).marker.stage == "extract"
+
+
+def test_lightning_is_not_imported(places):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from tiny import AE, trial_of\n"
+        "from asdray.stages.extract import extract\n"
+        "from asdray.store import Places\n"
+        "import json\n"
+        f"places = Places.of({str(places.data)!r}, {str(places.results)!r})\n"
+        "assert not extract(trial_of(AE), 'bandsaw', 'last', places, overwrite=True).found\n"
+        "heavy = ('lightning', 'torchmetrics', 'ray', 'sklearn', 'umap', 'matplotlib', 'tensorboard')\n"
+        "print(json.dumps([m for m in heavy if m in sys.modules]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == []
+
+
+# -------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_without_training_it_says_how_to_train(places):
+    with pytest.raises(ValueError, match="asdray train .*seed7"):
+        extract(trial_of(AE, seed=7), "bandsaw", "last", places)
+    with pytest.raises(ValueError, match=r"'best'.*asdray train .* --ckpt best"):
+        extract(trial_of(AE), "bandsaw", "best", places)
+
+
+def _retrained(places: Places, tmp_path: Path) -> tuple[Places, Path]:
+    """A training of its own that a test may damage."""
+    mine = Places(places.data, tmp_path / "results", places.cache)
+    trial = trial_of(AE, seed=1)
+    unit = trial.unit_of("bandsaw")
+    train(trial, unit, mine)
+    return mine, store.trial_dir(mine.results, trial).checkpoint(unit.name, "last")
+
+
+def test_a_damaged_checkpoint_is_named(places, tmp_path):
+    mine, path = _retrained(places, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged .*asdray train"):
+        extract(trial_of(AE, seed=1), "bandsaw", "last", mine)
+
+
+def test_values_that_are_not_finite_name_their_clip(places, tmp_path):
+    mine, path = _retrained(places, tmp_path)
+    trial = trial_of(AE, seed=1)
+    value = torch.load(path, weights_only=True)
+    value["state_dict"]["frontend.network.decoder.0.weight"][0, 0] = float("nan")
+    torch.save(value, path)
+    step = state.train_step(trial, trial.unit_of("bandsaw"), mine, load_dataset(mine.data, DCASE))
+    store.mark_done(step.folder, "train", step.signature, outputs=[path], started=0.0)
+    with pytest.raises(ValueError, match=r"recon of eval/bandsaw/train/section_00_\S+\.wav is not finite"):
+        extract(trial, "bandsaw", "last", mine)
+    extract_folder = store.trial_dir(mine.results, trial).machine("last", "bandsaw")
+    assert store.read_marker(extract_folder, "extract") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04N.", b"x" * 5000])
+def test_files_that_are_no_checkpoints(content, tmp_path):
+    path = tmp_path / "last.ckpt"
+    with pytest.raises(ValueError, match="no checkpoint"):
+        checkpoint.read(path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged"):
+        checkpoint.read(path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="not a checkpoint of asdray"):
+        checkpoint.read(path)

@@ -1,0 +1,422 @@
+"""Training: what it leaves, that an interruption leaves no trace in the result, and what goes wrong clearly."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny import AE, DCASE, DIS, EPOCHS, MACHINES, build_year, trial_of
+
+from asdray import frontends, store
+from asdray.audio.batches import Clips
+from asdray.audio.cache import ensure_pack
+from asdray.config.system import System
+from asdray.dcase.format import format_dataset
+from asdray.dcase.manifest import load_dataset
+from asdray.stages import state
+from asdray.stages.train import TrainingDiverged, train
+from asdray.store import Places
+
+SYSTEMS = {"dis": DIS, "ae": AE}
+WITH_BEST = ("last", "best", "epoch_2")
+
+
+class Stop(Exception):  # noqa: N818 - what ends a training here is no error
+    pass
+
+
+def stop_after(epoch: int):
+    def on_epoch(row: dict) -> None:
+        if row["epoch"] == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    build_year(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Places:
+    """Both systems trained without a break, one unit each."""
+    places = Places.of(data, tmp_path_factory.mktemp("undisturbed"))
+    for system in SYSTEMS.values():
+        trial = trial_of(system)
+        assert not train(trial, trial.units[0], places, checkpoints=WITH_BEST).found
+    return places
+
+
+@pytest.fixture
+def places(data, tmp_path) -> Places:
+    return Places.of(data, tmp_path / "results")
+
+
+def folder_of(places: Places, system: System, seed: int = 0) -> Path:
+    trial = trial_of(system, seed)
+    return store.trial_dir(places.results, trial).model(trial.units[0].name)
+
+
+def checkpoint(places: Places, system: System, name: str = "last", seed: int = 0) -> dict:
+    path = folder_of(places, system, seed) / "checkpoints" / f"{name}.ckpt"
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(first: dict, second: dict) -> None:
+    """Weights, batch-norm statistics, optimiser state and history: bit for bit."""
+    assert list(first["state_dict"]) == list(second["state_dict"])
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+    moments = [c["optimizer_states"][0]["state"] for c in (first, second)]
+    for key, entry in moments[0].items():
+        for name, value in entry.items():
+            assert torch.equal(value, moments[1][key][name]), (key, name)
+    assert first["asdray"] == second["asdray"]
+
+
+def metrics(places: Places, system: System) -> list[dict[str, str]]:
+    with open(folder_of(places, system) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows: list[dict[str, str]]) -> list[tuple[str, ...]]:
+    return [(row["epoch"], row["loss"], row["learning_rate"]) for row in rows]
+
+
+# ----------------------------------------------------------------------------------------- what it leaves
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_files_of_a_training(name, undisturbed):
+    system = SYSTEMS[name]
+    folder = folder_of(undisturbed, system)
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "epoch_2.ckpt",
+        "last.ckpt",
+    ]
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    hparams = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert hparams["system"] == system.id
+    assert hparams["train"]["batch_size"] == system.train.batch_size
+    rows = metrics(undisturbed, system)
+    assert list(rows[0]) == ["epoch", "loss", "learning_rate", "seconds", "per_second"]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    losses = [float(row["loss"]) for row in rows]
+    if name == "ae":  # there is little to learn about classes of noise
+        assert losses[-1] < losses[0]
+    assert len(checkpoint(undisturbed, system, "best")["asdray"]["history"]) == 1 + int(np.argmin(losses))
+    assert len(checkpoint(undisturbed, system, "epoch_2")["asdray"]["history"]) == 2
+    log = (folder / "train.log").read_text()
+    assert len(re.findall(r"epoch \d of 4", log)) == EPOCHS
+    assert log.endswith("done\n")
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def test_the_marker_says_what_was_trained(undisturbed):
+    trial = trial_of(DIS)
+    dataset = load_dataset(undisturbed.data, DCASE)
+    marker = state.trained(trial, trial.units[0], WITH_BEST, undisturbed, dataset)
+    assert marker is not None
+    assert marker.device == ("cpu" if not torch.cuda.is_available() else marker.device)
+    extra = dict(marker.extra)
+    assert extra.pop("loss") == float(metrics(undisturbed, DIS)[-1]["loss"])
+    # 3 machines x (2 attributes of source + 2 of target)
+    assert extra.pop("n_classes") == 12
+    assert extra.pop("parameters") > 0
+    assert extra == {"epochs": EPOCHS, "n_clips": 18, "threads": 1}
+    assert set(marker.outputs) == {f"checkpoints/{c}.ckpt" for c in WITH_BEST} | {"metrics.csv"}
+
+
+def test_events_hold_every_epoch_once(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder_of(undisturbed, DIS)))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    found = [e.value for e in events.Scalars("loss")]
+    assert found == pytest.approx([float(r["loss"]) for r in metrics(undisturbed, DIS)])
+
+
+def test_the_loss_reported_is_the_mean_over_all_items(undisturbed):
+    """A batch counts by its size: one item, trained by itself, must not weigh as much as a full batch."""
+    trial = trial_of(AE)
+    clips = Clips([ensure_pack(undisturbed, DCASE, trial.units[0].machines[0], "train")])
+    module = frontends.build(AE.frontend, 6400)
+    data = module.training_data(clips, {}, AE.train.batch_size)
+    assert data.sizes[-1] not in (1, AE.train.batch_size)
+    assert sum(data.sizes) == 6 * (8000 // 128 + 1 - 4)  # whole clips, longer than audio.duration
+
+
+# ------------------------------------------------------------------------------------------- interruption
+
+KILLED = """
+import os, signal, sys
+import asdray.stages.fit  # before the forks: one import serves both
+sys.path.insert(0, {tests!r})
+from tiny import AE, DIS, trial_of
+from asdray.stages.train import train
+from asdray.store import Places
+
+def on_epoch(row):
+    if row["epoch"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for system in (DIS, AE):
+    child = os.fork()
+    if child == 0:
+        trial = trial_of(system)
+        train(trial, trial.units[0], Places.of({data!r}, {results!r}), checkpoints={checkpoints!r}, on_epoch=on_epoch)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+"""
+
+
+def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, places):
+    code = KILLED.format(
+        tests=str(Path(__file__).parent),
+        data=str(places.data),
+        results=str(places.results),
+        checkpoints=WITH_BEST,
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    for system in SYSTEMS.values():
+        trial = trial_of(system)
+        folder = folder_of(places, system)
+        assert len(checkpoint(places, system)["asdray"]["history"]) == 2
+        (folder / "checkpoints" / ".tmp-1-1-last.ckpt").write_text("half")
+        seen: list[dict] = []
+        torch.manual_seed(99)
+        outcome = train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=seen.append)
+        assert not outcome.found
+        assert [row["epoch"] for row in seen] == [3, 4]
+        assert {row["epochs"] for row in seen} == {EPOCHS}
+        assert_same(checkpoint(places, system), checkpoint(undisturbed, system))
+        assert_same(checkpoint(places, system, "best"), checkpoint(undisturbed, system, "best"))
+        rows = metrics(places, system)
+        assert without_times(rows) == without_times(metrics(undisturbed, system))
+        assert all(float(row["seconds"]) > 0 for row in rows)
+        assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+        assert not list(folder.rglob(".tmp-*"))
+        assert "goes on after epoch 2" in (folder / "train.log").read_text()
+
+
+def test_a_finished_training_is_found_and_untouched(undisturbed):
+    trial = trial_of(DIS)
+    folder = folder_of(undisturbed, DIS)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    outcome = train(trial, trial.units[0], undisturbed, on_epoch=stop_after(1))
+    assert outcome.found
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_only_the_marker_is_missing(undisturbed, places):
+    """Killed between the last checkpoint and the marker: nothing is trained again."""
+    shutil.copytree(undisturbed.results, places.results)
+    trial = trial_of(DIS)
+    folder = folder_of(places, DIS)
+    (folder / ".done" / "train.json").unlink()
+    (folder / "metrics.csv").unlink()
+    assert not train(trial, trial.units[0], places, on_epoch=stop_after(1)).found
+    assert without_times(metrics(places, DIS)) == without_times(metrics(undisturbed, DIS))
+    assert train(trial, trial.units[0], places).found
+
+
+def test_overwrite_and_a_damaged_checkpoint_start_afresh(undisturbed, places, capfd):
+    trial = trial_of(DIS)
+    path = folder_of(places, DIS) / "checkpoints" / "last.ckpt"
+    with pytest.raises(Stop):
+        train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=stop_after(3))
+    path.write_bytes(path.read_bytes()[:1000])
+    seen: list[dict] = []
+    train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=seen.append)
+    assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
+    original = folder_of(undisturbed, DIS) / "checkpoints" / "last.ckpt"
+    assert path.read_bytes() == original.read_bytes(), "the same training writes the same bytes"
+
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    threads = torch.get_num_threads()
+    outcome = train(trial, trial.units[0], places, overwrite=True, checkpoints=WITH_BEST)
+    assert not outcome.found
+    assert path.read_bytes() == original.read_bytes()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert capfd.readouterr() == ("", ""), "no banners, tips or progress bars"
+
+
+def test_other_data_starts_afresh(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    format_dataset(places.data, DCASE)  # the copies have their own times
+    trial = trial_of(AE)
+    unit = trial.units[0]
+    with pytest.raises(Stop):
+        train(trial, unit, places, on_epoch=stop_after(2))
+    wav = next((places.data / "original" / DCASE / "dev_data" / "raw" / "ToyCar" / "train").glob("*.wav"))
+    wav.unlink()
+    format_dataset(places.data, DCASE)
+    seen: list[dict] = []
+    outcome = train(trial, unit, places, on_epoch=seen.append)
+    assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
+    assert outcome.marker.extra["n_clips"] == 5
+
+
+def test_checkpoints_that_an_earlier_run_did_not_keep(undisturbed, places):
+    """A resumed training gives every checkpoint asked for, or starts afresh to make it."""
+    trial = trial_of(AE)
+    unit = trial.units[0]
+    train(trial, unit, places)
+    assert not (folder_of(places, AE) / "checkpoints" / "best.ckpt").exists()
+    seen: list[dict] = []
+    assert not train(trial, unit, places, checkpoints=("best", "epoch_2"), on_epoch=seen.append).found
+    assert len(seen) == EPOCHS
+    assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
+    assert_same(checkpoint(places, AE, "epoch_2"), checkpoint(undisturbed, AE, "epoch_2"))
+    # A best.ckpt of an earlier epoch than the best one known does not count.
+    shutil.copyfile(
+        folder_of(places, AE) / "checkpoints" / "epoch_2.ckpt",
+        folder_of(places, AE) / "checkpoints" / "best.ckpt",
+    )
+    (folder_of(places, AE) / ".done" / "train.json").unlink()
+    train(trial, unit, places, checkpoints=("best",))
+    assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
+
+
+def test_seeds_and_units_differ(undisturbed, places):
+    trial = trial_of(AE, seed=1)
+    train(trial, trial.units[0], places)
+    first, second = checkpoint(undisturbed, AE), checkpoint(places, AE, seed=1)
+    name = next(iter(first["state_dict"]))
+    assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
+
+
+# -------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_divergence_names_the_place_and_leaves_nothing_done(name, places):
+    system = SYSTEMS[name]
+    system = system.model_copy(update={"train": system.train.model_copy(update={"learning_rate": 1e38})})
+    trial = trial_of(system)
+    unit = trial.units[0]
+    with pytest.raises(
+        TrainingDiverged, match=rf"unit {unit.name} .*epoch 1, step \d of \d.*learning_rate"
+    ) as error:
+        train(trial, unit, places)
+    folder = folder_of(places, system)
+    assert not (folder / "checkpoints" / "last.ckpt").exists()
+    assert store.read_marker(folder, "train") is None
+    assert str(error.value) in (folder / "train.log").read_text()
+
+
+def test_ctrl_c_stays_ctrl_c(places):
+    def on_epoch(row: dict) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    trial = trial_of(AE)
+    with pytest.raises(KeyboardInterrupt):
+        train(trial, trial.units[0], places, on_epoch=on_epoch)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(checkpoint(places, AE)["asdray"]["history"]) >= 1
+    assert store.read_marker(folder_of(places, AE), "train") is None
+
+
+def test_too_few_classes(places):
+    system = DIS.model_copy(update={"frontend": DIS.frontend.model_copy(update={"labels": ("machine",)})})
+    trial = trial_of(system, machines=("fan", "bandsaw"))
+    with pytest.raises(ValueError, match=r"2 classes.*subcluster_adacos"):
+        train(trial, trial.units[0], places)
+
+
+@pytest.mark.parametrize("name", ["first", "epoch_0", "epoch_5", "epoch_x"])
+def test_unknown_checkpoints(name, places):
+    trial = trial_of(AE)
+    with pytest.raises(ValueError, match=name):
+        train(trial, trial.units[0], places, checkpoints=(name,))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_unknown_devices(device, places):
+    trial = trial_of(AE)
+    with pytest.raises(ValueError, match=device):
+        train(trial, trial.units[0], places, device=device)
+
+
+def test_logging_levels_come_back(places):
+    import lightning.pytorch  # noqa: F401 - sets its loggers up
+
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    trial = trial_of(AE)
+    train(trial, trial.units[0], places)
+    assert logger.level == before
+
+
+# ------------------------------------------------------------------------------------------ the data it sees
+
+
+def test_an_epoch_sees_every_item_once_and_no_two_alike(undisturbed):
+    packs = [ensure_pack(undisturbed, DCASE, m, "train") for m in MACHINES]
+    clips = Clips(packs)
+    columns = {
+        "machine": [m for m in MACHINES for _ in range(6)],
+        "section": [0] * 18,
+        "attributes": list("abcdef") * 3,
+        "domain": ["source"] * 18,
+    }
+    module = frontends.build(DIS.frontend, 6400, columns=columns)
+    data = module.training_data(clips, columns, 5)
+    orders = []
+    for epoch in range(2):
+        batches = list(data.epoch(np.random.default_rng(epoch)))
+        assert tuple(len(b.samples) for b in batches) == data.sizes
+        order = torch.cat([b.classes for b in batches]).tolist()
+        assert sorted(order) == list(range(18))  # each clip has a class of its own here
+        orders.append(order)
+        for batch in batches:
+            for samples, label in zip(batch.samples, batch.classes.tolist(), strict=True):
+                i = [
+                    f"{m}---0---{a}---0"
+                    for m, a in zip(columns["machine"], columns["attributes"], strict=True)
+                ]
+                whole = packs[i.index(module.classes[label]) // 6].clip(i.index(module.classes[label]) % 6)[
+                    :, 0
+                ]
+                windows = np.lib.stride_tricks.sliding_window_view(whole, 6400)
+                assert (windows == samples.numpy()).all(axis=1).any()
+    assert orders[0] != orders[1]
+
+
+def test_vectors_are_those_of_the_clips_own_frames(undisturbed):
+    clips = Clips([ensure_pack(undisturbed, DCASE, "fan", "train")])
+    module = frontends.build(AE.frontend, 6400)
+    data = module.training_data(clips, {}, 64)
+    found = torch.cat(list(data.epoch(np.random.default_rng(0))))
+    waves = clips.gather(np.arange(6), int(clips.lengths[0])).float() / 32768
+    frames = module.frames(waves)
+    expected = torch.cat([f.unfold(0, 5, 1).transpose(1, 2).flatten(1) for f in frames])
+    assert found.shape == expected.shape
+
+    def rows_sorted(x):
+        return x[np.lexsort(x.double().numpy().T)]
+
+    torch.testing.assert_close(rows_sorted(found), rows_sorted(expected), rtol=1e-4, atol=1e-3)
+    again = torch.cat(list(data.epoch(np.random.default_rng(1))))
+    assert not torch.equal(found, again)
