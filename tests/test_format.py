@@ -197,6 +197,9 @@ def test_ground_truth_from_elsewhere(tree, tmp_path):
 
 def test_kind_and_ids_follow_the_audio(tree):
     before = format_dataset(tree.data, "dcase2023").dataset
+    (tree.data / "original" / "dcase2023" / "synthetic-unfinished.json").write_text("{}")
+    with pytest.raises(ValueError, match="is unfinished: run `asdray synth dcase2023` again"):
+        format_dataset(tree.data, "dcase2023")
     (tree.data / "original" / "dcase2023" / "synthetic.json").write_text("{}")
     synthetic = format_dataset(tree.data, "dcase2023").dataset
     assert synthetic.kind == "synthetic"

@@ -7,8 +7,6 @@ is already right stays, so that formatting again costs little and formatting can
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,15 +82,16 @@ def format_dataset(
         link: symlinks are relative, so that the data folder may move.
 
     Raises:
-        ValueError: no dataset; wrong ground truth; or bad files, all of them listed: unreadable, empty,
-            truncated, no wav, wrong format, rate or channels, a name that does not fit, two clips with
-            one formatted name. Nothing is written then.
+        ValueError: no dataset, or an unfinished synthetic one; wrong ground truth; or bad files, all of
+            them listed: unreadable, empty, truncated, no wav, wrong format, rate or channels, a name that
+            does not fit, two clips with one formatted name. Nothing is written then.
     """
     if link not in get_args(Link):
         raise ValueError(
             f"unknown link {link!r}{nearest(link, get_args(Link))} (known: {', '.join(get_args(Link))})"
         )
     data = Path(data).absolute()
+    kind = manifest.dataset_kind(data, dcase)
     problems: list[str] = []
     files = _scan(data, dcase, problems)
     truth = _load_truth(data, dcase, ground_truth)
@@ -107,7 +106,7 @@ def format_dataset(
     with store.lease(store.formatted_dir(data, dcase)):
         removed = remove_stale(data, dcase, {c["path"] for c in clips})
         made = sum(_in_threads(Linker(data, clips, link), clips, steps))
-        dataset = _write(data, dcase, clips)
+        dataset = manifest.write(data, dcase, kind, clips)
     missing = Counter(c["machine"] for c in clips if c["split"] == "test" and c["is_anomaly"] is None)
     return FormatReport(dataset, dict(missing), made, len(clips) - made, removed)
 
@@ -234,25 +233,6 @@ def _row(
         "size": header.size,
         "mtime_ns": header.mtime_ns,
     }
-
-
-# ------------------------------------------------------------------------------------------- what we write
-
-
-def _write(data: Path, dcase: str, clips: list[dict[str, Any]]) -> manifest.Dataset:
-    """Writes ``clips.parquet``, then ``dataset.json``, which holds its hash: readers take them as one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(clips, schema=manifest.schema()), buffer, compression="zstd")
-    content = buffer.getvalue()
-    with store.atomic_path(store.manifest_path(data, dcase)) as temporary:
-        temporary.write_bytes(content)
-    kind = manifest.dataset_kind(data, dcase)
-    dataset = manifest.describe(dcase, kind, clips, hashlib.sha256(content).hexdigest())
-    store.write_json(store.dataset_path(data, dcase), manifest.dataset_json(dataset))
-    return dataset
 
 
 # ------------------------------------------------------------------------------------------------ threads

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DATASET_FORMAT = 1
+
+_ID = b"asdray.manifest"  # where clips.parquet holds `Dataset.manifest`
 
 UNKNOWN = "unknown"
 """Stands for a null domain or label in the keys of `MachineData.counts`."""
@@ -96,8 +97,17 @@ def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def dataset_kind(data: Path, dcase: str) -> str:
-    """``synthetic`` where ``asdray synth`` made the originals, else ``official``."""
-    return "synthetic" if (data / "original" / dcase / "synthetic.json").exists() else "official"
+    """``synthetic`` where ``asdray synth`` made the originals, else ``official``.
+
+    Raises:
+        ValueError: the synthesis was interrupted.
+    """
+    folder = data / "original" / dcase
+    if (folder / "synthetic.json").exists():
+        return "synthetic"
+    if (folder / "synthetic-unfinished.json").exists():
+        raise ValueError(f"the synthetic dataset in {folder} is unfinished: run `asdray synth {dcase}` again")
+    return "official"
 
 
 # ------------------------------------------------------------------------------------------- the summary
@@ -154,7 +164,7 @@ class Dataset:
         kind: ``official`` or ``synthetic``; the two never meet in one table.
         id: hash of the kind and every split id; labels do not enter.
         machines: those that are there, in the year's order.
-        manifest: sha256 of the ``clips.parquet`` that this describes.
+        manifest: hash of all rows of the ``clips.parquet`` that this describes, which holds it too.
     """
 
     dcase: str
@@ -203,13 +213,8 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
         ) from None
 
 
-def describe(dcase: str, kind: str, clips: list[dict[str, Any]], manifest: str) -> Dataset:
-    """The summary of a manifest.
-
-    Args:
-        clips: the manifest's rows, sorted by clip.
-        manifest: sha256 of the manifest file.
-    """
+def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
+    """The summary of a manifest's rows, sorted by clip."""
     machines = {}
     for machine in get_year(dcase).all_machines:
         mine = [c for c in clips if c["machine"] == machine]
@@ -236,12 +241,9 @@ def describe(dcase: str, kind: str, clips: list[dict[str, Any]], manifest: str) 
             label_sources=tuple(sorted({c["label_source"] for c in test if c["label_source"]})),
         )
     ids_of_all = [[name, m.train, m.test, m.supplemental] for name, m in sorted(machines.items())]
-    return Dataset(dcase, kind, _hash([[kind], *ids_of_all]), machines, manifest)
-
-
-def dataset_json(dataset: Dataset) -> dict[str, Any]:
-    """The value of ``dataset.json``; `load_dataset` reads it back."""
-    return {"format": DATASET_FORMAT, **asdict(dataset)}
+    return Dataset(
+        dcase, kind, _hash([[kind], *ids_of_all]), machines, _hash(list(c.values()) for c in clips)
+    )
 
 
 _LABELS = {None: UNKNOWN, False: "normal", True: "anomaly"}
@@ -257,6 +259,23 @@ def _hash(rows: Iterable[list[Any]]) -> str:
 # ------------------------------------------------------------------------------------------ the manifest
 
 
+def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
+    """Writes ``clips.parquet``, then ``dataset.json``; equal rows give equal bytes.
+
+    Args:
+        clips: rows with the columns of `schema` in its order, sorted by clip.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dataset = describe(dcase, kind, clips)
+    table = pa.Table.from_pylist(clips, schema=schema())
+    with store.atomic_path(store.manifest_path(data, dcase)) as temporary:
+        pq.write_table(table.replace_schema_metadata({_ID: dataset.manifest}), temporary, compression="zstd")
+    store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
+    return dataset
+
+
 def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     """Reads ``clips.parquet``, with the columns of `schema`, sorted by clip.
 
@@ -267,13 +286,15 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
 
     dataset = load_dataset(data, dcase)
     path = store.manifest_path(data, dcase)
-    content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != dataset.manifest:
+    # By its path: pyarrow's threads may outlive the read, and let go of a Python file object only after
+    # the interpreter has ended, which aborts the process (apache/arrow#34314, #33975).
+    table = pq.read_table(path) if path.exists() else schema().empty_table()
+    if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
         # A format that was interrupted between its two files, or is under way.
         raise ValueError(
             f"{path} does not match its dataset.json: run `asdray format {dcase} --data {data}` again"
         )
-    return pq.read_table(io.BytesIO(content))
+    return table
 
 
 def rows(
