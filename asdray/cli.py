@@ -73,7 +73,7 @@ def sweep(
     result = run_sweep(plan, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet)
     _print_board(result.board, result.folder)
     _print_lines([f"sweep {plan.name}: {len(jobs)} trials"])
-    _print_lines(summary_lines(result.expected, result.new, result.failures))
+    _print_lines(summary_lines(result.expected, result.before, result.new, result.failures))
     _print_lines([f"everything is in {result.folder}"])
     if result.stopped:
         print(f"stopped; to go on: asdray sweep {spec}", file=sys.stderr)
@@ -160,9 +160,7 @@ def format_(
     ground_truth: Annotated[
         Path | None, typer.Option(help="Default: where synth and download put it.")
     ] = None,
-    link: Annotated[
-        Link, typer.Option(help="How the unified tree holds the files.")
-    ] = "symlink",
+    link: Annotated[Link, typer.Option(help="How the unified tree holds the files.")] = "symlink",
     data: Data = DATA,
 ) -> None:
     """Unify names and labels of a year's dataset and write its manifest."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from asdray import store
 from asdray.config.trial import Trial
-from asdray.stages.state import Outcome, Step
+from asdray.stages.state import Outcome
 from asdray.store import Marker
 
 Event = dict[str, Any]
@@ -116,11 +116,6 @@ class EventLog:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         return True
-
-    def add_found(self, event: Event, step: Step) -> bool:
-        """Logs the stage of ``step`` if it is done and not yet logged."""
-        marker = step.marker
-        return marker is not None and self.add(finished(event, marker, found=True))
 
 
 def _key(event: Mapping[str, Any]) -> tuple:

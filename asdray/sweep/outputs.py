@@ -14,7 +14,7 @@ from asdray.config.backend import backend_id
 from asdray.config.sweep import Sweep
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep.plan import Job
+from asdray.sweep.plan import Job, steps
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -32,20 +32,10 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
 
 def _seconds_and_devices(job: Job, sweep: Sweep, places: Places) -> tuple[dict[str, float], set[str], bool]:
     """Seconds per stage and devices, from the markers of what is done; and whether all of it is."""
-    trial, dataset = job.trial, job.dataset
-    steps = [state.train_step(trial, u, places, dataset) for u in trial.units]
-    for ckpt in sweep.checkpoints:
-        for machine in trial.machines:
-            steps.append(state.extract_step(trial, machine, ckpt, places, dataset))
-            steps += [state.score_step(trial, machine, ckpt, b, places, dataset) for b in job.backends]
-            steps.append(state.evaluate_step(trial, machine, ckpt, job.backends, places, dataset))
-            if sweep.umap:
-                steps.append(state.umap_step(trial, machine, ckpt, sweep.umap, places, dataset))
-    steps.append(state.table_step(trial, sweep.checkpoints, job.backends, places, dataset))
     seconds: dict[str, float] = {}
     devices: set[str] = set()
     complete = True
-    for step in steps:
+    for _, step in steps(job, sweep, places):
         marker = step.marker
         if marker is None:
             complete = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep.events import EventLog, event_of
+from asdray.sweep.events import EventLog, event_of, finished
 
 
 @dataclass(frozen=True)
@@ -52,37 +53,47 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
     )
 
 
-def log_found(job: Job, sweep: Sweep, places: Places, log: EventLog) -> None:
-    """Logs every stage of a trial that is done and has no line yet."""
+def steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, Any], state.Step]]:
+    """Every stage of a trial: what an event says of it, and its step."""
     trial, dataset = job.trial, job.dataset
     for unit in trial.units:
-        log.add_found(
-            event_of(trial, "train", unit=unit.name), state.train_step(trial, unit, places, dataset)
-        )
+        yield event_of(trial, "train", unit=unit.name), state.train_step(trial, unit, places, dataset)
     for ckpt in sweep.checkpoints:
         for machine in trial.machines:
             at: dict[str, Any] = {"machine": machine, "checkpoint": ckpt}
-            log.add_found(
-                event_of(trial, "extract", **at), state.extract_step(trial, machine, ckpt, places, dataset)
+            yield (
+                event_of(trial, "extract", **at),
+                state.extract_step(trial, machine, ckpt, places, dataset),
             )
             for backend in job.backends:
-                log.add_found(
+                yield (
                     event_of(trial, "score", **at, backend=backend_id(backend)),
                     state.score_step(trial, machine, ckpt, backend, places, dataset),
                 )
-            log.add_found(
+            yield (
                 event_of(trial, "evaluate", **at),
                 state.evaluate_step(trial, machine, ckpt, job.backends, places, dataset),
             )
             if sweep.umap:
-                log.add_found(
+                yield (
                     event_of(trial, "umap", **at),
                     state.umap_step(trial, machine, ckpt, sweep.umap, places, dataset),
                 )
-    log.add_found(
+    yield (
         event_of(trial, "table"),
         state.table_step(trial, sweep.checkpoints, job.backends, places, dataset),
     )
+
+
+def log_found(job: Job, sweep: Sweep, places: Places, log: EventLog) -> Counter[str]:
+    """Logs every stage of a trial that is done and has no line yet; returns how many of each are done."""
+    done: Counter[str] = Counter()
+    for event, step in steps(job, sweep, places):
+        marker = step.marker
+        if marker is not None:
+            done[step.stage] += 1
+            log.add(finished(event, marker, found=True))
+    return done
 
 
 def load(path: Path, overrides: Mapping[str, Any], places: Places) -> tuple[Sweep, tuple[Job, ...]]:

@@ -121,16 +121,20 @@ def plan_lines(sweep: Sweep, jobs: Sequence[Job], places: Places) -> list[str]:
 
 
 def summary_lines(
-    expected: Mapping[str, int], new: Mapping[str, int], failures: Sequence[Event]
+    expected: Mapping[str, int],
+    before: Mapping[str, int],
+    new: Mapping[str, int],
+    failures: Sequence[Event],
 ) -> list[str]:
-    """One line per stage: how many are done, how many of them this run did."""
+    """One line per stage: how many were done before, which of the rest this run did, and what is left."""
     lines = []
     for stage, total in expected.items():
-        fresh = new.get(stage, 0)
-        lost = sum(event["stage"] == stage for event in failures)
-        already = max(0, total - fresh - lost)
-        parts = [f"{already} already done"] if already else []
-        parts += [f"{fresh} done now"] if fresh else []
-        parts += [f"{lost} failed"] if lost else []
+        counts = {
+            "already done": before.get(stage, 0),
+            "done now": new.get(stage, 0),
+            "failed": sum(event["stage"] == stage for event in failures),
+        }
+        counts["left"] = max(0, total - sum(counts.values()))
+        parts = [f"{n} {what}" for what, n in counts.items() if n]
         lines.append(f"  {stage:<9}{', '.join(parts) or 'nothing to do'}")
     return lines

@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Result:
 
     board: Leaderboard
     expected: Mapping[str, int]
+    before: Mapping[str, int]
     new: Mapping[str, int]
     failures: Sequence[Event]
     stopped: bool
@@ -73,9 +75,10 @@ def run_sweep(
     with store.lease(folder, on_wait=already):
         outputs.write_spec(sweep, folder)
         log = EventLog(folder / "events.jsonl")
+        before: Counter[str] = Counter()
         for job in jobs:
             write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-            log_found(job, sweep, places, log)
+            before.update(log_found(job, sweep, places, log))
         left = {i: missing for i, job in enumerate(jobs) if (missing := job.missing(sweep, places))}
         driver = _Driver(sweep, jobs, places, log, left, quiet)
         if any(m.units or m.machines or m.umaps for m in left.values()):
@@ -83,7 +86,7 @@ def run_sweep(
         else:
             driver.finish_trials_without_work()
         board = driver.write_outputs()
-        return Result(board, _expected(sweep, jobs), log.counts, log.failures, driver.stopped, folder)
+        return Result(board, _expected(sweep, jobs), before, log.counts, log.failures, driver.stopped, folder)
 
 
 def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:
@@ -278,11 +281,13 @@ class _Driver:
         from asdray.stages.table import table
 
         job = self.jobs[index]
-        event = attempt(
-            event_of(job.trial, "table"),
-            lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
-        )
-        self._record(index, event)
+        step = state.table_step(job.trial, self.sweep.checkpoints, job.backends, self.places, job.dataset)
+        if step.inputs:  # else no machine came as far as a score, and that is recorded already
+            event = attempt(
+                event_of(job.trial, "table"),
+                lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
+            )
+            self._record(index, event)
         self._row(index, running=False)
         self._view.finished(job.trial, not self._failures.get(index))
         self._dirty = True
