@@ -427,6 +427,45 @@ def test_stereo_belongs_to_2026(tmp_path):
     assert {r["channels"] for r in rows_of(tree).values()} == {2}
 
 
+def test_supplemental_clips_are_kept_apart(tmp_path):
+    tree = build_tree(tmp_path, "dcase2025", ["fan"], n_samples=40)
+    before = format_dataset(tree.data, "dcase2025").dataset.machines["fan"]
+    write_wav(tree.folder("dev", "fan", "supplemental") / "section_00_machine_0001_.wav", "x", n=40)
+    report = format_dataset(tree.data, "dcase2025")
+    fan = report.dataset.machines["fan"]
+    assert (fan.train, fan.test, fan.labels) == (before.train, before.test, before.labels)
+    assert (before.split_id("supplemental"), report.unlabelled) == (None, {})
+    assert fan.split_id("supplemental") == fan.supplemental is not None
+    row = rows_of(tree)["dev/fan/supplemental/section_00_machine_0001_.wav"]
+    assert (row["is_anomaly"], row["domain"], row["label_source"]) == (None, None, None)
+    assert row["path"] == "formatted/dcase2025/raw/fan/supplemental/section_00_machine_0001_.wav"
+
+
+def test_the_two_test_folders_of_2021_become_one_split(tmp_path):
+    for subset, name in [
+        ("dev", "train/section_00_source_train_normal_0000_a.wav"),
+        ("dev", "source_test/section_00_source_test_anomaly_0000.wav"),
+        ("dev", "target_test/section_00_target_test_anomaly_0000.wav"),
+        ("eval", "target_test/section_03_target_test_0000.wav"),
+    ]:
+        write_wav(store.original_dir(tmp_path, "dcase2021", subset) / "fan" / name, name, n=40)
+    report = format_dataset(tmp_path, "dcase2021")
+    assert report.dataset.machines["fan"].counts == {
+        "dev/test/source/anomaly": 1,
+        "dev/test/target/anomaly": 1,
+        "dev/train/source/normal": 1,
+        "eval/test/target/unknown": 1,
+    }
+    clips = manifest.load_manifest(tmp_path, "dcase2021")["clip"].to_pylist()
+    assert "eval/fan/test/section_03_target_test_0000.wav" in clips
+
+
+def test_a_data_folder_whose_name_looks_like_a_partition(tmp_path):
+    tree = build_tree(tmp_path / "take=2", "dcase2023", ["fan"], n_samples=40)
+    format_dataset(tree.data, "dcase2023")
+    assert manifest.load_manifest(tree.data, "dcase2023").schema.equals(manifest.schema())
+
+
 # ------------------------------------------------------------------------------------------- wav headers
 
 

@@ -288,7 +288,7 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     path = store.manifest_path(data, dcase)
     # By its path: pyarrow's threads may outlive the read, and let go of a Python file object only after
     # the interpreter has ended, which aborts the process (apache/arrow#34314, #33975).
-    table = pq.read_table(path) if path.exists() else schema().empty_table()
+    table = pq.read_table(path, partitioning=None) if path.exists() else schema().empty_table()
     if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
         # A format that was interrupted between its two files, or is under way.
         raise ValueError(
