@@ -124,8 +124,9 @@ class _Driver:
         self._failures: dict[int, list[Event]] = {}
         self._rows = [outputs.trial_row(job, sweep, places, [], False) for job in jobs]
         self._training: set[int] = {i for i, m in left.items() if m.units}
-        self._open: dict[int, int] = dict.fromkeys(left, 0)
-        """Tasks of each unfinished trial that wait or run."""
+        self._open: Counter[tuple[int, str]] = Counter()
+        """(trial, kind of task) -> how many wait or run."""
+        self._tabled: set[int] = set()
         self._finished: set[int] = set()
         self._refreshed = time.monotonic()
         self._refresh_cost = 0.0
@@ -240,7 +241,7 @@ class _Driver:
                 self._put(Item("umap", index, ckpt, machine), pool)
 
     def _put(self, item: Any, pool: Any) -> None:
-        self._open[item.job] += 1
+        self._open[item.job, item.kind] += 1
         pool.put(item)
 
     def _take(self, item: Any, events: list[Event], pool: Any) -> None:
@@ -257,7 +258,7 @@ class _Driver:
             )
             if step.marker is None:
                 self._put(Item("umap", item.job, item.checkpoint, item.machine), pool)
-        self._open[item.job] -= 1
+        self._open[item.job, item.kind] -= 1
         self._finish_if_complete(item.job)
 
     def _record(self, index: int, event: Event) -> None:
@@ -274,10 +275,19 @@ class _Driver:
             self._finish_if_complete(index)
 
     def _finish_if_complete(self, index: int) -> None:
-        """Makes a trial's own tables once nothing of it trains, waits or runs."""
-        if index in self._training or self._open[index] or index in self._finished:
+        """Makes a trial's own tables once all its machines are evaluated; ends it once its plots are too."""
+        if index in self._training or index in self._finished:
             return
-        self._finished.add(index)
+        if not self._open[index, "extract"] and index not in self._tabled:
+            self._tabled.add(index)
+            self._make_table(index)
+        if not self._open[index, "extract"] and not self._open[index, "umap"]:
+            self._finished.add(index)
+            self._row(index, running=False)
+            self._view.finished(self.jobs[index].trial, not self._failures.get(index))
+            self._dirty = True
+
+    def _make_table(self, index: int) -> None:
         from asdray.stages.table import table
 
         job = self.jobs[index]
@@ -288,9 +298,7 @@ class _Driver:
                 lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
             )
             self._record(index, event)
-        self._row(index, running=False)
-        self._view.finished(job.trial, not self._failures.get(index))
-        self._dirty = True
+            self._dirty = True
 
     def _row(self, index: int, running: bool) -> None:
         self._rows[index] = outputs.trial_row(
