@@ -124,9 +124,7 @@ class TrialDir:
 
 def trial_dir(results: Path, trial: Trial) -> TrialDir:
     """The folder of a trial."""
-    return TrialDir(
-        results / "trials" / trial.dcase / f"{trial.recipe}-{trial.system.id}" / f"seed{trial.seed}"
-    )
+    return TrialDir(results / "trials" / trial.dcase / trial.system_name / f"seed{trial.seed}")
 
 
 def sweep_dir(results: Path, name: str) -> Path:

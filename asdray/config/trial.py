@@ -36,9 +36,14 @@ class Trial:
     machines: tuple[str, ...]
 
     @property
+    def system_name(self) -> str:
+        """``dis_baseline-1a2b3c4d``: column ``system`` of every file, and the trial's folder."""
+        return f"{self.recipe}-{self.system.id}"
+
+    @property
     def name(self) -> str:
         """``dis_baseline-1a2b3c4d dcase2023 seed0``: for logs and the Ray dashboard."""
-        return f"{self.recipe}-{self.system.id} {self.dcase} seed{self.seed}"
+        return f"{self.system_name} {self.dcase} seed{self.seed}"
 
     @property
     def units(self) -> tuple[Unit, ...]:

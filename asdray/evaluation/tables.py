@@ -41,11 +41,6 @@ Tables = dict[tuple[str, Subset], pd.DataFrame]
 """(dcase, subset) -> table."""
 
 
-def system_name(trial: Trial) -> str:
-    """``dis_baseline-1a2b3c4d``: column ``system`` of every table, and the trial's folder."""
-    return f"{trial.recipe}-{trial.system.id}"
-
-
 def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
     """The rows of one metric over all sections of each subset, from the ``metrics.parquet`` of many trials.
 
@@ -71,7 +66,7 @@ def planned_rows(
         asked: the sweep's backends; of these the ones that apply to a trial's frontend count.
     """
     rows = [
-        (trial.dcase, trial.recipe, system_name(trial), trial.seed, ckpt, backend_id(backend))
+        (trial.dcase, trial.recipe, trial.system_name, trial.seed, ckpt, backend_id(backend))
         for trial in trials
         for ckpt in checkpoints
         for backend in trial.backends(asked)

@@ -80,7 +80,7 @@ def _gather(
         head = {
             "dcase": trial.dcase,
             "recipe": trial.recipe,
-            "system": tables.system_name(trial),
+            "system": trial.system_name,
             "seed": trial.seed,
             "checkpoint": ckpt,
             "machine": machine,

@@ -32,7 +32,7 @@ def event_of(
     return {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
-        "system": trial.system.id,
+        "system": trial.system_name,
         "seed": trial.seed,
         "stage": stage,
         "unit": unit,

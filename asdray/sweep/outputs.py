@@ -56,7 +56,7 @@ def trial_row(
     return {
         "dcase": job.trial.dcase,
         "recipe": job.trial.recipe,
-        "system": f"{job.trial.recipe}-{job.trial.system.id}",
+        "system": job.trial.system_name,
         "seed": job.trial.seed,
         "swept": dict(job.swept),
         "status": status,
@@ -120,7 +120,7 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderbo
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
     swept: dict[str, dict[str, Mapping[str, Any]]] = {}
     for job in jobs:
-        swept.setdefault(job.trial.recipe, {})[tables.system_name(job.trial)] = job.swept
+        swept.setdefault(job.trial.recipe, {})[job.trial.system_name] = job.swept
     options: dict[str, str] = {}
     for systems in swept.values():
         options |= naming.option_labels(systems)

@@ -57,7 +57,7 @@ class View:
         """A unit's training ended well."""
         self._running.pop(job, None)
         if not event["found"]:
-            name = f"{event['recipe']}-{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
+            name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
             self.line(f"trained {name} in {event['seconds']:.1f} s")
 
     def failed(self, event: Event) -> None:
@@ -99,7 +99,7 @@ class View:
 def failure_line(event: Event) -> str:
     """``extract fan: wrong rate (dis_baseline-1a2b3c4d dcase2023 seed0)``."""
     what = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
-    trial = f"{event['recipe']}-{event['system']} {event['dcase']} seed{event['seed']}"
+    trial = f"{event['system']} {event['dcase']} seed{event['seed']}"
     return f"{what}: {event['error']} ({trial})"
 
 
