@@ -84,10 +84,9 @@ def test_readme_names_only_targets_and_files_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     asked = set(re.findall(r"\bmake ([a-z-]+)", readme))
     assert asked <= targets, asked - targets
-    for command in set(re.findall(r"\basdray ([a-z]+) ", readme)):
-        assert re.search(rf"^def {command}_?\(", (ROOT / "asdray" / "cli.py").read_text(), re.MULTILINE), (
-            command
-        )
+    code = "".join((ROOT / "asdray" / name).read_text() for name in ("cli.py", "by_hand.py"))
+    for command in set(re.findall(r"^(?:\$ )?asdray ([a-z]+)\b", readme, re.MULTILINE)):
+        assert re.search(rf"^def {command}_?\(", code, re.MULTILINE), command
     for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):
         assert (ROOT / path).exists(), path
 
