@@ -60,12 +60,19 @@ class Attributes:
         """The attribute part of a file name, for example ``car_A1_spd_28V_mic_1``."""
         return "_".join(f"{key.name}_{value}" for key, value in zip(self.keys, values, strict=True))
 
+    def _values(self, index: int) -> list[str]:
+        return list(dict.fromkeys(v[index] for v in self.source + self.target + self.unseen))
+
+    def steps(self, index: int) -> int:
+        """Distinct values of key ``index``, less one."""
+        return len(self._values(index)) - 1
+
     def position(self, index: int, value: str) -> float:
         """Where ``value`` stands among all values of key ``index``: 0 = the smallest, 1 = the largest.
 
         Numbers are placed by size, words by their order of appearance.
         """
-        values = list(dict.fromkeys(v[index] for v in self.source + self.target + self.unseen))
+        values = self._values(index)
         numbers = [_number(v) for v in values]
         if None in numbers:
             return values.index(value) / max(len(values) - 1, 1)

@@ -108,6 +108,7 @@ def synthesise(
     report = SynthReport(spec, folder, True, clips, dict(sorted(counts.items())))
     if _is_done(data, spec):
         return SynthReport(spec, folder, False, clips, report.counts)
+    _check_free(data, spec)
     with store.lease(folder):
         if _is_done(data, spec):
             return SynthReport(spec, folder, False, clips, report.counts)
@@ -140,28 +141,27 @@ def _is_done(data: Path, spec: Spec) -> bool:
     return True
 
 
-def _claim(data: Path, spec: Spec) -> None:
-    """Makes the folder ours: empty, or left by an interrupted call, whose files are removed.
-
-    Raises:
-        ValueError: it holds something that no interrupted call has left.
-    """
+def _check_free(data: Path, spec: Spec) -> None:
+    """Raises ValueError where the folder holds something that no interrupted call has left."""
     marker = unfinished_path(data, spec.dcase)
-    folder = marker.parent
-    if marker.exists():
-        old = _spec_from(store.read_json(marker))
-        if old != spec:
-            for path in _all_paths(data, old):
-                path.unlink(missing_ok=True)
-    else:
-        other = sorted(
-            p.name for p in folder.iterdir() if p.name != ".lease" and not p.name.startswith(".tmp-")
+    if marker.exists() or not marker.parent.exists():
+        return
+    ours = (".lease", ".tmp-")
+    other = sorted(p.name for p in marker.parent.iterdir() if not p.name.startswith(ours))
+    if other:
+        raise ValueError(
+            f"{marker.parent} holds data that asdray did not synthesise ({', '.join(other[:4])}): "
+            "choose another --data or delete the folder"
         )
-        if other:
-            raise ValueError(
-                f"{folder} holds data that asdray did not synthesise ({', '.join(other[:4])}): "
-                "choose another --data or delete the folder"
-            )
+
+
+def _claim(data: Path, spec: Spec) -> None:
+    """Makes the folder ours; removes what an interrupted call with another specification has left."""
+    _check_free(data, spec)
+    marker = unfinished_path(data, spec.dcase)
+    if marker.exists() and (old := _spec_from(store.read_json(marker))) != spec:
+        for path in _all_paths(data, old):
+            path.unlink(missing_ok=True)
     store.write_json(marker, spec.as_json())
 
 

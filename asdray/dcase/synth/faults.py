@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from asdray.dcase.synth.machines import Fault, Hiss, Knocks, Tones
 from asdray.dcase.synth.voice import Voice, generator
 
@@ -14,6 +12,7 @@ def apply_fault(voice: Voice, fault: Fault, severity: float, where: float, sign:
     """``voice`` with ``fault``.
 
     * ``detune``: runs off its speed, beyond the normal spread.
+    * ``slip``: one series of tones runs off the others.
     * ``sidebands``: the tones are modulated by a slower rotation.
     * ``wear``: another balance of partials.
     * ``colour``: the noise and the ringing lie higher or lower.
@@ -30,32 +29,37 @@ def apply_fault(voice: Voice, fault: Fault, severity: float, where: float, sign:
     s = severity
     match fault:
         case "detune":
-            return replace(voice, rate=voice.rate * (1 + sign * (0.015 + 0.04 * s)))
+            return replace(voice, rate=voice.rate * (1 + sign * (0.012 + 0.033 * s)))
+        case "slip":
+            series = [p for p in voice.parts if isinstance(p, Tones)]
+            loose = series[int(where * len(series))]
+            ratio = 1 + sign * (0.02 + 0.045 * s)
+            return voice.map(Tones, lambda t: replace(t, order=t.order * ratio) if t is loose else t)
         case "sidebands":
             order = 1.3 + 1.4 * where
             return voice.map(Tones, lambda t: replace(t, am=(order, 0.5 + 0.7 * s)))
         case "wear":
             pattern = generator("wear", where)
             partials = tuple(
-                gains + (4 + 6 * s) * pattern.standard_normal(len(gains)) for gains in voice.partials
+                gains + (3 + 6 * s) * pattern.standard_normal(len(gains)) for gains in voice.partials
             )
             return replace(voice, partials=partials)
         case "colour":
-            shift = 2 ** (sign * (0.2 + 0.4 * s))
+            shift = 2 ** (sign * (0.15 + 0.35 * s))
             return voice.map(Hiss, lambda h: replace(h, centre=h.centre * shift)).map(
                 Knocks, lambda k: replace(k, ring=k.ring * shift)
             )
         case "ring":
             centre = 500 * 2 ** (3.2 * where)
-            return voice.add(Hiss(centre, 0.06, -9 + 11 * s))
+            return voice.add(Hiss(centre, 0.06, -11 + 12 * s))
         case "rub":
             centre = 700 * 2 ** (2.5 * where)
             return voice.add(Hiss(centre, 0.4, -4 + 10 * s, (1.0, 1.0)))
         case "knock":
             ring = 600 * 2 ** (2.5 * where)
-            return voice.add(Knocks(1.0 if voice.rate > 5 else 2.0, -9 + 12 * s, ring, 0.008, 0.02))
+            return voice.add(Knocks(1.0 if voice.rate > 5 else 2.0, -11 + 13 * s, ring, 0.008, 0.02))
         case "falter":
-            late = 0.06 + 0.14 * s
+            late = 0.08 + 0.16 * s
             return replace(
                 voice.map(Knocks, lambda k: replace(k, jitter=k.jitter + late)), unevenness=0.2 + 0.5 * s
             )

@@ -1,4 +1,4 @@
-"""Which clips a synthetic dataset has, and every name, folder and list of them, as the organisers ship that year.
+"""Which clips a synthetic dataset has, and every name, folder and list of them, as its year ships them.
 
 Nothing here knows how a clip sounds. The running index of an anonymous name is a random permutation per
 machine and section and carries no information.
@@ -14,7 +14,7 @@ from asdray.dcase.synth.attributes import Attributes, Values, attributes_of
 from asdray.dcase.synth.voice import generator
 from asdray.dcase.years import Subset, get_year
 
-GENERATOR = 1
+GENERATOR = 2
 """Version of everything that decides names and sounds: raise it with any change of either."""
 
 CELLS = (("source", "normal"), ("target", "normal"), ("source", "anomaly"), ("target", "anomaly"))
@@ -118,17 +118,17 @@ STYLES = {
 
 
 def target_clips(train: int) -> int:
-    """How many of ``train`` training clips are target ones: 10 of 1000 as in the real data, at least 3 of 12."""
+    """How many of ``train`` clips are target ones: 10 of 1000 as in the real data, 10 of 100, 3 of 12."""
     return max(train // 100, min(10, max(3 if train >= 12 else 1, train // 10)))
 
 
 def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[str, str], tuple[Values, ...]]:
-    """The variants in use per (split, domain): all at full size, fewer where clips are few.
+    """The variants in use per (split, domain): all at the size of the real data, fewer where clips are few.
 
     A handful of clips spread over 18 variants would leave nothing to learn a variant from.
     """
     n_source = min(len(attributes.source), max(2, source // 8))
-    n_target = len(attributes.target) if target >= 10 else min(len(attributes.target), max(1, target // 3))
+    n_target = len(attributes.target) if source >= 900 else min(len(attributes.target), max(1, target // 3))
     step = len(attributes.source) / n_source
     some = tuple(attributes.source[int(i * step)] for i in range(n_source))
     seen = attributes.target[:n_target]
@@ -208,7 +208,7 @@ def attribute_csvs(spec: Spec, clips: Iterable[Clip]) -> dict[tuple[Subset, str,
 
 
 def ground_truth(spec: Spec, clips: Iterable[Clip]) -> dict[str, str]:
-    """Content of every file of the ground-truth folder, by its path there: the list and the evaluator's folders."""
+    """Every file of the ground-truth folder by its path there: the list and the evaluator's folders."""
     year, style = get_year(spec.dcase), STYLES[spec.dcase]
     hidden: dict[str, list[Clip]] = {}
     for clip in clips:

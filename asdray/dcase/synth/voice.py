@@ -1,4 +1,4 @@
-"""The voice of one machine under one set of attributes: its parts with all offsets applied, and its surroundings.
+"""The voice of one machine under one set of attributes: its parts with all offsets, and its surroundings.
 
 A voice is a function of (year, machine, section, attribute values) alone: the same specimen is recorded
 anew in every clip and under every seed of the dataset.
@@ -19,14 +19,17 @@ from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
 GRID = np.geomspace(40.0, 8000.0, 192)
 """Frequencies in Hz at which spectra are described (log-spaced)."""
 
-SNR = 3.0
+SNR = 14.0
 """dB of machine over background noise at the ``level`` attribute's middle."""
+
+RUMBLE = Hiss(75.0, 0.5, 0.0)
+"""The hall's rumble, its level in dB relative to the machine."""
 
 Part = Tones | Hiss | Knocks
 
 
 def generator(*identity: object) -> np.random.Generator:
-    """A random generator that depends on ``identity`` alone (never on Python's hash seed, order or process)."""
+    """A random generator that depends on ``identity`` alone (not on order, process or hash seed)."""
     digest = hashlib.sha256("/".join(map(str, identity)).encode()).digest()
     return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest[:16], "big")))
 
@@ -43,6 +46,7 @@ class Voice:
         ramp: share of a stroke spent in acceleration.
         unevenness: spread of the stroke lengths.
         equaliser: dB on `GRID`, the way from the machine to the microphone.
+        rumble: the low hum of the hall, loud and different in every clip; tells nothing.
         bed: dB on `GRID`, the background noise (at 0 dB in total).
         snr: dB of machine over background.
         gain: dB of the whole.
@@ -56,10 +60,11 @@ class Voice:
     unevenness: float
     equaliser: np.ndarray
     bed: np.ndarray
+    rumble: Hiss
     snr: float
     gain: float
 
-    def map(self, kind: type, change: Callable) -> Voice:
+    def map(self, kind: type | tuple[type, ...], change: Callable) -> Voice:
         """With ``change`` applied to every part of ``kind``."""
         return replace(self, parts=tuple(change(p) if isinstance(p, kind) else p for p in self.parts))
 
@@ -79,7 +84,7 @@ def curve(rng: np.random.Generator, spread: float, bumps: int = 4) -> np.ndarray
 
 
 def _vary(voice: Voice, rng: np.random.Generator, size: float) -> Voice:
-    """Another specimen: all offsets drawn from ``rng``; ``size`` 1 = another model, 0.2 = the same model's next."""
+    """Another specimen, its offsets drawn from ``rng``; ``size`` 1 = another model, 0.2 = the same model."""
 
     def part(p: Part) -> Part:
         level, shift = rng.normal(0, 2 * size), 2 ** rng.normal(0, 0.3 * size)
@@ -118,10 +123,11 @@ def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) ->
         parts=model.parts,
         partials=tuple(p.tilt * np.log2(1 + np.arange(p.count)) for p in model.parts if isinstance(p, Tones)),
         stroke=model.stroke,
-        ramp=0.25,
+        ramp=0.15,
         unevenness=0.03,
         equaliser=curve(rng, 2.0),
         bed=-3.0 * np.log2(GRID / 200.0) + curve(rng, 3.0),
+        rumble=RUMBLE,
         snr=SNR,
         gain=0.0,
     )
@@ -132,7 +138,7 @@ def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) ->
         own = generator("attribute", *place, key.name, value)
         match key.role:
             case "speed":
-                ratio = 2 ** (0.2 * where)
+                ratio = 2 ** (min(0.5, 0.06 * attributes.steps(index)) * where)
                 voice = replace(
                     voice, rate=voice.rate * ratio, stroke=voice.stroke and voice.stroke / ratio,
                     gain=voice.gain + 4 * where,
@@ -140,15 +146,15 @@ def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) ->
             case "load":
                 voice = replace(
                     voice,
-                    ramp=float(np.clip(0.25 - 0.3 * where, 0.08, 0.45)),
+                    ramp=float(np.clip(0.15 - 0.16 * where, 0.06, 0.3)),
                     partials=tuple(g + 3 * where * np.log2(1 + np.arange(len(g))) for g in voice.partials),
                 ).map(Hiss, lambda h, d=5 * where: replace(h, level=h.level - d))
             case "unit":
-                voice = _vary(voice, own, 0.22)
+                voice = _vary(voice, own, 0.25)
             case "place":
-                voice = replace(voice, equaliser=voice.equaliser + curve(own, 1.8))
+                voice = replace(voice, equaliser=voice.equaliser + curve(own, 2.0))
             case "noise":
-                voice = replace(voice, bed=voice.bed + curve(own, 3.5))
+                voice = replace(voice, bed=voice.bed + curve(own, 6.0))
             case "level":
                 voice = replace(voice, snr=voice.snr - 9 * where)
             case "pattern":
