@@ -9,7 +9,15 @@ import pytest
 
 from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.base import Config, canonical, digest
-from asdray.config.load import load_recipe, parse_set, parse_yaml, recipe_names, validate, with_overrides
+from asdray.config.load import (
+    load_recipe,
+    parse_set,
+    parse_yaml,
+    read_yaml,
+    recipe_names,
+    validate,
+    with_overrides,
+)
 from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.system import AdaCos, FftBranch, StftBranch, System
 from asdray.config.trial import Trial, extract_signature, score_signature, train_signature
@@ -168,6 +176,31 @@ def test_yaml_faults_name_the_place():
         parse_yaml("a: 1\na: 2", "f.yaml")
     with pytest.raises(ValueError, match="f.yaml is not valid YAML"):
         parse_yaml("a: [1", "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not valid YAML: a key must be a plain value"):
+        parse_yaml("{[1]: 2}", "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not valid YAML: month"):
+        parse_yaml("x: 2001-99-99", "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not valid YAML"):
+        parse_yaml("x: !!bool maybe", "f.yaml")
+
+
+def test_yaml_merge_keys():
+    text = """
+    base: &base {a: 1, b: 2}
+    inner: {more: &more {<<: *base, b: 3}}
+    outer: {<<: *more, c: 4}
+    """
+    value = parse_yaml(text, "f")
+    assert value["inner"]["more"] == {"a": 1, "b": 3}
+    assert value["outer"] == {"a": 1, "b": 3, "c": 4}
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/nothing/x.yaml", "/etc/passwd/x.yaml", "/etc", "a" * 300, "no.yaml"]
+)
+def test_unreadable_file(path):
+    with pytest.raises(ValueError, match=path):
+        read_yaml(Path(path))
 
 
 # ------------------------------------------------------------------------------------------- sweeps
@@ -223,6 +256,42 @@ def test_wrong_sweep(changes, message):
 def test_wrong_expansion(changes, message):
     with pytest.raises(ValueError, match=message):
         expand(validate(Sweep, spec(**changes), "w"), "w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"resources": {"train": {"cpu": -1}}}, "resources.train.cpu is -1: input should be greater than or equal to 0"),
+        ({"resources": {"train": 3}}, "resources.train is 3: must be a mapping of options"),
+        ({"machines": {"dcase2023": "fan"}}, "machines.dcase2023 is 'fan': must be a list"),
+        ({"machines": {2023: ["fan"]}}, "machines.2023: the key 2023 must be text"),
+        ({"machines": "al"}, "machines is 'al'; did you mean 'all'? (one of: all, a mapping)"),
+        ({"umap": None}, "umap is null (one of: false, a mapping of options)"),
+        ({"umap": True}, "umap is true (one of: false, a mapping of options)"),
+        ({"umap": {"metric": 1}}, "umap.metric is 1 (one of: cosine, euclidean)"),
+        ({"umap": {"n_neighbors": 1}}, "umap.n_neighbors is 1: input should be greater than or equal to 2"),
+        ({"backends": [3]}, "backends.0 is 3, but must be an object with a 'name'"),
+        ({1: 2}, "1: the key 1 must be text"),
+    ],
+)  # fmt: skip
+def test_one_fault_is_one_line_with_its_whole_path(changes, line):
+    with pytest.raises(ValueError) as caught:
+        validate(Sweep, {**spec(), **changes}, "w")
+    assert str(caught.value) == f"w: {line}"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("year_mx", "'year_mx'; did you mean 'year_max'? (one of: year_max, a number)"),
+        (-1, "-1: input should be greater than 0 (or: year_max)"),
+        (None, "null (one of: year_max, a number)"),
+    ],
+)
+def test_a_value_that_fits_no_alternative_is_one_line(value, line):
+    with pytest.raises(ValueError) as caught:
+        with_overrides(DIS, {"audio.duration": value}, "w")
+    assert str(caught.value) == f"w: audio.duration is {line}"
 
 
 def test_several_faults_are_told_at_once():

@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from asdray.config.base import Config
+from asdray.config.faults import explain
 from asdray.config.system import Recipe, System
 from asdray.dcase.years import nearest
 
@@ -23,18 +22,23 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which ``1e-3`` is a number and a key that stands twice is an error."""
+    """YAML in which ``1e-3`` is a number and a key that stands twice, or is no plain value, is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Checked as it is written, before merge keys (`<<: *base`) bring in keys that may stand twice.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _fault("a key must be a plain value, not a list or a mapping", key)
+            if (key.tag, key.value) in seen:
+                raise _fault(f"the key {key.value!r} stands twice", key)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_implicit_resolver(
@@ -52,7 +56,8 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    # The latter two come from values that look like a date or carry a tag, but are not: 2001-99-99.
+    except (yaml.YAMLError, ValueError, LookupError) as error:
         raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -63,11 +68,14 @@ def read_yaml(path: Path) -> Any:
         ValueError: missing or unreadable file, not YAML.
     """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {path}: not a text file ({error})") from None
+    return parse_yaml(text, str(path))
 
 
 # ------------------------------------------------------------------------------------------ validation
@@ -83,120 +91,7 @@ def validate(model: type[C], value: Any, where: str) -> C:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        items = error.errors(include_url=False)
-        items = [item for item in items if not _follows(item, items)]
-        lines = [_explain(model, item) for item in items]
-        raise ValueError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines))) from None
-
-
-def _follows(item: Any, items: list) -> bool:
-    """Whether another fault is the cause of this one: then that one alone is told.
-
-    A sequence whose items were refused is also "too short"; an object with a wrong option is also not
-    the plain word (``false``, ``all``) that could stand in its place.
-    """
-    outer = item["loc"]
-    if item["type"] == "literal_error" and isinstance(item["input"], Mapping | list):
-        outer = outer[:-1]
-    elif item["type"] != "too_short":
-        return False
-    return any(
-        len(o["loc"]) > len(outer) and o["loc"][: len(outer)] == outer and o is not item for o in items
-    )
-
-
-def _explain(model: type[BaseModel], item: Any) -> str:
-    loc, kind = item["loc"], item["type"]
-    names, owner = _walk(model, loc[:-1] if kind == "extra_forbidden" else loc)
-    path = ".".join(names) or "the file"
-    context = item.get("ctx") or {}
-    if kind == "extra_forbidden":
-        full = ".".join([*names, str(loc[-1])])
-        known = list(owner.model_fields) if owner else []
-        return f"unknown option {full!r}{nearest(loc[-1], known)} (known here: {', '.join(known)})"
-    if kind == "missing":
-        return f"{path} is missing"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = [tag.strip().strip("'") for tag in str(context.get("expected_tags", "")).split(",")]
-        if kind == "union_tag_not_found":
-            if isinstance(item["input"], Mapping):
-                return f"{path} needs a 'name'"
-            return f"{path} is {item['input']!r}, but must be an object with a 'name'"
-        tag = context["tag"]
-        return f"{path}.name is {tag!r}{nearest(tag, expected)} (known: {', '.join(expected)})"
-    if kind == "literal_error":
-        expected = [e.strip("' ") for e in str(context["expected"]).replace(" or ", ",").split(",")]
-        return (
-            f"{path} is {item['input']!r}{nearest(item['input'], expected)} (one of: {', '.join(expected)})"
-        )
-    message = item["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{path}: {message}" if names else message
-    return f"{path} is {item['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _walk(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], type[BaseModel] | None]:
-    """The names a user wrote along a pydantic location, and the class it ends in (None: not a class).
-
-    pydantic puts the tag of a union member (``adacos``) and the kind of a plain union's member
-    (``float``) into the location; neither stands in the user's file.
-    """
-    names: list[str] = []
-    current: Any = model
-    for part in loc:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            if part in current.model_fields:
-                names.append(str(part))
-                current = current.model_fields[part].annotation
-                continue
-            if part == _tag(current):
-                continue
-            names.append(str(part))
-            current = None
-            continue
-        inner = _members(current)
-        tagged = next((m for m in inner if _tag(m) == part), None)
-        if tagged is not None:
-            current = tagged
-        elif isinstance(part, int):
-            names.append(str(part))
-            current = _item(current)
-        elif typing.get_origin(_plain(current)) in (dict, Mapping):
-            names.append(str(part))
-            current = typing.get_args(_plain(current))[1]
-        else:
-            # The kind of a plain union's member, such as 'float' or 'literal[...]'.
-            current = next((m for m in inner if getattr(m, "__name__", None) == part), None)
-    members = [m for m in _members(current) if isinstance(m, type) and issubclass(m, BaseModel)]
-    return names, members[0] if len(members) == 1 else None
-
-
-def _plain(annotation: Any) -> Any:
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _members(annotation: Any) -> list[Any]:
-    annotation = _plain(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [m for arg in typing.get_args(annotation) for m in _members(arg)]
-    return [annotation]
-
-
-def _item(annotation: Any) -> Any:
-    """The class of a sequence's items."""
-    for member in _members(annotation):
-        if typing.get_origin(member) in (list, tuple):
-            return typing.get_args(member)[0]
-    return None
-
-
-def _tag(member: Any) -> str | None:
-    if isinstance(member, type) and issubclass(member, Config):
-        name = member.model_fields.get("name")
-        return name.default if name else None
-    return None
+        raise ValueError("\n".join(f"{where}: {line}" for line in explain(model, error))) from None
 
 
 # --------------------------------------------------------------------------------------------- recipes
