@@ -336,6 +336,89 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (trial.recipe, trial.system.frontend.bottleneck) == ("mine", 4)
 
 
+SHORT = "name: s\nrecipes: [dis_baseline, ae_baseline]\ndcase: dcase2023\nseeds: 0\n"
+
+
+def overridden(tmp_path, text=SHORT, **overrides):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    return load_sweep(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def test_an_override_keeps_the_other_recipes(tmp_path):
+    sweep = overridden(tmp_path, recipes__ae_baseline__set__train__epochs=3)
+    assert {t.recipe: t.system.train.epochs for t, _ in expand(sweep, "s")} == {
+        "dis_baseline": 16, "ae_baseline": 3,
+    }  # fmt: skip
+
+
+def test_an_override_of_one_recipe_leaves_an_aliased_one(tmp_path):
+    text = SHORT.replace(
+        "[dis_baseline, ae_baseline]", "{dis_baseline: &a {set: {train.epochs: 2}}, ae_baseline: *a}"
+    )
+    sweep = overridden(tmp_path, text, recipes__ae_baseline__set__train__epochs=3)
+    assert [t.system.train.epochs for t, _ in expand(sweep, "s")] == [2, 3]
+
+
+def test_overrides_go_through_short_forms(tmp_path):
+    sweep = overridden(
+        tmp_path,
+        SHORT + "resources: auto\nspace:\n",
+        resources__train__gpu=1,
+        space__train__epochs=[1, 2],
+        seeds=[4],
+    )
+    assert (sweep.resources.train.gpu, sweep.space, sweep.seeds) == (1, {"train.epochs": [1, 2]}, (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (SHORT + "umap: false", {"umap__metric": "cosine"}, "s.yaml: --set umap.metric: umap is False"),
+        (SHORT, {"seeds__0": 1}, "s.yaml: --set seeds.0: seeds is 0, .*set seeds as a whole"),
+        (SHORT + "machines: all", {"machines__dcase2023": ["fan"]}, "machines is 'all'"),
+        (
+            SHORT.replace("[dis_baseline", "[1"),
+            {"recipes__ae_baseline": {}},
+            r"recipes is \[1, 'ae_baseline'\]",
+        ),
+        (
+            SHORT,
+            {"recipes__ae_baseline__sett__x": 1},
+            "unknown option 'recipes.ae_baseline.sett'; did you mean 'set'",
+        ),
+    ],
+)
+def test_an_override_through_something_else_is_refused(tmp_path, text, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        overridden(tmp_path, text, **overrides)
+
+
+def test_recipe_files_are_found_beside_the_sweep_file(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "here").mkdir()
+    for folder, bottleneck in (("in", 4), ("here", 5)):
+        (tmp_path / folder / "mine.yaml").write_text(
+            f"about: mine\nfrontend: {{name: autoencoder, bottleneck: {bottleneck}}}\n"
+        )
+    monkeypatch.chdir(tmp_path / "here")
+    text = SHORT.replace("[dis_baseline, ae_baseline]", "[mine.yaml]")
+    sweep = overridden(tmp_path / "in", text, **{"recipes.mine.yaml.set.train.epochs": 3})
+    assert list(sweep.recipes) == [str(tmp_path / "in" / "mine.yaml")]
+    ((trial, _),) = expand(sweep, "s")
+    assert (trial.recipe, trial.system.frontend.bottleneck, trial.system.train.epochs) == ("mine", 4, 3)
+
+    (tmp_path / "in" / "mine.yaml").unlink()
+    ((trial, _),) = expand(overridden(tmp_path / "in", text), "s")
+    assert trial.system.frontend.bottleneck == 5
+
+    (tmp_path / "here" / "mine.yaml").unlink()
+    with pytest.raises(
+        ValueError, match=r"s.yaml: recipes: there is no file .*in/mine.yaml and no .*here/mine.yaml"
+    ):
+        overridden(tmp_path / "in", text)
+
+
 def test_defaults_of_a_short_sweep():
     sweep = validate(Sweep, spec(dcase="dcase2022", seeds=3, umap=False, resources="auto"), "w")
     assert (sweep.dcase, sweep.seeds, sweep.umap, sweep.backends) == (("dcase2022",), (3,), False, (Knn(),))

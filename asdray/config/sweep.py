@@ -79,17 +79,7 @@ class Sweep(Config):
     def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"a sweep file is a mapping of options, not {type(value).__name__}")
-        value = dict(value)
-        recipes = value.get("recipes")
-        if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
-            _refuse_twice(recipes, "recipes")
-            value["recipes"] = {name: {} for name in recipes}
-        elif isinstance(recipes, Mapping):
-            value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
-        if value.get("space", {}) is None:
-            value["space"] = {}
-        if value.get("resources") == "auto":
-            value["resources"] = {}
+        value = _mappings(value)
         if isinstance(value.get("backends"), list):
             value["backends"] = _expand_backends(value["backends"])
         for key in ("dcase", "seeds", "checkpoints"):
@@ -188,8 +178,26 @@ def _expand_backends(items: list) -> list:
     return expanded
 
 
+def _mappings(value: Mapping) -> dict:
+    """A sweep file's options with the short forms of its mappings written out."""
+    value = dict(value)
+    recipes = value.get("recipes")
+    if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
+        _refuse_twice(recipes, "recipes")
+        value["recipes"] = {name: {} for name in recipes}
+    elif isinstance(recipes, Mapping):
+        value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
+    if value.get("space", {}) is None:
+        value["space"] = {}
+    if value.get("resources") == "auto":
+        value["resources"] = {}
+    return value
+
+
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
-    """The sweep in a YAML file, with top-level options replaced (``--set seeds=[0,1]``).
+    """The sweep in a YAML file, with options replaced (``seeds``, ``recipes.ae_baseline.set.train.epochs``).
+
+    Recipe files are named relative to the sweep file; the sweep holds their absolute paths.
 
     Raises:
         ValueError: every fault of the file, one line each.
@@ -197,27 +205,64 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     value = read_yaml(path)
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
-    value = dict(value)
-    for key, new in (overrides or {}).items():
-        node = value
-        *parents, last = _split(key, value)
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        node[last] = new
+    try:
+        value = _mappings(value)
+        for key, new in (overrides or {}).items():
+            value = _replaced(value, _split(key, value), new, key)
+        value = _mappings(value)
+        if isinstance(value.get("recipes"), dict):
+            value["recipes"] = _located(value["recipes"], path.expanduser().absolute().parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     sweep = validate(Sweep, value, str(path))
     expand(sweep, str(path))
     return sweep
 
 
 def _split(key: str, value: Mapping) -> list[str]:
-    """Splits an override's key; below ``set`` and ``space`` the rest is one option path."""
+    """Splits an override's key; a recipe's name is one part, and what follows ``set`` and ``space``."""
     parts = key.split(".")
+    if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
+        for name in value["recipes"]:
+            if f"{key}.".startswith(f"recipes.{name}."):
+                rest = key.removeprefix(f"recipes.{name}").removeprefix(".")
+                parts = ["recipes", name, *(rest.split(".") if rest else [])]
     for i, part in enumerate(parts):
-        if part in ("set", "space") and i + 1 < len(parts):
+        if i in (0, 2) and part in ("set", "space") and i + 1 < len(parts):
             return [*parts[: i + 1], ".".join(parts[i + 1 :])]
     return parts
+
+
+def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
+    """``value`` with what stands at ``parts`` replaced; the mappings on the way are copied."""
+    if not parts:
+        return new
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        outer = key.removesuffix("." + ".".join(parts))
+        raise ValueError(
+            f"--set {key}: {outer} is {value!r}, which has no options of its own: set {outer} as a whole"
+        )
+    return {**value, parts[0]: _replaced(value.get(parts[0]), parts[1:], new, key)}
+
+
+def _located(recipes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``recipes`` with absolute paths of recipe files, looked for in ``folder``, then where we are."""
+    located: dict[str, Any] = {}
+    for name, use in recipes.items():
+        place = name
+        if isinstance(name, str) and name.endswith((".yaml", ".yml")):
+            file = Path(name).expanduser()
+            places = dict.fromkeys((folder / file, Path.cwd() / file))
+            found = next((p for p in places if p.is_file()), None)
+            if found is None:
+                raise ValueError(f"recipes: there is no file {' and no '.join(map(str, places))}")
+            place = str(found)
+        if place in located:
+            raise ValueError(f"recipes names {place!r} twice")
+        located[place] = use
+    return located
 
 
 def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:
