@@ -73,7 +73,7 @@ def sweep(
     result = run_sweep(plan, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet)
     _print_board(result.board, result.folder)
     _print_lines([f"sweep {plan.name}: {len(jobs)} trials"])
-    _print_lines(summary_lines(result.expected, result.before, result.new, result.failures))
+    _print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
     _print_lines([f"everything is in {result.folder}"])
     if result.stopped:
         print(f"stopped; to go on: asdray sweep {spec}", file=sys.stderr)
@@ -84,6 +84,9 @@ def sweep(
         print(f"{len(result.failures)} stages failed:", file=sys.stderr)
         for event in result.failures:
             print(f"  {failure_line(event)}", file=sys.stderr)
+    if result.unfinished:
+        print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)
+    if result.failures or result.unfinished:
         sys.exit(1)
 
 

@@ -184,9 +184,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep_leftovers(folder: Path) -> None:
-    """Removes temporary files that a killed process left in ``folder``; call it under the folder's lease."""
-    for path in folder.glob(".tmp-*"):
+def sweep_leftovers(folder: Path, name: str = "*") -> None:
+    """Removes temporary files of ``name`` (all) that a killed process left in ``folder``.
+
+    Call it under the lease of whatever writes files of that name there.
+    """
+    for path in folder.glob(f".tmp-*-{name}"):
         path.unlink(missing_ok=True)
 
 
@@ -257,6 +260,17 @@ def done(
         except OSError:
             return None
     return marker
+
+
+def begin(folder: Path, stage: str, outputs: Iterable[Path], backend: str | None = None) -> None:
+    """Forgets that a stage was done, before the first of its ``outputs`` is replaced; under its lease.
+
+    Without this a process killed between two outputs would leave an old marker beside new content, which
+    could pass for done: files of equal shape have equal sizes.
+    """
+    marker_path(folder, stage, backend).unlink(missing_ok=True)
+    for path in outputs:
+        sweep_leftovers(path.parent, path.name)
 
 
 def mark_done(
@@ -342,8 +356,10 @@ def now() -> str:
 
 @functools.cache
 def versions() -> dict[str, str | None]:
-    """Versions of asdray and of what its numbers depend on; None = not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Versions of asdray (its commit too) and of what its numbers depend on; None = not known."""
+    git = git_state()
+    commit = f"{git['commit']}+dirty" if git["dirty"] else git["commit"]
+    found: dict[str, str | None] = {"python": platform.python_version(), "commit": commit}
     for name in (
         "asdray",
         "torch",

@@ -120,6 +120,20 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> P
     return pack
 
 
+def pack_of(places: store.Places, dataset: manifest.Dataset, machine: str, split: str) -> Pack:
+    """The pack of the audio that ``dataset`` speaks of: what a stage's signature was made from.
+
+    Raises:
+        ValueError: as `ensure_pack`; the year was formatted anew since ``dataset`` was read.
+    """
+    pack = ensure_pack(places, dataset.dcase, machine, split)
+    if pack.id != dataset.machines[machine].split_id(split):
+        raise ValueError(
+            f"{dataset.dcase} was formatted anew while {machine} was waited for: run the command again"
+        )
+    return pack
+
+
 def _open(folder: Path, dcase: str, machine: str, split: str, key: str) -> Pack | None:
     """The pack in ``folder`` if it is there, whole, and of the audio ``key``."""
     path = folder / "pack.json"

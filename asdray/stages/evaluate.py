@@ -15,7 +15,7 @@ from asdray.dcase.years import get_year
 from asdray.evaluation.machine import Row, evaluate_machine
 from asdray.stages.files import read_table, write_csv
 from asdray.stages.state import Outcome, evaluate_step
-from asdray.store import Places, TrialDir
+from asdray.store import Places
 
 SPLITS = ("train", "test")
 
@@ -56,14 +56,16 @@ def evaluate(
                 "run `asdray score` first"
             )
         started = time.time()
-        store.sweep_leftovers(folder)
+        views = [directory.score_view(ckpt, machine, split) for split in SPLITS]
+        outputs = [directory.evaluate(ckpt, machine), *views]
+        store.begin(step.folder, step.stage, outputs)
         ids = list(step.inputs)
         scores = {name: _read_scores(directory.scores(ckpt, machine, name)) for name in ids}
         table = manifest.load_manifest(places.data, trial.dcase)
         clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
-        outputs = [directory.evaluate(ckpt, machine)]
         write_csv(outputs[0], Row._fields, _rows(trial.dcase, machine, clips["test"], scores))
-        outputs += _write_views(directory, ckpt, machine, clips, scores)
+        for path, split in zip(views, SPLITS, strict=True):
+            _write_view(path, clips[split], scores)
         options = {name: store.read_marker(folder, "score", name) for name in ids}
         marker = store.mark_done(
             step.folder,
@@ -94,21 +96,8 @@ def _rows(
     return evaluate_machine(get_year(dcase), machine, in_order, **columns)
 
 
-def _write_views(
-    directory: TrialDir,
-    ckpt: str,
-    machine: str,
-    clips: Mapping[str, list[dict[str, Any]]],
-    scores: Mapping[str, Mapping[str, float]],
-) -> list[Path]:
-    """The readable score files; nothing of asdray reads them."""
+def _write_view(path: Path, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]]) -> None:
+    """A readable score file; nothing of asdray reads it."""
     columns = ("clip", "machine", "section", "domain", "is_anomaly")
-    paths = []
-    for split, rows in clips.items():
-        paths.append(directory.score_view(ckpt, machine, split))
-        write_csv(
-            paths[-1],
-            [*columns, *scores],
-            ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values())] for c in rows),
-        )
-    return paths
+    rows = ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values())] for c in clips)
+    write_csv(path, [*columns, *scores], rows)

@@ -63,29 +63,26 @@ def extract(
         marker = step.marker
         if marker is not None and not overwrite:
             return state.Outcome(marker, found=True)
-        store.marker_path(step.folder, "extract").unlink(missing_ok=True)
-        store.sweep_leftovers(step.folder)
+        outputs = [directory.extract(ckpt, machine, split) for split in SPLITS]
+        store.begin(step.folder, step.stage, outputs)
         started = time.time()
 
         from asdray.audio.batches import Clips
-        from asdray.audio.cache import ensure_pack
+        from asdray.audio.cache import pack_of
         from asdray.frontends import checkpoint, compute
 
         torch_device = compute.choose_device(device)
         batch_size = min(trial.system.train.batch_size, MAX_CLIPS)
         n_samples = trial.system.audio.n_samples(trial.dcase)
-        outputs = []
         counts = {}
         with compute.settings(trial.system.train.threads, torch_device):
             path = directory.checkpoint(unit.name, ckpt)
             frontend = checkpoint.load(path, trial.system.frontend, n_samples, step.inputs["checkpoint"])
             frontend.to(torch_device)
-            for split in SPLITS:
-                clips = Clips([ensure_pack(places, trial.dcase, machine, split)])
+            for split, output in zip(SPLITS, outputs, strict=True):
+                clips = Clips([pack_of(places, dataset, machine, split)])
                 found = _run(frontend, clips, n_samples, batch_size, torch_device)
-                output = directory.extract(ckpt, machine, split)
                 _write(output, clips.keys, found)
-                outputs.append(output)
                 counts[split] = len(clips)
         marker = store.mark_done(
             step.folder,

@@ -58,7 +58,7 @@ def score(
         except ValueError as error:
             raise ValueError(f"{trial.name}: {machine}: {error}") from None
         path = directory.scores(ckpt, machine, backend_id(backend))
-        store.sweep_leftovers(path.parent)
+        store.begin(step.folder, step.stage, [path], step.backend)
         _write(path, (train, test), scores, f"{trial.name}: {machine}: {backend_id(backend)}")
         marker = store.mark_done(
             step.folder,

@@ -6,6 +6,8 @@ can never disagree. Reads markers and ``dataset.json`` alone; imports nothing he
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from asdray.config import trial as signatures
 from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset
+from asdray.dcase.years import get_year
 from asdray.store import Marker, Places
 
 
@@ -164,23 +167,43 @@ def table_step(
     places: Places,
     dataset: Dataset,
 ) -> Step:
-    """The trial's own tables, over the machines asked for that are evaluated.
+    """The trial's own tables, over all that is evaluated of it.
 
-    A machine whose evaluation failed is missing in the signature too: when it is mended, the tables are
-    made anew.
+    That is what was asked for, as far as it is done (a machine or backend that failed is missing in the
+    signature too: when it is mended, the tables are made anew), and what is done of other checkpoints and,
+    where every machine has its own model, of other machines: they belong to other sweeps over the trial.
     """
     backends = tuple(backends)
+    directory = store.trial_dir(places.results, trial)
     evaluations: dict[str, str] = {}
     inputs: dict[str, str] = {}
-    for ckpt in checkpoints:
-        for machine in trial.machines:
-            step = evaluate_step(trial, machine, ckpt, backends, places, dataset)
+    for ckpt in sorted({*checkpoints, *_folders(directory.root / "output")}):
+        everything = _with_finished_machines(trial, directory.output(ckpt), dataset)
+        for machine in everything.machines:
+            at = (everything, machine, ckpt)
+            scored = [b for b in backends if score_step(*at, b, places, dataset).marker is not None]
+            step = evaluate_step(*at, scored, places, dataset)
             marker = step.marker
             if marker is not None:
                 evaluations[f"{ckpt}/{machine}"] = step.signature
                 inputs[f"{ckpt}/{machine}"] = marker.digest
-    folder = store.trial_dir(places.results, trial).root
-    return Step("table", folder, signatures.table_signature(evaluations), inputs)
+    return Step("table", directory.root, signatures.table_signature(evaluations), inputs)
+
+
+def _with_finished_machines(trial: Trial, output: Path, dataset: Dataset) -> Trial:
+    """The trial over more machines than it was asked for, where these share no model with them."""
+    if trial.system.frontend.scope == "all":
+        return trial
+    known = {*trial.machines, *(_folders(output) & set(dataset.machines))}
+    machines = tuple(m for m in get_year(trial.dcase).all_machines if m in known)
+    return dataclasses.replace(trial, machines=machines)
+
+
+def _folders(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    except FileNotFoundError:
+        return set()
 
 
 @dataclass(frozen=True)

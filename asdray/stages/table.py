@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from asdray import store
 from asdray.config.backend import Knn, Recon, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
-from asdray.dcase.years import SUBSETS
+from asdray.dcase.years import SUBSETS, get_year
 from asdray.evaluation import naming, tables
 from asdray.stages.state import Outcome, table_step
 from asdray.store import Places, TrialDir
@@ -31,7 +30,8 @@ def table(
 ) -> Outcome:
     """Writes ``metrics.parquet`` and per checkpoint ``official<YY>-{dev,eval}.csv``.
 
-    Over those of the trial's machines that are evaluated; a total is null unless all of them are.
+    Over the trial's machines and any others that are evaluated (see `asdray.stages.state.table_step`);
+    a total is null unless all of them are.
 
     Args:
         backends: those asked for that apply to the trial; a missing one gets an empty row.
@@ -40,7 +40,7 @@ def table(
     Raises:
         ValueError: no machine is evaluated yet.
     """
-    checkpoints, backends = tuple(checkpoints), tuple(backends)
+    backends = tuple(backends)
     dataset = load_dataset(places.data, trial.dcase)
     dataset.require(trial.machines)
     directory = store.trial_dir(places.results, trial)
@@ -51,14 +51,31 @@ def table(
         if not step.inputs:
             raise ValueError(f"{trial.name}: no machine is evaluated yet: run `asdray evaluate` first")
         started = time.time()
-        store.sweep_leftovers(directory.root)
+        evaluated = [name.split("/") for name in step.inputs]
+        known = {*trial.machines, *(machine for _, machine in evaluated)}
+        machines = [m for m in get_year(trial.dcase).all_machines if m in known]
+        places_of = {
+            (ckpt, subset): directory.output(ckpt) / tables.table_name(trial.dcase, subset)
+            for ckpt in dict.fromkeys(ckpt for ckpt, _ in evaluated)
+            for subset in SUBSETS
+        }
+        store.begin(step.folder, step.stage, [directory.metrics, *places_of.values()])
         rows, options = _gather(trial, directory, step.inputs)
         options = {backend_id(b): b.model_dump(mode="json") for b in backends} | options
         with store.atomic_path(directory.metrics) as temporary:
             pq.write_table(rows, temporary)
         outputs = [directory.metrics]
-        for ckpt in checkpoints:
-            outputs += _write_official(trial, directory, ckpt, rows, options)
+        labels = naming.backend_labels(options)
+        frame = rows.to_pandas()
+        for (ckpt, subset), path in places_of.items():
+            if tables.machines_in(trial.dcase, subset, machines):
+                of_ckpt = frame[frame["checkpoint"] == ckpt]
+                official = tables.trial_table(of_ckpt, trial.dcase, subset, machines, labels)
+                tables.write_csv(official, path)
+                outputs.append(path)
+            else:
+                # Left by an earlier run over more machines: it would no longer belong to metrics.parquet.
+                path.unlink(missing_ok=True)
         marker = store.mark_done(
             step.folder, step.stage, step.signature, outputs=outputs, started=started, inputs=step.inputs
         )
@@ -93,22 +110,3 @@ def _gather(
         assert marker is not None, "it was done a moment ago, and the trial's lease is ours"
         options.update(sorted(marker.extra["backends"].items()))
     return pa.Table.from_pylist(rows, schema=tables.SCHEMA), options
-
-
-def _write_official(
-    trial: Trial, directory: TrialDir, ckpt: str, rows: pa.Table, options: Mapping[str, Mapping[str, Any]]
-) -> list[Path]:
-    frame = rows.to_pandas()
-    frame = frame[frame["checkpoint"] == ckpt]
-    labels = naming.backend_labels(options)
-    paths = []
-    for subset in SUBSETS:
-        path = directory.output(ckpt) / tables.table_name(trial.dcase, subset)
-        if tables.machines_in(trial.dcase, subset, trial.machines):
-            official = tables.trial_table(frame, trial.dcase, subset, trial.machines, labels)
-            tables.write_csv(official, path)
-            paths.append(path)
-        else:
-            # Left by an earlier run over more machines: it would no longer belong to metrics.parquet.
-            path.unlink(missing_ok=True)
-    return paths

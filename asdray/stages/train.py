@@ -15,7 +15,7 @@ from typing import Any
 
 from asdray import store
 from asdray.config.trial import Trial, Unit
-from asdray.dcase.manifest import load_dataset
+from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
 from asdray.store import Places, TrialDir
 
@@ -35,6 +35,7 @@ def train(
     *,
     checkpoints: Iterable[str] = ("last",),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> state.Outcome:
@@ -46,6 +47,7 @@ def train(
         on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``,
             ``loss`` (mean over the epoch), ``seconds`` and ``per_second``. What it raises ends the training,
             which can then be resumed.
+        on_wait: called once if another process is at this unit.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         overwrite: trains anew from the first epoch, whatever is there.
 
@@ -59,7 +61,13 @@ def train(
     wanted = _checked(("last", *checkpoints), trial.system.train.epochs)
     step = state.train_step(trial, unit, places, dataset)
     directory = store.trial_dir(places.results, trial)
-    with store.lease(step.folder):
+    with store.lease(step.folder, on_wait):
+        old = store.read_marker(step.folder, "train")
+        if old is not None and old.signature == step.signature:
+            # What an earlier run asked for of this very training stays: two sweeps with different
+            # checkpoints would otherwise train it anew in turns.
+            kept = [Path(name).stem for name in old.outputs if name.endswith(".ckpt")]
+            wanted = tuple(dict.fromkeys((*wanted, *kept)))
         marker = state.trained(trial, unit, wanted, places, dataset)
         if marker is not None and not overwrite:
             return state.Outcome(marker, found=True)
@@ -68,7 +76,9 @@ def train(
         history = [] if overwrite else _resumable(directory, unit, wanted, step.signature)
         _clear(step.folder, keep_checkpoints=bool(history))
         started = time.time() - sum(row["seconds"] or 0 for row in history)
-        facts = _train(trial, unit, places, directory, wanted, step.signature, history, on_epoch, device)
+        facts = _train(
+            trial, unit, dataset, places, directory, wanted, step.signature, history, on_epoch, device
+        )
         outputs = [directory.checkpoint(unit.name, name) for name in wanted]
         marker = store.mark_done(
             step.folder,
@@ -85,6 +95,7 @@ def train(
 def _train(
     trial: Trial,
     unit: Unit,
+    dataset: Dataset,
     places: Places,
     directory: TrialDir,
     checkpoints: tuple[str, ...],
@@ -96,13 +107,13 @@ def _train(
     """The work itself; returns what the marker says besides the outputs. ``history`` grows to all epochs."""
     from asdray import frontends
     from asdray.audio.batches import WEIGHTS, Clips, generator, torch_seed
-    from asdray.audio.cache import ensure_pack
+    from asdray.audio.cache import pack_of
     from asdray.frontends import compute
 
     options = trial.system.train
     folder = directory.model(unit.name)
     device = compute.choose_device(device_name)
-    packs = [ensure_pack(places, trial.dcase, machine, "train") for machine in unit.machines]
+    packs = [pack_of(places, dataset, machine, "train") for machine in unit.machines]
     clips = Clips(packs)
     columns = _columns(places, packs)
     with compute.settings(options.threads, device):

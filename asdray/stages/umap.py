@@ -54,7 +54,8 @@ def umap(
         if step.inputs is None:
             raise ValueError(f"{what} is not extracted with checkpoint {ckpt}: run `asdray extract` first")
         started = time.time()
-        store.sweep_leftovers(folder)
+        paths = [folder / "umap.parquet", folder / "umap.png"]
+        store.begin(step.folder, step.stage, paths)
         extracts = [read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test")]
         embeddings = [e.embedding for e in extracts if e.embedding is not None]
         if len(embeddings) < len(extracts):
@@ -64,7 +65,6 @@ def umap(
             raise ValueError(f"{what}: embeddings are not finite: look at the losses of the training")
         clips = [clip for extract in extracts for clip in extract.clips]
         points = embed(x, options)
-        paths = [folder / "umap.parquet", folder / "umap.png"]
         columns = {"clip": clips, "x": points[:, 0], "y": points[:, 1]}
         with store.atomic_path(paths[0]) as temporary:
             pq.write_table(pa.table(columns), temporary)

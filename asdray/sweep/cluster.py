@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ class Cluster:
 
     cpus: float
     gpus: float
-    nodes: int
+    node_cpus: float
+    """Of the largest node; one training or task runs on one node."""
+    node_gpus: float
     dashboard: str | None
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
@@ -55,18 +58,19 @@ class Cluster:
         Raises:
             ValueError: more than the largest thing this Ray could ever give.
         """
-        has_gpu = self.gpus > 0
+        has_gpu = self.node_gpus > 0
         needs = {
-            "train": asked.train or Need(cpu=min(threads, self.cpus), gpu=0.75 if has_gpu else 0),
+            "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=0.75 if has_gpu else 0),
             "extract": asked.extract or Need(cpu=0, gpu=0.25 if has_gpu else 0),
             "umap": asked.umap or Need(cpu=0, gpu=0),
         }
         for kind, need in needs.items():
-            for what, wanted, there in (("cpu", need.cpu, self.cpus), ("gpu", need.gpu, self.gpus)):
+            limits = (("cpu", need.cpu, self.node_cpus), ("gpu", need.gpu, self.node_gpus))
+            for what, wanted, there in limits:
                 if wanted > there:
                     raise ValueError(
-                        f"resources.{kind}.{what} asks for {wanted:g}, but this Ray has {there:g} in all: "
-                        "it would wait for ever; ask for less or use a larger cluster"
+                        f"resources.{kind}.{what} asks for {wanted:g}, but the largest node of this Ray has "
+                        f"{there:g}: it would wait for ever; ask for less or use larger nodes"
                     )
         return needs
 
@@ -83,6 +87,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 
     temporary: Path | None = None
     if address:
+        _knock(address)
         context = ray.init(
             address=address,
             log_to_driver=False,
@@ -106,16 +111,32 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     try:
         total = ray.cluster_resources()
         url = context.dashboard_url
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         yield Cluster(
             cpus=total.get("CPU", 0),
             gpus=total.get("GPU", 0),
-            nodes=sum(node["Alive"] for node in ray.nodes()),
+            node_cpus=max(node["Resources"].get("CPU", 0) for node in nodes),
+            node_gpus=max(node["Resources"].get("GPU", 0) for node in nodes),
             dashboard=f"http://{url}" if url else None,
         )
     finally:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raises ValueError where nobody listens at ``address``: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto" and the like: Ray knows where to look
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray answers at {address!r} ({error}): check --address and RAY_ADDRESS, or leave both out to "
+            "start one here"
+        ) from None
 
 
 def _short_temp() -> str:

@@ -100,8 +100,8 @@ class EventLog:
         """Failed events of this run."""
         if path.exists():
             _drop_torn_line(path)
-            with open(path, encoding="utf-8") as file:
-                self._done = {_key(e) for e in map(json.loads, file) if e["status"] == "done"}
+            with open(path, encoding="utf-8", errors="replace") as file:
+                self._done = {_key(event) for event in map(_parse, file) if event.get("status") == "done"}
 
     def add(self, event: Event) -> bool:
         """Writes the event unless its stage is already logged as done. Returns whether it was new."""
@@ -116,6 +116,15 @@ class EventLog:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         return True
+
+
+def _parse(line: str) -> Event:
+    """The event of a line; an empty one where a damaged disk or an editor left nonsense."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 def _key(event: Mapping[str, Any]) -> tuple:

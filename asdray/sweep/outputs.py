@@ -14,7 +14,7 @@ from asdray.config.backend import backend_id
 from asdray.config.sweep import Sweep
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep.plan import Job, steps
+from asdray.sweep.plan import Job, Standing
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -30,27 +30,18 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     )
 
 
-def _seconds_and_devices(job: Job, sweep: Sweep, places: Places) -> tuple[dict[str, float], set[str], bool]:
-    """Seconds per stage and devices, from the markers of what is done; and whether all of it is."""
-    seconds: dict[str, float] = {}
-    devices: set[str] = set()
-    complete = True
-    for _, step in steps(job, sweep, places):
-        marker = step.marker
-        if marker is None:
-            complete = False
-            continue
-        seconds[step.stage] = seconds.get(step.stage, 0.0) + marker.seconds
-        if step.stage == "train":
-            devices.add(marker.device)
-    return seconds, devices, complete
-
-
 def trial_row(
-    job: Job, sweep: Sweep, places: Places, failures: Sequence[Event], running: bool
+    job: Job, stands: Standing, places: Places, failures: Sequence[Event], running: bool
 ) -> dict[str, Any]:
     """One row of ``trials.parquet``."""
-    seconds, devices, complete = _seconds_and_devices(job, sweep, places)
+    seconds: dict[str, float] = {}
+    devices: set[str] = set()
+    for event, marker in stands.stages:
+        if marker is not None:
+            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + marker.seconds
+            if event["stage"] == "train":
+                devices.add(marker.device)
+    complete = stands.complete
     status = "done" if complete else "failed" if failures else "running" if running else "waiting"
     first = failures[0] if failures else None
     return {
@@ -126,7 +117,10 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderbo
         options |= naming.option_labels(systems)
     backends = {backend_id(b): b.model_dump() for job in jobs for b in job.backends}
     result = tables.sweep_tables(rows, planned, machines, naming.backend_labels(backends), options)
-    tables.write_tables(result, folder / "tables")
+    written = tables.write_tables(result, folder / "tables")
+    for path in (folder / "tables").glob("*.csv"):
+        if path not in written:
+            path.unlink()  # of a year that the sweep no longer names
     datasets = {job.trial.dcase: job.dataset for job in jobs}
     board = leaderboard.build(
         result,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from asdray.config.sweep import Sweep, expand
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
-from asdray.store import Places
-from asdray.sweep.events import EventLog, event_of, finished
+from asdray.store import Marker, Places
+from asdray.sweep.events import Event, EventLog, event_of, finished
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
     datasets: dict[str, Dataset] = {}
     for dcase in sweep.dcase:
         datasets[dcase] = load_dataset(places.data, dcase)
-        datasets[dcase].require(sweep.machines_of(dcase))
+        _require_clips(datasets[dcase], sweep.machines_of(dcase), where)
     kinds = {d.kind for d in datasets.values()}
     if len(kinds) > 1:
         parts = ", ".join(f"{name} is {d.kind}" for name, d in datasets.items())
@@ -53,7 +53,17 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
     )
 
 
-def steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, Any], state.Step]]:
+def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> None:
+    dataset.require(machines)
+    for split in ("train", "test"):
+        if empty := [m for m in machines if not dataset.machines[m].count(split=split)]:
+            raise ValueError(
+                f"{where}: {dataset.dcase} has no {split} clips of {', '.join(empty)}: get them and run "
+                f"`asdray format {dataset.dcase}` again, or leave these machines out (machines: ...)"
+            )
+
+
+def _steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, Any], state.Step]]:
     """Every stage of a trial: what an event says of it, and its step."""
     trial, dataset = job.trial, job.dataset
     for unit in trial.units:
@@ -85,15 +95,38 @@ def steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, An
     )
 
 
-def log_found(job: Job, sweep: Sweep, places: Places, log: EventLog) -> Counter[str]:
-    """Logs every stage of a trial that is done and has no line yet; returns how many of each are done."""
-    done: Counter[str] = Counter()
-    for event, step in steps(job, sweep, places):
-        marker = step.marker
+@dataclass(frozen=True)
+class Standing:
+    """Every stage of a trial with its marker, None where it is not done; read once, asked many times."""
+
+    stages: tuple[tuple[Event, Marker | None], ...]
+
+    @property
+    def complete(self) -> bool:
+        return all(marker is not None for _, marker in self.stages)
+
+    @property
+    def done(self) -> Counter[str]:
+        """How many of each stage are done."""
+        return Counter(event["stage"] for event, marker in self.stages if marker is not None)
+
+
+def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
+    """How a trial stands on disk now."""
+    return Standing(tuple((event, step.marker) for event, step in _steps(job, sweep, places)))
+
+
+def log_found(stands: Standing, log: EventLog) -> None:
+    """Logs every stage of a trial that is done and has no line yet."""
+    for event, marker in stands.stages:
         if marker is not None:
-            done[step.stage] += 1
             log.add(finished(event, marker, found=True))
-    return done
+
+
+def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ...]:
+    """The same jobs with their datasets read again."""
+    now = {name: load_dataset(places.data, name) for name in {job.trial.dcase for job in jobs}}
+    return tuple(replace(job, dataset=now[job.trial.dcase]) for job in jobs)
 
 
 def load(path: Path, overrides: Mapping[str, Any], places: Places) -> tuple[Sweep, tuple[Job, ...]]:

@@ -124,17 +124,27 @@ def summary_lines(
     expected: Mapping[str, int],
     before: Mapping[str, int],
     new: Mapping[str, int],
+    done: Mapping[str, int],
     failures: Sequence[Event],
 ) -> list[str]:
-    """One line per stage: how many were done before, which of the rest this run did, and what is left."""
+    """One line per stage: how many were done before, by this run and by others meanwhile; and the rest.
+
+    Args:
+        done: as it is now; the only one of the counts that says how the sweep stands.
+    """
     lines = []
     for stage, total in expected.items():
+        # More than once done by this run: made stale while it ran.
+        fresh = min(new.get(stage, 0), done.get(stage, 0))
+        already = min(before.get(stage, 0), done.get(stage, 0) - fresh)
+        failed = min(sum(event["stage"] == stage for event in failures), total - done.get(stage, 0))
         counts = {
-            "already done": before.get(stage, 0),
-            "done now": new.get(stage, 0),
-            "failed": sum(event["stage"] == stage for event in failures),
+            "already done": already,
+            "done now": fresh,
+            "done by another run": done.get(stage, 0) - already - fresh,
+            "failed": failed,
+            "left": total - done.get(stage, 0) - failed,
         }
-        counts["left"] = max(0, total - sum(counts.values()))
         parts = [f"{n} {what}" for what, n in counts.items() if n]
         lines.append(f"  {stage:<9}{', '.join(parts) or 'nothing to do'}")
     return lines

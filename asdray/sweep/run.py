@@ -25,7 +25,7 @@ from asdray.stages.describe import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
-from asdray.sweep.plan import Job, log_found
+from asdray.sweep.plan import Job, Standing, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
 
 if TYPE_CHECKING:
@@ -40,17 +40,21 @@ class Result:
     """How a sweep ended."""
 
     board: Leaderboard
+    folder: Path
     expected: Mapping[str, int]
+    """Per stage: how many the sweep has, how many were done before, by this run, and are now."""
     before: Mapping[str, int]
     new: Mapping[str, int]
+    done: Mapping[str, int]
+    unfinished: Sequence[str]
+    """Trials of which something is not done."""
     failures: Sequence[Event]
     stopped: bool
-    folder: Path
 
 
 def run_sweep(
     sweep: Sweep,
-    jobs: Sequence[Job],
+    jobs: tuple[Job, ...],
     places: Places,
     *,
     address: str | None = None,
@@ -75,18 +79,47 @@ def run_sweep(
     with store.lease(folder, on_wait=already):
         outputs.write_spec(sweep, folder)
         log = EventLog(folder / "events.jsonl")
-        before: Counter[str] = Counter()
-        for job in jobs:
-            write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-            before.update(log_found(job, sweep, places, log))
-        left = {i: missing for i, job in enumerate(jobs) if (missing := job.missing(sweep, places))}
-        driver = _Driver(sweep, jobs, places, log, left, quiet)
-        if any(m.units or m.machines or m.umaps for m in left.values()):
-            driver.run_on_ray(address, dashboard)
-        else:
-            driver.finish_trials_without_work()
-        board = driver.write_outputs()
-        return Result(board, _expected(sweep, jobs), before, log.counts, log.failures, driver.stopped, folder)
+        stands = [standing(job, sweep, places) for job in jobs]
+        before = _total(stands)
+        while True:
+            for job, stand in zip(jobs, stands, strict=True):
+                write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
+                log_found(stand, log)
+            left = {
+                i: job.missing(sweep, places)
+                for i, (job, stand) in enumerate(zip(jobs, stands, strict=True))
+                if not stand.complete
+            }
+            driver = _Driver(sweep, jobs, stands, places, log, left, quiet)
+            if any(m.units or m.machines or m.umaps for m in left.values()):
+                driver.run_on_ray(address, dashboard)
+            else:
+                driver.finish_trials_without_work()
+            board = driver.write_outputs()
+            fresh = with_datasets_of_now(jobs, places)
+            changed = fresh != jobs
+            jobs = fresh
+            if left or changed:
+                stands = [standing(job, sweep, places) for job in jobs]
+            if driver.stopped or not changed:
+                break
+            # Formatted anew while we ran: what that made stale is done again.
+        return Result(
+            board=board,
+            folder=folder,
+            expected=_expected(sweep, jobs),
+            before=before,
+            new=log.counts,
+            done=_total(stands),
+            unfinished=[j.trial.name for j, s in zip(jobs, stands, strict=True) if not s.complete],
+            failures=log.failures,
+            stopped=driver.stopped,
+        )
+
+
+def _total(stands: Sequence[Standing]) -> Counter[str]:
+    """How many of each stage are done over all trials."""
+    return sum((stand.done for stand in stands), Counter())
 
 
 def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:
@@ -109,6 +142,7 @@ class _Driver:
         self,
         sweep: Sweep,
         jobs: Sequence[Job],
+        stands: Sequence[Standing],
         places: Places,
         log: EventLog,
         left: dict[int, state.Missing],
@@ -122,7 +156,9 @@ class _Driver:
         self.stopped = False
         self._view = View(len(left), quiet)
         self._failures: dict[int, list[Event]] = {}
-        self._rows = [outputs.trial_row(job, sweep, places, [], False) for job in jobs]
+        self._rows = [
+            outputs.trial_row(job, stand, places, [], False) for job, stand in zip(jobs, stands, strict=True)
+        ]
         self._training: set[int] = {i for i, m in left.items() if m.units}
         self._open: Counter[tuple[int, str]] = Counter()
         """(trial, kind of task) -> how many wait or run."""
@@ -192,8 +228,9 @@ class _Driver:
                     kind, index, value = news.get_nowait()
                     if kind == "end":
                         trains = False
-                        if value is not None:
-                            raise value
+                        for lost in sorted(self._training):
+                            # Tune ended without a word on these, or of an error of its own.
+                            self._hear("error", lost, f"training ended without a result: {value}", pool)
                     else:
                         self._hear(kind, index, value, pool)
             slots = max(1, cpus // 2) if trains else cpus
@@ -203,15 +240,14 @@ class _Driver:
                 time.sleep(0.05)  # pool.step waits only where tasks run
             self._view.tick(len(pool))
             self._refresh()
-        for index in sorted(self._training):
-            # Tune ended without a word on these; their work is still missing, so say so.
-            self._hear("error", index, "training ended without a result", pool)
 
     def _hear(self, kind: str, index: int, value: Any, pool: Any) -> None:
         """Takes one piece of news from Tune."""
         trial = self.jobs[index].trial
         if kind == "epoch":
             self._view.epoch(index, trial, value)
+        elif kind == "waiting":
+            self._view.line(f"waiting for another process that trains {trial.name} {value}")
         elif kind == "start":
             self._row(index, running=True)
         elif kind == "event":
@@ -301,8 +337,10 @@ class _Driver:
             self._dirty = True
 
     def _row(self, index: int, running: bool) -> None:
+        job = self.jobs[index]
+        stands = standing(job, self.sweep, self.places)
         self._rows[index] = outputs.trial_row(
-            self.jobs[index], self.sweep, self.places, self._failures.get(index, []), running
+            job, stands, self.places, self._failures.get(index, []), running
         )
 
     def _refresh(self) -> None:

@@ -33,14 +33,16 @@ def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places:
     trial = trial_of_json(job["trial"])
     last = 0.0
 
+    def on_epoch(unit: str, progress: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            tune.report({"epoch": {**progress, "unit": unit}})
+
+    def on_wait(unit: str) -> None:
+        tune.report({"waiting": unit})
+
     for unit in trial.units:
-
-        def on_epoch(progress: dict[str, Any], unit_name: str = unit.name) -> None:
-            nonlocal last
-            if time.monotonic() - last >= REPORT_SECONDS:
-                last = time.monotonic()
-                tune.report({"epoch": {**progress, "unit": unit_name}, "events": []})
-
         event = attempt(
             event_of(trial, "train", unit=unit.name),
             partial(
@@ -49,11 +51,12 @@ def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places:
                 unit,
                 places,
                 checkpoints=job["checkpoints"],
-                on_epoch=on_epoch,
+                on_epoch=partial(on_epoch, unit.name),
+                on_wait=partial(on_wait, unit.name),
                 device=job["device"],
             ),
         )
-        tune.report({"epoch": None, "events": [event]})
+        tune.report({"events": [event]})
 
 
 class _Listener(tune.Callback):
@@ -69,6 +72,8 @@ class _Listener(tune.Callback):
         job = trial.config["job"]
         for event in result.get("events") or ():
             self._news.put(("event", job, event))
+        if result.get("waiting"):
+            self._news.put(("waiting", job, result["waiting"]))
         if result.get("epoch"):
             self._news.put(("epoch", job, result["epoch"]))
 
@@ -105,8 +110,8 @@ class _StopWhen(tune.Stopper):
 class Training(threading.Thread):
     """Runs a Tuner beside the driver's loop, which must stay free to submit tasks and hear signals.
 
-    News come as ``(kind, job index, value)``: ``start``, ``epoch``, ``event``, ``complete``, ``error``; at
-    last ``("end", -1, None or the exception)``.
+    News come as ``(kind, job index, value)``: ``start``, ``waiting``, ``epoch``, ``event``, ``complete``,
+    ``error``; at last ``("end", -1, None or the exception)``.
     """
 
     def __init__(
