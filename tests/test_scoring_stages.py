@@ -330,3 +330,57 @@ def test_umap_of_few_or_equal_clips(n):
         assert y.shape == (n, 2)
         assert y.dtype == np.float32
         assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("stage", ["score", "evaluate", "umap", "table"])
+def test_a_kill_before_the_marker_leaves_nothing_that_passes_for_done(trial, places, monkeypatch, stage):
+    """The outputs of two checkpoints can have equal sizes, so the old marker must go before the first write."""
+    train_and_extract(trial, places)
+    all_stages(trial, places)
+    umap(trial, "fan", CKPT, Umap(), places)
+    run = {
+        "score": lambda **kw: score(trial, "fan", CKPT, BACKENDS[0], places, **kw),
+        "evaluate": lambda **kw: evaluate(trial, "fan", CKPT, BACKENDS, places, **kw),
+        "umap": lambda **kw: umap(trial, "fan", CKPT, Umap(), places, **kw),
+        "table": lambda **kw: table(trial, [CKPT], BACKENDS, places, **kw),
+    }[stage]
+    assert run().found
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "mark_done", killed)
+        run(overwrite=True)
+    assert not run().found, "it passed for done"
+    assert run().found
+
+
+def ae_trial(machines) -> Trial:
+    return Trial(DCASE, "ae_baseline", load_recipe("ae_baseline").system, 0, machines)
+
+
+def test_sweeps_over_other_machines_share_a_trial_of_machine_models(places):
+    """The table covers all machines that are done, so neither sweep blanks the other's rows."""
+    small, large = ae_trial(("fan",)), ae_trial(MACHINES)
+    for trial in (small, large):
+        train_and_extract(trial, places)
+        all_stages(trial, places)
+    assert found(all_stages(small, places)) == [True] * 3
+    assert found(all_stages(large, places)) == [True] * 5
+    directory = store.trial_dir(places.results, small)
+    assert set(pd.read_parquet(directory.metrics)["machine"]) == set(MACHINES)
+
+
+def test_a_backend_that_failed_hides_no_other(trial, places):
+    train_and_extract(trial, places)
+    for machine in MACHINES:
+        score(trial, machine, CKPT, BACKENDS[0], places)
+        evaluate(trial, machine, CKPT, BACKENDS[:1], places)
+    score(trial, "bandsaw", CKPT, BACKENDS[1], places)  # on fan it is supposed to have failed
+    evaluate(trial, "bandsaw", CKPT, BACKENDS, places)
+    table(trial, [CKPT], BACKENDS, places)
+    frame = pd.read_parquet(store.trial_dir(places.results, trial).metrics)
+    frame = frame[(frame["metric"] == "official") & (frame["section"] == -1)]
+    assert set(frame[frame["backend"] == backend_id(BACKENDS[0])]["machine"]) == set(MACHINES)
+    assert set(frame[frame["backend"] == backend_id(BACKENDS[1])]["machine"]) == {"bandsaw"}

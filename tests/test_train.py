@@ -288,6 +288,10 @@ def test_checkpoints_that_an_earlier_run_did_not_keep(undisturbed, places):
     assert len(seen) == EPOCHS
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
     assert_same(checkpoint(places, AE, "epoch_2"), checkpoint(undisturbed, AE, "epoch_2"))
+    # Another run may ask for others: what the first one kept stays, so that they do not train in turns.
+    train(trial, unit, places, checkpoints=("epoch_1",))
+    assert train(trial, unit, places, checkpoints=("best", "epoch_2")).found
+    assert train(trial, unit, places, checkpoints=("epoch_1",)).found
     # A best.ckpt of an earlier epoch than the best one known does not count.
     shutil.copyfile(
         folder_of(places, AE) / "checkpoints" / "epoch_2.ckpt",
