@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from asdray.config.backend import Knn, Recon
     from asdray.config.trial import Trial
+    from asdray.stages.describe import Description
     from asdray.stages.state import Outcome
     from asdray.store import Places
 
@@ -28,7 +30,11 @@ TrialFolder = Annotated[Path, typer.Argument(help="A trial's folder, the one wit
 Machine = Annotated[str | None, typer.Option("--machine", help="Only this machine.")]
 Ckpt = Annotated[str | None, typer.Option(help="last, best or epoch_<k>; default those of the trial.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do it again even where it is done.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What computes.")]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option("--backend", help="knn, or '{name: knn, n_neighbors: 4}'; may be repeated."),
+]
 DATA, RESULTS = Path("data"), Path("results")
 
 
@@ -39,7 +45,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     machines: Machines = "all",
     overrides: Set = None,
-    backend: Annotated[list[str] | None, typer.Option(help="A backend; may be repeated.")] = None,
+    backend: Backends = None,
     ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
     umap: Annotated[bool, typer.Option(help="Whether to make the UMAP plots.")] = True,
     data: Data = DATA,
@@ -49,14 +55,15 @@ def run(
 ) -> None:
     """One trial, all stages, in this process, without Ray."""
     from asdray.audio.cache import check_unchanged
-    from asdray.config.load import parse_set, validate
-    from asdray.config.sweep import Sweep
+    from asdray.config.load import load_recipe, parse_set, validate
+    from asdray.config.sweep import Sweep, expand
     from asdray.stages.describe import write_trial
     from asdray.store import Places
     from asdray.sweep.plan import plan
 
     _one_thread_for_blas()
     where = f"asdray run {recipe} {dcase}"
+    load_recipe(recipe)  # what is wrong in the command is told before what is wrong with the data
     spec = validate(
         Sweep,
         {
@@ -71,6 +78,9 @@ def run(
         },
         where,
     )
+    ((trial, _),) = expand(spec, where)
+    if backend:
+        _must_apply(trial, spec.backends)
     places = Places.of(data, results, cache_dir)
     (job,) = plan(spec, places, where)
     check_unchanged(places.data, dcase, job.trial.machines)
@@ -104,7 +114,7 @@ class _Steps:
         print(f"{what:<40} {seconds}", flush=True)
 
     def train(self, unit: str, checkpoints: Sequence[str]) -> None:
-        from asdray.stages.train import train
+        from asdray.stages.train import TrainingDiverged, train
 
         def show(p: dict) -> None:
             print(
@@ -113,10 +123,15 @@ class _Steps:
             )
 
         chosen = next(u for u in self.trial.units if u.name == unit)
-        self._show(
-            f"train {unit}",
-            train(self.trial, chosen, self.places, checkpoints=checkpoints, on_epoch=show, **self.more),
-        )
+        try:
+            outcome = train(
+                self.trial, chosen, self.places, checkpoints=checkpoints, on_epoch=show, **self.more
+            )
+        except TrainingDiverged as error:
+            # No fault of the input's form: the command was right, and its work failed.
+            print(f"failed: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        self._show(f"train {unit}", outcome)
 
     def extract(self, machine: str, ckpt: str) -> None:
         from asdray.stages.extract import extract
@@ -161,7 +176,7 @@ def _by_hand(
     cache: Path | None,
     machine: str | None,
     ckpt: str | None,
-    work: Callable[[_Steps, str, str, dict], None],
+    work: Callable[[_Steps, str, str, Description], None],
     *,
     overwrite: bool,
     device: str = "auto",
@@ -180,11 +195,12 @@ def _by_hand(
             f"the trial has no machine {machine!r}{nearest(machine, trial.machines)} "
             f"(it has: {', '.join(trial.machines)})"
         )
-    checkpoints = [check_checkpoint(ckpt)] if ckpt else list(description["checkpoints"])
-    asked = [_yaml_value(b) for b in backend] if backend else description["backends"]
-    backends = trial.backends(check_backends(asked, "--backend" if backend else str(folder)))
-    if not backends:
-        raise ValueError(f"no backend of {asked} applies to the trial's frontend")
+    checkpoints = [check_checkpoint(ckpt)] if ckpt else list(description.checkpoints)
+    if backend:
+        backends = check_backends([_yaml_value(b) for b in backend], "--backend")
+        _must_apply(trial, backends)
+    else:
+        backends = trial.backends(description.backends)
     places = Places.of(data, results, cache)
     steps = _Steps(trial, places, backends, device, overwrite)
     for one in checkpoints:
@@ -201,11 +217,11 @@ def train(
     """Train a trial's units (with --machine: the one that serves this machine)."""
     trained: set[str] = set()
 
-    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+    def work(steps: _Steps, name: str, one: str, description: Description) -> None:
         unit = steps.trial.unit_of(name).name
         if unit not in trained:
             trained.add(unit)
-            steps.train(unit, [ckpt] if ckpt else description["checkpoints"])
+            steps.train(unit, [ckpt] if ckpt else description.checkpoints)
 
     _by_hand(trial, data, cache_dir, machine, ckpt, work, overwrite=overwrite, device=device)
 
@@ -225,12 +241,11 @@ def extract(
 @app.command()
 def score(
     trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None,
-    backend: Annotated[list[str] | None, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")] = None,
-    data: Data = DATA, overwrite: Overwrite = False,
+    backend: Backends = None, data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Score a trial's clips with its backends, or with others."""
 
-    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+    def work(steps: _Steps, name: str, one: str, description: Description) -> None:
         for chosen in steps.backends:
             steps.score(name, one, chosen)
 
@@ -239,13 +254,13 @@ def score(
 
 @app.command()
 def evaluate(
-    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, data: Data = DATA,
-    overwrite: Overwrite = False,
+    trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, backend: Backends = None,
+    data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Evaluate a trial's scores against the labels."""
     _by_hand(
         trial, data, None, machine, ckpt, lambda steps, name, one, _: steps.evaluate(name, one),
-        overwrite=overwrite,
+        overwrite=overwrite, backend=backend,
     )  # fmt: skip
 
 
@@ -256,20 +271,37 @@ def umap(
 ) -> None:  # fmt: skip
     """Draw the UMAP of a trial's embeddings."""
 
-    def work(steps: _Steps, name: str, one: str, description: dict) -> None:
+    def work(steps: _Steps, name: str, one: str, description: Description) -> None:
         from asdray.config.backend import Umap
 
-        steps.umap(name, one, Umap.model_validate(description["umap"] or {}))
+        steps.umap(name, one, description.umap or Umap())
 
     _by_hand(trial, data, None, machine, ckpt, work, overwrite=overwrite)
 
 
 @app.command()
-def table(trial: TrialFolder, data: Data = DATA, overwrite: Overwrite = False) -> None:
+def table(
+    trial: TrialFolder, ckpt: Ckpt = None, backend: Backends = None, data: Data = DATA,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
     """Write a trial's tables."""
-    steps, checkpoints = _by_hand(trial, data, None, None, None, lambda *_: None, overwrite=overwrite)
+    steps, checkpoints = _by_hand(
+        trial, data, None, None, ckpt, lambda *_: None, overwrite=overwrite, backend=backend
+    )
     steps.table(checkpoints)
     _print_trial_tables(trial)
+
+
+def _must_apply(trial: Trial, backends: Sequence[Knn | Recon]) -> None:
+    """Raises ValueError for a backend asked for by name that the trial's frontend has nothing for."""
+    frontend = trial.system.frontend
+    for one in backends:
+        if one not in trial.backends((one,)):
+            offers = [*(["embeddings"] if frontend.scored_embedding else []), *frontend.own_scores]
+            raise ValueError(
+                f"--backend {one.name} does not apply to {trial.system_name}: "
+                f"its frontend {frontend.name!r} offers {' and '.join(offers)}"
+            )
 
 
 def _print_trial_tables(folder: Path) -> None:

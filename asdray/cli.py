@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -30,8 +32,20 @@ app.add_typer(by_hand.app)
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 all done, 1 something failed and is listed, 2 the input was wrong."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        app(args=None if argv is None else list(argv))
+        try:
+            app(args=arguments, obj=arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is still buffered goes nowhere, without a complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        print(f"error: {what}", file=sys.stderr)
+        sys.exit(2)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -43,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def sweep(
+    context: typer.Context,
     spec: Annotated[Path, typer.Argument(help="A sweep file.")],
     overrides: Set = None,
     data: Data = DATA,
@@ -76,7 +91,7 @@ def sweep(
     _print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
     _print_lines([f"everything is in {result.folder}"])
     if result.stopped:
-        print(f"stopped; to go on: asdray sweep {spec}", file=sys.stderr)
+        print(f"stopped; to go on: asdray {shlex.join(context.obj)}", file=sys.stderr)
         sys.exit(75)
     if result.failures:
         from asdray.sweep.progress import failure_line

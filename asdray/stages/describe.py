@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from asdray import store
 from asdray.config.backend import Backend, Umap
-from asdray.config.base import canonical
-from asdray.config.trial import Trial, trial_of_json
+from asdray.config.base import Config, canonical
+from asdray.config.load import validate
+from asdray.config.sweep import Checkpoint, Seed
+from asdray.config.system import System
+from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
+from asdray.dcase.years import check_machines
 from asdray.stages.state import train_step
 from asdray.store import Places
+
+
+class Description(Config):
+    """What the stage commands read of ``trial.json``; the rest of it is for people."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dcase: str
+    recipe: str
+    system: System
+    seed: Seed
+    machines: tuple[str, ...]
+    checkpoints: tuple[Checkpoint, ...] = Field(min_length=1)
+    backends: tuple[Backend, ...] = Field(min_length=1)
+    umap: Umap | Literal[False]
 
 
 def write_trial(
@@ -47,23 +69,33 @@ def write_trial(
     try:
         old = store.read_json(directory.trial_json)
     except ValueError:
-        old = {}
-    if {k: v for k, v in old.items() if k != "provenance"} != description:
+        old = None
+    if not isinstance(old, dict) or {k: v for k, v in old.items() if k != "provenance"} != description:
         store.write_json(directory.trial_json, {**description, "provenance": store.provenance()})
     return directory.root
 
 
-def read_trial(folder: Path) -> tuple[Trial, dict[str, Any], Path]:
-    """The trial in ``folder``, its whole ``trial.json``, and the results root that holds it.
+def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
+    """The trial in ``folder``, what its ``trial.json`` says, and the results root that holds it.
 
     Raises:
-        ValueError: not a trial's folder, or one that was moved out of its place.
+        ValueError: not a trial's folder, one that was moved out of its place, or a damaged file.
     """
     folder = folder.expanduser().absolute()
-    if not (folder / "trial.json").is_file():
+    path = folder / "trial.json"
+    if not path.is_file():
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
-    description = store.read_json(folder / "trial.json")
-    trial = trial_of_json(description)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        description = validate(Description, value, "trial.json")
+        machines = check_machines(description.dcase, description.machines)
+    except ValueError as error:
+        reason = "; ".join(str(error).splitlines())
+        raise ValueError(
+            f"{path} is damaged, or of another version of asdray ({reason}): `asdray run` or `asdray sweep` "
+            "with the same recipe writes it anew"
+        ) from None
+    trial = Trial(description.dcase, description.recipe, description.system, description.seed, machines)
     if len(folder.parents) < 4:
         raise ValueError(f"{folder} is not a trial's folder below a results folder")
     results = folder.parents[3]

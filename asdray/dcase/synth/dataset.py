@@ -23,6 +23,9 @@ from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
 CHUNK = 64
 """Clips that a process renders before it reports."""
 
+LONGEST = 60
+"""Seconds of a clip; what systems can be configured to take."""
+
 SECONDS_PER_WORKER = 400
 """Audio below which a further process costs more to start than it saves."""
 
@@ -89,14 +92,16 @@ def synthesise(
     """
     check_year(dcase)
     names = get_year(dcase).all_machines if machines is None else check_machines(dcase, machines)
-    for name, value, least in (
-        ("train", train, 4),
-        ("test", test, 4),
-        ("seconds", seconds, 0.5),
-        ("seed", seed, 0),
+    for name, value, least, most in (
+        ("train", train, 4, None),
+        ("test", test, 4, None),
+        ("seconds", seconds, 0.5, LONGEST),
+        ("seed", seed, 0, None),
     ):
         if not value >= least:
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
+        if most is not None and value > most:
+            raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
     if workers is not None and workers < 1:
         raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
     spec = Spec(dcase, names, train, test, float(seconds), seed)
