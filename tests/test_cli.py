@@ -104,7 +104,7 @@ def test_synth_takes_the_longest_clips_that_systems_take(tmp_path):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = f"{shlex.quote(sys.executable)} -m asdray recipes | true"
+    command = f"unset PYTHONUNBUFFERED; {shlex.quote(sys.executable)} -m asdray recipes | true"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert run.stderr == ""
 
