@@ -1,4 +1,4 @@
-"""Where everything is, and whether it is done: identity -> path, markers, atomic writes, leases, provenance.
+"""Where everything is, and whether it is done: identity -> path, markers, atomic writes, leases.
 
 The only module that builds paths under ``--data`` and ``--results``. It knows nothing of what the files
 hold. Imports neither torch, ray nor pandas, so that planning a thousand trials costs no start-up time.
@@ -7,21 +7,18 @@ hold. Imports neither torch, ray nor pandas, so that planning a thousand trials 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+from asdray import provenance
 
 if TYPE_CHECKING:
     from asdray.config.trial import Trial
@@ -302,9 +299,9 @@ def mark_done(
             for path in sorted(outputs)
         },
         seconds=round(time.time() - started, 3),
-        finished=now(),
+        finished=provenance.now(),
         device=device,
-        versions=versions(),
+        versions=provenance.versions(),
         extra=dict(extra or {}),
     )
     write_json(marker_path(folder, stage, backend), {"format": MARKER_FORMAT, **marker.__dict__})
@@ -344,68 +341,3 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         yield
     finally:
         lock.release()
-
-
-# ------------------------------------------------------------------------------------------ provenance
-
-
-def now() -> str:
-    """UTC time, ISO 8601, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@functools.cache
-def versions() -> dict[str, str | None]:
-    """Versions of asdray (its commit too) and of what its numbers depend on; None = not known."""
-    git = git_state()
-    commit = f"{git['commit']}+dirty" if git["dirty"] else git["commit"]
-    found: dict[str, str | None] = {"python": platform.python_version(), "commit": commit}
-    for name in (
-        "asdray",
-        "torch",
-        "torchaudio",
-        "lightning",
-        "ray",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "umap-learn",
-    ):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-@functools.cache
-def git_state() -> dict[str, Any]:
-    """Commit of the source tree that asdray runs from, and whether it has uncommitted changes.
-
-    Both None when it is an installed package without a repository.
-    """
-    here = Path(__file__).resolve().parent
-
-    def git(*args: str) -> str | None:
-        try:
-            run = subprocess.run(
-                ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return run.stdout.strip() if run.returncode == 0 else None
-
-    # An installed copy may lie below somebody else's repository: then the commit would not be ours.
-    if git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is None:
-        return {"commit": None, "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", str(here)))}
-
-
-def provenance() -> dict[str, Any]:
-    """What to write beside every result: time, commit, versions, machine."""
-    return {
-        "written": now(),
-        "git": git_state(),
-        "versions": versions(),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
-    }

@@ -14,6 +14,7 @@ LEVEL = {
     "dcase.years": 0,
     "config": 1,
     "recipes": 1,
+    "provenance": 1,
     "store": 2,
     "dcase": 3,
     "evaluation": 3,

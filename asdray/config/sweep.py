@@ -52,7 +52,8 @@ class Resources(Config):
 
     train: Need | None = None
     extract: Need | None = None
-    """A task that takes one machine through extract, score and evaluate."""
+    score: Need | None = None
+    """One task takes a machine through extract, score and evaluate: it reserves the larger of both."""
     umap: Need | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from asdray import store
+from asdray import provenance, store
 from asdray.config.backend import Backend, Umap
 from asdray.config.base import Config, canonical
 from asdray.config.load import validate
@@ -71,7 +71,7 @@ def write_trial(
     except ValueError:
         old = None
     if not isinstance(old, dict) or {k: v for k, v in old.items() if k != "provenance"} != description:
-        store.write_json(directory.trial_json, {**description, "provenance": store.provenance()})
+        store.write_json(directory.trial_json, {**description, "provenance": provenance.everything()})
     return directory.root
 
 

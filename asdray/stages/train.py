@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from asdray import store
+from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
@@ -197,7 +197,7 @@ class _Log:
 
     def __call__(self, text: str) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(f"{store.now()} {text}\n")
+            file.write(f"{provenance.now()} {text}\n")
 
 
 def _columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:

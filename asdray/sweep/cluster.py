@@ -61,7 +61,9 @@ class Cluster:
         has_gpu = self.node_gpus > 0
         needs = {
             "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=0.75 if has_gpu else 0),
-            "extract": asked.extract or Need(cpu=0, gpu=0.25 if has_gpu else 0),
+            "extract": _larger(
+                asked.extract or Need(cpu=0, gpu=0.25 if has_gpu else 0), asked.score or Need(cpu=0)
+            ),
             "umap": asked.umap or Need(cpu=0, gpu=0),
         }
         for kind, need in needs.items():
@@ -73,6 +75,10 @@ class Cluster:
                         f"{there:g}: it would wait for ever; ask for less or use larger nodes"
                     )
         return needs
+
+
+def _larger(one: Need, other: Need) -> Need:
+    return Need(cpu=max(one.cpu, other.cpu), gpu=max(one.gpu, other.gpu))
 
 
 @contextlib.contextmanager

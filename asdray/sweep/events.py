@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from asdray import store
+from asdray import provenance
 from asdray.config.trial import Trial
 from asdray.stages.state import Outcome
 from asdray.store import Marker
@@ -61,7 +61,7 @@ def failed(event: Event, error: str, details: str = "") -> Event:
     return {
         **event,
         "status": "failed",
-        "time": store.now(),
+        "time": provenance.now(),
         "seconds": None,
         "device": None,
         "signature": None,

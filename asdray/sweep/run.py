@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from asdray.sweep import outputs
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.plan import Job, Standing, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
+from asdray.sweep.signals import Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -191,7 +190,7 @@ class _Driver:
                 logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
                 logs.mkdir(parents=True, exist_ok=True)
                 training = Training(specs, sorted(self._training), needs["train"], self.places, logs, news)
-            with _signals() as stop:
+            with stop_on_signals() as stop:
                 if training:
                     training.start()
                 for index in sorted(set(self.left) - self._training):
@@ -215,7 +214,7 @@ class _Driver:
             "device": "cuda" if gpu else "cpu",
         }
 
-    def _loop(self, pool: Any, training: Any, news: queue.SimpleQueue, stop: _Stop, cpus: int) -> None:
+    def _loop(self, pool: Any, training: Any, news: queue.SimpleQueue, stop: Stop, cpus: int) -> None:
         trains = training is not None
         for index in list(self.left):
             self._finish_if_complete(index)
@@ -367,35 +366,3 @@ class _Driver:
         for index, row in enumerate(self._rows):
             if row["status"] == "running":
                 self._row(index, running=False)
-
-
-class _Stop:
-    """Whether somebody asked for the end."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process as usual."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old: dict[signal.Signals, Any] = {}
-
-    def restore() -> None:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
-
-    def ask(number: int, frame: object) -> None:
-        stop.asked = True
-        restore()
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        old[signum] = signal.signal(signum, ask)
-    try:
-        yield stop
-    finally:
-        restore()
