@@ -384,3 +384,16 @@ def test_a_backend_that_failed_hides_no_other(trial, places):
     frame = frame[(frame["metric"] == "official") & (frame["section"] == -1)]
     assert set(frame[frame["backend"] == backend_id(BACKENDS[0])]["machine"]) == set(MACHINES)
     assert set(frame[frame["backend"] == backend_id(BACKENDS[1])]["machine"]) == {"bandsaw"}
+
+
+def test_a_score_not_yet_evaluated_leaves_the_evaluation_that_is_there(trial, places):
+    train_and_extract(trial, places)
+    all_stages(trial, places, BACKENDS[:1])
+    for machine in MACHINES:
+        score(trial, machine, CKPT, BACKENDS[1], places)
+    evaluate(trial, "fan", CKPT, BACKENDS, places)
+    table(trial, [CKPT], BACKENDS, places)
+    frame = pd.read_parquet(store.trial_dir(places.results, trial).metrics)
+    frame = frame[(frame["metric"] == "official") & (frame["section"] == -1)]
+    assert set(frame[frame["backend"] == backend_id(BACKENDS[0])]["machine"]) == set(MACHINES)
+    assert set(frame[frame["backend"] == backend_id(BACKENDS[1])]["machine"]) == {"fan"}

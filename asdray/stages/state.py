@@ -130,23 +130,46 @@ def evaluate_step(
     asked = {backend_id(b): score_step(trial, machine, ckpt, b, places, dataset) for b in backends}
     scores = {name: step.signature for name, step in asked.items()}
     markers = {name: step.marker for name, step in asked.items()}
-    extracted = extract.marker
-    for name in _scored_on_disk(extract.folder) - set(asked):
-        marker = store.read_marker(extract.folder, "score", name)
-        current = extracted is not None and marker is not None and marker.inputs == _needs(extract=extracted)
-        if (
-            current
-            and marker is not None
-            and store.done(extract.folder, "score", marker.signature, marker.inputs, name)
-        ):
+    for name, marker in _scores_on_disk(extract).items():
+        if name not in asked:
             scores[name] = marker.signature
             markers[name] = marker
-    signature = signatures.evaluate_signature(dict(sorted(scores.items())), dataset.machines[machine].labels)
+    return _evaluate_step(extract, scores, markers, dataset.machines[machine].labels)
+
+
+def _evaluate_step(
+    extract: Step, scores: Mapping[str, str], markers: Mapping[str, Marker | None], labels: str
+) -> Step:
+    signature = signatures.evaluate_signature(dict(sorted(scores.items())), labels)
     return Step("evaluate", extract.folder, signature, _needs(**dict(sorted(markers.items()))))
 
 
-def _scored_on_disk(folder: Path) -> set[str]:
-    return {p.stem.removeprefix("score-") for p in (folder / ".done").glob("score-*.json")}
+def _scores_on_disk(extract: Step) -> dict[str, Marker]:
+    """Backend id -> marker of every score that was made from the extraction as it is."""
+    extracted = extract.marker
+    found: dict[str, Marker] = {}
+    if extracted is not None:
+        for path in (extract.folder / ".done").glob("score-*.json"):
+            name = path.stem.removeprefix("score-")
+            marker = store.read_marker(extract.folder, "score", name)
+            if marker is None or dict(marker.inputs) != _needs(extract=extracted):
+                continue
+            if store.done(extract.folder, "score", marker.signature, marker.inputs, name):
+                found[name] = marker
+    return found
+
+
+def _evaluated(trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset) -> Step | None:
+    """The evaluation that is there, over whichever backends it covers; None if it is none of now."""
+    extract = extract_step(trial, machine, ckpt, places, dataset)
+    there = store.read_marker(extract.folder, "evaluate")
+    scored = _scores_on_disk(extract) if there is not None else {}
+    if there is None or not there.inputs or not set(there.inputs) <= set(scored):
+        return None
+    markers = {name: scored[name] for name in there.inputs}
+    scores = {name: marker.signature for name, marker in markers.items()}
+    step = _evaluate_step(extract, scores, markers, dataset.machines[machine].labels)
+    return step if step.marker is not None else None
 
 
 def umap_step(trial: Trial, machine: str, ckpt: str, umap: Umap, places: Places, dataset: Dataset) -> Step:
@@ -160,31 +183,23 @@ def umap_step(trial: Trial, machine: str, ckpt: str, umap: Umap, places: Places,
     )
 
 
-def table_step(
-    trial: Trial,
-    checkpoints: Iterable[str],
-    backends: Iterable[Knn | Recon],
-    places: Places,
-    dataset: Dataset,
-) -> Step:
+def table_step(trial: Trial, checkpoints: Iterable[str], places: Places, dataset: Dataset) -> Step:
     """The trial's own tables, over all that is evaluated of it.
 
     That is what was asked for, as far as it is done (a machine or backend that failed is missing in the
-    signature too: when it is mended, the tables are made anew), and what is done of other checkpoints and,
-    where every machine has its own model, of other machines: they belong to other sweeps over the trial.
+    signature too: when it is mended, the tables are made anew), and what is done of other backends and
+    checkpoints and, where every machine has its own model, of other machines: they belong to other sweeps
+    over the trial.
     """
-    backends = tuple(backends)
     directory = store.trial_dir(places.results, trial)
     evaluations: dict[str, str] = {}
     inputs: dict[str, str] = {}
     for ckpt in sorted({*checkpoints, *_folders(directory.root / "output")}):
         everything = _with_finished_machines(trial, directory.output(ckpt), dataset)
         for machine in everything.machines:
-            at = (everything, machine, ckpt)
-            scored = [b for b in backends if score_step(*at, b, places, dataset).marker is not None]
-            step = evaluate_step(*at, scored, places, dataset)
-            marker = step.marker
-            if marker is not None:
+            step = _evaluated(everything, machine, ckpt, places, dataset)
+            marker = step.marker if step else None
+            if step is not None and marker is not None:
                 evaluations[f"{ckpt}/{machine}"] = step.signature
                 inputs[f"{ckpt}/{machine}"] = marker.digest
     return Step("table", directory.root, signatures.table_signature(evaluations), inputs)
@@ -245,5 +260,5 @@ def missing(
                 machines.append((ckpt, machine))
             if umap and umap_step(trial, machine, ckpt, umap, places, dataset).marker is None:
                 umaps.append((ckpt, machine))
-    table = table_step(trial, checkpoints, backends, places, dataset).marker is None
+    table = table_step(trial, checkpoints, places, dataset).marker is None
     return Missing(units, tuple(machines), tuple(umaps), table)

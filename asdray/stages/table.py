@@ -45,7 +45,7 @@ def table(
     dataset.require(trial.machines)
     directory = store.trial_dir(places.results, trial)
     with store.lease(directory.root):
-        step = table_step(trial, checkpoints, backends, places, dataset)
+        step = table_step(trial, checkpoints, places, dataset)
         if not overwrite and (marker := step.marker):
             return Outcome(marker, found=True)
         if not step.inputs:

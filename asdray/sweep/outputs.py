@@ -104,7 +104,7 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderbo
     finished = [
         store.trial_dir(places.results, job.trial).metrics
         for job in jobs
-        if state.table_step(job.trial, sweep.checkpoints, job.backends, places, job.dataset).marker
+        if state.table_step(job.trial, sweep.checkpoints, places, job.dataset).marker
     ]
     rows = tables.load_rows(finished)
     planned = tables.planned_rows([j.trial for j in jobs], sweep.checkpoints, sweep.backends)

@@ -91,7 +91,7 @@ def _steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, A
                 )
     yield (
         event_of(trial, "table"),
-        state.table_step(trial, sweep.checkpoints, job.backends, places, dataset),
+        state.table_step(trial, sweep.checkpoints, places, dataset),
     )
 
 

@@ -326,7 +326,7 @@ class _Driver:
         from asdray.stages.table import table
 
         job = self.jobs[index]
-        step = state.table_step(job.trial, self.sweep.checkpoints, job.backends, self.places, job.dataset)
+        step = state.table_step(job.trial, self.sweep.checkpoints, self.places, job.dataset)
         if step.inputs:  # else no machine came as far as a score, and that is recorded already
             event = attempt(
                 event_of(job.trial, "table"),
