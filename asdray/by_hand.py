@@ -122,10 +122,19 @@ class _Steps:
                 flush=True,
             )
 
+        def wait() -> None:
+            print(f"  waiting for another process that trains {unit}", flush=True)
+
         chosen = next(u for u in self.trial.units if u.name == unit)
         try:
             outcome = train(
-                self.trial, chosen, self.places, checkpoints=checkpoints, on_epoch=show, **self.more
+                self.trial,
+                chosen,
+                self.places,
+                checkpoints=checkpoints,
+                on_epoch=show,
+                on_wait=wait,
+                **self.more,
             )
         except TrainingDiverged as error:
             # No fault of the input's form: the command was right, and its work failed.
