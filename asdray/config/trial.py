@@ -69,17 +69,6 @@ class Trial:
         return tuple(chosen)
 
 
-def trial_of_json(value: Mapping) -> Trial:
-    """The trial that a ``trial.json`` describes."""
-    return Trial(
-        dcase=value["dcase"],
-        recipe=value["recipe"],
-        system=System.model_validate(value["system"]),
-        seed=value["seed"],
-        machines=tuple(value["machines"]),
-    )
-
-
 # ------------------------------------------------------------------------------------------ signatures
 # Pure functions of what a stage depends on; `asdray.stages.state` gathers the arguments.
 

@@ -42,7 +42,6 @@ class Cluster:
     """What a running Ray offers."""
 
     cpus: float
-    gpus: float
     node_cpus: float
     """Of the largest node; one training or task runs on one node."""
     node_gpus: float
@@ -115,12 +114,10 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             _temp_dir=str(temporary),
         )
     try:
-        total = ray.cluster_resources()
         url = context.dashboard_url
         nodes = [node for node in ray.nodes() if node["Alive"]]
         yield Cluster(
-            cpus=total.get("CPU", 0),
-            gpus=total.get("GPU", 0),
+            cpus=ray.cluster_resources().get("CPU", 0),
             node_cpus=max(node["Resources"].get("CPU", 0) for node in nodes),
             node_gpus=max(node["Resources"].get("GPU", 0) for node in nodes),
             dashboard=f"http://{url}" if url else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asdray.config.backend import Knn, Recon, backend_id
-from asdray.config.sweep import Sweep, expand
+from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
@@ -124,14 +124,20 @@ def log_found(stands: Standing, log: EventLog) -> None:
 
 
 def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ...]:
-    """The same jobs with their datasets read again."""
-    now = {name: load_dataset(places.data, name) for name in {job.trial.dcase for job in jobs}}
+    """The same jobs with their datasets read again.
+
+    Raises:
+        ValueError: a machine that was formatted away meanwhile.
+    """
+    now: dict[str, Dataset] = {}
+    for job in jobs:
+        if job.trial.dcase not in now:
+            now[job.trial.dcase] = load_dataset(places.data, job.trial.dcase)
+            now[job.trial.dcase].require(job.trial.machines)
     return tuple(replace(job, dataset=now[job.trial.dcase]) for job in jobs)
 
 
 def load(path: Path, overrides: Mapping[str, Any], places: Places) -> tuple[Sweep, tuple[Job, ...]]:
     """The sweep in a file and its jobs."""
-    from asdray.config.sweep import load_sweep
-
     sweep = load_sweep(path, overrides)
     return sweep, plan(sweep, places, str(path))

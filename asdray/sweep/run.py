@@ -182,37 +182,28 @@ class _Driver:
             from asdray.sweep.tasks import TaskPool
             from asdray.sweep.training import Training
 
-            specs = [self._spec(job, needs["train"].gpu > 0) for job in self.jobs]
-            pool = TaskPool(specs, needs, self.places, self.sweep.umap)
+            pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
             if self._training:
                 logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
                 logs.mkdir(parents=True, exist_ok=True)
-                training = Training(specs, sorted(self._training), needs["train"], self.places, logs, news)
+                trials = [job.trial for job in self.jobs]
+                training = Training(
+                    trials,
+                    sorted(self._training),
+                    self.sweep.checkpoints,
+                    needs["train"],
+                    self.places,
+                    logs,
+                    news,
+                )
             with stop_on_signals() as stop:
                 if training:
                     training.start()
                 for index in sorted(set(self.left) - self._training):
                     self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
                 self._loop(pool, training, news, stop, max(1, int(cluster.cpus)))
-
-    def _spec(self, job: Job, gpu: bool) -> dict[str, Any]:
-        """What a worker needs to know of a job."""
-        trial = job.trial
-        return {
-            "name": trial.name,
-            "trial": {
-                "dcase": trial.dcase,
-                "recipe": trial.recipe,
-                "system": trial.system.model_dump(mode="json"),
-                "seed": trial.seed,
-                "machines": trial.machines,
-            },
-            "backends": job.backends,
-            "checkpoints": self.sweep.checkpoints,
-            "device": "cuda" if gpu else "cpu",
-        }
 
     def _loop(self, pool: Any, training: Any, news: queue.SimpleQueue, stop: Stop, cpus: int) -> None:
         trains = training is not None

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import ray
 
-from asdray.config.backend import Umap, backend_id
+from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.sweep import Need
-from asdray.config.trial import trial_of_json
+from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed
+from asdray.sweep.plan import Job
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,18 @@ class Item:
 
 
 def process_machine(
-    job: Mapping[str, Any], checkpoint: str, machine: str, places: Places, device: str
+    trial: Trial,
+    backends: Sequence[Knn | Recon],
+    checkpoint: str,
+    machine: str,
+    places: Places,
+    device: str,
 ) -> list[Event]:
     """Extract, score and evaluate one machine, each skipped where it is done; stops at a failure."""
     from asdray.stages.evaluate import evaluate
     from asdray.stages.extract import extract
     from asdray.stages.score import score
 
-    trial = trial_of_json(job["trial"])
     at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
     events = [
         attempt(
@@ -45,14 +50,14 @@ def process_machine(
     ]
     if events[0]["status"] == "failed":
         return events
-    for backend in job["backends"]:
+    for backend in backends:
         events.append(
             attempt(
                 event_of(trial, "score", **at, backend=backend_id(backend)),
                 partial(score, trial, machine, checkpoint, backend, places),
             )
         )
-    scored = [b for b, e in zip(job["backends"], events[1:], strict=True) if e["status"] == "done"]
+    scored = [b for b, e in zip(backends, events[1:], strict=True) if e["status"] == "done"]
     if scored:
         events.append(
             attempt(
@@ -64,12 +69,11 @@ def process_machine(
 
 
 def plot_machine(
-    job: Mapping[str, Any], checkpoint: str, machine: str, umap_options: Umap, places: Places
+    trial: Trial, checkpoint: str, machine: str, umap_options: Umap, places: Places
 ) -> list[Event]:
     """UMAP of one machine's embeddings."""
     from asdray.stages.umap import umap
 
-    trial = trial_of_json(job["trial"])
     return [
         attempt(
             event_of(trial, "umap", machine=machine, checkpoint=checkpoint),
@@ -97,7 +101,7 @@ class TaskPool:
 
     def __init__(
         self,
-        jobs: Sequence[Mapping[str, Any]],
+        jobs: Sequence[Job],
         needs: Mapping[str, Need],
         places: Places,
         umap: Umap | Literal[False],
@@ -138,14 +142,14 @@ class TaskPool:
 
     def _submit(self, item: Item) -> Any:
         job = self._jobs[item.job]
-        name = f"{item.kind} {item.machine} {job['name']}"
+        name = f"{item.kind} {item.machine} {job.trial.name}"
         if item.kind == "umap":
             assert isinstance(self._umap, Umap)
             return self._plot.options(name=name).remote(
-                job, item.checkpoint, item.machine, self._umap, self._places
+                job.trial, item.checkpoint, item.machine, self._umap, self._places
             )
         return self._process.options(name=name).remote(
-            job, item.checkpoint, item.machine, self._places, self._device
+            job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device
         )
 
     def _gather(self, ref: Any, item: Item) -> list[Event]:
@@ -153,6 +157,6 @@ class TaskPool:
             return ray.get(ref)
         except ray.exceptions.RayError as error:
             # The worker or its node was lost more often than Ray retries.
-            trial = trial_of_json(self._jobs[item.job]["trial"])
+            trial = self._jobs[item.job].trial
             event = event_of(trial, item.kind, machine=item.machine, checkpoint=item.checkpoint)
             return [failed(event, f"the task was lost: {' '.join(str(error).split())[:400]}")]

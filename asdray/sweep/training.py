@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from asdray.config.sweep import Need
-from asdray.config.trial import trial_of_json
+from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import attempt, event_of
 
@@ -21,7 +21,13 @@ REPORT_SECONDS = 0.5
 """Epochs that follow each other faster are reported together."""
 
 
-def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places: Places) -> None:
+def train_job(
+    config: dict[str, Any],
+    trials: Sequence[Trial],
+    checkpoints: Sequence[str],
+    places: Places,
+    device: str,
+) -> None:
     """Trains every unit of one trial in a Tune worker and reports each as soon as it is done.
 
     Every report carries the events that finished since the last one, so that a machine's tasks start
@@ -29,8 +35,7 @@ def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places:
     """
     from asdray.stages.train import train
 
-    job = jobs[config["job"]]
-    trial = trial_of_json(job["trial"])
+    trial = trials[config["job"]]
     last = 0.0
 
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
@@ -50,10 +55,10 @@ def train_job(config: dict[str, Any], jobs: Sequence[Mapping[str, Any]], places:
                 trial,
                 unit,
                 places,
-                checkpoints=job["checkpoints"],
+                checkpoints=checkpoints,
                 on_epoch=partial(on_epoch, unit.name),
                 on_wait=partial(on_wait, unit.name),
-                device=job["device"],
+                device=device,
             ),
         )
         tune.report({"events": [event]})
@@ -116,8 +121,9 @@ class Training(threading.Thread):
 
     def __init__(
         self,
-        jobs: Sequence[Mapping[str, Any]],
+        trials: Sequence[Trial],
         indices: Sequence[int],
+        checkpoints: Sequence[str],
         need: Need,
         places: Places,
         logs: Path,
@@ -126,10 +132,16 @@ class Training(threading.Thread):
         super().__init__(name="training", daemon=True)
         self._news = news
         self._stop_event = threading.Event()
-        names = {i: jobs[i]["name"] for i in indices}
+        names = {i: trials[i].name for i in indices}
         self._tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(train_job, jobs=list(jobs), places=places),
+                tune.with_parameters(
+                    train_job,
+                    trials=list(trials),
+                    checkpoints=checkpoints,
+                    places=places,
+                    device="cuda" if need.gpu else "cpu",
+                ),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),
             param_space={"job": tune.grid_search(list(indices))},
