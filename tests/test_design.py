@@ -24,6 +24,7 @@ LEVEL = {
     "stages": 6,
     "sweep": 7,
     "by_hand": 8,
+    "data_commands": 8,
     "cli": 9,
     "__main__": 10,
 }
@@ -85,7 +86,7 @@ def test_readme_names_only_targets_and_files_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     asked = set(re.findall(r"\bmake ([a-z-]+)", readme))
     assert asked <= targets, asked - targets
-    code = "".join((ROOT / "asdray" / name).read_text() for name in ("cli.py", "by_hand.py"))
+    code = "".join((ROOT / "asdray" / name).read_text() for name in ("cli.py", "by_hand.py", "data_commands.py"))
     for command in set(re.findall(r"^(?:\$ )?asdray ([a-z]+)\b", readme, re.MULTILINE)):
         assert re.search(rf"^def {command}_?\(", code, re.MULTILINE), command
     for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):

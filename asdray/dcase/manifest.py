@@ -24,7 +24,7 @@ from asdray.dcase.years import get_year, nearest
 if TYPE_CHECKING:
     import pyarrow
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 
 _ID = b"asdray.manifest"  # where clips.parquet holds `Dataset.manifest`
 
@@ -123,6 +123,7 @@ class MachineData:
         test: likewise.
         supplemental: likewise; None if there are no such clips.
         labels: id of the test clips' sections, domains and labels.
+        classes: id of the set of sections, attributes and domains among the test clips.
         counts: clips per ``subset/split/domain/label``, with ``unknown`` for null.
         label_sources: where the labels of the test clips came from; empty if none is labelled.
     """
@@ -131,6 +132,7 @@ class MachineData:
     test: str
     supplemental: str | None
     labels: str
+    classes: str
     counts: Mapping[str, int]
     label_sources: tuple[str, ...]
 
@@ -237,6 +239,7 @@ def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
             test=ids["test"],
             supplemental=ids["supplemental"] if splits["supplemental"] else None,
             labels=_hash([c[k] for k in ("clip", "section", "domain", "is_anomaly")] for c in test),
+            classes=_hash(sorted(map(list, {_class(c) for c in test}))),
             counts=dict(sorted(counts.items())),
             label_sources=tuple(sorted({c["label_source"] for c in test if c["label_source"]})),
         )
@@ -244,6 +247,10 @@ def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
     return Dataset(
         dcase, kind, _hash([[kind], *ids_of_all]), machines, _hash(list(c.values()) for c in clips)
     )
+
+
+def _class(clip: Mapping[str, Any]) -> tuple[int, str, str]:
+    return clip["section"], clip["attributes"], clip["domain"] or UNKNOWN
 
 
 _LABELS = {None: UNKNOWN, False: "normal", True: "anomaly"}

@@ -100,6 +100,10 @@ def run_sweep(
             jobs = fresh
             if left or changed:
                 stands = [standing(job, sweep, places) for job in jobs]
+                for stand in stands:
+                    # What another process finished meanwhile: another sweep, or a worker that outlived
+                    # the killed driver of an earlier run.
+                    log_found(stand, log)
             if driver.stopped or not changed:
                 break
             # Formatted anew while we ran: what that made stale is done again.
