@@ -24,9 +24,9 @@ LEVEL = {
     "stages": 6,
     "sweep": 7,
     "by_hand": 8,
-    "data_commands": 8,
-    "cli": 9,
-    "__main__": 10,
+    "data_commands": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 
