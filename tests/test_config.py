@@ -43,12 +43,12 @@ def load(tmp_path, text):
 
 def test_pinned_ids():
     """These name folders in users' results: change one only together with `numerics` and a reason."""
-    assert (DIS.id, AE.id) == ("11650467", "70f259b9")
+    assert (DIS.id, AE.id) == ("5ce49aea", "70f259b9")
     assert backend_id(Knn()) == "knn-5f37182d"
     assert backend_id(Recon()) == "recon-276a4450"
     trial = Trial("dcase2023", "dis_baseline", DIS, 0, YEARS["dcase2023"].all_machines)
     ids = dict.fromkeys(trial.machines, "x")
-    assert train_signature(trial, trial.units[0], ids)[:16] == "a64f3d8f51776470"
+    assert train_signature(trial, trial.units[0], ids)[:16] == "c44438152dda44c6"
 
 
 def test_one_system_has_one_id_however_it_is_written():
@@ -57,6 +57,8 @@ def test_one_system_has_one_id_however_it_is_written():
     assert with_overrides(DIS, {"train.learning_rate": "1e-3"}, "x").id == DIS.id
     assert with_overrides(DIS, {"train.learning_rate": 2e-3}, "x").id != DIS.id
     assert with_overrides(DIS, {"frontend.loss": {"name": "adacos"}}, "x").id == DIS.id
+    backwards = list(reversed(DIS.frontend.classes))
+    assert with_overrides(DIS, {"frontend.classes": backwards}, "x").id == DIS.id
 
 
 def test_a_later_field_keeps_old_ids_at_its_old_value():
@@ -104,6 +106,33 @@ def test_units_and_signatures_depend_on_the_machines_that_matter():
     assert train_signature(shared, shared.units[0], changed) != train_signature(shared, shared.units[0], ids)
 
 
+def test_training_depends_on_the_classes_of_test_clips_only_where_it_asks_for_them():
+    asdkit = with_overrides(DIS, {"frontend.labels": "asdkit"}, "x")
+    ids = {"fan": "i", "bearing": "j"}
+
+    def signature(system, **classes):
+        trial = Trial("dcase2023", "d", system, 0, ("fan", "bearing"))
+        return train_signature(trial, trial.units[0], ids, {"fan": "a", "bearing": "b", **classes})
+
+    assert signature(asdkit) != signature(asdkit, fan="c")
+    assert signature(asdkit) == signature(asdkit, gearbox="c")
+    assert signature(DIS) == signature(DIS, fan="c") != signature(asdkit)
+
+
+def test_channels_other_than_near_need_two_microphones():
+    near, far = (with_overrides(DIS, {"audio.channel": c}, "x") for c in ("near", "far"))
+    assert near.id == DIS.id != far.id
+    for year, facts in YEARS.items():
+        near.check(year)
+        if facts.channels == 2:
+            far.check(year)
+        else:
+            with pytest.raises(
+                ValueError, match=f"{year}: audio.channel is 'far', .* one channel: .*dcase2026"
+            ):
+                far.check(year)
+
+
 def test_every_signature_depends_on_what_it_reads():
     train = {train_signature(t, t.units[0], {"fan": i}) for t, i in [
         (Trial("dcase2023", "d", DIS, 0, ("fan",)), "x"),
@@ -139,7 +168,11 @@ def test_backends_that_apply():
         ({"frontend.loss": {"n": 1}}, "frontend.loss needs a 'name'"),
         ({"frontend.loss": {"name": "adacos", "trainabel": True}}, r"'frontend.loss.trainabel'; did you mean"),
         ({"frontend.loss": {"name": "subcluster_adacos", "n_subclusters": 0}}, "frontend.loss.n_subclusters is 0"),
-        ({"frontend.labels": ["machin"]}, r"frontend.labels.0 is 'machin'; did you mean 'machine'\?"),
+        ({"frontend.classes": ["machin"]}, r"frontend.classes.0 is 'machin'; did you mean 'machine'\?"),
+        ({"frontend.classes": ["section", "section"]}, "frontend.classes: the list names 'section' twice"),
+        ({"frontend.classes": []}, r"frontend.classes is \[\]"),
+        ({"frontend.labels": "asd_kit"}, r"frontend.labels is 'asd_kit'; did you mean 'asdkit'\?"),
+        ({"audio.channel": "left"}, r"audio.channel is 'left'.*near, far, mean, difference"),
         ({"frontend.branches": [{"name": "fft", "kernel": 3}]}, r"'frontend.branches.0.kernel'; did you mean 'kernels'"),
         ({"audio.duration": "yearmax"}, r"audio.duration is 'yearmax'; did you mean 'year_max'\?"),
         ({"train.epochs": 2.5}, "train.epochs is 2.5: "),

@@ -126,6 +126,21 @@ def test_crops_come_from_the_tiled_clip(lengths, n_samples, seed):
     )
 
 
+def test_channels():
+    pack = _pack([9, 5], channels=2)
+    pack.samples[:2] = [[32767, -32768], [-32768, 32767]]  # where int16 would overflow
+    near, far = pack.samples[:9].astype(np.int64).T
+    starts = np.array([4])
+    expected = {"near": near / 32768, "far": far / 32768, "mean": (near + far) / 65536, "difference": (near - far) / 32768}  # fmt: skip
+    for channel, values in expected.items():
+        found = Clips([pack], channel).gather(np.array([0]), 12, starts)
+        assert found.dtype == (torch.int16 if channel in ("near", "far") else torch.float32)
+        np.testing.assert_array_equal(
+            features.to_float(found)[0].numpy(), np.resize(np.tile(values, 3)[4:], 12)
+        )
+    assert features.to_float(Clips([pack], "difference").gather(np.array([0]), 1)).item() == 65535 / 32768
+
+
 def test_random_crops_reach_both_ends():
     clips = Clips([_pack([5] * 400)])
     starts = clips.random_starts(np.random.default_rng(0), 3)

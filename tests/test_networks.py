@@ -159,7 +159,25 @@ def test_class_labels():
     ]
     assert class_labels(("section", "machine"), COLUMNS) == ["fan---0"] * 3 + ["pump---1"]
     module = frontends.build(SMALL, 32_000, columns=COLUMNS)
-    assert module.classes == tuple(sorted(class_labels(SMALL.labels, COLUMNS)))
+    assert module.classes == tuple(sorted(class_labels(SMALL.classes, COLUMNS)))
+
+
+def test_classes_without_a_training_clip():
+    unheard = {
+        "machine": ["fan", "fan"],
+        "section": [0, 0],
+        "attributes": ["b", "c"],
+        "domain": ["source", "target"],
+    }
+    module = frontends.build(SMALL, 32_000, columns=COLUMNS, unheard=unheard)
+    assert module.classes == (
+        "fan---0---a---0",
+        "fan---0---b---0",
+        "fan---0---b---1",
+        "fan---0---c---1",
+        "pump---1------0",
+    )
+    assert module.head.centres.shape == (5, 10)
 
 
 def test_frontend_modules_import_nothing_heavy():

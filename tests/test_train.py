@@ -17,11 +17,12 @@ import pytest
 import torch
 import yaml
 from tiny import AE, DCASE, DIS, EPOCHS, MACHINES, build_year, trial_of
+from trees import build_tree, write_list
 
 from asdray import frontends, store
 from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack
-from asdray.config.system import System
+from asdray.config.system import SubclusterAdaCos, System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
@@ -343,10 +344,48 @@ def test_ctrl_c_stays_ctrl_c(places):
 
 
 def test_too_few_classes(places):
-    system = DIS.model_copy(update={"frontend": DIS.frontend.model_copy(update={"labels": ("machine",)})})
+    system = DIS.model_copy(update={"frontend": DIS.frontend.model_copy(update={"classes": ("machine",)})})
     trial = trial_of(system, machines=("fan", "bandsaw"))
     with pytest.raises(ValueError, match=r"2 classes.*subcluster_adacos"):
         train(trial, trial.units[0], places)
+
+
+def test_classes_of_the_test_clips_where_asked_for(tmp_path):
+    """`labels: asdkit` knows every class of the year; the default neither sees nor signs the test clips'."""
+    machines = ("fan", "bandsaw")
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    tree = build_tree(places.data, DCASE, list(machines), {"source": 4, "target": 2}, n_samples=8000)
+    format_dataset(places.data, DCASE)
+
+    def of(**options):
+        frontend = DIS.frontend.model_copy(update=options)
+        return trial_of(DIS.model_copy(update={"frontend": frontend}), machines=machines)
+
+    def signature(trial):
+        return state.train_step(trial, trial.units[0], places, load_dataset(places.data, DCASE)).signature
+
+    default, asdkit = of(), of(labels="asdkit")
+    before = signature(default), signature(asdkit)
+    with pytest.raises(ValueError, match=r"without ground truth \(bandsaw 4\): .*train_only"):
+        train(asdkit, asdkit.units[0], places)
+    sections = of(labels="asdkit", classes=("machine", "section"), loss=SubclusterAdaCos())
+    assert train(sections, sections.units[0], places).marker.extra["n_classes"] == 2
+
+    write_list(tree)
+    format_dataset(places.data, DCASE)
+    assert signature(default) == before[0]
+    assert signature(asdkit) != before[1]
+    # Each machine and domain: vel_0 and vel_1 with m-n_W in training, vel_1_ac_0.30 in the test clips.
+    assert train(default, default.units[0], places).marker.extra["n_classes"] == 2 * 2 * 2
+    assert train(asdkit, asdkit.units[0], places).marker.extra["n_classes"] == 2 * 2 * 3
+    path = store.trial_dir(places.results, asdkit).checkpoint(asdkit.units[0].name, "last")
+    classes = torch.load(path, weights_only=True)["asdray"]["frontend"]["classes"]
+    assert classes == sorted(
+        f"{m}---0---{a}---{t}"
+        for m in machines
+        for a in ("vel_0_m-n_W", "vel_1_m-n_W", "vel_1_ac_0.30")
+        for t in (0, 1)
+    )
 
 
 @pytest.mark.parametrize("name", ["first", "epoch_0", "epoch_5", "epoch_x"])

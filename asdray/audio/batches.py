@@ -42,14 +42,18 @@ def torch_seed(rng: np.random.Generator) -> int:
 class Clips:
     """The clips of several packs, one pack after another, addressed by their position.
 
-    Of packs with several channels the first is used.
+    Args:
+        channel: ``near`` (channel 0) or ``far`` (1); or of both the ``mean`` or the ``difference``, near
+            minus far. Packs of one channel have ``near`` only.
 
     Attributes:
         keys: clip keys.
         lengths: ``(N,) int64``, samples per clip.
     """
 
-    def __init__(self, packs: Sequence[Pack]) -> None:
+    def __init__(self, packs: Sequence[Pack], channel: str = "near") -> None:
+        assert channel == "near" or all(pack.samples.shape[1] == 2 for pack in packs), channel
+        self._channel = channel
         self.keys: tuple[str, ...] = tuple(key for pack in packs for key in pack.clips)
         offsets = [np.asarray(pack.offsets, dtype=np.int64) for pack in packs]
         self.lengths = np.concatenate([np.diff(o) for o in offsets])
@@ -75,9 +79,11 @@ class Clips:
             starts: ``(B,)`` first sample of each crop; None = 0.
 
         Returns:
-            ``(B, n_samples) int16``.
+            ``(B, n_samples)``: ``int16`` of one channel, ``float32`` with full scale at 1 of both, which
+            holds every mean and difference of 16-bit samples exactly. See `features.to_float`.
         """
-        batch = np.empty((len(index), n_samples), dtype=np.int16)
+        one = self._channel in ("near", "far")
+        batch = np.empty((len(index), n_samples), dtype=np.int16 if one else np.float32)
         firsts = np.zeros(len(index), dtype=np.int64) if starts is None else starts
         # One block copy per stretch of audio: far cheaper than indexing sample by sample.
         for row, clip, start in zip(batch, index.tolist(), firsts.tolist(), strict=True):
@@ -88,10 +94,17 @@ class Clips:
             filled = 0
             while filled < n_samples:
                 n = min(length - position, n_samples - filled)
-                row[filled : filled + n] = samples[begin + position : begin + position + n, 0]
+                row[filled : filled + n] = self._mono(samples[begin + position : begin + position + n])
                 filled += n
                 position = 0
         return torch.from_numpy(batch)
+
+    def _mono(self, samples: np.ndarray) -> np.ndarray:
+        """``(n, channels) int16`` -> ``(n,)``, as `gather` returns it."""
+        if self._channel in ("near", "far"):
+            return samples[:, int(self._channel == "far")]
+        near, far = samples[:, 0].astype(np.float32), samples[:, 1]
+        return (near + far) * (1 / 65536) if self._channel == "mean" else (near - far) * (1 / 32768)
 
 
 def split(n_items: int, batch_size: int) -> list[slice]:

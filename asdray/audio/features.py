@@ -19,14 +19,16 @@ LOG_FLOOR = 2.22e-16
 
 
 def to_float(samples: Tensor) -> Tensor:
-    """16-bit samples as float32 in [-1, 1).
+    """Samples as float32, full scale at 1.
 
     Args:
-        samples: ``(...)`` int16.
+        samples: ``(...)`` int16, or float32 that have this scale already.
 
     Returns:
-        ``(...)`` float32, divided by 32768.
+        ``(...)`` float32: int16 divided by 32768, float32 as they are.
     """
+    if samples.is_floating_point():
+        return samples
     return samples.to(torch.float32).mul_(1 / 32768)
 
 

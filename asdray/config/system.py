@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, ClassVar, Literal
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from asdray.config.base import Config, digest
-from asdray.dcase.years import SAMPLE_RATE, get_year
+from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Label = Literal["machine", "section", "attributes", "domain"]
+ClassPart = Literal["machine", "section", "attributes", "domain"]
+CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
+Channel = Literal["near", "far", "mean", "difference"]
 
 # --------------------------------------------------------------------------------------------- losses
 
@@ -123,16 +127,38 @@ class Discriminative(Config):
     """
 
     name: Literal["discriminative"] = "discriminative"
-    labels: tuple[Label, ...] = Field(default=("machine", "section", "attributes", "domain"), min_length=1)
-    """What a class is made of; classes are those of the training clips."""
+    classes: tuple[ClassPart, ...] = Field(default=CLASS_PARTS, min_length=1)
+    """What a class is made of, in whatever order."""
+    labels: Literal["train_only", "asdkit"] = "train_only"
+    """Which classes there are: those of the training clips, or as in ASDKit those of the test clips too.
+
+    The latter adds centres that no clip is ever drawn to, and a larger scale. It reads which sections,
+    attributes and domains the test clips of a machine have, though neither their labels nor which clip has
+    which: for comparison with published results that were made so.
+    """
     branches: tuple[Branch, ...] = Field(default=(FftBranch(), StftBranch()), min_length=1)
     loss: Loss = AdaCos()
     mixup_probability: Probability = 0.5
     """Share of the clips of a training batch that are mixed with another clip of it."""
 
+    later: ClassVar[Mapping[str, Any]] = {"labels": "train_only"}
+
     scope: ClassVar[Literal["all", "machine"]] = "all"
     own_scores: ClassVar[tuple[str, ...]] = ()
     scored_embedding: ClassVar[bool] = True
+
+    @property
+    def sees_test_classes(self) -> bool:
+        """Whether training depends on which classes the test clips have."""
+        return self.labels == "asdkit"
+
+    @field_validator("classes")
+    @classmethod
+    def _in_one_order(cls, parts: tuple[ClassPart, ...]) -> tuple[ClassPart, ...]:
+        for part in parts:
+            if parts.count(part) > 1:
+                raise ValueError(f"the list names {part!r} twice")
+        return tuple(part for part in CLASS_PARTS if part in parts)
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError where clips of ``n_samples`` are too short for a branch."""
@@ -163,6 +189,7 @@ class Autoencoder(Config):
     scope: ClassVar[Literal["all", "machine"]] = "machine"
     own_scores: ClassVar[tuple[str, ...]] = ("recon",)
     scored_embedding: ClassVar[bool] = False
+    sees_test_classes: ClassVar[bool] = False
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError where a clip of ``n_samples`` gives no input vector."""
@@ -192,13 +219,17 @@ class Train(Config):
 
 
 class Audio(Config):
-    """Clip length: shorter clips are repeated end to end, then all are cropped.
+    """Clip length and channel. Shorter clips are repeated end to end, then all are cropped.
 
     The crop starts at random in training and at 0 elsewhere.
     """
 
     duration: Annotated[float, Field(gt=0, le=60)] | Literal["year_max"] = "year_max"
     """Seconds, or ``year_max``: the longest machine of the year."""
+    channel: Channel = "near"
+    """Of a year with two microphones: one of them, the mean of both, or near minus far."""
+
+    later: ClassVar[Mapping[str, Any]] = {"channel": "near"}
 
     def n_samples(self, dcase: str) -> int:
         """Samples per clip in ``dcase``."""
@@ -220,6 +251,12 @@ class System(Config):
 
     def check(self, dcase: str) -> None:
         """Raises ValueError where the frontend cannot take the clips of ``dcase``."""
+        if self.audio.channel != "near" and get_year(dcase).channels == 1:
+            stereo = ", ".join(name for name, year in YEARS.items() if year.channels > 1)
+            raise ValueError(
+                f"{dcase}: audio.channel is {self.audio.channel!r}, but its clips have one channel: "
+                f"choose near (two channels: {stereo})"
+            )
         try:
             self.frontend.check(self.audio.n_samples(dcase))
         except ValueError as error:

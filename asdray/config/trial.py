@@ -73,18 +73,27 @@ class Trial:
 # Pure functions of what a stage depends on; `asdray.stages.state` gathers the arguments.
 
 
-def train_signature(trial: Trial, unit: Unit, train_ids: Mapping[str, str]) -> str:
-    """``train_ids``: the id of every machine's training split."""
-    return digest(
-        {
-            "stage": ("train", NUMERICS["train"]),
-            "system": trial.system,
-            "dcase": trial.dcase,
-            "seed": trial.seed,
-            "unit": unit.name,
-            "data": {m: train_ids[m] for m in unit.machines},
-        }
-    )
+def train_signature(
+    trial: Trial, unit: Unit, train_ids: Mapping[str, str], class_ids: Mapping[str, str] | None = None
+) -> str:
+    """The signature of a unit's training.
+
+    Args:
+        train_ids: the id of every machine's training split.
+        class_ids: the id of the classes among every machine's test clips, where training depends on them.
+    """
+    parts = {
+        "stage": ("train", NUMERICS["train"]),
+        "system": trial.system,
+        "dcase": trial.dcase,
+        "seed": trial.seed,
+        "unit": unit.name,
+        "data": {m: train_ids[m] for m in unit.machines},
+    }
+    if trial.system.frontend.sees_test_classes:
+        assert class_ids is not None
+        parts["test_classes"] = {m: class_ids[m] for m in unit.machines}
+    return digest(parts)
 
 
 def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:

@@ -48,6 +48,7 @@ def build(
     n_samples: int,
     *,
     columns: Mapping[str, Sequence[Any]] | None = None,
+    unheard: Mapping[str, Sequence[Any]] | None = None,
     saved: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Frontend:
@@ -55,7 +56,8 @@ def build(
 
     Args:
         n_samples: samples per clip.
-        columns: `COLUMNS` of the manifest for the training clips, to train anew; or
+        columns: `COLUMNS` of the manifest for the training clips, to train anew (``unheard``: the same
+            columns of classes that there are besides, without a training clip); or
         saved: what ``saved()`` of the trained frontend gave, to load its weights.
         seed: of the initial weights. Torch's global generator is neither used nor changed.
 
@@ -76,7 +78,10 @@ def build(
                     classes = saved["classes"]
                 else:
                     assert columns is not None
-                    classes = sorted(set(class_labels(config.labels, columns)))
+                    known = set(class_labels(config.classes, columns))
+                    if unheard is not None:
+                        known |= set(class_labels(config.classes, unheard))
+                    classes = sorted(known)
                 return DiscriminativeFrontend(config, n_samples, classes)
             case system.Autoencoder():
                 from asdray.frontends.autoencoder import AutoencoderFrontend

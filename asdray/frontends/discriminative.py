@@ -30,14 +30,15 @@ def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> 
     Args:
         parts: which of ``machine``, ``section``, ``attributes``, ``domain`` make a class; their order is
             always this one.
-        columns: columns of the manifest, one value per clip. An unknown domain counts as source.
+        columns: columns of the manifest, one value per clip.
 
-    Source: ASDKit's ``main`` label, arXiv 2507.10264.
+    Source: ASDKit's ``main`` label, arXiv 2507.10264. Its labels of 2020 end after the section: here the two
+    other parts are the same for all clips of that year, so that classes and their order are the same.
     """
     as_text: dict[str, Callable[[Any], str]] = {
         "machine": str,
         "section": str,
-        "attributes": lambda value: value or "",
+        "attributes": str,
         "domain": lambda value: str(int(value == "target")),
     }
     chosen = [[text(value) for value in columns[part]] for part, text in as_text.items() if part in parts]
@@ -136,7 +137,7 @@ class DiscriminativeFrontend(nn.Module):
     def __init__(self, config: Discriminative, n_samples: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.labels = config.labels
+        self.class_parts = config.classes
         self.n_samples = n_samples
         self.mixup_probability = config.mixup_probability
         self.branches = nn.ModuleList(Branch(branch, n_samples) for branch in config.branches)
@@ -157,7 +158,9 @@ class DiscriminativeFrontend(nn.Module):
     ) -> ClipBatches:
         """The unit's training clips; ``columns`` as for `class_labels`, aligned with ``clips``."""
         index = {name: i for i, name in enumerate(self.classes)}
-        classes = np.array([index[label] for label in class_labels(self.labels, columns)], dtype=np.int64)
+        classes = np.array(
+            [index[label] for label in class_labels(self.class_parts, columns)], dtype=np.int64
+        )
         return ClipBatches(clips, classes, self.n_samples, batch_size, self.mixup_probability)
 
     def forward(self, waves: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ class AngularLoss(nn.Module):
         if n_classes < 2:
             raise ValueError(
                 f"the training clips make {n_classes} class of sound, but a discriminative frontend learns "
-                "by telling classes apart: train on more machines, or add parts to frontend.labels"
+                "by telling classes apart: train on more machines, or add parts to frontend.classes"
             )
         n_centres = n_classes * n_subclusters
         if n_centres < 3:
             raise ValueError(
                 "the training clips make 2 classes of sound, for which the loss has the scale "
                 "sqrt(2) ln(2 - 1) = 0 and learns nothing: train on more machines, add parts to "
-                "frontend.labels, or choose {name: subcluster_adacos, n_subclusters: 16} as frontend.loss"
+                "frontend.classes, or choose {name: subcluster_adacos, n_subclusters: 16} as frontend.loss"
             )
         self.n_subclusters = n_subclusters
         self.scale = math.sqrt(2) * math.log(n_centres - 1)

@@ -80,7 +80,7 @@ def extract(
             frontend = checkpoint.load(path, trial.system.frontend, n_samples, step.inputs["checkpoint"])
             frontend.to(torch_device)
             for split, output in zip(SPLITS, outputs, strict=True):
-                clips = Clips([pack_of(places, dataset, machine, split)])
+                clips = Clips([pack_of(places, dataset, machine, split)], trial.system.audio.channel)
                 found = _run(frontend, clips, n_samples, batch_size, torch_device)
                 _write(output, clips.keys, found)
                 counts[split] = len(clips)

@@ -68,8 +68,9 @@ def _needs(**steps: Marker | None) -> dict[str, str] | None:
 def train_step(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> Step:
     """Training of a unit."""
     train_ids = {m: dataset.machines[m].train for m in unit.machines}
+    class_ids = {m: dataset.machines[m].classes for m in unit.machines}
     folder = store.trial_dir(places.results, trial).model(unit.name)
-    return Step("train", folder, signatures.train_signature(trial, unit, train_ids))
+    return Step("train", folder, signatures.train_signature(trial, unit, train_ids, class_ids))
 
 
 def trained(

@@ -17,6 +17,7 @@ from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
+from asdray.stages.classes import classes_of_test_clips
 from asdray.store import Places, TrialDir
 
 TIMES = ("seconds", "per_second")
@@ -114,13 +115,18 @@ def _train(
     folder = directory.model(unit.name)
     device = compute.choose_device(device_name)
     packs = [pack_of(places, dataset, machine, "train") for machine in unit.machines]
-    clips = Clips(packs)
+    clips = Clips(packs, trial.system.audio.channel)
     columns = _columns(places, packs)
+    config = trial.system.frontend
+    unheard = None
+    if config.name == "discriminative" and config.sees_test_classes:
+        unheard = classes_of_test_clips(places.data, dataset, unit.machines, config.classes)
     with compute.settings(options.threads, device):
         frontend = frontends.build(
-            trial.system.frontend,
+            config,
             trial.system.audio.n_samples(trial.dcase),
             columns=columns,
+            unheard=unheard,
             seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
         ).to(device)
         facts = {

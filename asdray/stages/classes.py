@@ -1,0 +1,42 @@
+"""Which classes the test clips of a year have: the one thing that training may ever ask about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from asdray.dcase import manifest
+from asdray.dcase.manifest import Dataset
+
+
+def classes_of_test_clips(
+    data: Path, dataset: Dataset, machines: Iterable[str], parts: Sequence[str]
+) -> dict[str, list[Any]]:
+    """The set of the ``parts`` (machine, section, attributes, domain) among the test clips of ``machines``.
+
+    Nothing of a single clip can be told from it: not its label, not which clip has which attributes, not
+    even how many do. One column per part, one row per class, sorted.
+
+    Raises:
+        ValueError: test clips without ground truth, where attributes or domain are asked for; the year was
+            formatted anew since ``dataset`` was read.
+    """
+    table = manifest.load_manifest(data, dataset.dcase)
+    now = manifest.load_dataset(data, dataset.dcase)
+    found: set[tuple[Any, ...]] = set()
+    unknown = []
+    for machine in machines:
+        if now.machines[machine].classes != dataset.machines[machine].classes:
+            raise ValueError(f"{dataset.dcase} was formatted while training began: run the command again")
+        rows = manifest.rows(table, machine=machine, split="test")
+        if (n := rows["domain"].null_count) and not {"attributes", "domain"}.isdisjoint(parts):
+            unknown.append(f"{machine} {n}")
+        found |= set(zip(*(rows[part].to_pylist() for part in parts), strict=True))
+    if unknown:
+        raise ValueError(
+            "frontend.labels is 'asdkit', which needs to know the attributes and domains that occur in the "
+            f"test clips, but {dataset.dcase} has some without ground truth ({', '.join(unknown)}): add the "
+            f"ground truth and run `asdray format {dataset.dcase}` again, or choose train_only"
+        )
+    return {part: [values[i] for values in sorted(found)] for i, part in enumerate(parts)}
