@@ -131,7 +131,7 @@ def test_a_labelled_name_given_twice(tree):
     lines = path.read_text().splitlines()
     lines[2] = lines[2].split(",")[0] + "," + lines[1].split(",")[1]
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"bandsaw: 1 x labelled_name .one name for several clips"):
+    with pytest.raises(ValueError, match=r"bandsaw: 1 x labelled name of several clips"):
         load_ground_truth(tree.ground_truth, "dcase2023")
 
 

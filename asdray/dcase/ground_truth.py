@@ -1,42 +1,41 @@
-"""Labels and domains of the anonymous eval test clips, read from the files the organisers release.
+"""Labels and domains of the anonymous eval test clips, and attributes that published names hide.
 
-Two official forms, either or both of which may lie in a folder (or one level below it, as clones of the
-organisers' repositories do). Rows are joined by clip name, never by order; line ends may be LF or CRLF.
+What upstream files say is read by `asdray.dcase.truth_files`; here it is brought together. Nothing is
+guessed: sources that contradict each other are an error, what no source tells is None.
 
-* the one-file list ``eval_data_list_<year>.csv``: a row with one field opens a machine, the rows after it
-  are ``anonymous name,labelled name`` (2020: and the label, 0 or 1);
-* the evaluator's folders ``ground_truth_data`` (``name,label``), ``ground_truth_domain``
-  (``name,domain``) and ``ground_truth_attributes`` (``name,labelled name``), one file per machine and
-  section; 1 = anomaly, 1 = target.
+The released labelled names of 2022's ToyCar and ToyTrain belong to other clips: the label and the domain
+in them are independent of those that the official ranking was computed with. So for these machines
 
-Nothing is guessed: sources that contradict each other are an error, what no source tells is None.
+* ``official`` takes label and domain from the evaluator's ``ground_truth_data`` and
+  ``ground_truth_domain``, and nothing from any name; the attributes of these clips are unknown.
+* ``asdkit`` reproduces ASDKit's list: the right label, but the domain and the attributes of the wrong
+  name, and the anonymous index. It is made from the released list and the evaluator, or taken from
+  ASDKit's own list, which is known by every index being the anonymous one.
+
+For all other machines and years the two are the same. ``official`` takes no label from ASDKit's list,
+though its labels are right: without the domain they give no official score, and the organisers' files
+give both.
 """
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
 
 from asdray.dcase.names import build_name, parse_name
-from asdray.dcase.years import check_machines, get_year
+from asdray.dcase.truth_files import Claim, Key, Published, Source, agree, read_sources
+from asdray.dcase.years import get_year, nearest
 
-EVALUATOR = "evaluator"
-"""`Truth.source` of labels from the evaluator's folders."""
+Labels = Literal["official", "asdkit"]
+"""How the labels of 2022's Toy machines are read."""
 
-# The released labelled names of these machines belong to other clips: their label and domain are
-# independent of those that the official ranking was computed with. Only the evaluator's label and domain
-# files are right; the attributes of these clips were never published.
+ASDKIT = "asdkit"
+"""`Truth.source` of labels that reproduce ASDKit's."""
+
 _WRONG_LABELLED_NAMES = {("dcase2022", "ToyCar"), ("dcase2022", "ToyTrain")}
-
-_FILE = re.compile(r"ground_truth_(?P<machine>.+)_section_(?P<section>[0-9]{2})(_(source|target))?_test\.csv")
-_ATTRIBUTE_FILE = re.compile(r"attributes_(?P<section>[0-9]{2})\.csv")
-
-Key = tuple[str, str]
-"""(machine, anonymous name)"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class Truth:
         is_anomaly: its label.
         domain: ``source`` or ``target``.
         labelled_name: its regular file name with domain, label and attributes.
-        source: where the label came from: the list's file name, or ``evaluator``.
+        source: where the label came from: the list's file name, ``evaluator``, ``correspondence``, or
+            ``asdkit``.
     """
 
     is_anomaly: bool | None
@@ -58,253 +58,244 @@ class Truth:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The ground truth of a year's eval test clips."""
+    """What the ground-truth files of a year tell.
+
+    Attributes:
+        clips: per (machine, anonymous name) of the eval test.
+        revealed: the real attributes of clips whose published names hide them (``noAttribute``), per
+            (subset, machine, split, file name); eval test clips stand under their anonymous and, where it
+            is known, their labelled name. Recipes that follow the published names do not read it.
+        notes: what is missing, a line per machine and kind with its count.
+    """
 
     dcase: str
     clips: Mapping[Key, Truth]
+    revealed: Mapping[Published, str]
+    notes: tuple[str, ...] = ()
 
     def get(self, machine: str, name: str) -> Truth | None:
         """What is known of the clip, or None."""
         return self.clips.get((machine, name))
 
 
-@dataclass
-class _Source:
-    """The claims of one list, or of one of the evaluator's folders."""
+def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> GroundTruth:
+    """Reads every upstream file of the year below ``folder``, in any of the forms that are released.
 
-    label_source: str
-    path: Path
-    clips: dict[Key, Truth] = field(default_factory=dict)
-
-
-def load_ground_truth(folder: Path, dcase: str) -> GroundTruth:
-    """Reads every official file of the year in ``folder``.
-
-    The labels and domains of 2022's ToyCar and ToyTrain come from ``ground_truth_data`` and
-    ``ground_truth_domain`` alone, and their clips get no labelled name.
+    Args:
+        labels: ``asdkit`` reproduces that toolkit's domains of 2022's Toy machines.
 
     Raises:
-        ValueError: no such folder; no official file in it; a row, name, machine or section that does not
-            fit the year (with file and line); a name that occurs twice; sources that contradict each
+        ValueError: no such folder; nothing of the year in it; a file or row that does not fit the year
+            (with file and line); a clip that occurs twice in one source; sources that contradict each
             other (with counts per machine).
     """
     year = get_year(dcase)
+    if labels not in get_args(Labels):
+        known = get_args(Labels)
+        raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
     if not folder.is_dir():
         raise ValueError(f"there is no ground-truth folder {folder}")
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    sources = []
-    for base in (folder, *below):
-        sources += _read_evaluator(base, dcase)
-    for base in (folder, *below, *(p / "datasets" for p in below)):
-        path = base / f"eval_data_list_{year.year}.csv"
-        if path.is_file():
-            sources.append(_read_list(path, dcase))
+    sources = read_sources(folder, dcase)
     if not sources:
         raise ValueError(
-            f"{folder} holds no ground truth of {dcase}: expected eval_data_list_{year.year}.csv "
-            "or the folders ground_truth_data, ground_truth_domain and ground_truth_attributes"
+            f"{folder} holds no ground truth of {dcase}: expected eval_data_list_{year.year}.csv, the "
+            "evaluator's folders ground_truth_data, ground_truth_domain and ground_truth_attributes, or "
+            "attributes_<SS>_<train|test>_correspondence.csv in folders named after machines"
         )
-    claims = _claims(sources, dcase)
-    _refuse_contradictions(claims, folder)
-    return GroundTruth(dcase, {key: _merge(said) for key, said in claims.items()})
-
-
-# --------------------------------------------------------------------------------------------- reading
-
-
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(``file, line n``, fields) of every row that is not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
-    for number, fields in enumerate(csv.reader(lines), 1):
-        if any(fields):
-            yield f"{path}, line {number}", [f.strip() for f in fields]
-
-
-def _read_list(path: Path, dcase: str) -> _Source:
-    """``eval_data_list_<year>.csv``."""
-    source = _Source(path.name, path)
-    machine = None
-    for where, row in _rows(path):
-        if len(row) == 1:
-            machine = row[0]
-            _check_eval_machine(machine, dcase, where)
-        elif machine is None or len(row) not in (2, 3):
-            raise ValueError(
-                f"{where}: expected a machine, or 'anonymous name,labelled name' under one; got {row}"
-            )
-        else:
-            label = _bit(row[2], where) if len(row) == 3 else None
-            _add(source, dcase, machine, row[0], where, is_anomaly=label, labelled_name=row[1])
-    return source
-
-
-def _read_evaluator(base: Path, dcase: str) -> list[_Source]:
-    """The evaluator's folders in ``base``, each a source of its own."""
-    sources = []
-    for kind in ("ground_truth_data", "ground_truth_domain", "ground_truth_attributes"):
-        if not (base / kind).is_dir():
-            continue
-        source = _Source(EVALUATOR, base / kind)
-        sources.append(source)
-        for path in sorted((base / kind).rglob("*.csv")):
-            if match := _FILE.fullmatch(path.name):
-                _read_evaluator_file(path, kind, source, dcase, match["machine"], int(match["section"]))
-            elif match := _ATTRIBUTE_FILE.fullmatch(path.name):
-                _read_attribute_file(path, source, dcase, path.parent.name, int(match["section"]))
-            else:
-                raise ValueError(
-                    f"{path} is no ground truth of {dcase}: "
-                    "expected ground_truth_<machine>_section_<SS>_test.csv"
-                )
-    return sources
-
-
-def _read_evaluator_file(
-    path: Path, kind: str, source: _Source, dcase: str, machine: str, section: int
-) -> None:
-    _check_eval_machine(machine, dcase, str(path))
-    for where, row in _rows(path):
-        if len(row) < 2:
-            raise ValueError(f"{where}: expected 'name,value', got {row}")
-        if kind == "ground_truth_data":
-            _add(source, dcase, machine, row[0], where, section, is_anomaly=_bit(row[1], where))
-        elif kind == "ground_truth_domain":
-            domain = "target" if _bit(row[1], where) else "source"
-            _add(source, dcase, machine, row[0], where, section, domain=domain)
-        else:  # a third column, where there is one, holds attributes that the audio's names hide
-            name = row[1] if row[1].endswith(".wav") else row[1] + ".wav"
-            _add(source, dcase, machine, row[0], where, section, labelled_name=name)
-
-
-def _read_attribute_file(path: Path, source: _Source, dcase: str, machine: str, section: int) -> None:
-    """2022: a header, the anonymous name in the first column, the labelled one in the last, with folders."""
-    _check_eval_machine(machine, dcase, str(path))
-    rows = _rows(path)
-    where, header = next(rows, (str(path), []))
-    if not header or header[0] != "file_name" or not header[-1].startswith("file_name_with"):
-        raise ValueError(f"{where}: expected the header 'file_name,...,file_name_with_full_attributes'")
-    for where, row in rows:
-        names = [PurePosixPath(row[i]).name for i in (0, -1)]
-        _add(source, dcase, machine, names[0], where, section, labelled_name=names[1])
-
-
-def _check_eval_machine(machine: str, dcase: str, where: str) -> None:
-    try:
-        check_machines(dcase, [machine])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if machine not in get_year(dcase).machines["eval"]:
-        raise ValueError(f"{where}: {machine} is not an eval machine of {dcase}")
-
-
-def _bit(text: str, where: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError(f"{where}: expected 0 or 1, got {text!r}")
-    return text == "1"
-
-
-def _add(
-    source: _Source,
-    dcase: str,
-    machine: str,
-    name: str,
-    where: str,
-    section: int | None = None,
-    *,
-    is_anomaly: bool | None = None,
-    domain: str | None = None,
-    labelled_name: str | None = None,
-) -> None:
-    """Enters one row after checking it against itself: names tell section, domain and label again."""
-    if (machine, name) in source.clips:
-        raise ValueError(f"{where}: {machine} {name} occurs twice")
-    try:
-        clip = parse_name(dcase, "eval", "test", name)
-        labelled = parse_name(dcase, "eval", "test", labelled_name) if labelled_name else None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if clip.is_anomaly is not None or (labelled and labelled.is_anomaly is None):
-        raise ValueError(f"{where}: expected an anonymous name first and a labelled one second")
-    sections = get_year(dcase).sections["eval"][machine]
-    if clip.section not in sections or section not in (None, clip.section):
-        raise ValueError(
-            f"{where}: section {clip.section:02d} does not belong here ({machine} has {sections})"
-        )
-    if labelled and (
-        labelled.section != clip.section
-        or clip.domain not in (None, labelled.domain)
-        or is_anomaly not in (None, labelled.is_anomaly)
-    ):
-        raise ValueError(f"{where}: {name} and {labelled_name} contradict each other")
-    if labelled:
-        is_anomaly, domain = labelled.is_anomaly, labelled.domain
-    source.clips[machine, name] = Truth(
-        is_anomaly=is_anomaly,
-        domain=domain or clip.domain,
-        labelled_name=build_name(dcase, "eval", labelled) if labelled else None,
-        source=source.label_source,
+    said = _said(sources, dcase, labels)
+    clips = {key: _merge(truths) for key, truths in said.items()}
+    revealed = _revealed(sources, said, clips, dcase)
+    _refuse_contradictions([*_about_clips(said), *_about_attributes(revealed)], folder)
+    return GroundTruth(
+        dcase,
+        clips,
+        _by_every_name({clip: next(iter(told.values())) for clip, told in revealed.items()}, clips),
+        (*_missing(clips, dcase, labels), *_untied(revealed, dcase)),
     )
 
 
-# --------------------------------------------------------------------------------------------- merging
+# ------------------------------------------------------------------------------------ labels and domains
+
+Said = dict[Key, dict[Path, Truth]]
+"""Per clip, what each source says of it, the best source first."""
 
 
-Claims = dict[Key, list[tuple[_Source, Truth]]]
-
-
-def _claims(sources: list[_Source], dcase: str) -> Claims:
-    """Every source's word on every clip, the best source first, without the names known to be wrong."""
-    claims: Claims = {}
+def _said(sources: list[Source], dcase: str, labels: Labels) -> Said:
+    """Every source's word on every clip, without what is known to be wrong."""
+    claims: dict[Key, list[tuple[Source, Claim]]] = {}
     for source in sources:
-        for key, truth in source.clips.items():
-            said = claims.setdefault(key, [])
-            if truth.labelled_name is None or (dcase, key[0]) not in _WRONG_LABELLED_NAMES:
-                said.append((source, truth))
-    return claims
+        for key, claim in source.clips.items():
+            claims.setdefault(key, []).append((source, claim))
+    asdkits = {(s.path, machine) for s in sources for machine in _with_anonymous_indices(s, dcase)}
+    said: Said = {}
+    for key, those in claims.items():
+        if (dcase, key[0]) in _WRONG_LABELLED_NAMES:
+            if labels == "asdkit":
+                own = {s.path for s, _ in those if (s.path, key[0]) in asdkits}
+                said[key] = _as_asdkit(those, own, key, dcase)
+                continue
+            those = [(s, c) for s, c in those if c.labelled is None]
+        said[key] = {
+            s.path: Truth(
+                c.is_anomaly, c.domain, build_name(dcase, "eval", c.labelled) if c.labelled else None, s.kind
+            )
+            for s, c in those
+        }
+    return said
 
 
-def _refuse_contradictions(claims: Claims, folder: Path) -> None:
-    """Raises one message that counts, per machine and kind of fact, the clips that sources disagree on."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    example: dict[tuple[str, str, str], str] = {}
-    for (machine, name), said in claims.items():
-        for what in ("is_anomaly", "domain", "labelled_name"):
-            values = {source.path: value for source, t in said if (value := getattr(t, what)) is not None}
-            if len(set(values.values())) > 1:
-                files = " against ".join(str(path.relative_to(folder)) for path in values)
-                place = (machine, {"is_anomaly": "label"}.get(what, what), files)
-                counts[place] += 1
-                example.setdefault(place, name)
-    owners: dict[tuple[str, str], set[str]] = {}
-    for (machine, name), said in claims.items():
-        for _, truth in said:
-            if truth.labelled_name:
-                owners.setdefault((machine, truth.labelled_name), set()).add(name)
-    for (machine, labelled), names in owners.items():
-        if len(names) > 1:
-            place = (machine, "labelled_name", "one name for several clips")
-            counts[place] += 1
-            example.setdefault(place, labelled)
-    if counts:
-        lines = [
-            f"  {machine}: {n} x {what} ({sources}), for example {example[machine, what, sources]}"
-            for (machine, what, sources), n in sorted(counts.items())
-        ]
-        raise ValueError("\n".join([f"the ground truth in {folder} contradicts itself:", *lines]))
+def _with_anonymous_indices(source: Source, dcase: str) -> set[str]:
+    """The machines whose labelled names all have the index of the anonymous one."""
+    machines: set[str] = set()
+    others: set[str] = set()
+    for (machine, name), claim in source.clips.items():
+        if (dcase, machine) in _WRONG_LABELLED_NAMES and claim.labelled:
+            same = claim.labelled.index == parse_name(dcase, "eval", "test", name).index
+            (machines if same else others).add(machine)
+    return machines - others
 
 
-def _merge(said: list[tuple[_Source, Truth]]) -> Truth:
-    """One record of claims that agree."""
+def _as_asdkit(those: list[tuple[Source, Claim]], own: set[Path], key: Key, dcase: str) -> dict[Path, Truth]:
+    """What ASDKit's list says of a clip; ``own`` are the sources that are that list."""
+    index = parse_name(dcase, "eval", "test", key[1]).index
+    right = {s.path: c.is_anomaly for s, c in those if c.labelled is None or s.path in own}
+    label = next((value for value in right.values() if value is not None), None)
+    named = any(c.labelled for _, c in those)
+    said = {}
+    for source, claim in those:
+        domain = name = None
+        if claim.labelled and label is not None:
+            domain = claim.labelled.domain
+            name = build_name(dcase, "eval", replace(claim.labelled, is_anomaly=label, index=index))
+        kind = ASDKIT if named else source.kind
+        said[source.path] = Truth(right.get(source.path), domain, name, kind)
+    return said
+
+
+def _merge(truths: Mapping[Path, Truth]) -> Truth:
+    """One record of sources that agree."""
 
     def first(what: str):
-        return next((v for _, truth in said if (v := getattr(truth, what)) is not None), None)
+        return next((v for t in truths.values() if (v := getattr(t, what)) is not None), None)
 
-    return Truth(
-        is_anomaly=first("is_anomaly"),
-        domain=first("domain"),
-        labelled_name=first("labelled_name"),
-        source=next((t.source for _, t in said if t.is_anomaly is not None), None),
+    source = next((t.source for t in truths.values() if t.is_anomaly is not None), None)
+    return Truth(first("is_anomaly"), first("domain"), first("labelled_name"), source)
+
+
+# ------------------------------------------------------------------------------------- hidden attributes
+
+Revealed = dict[Published, dict[Path, str]]
+"""Per clip the attributes by every source that tells them."""
+
+
+def _revealed(sources: list[Source], said: Said, clips: Mapping[Key, Truth], dcase: str) -> Revealed:
+    """What sources reveal, and beside it what lists say openly of the same clips.
+
+    Eval test clips stand under their anonymous name, where it is known.
+    """
+    anonymous = {(machine, t.labelled_name): name for (machine, name), t in clips.items() if t.labelled_name}
+    revealed: Revealed = {}
+    for source in sources:
+        for (subset, machine, split, name), attributes in source.revealed.items():
+            if (subset, split) == ("eval", "test"):
+                name = anonymous.get((machine, name), name)
+            revealed.setdefault((subset, machine, split, name), {})[source.path] = attributes
+    for (subset, machine, split, name), told in revealed.items():
+        if (subset, split) != ("eval", "test"):
+            continue
+        for path, truth in said.get((machine, name), {}).items():
+            if truth.labelled_name:
+                attributes = parse_name(dcase, subset, split, truth.labelled_name).attributes
+                if not any(agree(attributes, real) for real in told.values()):
+                    told[path] = attributes
+    return revealed
+
+
+def _by_every_name(revealed: Mapping[Published, str], clips: Mapping[Key, Truth]) -> dict[Published, str]:
+    """Eval test clips under their labelled name, too."""
+    found = dict(revealed)
+    for (subset, machine, split, name), attributes in revealed.items():
+        truth = clips.get((machine, name)) if (subset, split) == ("eval", "test") else None
+        if truth and truth.labelled_name:
+            found[subset, machine, split, truth.labelled_name] = attributes
+    return found
+
+
+# -------------------------------------------------------------------------------------------- reporting
+
+Contradiction = tuple[str, str, tuple[Path, ...], str]
+"""Machine, what is contradictory, the sources, and the clip."""
+
+
+_WORDS = {"is_anomaly": "label", "domain": "domain", "labelled_name": "labelled name"}
+
+
+def _about_clips(said: Said) -> Iterator[Contradiction]:
+    for (machine, name), truths in said.items():
+        for what in _WORDS:
+            values = {path: value for path, t in truths.items() if (value := getattr(t, what)) is not None}
+            if len(set(values.values())) > 1:
+                yield machine, _WORDS[what], tuple(values), name
+    owners: dict[tuple[str, str], dict[str, Path]] = {}
+    for (machine, name), truths in said.items():
+        for path, truth in truths.items():
+            if truth.labelled_name:
+                owners.setdefault((machine, truth.labelled_name), {}).setdefault(name, path)
+    for (machine, labelled), names in owners.items():
+        if len(names) > 1:
+            yield machine, "labelled name of several clips", tuple(dict.fromkeys(names.values())), labelled
+
+
+def _about_attributes(revealed: Revealed) -> Iterator[Contradiction]:
+    for (_, machine, _, name), told in revealed.items():
+        if len(set(told.values())) > 1:
+            yield machine, "attributes", tuple(told), name
+
+
+def _refuse_contradictions(contradictions: Iterable[Contradiction], folder: Path) -> None:
+    """Raises one message that counts the clips per machine, kind of fact and sources."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    example: dict[tuple[str, str, str], str] = {}
+    for machine, what, paths, name in contradictions:
+        place = machine, what, " against ".join(str(path.relative_to(folder)) for path in paths)
+        counts[place] += 1
+        example.setdefault(place, name)
+    if counts:
+        lines = [
+            f"  {machine}: {n} x {what} ({files}), for example {example[machine, what, files]}"
+            for (machine, what, files), n in sorted(counts.items())
+        ]
+        raise ValueError(
+            "\n".join(
+                [f"the ground truth in {folder} contradicts itself:", *lines, "take the wrong file away"]
+            )
+        )
+
+
+def _missing(clips: Mapping[Key, Truth], dcase: str, labels: Labels) -> Iterator[str]:
+    """What the named clips lack, per machine."""
+    for machine in get_year(dcase).machines["eval"]:
+        those = [t for (m, _), t in clips.items() if m == machine]
+        for what in ("is_anomaly", "domain"):
+            n = sum(getattr(t, what) is None for t in those)
+            if not n:
+                continue
+            why = ""
+            if (dcase, machine) in _WRONG_LABELLED_NAMES:
+                needed = "the evaluator's ground_truth_data and ground_truth_domain"
+                if labels == "asdkit":
+                    needed = "both eval_data_list_2022.csv and the evaluator's ground_truth_data"
+                why = f" (the released names of this machine are other clips': {labels} labels need {needed})"
+            yield f"{machine}: {n} of {len(those)} clips have no {_WORDS[what]}{why}"
+
+
+def _untied(revealed: Revealed, dcase: str) -> Iterator[str]:
+    """Attributes of eval test clips whose anonymous names no source tells."""
+    counts = Counter(
+        machine
+        for subset, machine, split, name in revealed
+        if (subset, split) == ("eval", "test")
+        and parse_name(dcase, subset, split, name).is_anomaly is not None
     )
+    for machine, n in counts.items():
+        yield f"{machine}: no list tells which {n} test clips the attributes of the correspondence belong to"

@@ -7,6 +7,10 @@ A name is a template such as ``section_{section}_{domain}_train_normal_{index}_{
 The index is part of a name and nothing else: it is irregular across machines, and in several eval sets
 it determines the label. Nothing may use it as information.
 
+Names of supplemental clips are irregular: ``section_00_machine_0001_.wav``, but also
+``section_00_source_supplemental_machine_0000.wav``. Only their section is read; `supplemental_kind` finds
+what else they tell. 2026's grammar has them too, should a machine come with such a folder.
+
 Source: the organisers' dataset descriptions 2020-2026.
 """
 
@@ -17,9 +21,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from asdray.dcase.years import get_year
+from asdray.dcase.years import NO_ATTRIBUTE, get_year
 
 SPLITS = ("train", "test", "supplemental")
+
+_HIDDEN = (NO_ATTRIBUTE, NO_ATTRIBUTE + "s")  # one report on 2026 has the plural
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ _GRAMMARS: Mapping[int, _Grammar] = {
     2023: _GRAMMAR_2022,
     2024: _GRAMMAR_2024,
     2025: _GRAMMAR_2025,
-    2026: _GRAMMAR_2022,
+    2026: _GRAMMAR_2025,
 }
 
 _UNIFIED = "section_{section}_{domain}_{split}_{label}_{index}.wav"
@@ -156,6 +162,20 @@ def unified_name(dcase: str, subset: str, clip: ClipName) -> str:
     if get_year(dcase).year == 2020 and clip.is_anomaly is not None:
         return _UNIFIED.format(**_fields(clip))
     return build_name(dcase, subset, clip)
+
+
+def is_hidden(attributes: str) -> bool:
+    """Whether the organisers hid the attributes of a name, whichever way it spells that."""
+    return attributes in _HIDDEN
+
+
+def supplemental_kind(clip: ClipName) -> str | None:
+    """``machine`` (the machine without noise), ``noise`` (noise alone), or None where the name does not tell.
+
+    The first of the two words counts: attributes, which may hold them too, come last in every name.
+    """
+    assert clip.split == "supplemental", clip
+    return next((word for word in clip.attributes.split("_") if word in ("machine", "noise")), None)
 
 
 def expected(dcase: str, subset: str, split: str) -> str:
