@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,9 +13,12 @@ import typer
 from asdray.by_hand import DATA, Data, Dcase, Machines
 
 if TYPE_CHECKING:
-    from asdray.dcase.manifest import Dataset
+    from rich.console import Console
+
+    from asdray.dcase.threads import Progress
 
 Link = Literal["symlink", "hardlink", "copy"]
+Labels = Literal["official", "asdkit"]
 
 app = typer.Typer()
 
@@ -55,36 +60,61 @@ def format_(
         Path | None, typer.Option(help="Default: where synth and download put it.")
     ] = None,
     link: Annotated[Link, typer.Option(help="How the unified tree holds the files.")] = "symlink",
+    labels: Annotated[
+        Labels, typer.Option(help="asdkit: reproduce that toolkit's labels of 2022's Toy machines.")
+    ] = "official",
+    partial: Annotated[bool, typer.Option("--partial", help="Accept that something is missing.")] = False,
     data: Data = DATA,
 ) -> None:
-    """Unify names and labels of a year's dataset and write its manifest."""
+    """Unify names and labels of a year's dataset; write its manifest; say what is missing."""
+    from asdray.dcase import audit
     from asdray.dcase.format import format_dataset
     from asdray.store import formatted_dir
 
-    report = format_dataset(data.expanduser().absolute(), dcase, ground_truth=ground_truth, link=link)
-    _print_counts(report.dataset)
+    with progress(f"format {dcase}") as on_progress:
+        report = format_dataset(
+            data.expanduser().absolute(),
+            dcase,
+            ground_truth=ground_truth,
+            link=link,
+            labels=labels,
+            on_progress=on_progress,
+        )
+    dataset = report.dataset
+    grid = audit.table(report.audit, {name: m.label_sources for name, m in dataset.machines.items()})
+    grid.title = f"{dcase} ({dataset.kind})"
+    console().print(grid)
     print(
         f"{report.n_clips} clips in {formatted_dir(data, dcase)}: {report.made} links made, "
         f"{report.kept} kept, {report.removed} stale ones removed"
     )
     for machine, n in report.unlabelled.items():
         print(f"{machine}: {n} test clips without a label; they are scored but not evaluated")
+    for line in audit.summary(report.audit):
+        console().print(line, style="red" if report.audit.missing else None, soft_wrap=True, markup=False)
+    if report.audit.missing and not partial:
+        print("get what is missing and format again, or accept it with --partial", file=sys.stderr)
+        sys.exit(1)
 
 
-def _print_counts(dataset: Dataset) -> None:
-    """Clips per machine, subset, split, domain and label: a row per machine and subset."""
+def console() -> Console:
+    """Where tables and coloured lines go; piped output does not lose columns to a guessed width."""
     from rich.console import Console
-    from rich.table import Table
 
-    cells = list(dict.fromkeys(k.split("/", 1)[1] for m in dataset.machines.values() for k in m.counts))
-    grid = Table(title=f"{dataset.dcase} ({dataset.kind})", box=None, padding=(0, 2, 0, 0))
-    grid.add_column("machine")
-    grid.add_column("subset")
-    for cell in cells:
-        grid.add_column(cell.replace("/", " "), justify="right")
-    grid.add_column("labels")
-    for name, machine in dataset.machines.items():
-        for subset in dict.fromkeys(key.split("/")[0] for key in machine.counts):
-            counts = [str(machine.counts.get(f"{subset}/{cell}", 0)) for cell in cells]
-            grid.add_row(name, subset, *counts, " + ".join(machine.label_sources))
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(grid)
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Progress | None]:
+    """A bar on the terminal while the block runs; nothing where standard error is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

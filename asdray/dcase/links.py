@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -68,16 +69,31 @@ class Linker:
             if self.link == "copy":
                 with store.atomic_path(target) as temporary:
                     shutil.copy2(source, temporary)
-                return True
-            target.unlink(missing_ok=True)
-            if self.link == "symlink":
-                os.symlink(way, target)
             else:
-                os.link(source.resolve(), target)
+                try:
+                    self._make(way, source, target)
+                except FileExistsError:
+                    self._replace(way, source, target)
         except OSError as error:
             hint = ": choose --link symlink or copy" if error.errno == errno.EXDEV else ""
             raise ValueError(f"cannot make the {self.link} {target}: {error.strerror}{hint}") from None
         return True
+
+    def _make(self, way: str, source: Path, target: Path) -> None:
+        if self.link == "symlink":
+            os.symlink(way, target)
+        else:
+            os.link(source.resolve(), target)
+
+    def _replace(self, way: str, source: Path, target: Path) -> None:
+        """Puts the link in the place of something else, which stays if that fails."""
+        temporary = target.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{target.name}")
+        temporary.unlink(missing_ok=True)
+        self._make(way, source, temporary)
+        try:
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _is_right(self, target: Path, source: Path, way: str) -> bool:
         try:

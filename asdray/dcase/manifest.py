@@ -102,12 +102,19 @@ def dataset_kind(data: Path, dcase: str) -> str:
     Raises:
         ValueError: the synthesis was interrupted.
     """
-    folder = data / "original" / dcase
-    if (folder / "synthetic.json").exists():
+    path = synthetic_path(data, dcase)
+    if path.exists():
         return "synthetic"
-    if (folder / "synthetic-unfinished.json").exists():
-        raise ValueError(f"the synthetic dataset in {folder} is unfinished: run `asdray synth {dcase}` again")
+    if path.with_name("synthetic-unfinished.json").exists():
+        raise ValueError(
+            f"the synthetic dataset in {path.parent} is unfinished: run `asdray synth {dcase}` again"
+        )
     return "official"
+
+
+def synthetic_path(data: Path, dcase: str) -> Path:
+    """``synthetic.json``: the mark of a complete synthetic dataset, with its counts."""
+    return data / "original" / dcase / "synthetic.json"
 
 
 # ------------------------------------------------------------------------------------------- the summary
@@ -231,7 +238,7 @@ def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
             for split, those in splits.items()
         }
         counts = Counter(
-            f"{c['subset']}/{c['split']}/{c['domain'] or UNKNOWN}/{_LABELS[c['is_anomaly']]}" for c in mine
+            f"{c['subset']}/{c['split']}/{c['domain'] or UNKNOWN}/{label_of(c['is_anomaly'])}" for c in mine
         )
         test = splits["test"]
         machines[machine] = MachineData(
@@ -249,11 +256,13 @@ def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
     )
 
 
+def label_of(is_anomaly: bool | None) -> str:
+    """``normal``, ``anomaly`` or ``unknown``."""
+    return {None: UNKNOWN, False: "normal", True: "anomaly"}[is_anomaly]
+
+
 def _class(clip: Mapping[str, Any]) -> tuple[int, str, str]:
     return clip["section"], clip["attributes"], clip["domain"] or UNKNOWN
-
-
-_LABELS = {None: UNKNOWN, False: "normal", True: "anomaly"}
 
 
 def _hash(rows: Iterable[list[Any]]) -> str:
@@ -267,19 +276,31 @@ def _hash(rows: Iterable[list[Any]]) -> str:
 
 
 def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
-    """Writes ``clips.parquet``, then ``dataset.json``; equal rows give equal bytes.
+    """Writes ``clips.parquet`` and ``dataset.json``; equal rows give equal bytes.
 
     Args:
         clips: rows with the columns of `schema` in its order, sorted by clip.
+
+    Raises:
+        ValueError: they cannot be written, for want of space for example; the old ones are unchanged then.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     dataset = describe(dcase, kind, clips)
     table = pa.Table.from_pylist(clips, schema=schema())
-    with store.atomic_path(store.manifest_path(data, dcase)) as temporary:
-        pq.write_table(table.replace_schema_metadata({_ID: dataset.manifest}), temporary, compression="zstd")
-    store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
+    path = store.manifest_path(data, dcase)
+    try:
+        # Both files are whole on disk before the first of them is renamed: a full disk changes neither.
+        with store.atomic_path(path) as temporary:
+            pq.write_table(
+                table.replace_schema_metadata({_ID: dataset.manifest}), temporary, compression="zstd"
+            )
+            store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror or error}; the manifest before is unchanged"
+        ) from None
     return dataset
 
 

@@ -39,6 +39,9 @@ def _frozen(mapping: Mapping) -> Mapping:
     return MappingProxyType(dict(mapping))
 
 
+_ALL_COUNTS = frozenset((subset, split) for subset in SUBSETS for split in ("train", "test"))
+
+
 @dataclass(frozen=True)
 class Year:
     """One challenge year.
@@ -56,6 +59,11 @@ class Year:
         train_per_section: nominal normal training clips per (machine, section) and domain.
         test_per_cell: nominal test clips per (machine, section, domain, label); None where they vary.
         test_counts: (normal, anomaly) per (subset, machine, section, domain) where it is not the nominal.
+        exact_counts: (subset, split) of which these numbers are exact; of the others only the order of
+            magnitude is published.
+        test_totals_only: subsets of which only the number of test clips per section is known, not how many
+            are in each domain and label.
+        supplemental_per_section: supplemental clips per (machine, section).
         has_supplemental: whether machines come with a ``supplemental`` folder.
         split_test_folders: 2021 ships ``source_test`` and ``target_test`` in place of ``test``.
         attribute_csv: whether machines come with ``attributes_<SS>.csv``.
@@ -75,6 +83,9 @@ class Year:
     )
     test_per_cell: int | None = 50
     test_counts: Mapping[tuple[str, str, int, str], tuple[int, int]] = field(default_factory=dict)
+    exact_counts: frozenset[tuple[str, str]] = _ALL_COUNTS
+    test_totals_only: frozenset[str] = frozenset()
+    supplemental_per_section: int | None = None
     has_supplemental: bool = False
     split_test_folders: bool = False
     attribute_csv: bool = True
@@ -203,6 +214,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 train_per_section=_frozen({"source": 1000}),
                 test_per_cell=None,
                 test_counts=_frozen(_counts_2020()),
+                exact_counts=frozenset({("eval", "test")}),
                 attribute_csv=False,
             ),
             Year(
@@ -215,6 +227,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 train_per_section=_frozen({"source": 1000, "target": 3}),
                 test_per_cell=100,
                 test_counts=_frozen(_COUNTS_2021),
+                exact_counts=frozenset({("eval", "test")}),
                 split_test_folders=True,
                 attribute_csv=False,
             ),
@@ -259,6 +272,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 ),
                 hidden=("bearing", "slider", "ToyTrain", "AutoTrash", "Polisher", "ScrewFeeder", "ToyPet"),
                 has_supplemental=True,
+                supplemental_per_section=100,
             ),
             _first_shot(
                 2026,
@@ -270,6 +284,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 ),
                 hidden=("ToyCar", "bearingEmu", "sliderEmu", "valveEmu", "SewingMachine", "ToothBrush"),
                 channels=2,
+                test_totals_only=frozenset({"eval"}),
             ),
         )
     }
