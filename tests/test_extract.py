@@ -14,8 +14,11 @@ import pytest
 import soundfile
 import torch
 from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
+from trees import build_tree
 
 from asdray import store
+from asdray.config.trial import Trial
+from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.frontends import checkpoint
 from asdray.stages import state
@@ -110,6 +113,27 @@ def test_lightning_is_not_imported(places):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == []
+
+
+@pytest.mark.parametrize("channel", ["far", "difference"])
+def test_the_channel_is_the_one_that_was_trained_on(channel, tmp_path):
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    build_tree(places.data, "dcase2026", ["fan"], n_samples=7000)
+    format_dataset(places.data, "dcase2026")
+    system = AE.model_copy(update={"audio": AE.audio.model_copy(update={"channel": channel})})
+    trial = Trial("dcase2026", "ae", system, 0, ("fan",))
+    train(trial, trial.units[0], places)
+    extract(trial, "fan", "last", places)
+    directory = store.trial_dir(places.results, trial)
+    module = checkpoint.load(directory.checkpoint("fan", "last"), system.frontend, N_SAMPLES)
+    table = pq.read_table(directory.extract("last", "fan", "test"))
+    originals = rows(load_manifest(places.data, "dcase2026"), machine="fan", split="test")["original_path"]
+    for score, original in zip(table["recon"].to_pylist(), originals.to_pylist(), strict=True):
+        wave, _ = soundfile.read(places.data / original, dtype="float32")
+        mono = wave[:, 1] if channel == "far" else wave[:, 0] - wave[:, 1]
+        with torch.no_grad():
+            found = module.extract(torch.from_numpy(mono[None, :N_SAMPLES].copy()))
+        assert score == pytest.approx(found["recon"].item(), rel=1e-4)
 
 
 # -------------------------------------------------------------------------------------------- what goes wrong
