@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from asdray.config.backend import Knn, Recon
+    from asdray.config.backend import Backend
     from asdray.config.trial import Trial
     from asdray.stages.describe import Description
     from asdray.stages.state import Outcome
@@ -103,7 +103,7 @@ class _Steps:
     """The stages of one trial with a printed line each; what `run` and the stage commands share."""
 
     def __init__(
-        self, trial: Trial, places: Places, backends: Sequence[Knn | Recon], device: str, overwrite: bool
+        self, trial: Trial, places: Places, backends: Sequence[Backend], device: str, overwrite: bool
     ) -> None:
         self.trial, self.places, self.backends = trial, places, backends
         self.more: dict[str, Any] = {"device": device, "overwrite": overwrite}
@@ -147,7 +147,7 @@ class _Steps:
 
         self._show(f"extract {machine}", extract(self.trial, machine, ckpt, self.places, **self.more))
 
-    def score(self, machine: str, ckpt: str, backend: Knn | Recon) -> None:
+    def score(self, machine: str, ckpt: str, backend: Backend) -> None:
         from asdray.stages.score import score
 
         self._show(
@@ -301,7 +301,7 @@ def table(
     _print_trial_tables(trial)
 
 
-def _must_apply(trial: Trial, backends: Sequence[Knn | Recon]) -> None:
+def _must_apply(trial: Trial, backends: Sequence[Backend]) -> None:
     """Raises ValueError for a backend asked for by name that the trial's frontend has nothing for."""
     frontend = trial.system.frontend
     for one in backends:

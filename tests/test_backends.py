@@ -115,8 +115,8 @@ def test_wrong_input_is_said():
 
 def test_score_machine():
     references, domain, queries = data(3)
-    train = Features(references, {"recon": np.arange(40, dtype=np.float32)})
-    test = Features(queries, {"recon": np.arange(15, dtype=np.float32)})
+    train = Features(references, {"recon": np.arange(40, dtype=np.float32)}, [0] * 40)
+    test = Features(queries, {"recon": np.arange(15, dtype=np.float32)}, [0] * 15)
     own, new = score_machine(Recon(), train, list(domain), test)
     np.testing.assert_array_equal(own, np.arange(40))
     np.testing.assert_array_equal(new, np.arange(15))
@@ -125,7 +125,7 @@ def test_score_machine():
     np.testing.assert_array_equal(
         own, knn(references, domain, references, 3, "euclidean", leave_one_out=True)
     )
-    nothing = Features(None, {})
+    nothing = Features(None, {}, [])
     with pytest.raises(ValueError, match="offers none"):
         score_machine(Knn(), nothing, list(domain), nothing)
     with pytest.raises(ValueError, match="no score of its own called 'recon'"):

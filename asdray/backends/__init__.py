@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asdray.backends.density import local_density
+from asdray.backends.detectors import pyod
+from asdray.backends.embeddings import held_out
+from asdray.backends.gaussian import gmm, mahalanobis
+from asdray.backends.kmeans import kmeans
 from asdray.backends.knn import knn
-from asdray.backends.recon import recon
-from asdray.config.backend import Knn, Recon
+from asdray.backends.own import own_score
+from asdray.config.backend import (
+    Backend,
+    EmbeddingBackend,
+    Gmm,
+    KMeans,
+    Knn,
+    KnnRescale,
+    Ldn,
+    Mahalanobis,
+    Own,
+    Pyod,
+    Recon,
+)
 
 Scores = NDArray[np.float64]
 
@@ -22,19 +40,21 @@ class Features:
     Attributes:
         embedding: (N, D) float32 or float64, or None where the frontend has none.
         own: the frontend's own anomaly scores by name, each (N,).
+        section: of each clip; read by backends that keep sections apart.
     """
 
     embedding: NDArray[np.floating] | None
     own: Mapping[str, NDArray[np.floating]]
+    section: Sequence[int]
 
 
 def score_machine(
-    backend: Knn | Recon, train: Features, train_domain: Sequence[str], test: Features
+    backend: Backend, train: Features, train_domain: Sequence[str], test: Features
 ) -> tuple[Scores, Scores]:
     """Anomaly scores of a machine's training and test clips, higher = more anomalous.
 
     Knows nothing of labels. Training clips are scored as if each were new: a clip is never its own
-    reference.
+    reference, and counts in nothing that is fitted to score it.
 
     Args:
         train: the normal training clips of all sections.
@@ -48,18 +68,55 @@ def score_machine(
             not finite.
     """
     match backend:
-        case Knn():
-            references = _embedding(backend.name, train)
-            domain, k, metric = np.asarray(train_domain), backend.n_neighbors, backend.metric
-            return (
-                knn(references, domain, references, k, metric, leave_one_out=True),
-                knn(references, domain, _embedding(backend.name, test), k, metric),
-            )
         case Recon():
-            return recon(train.own), recon(test.own)
+            return own_score(train.own, "recon"), own_score(test.own, "recon")
+        case Own():
+            return own_score(train.own, backend.score), own_score(test.own, backend.score)
+    if train.embedding is None or test.embedding is None:
+        raise ValueError(f"backend {backend.name!r} scores embeddings, but this frontend offers none")
+    domain = np.asarray(train_domain)
+    if not backend.sep_section:
+        return _score(backend, train.embedding, domain, test.embedding)
+    scores = np.empty(len(train.embedding)), np.empty(len(test.embedding))
+    train_section, test_section = np.asarray(train.section), np.asarray(test.section)
+    for section in np.unique(np.concatenate([train_section, test_section])):
+        old, new = train_section == section, test_section == section
+        try:
+            parts = _score(backend, train.embedding[old], domain[old], test.embedding[new])
+        except ValueError as error:
+            raise ValueError(f"section {section}: {error}") from None
+        scores[0][old], scores[1][new] = parts
+    return scores
 
 
-def _embedding(name: str, features: Features) -> NDArray[np.floating]:
-    if features.embedding is None:
-        raise ValueError(f"backend {name!r} scores embeddings, but this frontend offers none")
-    return features.embedding
+def _score(
+    backend: EmbeddingBackend,
+    references: NDArray[np.floating],
+    domain: NDArray,
+    queries: NDArray[np.floating],
+) -> tuple[Scores, Scores]:
+    """Scores of the references as if each were new, and of the queries."""
+    # Every option of a backend is an argument of its function, under the same name.
+    options = backend.model_dump(exclude={"name", "sep_section"})
+    score: Callable[..., Scores]
+    match backend:
+        case Knn():
+            score = partial(knn, **options)
+        case KnnRescale():
+            chord = {"metric": "chord"} if backend.metric == "cosine" else {}
+            score = partial(local_density, **{**options, **chord})
+        case Ldn():
+            score = partial(local_density, **options)
+        case KMeans():
+            score = partial(kmeans, **options)
+        case Mahalanobis():
+            score = partial(mahalanobis, **options)
+        case Gmm():
+            score = partial(gmm, **options)
+        case Pyod():
+            score = partial(pyod, **options)
+    if isinstance(backend, Knn | KnnRescale | Ldn):
+        own = score(references, domain, references, leave_one_out=True)
+    else:
+        own = held_out(score, references, domain)
+    return own, score(references, domain, queries)

@@ -1,4 +1,4 @@
-"""Distance to the nearest normal training clips, the smaller one of both domains."""
+"""Distance to the nearest normal training clips, the smaller one of both domains; SMOTE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DOMAINS = ("source", "target")
+from asdray.backends.embeddings import Array, checked, unit
+
 _CHUNK = 256  # queries at a time: bounds the memory of the exact distances to CHUNK x k x D doubles
 
 
@@ -17,8 +18,11 @@ def knn(
     queries: NDArray[np.floating],
     n_neighbors: int = 1,
     metric: Literal["cosine", "euclidean"] = "cosine",
+    smote_ratio: float = 0.0,
+    smote_neighbors: int = 2,
+    seed: int = 0,
     leave_one_out: bool = False,
-) -> NDArray[np.float64]:
+) -> Array:
     """Scores queries by their distance to the normal clips of one machine.
 
     With u = x / max(|x|, 1e-12) for ``cosine`` and u = x for ``euclidean``, d_S is the mean Euclidean
@@ -26,12 +30,15 @@ def knn(
     The score is min(d_S, d_T), halved for ``cosine``: half the chord, sqrt((1 - cos) / 2) for k = 1, in
     [0, 1]. A domain without references is left out; one with fewer than k is taken whole.
 
+    With ``smote_ratio`` p > 0 target references are made up (see `smote`) until there are int(p S) of them
+    beside S source references, and scaled to length 1 for ``cosine``. None are made up from a single one.
+
     Args:
         references: (N, D).
         domain: (N,) of ``source`` and ``target``.
         queries: (M, D).
-        leave_one_out: the queries are the references themselves, in the same order, and none is compared
-            with itself.
+        leave_one_out: the queries are the references themselves, in the same order; none is compared with
+            itself or with a reference made up from it.
 
     Returns:
         (M,) float64.
@@ -39,61 +46,123 @@ def knn(
     Raises:
         ValueError: a query without any reference, values that are not finite, an unknown domain.
 
-    Source: ASDKit's ``Knn-1-1-0.0-0``, arXiv 2507.10264. Difference: theirs fails with fewer references
-    than k.
+    Source: ASDKit's ``Knn-1-1-0.0-0`` and ``Knn-1-1-0.2-2-cosine``, arXiv 2507.10264. Difference: theirs
+    fails with fewer references than k, and with fewer target references than SMOTE asks for.
     """
-    if unknown := set(np.unique(domain)) - set(DOMAINS):
-        raise ValueError(f"kNN: a training clip's domain is {unknown.pop()!r}, not source or target")
-    if len(references) < (2 if leave_one_out else 1):
-        raise ValueError(f"kNN: {len(references)} training clips are too few to measure distances to")
-    r = _prepared(references, metric, "training")
-    q = r if leave_one_out else _prepared(queries, metric, "test")
-    nearest = np.full(len(q), np.inf)
-    for name in DOMAINS:
-        members = np.flatnonzero(domain == name)
-        if len(members):
-            distance = _mean_distance(r, members, q, n_neighbors, leave_one_out)
-            nearest = np.minimum(nearest, distance)
+    r, q = checked(references, domain, queries, least=2 if leave_one_out else 1)
+    if metric == "cosine":
+        r, q = unit(r), unit(q)
+    source, target = np.flatnonzero(domain == "source"), np.flatnonzero(domain == "target")
+    # Where each query stands among the references of a domain, -1 where it does not.
+    at = {name: np.full(len(q), -1) for name in ("source", "target")}
+    if leave_one_out:
+        at["source"][source], at["target"][target] = np.arange(len(source)), np.arange(len(target))
+    near_source = mean_distance(r[source], q, n_neighbors, at["source"])
+    if int(smote_ratio * len(source)) > len(target):
+        near_target = _to_enlarged(
+            r[target], q, n_neighbors, at["target"], int(smote_ratio * len(source)), smote_neighbors, seed,
+            to_unit=metric == "cosine",
+        )  # fmt: skip
+    else:
+        near_target = mean_distance(r[target], q, n_neighbors, at["target"])
+    nearest = np.minimum(near_source, near_target)
     return nearest / 2 if metric == "cosine" else nearest
 
 
-def _prepared(x: NDArray[np.floating], metric: str, what: str) -> NDArray[np.float64]:
-    u = np.asarray(x, dtype=np.float64)
-    if not np.isfinite(u).all():
-        bad = int((~np.isfinite(u).all(axis=1)).sum())
-        raise ValueError(f"kNN: the embeddings of {bad} of {len(u)} {what} clips are not finite")
-    if metric == "cosine":
-        u = u / np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-12)
-    return u
+def mean_distance(r: Array, q: Array, k: int, skip: NDArray[np.intp]) -> Array:
+    """(M,) mean Euclidean distance of each query to its k nearest references; inf where there is none.
 
-
-def _mean_distance(
-    r: NDArray[np.float64],
-    members: NDArray[np.intp],
-    q: NDArray[np.float64],
-    k: int,
-    leave_one_out: bool,
-) -> NDArray[np.float64]:
-    """(M,) mean distance to the k nearest of ``r[members]``; inf where there is none but the query itself."""
-    own = r[members]
-    centre = own.mean(axis=0)
-    around = own - centre
+    Args:
+        r: (N, D).
+        q: (M, D).
+        skip: (M,) the one reference that a query is not compared with, -1 for none.
+    """
+    if not len(r):
+        return np.full(len(q), np.inf)
+    centre = r.mean(axis=0)
+    around = r - centre
     squares = np.einsum("nd,nd->n", around, around)
+    size = min(k, len(r))
     out = np.empty(len(q))
     for start in range(0, len(q), _CHUNK):
-        part = q[start : start + _CHUNK]
+        part, skipped = q[start : start + _CHUNK], skip[start : start + _CHUNK]
         # A matrix product finds the neighbours (|q|^2 moves none of them and is left out). It has lost its
         # digits where clips lie close together: the distances themselves come from differences.
         rough = squares - 2 * (part - centre) @ around.T
-        if leave_one_out:
-            rough[np.arange(start, start + len(part))[:, None] == members] = np.inf
-        size = min(k, len(members))
+        rows = np.flatnonzero(skipped >= 0)
+        rough[rows, skipped[rows]] = np.inf
         at = np.argpartition(rough, size - 1, axis=1)[:, :size]
-        difference = own[at] - part[:, None, :]
+        difference = r[at] - part[:, None, :]
         distance = np.sqrt(np.einsum("mkd,mkd->mk", difference, difference))
-        # The query itself is among the nearest only where there are no k others.
+        # What is skipped is among the nearest only where there are no k others.
         others = np.isfinite(np.take_along_axis(rough, at, axis=1))
         count = others.sum(axis=1)
         total = np.where(others, distance, 0.0).sum(axis=1)
         out[start : start + len(part)] = np.where(count > 0, total / np.maximum(count, 1), np.inf)
     return out
+
+
+def _to_enlarged(
+    target: Array,
+    q: Array,
+    k: int,
+    at: NDArray[np.intp],
+    total: int,
+    neighbors: int,
+    seed: int,
+    to_unit: bool,
+) -> Array:
+    """(M,) mean distance to the k nearest of ``target`` and of those made up until there are ``total``.
+
+    A query that is itself a target reference, ``at`` >= 0, is scored as if it were new: by the others and
+    what is made up from them.
+    """
+    nearest = _neighbors(target, neighbors + 1)
+
+    def enlarged(rest: Array, near: NDArray[np.intp]) -> Array:
+        new = smote(rest, near, total - len(rest), seed)
+        return np.concatenate([rest, unit(new) if to_unit else new])
+
+    out = np.empty(len(q))
+    new = at < 0
+    none = np.full(len(q), -1)
+    out[new] = mean_distance(enlarged(target, nearest[:, :neighbors]), q[new], k, none[new])
+    for i in np.flatnonzero(~new):
+        others = np.delete(np.arange(len(target)), at[i])
+        near = nearest[others]
+        # The first ones of each row that are not the one left out, renumbered without it.
+        kept = np.argsort(near == at[i], axis=1, kind="stable")[:, : min(neighbors, max(len(others) - 1, 0))]
+        near = np.take_along_axis(near, kept, axis=1)
+        rest = enlarged(target[others], near - (near > at[i]))
+        out[i] = mean_distance(rest, q[i : i + 1], k, none[:1])[0]
+    return out
+
+
+def _neighbors(x: Array, k: int) -> NDArray[np.intp]:
+    """(N, min(k, N - 1)) the others nearest to each of N rows, nearest first."""
+    centred = x - x.mean(axis=0) if len(x) else x
+    squares = np.einsum("nd,nd->n", centred, centred)
+    rough = squares - 2 * centred @ centred.T
+    np.fill_diagonal(rough, np.inf)
+    return np.argsort(rough, axis=1, kind="stable")[:, : min(k, max(len(x) - 1, 0))]
+
+
+def smote(x: Array, nearest: NDArray[np.intp], n: int, seed: int) -> Array:
+    """n points, each at a random place between a random row of x and a random one of its neighbours.
+
+    Args:
+        x: (N, D).
+        nearest: (N, k) the neighbours of each row.
+
+    Returns:
+        (n, D); (0, D) where no row has a neighbour.
+
+    Source: Chawla et al., SMOTE, 2002. Draws as imbalanced-learn's ``SMOTE(random_state=seed)`` does, from
+    the same old generator, so that the points are the same as ASDKit's.
+    """
+    if nearest.size == 0 or n <= 0:
+        return x[:0]
+    random = np.random.RandomState(seed)
+    row, column = np.divmod(random.randint(0, nearest.size, size=n), nearest.shape[1])
+    step = random.uniform(size=n)[:, None]
+    return x[row] + step * (x[nearest[row, column]] - x[row])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asdray.config.backend import Backend, Knn, Recon, Umap, backend_id
+from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config
 from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
 from asdray.config.trial import Trial
@@ -104,7 +104,7 @@ class Sweep(Config):
 
     @field_validator("backends")
     @classmethod
-    def _backends_once(cls, backends: tuple[Knn | Recon, ...]) -> tuple[Knn | Recon, ...]:
+    def _backends_once(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
         _refuse_twice([backend_id(b) for b in backends], "backends")
         return backends
 
@@ -148,7 +148,7 @@ class _BackendList(Config):
     backends: tuple[Backend, ...] = Field(min_length=1)
 
 
-def check_backends(items: list, where: str) -> tuple[Knn | Recon, ...]:
+def check_backends(items: list, where: str) -> tuple[Backend, ...]:
     """Backends from names and objects, lists expanded.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from asdray.config.backend import Knn, Recon, Umap
+from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
 from asdray.config.base import digest
 from asdray.config.system import System
 from asdray.dcase.years import get_year
@@ -58,15 +58,11 @@ class Trial:
         """The unit whose model serves ``machine``."""
         return next(unit for unit in self.units if machine in unit.machines)
 
-    def backends(self, asked: tuple[Knn | Recon, ...]) -> tuple[Knn | Recon, ...]:
+    def backends(self, asked: tuple[Backend, ...]) -> tuple[Backend, ...]:
         """The backends that apply: those asked for where embeddings are scored, and the frontend's own."""
-        own = self.system.frontend.own_scores
-        chosen: list[Knn | Recon] = [
-            b for b in asked if self.system.frontend.scored_embedding and b.name != "recon"
-        ]
-        if "recon" in own:
-            chosen.append(Recon())
-        return tuple(chosen)
+        frontend = self.system.frontend
+        scored = [b for b in asked if frontend.scored_embedding and not isinstance(b, OwnBackend)]
+        return (*scored, *(own_backend(score) for score in frontend.own_scores))
 
 
 # ------------------------------------------------------------------------------------------ signatures
@@ -109,7 +105,7 @@ def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_i
     )
 
 
-def score_signature(extract: str, backend: Knn | Recon) -> str:
+def score_signature(extract: str, backend: Backend) -> str:
     return digest({"stage": ("score", NUMERICS["score"]), "extract": extract, "backend": backend})
 
 

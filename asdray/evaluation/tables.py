@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asdray import store
-from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import metrics
@@ -58,7 +58,7 @@ def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
 
 
 def planned_rows(
-    trials: Iterable[Trial], checkpoints: Sequence[str], asked: tuple[Knn | Recon, ...]
+    trials: Iterable[Trial], checkpoints: Sequence[str], asked: tuple[Backend, ...]
 ) -> pd.DataFrame:
     """What a sweep's tables must hold to be complete: columns dcase and `TRIAL_KEYS`, in the sweep's order.
 

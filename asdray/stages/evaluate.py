@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asdray import store
-from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
@@ -24,7 +24,7 @@ def evaluate(
     trial: Trial,
     machine: str,
     ckpt: str,
-    backends: Iterable[Knn | Recon],
+    backends: Iterable[Backend],
     places: Places,
     *,
     overwrite: bool = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from asdray import store
 from asdray.backends import Features, Scores, score_machine
-from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.backend import Backend, OwnBackend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.stages.files import Extract, read_extract
@@ -23,7 +24,7 @@ def score(
     trial: Trial,
     machine: str,
     ckpt: str,
-    backend: Knn | Recon,
+    backend: Backend,
     places: Places,
     *,
     overwrite: bool = False,
@@ -52,9 +53,17 @@ def score(
             )
         started = time.time()
         train, test = (read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test"))
-        domain = _train_domains(places.data, trial.dcase, machine, train)
+        known = _sections_and_domains(places.data, trial.dcase, machine, (*train.clips, *test.clips))
         try:
-            scores = score_machine(backend, _features(train), domain, _features(test))
+            if not isinstance(backend, OwnBackend):
+                _check_finite(train, "training")
+                _check_finite(test, "test")
+            scores = score_machine(
+                backend,
+                _features(train, known),
+                [known[clip][1] for clip in train.clips],
+                _features(test, known),
+            )
         except ValueError as error:
             raise ValueError(f"{trial.name}: {machine}: {error}") from None
         path = directory.scores(ckpt, machine, backend_id(backend))
@@ -73,20 +82,33 @@ def score(
         return Outcome(marker, found=False)
 
 
-def _features(extract: Extract) -> Features:
-    return Features(extract.embedding, extract.own)
+def _features(extract: Extract, known: Mapping[str, tuple[int, str]]) -> Features:
+    return Features(extract.embedding, extract.own, [known[clip][0] for clip in extract.clips])
 
 
-def _train_domains(data: Path, dcase: str, machine: str, train: Extract) -> list[str]:
-    """The domain of every training clip: the one column of the manifest that scoring reads."""
-    rows = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split="train")
-    domains = dict(zip(rows["clip"].to_pylist(), rows["domain"].to_pylist(), strict=True))
-    if absent := [clip for clip in train.clips if clip not in domains]:
+def _sections_and_domains(
+    data: Path, dcase: str, machine: str, clips: Iterable[str]
+) -> dict[str, tuple[int, str]]:
+    """Clip -> section and domain: all that scoring reads of the manifest; of test clips the section alone."""
+    rows = manifest.rows(manifest.load_manifest(data, dcase), machine=machine)
+    columns = (rows[name].to_pylist() for name in ("clip", "section", "domain"))
+    known = {clip: (section, domain) for clip, section, domain in zip(*columns, strict=True)}
+    if absent := [clip for clip in clips if clip not in known]:
         raise ValueError(
             f"{dcase} was formatted anew while {machine} was scored: it has no clip {absent[0]} any more; "
             "run the command again"
         )
-    return [domains[clip] for clip in train.clips]
+    return known
+
+
+def _check_finite(extract: Extract, what: str) -> None:
+    if extract.embedding is not None:
+        bad = np.flatnonzero(~np.isfinite(extract.embedding).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"the embeddings of {bad.size} of {len(extract.clips)} {what} clips are not finite, first "
+                f"{extract.clips[bad[0]]}: look at the losses of the training"
+            )
 
 
 def _write(path: Path, extracts: tuple[Extract, Extract], scores: tuple[Scores, Scores], what: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from asdray import store
 from asdray.config import trial as signatures
-from asdray.config.backend import Knn, Recon, Umap, backend_id
+from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year
@@ -101,7 +101,7 @@ def extract_step(trial: Trial, machine: str, ckpt: str, places: Places, dataset:
 
 
 def score_step(
-    trial: Trial, machine: str, ckpt: str, backend: Knn | Recon, places: Places, dataset: Dataset
+    trial: Trial, machine: str, ckpt: str, backend: Backend, places: Places, dataset: Dataset
 ) -> Step:
     """Scoring of a machine's clips by one backend."""
     extract = extract_step(trial, machine, ckpt, places, dataset)
@@ -118,7 +118,7 @@ def evaluate_step(
     trial: Trial,
     machine: str,
     ckpt: str,
-    backends: Iterable[Knn | Recon],
+    backends: Iterable[Backend],
     places: Places,
     dataset: Dataset,
 ) -> Step:
@@ -239,7 +239,7 @@ class Missing:
 def missing(
     trial: Trial,
     checkpoints: Iterable[str],
-    asked: tuple[Knn | Recon, ...],
+    asked: tuple[Backend, ...],
     umap: Umap | Any,
     places: Places,
     dataset: Dataset,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asdray import store
-from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import SUBSETS, get_year
@@ -23,7 +23,7 @@ from asdray.store import Places, TrialDir
 def table(
     trial: Trial,
     checkpoints: Iterable[str],
-    backends: Iterable[Knn | Recon],
+    backends: Iterable[Backend],
     places: Places,
     *,
     overwrite: bool = False,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.backend import Backend, backend_id
 from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
@@ -24,7 +24,7 @@ class Job:
     trial: Trial
     swept: Mapping[str, Any]
     dataset: Dataset
-    backends: tuple[Knn | Recon, ...]
+    backends: tuple[Backend, ...]
 
     def missing(self, sweep: Sweep, places: Places) -> state.Missing:
         """What is left to do of it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import ray
 
-from asdray.config.backend import Knn, Recon, Umap, backend_id
+from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.sweep import Need
 from asdray.config.trial import Trial
 from asdray.store import Places
@@ -30,7 +30,7 @@ class Item:
 
 def process_machine(
     trial: Trial,
-    backends: Sequence[Knn | Recon],
+    backends: Sequence[Backend],
     checkpoint: str,
     machine: str,
     places: Places,

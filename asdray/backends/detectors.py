@@ -1,0 +1,95 @@
+"""Any detector of PyOD, an optional package: imported only where a backend asks for it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asdray.backends.embeddings import Array, checked, unit
+from asdray.dcase.years import nearest
+
+
+def pyod(
+    references: NDArray[np.floating],
+    domain: NDArray,
+    queries: NDArray[np.floating],
+    detector: str,
+    options: Mapping[str, Any],
+    normalize: bool = True,
+    seed: int = 0,
+) -> Array:
+    """Scores queries by the decision function of a PyOD detector fitted to all references.
+
+    Args:
+        references: (N, D); scaled to length 1 under ``normalize``, like the queries.
+        domain: (N,) of ``source`` and ``target``; checked, and not used.
+        queries: (M, D).
+        detector: name of its class.
+        options: arguments of the class. ``seed`` is its ``random_state``, where it has one that is not
+            given, and seeds numpy's global generator for those that draw from it.
+
+    Returns:
+        (M,) float64.
+
+    Raises:
+        ValueError: PyOD is not installed or knows no such detector; an unknown option; what the detector
+            refuses; too few references, values that are not finite, an unknown domain.
+    """
+    r, q = checked(references, domain, queries, least=2)
+    if normalize:
+        r, q = unit(r), unit(q)
+    if not len(q):
+        return np.empty(0)
+    kind = _detector(detector)
+    known = inspect.signature(kind).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(
+            f"PyOD's {detector} has no option {unknown[0]!r}{nearest(unknown[0], known)} "
+            f"(known: {', '.join(known)})"
+        )
+    arguments = {"random_state": seed, **options} if "random_state" in known else dict(options)
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        fitted = kind(**arguments)
+        fitted.fit(r)
+        scores = np.asarray(fitted.decision_function(q), dtype=np.float64)
+    finally:
+        np.random.set_state(state)
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise ValueError(f"PyOD's {detector} gives {bad} of {len(scores)} clips a score that is not finite")
+    return scores
+
+
+def _detector(name: str) -> type:
+    """The class of this name, from the module of ``pyod.models`` that is named after it."""
+    try:
+        models = importlib.import_module("pyod.models")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"backend 'pyod' needs PyOD, which is not installed ({error}): pip install 'asdray[pyod]'"
+        ) from None
+    modules = {m.name.replace("_", ""): m.name for m in pkgutil.iter_modules(models.__path__)}
+    module = modules.get(name.lower().replace("_", ""))
+    if module is None:
+        raise ValueError(
+            f"PyOD has no detector {name!r}{nearest(name.lower(), modules)} "
+            f"(its modules: {', '.join(modules)})"
+        )
+    try:
+        loaded = importlib.import_module(f"pyod.models.{module}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"PyOD's {name} needs another package: {error}") from None
+    found = getattr(loaded, name, None)
+    if not isinstance(found, type):
+        classes = [
+            n for n, v in vars(loaded).items() if isinstance(v, type) and v.__module__ == loaded.__name__
+        ]
+        raise ValueError(f"PyOD's module {module!r} has no detector {name!r}{nearest(name, classes)}")
+    return found
