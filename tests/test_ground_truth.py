@@ -1,10 +1,14 @@
-"""Ground truth: both official forms, by name, and everything that must not be guessed."""
+"""Ground truth: every released form, by name, and everything that must not be guessed."""
 
 from __future__ import annotations
 
+import itertools
+import random
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from trees import build_tree, write_evaluator, write_list
 
 from asdray.dcase.ground_truth import Truth, load_ground_truth
@@ -149,3 +153,487 @@ def test_a_label_that_is_neither_0_nor_1(tree):
     path.write_text(path.read_text().replace(",1", ",2"))
     with pytest.raises(ValueError, match=r"Vacuum_section_00_test.csv, line \d+: expected 0 or 1, got '2'"):
         load_ground_truth(tree.ground_truth, "dcase2023")
+
+
+# ------------------------------------------------------------------------------- every year, every form
+
+
+def put(folder, path, *rows, newline="\n", bom=False):
+    """Writes one file of ground truth below ``folder``."""
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(row + newline for row in rows)
+    file.write_bytes(text.encode("utf-8-sig" if bom else "utf-8"))
+    return file
+
+
+def listed(anonymous, labelled):
+    return f"section_00_{anonymous}.wav,section_00_{labelled}.wav"
+
+
+HEADER = "source_file_name,target_file_name"
+
+LISTS = {
+    "dcase2020": [
+        "fan",
+        "id_01_00000000.wav,normal_id_01_00000098.wav,0",
+        "id_01_00000001.wav,anomaly_id_01_00000064.wav,1",
+        "ToyCar",
+        "id_05_00000000.wav,anomaly_id_05_00000003.wav,1",
+    ],
+    "dcase2021": [
+        "valve",
+        "section_03_source_test_0000.wav,section_03_source_test_anomaly_0000.wav",
+        "fan",
+        "section_05_target_test_0198.wav,section_05_target_test_normal_0198.wav",
+    ],
+    "dcase2022": [
+        "valve",
+        "section_05_0199.wav,section_05_target_test_anomaly_0199_v1pat_04_v2pat_05.wav",
+        "fan",
+        "section_03_0000.wav,section_03_source_test_normal_0000_m-n_W.wav",
+    ],
+    "dcase2023": [
+        "bandsaw",
+        listed("0005", "source_test_anomaly_0005_vel_15"),
+        "Vacuum",
+        listed("0199", "source_test_normal_0026_car_B1_spd_Lb_mic_1"),
+        listed("0003", "target_test_normal_0001_ac_0.30_"),
+    ],
+    "dcase2024": [
+        "RoboticArm",
+        listed("0001", "source_normal_0035_weight15_BckgF"),
+        listed("0002", "target_test_anomaly_0050_weight15_BckgF"),
+        "AirCompressor",
+        listed("0011", "source_test_anomaly_0011_noAttribute"),
+    ],
+    "dcase2025": [
+        "AutoTrash",
+        listed("0000", "target_test_anomaly_0012_id_C1_spd_2_mic_2"),
+        "ScrewFeeder",
+        listed("0199", "target_test_normal_0199_vol_14250"),
+    ],
+    "dcase2026": [
+        "Sander",
+        listed("0000", "source_test_normal_0001_"),
+        "ToothBrush",
+        listed("0001", "target_test_anomaly_0001_noAttributes"),
+    ],
+}
+
+
+def told(rows):
+    """What a list's rows say, read in the most naive way: {(machine, name): (label, domain)}."""
+    found, machine = {}, ""
+    for row in rows:
+        if row.endswith(".wav") or row[-2:] in (",0", ",1"):
+            name, labelled, *_ = row.split(",")
+            found[machine, name] = ("anomaly" in labelled, "target" if "_target_" in labelled else "source")
+        else:
+            machine = row
+    return found
+
+
+def as_evaluator(folder, dcase, rows):
+    """The evaluator's folders that say what a list's rows say."""
+    files = {}
+    for row in rows:
+        if not row.endswith(".wav"):
+            machine = row
+            continue
+        name, labelled = row.split(",")
+        section = name.split("_")[1]
+        label, domain = told([machine, row])[machine, name]
+        each = f"_{domain}" if dcase == "dcase2021" else ""
+        file = f"ground_truth_{machine}_section_{section}{each}_test.csv"
+        files.setdefault(f"ground_truth_data/{file}", []).append(f"{name},{int(label)}")
+        if dcase == "dcase2021":
+            continue
+        files.setdefault(f"ground_truth_domain/{file}", []).append(f"{name},{int(domain == 'target')}")
+        if dcase == "dcase2022":
+            table = f"ground_truth_attributes/{machine}/attributes_{section}.csv"
+            files.setdefault(table, ["file_name,d1p,d1v,file_name_with_full_attributes"])
+            files[table].append(f"{machine}/test/{name},vel,21,{machine}/test/{labelled}")
+        else:
+            row = f"{name},{labelled.removesuffix('.wav')}"
+            files.setdefault(f"ground_truth_attributes/{file}", []).append(row)
+    for path, lines in files.items():
+        put(folder, path, *lines)
+
+
+def brief(found):
+    return {key: (t.is_anomaly, t.domain) for key, t in found.clips.items()}
+
+
+@pytest.mark.parametrize("labels", ["official", "asdkit"])
+@pytest.mark.parametrize(
+    ("newline", "bom"), [("\n", False), ("\r\n", False), ("\r\n", True)], ids=["lf", "crlf", "bom"]
+)
+@pytest.mark.parametrize("dcase", LISTS)
+def test_the_list_of_every_year(tmp_path, dcase, newline, bom, labels):
+    path = put(tmp_path, f"eval_data_list_{dcase[5:]}.csv", *LISTS[dcase], newline=newline, bom=bom)
+    found = load_ground_truth(tmp_path, dcase, labels=labels)
+    assert brief(found) == told(LISTS[dcase])
+    assert {t.source for t in found.clips.values()} == {path.name}
+    assert not found.revealed
+    assert not found.notes
+
+
+@pytest.mark.parametrize("dcase", [year for year in LISTS if year != "dcase2020"])
+def test_the_evaluator_of_every_year(tmp_path, dcase):
+    as_evaluator(tmp_path, dcase, LISTS[dcase])
+    found = load_ground_truth(tmp_path, dcase)
+    assert brief(found) == told(LISTS[dcase])
+    assert {t.source for t in found.clips.values()} == {"evaluator"}
+    put(tmp_path, f"eval_data_list_{dcase[5:]}.csv", *LISTS[dcase])
+    both = load_ground_truth(tmp_path, dcase)
+    assert brief(both) == brief(found)
+    if dcase != "dcase2021":  # which has no labelled names in its evaluator
+        assert both == found
+    assert both.get("3DPrinter", "section_00_0001.wav") is None
+
+
+def test_names_are_told_in_their_regular_spelling(tmp_path):
+    put(tmp_path, "eval_data_list_2024.csv", *LISTS["dcase2024"])
+    found = load_ground_truth(tmp_path, "dcase2024")
+    assert found.get("RoboticArm", "section_00_0001.wav").labelled_name == (
+        "section_00_source_test_normal_0035_weight15_BckgF.wav"
+    )
+    put(
+        tmp_path,
+        "eval_data_list_2024.csv",
+        *(r.replace("_source_normal", "_source_test_normal") for r in LISTS["dcase2024"]),
+    )
+    assert load_ground_truth(tmp_path, "dcase2024") == found
+
+
+def test_the_list_of_2020_by_its_first_name(tmp_path):
+    path = put(tmp_path, "eval_data_list.csv", *LISTS["dcase2020"])
+    assert brief(load_ground_truth(tmp_path, "dcase2020")) == told(LISTS["dcase2020"])
+    path.write_text(path.read_text().replace("00000098.wav,0", "00000098.wav,1"))
+    with pytest.raises(ValueError, match=r"eval_data_list.csv, line 2: id_01_00000000.wav and .* contradict"):
+        load_ground_truth(tmp_path, "dcase2020")
+    with pytest.raises(ValueError, match="holds no ground truth of dcase2021"):
+        load_ground_truth(tmp_path, "dcase2021")
+
+
+def test_a_domain_of_2021_that_its_file_does_not_have(tmp_path):
+    put(
+        tmp_path,
+        "ground_truth_data/ground_truth_fan_section_03_source_test.csv",
+        "section_03_target_test_0000.wav,0",
+    )
+    with pytest.raises(ValueError, match=r"line 1: .*_target_test_0000.wav and the domain source contradict"):
+        load_ground_truth(tmp_path, "dcase2021")
+
+
+# ----------------------------------------------------------------------------- the Toy machines of 2022
+
+# The released names of both clips have the wrong label, and the first has the wrong domain.
+TRUE_TOYS = {
+    ("ToyCar", "section_03_0000.wav"): (False, "source"),
+    ("ToyTrain", "section_04_0007.wav"): (True, "target"),
+}
+NTT = [
+    "ToyCar",
+    "section_03_0000.wav,section_03_target_test_anomaly_0011_car_G2_noise_6.wav",
+    "ToyTrain",
+    "section_04_0007.wav,section_04_target_test_normal_0030_car_F1.wav",
+]
+OURS = {
+    ("ToyCar", "section_03_0000.wav"): "section_03_target_test_normal_0000_car_G2_noise_6.wav",
+    ("ToyTrain", "section_04_0007.wav"): "section_04_target_test_anomaly_0007_car_F1.wav",
+}
+CORRECTED = [row for (machine, name), ours in OURS.items() for row in (machine, f"{name},{ours}")]
+
+
+def put_toys(folder, domains=True, tables=False):
+    for (machine, name), (label, domain) in TRUE_TOYS.items():
+        file = f"ground_truth_{machine}_{name[:10]}_test.csv"
+        put(folder, f"ground_truth_data/{file}", f"{name},{int(label)}")
+        if domains:
+            put(folder, f"ground_truth_domain/{file}", f"{name},{int(domain == 'target')}")
+        if tables:
+            row = next(r for r in NTT if r.startswith(name))
+            put(
+                folder,
+                f"ground_truth_attributes/{machine}/attributes_{name[8:10]}.csv",
+                "file_name,d1p,d1v,file_name_with_attributes",
+                f"{machine}/test/{name},car,G2,{machine}/test/{row.split(',')[1]}",
+            )
+
+
+def asdkit_truth(key):
+    domain = "target"
+    return Truth(TRUE_TOYS[key][0], domain, OURS[key], "asdkit")
+
+
+NOTHING = Truth(None, None, None, None)
+
+
+@pytest.mark.parametrize("rows", [None, NTT, CORRECTED], ids=["no list", "ntt", "asdkit's"])
+@pytest.mark.parametrize("tables", [False, True])
+def test_official_labels_of_2022_toys_with_the_evaluator(tmp_path, rows, tables):
+    put_toys(tmp_path, tables=tables)
+    if rows:
+        put(tmp_path, "eval_data_list_2022.csv", *rows)
+    found = load_ground_truth(tmp_path, "dcase2022", labels="official")
+    assert found.clips == {key: Truth(*told, None, "evaluator") for key, told in TRUE_TOYS.items()}
+    assert not found.notes
+
+
+@pytest.mark.parametrize("rows", [NTT, CORRECTED], ids=["ntt", "asdkit's"])
+def test_official_labels_of_2022_toys_are_not_in_any_list(tmp_path, rows):
+    put(tmp_path, "eval_data_list_2022.csv", *rows, *LISTS["dcase2022"])
+    found = load_ground_truth(tmp_path, "dcase2022")
+    assert {found.clips[key] for key in TRUE_TOYS} == {NOTHING}
+    assert found.get("fan", "section_03_0000.wav").is_anomaly is False
+    note = next(n for n in found.notes if n.startswith("ToyCar: 1 of 1 clips have no label"))
+    assert "the evaluator's ground_truth_data and ground_truth_domain" in note
+    assert not any(n.startswith("fan") for n in found.notes)
+
+
+def test_asdkit_labels_of_2022_toys(tmp_path):
+    """From the released list and the evaluator, from its tables, from ASDKit's own list, or from all."""
+    expected = {key: asdkit_truth(key) for key in TRUE_TOYS}
+    made, tables, own, everything = (tmp_path / n for n in ("made", "tables", "own", "everything"))
+    put_toys(made)
+    put(made, "eval_data_list_2022.csv", *NTT)
+    put_toys(tables, tables=True)
+    put(own, "eval_data_list_2022.csv", *CORRECTED)
+    put_toys(everything, tables=True)
+    put(everything, "asdkit/eval_data_list_2022.csv", *CORRECTED)
+    put(everything, "asdkit/incorrect_original_eval_data_list_2022.csv", *NTT)
+    put(everything, "ntt/eval_data_list_2022.csv", *NTT)
+    for folder in (made, tables, own, everything):
+        found = load_ground_truth(folder, "dcase2022", labels="asdkit")
+        assert found.clips == expected, folder
+        assert not found.notes
+
+
+def test_asdkit_labels_are_never_the_wrong_ones(tmp_path):
+    path = put(tmp_path, "eval_data_list_2022.csv", *NTT)
+    found = load_ground_truth(tmp_path, "dcase2022", labels="asdkit")
+    assert set(found.clips.values()) == {NOTHING}
+    assert "ToyTrain: 1 of 1 clips have no label" in found.notes[2]
+    assert "need both eval_data_list_2022.csv and the evaluator's ground_truth_data" in found.notes[2]
+    path.unlink()
+    put_toys(tmp_path)  # without any list the domain of ASDKit is unknown, and the true one is not it
+    found = load_ground_truth(tmp_path, "dcase2022", labels="asdkit")
+    assert found.clips == {key: Truth(told[0], None, None, "evaluator") for key, told in TRUE_TOYS.items()}
+
+
+def test_a_list_of_asdkit_that_denies_the_evaluator(tmp_path):
+    put_toys(tmp_path)
+    put(tmp_path, "eval_data_list_2022.csv", *(r.replace("normal", "anomaly") for r in CORRECTED))
+    with pytest.raises(
+        ValueError, match=r"ToyCar: 1 x label \(ground_truth_data against eval_data_list_2022"
+    ):
+        load_ground_truth(tmp_path, "dcase2022", labels="asdkit")
+
+
+def test_unknown_labels(tmp_path):
+    with pytest.raises(ValueError, match="unknown labels 'ofical'; did you mean 'official'"):
+        load_ground_truth(tmp_path, "dcase2022", labels="ofical")
+
+
+# ---------------------------------------------------------------------------------- hidden attributes
+
+REVEALED_2024 = "section_00_source_test_anomaly_0011_fl_2_nos_0.wav"
+
+
+def test_hidden_attributes_of_2024_do_not_change_the_published_ones(tmp_path):
+    put(tmp_path, "eval_data_list_2024.csv", *LISTS["dcase2024"], newline="\r\n")
+    plain = load_ground_truth(tmp_path, "dcase2024")
+    folder = tmp_path / "datasets/ground_truth_attributes/dcase2024t2"
+    put(
+        folder,
+        "eval_data/AirCompressor/attributes_00_test_correspondence.csv",
+        HEADER,
+        f"{REVEALED_2024},section_00_source_test_anomaly_0011_noAttribute.wav",
+        newline="\r\n",
+    )
+    put(
+        folder,
+        "dev_data/slider/attributes_00_test_correspondence.csv",
+        HEADER,
+        "section_00_source_test_anomaly_0001_ac_0.03_.wav,section_00_source_test_anomaly_0001_noAttribute.wav",
+    )
+    put(
+        folder,
+        "eval_data/HoveringDrone/attributes_00_train_correspondence.csv",
+        HEADER,
+        "section_00_source_train_normal_0990_mdl_A_spd_1.wav,section_00_source_train_normal_0000_noAttribute.wav",
+    )
+    # The same in another year, which is none of ours:
+    put(tmp_path, "datasets/ground_truth_attributes/dcase2025t2/dev_data/bearing/attributes_00_x.csv", "?")
+    found = load_ground_truth(tmp_path, "dcase2024")
+    assert found.clips == plain.clips
+    assert found.revealed == {
+        ("eval", "AirCompressor", "test", "section_00_0011.wav"): "fl_2_nos_0",
+        (
+            "eval",
+            "AirCompressor",
+            "test",
+            "section_00_source_test_anomaly_0011_noAttribute.wav",
+        ): "fl_2_nos_0",
+        ("dev", "slider", "test", "section_00_source_test_anomaly_0001_noAttribute.wav"): "ac_0.03_",
+        (
+            "eval",
+            "HoveringDrone",
+            "train",
+            "section_00_source_train_normal_0000_noAttribute.wav",
+        ): "mdl_A_spd_1",
+    }
+    # The third column of the evaluator says the same ...
+    row = f"section_00_0011.wav,section_00_source_test_anomaly_0011_noAttribute,{REVEALED_2024}"
+    path = put(
+        tmp_path,
+        "dcase2024_task2_evaluator/ground_truth_attributes/ground_truth_AirCompressor_section_00_test.csv",
+        row,
+        newline="\r\n",
+    )
+    assert load_ground_truth(tmp_path, "dcase2024").revealed == found.revealed
+    # ... or the two contradict each other.
+    path.write_text(row.replace("fl_2", "fl_1"))
+    with pytest.raises(ValueError, match="AirCompressor: 1 x attributes .*evaluator.*correspondence.csv"):
+        load_ground_truth(tmp_path, "dcase2024")
+
+
+def test_labelled_names_of_a_correspondence_wait_for_the_list(tmp_path):
+    name = "section_00_source_test_anomaly_0011_noAttribute.wav"
+    put(tmp_path, "AirCompressor/attributes_00_test_correspondence.csv", HEADER, f"{REVEALED_2024},{name}")
+    found = load_ground_truth(tmp_path, "dcase2024")
+    assert not found.clips
+    assert found.revealed == {("eval", "AirCompressor", "test", name): "fl_2_nos_0"}
+    assert found.notes == (
+        "AirCompressor: no list tells which 1 test clips the attributes of the correspondence belong to",
+    )
+
+
+AUTOTRASH = "section_00_target_test_anomaly_0012_id_C1_spd_2_mic_2.wav,section_00_0000.wav"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "AutoTrash/attributes_00_test_correspondence.csv",
+        "attributes_AutoTrash_00_test_correspondence.csv",
+        "dcase2025t2/eval_data/AutoTrash/attributes_00_test_correspondence.csv",
+    ],
+)
+def test_correspondences_of_2025_tell_labels(tmp_path, path):
+    file = put(tmp_path, path, HEADER, AUTOTRASH)
+    found = load_ground_truth(tmp_path, "dcase2025")
+    key = ("AutoTrash", "section_00_0000.wav")
+    assert found.clips == {key: Truth(True, "target", None, "correspondence")}
+    assert found.revealed == {("eval", *key[:1], "test", key[1]): "id_C1_spd_2_mic_2"}
+    assert not found.notes
+    put(tmp_path, "eval_data_list_2025.csv", *LISTS["dcase2025"])
+    both = load_ground_truth(tmp_path, "dcase2025")
+    name = "section_00_target_test_anomaly_0012_id_C1_spd_2_mic_2.wav"
+    assert both.clips[key] == Truth(True, "target", name, "eval_data_list_2025.csv")
+    assert both.revealed == {**found.revealed, ("eval", "AutoTrash", "test", name): "id_C1_spd_2_mic_2"}
+    for old, new, what in [
+        ("anomaly", "normal", "label"),
+        ("target", "source", "domain"),
+        ("id_C1", "id_C2", "attributes"),
+    ]:
+        file.write_text(f"{HEADER}\n{AUTOTRASH.replace(old, new)}\n")
+        with pytest.raises(ValueError, match=f"AutoTrash: 1 x {what} .*correspondence"):
+            load_ground_truth(tmp_path, "dcase2025")
+
+
+TRAIN = (
+    "section_00_source_train_normal_0000_pow_1_n_C.wav,section_00_source_train_normal_0000_noAttribute.wav"
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([TRAIN], "line 1: expected the header 'source_file_name,target_file_name'"),
+        ([HEADER, TRAIN, TRAIN], "line 3: Polisher section_00_source_train_normal_0000_noAttribute.wav occurs twice"),
+        ([HEADER, TRAIN.replace("source_train", "target_train", 1)], "line 2: .* contradict each other"),
+        ([HEADER, TRAIN.replace("noAttribute", "pow_3_n_A")], "line 2: .* contradict each other"),
+        ([HEADER, TRAIN.replace("section_00", "section_01")], "line 2: .* is not of section 00"),
+        ([HEADER, TRAIN.split(",")[0]], "line 2: expected 'full name,published name'"),
+        ([HEADER, TRAIN.replace("train", "test")], "line 2: .* is not a name of a dcase2025 eval train clip"),
+        ([], "attributes_00_train_correspondence.csv is empty"),
+    ],
+)  # fmt: skip
+def test_bad_correspondences_are_named(tmp_path, rows, message):
+    put(tmp_path, "Polisher/attributes_00_train_correspondence.csv", *rows)
+    with pytest.raises(ValueError, match=message):
+        load_ground_truth(tmp_path, "dcase2025")
+
+
+def test_correspondences_of_a_machine_that_is_none(tmp_path):
+    path = put(tmp_path, "Polishr/attributes_00_train_correspondence.csv", HEADER, TRAIN)
+    with pytest.raises(ValueError, match="dcase2025 has no machine 'Polishr'; did you mean 'Polisher'"):
+        load_ground_truth(tmp_path, "dcase2025")
+    path.unlink()
+    put(tmp_path, "Polisher/attributes_03_train_correspondence.csv", HEADER, TRAIN)
+    with pytest.raises(ValueError, match="Polisher has no section 03"):
+        load_ground_truth(tmp_path, "dcase2025")
+
+
+# ------------------------------------------------------------------------------------ order and oddities
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("dcase", LISTS)
+def test_the_order_of_rows_and_machines_means_nothing(tmp_path, dcase, seed):
+    rng = random.Random(seed)
+    rows = LISTS[dcase]
+    starts = [i for i, row in enumerate(rows) if "," not in row] + [len(rows)]
+    blocks = [rows[a:b] for a, b in itertools.pairwise(starts)]
+    correspondence = [
+        TRAIN,
+        TRAIN.replace("0000", "0001"),
+        TRAIN.replace("0000", "0002").replace("n_C", "n_A"),
+    ]
+    expected = shuffled = None
+    for name in ("ordered", "shuffled"):
+        folder = tmp_path / name
+        shutil.rmtree(folder, ignore_errors=True)
+        put(folder, f"eval_data_list_{dcase[5:]}.csv", *itertools.chain(*blocks))
+        if dcase != "dcase2020":
+            as_evaluator(folder, dcase, list(itertools.chain(*blocks)))
+        if dcase == "dcase2025":
+            put(folder, "Polisher/attributes_00_train_correspondence.csv", HEADER, *correspondence)
+        expected, shuffled = shuffled, load_ground_truth(folder, dcase)
+        rng.shuffle(blocks)
+        blocks = [[head, *rng.sample(rest, len(rest))] for head, *rest in blocks]
+        rng.shuffle(correspondence)
+    assert shuffled == expected
+
+
+def test_files_that_mean_nothing_are_left_alone(tree):
+    write_evaluator(tree)
+    expected = load_ground_truth(tree.ground_truth, "dcase2023").clips
+    for path in [
+        "README.md",
+        "eval_data_list_2022.csv",
+        "ground_truth_data/.DS_Store",
+        "ground_truth_data/._ground_truth_Vacuum_section_00_test.csv",
+        "ground_truth_data/LICENSE",
+        "dcase2024_task2_evaluator/ground_truth_data/ground_truth_Scanner_section_00_test.csv",
+        ".git/ground_truth_data/x.csv",
+    ]:
+        put(tree.ground_truth, path, "?")
+    (tree.ground_truth / "circle").symlink_to(tree.ground_truth)
+    assert load_ground_truth(tree.ground_truth, "dcase2023").clips == expected
+    put(tree.ground_truth, "ground_truth_data/ground_truth_Vacuum_test.csv", "?")
+    with pytest.raises(ValueError, match=r"ground_truth_Vacuum_test.csv is no ground truth of dcase2023"):
+        load_ground_truth(tree.ground_truth, "dcase2023")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"\n\n", "is empty"), (b"\xff\xfe\x00f", "UTF-8")]
+)
+def test_files_without_content(tmp_path, content, message):
+    (tmp_path / "eval_data_list_2023.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"eval_data_list_2023.csv .*{message}"):
+        load_ground_truth(tmp_path, "dcase2023")

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asdray.dcase.names import ClipName, build_name, expected, parse_name, unified_name
+from asdray.dcase.names import (
+    ClipName,
+    build_name,
+    expected,
+    is_hidden,
+    parse_name,
+    supplemental_kind,
+    unified_name,
+)
 from asdray.dcase.years import YEARS
 
 # One row per kind of name that the organisers ship or release, written from their descriptions.
@@ -134,9 +142,85 @@ def test_clip_to_name_to_clip_is_the_identity(case):
     assert build_name(dcase, subset, parse_name(dcase, subset, clip.split, name)) == name
 
 
+@st.composite
+def official_names(draw):
+    """Any name that the descriptions of the years allow, put together without the grammar under test."""
+    year = draw(st.integers(2020, 2026))
+    subset = draw(st.sampled_from(["dev", "eval"]))
+    split = draw(st.sampled_from(["train", "test"] + ["supplemental"] * (year >= 2025)))
+    section = f"{draw(st.integers(0, 99)):02d}"
+    index = draw(st.text("0123456789", min_size=8 if year == 2020 else 4, max_size=8 if year == 2020 else 4))
+    label = "normal" if split == "train" else draw(st.sampled_from(["normal", "anomaly"]))
+    domain = draw(st.sampled_from(["source", "target"]))
+    known = ["", "noAttribute", "noAttributes", "m-n_W", "vel_1100_ac_0.30", "ac_0.03_", "v1pat_A_v2pat_none"]
+    attributes = draw(st.one_of(st.sampled_from(known), ATTRIBUTES))
+    anonymous = (subset, split) == ("eval", "test") and draw(st.booleans())
+    if split == "supplemental":
+        name = f"section_{section}_{draw(st.sampled_from(['machine_0001_', 'noise_', '']))}{attributes}.wav"
+    elif year == 2020:
+        name = f"id_{section}_{index}.wav" if anonymous else f"{label}_id_{section}_{index}.wav"
+    elif anonymous:
+        name = (
+            f"section_{section}_{domain}_test_{index}.wav"
+            if year == 2021
+            else f"section_{section}_{index}.wav"
+        )
+    elif (year, split) == (2021, "test"):
+        name = f"section_{section}_{domain}_test_{label}_{index}.wav"
+    else:
+        name = f"section_{section}_{domain}_{split}_{label}_{index}_{attributes}.wav"
+    return f"dcase{year}", subset, split, name
+
+
+@given(official_names())
+def test_name_to_clip_to_name_is_the_identity(case):
+    dcase, subset, split, name = case
+    clip = parse_name(dcase, subset, split, name)
+    assert build_name(dcase, subset, clip) == name
+    assert clip.split == split
+
+
+@pytest.mark.parametrize("attributes", ["noAttribute", "noAttributes"])
+def test_hidden_attributes_are_kept_and_told(attributes):
+    name = f"section_00_target_train_normal_0003_{attributes}.wav"
+    for dcase in ("dcase2024", "dcase2025", "dcase2026"):
+        clip = parse_name(dcase, "dev", "train", name)
+        assert clip.attributes == attributes
+        assert is_hidden(clip.attributes)
+    assert not any(map(is_hidden, ["", "_", "vel_1", "noAttribute_", "no"]))
+
+
+@pytest.mark.parametrize("dcase", ["dcase2025", "dcase2026"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("section_00_machine_0001_.wav", "machine"),
+        ("section_00_machine_source_0000_noAttribute.wav", "machine"),
+        ("section_00_source_supplemental_machine_0000.wav", "machine"),
+        ("section_00_noise_supplemental_normal_0000.wav", "noise"),
+        ("section_00_machine_0001_mic_1_noise_6.wav", "machine"),  # the noise is an attribute
+        ("section_00_source_supplemental_0000.wav", None),
+        ("section_00_noises_0001_.wav", None),
+    ],
+)
+def test_supplemental_names_tell_their_kind_wherever_it_stands(dcase, name, kind):
+    clip = parse_name(dcase, "dev", "supplemental", name)
+    assert supplemental_kind(clip) == kind
+    assert (clip.section, clip.domain, clip.is_anomaly, clip.index) == (0, None, None, "")
+    assert build_name(dcase, "dev", clip) == name
+
+
 @pytest.mark.parametrize(
     ("dcase", "subset", "split", "name"),
     [
+        ("dcase2025", "eval", "test", "section_00_test_0000.wav"),  # a README's placeholder
+        (
+            "dcase2024",
+            "dev",
+            "test",
+            "section_00_source_normal_0035_weight15.wav",
+        ),  # the slip is of eval alone
+        ("dcase2021", "dev", "test", "section_00_source_test_anomaly_0000_car_A1.wav"),  # no attributes there
         ("dcase2023", "dev", "train", "section_00_source_train_anomaly_0000_m-n_W.wav"),  # train is normal
         ("dcase2023", "dev", "train", "section_00_source_test_normal_0000_m-n_W.wav"),  # a test name in train
         ("dcase2023", "dev", "test", "section_00_0000.wav"),  # dev is never anonymous

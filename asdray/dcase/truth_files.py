@@ -115,7 +115,7 @@ def read_sources(folder: Path, dcase: str) -> list[Source]:
             else:
                 raise ValueError(
                     f"{path} is no ground truth of {dcase}: expected "
-                    "ground_truth_<machine>_section_<SS>_test.csv (take it away, or give it its original name)"
+                    "ground_truth_<machine>_section_<SS>_test.csv (move it, or restore its name)"
                 )
     return [*(evaluator[p] for p in sorted(evaluator, key=_by_kind)), *others, *correspondences]
 
