@@ -88,6 +88,8 @@ def format_(
         f"{report.n_clips} clips in {formatted_dir(data, dcase)}: {report.made} links made, "
         f"{report.kept} kept, {report.removed} stale ones removed"
     )
+    for note in report.notes:
+        print(note)
     for machine, n in report.unlabelled.items():
         print(f"{machine}: {n} test clips without a label; they are scored but not evaluated")
     for line in audit.summary(report.audit):

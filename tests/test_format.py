@@ -100,6 +100,7 @@ def test_every_row_of_the_manifest_and_every_link(tmp_path, dcase):
             "is_anomaly": is_anomaly,
             "label_source": label_source,
             "attributes": attributes,
+            "revealed_attributes": None,
             "sample_rate": 16000,
             "channels": 1,
             "n_samples": 40 + 16 * machines.index(machine),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ import numpy as np
 
 from asdray import store
 from asdray.dcase import manifest
-from asdray.dcase.years import SUBSETS
+from asdray.dcase.names import SPLITS
+from asdray.dcase.years import SUBSETS, get_year
 
 PACK_FORMAT = 1
 _THREADS = 4
@@ -192,13 +194,13 @@ def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: 
 
 
 def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, what: str) -> None:
-    """Writes all clips end to end into a new ``.npy`` file; ValueError lists those that cannot be read."""
+    """Writes all clips end to end into a new ``.npy`` file; ValueError lists those that cannot be used."""
     offsets = _offsets([c["n_samples"] for c in clips])
     samples = _allocate(path, (int(offsets[-1]), channels))
 
     def read(start: int) -> list[str]:
         problems = (
-            _read(data / clips[i]["original_path"], samples[offsets[i] : offsets[i + 1]])
+            read_clip(data / clips[i]["original_path"], samples[offsets[i] : offsets[i + 1]])
             for i in range(start, min(start + _CHUNK, len(clips)))
         )
         return [p for p in problems if p]
@@ -207,7 +209,10 @@ def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, 
         problems = [p for some in pool.map(read, range(0, len(clips), _CHUNK)) for p in some]
     if problems:
         lines = "\n".join(f"  {p}" for p in problems)
-        raise ValueError(f"{len(problems)} of {len(clips)} {what} cannot be decoded:\n{lines}")
+        raise ValueError(
+            f"{len(problems)} of {len(clips)} {what} cannot be used: get them again, or take them away and "
+            f"format again\n{lines}"
+        )
     samples.flush()
 
 
@@ -219,25 +224,27 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
     Raises:
         ValueError: no space left.
     """
-    samples = np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            size = os.fstat(file.fileno()).st_size
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise ValueError(
-                        f"no space for {size / 1e9:.1f} GB of audio in {path.parent}: "
-                        "free some, or choose another place with --cache-dir"
-                    ) from None
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
-                    raise
+    try:
+        samples = np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ValueError(
+                f"no space for {2 * math.prod(shape) / 1e9:.1f} GB of audio in {path.parent}: "
+                "free some, or choose another place with --cache-dir"
+            ) from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
+            raise
     return samples
 
 
-def _read(path: Path, out: np.ndarray) -> str | None:
-    """Decodes a wav into ``out``, ``(n, channels) int16``; returns what is wrong with it, if anything."""
+def read_clip(path: Path, out: np.ndarray) -> str | None:
+    """Decodes a wav into ``out``, ``(n, channels) int16``; returns what is wrong with it, if anything.
+
+    A clip of one value alone, zero or not, is wrong: it holds no sound.
+    """
     import soundfile
 
     try:
@@ -247,7 +254,39 @@ def _read(path: Path, out: np.ndarray) -> str | None:
             got = len(file.read(out=out, dtype="int16", always_2d=True))
     except (soundfile.SoundFileError, OSError) as error:
         return f"{path}: {error}"
-    return None if got == len(out) else f"{path}: holds {got} samples, its header says {len(out)}"
+    if got != len(out):
+        return f"{path}: holds {got} samples, its header says {len(out)}"
+    says = constant(out)
+    return f"{path}: {says}" if says else None
+
+
+def constant(samples: np.ndarray) -> str | None:
+    """What to say of ``(n, channels) int16`` samples that never change in any channel; else None."""
+    lowest = samples.min(axis=0)
+    if (lowest != samples.max(axis=0)).any():
+        return None
+    if not lowest.any():
+        return "holds nothing but zeros"
+    return f"holds nothing but the value {', '.join(map(str, lowest))}"
+
+
+def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
+    """Folders of packs that are damaged or belong to other audio than ``dataset``."""
+    stale = []
+    for machine in get_year(dataset.dcase).all_machines:
+        for split in SPLITS:
+            folder = store.pack_dir(cache, dataset.dcase, machine, split)
+            if not (folder / "pack.json").exists():
+                continue
+            known = dataset.machines.get(machine)
+            key = known.split_id(split) if known else None
+            try:
+                pack = _open(folder, dataset.dcase, machine, split, key) if key else None
+            except ValueError:
+                pack = None
+            if pack is None:
+                stale.append(folder)
+    return stale
 
 
 # ---------------------------------------------------------------------------------------------- changes

@@ -16,8 +16,9 @@ from typing import get_args
 from asdray import store
 from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, audit, expected_counts
+from asdray.dcase.ground_truth import Labels
 from asdray.dcase.links import Link, Linker, remove_stale
-from asdray.dcase.originals import Labels, read_originals
+from asdray.dcase.originals import read_originals
 from asdray.dcase.threads import Progress, Steps, in_threads
 from asdray.dcase.years import nearest
 
@@ -30,6 +31,7 @@ class FormatReport:
         dataset: counts, ids and label sources per machine.
         audit: what is there against what should be.
         unlabelled: test clips without a label per machine; only machines that have some.
+        notes: what the ground truth does not tell, with counts per machine.
         made: links or copies written now.
         kept: those that were right already.
         removed: stale ones.
@@ -38,6 +40,7 @@ class FormatReport:
     dataset: manifest.Dataset
     audit: Audit
     unlabelled: Mapping[str, int]
+    notes: tuple[str, ...]
     made: int
     kept: int
     removed: int
@@ -94,4 +97,4 @@ def format_dataset(
         # Last: until here every path of the manifest before still leads to its clip.
         removed = remove_stale(data, dcase, {c["path"] for c in clips})
     missing = Counter(c["machine"] for c in clips if c["split"] == "test" and c["is_anomaly"] is None)
-    return FormatReport(dataset, audited, dict(missing), made, len(clips) - made, removed)
+    return FormatReport(dataset, audited, dict(missing), originals.notes, made, len(clips) - made, removed)

@@ -24,7 +24,7 @@ from asdray.dcase.years import get_year, nearest
 if TYPE_CHECKING:
     import pyarrow
 
-DATASET_FORMAT = 2
+DATASET_FORMAT = 3
 
 _ID = b"asdray.manifest"  # where clips.parquet holds `Dataset.manifest`
 
@@ -38,9 +38,14 @@ def schema() -> pyarrow.Schema:
 
     clip: key, ``<subset>/<machine>/<split>/<original file name>``; path, original_path: relative to the
     data folder, with forward slashes; section: number; domain: ``source``, ``target`` or null;
+    split: ``train``, ``test``, or ``supplemental``, whose clips (2025) belong to neither, have neither
+    domain nor label, and whose attributes are all of their irregular name behind the section
+    (`asdray.dcase.names.supplemental_kind` tells machine from noise);
     is_anomaly: null if unknown; label_source: ``name`` (told by the original file name), the name of a
-    ground-truth list, ``evaluator``, or null without a label; attributes: ``""`` if none; n_samples:
-    per channel; size, mtime_ns: of the original file.
+    ground-truth list, ``evaluator``, ``correspondence``, ``asdkit`` (labels that reproduce that
+    toolkit's), or null without a label; attributes: as published, ``""`` if none;
+    revealed_attributes: what was published later for names that hide them (``noAttribute``), else null;
+    nothing reads it unless asked to; n_samples: per channel; size, mtime_ns: of the original file.
     """
     import pyarrow as pa
 
@@ -60,6 +65,7 @@ def schema() -> pyarrow.Schema:
             pa.field("is_anomaly", pa.bool_()),
             pa.field("label_source", pa.string()),
             required("attributes", pa.string()),
+            pa.field("revealed_attributes", pa.string()),
             required("sample_rate", pa.int32()),
             required("channels", pa.int32()),
             required("n_samples", pa.int64()),

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from asdray import store
 from asdray.dcase import manifest, names
-from asdray.dcase.ground_truth import GroundTruth, load_ground_truth
+from asdray.dcase.ground_truth import GroundTruth, Labels, load_ground_truth
 from asdray.dcase.threads import Progress, Steps, in_threads
 from asdray.dcase.wav import WavInfo, read_header
 from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Year, get_year, nearest
-
-Labels = Literal["official", "asdkit"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Originals:
         clips: the manifest's rows, sorted by clip; without those that cannot be read or understood.
         problems: one line for everything that is wrong, beginning with the file or folder.
         has_truth: whether there is ground truth.
+        notes: what the ground truth does not tell, with counts per machine.
     """
 
     dcase: str
@@ -36,6 +35,7 @@ class Originals:
     clips: list[dict[str, Any]]
     problems: list[str]
     has_truth: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def read_originals(
     truth = None
     if has_truth:
         try:
-            truth = load_ground_truth(folder, dcase)
+            truth = load_ground_truth(folder, dcase, labels)
         except ValueError as error:
             problems.append(str(error))
     headers = list(in_threads(_header, files, Steps(len(files), on_progress)))
     clips = _clips(data, year, files, headers, truth, problems)
-    return Originals(dcase, kind, clips, problems, has_truth)
+    return Originals(dcase, kind, clips, problems, has_truth, truth.notes if truth else ())
 
 
 # --------------------------------------------------------------------------------------- what is there
@@ -225,6 +225,7 @@ def _row(
             labelled = names.parse_name(dcase, file.subset, file.split, known.labelled_name)
             attributes = labelled.attributes
             name = names.unified_name(dcase, file.subset, labelled)
+    revealed = truth.revealed.get((file.subset, file.machine, file.split, file.name)) if truth else None
     formatted = store.formatted_dir(data, dcase) / "raw" / file.machine / file.split / name
     return {
         "clip": manifest.clip_key(file.subset, file.machine, file.split, file.name),
@@ -238,6 +239,7 @@ def _row(
         "is_anomaly": is_anomaly,
         "label_source": label_source,
         "attributes": attributes,
+        "revealed_attributes": revealed,
         "sample_rate": header.sample_rate,
         "channels": header.channels,
         "n_samples": header.n_samples,
