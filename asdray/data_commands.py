@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,61 @@ def synth(
     )
     verb = "made" if made.created else "found"
     print(f"{verb} {sum(made.counts.values())} synthetic clips of {dcase} in {made.folder}")
+
+
+@app.command()
+def download(
+    context: typer.Context,
+    dcase: Dcase,
+    machines: Machines = "all",
+    subset: Annotated[Literal["dev", "eval"] | None, typer.Option(help="Default: both.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A mirror in place of the public hosts.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", help="Take the zips or the unpacked tree in DIR, fetch nothing."
+        ),
+    ] = None,
+    keep_zips: Annotated[bool, typer.Option("--keep-zips", help="Leave the zips beside the data.")] = False,
+    jobs: Annotated[int, typer.Option(help="Files at a time.")] = 4,
+    no_ground_truth: Annotated[
+        bool, typer.Option("--no-ground-truth", help="Leave out the labels of the eval test clips.")
+    ] = False,
+    data: Data = DATA,
+) -> None:
+    """Get a year's official data and ground truth; what is there already is left alone."""
+    from rich.console import Console
+
+    from asdray.dcase.download import download_dataset
+    from asdray.dcase.download_view import View, report_lines
+
+    try:
+        with View(Console(highlight=False)) as view:
+            report = download_dataset(
+                data.expanduser().absolute(),
+                dcase,
+                machines=_machine_list(machines),
+                subset=subset,
+                ground_truth=not no_ground_truth,
+                base_url=base_url,
+                source=None if source is None else source.expanduser().absolute(),
+                keep_zips=keep_zips,
+                jobs=jobs,
+                on_progress=view.step,
+                on_note=view.note,
+            )
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: asdray {shlex.join(context.obj)}", file=sys.stderr)
+        sys.exit(75)
+    for line in report_lines(report, data):
+        print(line)
+    if report.failed:
+        print(f"{len(report.failed)} missing:", file=sys.stderr)
+        for name, why in report.failed.items():
+            print(f"  {name}: {why}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command(name="format")
