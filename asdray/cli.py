@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from asdray import by_hand, data_commands
+from asdray import by_hand, data_commands, scoring_commands
 from asdray.by_hand import DATA, RESULTS, Cache, Data, Results, Set
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands.app)
 app.add_typer(by_hand.app)
+app.add_typer(scoring_commands.app)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

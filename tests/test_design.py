@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))
+COMMANDS = ("cli.py", "by_hand.py", "data_commands.py", "scoring_commands.py")
 
 # A package may import from those with a smaller number, and from itself.
 LEVEL = {
@@ -25,6 +26,7 @@ LEVEL = {
     "sweep": 7,
     "by_hand": 8,
     "data_commands": 9,
+    "scoring_commands": 9,
     "cli": 10,
     "__main__": 11,
 }
@@ -86,7 +88,7 @@ def test_readme_names_only_targets_and_files_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     asked = set(re.findall(r"\bmake ([a-z-]+)", readme))
     assert asked <= targets, asked - targets
-    code = "".join((ROOT / "asdray" / name).read_text() for name in ("cli.py", "by_hand.py", "data_commands.py"))
+    code = "".join((ROOT / "asdray" / name).read_text() for name in COMMANDS)
     for command in set(re.findall(r"^(?:\$ )?asdray ([a-z]+)\b", readme, re.MULTILINE)):
         assert re.search(rf"^def {command}_?\(", code, re.MULTILINE), command
     for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):

@@ -67,6 +67,9 @@ class Year:
         has_supplemental: whether machines come with a ``supplemental`` folder.
         split_test_folders: 2021 ships ``source_test`` and ``target_test`` in place of ``test``.
         attribute_csv: whether machines come with ``attributes_<SS>.csv``.
+        has_decisions: whether submissions hold decisions beside the scores.
+        evaluator_machines: the eval machines in the order of the columns of the official evaluator's tables;
+            empty where that is the order of ``machines``.
     """
 
     name: str
@@ -89,6 +92,8 @@ class Year:
     has_supplemental: bool = False
     split_test_folders: bool = False
     attribute_csv: bool = True
+    has_decisions: bool = True
+    evaluator_machines: tuple[str, ...] = ()
 
     @property
     def all_machines(self) -> tuple[str, ...]:
@@ -216,6 +221,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 test_counts=_frozen(_counts_2020()),
                 exact_counts=frozenset({("eval", "test")}),
                 attribute_csv=False,
+                has_decisions=False,
             ),
             Year(
                 name="dcase2021",
@@ -248,6 +254,7 @@ YEARS: Mapping[str, Year] = _frozen(
                     ToyTank=8.0, Vacuum=15.0,
                 ),
                 test_counts=_frozen(_COUNTS_2023),
+                evaluator_machines=(*_E2023[3:], *_E2023[:3]),
             ),
             _first_shot(
                 2024,

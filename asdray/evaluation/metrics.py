@@ -137,6 +137,70 @@ def pauc(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = MAX_FPR) -> 
     return 0.5 * (1 + (area - lowest) / (max_fpr - lowest))
 
 
+def resampled_areas(
+    scores: ArrayLike, is_anomaly: ArrayLike, weights: ArrayLike, max_fpr: float = MAX_FPR
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`auc` and `pauc` of D samples that hold clip n ``weights[d, n]`` times, from one sort.
+
+    Args:
+        scores: (N,) float, finite.
+        is_anomaly: (N,) bool.
+        weights: (D, N) whole numbers >= 0.
+
+    Returns:
+        Both (D,) float64, NaN where a sample has no anomaly or no normal clip.
+
+    Raises:
+        ValueError: as `auc`.
+    """
+    s, y = _checked(scores, is_anomaly)
+    w = np.asarray(weights, dtype=np.float64)
+    assert w.shape == (len(w), s.size), "one weight per sample and clip"
+    if not s.size:
+        return np.full(len(w), np.nan), np.full(len(w), np.nan)
+    order = np.argsort(-s, kind="stable")
+    s, y, w = s[order], y[order], w[:, order]
+    first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))  # of every group of equal scores
+    d_true = np.add.reduceat(w * y, first, axis=1)
+    d_false = np.add.reduceat(w * ~y, first, axis=1)
+    true, false = np.cumsum(d_true, axis=1), np.cumsum(d_false, axis=1)
+    n_anomaly, n_normal = true[:, -1], false[:, -1]
+    true -= d_true  # now the counts where each group begins
+    false -= d_false
+    pairs = n_anomaly * n_normal
+    pairs[pairs == 0] = np.nan
+    area = ((true + d_true / 2) * d_false).sum(axis=1) / pairs
+    # The part of each group's step that lies below p, in normal clips; the ROC is a straight line in it.
+    inside = np.clip(max_fpr * n_normal[:, None] - false, 0, d_false)
+    rise = d_true * inside / (2 * np.maximum(d_false, 1))
+    partial = ((true + rise) * inside).sum(axis=1) / pairs
+    lowest = max_fpr**2 / 2
+    return area, 0.5 * (1 + (partial - lowest) / (max_fpr - lowest))
+
+
+def decision_metrics(
+    decisions: ArrayLike, is_anomaly: ArrayLike
+) -> tuple[float | None, float | None, float | None]:
+    """(precision, recall, F1 score) of decisions "anomaly"; all None where there is no anomaly to find.
+
+    ``TP / max(TP + FP, eps)``, ``TP / max(TP + FN, eps)`` and ``2 P R / max(P + R, eps)``: without a single
+    decision "anomaly" they are 0.
+
+    Args:
+        decisions, is_anomaly: (N,) bool.
+
+    Source: the official evaluators of 2021-2025.
+    """
+    said, y = np.asarray(decisions, dtype=np.bool_), np.asarray(is_anomaly, dtype=np.bool_)
+    assert said.shape == y.shape, "one decision per clip"
+    if not y.any():
+        return None, None, None
+    hit = int((said & y).sum())
+    precision = hit / max(int(said.sum()), EPS)
+    recall = hit / max(int(y.sum()), EPS)
+    return precision, recall, 2 * precision * recall / max(precision + recall, EPS)
+
+
 def _complete(values: Sequence[float | None]) -> list[float] | None:
     known = [v for v in values if v is not None]
     return known if known and len(known) == len(values) else None
@@ -240,3 +304,15 @@ def official_total(
     if score_rule == "machine_mean":
         return arithmetic_mean(machine_values)
     return harmonic_mean(machine_values, weights=list(n_sections))
+
+
+def official_of_draws(score_rule: ScoreRule, machines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The official score of a year for each of D draws: `official_total` of `official`, vectorised.
+
+    Args:
+        machines: of every machine its terms, (T, D).
+    """
+    if score_rule == "machine_mean":
+        return np.mean([terms.mean(axis=0) for terms in machines], axis=0)
+    everything = np.concatenate(machines)
+    return len(everything) / (1 / np.maximum(everything, EPS)).sum(axis=0)

@@ -1,0 +1,158 @@
+"""How sure an official score is: a stratified bootstrap over clips, and the evaluators' own jackknife."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from asdray.dcase.years import ScoreRule
+from asdray.evaluation import metrics
+
+DRAWS = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Ends of the 95 % interval of an official score, fractions, and what they were drawn with."""
+
+    low: float
+    high: float
+    draws: int
+    seed: int
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class SectionScores:
+    """The test clips of one (machine, section): all arrays (N,), clips in the order of their names."""
+
+    machine: str
+    section: int
+    scores: NDArray[np.float64]
+    is_anomaly: NDArray[np.bool_]
+    is_target: NDArray[np.bool_]
+
+
+def section_generator(seed: int, machine: str, section: int) -> np.random.Generator:
+    """The generator of a section's draws.
+
+    The draws of a section depend on nothing but the seed and its name: all systems of a year are scored on
+    the same resamples, whichever other machines are there.
+    """
+    return np.random.default_rng([seed, zlib.crc32(machine.encode()), section])
+
+
+def draw_weights(strata: ArrayLike, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each clip is in each resample; every stratum is resampled with replacement to its own size.
+
+    Args:
+        strata: (N,), equal for clips of one stratum.
+
+    Returns:
+        (draws, N) whole numbers as float64; the sum over a stratum is its size.
+    """
+    s = np.asarray(strata)
+    weights = np.empty((draws, s.size))
+    for value in np.unique(s):
+        at = np.flatnonzero(s == value)
+        picks = rng.integers(at.size, size=(draws, at.size)) + at.size * np.arange(draws)[:, None]
+        weights[:, at] = np.bincount(picks.ravel(), minlength=draws * at.size).reshape(draws, at.size)
+    return weights
+
+
+def term_draws(
+    score_rule: ScoreRule, section: SectionScores, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What a section gives to the official score in every resample: (terms of the rule, draws).
+
+    Args:
+        weights: (draws, N).
+    """
+    y, target = section.is_anomaly, section.is_target
+    clips = {  # which clips a term takes; the names are explained in `metrics`
+        "s": ~target, "t": target, "smix": ~target | y, "tmix": target | y, "mix": np.full(y.shape, True),
+    }  # fmt: skip
+    areas = {}
+    for name in metrics.OFFICIAL_TERMS[score_rule]:
+        which = name.split("_")[0]
+        if which not in areas:
+            at = clips[which]
+            areas[which] = metrics.resampled_areas(section.scores[at], y[at], weights[:, at])
+    return np.stack([areas[n.split("_")[0]][n.endswith("_pauc")] for n in metrics.OFFICIAL_TERMS[score_rule]])
+
+
+def official_draws(
+    score_rule: ScoreRule, sections: Sequence[SectionScores], draws: int = DRAWS, seed: int = 0
+) -> NDArray[np.float64]:
+    """The official score of ``draws`` resamples of the test clips, (draws,).
+
+    Strata are machine x section x domain x label: what the organisers fixed stays fixed. NaN where a term
+    of the score cannot be computed.
+    """
+    machines: dict[str, list[NDArray[np.float64]]] = {}
+    for section in sections:
+        rng = section_generator(seed, section.machine, section.section)
+        weights = draw_weights(2 * section.is_target + section.is_anomaly, draws, rng)
+        machines.setdefault(section.machine, []).append(term_draws(score_rule, section, weights))
+    return metrics.official_of_draws(score_rule, [np.concatenate(terms) for terms in machines.values()])
+
+
+def official_interval(
+    score_rule: ScoreRule, sections: Sequence[SectionScores], draws: int = DRAWS, seed: int = 0
+) -> Interval | None:
+    """The percentile interval of `official_draws`; None where the score itself has no value.
+
+    It covers the choice of test clips alone, not that of the training's seed.
+
+    Source: Efron and Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    values = official_draws(score_rule, sections, draws, seed)
+    if not np.isfinite(values).all():
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high), draws, seed)
+
+
+def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 256) -> float | None:
+    """``official score ci95`` as the evaluators of 2022-2025 compute it, which is not what its name says.
+
+    The mean of the jackknife half-widths of AUC and pAUC of all machines' clips in one pool of N, whatever
+    their scales: ``t(0.975, N - 1) sqrt(sum (theta_i - mean)^2 / (N (N - 1)))`` over the leave-one-out
+    values theta_i. Two faults: it is of another quantity than the official score, and a jackknife has
+    ``(N - 1) / N`` before the sum of squares, so that this is N - 1 times too small.
+
+    Args:
+        chunk: leave-one-out samples computed at a time.
+
+    Returns:
+        None where an AUC has no value.
+
+    Source: the official evaluators of 2022-2025.
+    """
+    from scipy.stats import t
+
+    scores = np.concatenate([s.scores for s in sections])
+    y = np.concatenate([s.is_anomaly for s in sections])
+    n = scores.size
+    parts = []
+    for start in range(0, n, chunk):
+        left_out = np.arange(start, min(start + chunk, n))
+        weights = np.ones((left_out.size, n))
+        weights[np.arange(left_out.size), left_out] = 0
+        parts.append(np.stack(metrics.resampled_areas(scores, y, weights)))
+    theta = np.concatenate(parts, axis=1)
+    if n < 2 or not np.isfinite(theta).all():
+        return None
+    squares = ((theta - theta.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    half = abs(t.ppf((1 - CONFIDENCE) / 2, n - 1)) * np.sqrt(squares / (n * (n - 1)))
+    return math.fsum(half) / len(half)

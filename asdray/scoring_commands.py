@@ -1,0 +1,201 @@
+"""The commands around submissions: score anyone's as the organisers do, and write one's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from asdray.by_hand import DATA, Data, TrialFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from asdray.config.backend import Backend
+    from asdray.config.trial import Trial
+    from asdray.dcase.years import Year
+    from asdray.evaluation.official import SystemResult
+
+app = typer.Typer()
+
+
+@app.command()
+def official(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A system's folder, or <system>/ or <team>/<system>/ below.")
+    ],
+    dcase: Annotated[str, typer.Option(help="A year, such as dcase2023.")],
+    ground_truth: Annotated[Path, typer.Option(help="The organisers' list, or the evaluator's folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where tables go; default <DIR>_result, beside DIR.")
+    ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="With the known faults of the official evaluators.")
+    ] = False,
+) -> None:
+    """Score submission files as the official evaluator of the year does."""
+    from asdray.dcase.ground_truth import load_ground_truth
+    from asdray.dcase.years import get_year
+    from asdray.evaluation import official as evaluation
+    from asdray.evaluation import official_csv
+
+    year = get_year(dcase)
+    systems, empty = evaluation.find_systems(folder)
+    against = evaluation.reference(load_ground_truth(ground_truth, dcase))
+    results: list[SystemResult] = []
+    faults: list[str] = []
+    for name, path in systems.items():
+        try:
+            results.append(evaluation.evaluate(name, path, against, compat=compat))
+        except ValueError as error:
+            faults.append(str(error))
+    if not results:
+        raise ValueError("\n".join(faults))
+    target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
+    paths = official_csv.write(results, target, year, compat=compat)
+    _print_results(results, year, compat)
+    covered = len(against.machines), len(year.machines["eval"])
+    if covered[0] < covered[1]:
+        print(f"the ground truth covers {covered[0]} of the {covered[1]} machines of {dcase}")
+    for path in empty:
+        print(f"ignored: {path} holds no submission")
+    for result in results:
+        if result.ignored:
+            print(f"ignored in {result.name}: {', '.join(result.ignored)}")
+    print(f"{len(paths)} tables are in {target}")
+    if faults:
+        print(f"{len(faults)} of {len(systems)} systems could not be scored:", file=sys.stderr)
+        print("\n".join(faults), file=sys.stderr)
+        sys.exit(1)
+
+
+_SHOWN = {
+    "s_auc": "AUC (source)", "t_auc": "AUC (target)", "s_pauc": "pAUC (source)", "t_pauc": "pAUC (target)",
+    "smix_auc": "AUC (source)", "tmix_auc": "AUC (target)", "mix_pauc": "pAUC",
+    "s_f1": "F1 (source)", "t_f1": "F1 (target)",
+}  # fmt: skip
+
+
+def _print_results(results: Sequence[SystemResult], year: Year, compat: bool) -> None:
+    """A row per system; of a single system a row per machine before."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    if len(results) == 1:
+        console.print(_machine_table(results[0], year))
+    console.print(_system_table(results, year, compat))
+    if compat and year.score_rule == "both_domains":
+        print("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
+    elif not compat:
+        print(
+            "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, label"
+        )
+
+
+def _columns(year: Year) -> list[str]:
+    from asdray.evaluation.metrics import OFFICIAL_TERMS
+
+    return [*OFFICIAL_TERMS[year.score_rule], *(("s_f1", "t_f1") if year.has_decisions else ())]
+
+
+def _table(title: str, first: str, columns: Sequence[str], year: Year) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column(first, overflow="fold")
+    for name in columns:
+        shown = _SHOWN.get(name, name)
+        table.add_column(shown.removesuffix(" (source)") if year.year == 2020 else shown, justify="right")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _machine_table(result: SystemResult, year: Year) -> Table:
+    from asdray.evaluation import metrics
+    from asdray.evaluation.official import by_machine
+
+    columns = _columns(year)
+    table = _table(f"{result.name}, {year.name} (percent)", "machine", ["official", *columns], year)
+    for machine, sections in by_machine(result.sections).items():
+        values = [s.values for s in sections]
+        means = [metrics.section_mean(year.score_rule, [v.get(name) for v in values]) for name in columns]
+        table.add_row(machine, *map(_percent, [metrics.official(year.score_rule, values), *means]))
+    return table
+
+
+def _system_table(results: Sequence[SystemResult], year: Year, compat: bool) -> Table:
+    from asdray.evaluation import metrics
+
+    columns = _columns(year)
+    ends = [] if compat else ["interval"]
+    table = _table(
+        f"{year.name}, evaluation set (percent)", "system", ["official score", "±", *ends, *columns], year
+    )
+    ranked = sorted(results, key=lambda r: -1 if r.official is None else r.official, reverse=True)
+    for result in ranked:
+        half = "–" if result.ci95 is None else f"{100 * result.ci95:.2g}" if compat else _percent(result.ci95)
+        both = result.interval
+        interval = [f"{_percent(both.low)} – {_percent(both.high)}" if both else "–"] * len(ends)
+        values = [s.values for s in result.sections]
+        means = [metrics.section_mean(year.score_rule, [v.get(name) for v in values]) for name in columns]
+        table.add_row(result.name, _percent(result.official), half, *interval, *map(_percent, means))
+    return table
+
+
+@app.command()
+def submit(
+    trial: TrialFolder,
+    backend: Annotated[str, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")],
+    out: Annotated[Path, typer.Option(help="The folder of the submission: empty, or of the same trial.")],
+    ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
+    quantile: Annotated[float, typer.Option(help="Of the gamma fit to training scores, in (0, 1).")] = 0.9,
+    subset: Annotated[Literal["dev", "eval"], typer.Option(help="Which test clips.")] = "eval",
+    data: Data = DATA,
+) -> None:
+    """Write the files of a challenge submission from a trial's scores."""
+    from asdray.config.sweep import check_checkpoint
+    from asdray.stages.describe import read_trial
+    from asdray.stages.submit import RECORD
+    from asdray.stages.submit import submit as write
+    from asdray.store import Places
+
+    chosen, _, results = read_trial(trial)
+    places = Places.of(data, results)
+    made = write(
+        chosen,
+        check_checkpoint(ckpt),
+        _one_backend(chosen, backend),
+        places,
+        out.expanduser().absolute(),
+        subset=subset,
+        quantile=quantile,
+    )
+    for machine, found in made.thresholds.items():
+        instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
+        print(f"{machine:<20} threshold {found.value:.6g}{instead}")
+    print(f"{len(made.files)} files of {made.clips} {subset} clips, and {RECORD}, are in {out}")
+    print("checked: every clip of the manifest is there once, with a number that `asdray official` reads")
+    if made.absent:
+        print(f"no complete submission: the trial has no {', '.join(made.absent)}")
+
+
+def _one_backend(trial: Trial, text: str) -> Backend:
+    from asdray.config.load import parse_yaml
+    from asdray.config.sweep import check_backends
+
+    chosen = check_backends([parse_yaml(text, "--backend")], "--backend")
+    if len(chosen) != 1:
+        raise ValueError(f"--backend {text} names {len(chosen)} backends: a submission has the scores of one")
+    if chosen[0] not in trial.backends(chosen):
+        applying = ", ".join(b.name for b in trial.backends(chosen)) or "none"
+        raise ValueError(
+            f"--backend {chosen[0].name} does not apply to {trial.system_name} (of its own: {applying})"
+        )
+    return chosen[0]
