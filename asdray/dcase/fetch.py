@@ -25,7 +25,7 @@ from requests.exceptions import ChunkedEncodingError, JSONDecodeError
 import asdray
 from asdray import store
 
-BLOCK = 1 << 18
+BLOCK = 1 << 16
 """Bytes that are read at a time."""
 
 
