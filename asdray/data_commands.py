@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.by_hand import DATA, Data, Dcase, Machines
+from asdray.by_hand import DATA, RESULTS, Cache, Data, Dcase, Machines, Results
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from asdray.dcase.threads import Progress
+    from asdray.doctor import Finding
 
 Link = Literal["symlink", "hardlink", "copy"]
 Labels = Literal["official", "asdkit"]
@@ -136,9 +137,8 @@ def format_(
             labels=labels,
             on_progress=on_progress,
         )
-    dataset = report.dataset
-    grid = audit.table(report.audit, {name: m.label_sources for name, m in dataset.machines.items()})
-    grid.title = f"{dcase} ({dataset.kind})"
+    grid = audit.table(report.audit)
+    grid.title = f"{dcase} ({report.dataset.kind})"
     console().print(grid)
     print(
         f"{report.n_clips} clips in {formatted_dir(data, dcase)}: {report.made} links made, "
@@ -155,6 +155,54 @@ def format_(
         sys.exit(1)
 
 
+@app.command()
+def doctor(
+    dcase: Annotated[
+        str | None, typer.Argument(help="A year; without one, this machine is looked at.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every clip.")] = False,
+    data: Data = DATA,
+    results: Results = RESULTS,
+    cache_dir: Cache = None,
+) -> None:
+    """Say what is wrong with this machine, or with a year's dataset, before hours are spent."""
+    from asdray.store import Places
+
+    places = Places.of(data, results, cache_dir)
+    bad = 0
+    if dcase is None:
+        from asdray.doctor.machine import check_machine
+
+        if deep:
+            raise ValueError(
+                "--deep decodes a year's clips: name the year, as in `asdray doctor dcase2023 --deep`"
+            )
+        for finding in check_machine(places):
+            _print_finding(finding)
+            bad += finding.is_bad
+    else:
+        from asdray.dcase import audit
+        from asdray.doctor.dataset import check_dataset
+
+        with progress(f"doctor {dcase}", plain=deep) as on_progress:
+            report = check_dataset(places, dcase, deep=deep, on_progress=on_progress)
+        if report.audit and report.audit.found:
+            console().print(audit.table(report.audit))
+        for finding in report.findings:
+            _print_finding(finding)
+            bad += finding.is_bad
+    print(f"{bad} thing{'s' * (bad != 1)} wrong or missing" if bad else "nothing is wrong")
+    if bad:
+        sys.exit(1)
+
+
+def _print_finding(finding: Finding) -> None:
+    from rich.text import Text
+
+    style = {"ok": "green", "note": "yellow"}.get(finding.kind, "bold red")
+    console().print(Text.assemble((f"{finding.kind:<8}", style), finding.text), soft_wrap=True)
+
+
 def console() -> Console:
     """Where tables and coloured lines go; piped output does not lose columns to a guessed width."""
     from rich.console import Console
@@ -163,10 +211,22 @@ def console() -> Console:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Progress | None]:
-    """A bar on the terminal while the block runs; nothing where standard error is not a terminal."""
+def progress(what: str, plain: bool = False) -> Iterator[Progress | None]:
+    """A bar on the terminal while the block runs.
+
+    Args:
+        plain: whether there is a line for every tenth where standard error is no terminal.
+    """
     if not sys.stderr.isatty():
-        yield None
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if 10 * done // total > told:
+                told = 10 * done // total
+                print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield tell if plain else None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -20,6 +20,7 @@ LEVEL = {
     "dcase": 3,
     "evaluation": 3,
     "audio": 4,
+    "doctor": 5,
     "frontends": 5,
     "backends": 5,
     "stages": 6,

@@ -65,12 +65,9 @@ class Difference:
     missing: bool
 
     def __str__(self) -> str:
-        if self.expected is None:
-            return f"missing: {self.what}"
-        if self.what.endswith(" label"):
-            return f"missing: {self.expected - self.found} labels of {self.what.split()[0]} clips"
-        sign = "missing" if self.missing else "differs"
-        return f"{sign}: {self.what} {self.found} of {self.expected}"
+        """``train source normal 62 of 65``, without the verdict."""
+        wanted = "" if self.expected is None else f" of {self.expected}"
+        return f"{self.what}{'s' if self.what.endswith(' label') else ''} {self.found}{wanted}"
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,14 @@ class Audit:
 
     Attributes:
         found: clips per cell of every section that has any, in the year's order.
+        label_sources: where the labels of those sections' test clips came from.
         differences: in the same order; sections without a clip included.
         unchecked: ``dev train`` and so on, where some section's number of clips is not known.
     """
 
     dcase: str
     found: Mapping[Section, Mapping[Cell, int]]
+    label_sources: Mapping[Section, tuple[str, ...]]
     differences: tuple[Difference, ...]
     unchecked: tuple[str, ...]
 
@@ -96,6 +95,22 @@ class Audit:
     def missing(self) -> tuple[Difference, ...]:
         """The differences for which a complete dataset has something more."""
         return tuple(d for d in self.differences if d.missing)
+
+    def missing_machines(self) -> dict[str, list[str]]:
+        """Per subset, the machines without a single clip where some should be, and those without some
+        sections: ``fan (sections 01, 02)``."""
+        machines: dict[str, dict[str, list[str]]] = {}
+        for subset, machine, section in dict.fromkeys(d.section for d in self.missing):
+            if (subset, machine, section) not in self.found:
+                machines.setdefault(subset, {}).setdefault(machine, []).append(f"{section:02d}")
+        there = {(subset, machine) for subset, machine, _ in self.found}
+        return {
+            subset: [
+                f"{machine} (sections {', '.join(sections)})" if (subset, machine) in there else machine
+                for machine, sections in those.items()
+            ]
+            for subset, those in sorted(machines.items())
+        }
 
 
 def expected_counts(data: Path, dcase: str, kind: str) -> Expected:
@@ -158,13 +173,16 @@ def audit(
     """Compares the manifest's rows with what should be there.
 
     Args:
-        clips: rows with at least subset, machine, section, split, domain and is_anomaly.
+        clips: rows with at least subset, machine, section, split, domain, is_anomaly and label_source.
         has_truth: whether ground truth was given: then an eval test clip without a label misses it.
     """
     found: dict[Section, Counter[Cell]] = {}
+    sources: dict[Section, set[str]] = {}
     for clip in clips:
         place = (clip["subset"], clip["machine"], clip["section"])
         found.setdefault(place, Counter())[_cell(clip)] += 1
+        if clip["split"] == "test" and clip["label_source"]:
+            sources.setdefault(place, set()).add(clip["label_source"])
     order = {m: i for i, m in enumerate(get_year(dcase).all_machines)}
     places = sorted({*found, *expected.splits}, key=lambda p: (order[p[1]], p[0], p[2]))
     differences = []
@@ -189,6 +207,7 @@ def audit(
     return Audit(
         dcase,
         {p: dict(found[p]) for p in places if p in found},
+        {p: tuple(sorted(those)) for p, those in sources.items()},
         tuple(differences),
         tuple(sorted(unchecked)),
     )
@@ -227,57 +246,56 @@ def _cell_order(cell: Cell) -> tuple[int, bool, str, bool, bool]:
 # -------------------------------------------------------------------------------------------- to be read
 
 
-def table(audit: Audit, label_sources: Mapping[str, Iterable[str]]) -> Table:
-    """The clips of every section that has any, a row each; differences in red, and told in the last column.
-
-    Args:
-        label_sources: per machine, where the labels of its test clips came from.
-    """
+def table(audit: Audit) -> Table:
+    """A row for every section that has clips; differences are red, and told in the last column."""
     from rich.table import Table
     from rich.text import Text
 
     cells = sorted({c for row in audit.found.values() for c in row}, key=_cell_order)
     grid = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("machine", "subset", "section"):
-        grid.add_column(name, vertical="bottom")
+        grid.add_column(f"\n\n{name}")
     for cell in cells:
-        grid.add_column("\n".join(("supplemental",) if cell == _SUPPLEMENTAL else cell), justify="right")
-    grid.add_column("test labels from")
+        header = ("", "", "supplemental") if cell == _SUPPLEMENTAL else cell
+        grid.add_column("\n".join(header), justify="right")
+    grid.add_column("\n\ntest labels from")
     with_differences = any(d.section in audit.found for d in audit.differences)
     if with_differences:
-        grid.add_column("not as expected", overflow="fold")
+        grid.add_column("\n\nnot as expected", overflow="fold")
     for place, row in audit.found.items():
         subset, machine, section = place
-        wrong = [d for d in audit.differences if d.section == place]
-        red = {d.what for d in wrong}
+        red = {d.what for d in audit.differences if d.section == place}
         counts = [
             Text(str(row.get(c, 0)), "bold red" if red & {" ".join(c), c[0], f"{c[0]} label"} else "")
             for c in cells
         ]
-        told = [Text("; ".join(map(str, wrong)), "bold red")] if with_differences else []
-        grid.add_row(
-            machine, subset, f"{section:02d}", *counts, " + ".join(label_sources.get(machine, ())), *told
-        )
+        labels = " + ".join(audit.label_sources.get(place, ()))
+        told = [Text(differences_of(audit, place), "bold red")] if with_differences else []
+        grid.add_row(machine, subset, f"{section:02d}", *counts, labels, *told)
     return grid
+
+
+def differences_of(audit: Audit, place: Section) -> str:
+    """What is not as expected in a section: ``missing train source normal 62 of 65``; ``""`` if nothing."""
+    told = []
+    for verdict, is_missing in (("missing", True), ("different", False)):
+        those = [d for d in audit.differences if d.section == place and d.missing == is_missing]
+        parts = []
+        for split in SPLITS:
+            some = [d for d in those if d.what.split()[0] == split]
+            if is_missing and len(some) > 2:
+                found, wanted = sum(d.found for d in some), sum(d.expected or 0 for d in some)
+                parts.append(f"{split} {found} of {wanted}")
+            else:
+                parts += map(str, some)
+        if parts:
+            told.append(f"{verdict}: {', '.join(parts)}")
+    return "; ".join(told)
 
 
 def summary(audit: Audit) -> list[str]:
     """What the table says, in one line; before it, a line per subset of which whole sections are missing."""
-    lines = []
-    for subset in SUBSETS:
-        sections: dict[str, list[int]] = {}
-        for d in audit.missing:
-            if d.section[0] == subset and d.section not in audit.found:
-                sections.setdefault(d.section[1], [])
-                if d.section[2] not in sections[d.section[1]]:
-                    sections[d.section[1]].append(d.section[2])
-        there = {machine for s, machine, _ in audit.found if s == subset}
-        names = [
-            f"{m} (sections {', '.join(f'{i:02d}' for i in missing)})" if m in there else m
-            for m, missing in sections.items()
-        ]
-        if names:
-            lines.append(f"missing {subset} machines: {', '.join(names)}")
+    lines = [f"missing {s} machines: {', '.join(names)}" for s, names in audit.missing_machines().items()]
     if audit.missing:
         n = len({d.section for d in audit.missing})
         verdict = f"something is missing in {n} section{'s' * (n > 1)}"

@@ -294,7 +294,8 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
     import pyarrow.parquet as pq
 
     dataset = describe(dcase, kind, clips)
-    table = pa.Table.from_pylist(clips, schema=schema())
+    columns = [_column([c[field.name] for c in clips], field.type) for field in schema()]
+    table = pa.Table.from_arrays(columns, schema=schema())
     path = store.manifest_path(data, dcase)
     try:
         # Both files are whole on disk before the first of them is renamed: a full disk changes neither.
@@ -310,19 +311,38 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
     return dataset
 
 
+def _column(values: list[Any], kind: pyarrow.DataType) -> pyarrow.Array:
+    """``values`` as an array, built from text: `pyarrow.array` would import pandas, which takes a second."""
+    import pyarrow as pa
+
+    builder = pa.lib.StringBuilder()
+    for value in values:
+        builder.append(None if value is None else str(value))
+    return builder.finish().cast(kind)
+
+
 def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     """Reads ``clips.parquet``, with the columns of `schema`, sorted by clip.
 
     Raises:
         ValueError: not formatted; or the file is not the one that ``dataset.json`` describes.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     dataset = load_dataset(data, dcase)
     path = store.manifest_path(data, dcase)
     # By its path: pyarrow's threads may outlive the read, and let go of a Python file object only after
-    # the interpreter has ended, which aborts the process (apache/arrow#34314, #33975).
-    table = pq.read_table(path, partitioning=None) if path.exists() else schema().empty_table()
+    # the interpreter has ended, which aborts the process (apache/arrow#34314, #33975). Not `read_table`: that
+    # imports pandas.
+    try:
+        table = pq.ParquetFile(str(path)).read()
+    except FileNotFoundError:
+        table = schema().empty_table()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): run `asdray format {dcase} --data {data}` again"
+        ) from None
     if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
         # A format that was interrupted between its two files, or is under way.
         raise ValueError(

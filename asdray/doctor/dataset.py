@@ -1,0 +1,221 @@
+"""A year's dataset: what is there, what is missing, what is wrong. Reads headers, and audio only if asked."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asdray import store
+from asdray.audio.cache import check_unchanged, constant, read_clip, stale_packs
+from asdray.dcase import manifest
+from asdray.dcase.audit import Audit, audit, differences_of, expected_counts
+from asdray.dcase.originals import Originals, read_originals
+from asdray.dcase.threads import Progress, Steps, in_threads
+from asdray.dcase.years import SUBSETS, get_year
+from asdray.doctor import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What the doctor found.
+
+    Attributes:
+        findings: in the order to be read.
+        audit: clips per section; None where there is no dataset at all.
+    """
+
+    findings: tuple[Finding, ...]
+    audit: Audit | None
+
+
+def check_dataset(
+    places: store.Places, dcase: str, *, deep: bool = False, on_progress: Progress | None = None
+) -> DatasetReport:
+    """Looks at a year's original files, formatted tree and audio packs; changes nothing.
+
+    Args:
+        deep: decodes every clip, too.
+
+    Raises:
+        ValueError: unknown year.
+    """
+    get_year(dcase)
+    findings = list(_zips(places.data, dcase))
+    try:
+        originals = read_originals(places.data, dcase, on_progress=None if deep else on_progress)
+    except ValueError as error:
+        return DatasetReport((*findings, Finding("missing", str(error))), None)
+    findings += [Finding("wrong", problem) for problem in originals.problems]
+    audited = audit(
+        dcase,
+        originals.clips,
+        expected_counts(places.data, dcase, originals.kind),
+        has_truth=originals.has_truth,
+    )
+    findings += _contents(originals, audited)
+    findings += _formatted(places, originals)
+    if deep:
+        findings += _deep(places.data, originals.clips, on_progress)
+    return DatasetReport(tuple(findings), audited)
+
+
+# ---------------------------------------------------------------------------------------- original files
+
+
+def _zips(data: Path, dcase: str) -> Iterator[Finding]:
+    """What a download left."""
+    root = data / "original" / dcase
+    raw = [store.original_dir(data, dcase, subset) for subset in SUBSETS]
+    folders = [root, root / "zips", *(p.parent for p in raw), *raw]
+    entries = [e for folder in folders for e in manifest.clip_entries(folder)]
+    for e in entries:
+        if e.name.endswith(".part"):
+            yield Finding(
+                "missing",
+                f"{e.path}: a download that was interrupted; run `asdray download {dcase}` again, or "
+                "delete the file",
+            )
+    zips = [e for e in entries if e.name.endswith(".zip")]
+    if zips:
+        size = sum(e.stat().st_size for e in zips) / 1e9
+        yield Finding(
+            "note", f"{len(zips)} zips ({size:.1f} GB), such as {zips[0].path}: not needed once unpacked"
+        )
+
+
+def _contents(originals: Originals, audited: Audit) -> Iterator[Finding]:
+    """Kind, machines, what is missing against what should be there, and ground truth."""
+    dcase, kind = originals.dcase, originals.kind
+    machines = {subset: len({m for s, m, _ in audited.found if s == subset}) for subset in SUBSETS}
+    told = ", ".join(f"{n} of {len(get_year(dcase).machines[s])} {s} machines" for s, n in machines.items())
+    yield Finding("ok", f"{kind} data: {audited.n_clips} clips, {told}")
+    how = f"run `asdray download {dcase}`"
+    if kind == "synthetic":
+        how = f"delete the folder original/{dcase} and run `asdray synth {dcase}` again"
+    for subset, names in audited.missing_machines().items():
+        yield Finding("missing", f"{subset} machines: {', '.join(names)}; {how}")
+    for place in audited.found:
+        subset, machine, section = place
+        if told := differences_of(audited, place):
+            missing = any(d.section == place for d in audited.missing)
+            text = f"{subset} {machine} section {section:02d}: {told.removeprefix('missing: ')}"
+            yield Finding("missing", f"{text}; {how}") if missing else Finding("note", text)
+    anonymous = [c for c in originals.clips if (c["subset"], c["split"]) == ("eval", "test")]
+    unlabelled = Counter(c["machine"] for c in anonymous if c["is_anomaly"] is None)
+    if not anonymous:
+        return
+    if not unlabelled:
+        yield Finding("ok", "every eval test clip has its label")
+    elif not originals.has_truth:
+        yield Finding(
+            "note",
+            f"no ground truth: {sum(unlabelled.values())} eval test clips are scored but not evaluated; "
+            f"`asdray download {dcase}` gets it where it is published",
+        )
+    for note in originals.notes:
+        yield Finding("note", note)
+
+
+# ----------------------------------------------------------------------------------------- what was made
+
+
+def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
+    dcase, data = originals.dcase, places.data
+    try:
+        dataset = manifest.load_dataset(data, dcase)
+        rows = manifest.load_manifest(data, dcase).to_pylist()
+    except ValueError as error:
+        yield Finding("missing" if not store.dataset_path(data, dcase).exists() else "wrong", str(error))
+        return
+    good = True
+    try:
+        check_unchanged(data, dcase, get_year(dcase).all_machines)
+    except ValueError as error:
+        good = False
+        yield Finding("wrong", str(error))
+    paths = [data / row["path"] for row in rows]
+    broken = [
+        p
+        for p, there in zip(paths, in_threads(os.path.exists, paths, Steps(len(paths), None)), strict=True)
+        if not there
+    ]
+    if broken:
+        good = False
+        yield Finding(
+            "wrong",
+            f"{len(broken)} links of the formatted tree are missing or lead nowhere, such as {broken[0]}; "
+            f"run `asdray format {dcase}` again",
+        )
+    if news := _news(rows, originals):
+        good = False
+        yield Finding("wrong", f"{news}; run `asdray format {dcase}` again")
+    if dataset.kind != originals.kind:
+        good = False
+        yield Finding(
+            "wrong", f"formatted when the data were {dataset.kind}; run `asdray format {dcase}` again"
+        )
+    if good:
+        yield Finding("ok", f"formatted: {len(rows)} clips in {store.formatted_dir(data, dcase)}")
+    if stale := stale_packs(places.cache, dataset):
+        n = f"{len(stale)} folder{'s' * (len(stale) > 1)}"
+        yield Finding(
+            "note",
+            f"{n} of decoded audio, such as {stale[0]}, damaged or of other clips: made anew when needed",
+        )
+
+
+def _news(rows: list[dict[str, Any]], originals: Originals) -> str | None:
+    """What the ground truth says now and did not when the year was formatted.
+
+    Labels of another source are left out: they were asked for with ``--labels`` or ``--ground-truth``.
+    """
+    if not originals.has_truth:
+        return None
+    now = {c["clip"]: c for c in originals.clips}
+    new = other = 0
+    for row in rows:
+        clip = now.get(row["clip"])
+        if clip is None or clip["is_anomaly"] is None:
+            continue
+        if row["is_anomaly"] is None:
+            new += 1
+        elif row["label_source"] == clip["label_source"]:
+            other += (row["is_anomaly"], row["domain"]) != (clip["is_anomaly"], clip["domain"])
+    told = [f"{n} {what}" for n, what in ((new, "new labels"), (other, "changed labels")) if n]
+    return f"the ground truth has {' and '.join(told)} since it was formatted" if told else None
+
+
+# ------------------------------------------------------------------------------------------------ content
+
+
+def _deep(data: Path, clips: list[dict[str, Any]], on_progress: Progress | None) -> Iterator[Finding]:
+    """Decodes every clip; a finding for each that cannot be, or holds no sound."""
+    steps = Steps(len(clips), on_progress)
+    threads = 1 + (os.cpu_count() or 1)  # libsndfile works outside Python's lock
+    bad = 0
+    for says in in_threads(lambda c: _content(data, c), clips, steps, threads=threads, chunk=16):
+        if says:
+            bad += 1
+            yield Finding("wrong", says)
+    if not bad:
+        yield Finding("ok", f"all {len(clips)} clips were decoded and hold sound")
+
+
+def _content(data: Path, clip: Mapping[str, Any]) -> str | None:
+    import numpy as np
+
+    path = data / clip["original_path"]
+    samples: np.ndarray = np.empty((clip["n_samples"], clip["channels"]), np.int16)
+    if says := read_clip(path, samples):
+        return says
+    for channel in range(clip["channels"]):
+        if says := constant(samples[:, channel : channel + 1]):
+            return f"{path}: channel {channel} {says}"
+    return None
