@@ -19,7 +19,9 @@ from asdray.config.load import (
     with_overrides,
 )
 from asdray.config.sweep import Sweep, expand, load_sweep
-from asdray.config.system import AdaCos, FftBranch, StftBranch, System
+from asdray.config.branches import FftBranch, StftBranch
+from asdray.config.losses import AdaCos
+from asdray.config.system import System
 from asdray.config.trial import Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS
 
@@ -190,7 +192,7 @@ def test_an_object_replaces_a_member_whole_and_deeper_paths_apply_after():
         DIS, {"frontend.loss.trainable": True, "frontend.loss": {"name": "subcluster_adacos"}}, "w"
     )
     assert changed.frontend.loss.model_dump() == {
-        "name": "subcluster_adacos", "n_subclusters": 16, "trainable": True,
+        "name": "subcluster_adacos", "n_subclusters": 16, "trainable": True, "dynamic": False,
     }  # fmt: skip
 
 
@@ -471,6 +473,16 @@ def test_shipped_sweeps_load(path):
 def test_shipped_recipes_load_for_every_year(name):
     for year in YEARS:
         load_recipe(name).system.check(year)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("_asdkit")])
+def test_asdkit_variants_differ_from_their_recipe_in_the_labels_alone(name):
+    plain = load_recipe(name.removesuffix("_asdkit")).system
+    assert load_recipe(name).system == with_overrides(plain, {"frontend.labels": "asdkit"}, "w") != plain
+
+
+def test_dis_baseline_is_the_published_recipe_of_another_name():
+    assert load_recipe("dis_spec_adacos_fixed").system.id == DIS.id
 
 
 # --------------------------------------------------------------------------------------- arithmetic

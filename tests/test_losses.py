@@ -1,122 +1,249 @@
-"""Losses against their formulas in float64 and against finite differences; mixup's laws."""
+"""Losses against their formulas in float64 and against finite differences; too few classes; dynamic scales."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from asdray.frontends.augment import draw_mixup, mix
-from asdray.frontends.losses import AngularLoss
+from asdray.config import losses as config
+from asdray.frontends.heads import build_loss
+from asdray.frontends.losses import MIN_SCALE, AdaCosLoss
 
-
-def _formula(x: np.ndarray, y: np.ndarray, centres: np.ndarray, k: int) -> float:
-    """Softmax over all centres, summed per class: the textbook form in float64."""
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    w = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    scale = np.sqrt(2) * np.log(len(w) - 1)
-    e = np.exp(scale * x @ w.T)
-    p = e / e.sum(axis=1, keepdims=True)
-    p_class = np.stack([p[:, c * k : (c + 1) * k].sum(axis=1) for c in range(y.shape[1])], axis=1)
-    return float(-(y * np.log(p_class)).sum(axis=1).mean())
+D = 7
 
 
-def _example(k: int, n_classes: int = 5, seed: int = 0):
-    torch.manual_seed(seed)
-    loss = AngularLoss(7, n_classes, k, trainable=True)
-    x = torch.randn(6, 7)
-    y = torch.rand(6, n_classes)
-    return loss, x, y / y.sum(1, keepdim=True)
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("k", [1, 2, 16])
-def test_loss_equals_its_formula(k):
-    loss, x, y = _example(k)
-    expected = _formula(x.double().numpy(), y.double().numpy(), loss.centres.detach().double().numpy(), k)
-    assert loss(x, y).item() == pytest.approx(expected, abs=1e-6)
+def _cross_entropy(p: np.ndarray, y: np.ndarray) -> float:
+    return float(-(y * np.log(p)).sum(axis=1).mean())
 
 
-@pytest.mark.parametrize("k", [1, 3])
-def test_gradient_equals_a_finite_difference(k):
-    loss, x, y = _example(k)
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def _adacos(x, y, w, k=1, scale=None):
+    """Softmax over all centres, summed per class."""
+    scale = np.sqrt(2) * np.log(len(w) - 1) if scale is None else scale
+    p = _softmax(scale * _unit(x) @ _unit(w).T)
+    return _cross_entropy(np.stack([p[:, c * k : (c + 1) * k].sum(1) for c in range(y.shape[1])], axis=1), y)
+
+
+def _arcface(x, y, w, margin_on, scale=64.0, margin=0.5):
+    angle = np.arccos(_unit(x) @ _unit(w).T)
+    angle = angle + (y * margin if margin_on == "target" else margin)
+    return _cross_entropy(_softmax(scale * np.cos(angle)), y)
+
+
+def _adaproj(x, y, w, k):
+    x, w = _unit(x), _unit(w)
+    cosine = np.empty(y.shape)
+    for b, c in np.ndindex(*y.shape):
+        projection = sum((x[b] @ w[c * k + i]) * w[c * k + i] for i in range(k))
+        cosine[b, c] = x[b] @ projection / np.linalg.norm(projection)
+    return _cross_entropy(_softmax(np.sqrt(2) * np.log(y.shape[1] - 1) * cosine), y)
+
+
+CASES = {
+    "adacos": (config.AdaCos(trainable=True), _adacos),
+    "two sub-clusters": (
+        config.SubclusterAdaCos(n_subclusters=2, trainable=True),
+        lambda x, y, w: _adacos(x, y, w, 2),
+    ),
+    "sub-clusters": (config.SubclusterAdaCos(trainable=True), lambda x, y, w: _adacos(x, y, w, 16)),
+    "arcface": (config.ArcFace(), lambda x, y, w: _arcface(x, y, w, "target")),
+    "arcface, small scale": (
+        config.ArcFace(scale=8, margin=0.2),
+        lambda x, y, w: _arcface(x, y, w, "target", 8, 0.2),
+    ),
+    "arcface of the reference": (config.ArcFace(margin_on="all"), lambda x, y, w: _arcface(x, y, w, "all")),
+    "adaproj": (config.AdaProj(subspace_dim=3, trainable=True), lambda x, y, w: _adaproj(x, y, w, 3)),
+}
+
+
+def _example(options, n_classes: int = 5, dtype=torch.float64, soft: bool = True):
+    torch.manual_seed(0)
+    loss = build_loss(options, D, n_classes).to(dtype)
+    x = torch.randn(6, D, dtype=dtype)
+    y = torch.eye(n_classes, dtype=dtype)[torch.arange(6) % n_classes]
+    if soft:  # half of the clips are mixed
+        y[::2] = torch.lerp(y[::2], y[::2].roll(1, 0), torch.rand(3, 1, dtype=dtype))
+    return loss, x, y
+
+
+def _arrays(*tensors):
+    return [t.detach().double().numpy() for t in tensors]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_loss_equals_its_formula(name, soft):
+    options, formula = CASES[name]
+    loss, x, y = _example(options, soft=soft)
+    assert loss(x, y).item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-9)
+    loss, x, y = _example(options, dtype=torch.float32, soft=soft)
+    found = loss(x, y)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_equals_a_finite_difference(name):
+    options, formula = CASES[name]
+    loss, x, y = _example(options)
     x.requires_grad_()
     loss(x, y).backward()
-    centres = loss.centres.detach().double().numpy()
     step = 1e-6
-    for value, grad, which in ((x, x.grad, "x"), (loss.centres, loss.centres.grad, "w")):
-        base = value.detach().double().numpy()
+    bases = _arrays(x, y, loss.centres)
+    for position, grad in ((0, x.grad), (2, loss.centres.grad)):
         for index in [(0, 0), (3, 5), (2, 6)]:
-            moved = [base.copy(), base.copy()]
-            moved[0][index] += step
-            moved[1][index] -= step
-            xs = [m if which == "x" else x.detach().double().numpy() for m in moved]
-            ws = [m if which == "w" else centres for m in moved]
-            high, low = (_formula(a, y.double().numpy(), w, k) for a, w in zip(xs, ws, strict=True))
-            assert float(grad[index]) == pytest.approx((high - low) / (2 * step), abs=1e-5)
+            values = []
+            for sign in (1, -1):
+                moved = [b.copy() for b in bases]
+                moved[position][index] += sign * step
+                values.append(formula(*moved))
+            assert grad[index].item() == pytest.approx(
+                (values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-7
+            )
+
+
+def test_the_margin_makes_the_target_harder_and_only_the_target():
+    loss, x, y = _example(config.ArcFace(scale=8.0), soft=False)
+    plain, _, _ = _example(config.ArcFace(scale=8.0, margin=0.0))
+    assert loss(x, y) > plain(x, y)
 
 
 def test_scales_of_the_published_recipes():
-    # 187 classes of 2023, with 16 sub-clusters 2992 centres.
-    assert AngularLoss(4, 187, 1, False).scale == pytest.approx(7.390, abs=5e-4)
-    assert AngularLoss(4, 187, 16, False).scale == pytest.approx(11.318, abs=5e-4)
+    # 187 classes of 2023, with 16 sub-clusters 2992 centres; 225 of 2024.
+    assert build_loss(config.AdaCos(), 4, 187).scale == pytest.approx(7.390, abs=5e-4)
+    assert build_loss(config.AdaCos(), 4, 225).scale == pytest.approx(7.653, abs=5e-4)
+    assert build_loss(config.SubclusterAdaCos(), 4, 187).scale == pytest.approx(11.318, abs=5e-4)
+    assert build_loss(config.SubclusterAdaCos(), 4, 225).scale == pytest.approx(11.580, abs=5e-4)
 
 
 def test_fixed_centres_are_no_parameters_but_are_saved():
-    fixed, learnt = AngularLoss(4, 3, 2, trainable=False), AngularLoss(4, 3, 2, trainable=True)
+    fixed = build_loss(config.SubclusterAdaCos(n_subclusters=2), 4, 3)
+    learnt = build_loss(config.SubclusterAdaCos(n_subclusters=2, trainable=True), 4, 3)
     assert list(fixed.parameters()) == []
     assert [p.shape for p in learnt.parameters()] == [(6, 4)]
     assert list(fixed.state_dict()) == list(learnt.state_dict()) == ["centres"]
 
 
 @pytest.mark.parametrize(
-    ("n_classes", "k", "says"), [(2, 1, "subcluster"), (1, 1, "1 class"), (1, 16, "1 class")]
+    ("n_classes", "options", "says"),
+    [
+        (2, config.AdaCos(), "2 classes.*subcluster"),
+        (2, config.AdaCos(dynamic=True), "2 classes.*subcluster"),
+        (2, config.AdaProj(), "2 classes.*subcluster"),
+        (1, config.AdaCos(), "1 class"),
+        (1, config.SubclusterAdaCos(), "1 class"),
+        (1, config.ArcFace(), "1 class"),
+        (0, config.ArcFace(), "0 class"),
+    ],
 )
-def test_too_few_classes_is_a_clear_error(n_classes, k, says):
+def test_too_few_classes_is_a_clear_error(n_classes, options, says):
     with pytest.raises(ValueError, match=says):
-        AngularLoss(4, n_classes, k, False)
+        build_loss(options, 4, n_classes)
 
 
 def test_two_classes_with_subclusters_learn():
-    assert AngularLoss(4, 2, 2, False).scale > 0
+    assert build_loss(config.SubclusterAdaCos(n_subclusters=2), 4, 2).scale > 0
+    build_loss(config.ArcFace(), 4, 2)
 
 
-def test_loss_is_computed_in_float32_under_bf16_autocast():
-    loss, x, y = _example(4)
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_computed_in_float32_under_bf16_autocast(name):
+    loss, x, y = _example(CASES[name][0], dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss(x, y)
-    assert inside.dtype == torch.float32
+        half = loss(x.bfloat16(), y)
+    assert inside.dtype == half.dtype == torch.float32
     assert inside.item() == loss(x, y).item()
+    assert half.item() == loss(x.bfloat16().float(), y).item()
 
 
-def test_extreme_embeddings_stay_finite():
-    loss, _, y = _example(16)
-    x = torch.cat([torch.zeros(2, 7), torch.full((2, 7), 1e20), torch.full((2, 7), 1e-30)]).requires_grad_()
+@pytest.mark.parametrize("name", CASES)
+def test_extreme_embeddings_stay_finite(name):
+    loss, _, y = _example(CASES[name][0], dtype=torch.float32)
+    on_a_centre = loss.centres.detach()[:1] * 3
+    x = torch.cat(
+        [torch.zeros(1, D), torch.full((2, D), 1e20), torch.full((1, D), 1e-30), on_a_centre, -on_a_centre]
+    )
+    x.requires_grad_()
     value = loss(x, y)
     value.backward()
     assert value.isfinite()
-    assert x.grad is not None
     assert x.grad.isfinite().all()
+    assert loss.centres.grad.isfinite().all()
 
 
-@settings(max_examples=50, deadline=None)
-@given(size=st.integers(1, 20), probability=st.floats(0, 1), seed=st.integers(0, 99))
-def test_mixup_keeps_targets_probabilities_and_unmixed_clips(size, probability, seed):
-    partner, share = draw_mixup(np.random.default_rng(seed), size, probability)
-    assert sorted(partner) == list(range(size))
-    assert ((share >= 0) & (share <= 1)).all()
-    values = torch.randn(size, 9)
-    targets = torch.eye(4)[torch.arange(size) % 4]
-    partner, share = torch.from_numpy(partner), torch.from_numpy(share)
-    mixed, soft = mix(values, partner, share), mix(targets, partner, share)
-    torch.testing.assert_close(soft.sum(1), torch.ones(size))
-    torch.testing.assert_close(mixed, share[:, None] * values + (1 - share[:, None]) * values[partner])
-    assert torch.equal(mixed[share == 1], values[share == 1])
+# ----------------------------------------------------------------------------------------- dynamic scale
 
 
-def test_mixup_shares_are_uniform_for_half_of_the_clips():
-    _, share = draw_mixup(np.random.default_rng(0), 20_000, 0.5)
-    assert (share < 1).mean() == pytest.approx(0.5, abs=0.02)
-    quartiles = np.quantile(share[share < 1], [0.25, 0.5, 0.75])
-    np.testing.assert_allclose(quartiles, [0.25, 0.5, 0.75], atol=0.02)
+def _next_scale(x, y, w, k, scale):
+    """Clip by clip and centre by centre, straight from the rule."""
+    cosine = np.clip(_unit(x) @ _unit(w).T, -1, 1)
+    sums, angles = [], []
+    for b in range(len(x)):
+        total = 0.0
+        for c in range(y.shape[1]):
+            for centre in range(c * k, (c + 1) * k):
+                if y[b, c] == 0:
+                    total += np.exp(scale * cosine[b, centre])
+                if y[b, c] == 1:
+                    angles.append(np.arccos(cosine[b, centre]))
+        sums.append(total)
+    if not angles:
+        return scale
+    return max(MIN_SCALE, np.log(np.mean(sums)) / np.cos(min(np.pi / 4, np.median(angles))))
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_dynamic_scale_follows_its_rule(k, soft):
+    options = config.SubclusterAdaCos(n_subclusters=k, trainable=True, dynamic=True)
+    loss, x, y = _example(options, soft=soft)
+    scale = np.sqrt(2) * np.log(5 * k - 1)
+    assert loss.scale.item() == pytest.approx(scale)
+    # The clips draw near to their classes: the angles fall below 45 degrees.
+    near = loss.centres.detach()[y.argmax(1) * k] * 4
+    for part in (0.0, 0.5, 1.0):
+        moved = torch.lerp(x, near, part)
+        arrays = _arrays(moved, y, loss.centres)
+        scale = _next_scale(*arrays, k, scale)
+        assert loss(moved, y).item() == pytest.approx(_adacos(*arrays, k, scale), rel=1e-6)
+        assert loss.scale.item() == pytest.approx(scale, rel=1e-6)
+    assert list(loss.state_dict()) == ["centres", "scale"], "a resumed training goes on with it"
+    loss.eval()(x, y)
+    assert loss.scale.item() == pytest.approx(scale, rel=1e-6), "only training moves it"
+
+
+def test_the_dynamic_scale_stays_without_a_clip_of_one_class():
+    loss, x, y = _example(config.AdaCos(dynamic=True))
+    before = loss.scale.item()
+    loss(x, torch.full_like(y, 1 / y.shape[1]))
+    assert loss.scale.item() == before
+
+
+def test_the_dynamic_scale_has_a_stated_minimum():
+    """Three classes, all others on the far side: the rule would ask for less than nothing."""
+    loss = AdaCosLoss(2, 3, trainable=False, dynamic=True)
+    angles = torch.tensor([0.0, 0.9, 1.1]) * math.pi
+    loss.centres.copy_(torch.stack([angles.cos(), angles.sin()], dim=1))
+    for _ in range(5):
+        value = loss(torch.tensor([[1.0, 0.0]]), torch.eye(3)[:1])
+    assert loss.scale.item() == MIN_SCALE
+    assert value.isfinite()
+
+
+def test_the_fixed_scale_stays():
+    loss, x, y = _example(config.AdaCos(trainable=True))
+    before = loss.scale
+    loss(x, y)
+    assert loss.scale == before

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from asdray import frontends
-from asdray.config.system import Autoencoder, Discriminative, FftBranch, StftBranch
-from asdray.frontends.discriminative import Branch, ClipBatch, class_labels
-from asdray.frontends.networks import ResidualBlock, SqueezeExcite, StftNetwork
+from asdray.audio import features
+from asdray.audio.batches import Clips
+from asdray.config.branches import FftBranch, StftBranch
+from asdray.config.frontend import Autoencoder, Discriminative, SpecAugment
+from asdray.config.load import load_recipe
+from asdray.config.losses import AdaCos, FeatEx, SubspaceLoss
+from asdray.frontends.augment import mask, mix
+from asdray.frontends.discriminative import Branch, class_labels
+from asdray.frontends.heads import exchanged
+from asdray.frontends.networks import FftNetwork, ResidualBlock, SqueezeExcite, StftNetwork
 
 COLUMNS = {
     "machine": ["fan", "fan", "fan", "pump"],
@@ -38,25 +46,102 @@ def test_stft_branch_parameters(seconds):
     assert _count(Branch(StftBranch(), seconds * 16000)) == 965_712
 
 
-@pytest.mark.parametrize(("n_fft", "hop", "count"), [(256, 128, 769_104), (4096, 2048, 1_735_760)])
-def test_stft_branches_of_other_resolutions(n_fft, hop, count):
-    assert _count(Branch(StftBranch(n_fft=n_fft, hop_length=hop), 160_000)) == count
+@pytest.mark.parametrize(
+    ("n_fft", "count", "bins", "rows"), [(256, 769_104, 125, 4), (4096, 1_735_760, 1997, 63)]
+)
+@pytest.mark.parametrize("seconds", [10, 11, 12, 18])
+def test_stft_branches_of_other_resolutions(n_fft, count, bins, rows, seconds):
+    config = StftBranch(n_fft=n_fft, hop_length=n_fft // 2)
+    assert config.input_shape(seconds * 16000) == (bins, seconds * 16000 // (n_fft // 2) + 1)
+    branch = Branch(config, seconds * 16000)
+    assert _count(branch) == count
+    assert branch.network.head[2].in_features == 128 * rows
 
 
-def test_stft_shapes_at_ten_seconds():
-    network = StftNetwork(500, (16, 32, 64, 128), 128).eval()
+SHAPES = {
+    10: (313, (247, 154), (123, 76), (62, 38), (31, 19), (16, 10)),
+    11: (344, (247, 169), (123, 84), (62, 42), (31, 21), (16, 11)),
+    12: (376, (247, 185), (123, 92), (62, 46), (31, 23), (16, 12)),
+    18: (563, (247, 279), (123, 139), (62, 70), (31, 35), (16, 18)),
+}
+
+
+@pytest.mark.parametrize("seconds", SHAPES)
+def test_stft_shapes(seconds):
+    """On a device that computes shapes alone: what counts here is layers, not numbers."""
+    frames, convolved, pooled, *halved = SHAPES[seconds]
+    assert StftBranch().input_shape(seconds * 16000) == (500, frames)
+    network = StftNetwork(500, (16, 32, 64, 128), 128).to("meta").eval()
+    x = network.stem[0](network.norm(torch.empty(1, 500, frames, device="meta"))[:, None])
+    assert x.shape == (1, 16, *convolved)
+    x = network.stem[1:](x)
+    assert x.shape == (1, 16, *pooled)
+    shapes = []
+    for block in network.blocks:
+        x = block(x)
+        shapes.append(tuple(x.shape[1:]))
+    expected = [(16, *pooled), (32, *halved[0]), (64, *halved[1]), (128, *halved[2])]
+    assert shapes[1::2] == shapes[::2] == expected
+    assert network.head(x.amax(dim=-1)).shape == (1, 128)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lengths"),
+    [
+        (10, [80001, 1247, 37, 6]),
+        (11, [88001, 1372, 41, 7]),
+        (12, [96001, 1497, 45, 8]),
+        (18, [144001, 2247, 69, 14]),
+    ],
+)
+def test_fft_shapes(seconds, lengths):
+    assert FftBranch().lengths(seconds * 16000) == lengths
+    network = Branch(FftBranch(), seconds * 16000).network.to("meta").eval()
+    x = torch.empty(1, 1, lengths[0], device="meta")
+    found = []
+    for layer in network.layers:
+        x = layer(x)
+        if isinstance(layer, torch.nn.Conv1d):
+            found.append(x.shape[-1])
+        if isinstance(layer, torch.nn.Flatten):
+            assert x.shape == (1, 128 * lengths[-1])
+    assert found == lengths[1:]
+    assert x.shape == (1, 128)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "seconds", "count"),
+    [("dis_baseline", 10, 1_529_856 + 965_712), ("dis_multispec_scac_trainable", 10, 5_000_432)],
+)
+def test_recipes_have_the_published_networks(recipe, seconds, count):
+    config = load_recipe(recipe).frontend
+    branches = [Branch(branch, seconds * 16000) for branch in config.branches]
+    assert sum(map(_count, branches)) == count
+    assert isinstance(branches[0].network, FftNetwork), "the spectrum comes first"
+
+
+def test_temporal_norm_takes_the_mean_over_time_away():
+    torch.manual_seed(0)
+    config = StftBranch(n_fft=256, hop_length=64, channels=(4,), embedding_dim=3)
+    plain = Branch(config, 8000).eval()
+    normed = Branch(config.model_copy(update={"temporal_norm": True}), 8000).eval()
+    normed.load_state_dict(plain.state_dict())
+    waves = torch.rand(2, 8000) - 0.5
+    bins = features.spectrogram(waves, features.hann(256), 64, normed.first, normed.last)
     with torch.no_grad():
-        x = torch.rand(1, 500, 313)
-        x = network.stem[0](network.norm(x)[:, None])
-        assert x.shape == (1, 16, 247, 154)
-        x = network.stem[1:](x)
-        assert x.shape == (1, 16, 123, 76)
-        shapes = []
-        for block in network.blocks:
-            x = block(x)
-            shapes.append(tuple(x.shape[1:]))
-    assert shapes[1::2] == [(16, 123, 76), (32, 62, 38), (64, 31, 19), (128, 16, 10)]
-    assert shapes[::2] == shapes[1::2]
+        expected = plain.network(bins - bins.mean(2, keepdim=True))
+        torch.testing.assert_close(normed(waves), expected)
+        assert not torch.allclose(plain(waves), expected)
+
+
+def test_gap_takes_the_mean_of_the_rows():
+    network = StftNetwork(125, (16, 32, 64, 128), 128, "gap").eval()
+    assert _count(network.head) == 128 * 128
+    assert _count(network) == 769_104 - 4 * 128 * 128 + 128 * 128
+    x = torch.rand(2, 125, 60)
+    with torch.no_grad():
+        last = network.blocks(network.stem(network.norm(x)[:, None])).amax(-1)
+        torch.testing.assert_close(network(x), last.mean(2) @ network.head[0].weight.T)
 
 
 def test_no_bias_and_no_affine_batch_norm_in_the_discriminative_branches():
@@ -190,10 +275,66 @@ def test_frontend_modules_import_nothing_heavy():
     assert run.stdout.strip() == "[]", "a speed test of the networks must run where these are missing"
 
 
-def test_every_parameter_learns():
-    torch.manual_seed(0)
-    module = frontends.build(SMALL, 32_000, columns=COLUMNS)
+FULL = SMALL.model_copy(
+    update={
+        "spec_augment": SpecAugment(probability=1.0),
+        "heads": (SubspaceLoss(weight=0.5), FeatEx(weight=2.0, probability=0.7, loss=AdaCos(trainable=True))),
+    }
+)
+
+
+def _batches(config, n_clips: int = 6):
     rng = np.random.default_rng(0)
-    samples = torch.from_numpy(rng.integers(-3000, 3000, (4, 32_000)).astype(np.int16))
-    module.loss(ClipBatch(samples, torch.arange(4), torch.arange(4), torch.ones(4))).backward()
+    samples = rng.integers(-3000, 3000, (n_clips * 33_000, 1)).astype(np.int16)
+    pack = SimpleNamespace(
+        clips=[str(i) for i in range(n_clips)], samples=samples, offsets=np.arange(n_clips + 1) * 33_000
+    )
+    columns = {name: (values * 2)[:n_clips] for name, values in COLUMNS.items()}
+    module = frontends.build(config, 32_000, columns=columns, seed=4)
+    return module, module.training_data(Clips([pack]), columns, n_clips)
+
+
+@pytest.mark.parametrize("config", [SMALL, FULL], ids=["plain", "full"])
+def test_every_parameter_learns(config):
+    module, data = _batches(config)
+    (batch,) = data.epoch(np.random.default_rng(0))
+    module.loss(batch).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_the_loss_is_the_main_one_and_that_of_each_head_on_augmented_clips():
+    module, data = _batches(FULL)
+    module.eval()  # batch statistics would depend on how often a batch went through
+    (batch,) = data.epoch(np.random.default_rng(3))
+    assert (batch.share < 1).any()
+    assert batch.exchange.swapped.any()
+    with torch.no_grad():
+        waves = mask(mix(batch.samples / 32768, batch.partner, batch.share), batch.masks)
+        targets = mix(torch.eye(4)[batch.classes], batch.partner, batch.share)
+        parts = [branch(waves) for branch in module.branches]
+        subspace, featex = module.more_heads
+        expected = (
+            module.head(torch.cat(parts, 1), targets)
+            + 0.5 * sum(loss(part, targets) for loss, part in zip(subspace.losses, parts, strict=True))
+            + 2.0 * featex.loss(*exchanged(parts, targets, batch.exchange))
+        )
+        torch.testing.assert_close(module.loss(batch), expected)
+
+
+def test_augmentation_comes_from_the_epochs_generator_alone():
+    _, data = _batches(FULL)
+    first, again, other = (next(iter(data.epoch(np.random.default_rng(seed)))) for seed in (0, 0, 1))
+    assert torch.equal(first.masks, again.masks)
+    assert torch.equal(first.exchange.source, again.exchange.source)
+    assert not torch.equal(first.masks, other.masks)
+    # An option that is off draws nothing: the rest of the epoch is as without it.
+    plain = next(iter(_batches(SMALL)[1].epoch(np.random.default_rng(0))))
+    assert plain.masks is plain.exchange is None
+    assert torch.equal(plain.samples, first.samples)
+
+
+def test_heads_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="featex exchanges the outputs of branches"):
+        Discriminative(branches=(FftBranch(),), heads=(FeatEx(),))
+    with pytest.raises(ValueError, match="heads names 'featex' twice"):
+        Discriminative(heads=(FeatEx(), FeatEx(weight=2)))

@@ -22,7 +22,8 @@ from trees import build_tree, write_list
 from asdray import frontends, store
 from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack
-from asdray.config.system import SubclusterAdaCos, System
+from asdray.config.losses import SubclusterAdaCos
+from asdray.config.system import System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state

@@ -6,16 +6,10 @@ from pathlib import Path
 
 from trees import build_tree
 
-from asdray.config.system import (
-    AdaCos,
-    Audio,
-    Autoencoder,
-    Discriminative,
-    FftBranch,
-    StftBranch,
-    System,
-    Train,
-)
+from asdray.config.branches import FftBranch, StftBranch
+from asdray.config.frontend import Autoencoder, Discriminative
+from asdray.config.losses import AdaCos
+from asdray.config.system import Audio, System, Train
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 

@@ -1,7 +1,7 @@
 """Frontends: what turns audio into embeddings, or into a score of its own. Plain torch, no Lightning.
 
 `build` is the one place that chooses by configuration: a new frontend is a configuration class in
-`asdray.config.system`, one module class and one case. A frontend is a torch module with
+`asdray.config.frontend`, one module class and one case. A frontend is a torch module with
 
 * ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
 * ``training_data(clips, columns, batch_size)``: what is trained on, see `TrainingData`;
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from asdray.config.system import Autoencoder, Discriminative
+    from asdray.config.frontend import Autoencoder, Discriminative
     from asdray.frontends.autoencoder import AutoencoderFrontend
     from asdray.frontends.discriminative import DiscriminativeFrontend
 
@@ -66,12 +66,12 @@ def build(
     """
     import torch
 
-    from asdray.config import system
+    from asdray.config import frontend
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match config:
-            case system.Discriminative():
+            case frontend.Discriminative():
                 from asdray.frontends.discriminative import DiscriminativeFrontend, class_labels
 
                 if saved is not None:
@@ -83,7 +83,7 @@ def build(
                         known |= set(class_labels(config.classes, unheard))
                     classes = sorted(known)
                 return DiscriminativeFrontend(config, n_samples, classes)
-            case system.Autoencoder():
+            case frontend.Autoencoder():
                 from asdray.frontends.autoencoder import AutoencoderFrontend
 
                 return AutoencoderFrontend(config)

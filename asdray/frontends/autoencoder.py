@@ -20,7 +20,7 @@ from asdray.audio.batches import Clips, split
 from asdray.frontends.networks import AutoencoderNetwork
 
 if TYPE_CHECKING:
-    from asdray.config.system import Autoencoder
+    from asdray.config.frontend import Autoencoder
 
 _CHUNK = 32
 """Clips whose frames are computed at once: bounds the memory of that."""

@@ -17,7 +17,7 @@ import torch
 from asdray import frontends
 
 if TYPE_CHECKING:
-    from asdray.config.system import Autoencoder, Discriminative
+    from asdray.config.frontend import Autoencoder, Discriminative
     from asdray.frontends import Frontend
 
 PREFIX = "frontend."

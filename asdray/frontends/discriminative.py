@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from asdray.audio import features
 from asdray.audio.batches import Clips, split
-from asdray.frontends.augment import draw_mixup, mix
-from asdray.frontends.losses import AngularLoss
+from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
+from asdray.frontends.heads import build_head, build_loss
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
-    from asdray.config.system import Discriminative, FftBranch, StftBranch
+    from asdray.config.branches import FftBranch, StftBranch
+    from asdray.config.frontend import Discriminative
 
 
 def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -53,6 +54,7 @@ class Branch(nn.Module):
     def __init__(self, config: FftBranch | StftBranch, n_samples: int) -> None:
         super().__init__()
         self.hop_length = 0
+        self.temporal_norm = False
         if config.name == "fft":
             n_bins = config.lengths(n_samples)[0]
             self.network: nn.Module = FftNetwork(
@@ -68,29 +70,37 @@ class Branch(nn.Module):
             self.hop_length = config.hop_length
             self.first, self.last = config.bins()
             self.register_buffer("window", features.hann(config.n_fft), persistent=False)
-            self.network = StftNetwork(n_bins, config.channels, config.embedding_dim)
+            self.temporal_norm = config.temporal_norm
+            self.network = StftNetwork(n_bins, config.channels, config.embedding_dim, config.aggregation)
 
     def forward(self, waves: Tensor) -> Tensor:
         """``(B, L) float32`` -> ``(B, D_branch)``."""
         if not self.hop_length:
             return self.network(features.spectrum(waves))
-        return self.network(features.spectrogram(waves, self.window, self.hop_length, self.first, self.last))
+        bins = features.spectrogram(waves, self.window, self.hop_length, self.first, self.last)
+        if self.temporal_norm:
+            bins = bins - bins.mean(dim=2, keepdim=True)
+        return self.network(bins)
 
 
 class ClipBatch(NamedTuple):
     """A training batch with the choices that were drawn for it.
 
     Attributes:
-        samples: ``(B, L) int16``.
+        samples: ``(B, L)`` int16 or float32, see `asdray.audio.batches.Clips.gather`.
         classes: ``(B,) int64``.
         partner: ``(B,) int64``, whom each clip is mixed with.
         share: ``(B,) float32``, how much of the clip stays.
+        masks: ``(B, 4) int64`` of SpecAugment, or None.
+        exchange: of FeatEx, or None.
     """
 
     samples: Tensor
     classes: Tensor
     partner: Tensor
     share: Tensor
+    masks: Tensor | None = None
+    exchange: Exchange | None = None
 
 
 class ClipBatches:
@@ -99,13 +109,13 @@ class ClipBatches:
     items = "clips"
 
     def __init__(
-        self, clips: Clips, classes: np.ndarray, n_samples: int, batch_size: int, mixup_probability: float
+        self, clips: Clips, classes: np.ndarray, n_samples: int, batch_size: int, config: Discriminative
     ) -> None:
         self._clips = clips
+        self._config = config
         self._classes = classes
         self._n_samples = n_samples
         self._batches = split(len(clips), batch_size)
-        self._mixup_probability = mixup_probability
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
@@ -114,13 +124,32 @@ class ClipBatches:
         starts = self._clips.random_starts(rng, self._n_samples)
         for batch in self._batches:
             index = order[batch]
-            partner, share = draw_mixup(rng, len(index), self._mixup_probability)
+            partner, share = draw_mixup(rng, len(index), self._config.mixup_probability)
+            masks = self._draw_masks(rng, len(index))
+            exchange = self._draw_exchange(rng, len(index))
             yield ClipBatch(
                 self._clips.gather(index, self._n_samples, starts[index]),
                 torch.from_numpy(self._classes[index]),
                 torch.from_numpy(partner),
                 torch.from_numpy(share),
+                masks,
+                exchange,
             )
+
+    def _draw_masks(self, rng: np.random.Generator, size: int) -> Tensor | None:
+        options = self._config.spec_augment
+        if options is None:
+            return None
+        drawn = draw_masks(
+            rng, size, self._n_samples, options.probability, options.max_frames, options.max_bins
+        )
+        return torch.from_numpy(drawn)
+
+    def _draw_exchange(self, rng: np.random.Generator, size: int) -> Exchange | None:
+        for head in self._config.heads:
+            if head.name == "featex":
+                return draw_exchange(rng, size, len(self._config.branches), head.probability)
+        return None
 
 
 class DiscriminativeFrontend(nn.Module):
@@ -137,17 +166,12 @@ class DiscriminativeFrontend(nn.Module):
     def __init__(self, config: Discriminative, n_samples: int, classes: Sequence[str]) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.class_parts = config.classes
+        self.config = config
         self.n_samples = n_samples
-        self.mixup_probability = config.mixup_probability
         self.branches = nn.ModuleList(Branch(branch, n_samples) for branch in config.branches)
-        loss = config.loss
-        self.head = AngularLoss(
-            sum(branch.embedding_dim for branch in config.branches),
-            len(self.classes),
-            1 if loss.name == "adacos" else loss.n_subclusters,
-            loss.trainable,
-        )
+        dims = [branch.embedding_dim for branch in config.branches]
+        self.head = build_loss(config.loss, sum(dims), len(self.classes))
+        self.more_heads = nn.ModuleList(build_head(head, dims, len(self.classes)) for head in config.heads)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the weights to build this frontend again."""
@@ -159,22 +183,32 @@ class DiscriminativeFrontend(nn.Module):
         """The unit's training clips; ``columns`` as for `class_labels`, aligned with ``clips``."""
         index = {name: i for i, name in enumerate(self.classes)}
         classes = np.array(
-            [index[label] for label in class_labels(self.class_parts, columns)], dtype=np.int64
+            [index[label] for label in class_labels(self.config.classes, columns)], dtype=np.int64
         )
-        return ClipBatches(clips, classes, self.n_samples, batch_size, self.mixup_probability)
+        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config)
 
     def forward(self, waves: Tensor) -> Tensor:
         """``(B, L) float32`` -> embeddings ``(B, D)``."""
-        return torch.cat([branch(waves) for branch in self.branches], dim=1)
+        return torch.cat(self.parts(waves), dim=1)
+
+    def parts(self, waves: Tensor) -> list[Tensor]:
+        """The sub-embeddings: each branch's output ``(B, D_branch)``."""
+        return [branch(waves) for branch in self.branches]
 
     def loss(self, batch: ClipBatch) -> Tensor:
         """The batch's mean loss, ``() float32``."""
         waves = features.to_float(batch.samples)
         targets = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
-        if self.mixup_probability > 0:
+        if self.config.mixup_probability > 0:
             waves = mix(waves, batch.partner, batch.share)
             targets = mix(targets, batch.partner, batch.share)
-        return self.head(self(waves), targets)
+        if batch.masks is not None:
+            waves = mask(waves, batch.masks)
+        parts = self.parts(waves)
+        loss = self.head(torch.cat(parts, dim=1), targets)
+        for head in self.more_heads:
+            loss = loss + head(parts, targets, batch.exchange)
+        return loss
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Embeddings of whole clips.

@@ -120,9 +120,13 @@ class StftNetwork(nn.Module):
         n_bins: frequency bins F of the spectrogram.
         channels: of the residual stages, two blocks each; every stage after the first halves the map.
         embedding_dim: D.
+        aggregation: ``mlp``: one linear layer, after a batch norm, on all rows of the last map; ``gap``: a
+            linear layer on the mean of the rows.
     """
 
-    def __init__(self, n_bins: int, channels: Sequence[int], embedding_dim: int) -> None:
+    def __init__(
+        self, n_bins: int, channels: Sequence[int], embedding_dim: int, aggregation: str = "mlp"
+    ) -> None:
         super().__init__()
         self.norm = batch_norm_1d(n_bins)
         self.stem = nn.Sequential(
@@ -140,11 +144,15 @@ class StftNetwork(nn.Module):
             height = (height - 1) // stride + 1
             before = now
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(
-            nn.Flatten(),
-            batch_norm_1d(before * height),
-            nn.Linear(before * height, embedding_dim, bias=False),
-        )
+        if aggregation == "mlp":
+            self.head = nn.Sequential(
+                nn.Flatten(),
+                batch_norm_1d(before * height),
+                nn.Linear(before * height, embedding_dim, bias=False),
+            )
+        else:
+            self.head = nn.Sequential(nn.Linear(before, embedding_dim, bias=False))
+        self.aggregation = aggregation
         # Channels last in memory: convolutions and pooling over few channels run 1.3 to 1.7 times faster so.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -152,7 +160,8 @@ class StftNetwork(nn.Module):
         """``(B, F, T)`` -> ``(B, D)``."""
         x = self.norm(spectrogram)[:, None]
         x = self.blocks(self.stem(x))
-        return self.head(x.amax(dim=-1))
+        x = x.amax(dim=-1)
+        return self.head(x if self.aggregation == "mlp" else x.mean(dim=-1))
 
 
 class AutoencoderNetwork(nn.Module):
