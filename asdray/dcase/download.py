@@ -111,7 +111,7 @@ def download_dataset(
         _tidy(data, dcase, found, keep_zips)
         return DownloadReport(
             year_folder(data, dcase),
-            tuple(brought),
+            tuple(sorted(brought)),
             tuple(z.name for z in found),
             dict(sorted(failed.items())),
         )
@@ -162,6 +162,11 @@ def _zip_jobs(
 def _from_folder(source: Path, missing: Sequence[Zip], failed: dict[str, str], note: Note) -> list[ZipJob]:
     """Jobs for the zips that lie in ``source``; the others enter ``failed``."""
     lying = local.find_zips(source, missing)
+    if missing and not lying:
+        raise ValueError(
+            f"--from: {source} holds none of the zips that are missing ({missing[0].name}, ...), "
+            "and neither dev_data/raw nor eval_data/raw"
+        )
     failed |= {z.name: f"not in {source}" for z in missing if z not in lying}
     found = [
         ZipJob(z, path, None, path.stat().st_size, f"md5:{z.md5}" if z.md5 else None, keep=True)

@@ -16,14 +16,14 @@ from asdray.dcase.placed import ground_truth_there, machines_there
 
 
 class View:
-    """Takes the steps of a download, from several threads."""
+    """Takes the steps of a download, from several threads; ``bars`` is what is live on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._started: set[str] = set()
-        self._bars = Progress(
+        self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[status]}", markup=False),
@@ -33,13 +33,13 @@ class View:
         )
 
     def __enter__(self) -> View:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self.bars.stop()
 
     def note(self, text: str) -> None:
         """A line that a person should read."""
@@ -55,17 +55,16 @@ class View:
 
     def _draw(self, step: Step) -> None:
         if step.name not in self._tasks:
-            self._tasks[step.name] = self._bars.add_task(step.name, total=None, status="")
+            self._tasks[step.name] = self.bars.add_task(step.name, total=None, status="")
         task = self._tasks[step.name]
         if step.state in ("fetching", "unpacking"):
-            self._bars.update(task, completed=step.done, total=step.total, status=_status(step))
+            self.bars.update(task, completed=step.done, total=step.total, status=_status(step))
         elif step.state == "waiting":
-            self._bars.update(task, status=step.text)
-        elif step.state == "done":
-            self._bars.update(task, completed=1, total=1, status="done")
+            self.bars.update(task, status=step.text)
         else:
-            self._bars.update(task, status="failed")
-            self.note(f"{step.name}: failed: {step.text}")
+            # Its line moves above the bars, so that those of the running files always fit on the screen.
+            self.bars.remove_task(self._tasks.pop(step.name))
+            self._print(step)
 
     def _print(self, step: Step) -> None:
         if step.state in ("fetching", "unpacking"):

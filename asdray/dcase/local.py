@@ -106,7 +106,9 @@ def _link(link: Path, target: Path) -> None:
     if link.resolve() == target:
         return
     if link.is_dir():
-        shutil.rmtree(link)  # empty folders, as an interrupted call leaves them
+        for folder in sorted((p for p in link.rglob("*") if p.is_dir()), reverse=True):
+            folder.rmdir()  # empty folders, as an interrupted call leaves them
+        link.rmdir()
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target, target_is_directory=True)
 
