@@ -163,10 +163,9 @@ def resampled_areas(
     first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))  # of every group of equal scores
     d_true = np.add.reduceat(w * y, first, axis=1)
     d_false = np.add.reduceat(w * ~y, first, axis=1)
-    true, false = np.cumsum(d_true, axis=1), np.cumsum(d_false, axis=1)
-    n_anomaly, n_normal = true[:, -1], false[:, -1]
-    true -= d_true  # now the counts where each group begins
-    false -= d_false
+    n_anomaly, n_normal = d_true.sum(axis=1), d_false.sum(axis=1)
+    true = np.cumsum(d_true, axis=1) - d_true  # the counts where each group begins
+    false = np.cumsum(d_false, axis=1) - d_false
     pairs = n_anomaly * n_normal
     pairs[pairs == 0] = np.nan
     area = ((true + d_true / 2) * d_false).sum(axis=1) / pairs

@@ -50,9 +50,9 @@ def threshold(train_scores: ArrayLike, quantile: float = 0.9) -> Threshold:
         raise ValueError(f"the quantile of the decision threshold must be in (0, 1), not {quantile}")
     if s.ndim != 1 or s.size < 2 or not np.isfinite(s).all():
         raise ValueError("a decision threshold needs at least two training scores, all finite")
-    if s.min() == s.max():
-        return Threshold(float(s[0]), "empirical", "all training scores are equal")
     spread = float(s.std())
+    if spread <= 1e-12 * float(np.abs(s).max()):  # nothing but rounding is left to fit
+        return Threshold(float(np.quantile(s, quantile)), "empirical", "all training scores are equal")
     value = s.mean() + spread * _gamma_quantile((s - s.mean()) / spread, quantile)
     below = float((s <= value).mean())
     tolerance = max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / s.size))

@@ -51,12 +51,15 @@ def submit(
     """Writes the files of a submission into ``out``, checks them, and describes them in ``submission.json``.
 
     One threshold per machine, for its sections and domains alike, from the scores of all its training
-    clips. Needs no ground truth. What was written is read back as `asdray official` reads submissions.
+    clips. Needs no ground truth. What was written is read back as `asdray official` reads submissions, with
+    the names of the manifest's clips.
 
     Raises:
         ValueError: a machine is not scored yet; no machine of the trial has clips in ``subset``; ``out``
             holds files of another submission.
     """
+    identity = {"dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed}
+    _refuse_another(out / RECORD, identity)
     year = get_year(trial.dcase)
     dataset = manifest.load_dataset(places.data, trial.dcase)
     machines = [m for m in year.machines[subset] if m in trial.machines]
@@ -78,7 +81,7 @@ def submit(
     decisions = {
         key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
     }
-    parts = submission.parts_of(trial.dcase, subset, scores)
+    parts = submission.parts_of(trial.dcase, subset, _expected(places, trial.dcase, subset, machines))
     # A record is of what lies beside it: none while the files change.
     (out / RECORD).unlink(missing_ok=True)
     files = submission.write(out, trial.dcase, parts, scores, decisions)
@@ -89,11 +92,8 @@ def submit(
     store.write_json(
         out / RECORD,
         {
-            "dcase": trial.dcase,
-            "subset": subset,
+            **identity,
             "dataset": {"kind": dataset.kind, "id": dataset.id},
-            "system": trial.system_name,
-            "seed": trial.seed,
             "checkpoint": ckpt,
             "backend": backend.model_dump(mode="json"),
             "backend_id": backend_id(backend),
@@ -104,6 +104,25 @@ def submit(
     )
     absent = tuple(m for m in year.machines[subset] if m not in machines)
     return Submitted(tuple(files), len(scores), thresholds, absent)
+
+
+def _refuse_another(record: Path, identity: Mapping[str, str | int]) -> None:
+    """Raises ValueError where another trial, year or subset was submitted into the folder before."""
+    if not record.exists():
+        return
+    there = store.read_json(record)
+    if any(there.get(name) != value for name, value in identity.items()):
+        raise ValueError(
+            f"{record.parent} holds the {there.get('subset')} submission of {there.get('system')} "
+            f"{there.get('dcase')} seed{there.get('seed')}: choose another folder"
+        )
+
+
+def _expected(places: Places, dcase: str, subset: str, machines: list[str]) -> list[Key]:
+    """Every test clip that must be in the submission."""
+    table = manifest.rows(manifest.load_manifest(places.data, dcase), split="test", subset=subset)
+    clips = zip(table["machine"].to_pylist(), table["clip"].to_pylist(), strict=True)
+    return [(machine, PurePosixPath(clip).name) for machine, clip in clips if machine in machines]
 
 
 def _scores(

@@ -1,0 +1,708 @@
+"""`asdray official`: the evaluators' tables against brute force and by hand, intervals, and what goes wrong."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import hmean
+from scipy.stats import t as student
+from sklearn.metrics import confusion_matrix, roc_auc_score
+from test_metrics import PUBLISHED
+
+from asdray.cli import main
+from asdray.dcase.ground_truth import load_ground_truth
+from asdray.dcase.years import YEARS, get_year
+from asdray.evaluation import bootstrap, metrics, official, official_csv
+from asdray.evaluation.bootstrap import SectionScores
+
+EPS = 2.220446049250313e-16
+
+
+@pytest.fixture
+def asdray(capsys):
+    """Runs a command; returns its exit code, stdout and stderr."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------- a small case
+
+
+@dataclass
+class Case:
+    """Two or three machines of a year; unequal cells, tied scores. ``clips``: (machine, section) -> rows."""
+
+    dcase: str
+    machines: tuple[str, ...]
+    seed: int = 0
+    clips: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        year = get_year(self.dcase)
+        rng = np.random.default_rng(self.seed)
+        for machine in self.machines:
+            for section in year.sections["eval"][machine]:
+                cells = [(d, a) for d in year.domains for a in (0, 1)]
+                rows = [cell for k, cell in enumerate(cells) for _ in range(11 + 2 * k)]
+                self.clips[machine, section] = [
+                    (self.name(section, place, domain), domain, anomaly,
+                     round(float(rng.normal() + 0.8 * anomaly), 1), int(rng.random() < 0.3 + 0.4 * anomaly))
+                    for place, (domain, anomaly) in enumerate(rows[i] for i in rng.permutation(len(rows)))
+                ]  # fmt: skip
+
+    def name(self, section, index, domain):
+        if self.dcase == "dcase2020":
+            return f"id_{section:02d}_{index:08d}.wav"
+        middle = f"{domain}_test_" if self.dcase == "dcase2021" else ""
+        return f"section_{section:02d}_{middle}{index:04d}.wav"
+
+    def labelled(self, name, domain, anomaly):
+        word = "anomaly" if anomaly else "normal"
+        if self.dcase == "dcase2020":
+            return f"{word}_{name}"
+        if self.dcase == "dcase2021":
+            return name.replace("_test_", f"_test_{word}_")
+        return name.replace("section_00_", f"section_00_{domain}_test_{word}_").replace(".wav", "_vel_1.wav")
+
+    def write_truth(self, folder):
+        """The list in 2020, else the evaluator's folders."""
+        folder.mkdir(parents=True)
+        if self.dcase == "dcase2020":
+            lines = []
+            for machine in self.machines:
+                lines.append(machine)
+                for (m, _), rows in self.clips.items():
+                    lines += [f"{n},{self.labelled(n, d, a)},{a}" for n, d, a, *_ in rows if m == machine]
+            (folder / "eval_data_list_2020.csv").write_text("\n".join(lines) + "\n")
+            return folder
+        for (machine, section), rows in self.clips.items():
+            for kind in ("data", "domain", "attributes"):
+                if self.dcase in ("dcase2021", "dcase2022") and kind != "data" and (
+                    kind == "attributes" or self.dcase == "dcase2021"
+                ):  # fmt: skip
+                    continue
+                files = {}
+                for row in rows:
+                    ending = f"_{row[1]}" if self.dcase == "dcase2021" else ""
+                    stem = f"ground_truth_{machine}_section_{section:02d}{ending}_test.csv"
+                    value = {
+                        "data": row[2],
+                        "domain": int(row[1] == "target"),
+                        "attributes": self.labelled(*row[:3]).removesuffix(".wav"),
+                    }[kind]
+                    files.setdefault(stem, []).append(f"{row[0]},{value}\n")
+                for stem, lines in files.items():
+                    path = folder / f"ground_truth_{kind}" / stem
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text("".join(lines))
+        return folder
+
+    def write_system(self, folder, scale=1.0, order=None, names=lambda n, d, a: n, files=None):
+        """A submission; ``order`` shuffles its rows, ``names`` and ``files`` rename clips and files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for (machine, section), rows in self.clips.items():
+            rows = list(rows)
+            if order is not None:
+                order.shuffle(rows)
+            for kind, column in (("anomaly_score", 3), ("decision_result", 4)):
+                if self.dcase == "dcase2020":
+                    if kind == "decision_result":
+                        continue
+                    groups = {f"{kind}_{machine}_id_{section:02d}.csv": rows}
+                elif self.dcase == "dcase2021":
+                    groups = {
+                        f"{kind}_{machine}_section_{section:02d}_{d}_test.csv": [r for r in rows if r[1] == d]
+                        for d in ("source", "target")
+                    }
+                else:
+                    groups = {f"{kind}_{machine}_section_{section:02d}_test.csv": rows}
+                for stem, those in groups.items():
+                    values = [r[column] * (scale if column == 3 else 1) for r in those]
+                    text = "".join(f"{names(*r[:3])},{v}\n" for r, v in zip(those, values, strict=True))
+                    (folder / (files(stem) if files else stem)).write_text(text)
+        return folder
+
+
+CASES = {
+    "dcase2020": ("ToyCar", "fan"),
+    "dcase2021": ("fan", "ToyTrain"),
+    "dcase2022": ("valve", "ToyCar"),
+    "dcase2023": ("shaker", "ToyDrone"),
+    "dcase2024": ("3DPrinter", "Scanner", "ToyCircuit"),
+    "dcase2025": ("Polisher", "AutoTrash"),
+    "dcase2026": ("Sander", "ToyDrone"),
+}
+
+
+@pytest.fixture
+def case(tmp_path, request):
+    """A case whose ground truth is in ``truth`` and whose one system is in ``teams/team1/sys1``."""
+    made = Case(request.param, CASES[request.param])
+    made.write_truth(tmp_path / "truth")
+    made.write_system(tmp_path / "teams" / "team1" / "sys1")
+    return made
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def assert_same(found, expected):
+    """Equal cell by cell: text as it is, numbers within 1e-12."""
+    assert len(found) == len(expected)
+    for have, want in zip(found, expected, strict=True):
+        assert len(have) == len(want), (have, want)
+        for a, b in zip(have, want, strict=True):
+            if isinstance(b, str):
+                assert a == b
+            elif b is None:
+                assert a == ""
+            else:
+                assert float(a) == pytest.approx(float(b), abs=1e-12)
+                assert a == repr(float(a))
+
+
+# -------------------------------------------------------------------- brute force, as the evaluators compute
+
+
+def brute_domain(rows, domain):
+    """precision, recall, F1 score, mean score of normal clips, from the domain's own clips."""
+    own = [r for r in rows if r[1] == domain]
+    _, fp, fn, tp = confusion_matrix([r[2] for r in own], [r[4] for r in own]).ravel()
+    p, r = tp / max(tp + fp, EPS), tp / max(tp + fn, EPS)
+    return p, r, 2 * p * r / max(p + r, EPS), np.mean([r[3] for r in own if not r[2]])
+
+
+def auc(rows, **more):
+    return roc_auc_score([r[2] for r in rows], [r[3] for r in rows], **more)
+
+
+def hm(values):
+    return hmean(np.maximum(values, EPS))
+
+
+def ordered(case):
+    """(machine, sections) in ASCII order of machines, as the evaluators glob them."""
+    for machine in sorted(case.machines):
+        yield machine, [(f"{s:02d}", rows) for (m, s), rows in case.clips.items() if m == machine]
+
+
+def brute_2020(case):
+    out = []
+    for machine in [m for m in ("fan", "pump", "slider", "valve", "ToyCar") if m in case.machines]:
+        rows = [[s, auc(r), auc(r, max_fpr=0.1)] for s, r in dict(ordered(case))[machine]]
+        out += [[machine], ["id", "AUC", "pAUC"], *rows]
+        out += [["Average", np.mean([r[1] for r in rows]), np.mean([r[2] for r in rows])], []]
+    return out
+
+
+def brute_2021(case):
+    out, everything = [], []
+    names = ["AUC", "pAUC", "precision", "recall", "F1 score"]
+    for machine, sections in ordered(case):
+        out += [[machine], ["section", "domain", *names]]
+        performance = []
+        for domain in ("source", "target"):
+            for section, rows in sections:
+                own = [r for r in rows if r[1] == domain]
+                performance.append([auc(own), auc(own, max_fpr=0.1), *brute_domain(rows, domain)[:3]])
+                out.append([section, domain, *performance[-1]])
+        everything += performance
+        out += [["arithmetic mean", "", *np.mean(performance, axis=0)]]
+        out += [["harmonic mean", "", *[hm(c) for c in zip(*performance, strict=True)]], []]
+    over = " over all machine types, sections, and domains"
+    out += [["", "", *names], [f"arithmetic mean{over}", "", *np.mean(everything, axis=0)]]
+    return [*out, [f"harmonic mean{over}", "", *[hm(c) for c in zip(*everything, strict=True)]], []]
+
+
+def brute_section(rows):
+    """Values of a section in the order of the result's columns."""
+    source = [r for r in rows if r[2] or r[1] == "source"]
+    target = [r for r in rows if r[2] or r[1] == "target"]
+    decisions = zip(brute_domain(rows, "source")[:3], brute_domain(rows, "target")[:3], strict=True)
+    return [auc(rows), auc(source), auc(target), auc(rows, max_fpr=0.1), *(v for d in decisions for v in d)]
+
+
+def brute_means(values, over, n_source):
+    """``values``: per section as in `brute_section`."""
+    v = np.array(values)
+    table = [np.r_[v[:, a], v[:, b]] for a, b in ((1, 2), (3, 3), (4, 5), (6, 7), (8, 9))]
+    return [
+        [f"arithmetic mean{over}", "", *[np.mean(c) for c in table]],
+        [f"harmonic mean{over}", "", *[hm(c) for c in table]],
+        [f"source harmonic mean{over}", "", *[hm(c[:n_source]) for c in table]],
+        [f"target harmonic mean{over}", "", *[hm(c[n_source:]) for c in table]],
+        [],
+    ]
+
+
+def brute_2022(case, ci95, compat=False):
+    out, everything = [], []
+    columns = [
+        "AUC (all)", "AUC (source)", "AUC (target)", "pAUC", "precision (source)", "precision (target)",
+        "recall (source)", "recall (target)", "F1 score (source)", "F1 score (target)",
+    ]  # fmt: skip
+    header = ["", "", "AUC", "pAUC", "precision", "recall", "F1 score"]
+    for machine, sections in ordered(case):
+        values = [brute_section(rows) for _, rows in sections]
+        everything += values
+        out += [[machine], ["section", *columns]]
+        out += [[s, *v] for (s, _), v in zip(sections, values, strict=True)]
+        fault = compat and case.dcase == "dcase2022"
+        out += [header, *brute_means(values, "", len(values) // 2 if fault else len(values))]
+    over = " over all machine types, sections, and domains"
+    out += [header, *brute_means(everything, over, len(everything))]
+    return [*out, ["official score", "", brute_official(everything)], ["official score ci95", "", ci95], []]
+
+
+def brute_official(everything):
+    return hm([v for row in everything for v in row[1:4]])
+
+
+def brute_jackknife(case):
+    """As coded: leave one out of the pool of all clips."""
+    rows = [r for own in case.clips.values() for r in own]
+    n = len(rows)
+    halves = []
+    for more in ({}, {"max_fpr": 0.1}):
+        theta = [auc(rows[:i] + rows[i + 1 :], **more) for i in range(n)]
+        squares = np.sum((np.array(theta) - np.mean(theta)) ** 2)
+        halves.append(abs(student.ppf(0.025, n - 1)) * np.sqrt(squares / (n * (n - 1))))
+    return np.mean(halves)
+
+
+def results_of(case, root, **more):
+    against = official.reference(load_ground_truth(root / "truth", case.dcase))
+    return official.evaluate("sys1", root / "teams" / "team1" / "sys1", against, **more)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize("compat", [False, True], ids=["mended", "compat"])
+@pytest.mark.parametrize("case", CASES, indirect=True)
+def test_the_result_is_the_evaluators(asdray, case, tmp_path, compat):
+    where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth"]
+    code, shown, err = asdray("official", tmp_path / "teams", *where, *(["--compat"] if compat else []))
+    assert (code, err) == (0, "")
+    folder = tmp_path / "teams_result"
+    old = compat and case.dcase == "dcase2020"
+    path = folder / ("result_sys1.csv" if old else "sys1_result.csv")
+    expected = {"dcase2020": brute_2020, "dcase2021": brute_2021}.get(case.dcase)
+    if expected:
+        assert_same(rows_of(path), expected(case))
+    elif compat:
+        assert_same(rows_of(path), brute_2022(case, brute_jackknife(case), compat=True))
+    else:
+        assert_same(rows_of(path), brute_2022(case, results_of(case, tmp_path).ci95))
+    assert b"\r" not in path.read_bytes()
+    assert (folder / official_csv.CI95_FILE).exists() != compat
+    assert (folder / "teams_official_score.csv").exists() == (expected is None)
+    year = get_year(case.dcase)
+    assert f"covers {len(case.machines)} of the {len(year.machines['eval'])} machines" in shown
+    assert f"{100 * results_of(case, tmp_path, compat=True).official:.2f}" in shown
+
+
+@pytest.mark.parametrize("case", ["dcase2022", "dcase2023", "dcase2024"], indirect=True)
+def test_the_tables_over_systems_are_the_evaluators(asdray, case, tmp_path):
+    case.write_system(tmp_path / "teams" / "team2" / "sys2", scale=-2.0)
+    order = {
+        "dcase2022": ["bearing", "fan", "gearbox", "slider", "ToyCar", "ToyTrain", "valve"],
+        "dcase2023": ["ToyDrone", "ToyNscale", "ToyTank", "Vacuum", "bandsaw", "grinder", "shaker"],
+        "dcase2024": [
+            "3DPrinter", "AirCompressor", "Scanner", "ToyCircuit", "HoveringDrone", "HairDryer", "ToothBrush",
+            "RoboticArm", "BrushlessMotor",
+        ],
+    }[case.dcase]  # fmt: skip
+    where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth", "--out", tmp_path / "out"]
+    assert asdray("official", tmp_path / "teams", *where)[0] == 0
+    summary = ["official score", "arithmetic mean", "harmonic mean (source)", "harmonic mean (target)"]
+    both = lambda what: [f"{m} {what} ({d})" for d in ("source", "target") for m in order]  # noqa: E731
+    official_rows, paper = [["", *summary, *both("AUC")]], [["System", "metric", "h-mean", "a-mean", *order]]
+    per_section = {
+        s: ([["", *summary, *both("AUC")]], [["", *summary, *both("Score")]]) for _, s in case.clips
+    }
+    for system, scale in (("sys1", 1), ("sys2", -2)):
+        clips = {k: [(n, d, a, v * scale, x) for n, d, a, v, x in rows] for k, rows in case.clips.items()}
+        values = {key: brute_section(rows) for key, rows in clips.items()}
+
+        def mean(machine, column, values=values):
+            own = [v[column] for (m, _), v in values.items() if m == machine]
+            return np.mean(own) if own else None
+
+        aucs = {c: [v[c] for v in values.values()] for c in (1, 2, 3)}
+        score = brute_official(list(values.values()))
+        machines = {c: [mean(m, c) for m in order] for c in (1, 2, 3)}
+        official_rows.append(
+            [system, score, np.mean(aucs[1] + aucs[2]), hm(aucs[1]), hm(aucs[2]), *machines[1], *machines[2]]
+        )
+        for label, c in (("AUC (source)", 1), ("AUC (target)", 2), ("pAUC (source, target)", 3)):
+            paper.append([system, label, hm(aucs[c]), np.mean(aucs[c]), *machines[c]])
+        everything = aucs[1] + aucs[2] + aucs[3]
+        paper.append([system, "TOTAL score", score, np.mean(everything), *[None] * len(order)])
+        for section, (auc_rows, score_rows) in per_section.items():
+            own = [values.get((m, section)) for m in order]
+            cells = [v and v[c] for c in (1, 2) for v in own]
+            auc_rows.append([system, *[None] * 4, *cells])
+            own = [clips.get((m, section)) for m in order]
+            cells = [r and brute_domain(r, d)[3] for d in ("source", "target") for r in own]
+            score_rows.append([system, *[None] * 4, *cells])
+    out = tmp_path / "out"
+    assert_same(rows_of(out / "teams_official_score.csv"), official_rows)
+    assert_same(rows_of(out / "teams_official_score_paper.csv"), paper)
+    assert_same(rows_of(out / "sys2" / "official_score.csv"), [official_rows[0], official_rows[2]])
+    for section, (auc_rows, score_rows) in per_section.items():
+        assert_same(rows_of(out / f"teams_section_{section:02d}_auc.csv"), auc_rows)
+        assert_same(rows_of(out / f"teams_section_{section:02d}_score.csv"), score_rows)
+    header, first, second = rows_of(out / official_csv.CI95_FILE)
+    assert header == ["System", "official score", "ci95", "low", "high", "draws", "seed"]
+    for row, name in ((first, "sys1"), (second, "sys2")):
+        score, ci95, low, high = map(float, row[1:5])
+        assert (row[0], row[5:]) == (name, ["2000", "0"])
+        assert low < score < high
+        assert ci95 == pytest.approx((high - low) / 2)
+        assert float(rows_of(out / f"{name}_result.csv")[-2][2]) == ci95
+
+
+BY_HAND = """\
+bandsaw
+section,AUC (all),AUC (source),AUC (target),pAUC,precision (source),precision (target),recall (source),recall (target),F1 score (source),F1 score (target)
+00,0.6875,0.75,0.625,0.736842105263158,1.0,0.5,0.5,0.5,0.6666666666666666,0.5
+,,AUC,pAUC,precision,recall,F1 score
+arithmetic mean,,0.6875,0.736842105263158,0.75,0.5,0.5833333333333333
+harmonic mean,,0.6818181818181818,0.736842105263158,0.6666666666666666,0.5,0.5714285714285714
+source harmonic mean,,0.75,0.736842105263158,1.0,0.5,0.6666666666666666
+target harmonic mean,,0.625,0.736842105263158,0.5,0.5,0.5
+
+,,AUC,pAUC,precision,recall,F1 score
+"arithmetic mean over all machine types, sections, and domains",,0.6875,0.736842105263158,0.75,0.5,0.5833333333333333
+"harmonic mean over all machine types, sections, and domains",,0.6818181818181818,0.736842105263158,0.6666666666666666,0.5,0.5714285714285714
+"source harmonic mean over all machine types, sections, and domains",,0.75,0.736842105263158,1.0,0.5,0.6666666666666666
+"target harmonic mean over all machine types, sections, and domains",,0.625,0.736842105263158,0.5,0.5,0.5
+
+official score,,0.6992230854605993
+"""
+
+
+def test_a_result_by_hand(asdray, tmp_path):
+    """Worked out on paper: anomalies at 9, 8, 5, 2, source normals at 1, 6, target normals at 4, 7.
+
+    Anomalies above 1, 6, 4, 7: 4, 2, 3, 2, hence AUC (source) 6/8, AUC (target) 5/8, AUC (all) 11/16. The
+    true positive rate is 1/2 for false positive rates below 1/4: pAUC (1 + (0.05 - 0.005) / 0.095) / 2 =
+    14/19. Official score 3 / (8/6 + 8/5 + 19/14) = 630/901.
+    """
+    rows = [
+        ("section_00_0000.wav", "source", 1, 9.0, 1), ("section_00_0001.wav", "target", 1, 8.0, 1),
+        ("section_00_0002.wav", "source", 1, 5.0, 0), ("section_00_0003.wav", "target", 1, 2.0, 0),
+        ("section_00_0004.wav", "source", 0, 1.0, 0), ("section_00_0005.wav", "source", 0, 6.0, 0),
+        ("section_00_0006.wav", "target", 0, 4.0, 0), ("section_00_0007.wav", "target", 0, 7.0, 1),
+    ]  # fmt: skip
+    case = Case("dcase2023", ())
+    case.machines, case.clips = ("bandsaw",), {("bandsaw", 0): rows}
+    case.write_truth(tmp_path / "truth")
+    case.write_system(tmp_path / "mine")
+    where = ["--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"]
+    assert asdray("official", tmp_path / "mine", *where)[0] == 0
+    found = rows_of(tmp_path / "mine_result" / "mine_result.csv")
+    expected = list(csv.reader(io.StringIO(BY_HAND)))
+    assert found[-2][:2] == ["official score ci95", ""]
+    assert_same(found[:-2], [[_cell(c) for c in row] for row in expected])
+
+
+def _cell(text):
+    try:
+        return float(text) if "." in text else text
+    except ValueError:
+        return text
+
+
+@pytest.mark.parametrize("dcase", PUBLISHED)
+def test_published_totals_stand_in_the_tables(dcase, tmp_path):
+    machines, harmonic, arithmetic, score = PUBLISHED[dcase]
+    names = ("smix_auc", "tmix_auc", "mix_pauc")
+    sections = tuple(
+        official.SectionResult(m, 0, dict(zip(names, machines[m], strict=True))) for m in sorted(machines)
+    )
+    year = get_year(dcase)
+    result = official.SystemResult("mse", sections, official.total(year, sections), None, None, ())
+    official_csv.write([result], tmp_path, year, compat=True)
+    assert float(rows_of(tmp_path / "mse_result.csv")[-3][2]) == pytest.approx(score, abs=1e-14)
+    paper = rows_of(tmp_path / "teams_official_score_paper.csv")
+    assert float(paper[4][2]) == pytest.approx(score, abs=1e-14)
+    for row, h, a in zip(paper[1:4], harmonic, arithmetic, strict=True):
+        assert float(row[2]) == pytest.approx(h, abs=1e-9)
+        assert float(row[3]) == pytest.approx(a, abs=1e-9)
+    if dcase == "dcase2023":  # the first two columns as published there, for the order of columns
+        assert paper[0][4:6] == ["ToyDrone", "ToyNscale"]
+        assert [float(c) for c in paper[1][4:6]] == [0.7968, 0.77]
+
+
+def test_a_class_without_clips_is_empty_cells_not_numbers(asdray, tmp_path):
+    case = Case("dcase2023", ("bandsaw",))
+    case.clips["bandsaw", 0] = [r for r in case.clips["bandsaw", 0] if (r[1], r[2]) != ("source", 0)]
+    case.write_truth(tmp_path / "truth")
+    case.write_system(tmp_path / "mine")
+    code, shown, _ = asdray(
+        "official", tmp_path / "mine", "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"
+    )
+    assert code == 0
+    assert "–" in shown
+    rows = rows_of(tmp_path / "mine_result" / "mine_result.csv")
+    assert rows[2][2] == ""
+    assert rows[2][3] != ""
+    assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
+    assert "nan" not in (tmp_path / "mine_result" / "mine_result.csv").read_text()
+
+
+# --------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("case", ["dcase2020", "dcase2021", "dcase2023"], indirect=True)
+def test_the_order_of_rows_and_the_baselines_names_change_nothing(case, tmp_path):
+    against = official.reference(load_ground_truth(tmp_path / "truth", case.dcase))
+    expected = results_of(case, tmp_path, draws=20)
+    case.write_system(tmp_path / "shuffled", order=np.random.default_rng(5))
+    found = official.evaluate("sys1", tmp_path / "shuffled", against, draws=20)
+    assert found == expected
+
+    def baseline(stem):
+        stem = stem.replace("anomaly_score_", f"anomaly_score_DCASE{case.dcase[5:]}T2")
+        stem = stem.replace("decision_result_", f"decision_result_DCASE{case.dcase[5:]}T2")
+        return stem.replace(".csv", "_seed13711_id(0_)_Eval.csv")
+
+    # 2021's evaluator, unlike the lists of the other years, tells no labelled names.
+    names = {} if case.dcase == "dcase2021" else {"names": case.labelled}
+    case.write_system(tmp_path / "baseline", files=baseline, **names)
+    assert official.evaluate("sys1", tmp_path / "baseline", against, draws=20) == expected
+
+
+def test_labels_that_the_ground_truth_does_not_have_are_told(asdray, tmp_path):
+    case = Case("dcase2023", ("bandsaw",))
+    case.write_truth(tmp_path / "truth")
+    case.write_system(tmp_path / "mine")
+    for kind in ("domain", "attributes"):
+        for path in (tmp_path / "truth" / f"ground_truth_{kind}").iterdir():
+            path.unlink()
+        (tmp_path / "truth" / f"ground_truth_{kind}").rmdir()
+    code, _, err = asdray(
+        "official", tmp_path / "mine", "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"
+    )
+    assert code == 2
+    assert "lacks the label or the domain of clips (bandsaw 56)" in err
+
+
+def test_teams_and_systems_are_found_and_told_apart(tmp_path):
+    file = "anomaly_score_bandsaw_section_00_test.csv"
+    for place in ("teams/a/one", "teams/a/two", "teams/b/one", "teams/c", "teams/.hidden/x"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / file).write_text("")
+    (tmp_path / "teams" / "empty").mkdir()
+    teams = tmp_path / "teams"
+    systems, empty = official.find_systems(teams)
+    assert systems == {
+        "a_one": teams / "a" / "one", "two": teams / "a" / "two", "b_one": teams / "b" / "one", "c": teams / "c"
+    }  # fmt: skip
+    assert empty == [teams / "empty"]
+    assert official.find_systems(teams / "a" / "one") == ({"one": teams / "a" / "one"}, [])
+    with pytest.raises(ValueError, match="holds no submission"):
+        official.find_systems(teams / "empty")
+    with pytest.raises(ValueError, match="there is no folder"):
+        official.find_systems(teams / "nope")
+    (teams / "a_one").mkdir()
+    (teams / "a_one" / file).write_text("")
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        official.find_systems(teams)
+
+
+@pytest.mark.parametrize("case", ["dcase2023"], indirect=True)
+def test_one_bad_system_is_listed_and_the_others_are_scored(asdray, case, tmp_path):
+    bad = case.write_system(tmp_path / "teams" / "team2" / "bad")
+    path = bad / "anomaly_score_shaker_section_00_test.csv"
+    path.write_text(path.read_text().replace("section_00_0003.wav", "section_00_0103.wav"))
+    (bad / "decision_result_ToyDrone_section_00_test.csv").unlink()
+    (tmp_path / "teams" / "team1" / "sys1" / "notes.csv").write_text("")
+    where = ["--dcase", "dcase2023", "--ground-truth", tmp_path / "truth", "--out", tmp_path / "out"]
+    code, shown, err = asdray("official", tmp_path / "teams", *where)
+    assert code == 1
+    assert err.splitlines() == [
+        "1 of 2 systems could not be scored:",
+        f"{bad}: not a submission to dcase2023",
+        "  1 of 4 files are missing: decision_result_ToyDrone_section_00_test.csv",
+        f"  {path.name} (56 clips expected): 1 rows of no clip of this file, for example 'section_00_0103.wav'",
+        f"  {path.name} (56 clips expected): 1 missing clips, for example section_00_0003.wav",
+    ]
+    assert "ignored in sys1: notes.csv" in shown
+    assert (tmp_path / "out" / "sys1_result.csv").exists()
+    assert not (tmp_path / "out" / "bad_result.csv").exists()
+    assert [row[0] for row in rows_of(tmp_path / "out" / "teams_official_score.csv")] == ["", "sys1"]
+    # Alone it is wrong input, and nothing is written.
+    code, _, err = asdray("official", bad, *where[:-1], tmp_path / "none")
+    assert code == 2
+    assert "1 missing clips" in err
+    assert not (tmp_path / "none").exists()
+    code, _, err = asdray("official", bad, "--dcase", "dcase2032", *where[2:])
+    assert (code, "unknown DCASE year" in err) == (2, True)
+
+
+def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
+    case = Case("dcase2023", ("bandsaw",))
+    case.write_truth(tmp_path / "truth")
+    mine = case.write_system(tmp_path / "mine")
+    command = ["official", mine, "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"]
+    contents = []
+    for _ in range(2):
+        assert asdray(*command)[0] == 0
+        contents.append({p.name: p.read_bytes() for p in Path(f"{mine}_result").rglob("*") if p.is_file()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 7
+
+
+# ----------------------------------------------------------------------------------------------- intervals
+
+
+@given(
+    st.integers(1, 30).flatmap(
+        lambda n: st.tuples(
+            arrays(float, n, elements=st.integers(0, 5).map(float)),
+            arrays(bool, n),
+            arrays(np.int64, (3, n), elements=st.integers(0, 3)),
+        )
+    ),
+    st.sampled_from([0.1, 0.3, 1.0]),
+)
+def test_resampled_areas_are_those_of_the_repeated_clips(data, p):
+    scores, y, weights = data
+    area, partial = metrics.resampled_areas(scores, y, weights, p)
+    for k, w in enumerate(weights):
+        s, labels = np.repeat(scores, w), np.repeat(y, w)
+        for found, expected in ((area[k], metrics.auc(s, labels)), (partial[k], metrics.pauc(s, labels, p))):
+            assert np.isnan(found) if expected is None else found == pytest.approx(expected, abs=1e-12)
+
+
+def scored(case):
+    return [
+        SectionScores(
+            machine, section, np.array([r[3] for r in rows]), np.array([bool(r[2]) for r in rows]),
+            np.array([r[1] == "target" for r in rows]),
+        )
+        for (machine, section), rows in case.clips.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021", "dcase2023"])
+def test_the_bootstrap_is_a_loop_over_resampled_clips(dcase):
+    sections = scored(Case(dcase, CASES[dcase]))
+    rule = get_year(dcase).score_rule
+    draws = bootstrap.official_draws(rule, sections, draws=7, seed=3)
+    weights = {}
+    for s in sections:
+        rng = bootstrap.section_generator(3, s.machine, s.section)
+        weights[s.machine, s.section] = bootstrap.draw_weights(2 * s.is_target + s.is_anomaly, 7, rng)
+    for k, found in enumerate(draws):
+        machines = {}
+        for s in sections:
+            w = weights[s.machine, s.section][k].astype(int)
+            domains = np.where(s.is_target, "target", "source")
+            values = metrics.section_metrics(
+                np.repeat(s.scores, w), np.repeat(s.is_anomaly, w).tolist(), np.repeat(domains, w).tolist()
+            )
+            machines.setdefault(s.machine, []).append(values)
+        per_machine = [metrics.official(rule, own) for own in machines.values()]
+        total = metrics.official_total(rule, per_machine, [len(own) for own in machines.values()])
+        assert found == pytest.approx(total, abs=1e-12)
+
+
+def test_resamples_keep_the_size_of_every_stratum_and_follow_the_seed():
+    strata = np.array([0] * 5 + [1] * 3 + [3] * 50)
+    weights = bootstrap.draw_weights(strata, 400, np.random.default_rng(0))
+    for value, n in ((0, 5), (1, 3), (3, 50)):
+        assert (weights[:, strata == value].sum(axis=1) == n).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(58), abs=0.25)
+    # How often a clip is drawn is binomial: its variance over draws is 1 - 1/n.
+    assert weights[:, strata == 3].var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.05)
+    assert (weights == bootstrap.draw_weights(strata, 400, np.random.default_rng(0))).all()
+    one, two = (bootstrap.section_generator(0, m, 0).random() for m in ("fan", "pump"))
+    assert one != two
+
+
+def test_an_interval_speaks_of_its_system_and_year_only():
+    case = Case("dcase2023", ("shaker", "ToyDrone"))
+    sections = scored(case)
+    interval = bootstrap.official_interval("both_domains", sections, draws=200)
+    turned = bootstrap.official_interval("both_domains", sections[::-1], draws=200)
+    assert (turned.low, turned.high) == pytest.approx((interval.low, interval.high), abs=1e-14)
+    assert interval != bootstrap.official_interval("both_domains", sections, draws=200, seed=1)
+    perfect = [
+        SectionScores(s.machine, 0, s.is_anomaly.astype(float), s.is_anomaly, s.is_target) for s in sections
+    ]
+    sure = bootstrap.official_interval("both_domains", perfect, draws=50)
+    assert (sure.low, sure.high, sure.half_width) == (1.0, 1.0, 0.0)
+    gone = [SectionScores(s.machine, 0, s.scores, s.is_anomaly, s.is_anomaly & False) for s in sections]
+    assert bootstrap.official_interval("both_domains", gone, draws=5) is None
+
+
+def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():
+    """The half-width against 1.96 standard deviations of the score over independent draws of the clips."""
+    domain, anomaly = np.array([(d, a) for d in (0, 1) for a in (0, 1)] * 50, dtype=bool).T
+
+    def sections(rng):
+        return [
+            SectionScores(m, 0, rng.normal(size=200) + anomaly, anomaly, domain)
+            for m in ("fan", "valve", "pump")
+        ]
+
+    rng = np.random.default_rng(0)
+    once = np.ones((1, 200))
+    score = [
+        metrics.official_of_draws(
+            "both_domains", [bootstrap.term_draws("both_domains", s, once) for s in sections(rng)]
+        )[0]
+        for _ in range(300)
+    ]
+    widths = [
+        bootstrap.official_interval("both_domains", sections(rng), draws=300).half_width for _ in range(8)
+    ]
+    assert np.mean(widths) == pytest.approx(1.96 * np.std(score), rel=0.15)
+
+
+def test_the_evaluators_ci95_is_the_jackknife_divided_by_n_minus_1():
+    case = Case("dcase2024", ("Scanner",), seed=4)
+    rows = [r for own in case.clips.values() for r in own]
+    n = len(rows)
+    found = bootstrap.evaluators_ci95(scored(case), chunk=10)
+    assert found == pytest.approx(brute_jackknife(case), abs=1e-15)
+    textbook = []
+    for more in ({}, {"max_fpr": 0.1}):
+        theta = np.array([auc(rows[:i] + rows[i + 1 :], **more) for i in range(n)])
+        textbook.append(
+            student.ppf(0.975, n - 1) * math.sqrt((n - 1) / n * np.sum((theta - theta.mean()) ** 2))
+        )
+    assert found * (n - 1) == pytest.approx(np.mean(textbook), rel=1e-12)
+
+
+def test_decision_metrics_without_a_decision_and_without_an_anomaly():
+    y = np.array([True, True, False])
+    assert metrics.decision_metrics([False] * 3, y) == (0, 0, 0)
+    assert metrics.decision_metrics([True] * 3, y) == (2 / 3, 1, 0.8)
+    assert metrics.decision_metrics([True] * 3, ~y | y) == (1, 1, 1)
+    assert metrics.decision_metrics([True, False], [False, False]) == (None, None, None)
+
+
+def test_every_year_has_its_evaluators_columns():
+    for year in YEARS.values():
+        columns = year.evaluator_machines or year.machines["eval"]
+        assert sorted(columns) == sorted(year.machines["eval"])
