@@ -13,8 +13,9 @@ from trees import build_tree, write_list
 
 from asdray import store
 from asdray.backends.knn import knn
-from asdray.config.backend import Knn, Umap, backend_id
+from asdray.config.backend import Knn, Own, Recon, Umap, backend_id
 from asdray.config.load import load_recipe
+from asdray.config.sweep import check_backends
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
@@ -131,6 +132,42 @@ def test_recon_passes_through(places):
     test = pd.read_parquet(directory.extract(CKPT, "fan", "test")).set_index("clip")["recon"]
     assert found[test.index].to_numpy() == pytest.approx(test.to_numpy())
     assert len(found) == 8 + 16
+
+
+def test_every_backend_through_the_stages(trial, places):
+    train_and_extract(trial, places)
+    names = ["knn", "kmeans", "knn_rescale", "ldn", "mahalanobis", "gmm"]
+    backends = check_backends(
+        [*names, {"name": "knn", "smote_ratio": 0.5}, {"name": "pyod", "detector": "ECOD"}], "backends"
+    )
+    backends += tuple(b.model_copy(update={"sep_section": True}) for b in backends)
+    assert not any(found(all_stages(trial, places, backends)))
+    assert all(found(all_stages(trial, places, backends)))
+    directory = store.trial_dir(places.results, trial)
+    view = pd.read_csv(directory.score_view(CKPT, "fan", "test"))
+    ids = [backend_id(b) for b in backends]
+    assert np.isfinite(view[ids].to_numpy()).all()
+    # 2023 has one section per machine: apart or not, it is scored by the same clips.
+    for together, apart in zip(ids[:8], ids[8:], strict=True):
+        assert together != apart
+        assert (view[together] == view[apart]).all()
+    shown = pd.read_csv(directory.output(CKPT) / "official23-dev.csv")
+    assert {"ldn(sep_section=false)", "pyod(detector=ECOD, sep_section=true)"} <= set(shown["backend"])
+    assert shown["total"].notna().all()
+
+
+def test_own_scores_of_any_name_pass_through(places):
+    trial = Trial(DCASE, "ae_baseline", load_recipe("ae_baseline").system, 0, MACHINES)
+    train_and_extract(trial, places)
+    with pytest.raises(ValueError, match=r"fan: .* no score of its own called 'mahalanobis'"):
+        score(trial, "fan", CKPT, Own(score="mahalanobis"), places)
+    score(trial, "fan", CKPT, Own(score="recon"), places)
+    score(trial, "fan", CKPT, Recon(), places)
+    directory = store.trial_dir(places.results, trial)
+    own, recon = (
+        pq.read_table(directory.scores(CKPT, "fan", backend_id(b))) for b in (Own(score="recon"), Recon())
+    )
+    assert own.equals(recon)
 
 
 def test_evaluate_and_table(trial, places):
@@ -286,7 +323,9 @@ def test_a_failed_machine_leaves_a_null_total(trial, places):
 
 def test_embeddings_that_are_not_finite_are_an_error_and_leave_no_file(trial, places):
     train_and_extract(trial, places, nan=True)
-    with pytest.raises(ValueError, match=r"dis_baseline-\w{8} dcase2023 seed0: fan: .* 1 of 16 test clips"):
+    with pytest.raises(
+        ValueError, match=r"dis_baseline-\w{8} dcase2023 seed0: fan: .* 1 of 16 test clips .*fan/test/"
+    ):
         score(trial, "fan", CKPT, Knn(), places)
     with pytest.raises(ValueError, match="not finite"):
         umap(trial, "fan", CKPT, Umap(), places)

@@ -91,5 +91,5 @@ def _detector(name: str) -> type:
         classes = [
             n for n, v in vars(loaded).items() if isinstance(v, type) and v.__module__ == loaded.__name__
         ]
-        raise ValueError(f"PyOD's module {module!r} has no detector {name!r}{nearest(name, classes)}")
+        raise ValueError(f"PyOD's module {module!r} has no detector {name!r} (it has: {', '.join(classes)})")
     return found

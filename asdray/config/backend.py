@@ -109,7 +109,8 @@ class Gmm(Config):
     covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
     pca: Count | None = 32
     """Principal components that are kept, null = all dimensions. Four full covariances in 32 dimensions
-    have about two thousand parameters, which a thousand clips determine; in 512 they have half a million."""
+    have about two thousand parameters, which a thousand clips determine; in 512 they have half a million.
+    What differs from the training clips only across the directions left out is not seen."""
     reg_covar: Annotated[float, Field(gt=0)] = 1e-3
     """Added to every variance, in units of the mean variance of the dimensions."""
     normalize: bool = True

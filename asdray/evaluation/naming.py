@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
+"""Options without which a backend's name says nothing."""
+
 
 def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """For each key, those of its options that do not have one and the same value for all keys."""
@@ -58,6 +61,7 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
     for name in {own["name"] for own in known.values()}:
         same = {key: own for key, own in known.items() if own["name"] == name}
         for key, own in differences(same).items():
-            labels[key] = show({"name": name, **own})
+            always = {n: same[key][n] for n in ALWAYS_SHOWN.get(name, ())}
+            labels[key] = show({"name": name, **always, **own})
     taken = list(labels.values())
     return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
