@@ -24,7 +24,6 @@ from asdray.dcase.download_view import View
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_manifest
-from asdray.dcase.synth import synthesise
 from asdray.dcase.years import YEARS
 
 FAST = Patience(tries=3, first=0.001, longest=0.01, connect=5, read=5)
@@ -362,6 +361,8 @@ def test_what_makes_no_sense_is_refused(get, options, why):
 
 
 def test_a_synthetic_dataset_is_left_alone(tmp_path):
+    from asdray.dcase.synth import synthesise
+
     synthesise(tmp_path, "dcase2023", machines=("fan",), train=4, test=4, seconds=0.5)
     before = tree(tmp_path)
     with pytest.raises(ValueError, match="holds a synthetic dataset: choose another --data"):
