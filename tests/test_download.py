@@ -327,6 +327,15 @@ def test_ground_truth_that_is_missing_does_not_lose_the_audio(get, site, truth, 
     assert len(get().brought) == 2
 
 
+def test_ground_truth_is_given_up_at_the_first_file_that_the_server_cannot_send(get, site, truth):
+    broken = [path for path in truth if path != LIST]
+    for path in broken:
+        site.faults[path] = Fault(99, status=500)
+    (why,) = get().failed.values()
+    assert "500" in why
+    assert sum(path in broken for path, _ in site.requests) == FAST.tries
+
+
 def test_a_list_that_has_changed_upstream_is_an_error(get, site, tmp_path):
     site.files[LIST] += b"\n"
     (why,) = get().failed.values()

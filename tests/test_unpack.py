@@ -119,7 +119,7 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
         unpack(path, "fan", tmp_path / "raw")
     monkeypatch.setattr(module, "RATIO", 10**6)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ValueError, match=r"needs 0\.02 GB .* where 0\.00 GB are free"):
+    with pytest.raises(OSError, match=r"needs 0\.02 GB .* where 0\.00 GB are free"):
         unpack(path, "fan", tmp_path / "raw")
     assert tree(tmp_path / "raw") == {}
 

@@ -33,6 +33,10 @@ class FetchError(Exception):
     """A file that could not be had; the message holds its address and what to do."""
 
 
+class GivenUp(FetchError):
+    """The server could not be reached or did not do its work, however often it was asked."""
+
+
 class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """Somebody asked for the end; what has come so far is kept."""
 
@@ -106,7 +110,8 @@ def fetch(
         on_wait: called with why an attempt failed and what happens now.
 
     Raises:
-        FetchError: the server does not have the file or cannot be reached, or the file is not the right one.
+        FetchError: the server does not have the file, or the file is not the right one.
+        GivenUp: ``patience`` has run out.
         Stopped: ``stop`` was set.
         OSError: the file cannot be written.
     """
@@ -142,7 +147,7 @@ def get_json(
     """The JSON document at ``url``.
 
     Raises:
-        FetchError: it cannot be had, or is none.
+        FetchError: it cannot be had, or is none (`GivenUp`).
         Stopped: ``stop`` was set.
     """
 
@@ -271,7 +276,7 @@ def _persist(
             failures, best = 0, reached()
         failures += 1
         if failures >= patience.tries:
-            raise FetchError(f"{url}: {why}; given up after {failures} attempts without progress")
+            raise GivenUp(f"{url}: {why}; given up after {failures} attempts without progress")
         wait = patience.wait(failures, asked, rng)
         say(f"{why}; again in {wait:.0f} s")
         stop.wait(wait)

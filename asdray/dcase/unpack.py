@@ -7,6 +7,7 @@ more bytes than a zip of recordings can hold are refused before anything is writ
 from __future__ import annotations
 
 import calendar
+import errno
 import filecmp
 import os
 import shutil
@@ -134,7 +135,8 @@ def _check_space(entries: Entries, raw: Path, path: Path) -> None:
     raw.mkdir(parents=True, exist_ok=True)
     total, free = sum(info.file_size for info, _ in entries), shutil.disk_usage(raw).free
     if total > free:
-        raise ValueError(f"{path} needs {total / 1e9:.2f} GB in {raw}, where {free / 1e9:.2f} GB are free")
+        what = f"{path} needs {total / 1e9:.2f} GB in {raw}, where {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, what)
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
