@@ -18,7 +18,7 @@ LEVEL = {
     "provenance": 1,
     "store": 2,
     "dcase": 3,
-    "evaluation": 3,
+    "evaluation": 4,
     "audio": 4,
     "doctor": 5,
     "frontends": 5,

@@ -586,7 +586,7 @@ def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
 )
 def test_resampled_areas_are_those_of_the_repeated_clips(data, p):
     scores, y, weights = data
-    area, partial = metrics.resampled_areas(scores, y, weights, p)
+    area, partial = metrics.resampled_areas(scores, y, weights.T, p)
     for k, w in enumerate(weights):
         s, labels = np.repeat(scores, w), np.repeat(y, w)
         for found, expected in ((area[k], metrics.auc(s, labels)), (partial[k], metrics.pauc(s, labels, p))):
@@ -615,7 +615,7 @@ def test_the_bootstrap_is_a_loop_over_resampled_clips(dcase):
     for k, found in enumerate(draws):
         machines = {}
         for s in sections:
-            w = weights[s.machine, s.section][k].astype(int)
+            w = weights[s.machine, s.section][:, k].astype(int)
             domains = np.where(s.is_target, "target", "source")
             values = metrics.section_metrics(
                 np.repeat(s.scores, w), np.repeat(s.is_anomaly, w).tolist(), np.repeat(domains, w).tolist()
@@ -630,10 +630,10 @@ def test_resamples_keep_the_size_of_every_stratum_and_follow_the_seed():
     strata = np.array([0] * 5 + [1] * 3 + [3] * 50)
     weights = bootstrap.draw_weights(strata, 400, np.random.default_rng(0))
     for value, n in ((0, 5), (1, 3), (3, 50)):
-        assert (weights[:, strata == value].sum(axis=1) == n).all()
-    assert weights.mean(axis=0) == pytest.approx(np.ones(58), abs=0.25)
+        assert (weights[strata == value].sum(axis=0) == n).all()
+    assert weights.mean(axis=1) == pytest.approx(np.ones(58), abs=0.25)
     # How often a clip is drawn is binomial: its variance over draws is 1 - 1/n.
-    assert weights[:, strata == 3].var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.05)
+    assert weights[strata == 3].var(axis=1).mean() == pytest.approx(1 - 1 / 50, abs=0.05)
     assert (weights == bootstrap.draw_weights(strata, 400, np.random.default_rng(0))).all()
     one, two = (bootstrap.section_generator(0, m, 0).random() for m in ("fan", "pump"))
     assert one != two
@@ -666,7 +666,7 @@ def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():
         ]
 
     rng = np.random.default_rng(0)
-    once = np.ones((1, 200))
+    once = np.ones((200, 1))
     score = [
         metrics.official_of_draws(
             "both_domains", [bootstrap.term_draws("both_domains", s, once) for s in sections(rng)]

@@ -16,6 +16,9 @@ from asdray.evaluation import metrics
 DRAWS = 2000
 CONFIDENCE = 0.95
 
+BLOCK = 250
+"""Samples computed at a time: so many of a section stay in the processor's cache. Changes the draws."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -58,14 +61,14 @@ def draw_weights(strata: ArrayLike, draws: int, rng: np.random.Generator) -> NDA
         strata: (N,), equal for clips of one stratum.
 
     Returns:
-        (draws, N) whole numbers as float64; the sum over a stratum is its size.
+        (N, draws) whole numbers as float64; the sum over a stratum is its size.
     """
     s = np.asarray(strata)
-    weights = np.empty((draws, s.size))
+    weights = np.empty((s.size, draws))
     for value in np.unique(s):
         at = np.flatnonzero(s == value)
-        picks = rng.integers(at.size, size=(draws, at.size)) + at.size * np.arange(draws)[:, None]
-        weights[:, at] = np.bincount(picks.ravel(), minlength=draws * at.size).reshape(draws, at.size)
+        picks = draws * rng.integers(at.size, size=(draws, at.size)) + np.arange(draws)[:, None]
+        weights[at] = np.bincount(picks.ravel(), minlength=draws * at.size).reshape(at.size, draws)
     return weights
 
 
@@ -75,7 +78,7 @@ def term_draws(
     """What a section gives to the official score in every resample: (terms of the rule, draws).
 
     Args:
-        weights: (draws, N).
+        weights: (N, draws).
     """
     y, target = section.is_anomaly, section.is_target
     clips = {  # which clips a term takes; the names are explained in `metrics`
@@ -86,7 +89,7 @@ def term_draws(
         which = name.split("_")[0]
         if which not in areas:
             at = clips[which]
-            areas[which] = metrics.resampled_areas(section.scores[at], y[at], weights[:, at])
+            areas[which] = metrics.resampled_areas(section.scores[at], y[at], weights[at])
     return np.stack([areas[n.split("_")[0]][n.endswith("_pauc")] for n in metrics.OFFICIAL_TERMS[score_rule]])
 
 
@@ -101,8 +104,12 @@ def official_draws(
     machines: dict[str, list[NDArray[np.float64]]] = {}
     for section in sections:
         rng = section_generator(seed, section.machine, section.section)
-        weights = draw_weights(2 * section.is_target + section.is_anomaly, draws, rng)
-        machines.setdefault(section.machine, []).append(term_draws(score_rule, section, weights))
+        strata = 2 * section.is_target + section.is_anomaly
+        blocks = [
+            term_draws(score_rule, section, draw_weights(strata, min(BLOCK, draws - start), rng))
+            for start in range(0, draws, BLOCK)
+        ]
+        machines.setdefault(section.machine, []).append(np.concatenate(blocks, axis=1))
     return metrics.official_of_draws(score_rule, [np.concatenate(terms) for terms in machines.values()])
 
 
@@ -123,7 +130,7 @@ def official_interval(
     return Interval(float(low), float(high), draws, seed)
 
 
-def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 256) -> float | None:
+def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 32) -> float | None:
     """``official score ci95`` as the evaluators of 2022-2025 compute it, which is not what its name says.
 
     The mean of the jackknife half-widths of AUC and pAUC of all machines' clips in one pool of N, whatever
@@ -147,8 +154,8 @@ def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 256) -> floa
     parts = []
     for start in range(0, n, chunk):
         left_out = np.arange(start, min(start + chunk, n))
-        weights = np.ones((left_out.size, n))
-        weights[np.arange(left_out.size), left_out] = 0
+        weights = np.ones((n, left_out.size))
+        weights[left_out, np.arange(left_out.size)] = 0
         parts.append(np.stack(metrics.resampled_areas(scores, y, weights)))
     theta = np.concatenate(parts, axis=1)
     if n < 2 or not np.isfinite(theta).all():

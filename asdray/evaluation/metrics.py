@@ -140,12 +140,12 @@ def pauc(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = MAX_FPR) -> 
 def resampled_areas(
     scores: ArrayLike, is_anomaly: ArrayLike, weights: ArrayLike, max_fpr: float = MAX_FPR
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`auc` and `pauc` of D samples that hold clip n ``weights[d, n]`` times, from one sort.
+    """`auc` and `pauc` of D samples that hold clip n ``weights[n, d]`` times, from one sort.
 
     Args:
         scores: (N,) float, finite.
         is_anomaly: (N,) bool.
-        weights: (D, N) whole numbers >= 0.
+        weights: (N, D) whole numbers >= 0.
 
     Returns:
         Both (D,) float64, NaN where a sample has no anomaly or no normal clip.
@@ -155,24 +155,24 @@ def resampled_areas(
     """
     s, y = _checked(scores, is_anomaly)
     w = np.asarray(weights, dtype=np.float64)
-    assert w.shape == (len(w), s.size), "one weight per sample and clip"
+    assert w.shape == (s.size, w.shape[-1]), "one weight per clip and sample"
     if not s.size:
-        return np.full(len(w), np.nan), np.full(len(w), np.nan)
+        return np.full(w.shape[1], np.nan), np.full(w.shape[1], np.nan)
     order = np.argsort(-s, kind="stable")
-    s, y, w = s[order], y[order], w[:, order]
+    s, y, w = s[order], y[order], w[order]
     first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))  # of every group of equal scores
-    d_true = np.add.reduceat(w * y, first, axis=1)
-    d_false = np.add.reduceat(w * ~y, first, axis=1)
-    n_anomaly, n_normal = d_true.sum(axis=1), d_false.sum(axis=1)
-    true = np.cumsum(d_true, axis=1) - d_true  # the counts where each group begins
-    false = np.cumsum(d_false, axis=1) - d_false
+    d_true = np.add.reduceat(w * y[:, None], first)
+    d_false = np.add.reduceat(w * ~y[:, None], first)
+    n_anomaly, n_normal = d_true.sum(axis=0), d_false.sum(axis=0)
+    true = np.cumsum(d_true, axis=0) - d_true  # the counts where each group begins
+    false = np.cumsum(d_false, axis=0) - d_false
     pairs = n_anomaly * n_normal
     pairs[pairs == 0] = np.nan
-    area = ((true + d_true / 2) * d_false).sum(axis=1) / pairs
+    area = ((true + d_true / 2) * d_false).sum(axis=0) / pairs
     # The part of each group's step that lies below p, in normal clips; the ROC is a straight line in it.
-    inside = np.clip(max_fpr * n_normal[:, None] - false, 0, d_false)
+    inside = np.clip(max_fpr * n_normal - false, 0, d_false)
     rise = d_true * inside / (2 * np.maximum(d_false, 1))
-    partial = ((true + rise) * inside).sum(axis=1) / pairs
+    partial = ((true + rise) * inside).sum(axis=0) / pairs
     lowest = max_fpr**2 / 2
     return area, 0.5 * (1 + (partial - lowest) / (max_fpr - lowest))
 
