@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits
 from trees import build_tree, write_list
 
 from asdray import store
@@ -141,7 +142,8 @@ def test_every_backend_through_the_stages(trial, places):
         [*names, {"name": "knn", "smote_ratio": 0.5}, {"name": "pyod", "detector": "ECOD"}], "backends"
     )
     backends += tuple(b.model_copy(update={"sep_section": True}) for b in backends)
-    assert not any(found(all_stages(trial, places, backends)))
+    with threadpool_limits(1):  # as in the workers
+        assert not any(found(all_stages(trial, places, backends)))
     assert all(found(all_stages(trial, places, backends)))
     directory = store.trial_dir(places.results, trial)
     view = pd.read_csv(directory.score_view(CKPT, "fan", "test"))

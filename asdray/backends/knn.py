@@ -58,11 +58,11 @@ def knn(
     if leave_one_out:
         at["source"][source], at["target"][target] = np.arange(len(source)), np.arange(len(target))
     near_source = mean_distance(r[source], q, n_neighbors, at["source"])
-    if int(smote_ratio * len(source)) > len(target):
+    total = int(smote_ratio * len(source))
+    if smote_ratio > 0 and total >= len(target):  # equal: none is made up until a target clip is left out
         near_target = _to_enlarged(
-            r[target], q, n_neighbors, at["target"], int(smote_ratio * len(source)), smote_neighbors, seed,
-            to_unit=metric == "cosine",
-        )  # fmt: skip
+            r[target], q, n_neighbors, at["target"], total, smote_neighbors, seed, to_unit=metric == "cosine"
+        )
     else:
         near_target = mean_distance(r[target], q, n_neighbors, at["target"])
     nearest = np.minimum(near_source, near_target)
