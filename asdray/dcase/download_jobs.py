@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from asdray import store
-from asdray.dcase.fetch import FetchError, GivenUp, Patience, fetch, new_session
+from asdray.dcase.fetch import FetchError, Patience, UnreachableError, fetch, new_session
 from asdray.dcase.local import check_zip
 from asdray.dcase.placed import mark
 from asdray.dcase.records import Zip
@@ -160,7 +160,7 @@ def _do_truth(job: TruthJob, patience: Patience, stop: threading.Event, tell: Te
                 stop=stop,
                 on_wait=lambda why: tell(Step(job.name, "waiting", text=why)),
             )
-        except GivenUp:
+        except UnreachableError:
             raise  # the next file would fare no better
         except FetchError as error:
             missing.append(str(error))

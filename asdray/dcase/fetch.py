@@ -33,7 +33,7 @@ class FetchError(Exception):
     """A file that could not be had; the message holds its address and what to do."""
 
 
-class GivenUp(FetchError):
+class UnreachableError(FetchError):
     """The server could not be reached or did not do its work, however often it was asked."""
 
 
@@ -111,7 +111,7 @@ def fetch(
 
     Raises:
         FetchError: the server does not have the file, or the file is not the right one.
-        GivenUp: ``patience`` has run out.
+        UnreachableError: ``patience`` has run out.
         Stopped: ``stop`` was set.
         OSError: the file cannot be written.
     """
@@ -147,7 +147,7 @@ def get_json(
     """The JSON document at ``url``.
 
     Raises:
-        FetchError: it cannot be had, or is none (`GivenUp`).
+        FetchError: it cannot be had, or is none (`UnreachableError`).
         Stopped: ``stop`` was set.
     """
 
@@ -276,7 +276,7 @@ def _persist(
             failures, best = 0, reached()
         failures += 1
         if failures >= patience.tries:
-            raise GivenUp(f"{url}: {why}; given up after {failures} attempts without progress")
+            raise UnreachableError(f"{url}: {why}; given up after {failures} attempts without progress")
         wait = patience.wait(failures, asked, rng)
         say(f"{why}; again in {wait:.0f} s")
         stop.wait(wait)
