@@ -47,14 +47,14 @@ def official(
     systems, empty = evaluation.find_systems(folder)
     against = evaluation.reference(load_ground_truth(ground_truth, dcase))
     results: list[SystemResult] = []
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     for name, path in systems.items():
         try:
             results.append(evaluation.evaluate(name, path, against, compat=compat))
         except ValueError as error:
-            faults.append(str(error))
+            faults[name] = str(error)
     if not results:
-        raise ValueError("\n".join(faults))
+        raise ValueError("\n".join(faults.values()))
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = official_csv.write(results, target, year, compat=compat)
     _print_results(results, year, compat)
@@ -69,7 +69,10 @@ def official(
     print(f"{len(paths)} tables are in {target}")
     if faults:
         print(f"{len(faults)} of {len(systems)} systems could not be scored:", file=sys.stderr)
-        print("\n".join(faults), file=sys.stderr)
+        for name, fault in faults.items():
+            print(fault, file=sys.stderr)
+            if (old := target / f"{name}_result.csv").exists():
+                print(f"  {old} is of an earlier run", file=sys.stderr)
         sys.exit(1)
 
 

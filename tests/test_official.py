@@ -549,6 +549,9 @@ def test_one_bad_system_is_listed_and_the_others_are_scored(asdray, case, tmp_pa
     assert (tmp_path / "out" / "sys1_result.csv").exists()
     assert not (tmp_path / "out" / "bad_result.csv").exists()
     assert [row[0] for row in rows_of(tmp_path / "out" / "teams_official_score.csv")] == ["", "sys1"]
+    old = tmp_path / "out" / "bad_result.csv"
+    old.write_text("")
+    assert asdray("official", tmp_path / "teams", *where)[2].endswith(f"  {old} is of an earlier run\n")
     # Alone it is wrong input, and nothing is written.
     code, _, err = asdray("official", bad, *where[:-1], tmp_path / "none")
     assert code == 2

@@ -58,7 +58,9 @@ def submit(
         ValueError: a machine is not scored yet; no machine of the trial has clips in ``subset``; ``out``
             holds files of another submission.
     """
-    identity = {"dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed}
+    identity: dict[str, str | int] = {
+        "dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed
+    }  # fmt: skip
     _refuse_another(out / RECORD, identity)
     year = get_year(trial.dcase)
     dataset = manifest.load_dataset(places.data, trial.dcase)
