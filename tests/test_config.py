@@ -9,6 +9,7 @@ import pytest
 
 from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.base import Config, canonical, digest
+from asdray.config.branches import FftBranch, StftBranch
 from asdray.config.load import (
     load_recipe,
     parse_set,
@@ -18,9 +19,8 @@ from asdray.config.load import (
     validate,
     with_overrides,
 )
-from asdray.config.sweep import Sweep, expand, load_sweep
-from asdray.config.branches import FftBranch, StftBranch
 from asdray.config.losses import AdaCos
+from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.system import System
 from asdray.config.trial import Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS

@@ -58,6 +58,39 @@ def test_spectrum_equals_numpy_and_passes_no_gradient():
     np.testing.assert_allclose(found.numpy(), np.abs(np.fft.rfft(waves)), rtol=1e-4, atol=1e-3)
 
 
+def _numpy_slaney_mel(n_mels: int, n_fft: int) -> np.ndarray:
+    """Linear below 1000 Hz (15 mel), then a factor of 6.4 every 27 mel; triangles of area 1."""
+
+    def to_hz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+    edges = to_hz(np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), n_mels + 2))
+    bins = np.arange(n_fft // 2 + 1) * 16000 / n_fft
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    return np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])[:, None]
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("window_norm", [False, True])
+@pytest.mark.parametrize("scale", ["htk", "slaney"])
+def test_mel_frames_equal_numpy(power, window_norm, scale):
+    waves = _waves(2, 8000)
+    filters = (_numpy_htk_mel if scale == "htk" else _numpy_slaney_mel)(128, 1024)
+    np.testing.assert_allclose(features.mel_filters(128, 1024, scale).numpy(), filters, atol=2e-5)
+    bins = np.stack([_numpy_spectrogram(w, 1024, 512) for w in waves])
+    if not window_norm:
+        bins *= np.sqrt(384)  # the energy of a Hann window of 1024: 3/8 of it
+    expected = (filters @ bins**power).transpose(0, 2, 1)
+    options = {"power": power, "window_norm": window_norm}
+    arguments = torch.tensor(waves, dtype=torch.float32), features.hann(1024), 512, features.mel_filters(128, 1024, scale)  # fmt: skip
+    found = features.mel(*arguments, **options)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5 * expected.max())
+    # An empty filter is at the floor; elsewhere decibels of noise are far from it.
+    logs = features.log_mel(*arguments, **options).numpy()
+    np.testing.assert_allclose(logs, 20 / power * np.log10(np.maximum(expected, 2.22e-16)), atol=2e-3)
+
+
 def test_log_mel_equals_numpy():
     waves = _waves(2, 16000)
     found = features.log_mel(

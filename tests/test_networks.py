@@ -291,7 +291,7 @@ def _batches(config, n_clips: int = 6):
     )
     columns = {name: (values * 2)[:n_clips] for name, values in COLUMNS.items()}
     module = frontends.build(config, 32_000, columns=columns, seed=4)
-    return module, module.training_data(Clips([pack]), columns, n_clips)
+    return module, module.training_data(Clips([pack]), columns, n_clips, rng)
 
 
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["plain", "full"])

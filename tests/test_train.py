@@ -159,7 +159,7 @@ def test_the_loss_reported_is_the_mean_over_all_items(undisturbed):
     trial = trial_of(AE)
     clips = Clips([ensure_pack(undisturbed, DCASE, trial.units[0].machines[0], "train")])
     module = frontends.build(AE.frontend, 6400)
-    data = module.training_data(clips, {}, AE.train.batch_size)
+    data = module.training_data(clips, {}, AE.train.batch_size, np.random.default_rng(0))
     assert data.sizes[-1] not in (1, AE.train.batch_size)
     assert sum(data.sizes) == 6 * (8000 // 128 + 1 - 4)  # whole clips, longer than audio.duration
 
@@ -426,7 +426,7 @@ def test_an_epoch_sees_every_item_once_and_no_two_alike(undisturbed):
         "domain": ["source"] * 18,
     }
     module = frontends.build(DIS.frontend, 6400, columns=columns)
-    data = module.training_data(clips, columns, 5)
+    data = module.training_data(clips, columns, 5, np.random.default_rng(0))
     orders = []
     for epoch in range(2):
         batches = list(data.epoch(np.random.default_rng(epoch)))
@@ -451,7 +451,7 @@ def test_an_epoch_sees_every_item_once_and_no_two_alike(undisturbed):
 def test_vectors_are_those_of_the_clips_own_frames(undisturbed):
     clips = Clips([ensure_pack(undisturbed, DCASE, "fan", "train")])
     module = frontends.build(AE.frontend, 6400)
-    data = module.training_data(clips, {}, 64)
+    data = module.training_data(clips, {}, 64, np.random.default_rng(0))
     found = torch.cat(list(data.epoch(np.random.default_rng(0))))
     waves = clips.gather(np.arange(6), int(clips.lengths[0])).float() / 32768
     frames = module.frames(waves)

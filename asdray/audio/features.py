@@ -46,9 +46,15 @@ def spectrum(waves: Tensor) -> Tensor:
 
 
 def spectrogram(
-    waves: Tensor, window: Tensor, hop_length: int, first: int = 0, last: int | None = None
+    waves: Tensor,
+    window: Tensor,
+    hop_length: int,
+    first: int = 0,
+    last: int | None = None,
+    *,
+    window_norm: bool = True,
 ) -> Tensor:
-    """Magnitude spectrogram divided by the root of the window's energy; frames centred, zeros outside.
+    """Magnitude spectrogram; frames centred, zeros outside.
 
     Args:
         waves: ``(B, n) float32``.
@@ -56,6 +62,7 @@ def spectrogram(
         hop_length: samples between frames.
         first: lowest frequency bin to keep.
         last: highest bin to keep, inclusive; None = up to half the sampling rate.
+        window_norm: whether magnitudes are divided by the root of the window's energy.
 
     Returns:
         ``(B, F, T) float32`` with ``F = last - first + 1`` and ``T = n // hop_length + 1``.
@@ -67,7 +74,8 @@ def spectrogram(
             waves, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True
         )
         # Bins outside the band are dropped before the magnitude, the costlier half of the work.
-        return complex_bins[:, first : last + 1].abs().div_(window.square().sum().sqrt())
+        magnitude = complex_bins[:, first : last + 1].abs()
+        return magnitude.div_(window.square().sum().sqrt()) if window_norm else magnitude
 
 
 def hann(n_fft: int) -> Tensor:
@@ -75,10 +83,14 @@ def hann(n_fft: int) -> Tensor:
     return torch.hann_window(n_fft)
 
 
-def mel_filters(n_mels: int, n_fft: int) -> Tensor:
-    """Triangular HTK mel filters from 0 to 8000 Hz, peak 1, without normalisation.
+def mel_filters(n_mels: int, n_fft: int, scale: str = "htk") -> Tensor:
+    """Triangular mel filters from 0 to 8000 Hz.
 
     Narrow filters that contain no bin are all zero: their band is constant at the log floor.
+
+    Args:
+        scale: ``htk``: that mel scale, filters of height 1; ``slaney``: linear below 1000 Hz, filters of
+            area 1 (per Hz), as librosa's are by default.
 
     Returns:
         ``(M, n_fft // 2 + 1) float32``.
@@ -89,12 +101,47 @@ def mel_filters(n_mels: int, n_fft: int) -> Tensor:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, n_mels, SAMPLE_RATE, None, "htk")
+        norm = "slaney" if scale == "slaney" else None
+        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, n_mels, SAMPLE_RATE, norm, scale)
     return bank.T.contiguous()
 
 
-def log_mel(waves: Tensor, window: Tensor, hop_length: int, filters: Tensor) -> Tensor:
-    """Log-mel frames: mel-weighted magnitudes (power 1) in dB, ``20 log10(max(x, 2.22e-16))``.
+def mel(
+    waves: Tensor,
+    window: Tensor,
+    hop_length: int,
+    filters: Tensor,
+    *,
+    power: int = 1,
+    window_norm: bool = True,
+) -> Tensor:
+    """Mel frames: magnitudes, or with ``power`` 2 their squares, weighted by the filters.
+
+    Args:
+        waves: ``(B, n) float32``.
+        window: ``(n_fft,) float32``.
+        filters: ``(M, n_fft // 2 + 1) float32``.
+        window_norm: see `spectrogram`.
+
+    Returns:
+        ``(B, T, M) float32``.
+    """
+    bins = spectrogram(waves, window, hop_length, window_norm=window_norm)
+    if power == 2:
+        bins.square_()
+    return torch.matmul(filters, bins).transpose(1, 2)
+
+
+def log_mel(
+    waves: Tensor,
+    window: Tensor,
+    hop_length: int,
+    filters: Tensor,
+    *,
+    power: int = 1,
+    window_norm: bool = True,
+) -> Tensor:
+    """Log-mel frames in dB, ``20 / power * log10(max(x, 2.22e-16))`` of the values of `mel`.
 
     Args:
         waves: ``(B, n) float32``.
@@ -104,11 +151,10 @@ def log_mel(waves: Tensor, window: Tensor, hop_length: int, filters: Tensor) -> 
     Returns:
         ``(B, T, M) float32``.
 
-    Source: ASDKit's ``ae`` recipe, arXiv 2507.10264.
+    Source: the official baseline; with power 1 ASDKit's ``ae`` recipe, arXiv 2507.10264.
     """
-    magnitude = spectrogram(waves, window, hop_length)
-    mel = torch.matmul(filters, magnitude).transpose(1, 2)
-    return mel.clamp_min(LOG_FLOOR).log10().mul_(20.0).contiguous()
+    frames = mel(waves, window, hop_length, filters, power=power, window_norm=window_norm)
+    return frames.clamp_min(LOG_FLOOR).log10().mul_(20.0 / power).contiguous()
 
 
 def stack_frames(frames: Tensor, starts: Tensor, n_frames: int) -> Tensor:

@@ -15,6 +15,20 @@ from asdray.dcase.years import SAMPLE_RATE
 
 ClassPart = Literal["machine", "section", "attributes", "domain"]
 CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
+OwnScore = Literal["recon", "mahalanobis"]
+OWN_SCORES: tuple[OwnScore, ...] = typing.get_args(OwnScore)
+
+
+def _in_order(values: tuple, known: tuple) -> tuple:
+    """``values`` in the order of ``known``, so that one choice has one id.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"the list names {value!r} twice")
+    return tuple(value for value in known if value in values)
 
 
 class SpecAugment(Config):
@@ -69,10 +83,7 @@ class Discriminative(Config):
     @field_validator("classes")
     @classmethod
     def _in_one_order(cls, parts: tuple[ClassPart, ...]) -> tuple[ClassPart, ...]:
-        for part in parts:
-            if parts.count(part) > 1:
-                raise ValueError(f"the list names {part!r} twice")
-        return tuple(part for part in CLASS_PARTS if part in parts)
+        return _in_order(parts, CLASS_PARTS)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Discriminative:
@@ -94,10 +105,10 @@ class Discriminative(Config):
 
 
 class Autoencoder(Config):
-    """One autoencoder per machine on stacked log-mel frames; offers its reconstruction error, ``recon``.
+    """One autoencoder per machine on stacked log-mel frames; offers scores of its own.
 
     Its embedding, the time mean of the bottleneck, is for plots; backends do not score it.
-    Source: the official DCASE Task 2 baseline's network; options as in ASDKit's ``ae``.
+    Source: the official DCASE Task 2 baseline's network; defaults as in ASDKit's ``ae``.
     """
 
     name: Literal["autoencoder"] = "autoencoder"
@@ -106,14 +117,42 @@ class Autoencoder(Config):
     hop_length: Positive = 512
     n_frames: Positive = 5
     """Consecutive log-mel frames that make one input vector."""
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    """``slaney`` brings filters of area 1 along, as in librosa; those of ``htk`` have height 1."""
+    power: Literal[1, 2] = 1
+    """Of the magnitudes that the filters sum."""
+    window_norm: bool = True
+    """Whether magnitudes are divided by the root of the window's energy."""
     hidden: tuple[Positive, ...] = Field(default=(128, 128, 128, 128), min_length=1)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     bottleneck: Positive = 8
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training vectors, drawn at random, that is held out: ``best`` is the epoch that does
+    best on it, and ``metrics.csv`` tells its loss."""
+    scores: tuple[OwnScore, ...] = Field(default=("recon",), min_length=1)
+    """``recon``, the mean squared error; ``mahalanobis``, the length of a clip's mean error in units of
+    what is usual in the nearer domain. Facts in `asdray.frontends.autoencoder`."""
 
+    later: ClassVar[Mapping[str, Any]] = {
+        "mel_scale": "htk",
+        "power": 1,
+        "window_norm": True,
+        "validation": 0.0,
+        "scores": ("recon",),
+    }
     scope: ClassVar[Literal["all", "machine"]] = "machine"
-    own_scores: ClassVar[tuple[str, ...]] = ("recon",)
     scored_embedding: ClassVar[bool] = False
     sees_test_classes: ClassVar[bool] = False
+
+    @field_validator("scores")
+    @classmethod
+    def _in_one_order(cls, scores: tuple[OwnScore, ...]) -> tuple[OwnScore, ...]:
+        return _in_order(scores, OWN_SCORES)
+
+    @property
+    def own_scores(self) -> tuple[str, ...]:
+        """The scores that it offers."""
+        return self.scores
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError where a clip of ``n_samples`` gives no input vector."""

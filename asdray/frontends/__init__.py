@@ -4,8 +4,9 @@
 `asdray.config.frontend`, one module class and one case. A frontend is a torch module with
 
 * ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
-* ``training_data(clips, columns, batch_size)``: what is trained on, see `TrainingData`;
+* ``training_data(clips, columns, batch_size, rng)``: what is trained on, see `TrainingData`;
 * ``loss(batch) -> Tensor``: the mean loss of one batch of that;
+* ``prepare(clips, columns)``: what extraction must know of the training clips, if ``needs_training_clips``;
 * ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,) float32``.
 """
 
@@ -40,6 +41,10 @@ class TrainingData(Protocol):
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Any]:
         """The batches of an epoch; all random choices come from ``rng``."""
+        ...
+
+    def held_out(self) -> Iterator[Any]:
+        """Batches that are never trained on, for ``validation_loss``; may be none."""
         ...
 
 

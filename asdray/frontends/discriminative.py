@@ -136,6 +136,10 @@ class ClipBatches:
                 exchange,
             )
 
+    def held_out(self) -> Iterator[ClipBatch]:
+        """Nothing: every clip is trained on."""
+        yield from ()
+
     def _draw_masks(self, rng: np.random.Generator, size: int) -> Tensor | None:
         options = self._config.spec_augment
         if options is None:
@@ -178,7 +182,11 @@ class DiscriminativeFrontend(nn.Module):
         return {"classes": list(self.classes)}
 
     def training_data(
-        self, clips: Clips, columns: Mapping[str, Sequence[Any]], batch_size: int
+        self,
+        clips: Clips,
+        columns: Mapping[str, Sequence[Any]],
+        batch_size: int,
+        rng: np.random.Generator,
     ) -> ClipBatches:
         """The unit's training clips; ``columns`` as for `class_labels`, aligned with ``clips``."""
         index = {name: i for i, name in enumerate(self.classes)}
@@ -209,6 +217,11 @@ class DiscriminativeFrontend(nn.Module):
         for head in self.more_heads:
             loss = loss + head(parts, targets, batch.exchange)
         return loss
+
+    needs_training_clips = False
+
+    def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Nothing to do: embeddings depend on no other clip."""
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Embeddings of whole clips.

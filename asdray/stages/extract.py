@@ -13,6 +13,7 @@ from asdray import store
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
+from asdray.stages.columns import training_columns
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def extract(
         store.begin(step.folder, step.stage, outputs)
         started = time.time()
 
+        import torch
+
         from asdray.audio.batches import Clips
         from asdray.audio.cache import pack_of
         from asdray.frontends import checkpoint, compute
@@ -80,7 +83,11 @@ def extract(
             frontend = checkpoint.load(path, trial.system.frontend, n_samples, step.inputs["checkpoint"])
             frontend.to(torch_device)
             for split, output in zip(SPLITS, outputs, strict=True):
-                clips = Clips([pack_of(places, dataset, machine, split)], trial.system.audio.channel)
+                pack = pack_of(places, dataset, machine, split)
+                clips = Clips([pack], trial.system.audio.channel)
+                if split == "train" and frontend.needs_training_clips:
+                    with torch.inference_mode():
+                        frontend.prepare(clips, training_columns(places, [pack]))
                 found = _run(frontend, clips, n_samples, batch_size, torch_device)
                 _write(output, clips.keys, found)
                 counts[split] = len(clips)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from asdray import store
 from asdray.audio.batches import generator, torch_seed
-from asdray.stages.train import TIMES, TrainingDiverged, write_metrics
+from asdray.stages.history import TIMES, criterion, write_metrics
+from asdray.stages.train import TrainingDiverged
 
 if TYPE_CHECKING:
     from asdray.config.system import Train
@@ -118,7 +119,8 @@ class _Training(pl.LightningModule):
             "seconds": round(seconds, 4),
             "per_second": round(float(sizes.sum()) / seconds, 2),
         }
-        is_best = all(row["loss"] < r["loss"] for r in run.history)
+        row.update(self._validate())
+        is_best = all(criterion(row) < criterion(r) for r in run.history)
         run.history.append(row)
         write_metrics(run.folder, run.history)
         # `last` comes last: what it says was done before it, is.
@@ -130,6 +132,17 @@ class _Training(pl.LightningModule):
         assert self.logger is not None
         _log(self.logger, row)
         run.report(row)
+
+    def _validate(self) -> dict[str, float]:
+        """The mean loss of what is held out from training, where something is."""
+        total, n_items = 0.0, 0
+        self.frontend.eval()
+        with torch.no_grad():
+            for batch in self._run.data.held_out():
+                total += float(self.frontend.loss(batch)) * len(batch)
+                n_items += len(batch)
+        self.frontend.train()
+        return {"validation_loss": total / n_items} if n_items else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Without times, so that the same training writes the same bytes.

@@ -6,10 +6,9 @@ choices of an epoch come from generators of that epoch alone.
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,9 @@ from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
-from asdray.stages.classes import classes_of_test_clips
+from asdray.stages.columns import classes_of_test_clips, training_columns
+from asdray.stages.history import resumable, write_metrics
 from asdray.store import Places, TrialDir
-
-TIMES = ("seconds", "per_second")
-METRICS = ("epoch", "loss", "learning_rate", *TIMES)
-"""Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder)."""
 
 
 class TrainingDiverged(ValueError):  # noqa: N818 - it names what happened
@@ -74,7 +70,7 @@ def train(
             return state.Outcome(marker, found=True)
         # First of all the old marker goes: from here on the outputs are not what it says.
         store.marker_path(step.folder, "train").unlink(missing_ok=True)
-        history = [] if overwrite else _resumable(directory, unit, wanted, step.signature)
+        history = [] if overwrite else resumable(directory, unit, wanted, step.signature)
         _clear(step.folder, keep_checkpoints=bool(history))
         started = time.time() - sum(row["seconds"] or 0 for row in history)
         facts = _train(
@@ -116,7 +112,7 @@ def _train(
     device = compute.choose_device(device_name)
     packs = [pack_of(places, dataset, machine, "train") for machine in unit.machines]
     clips = Clips(packs, trial.system.audio.channel)
-    columns = _columns(places, packs)
+    columns = training_columns(places, packs)
     config = trial.system.frontend
     unheard = None
     if config.name == "discriminative" and config.sees_test_classes:
@@ -144,7 +140,8 @@ def _train(
         if len(history) < options.epochs:
             from asdray.stages import fit
 
-            data = frontend.training_data(clips, columns, options.batch_size)
+            held_out = generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
+            data = frontend.training_data(clips, columns, options.batch_size, held_out)
             if sum(data.sizes) < 2:
                 raise ValueError(
                     f"unit {unit.name} of {trial.dcase} has {sum(data.sizes)} training {data.items}: "
@@ -187,14 +184,6 @@ def _train(
     return {**facts, "loss": history[-1]["loss"]}
 
 
-def write_metrics(folder: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.csv`` anew, one row per epoch, numbers in full precision, unknown times empty."""
-    with store.atomic_path(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(METRICS)
-        writer.writerows([row[name] for name in METRICS] for row in history)
-
-
 class _Log:
     """``train.log``: one line per event, with its time."""
 
@@ -204,20 +193,6 @@ class _Log:
     def __call__(self, text: str) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(f"{provenance.now()} {text}\n")
-
-
-def _columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
-    """What training may see of the manifest, one value per clip, in the order of the packs."""
-    from asdray.audio.cache import train_rows
-
-    columns: dict[str, list[Any]] = {"machine": [], "section": [], "attributes": [], "domain": []}
-    for pack in packs:
-        rows = train_rows(places.data, pack)
-        columns["machine"] += [pack.machine] * len(pack)
-        columns["section"] += rows.section.tolist()
-        columns["attributes"] += rows.attributes
-        columns["domain"] += rows.domain
-    return columns
 
 
 def _hyperparameters(trial: Trial, unit: Unit) -> dict[str, Any]:
@@ -244,51 +219,6 @@ def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
         if not 1 <= int(number) <= epochs:
             raise ValueError(f"checkpoint {name!r} is none of the {epochs} epochs of this training")
     return names
-
-
-def _resumable(
-    directory: TrialDir, unit: Unit, checkpoints: tuple[str, ...], signature: str
-) -> list[dict[str, Any]]:
-    """The history to go on from; empty = from the start.
-
-    Only a training of the same signature is continued, and only if it has left every checkpoint asked for
-    of its epochs so far.
-    """
-    from asdray.frontends import checkpoint
-
-    def history_of(name: str) -> list[dict[str, Any]]:
-        try:
-            saved = checkpoint.read(directory.checkpoint(unit.name, name))["asdray"]
-        except ValueError:  # missing or damaged: it cannot be used, which is no reason to stop
-            return []
-        return saved["history"] if saved["signature"] == signature else []
-
-    history = history_of("last")
-    for name in checkpoints:
-        if name.startswith("epoch_"):
-            epoch = int(name.removeprefix("epoch_"))
-            if epoch <= len(history) and len(history_of(name)) != epoch:
-                return []
-    if "best" in checkpoints and history:
-        # A best of a later epoch was written just before the end came: it will be written again.
-        best = min(history, key=lambda row: row["loss"])["epoch"]
-        found = len(history_of("best"))
-        if not (found == best or found > len(history)):
-            return []
-    return _with_times(directory.model(unit.name) / "metrics.csv", history)
-
-
-def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds the times of the epochs, which ``metrics.csv`` alone knows; None where it is not there."""
-    times: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        with open(path, newline="") as file:
-            times = {row["epoch"]: row for row in csv.DictReader(file)}
-    rows = []
-    for row in history:
-        found = times.get(str(row["epoch"]), {})
-        rows.append({**row, **{name: float(found[name]) if found.get(name) else None for name in TIMES}})
-    return rows
 
 
 def _clear(folder: Path, keep_checkpoints: bool) -> None:

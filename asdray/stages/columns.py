@@ -1,4 +1,4 @@
-"""Which classes the test clips of a year have: the one thing that training may ever ask about them."""
+"""What training may know of the manifest: facts of training clips, and of test clips at most the classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any
 
 from asdray.dcase import manifest
 from asdray.dcase.manifest import Dataset
+from asdray.store import Places
+
+
+def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
+    """What training may see of the manifest, one value per clip, in the order of the packs."""
+    from asdray.audio.cache import train_rows
+
+    columns: dict[str, list[Any]] = {"machine": [], "section": [], "attributes": [], "domain": []}
+    for pack in packs:
+        rows = train_rows(places.data, pack)
+        columns["machine"] += [pack.machine] * len(pack)
+        columns["section"] += rows.section.tolist()
+        columns["attributes"] += rows.attributes
+        columns["domain"] += rows.domain
+    return columns
 
 
 def classes_of_test_clips(
