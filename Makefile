@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock clean
+.PHONY: help install demo test lint type check format lock perf clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -45,6 +45,10 @@ format: $(STAMP)  ## Reformat the code
 
 lock: $(STAMP)  ## Resolve the packages anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+
+perf: $(STAMP)  ## Measure speed and memory where limits are promised
+	$(BIN)/python benchmarks/perf/format.py
+	$(BIN)/python benchmarks/perf/official.py
 
 clean:  ## Remove the demo and caches, keep .venv
 	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

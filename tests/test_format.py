@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import build_tree, samples, write_evaluator, write_list, write_wav
+from trees import build_tree, samples, write_counts, write_evaluator, write_list, write_wav
 
 from asdray import store
 from asdray.dcase import manifest
@@ -115,6 +117,56 @@ def test_every_row_of_the_manifest_and_every_link(tmp_path, dcase):
     assert report.unlabelled == {}
 
 
+# Of each year a machine with hidden attributes, where it has one, and one of each subset.
+EVERY_YEAR = {
+    "dcase2020": ["ToyCar", "fan"],
+    "dcase2021": ["fan"],
+    "dcase2022": ["ToyTrain", "bearing"],
+    "dcase2023": ["fan", "Vacuum"],
+    "dcase2024": ["ToyTrain", "fan", "3DPrinter", "BrushlessMotor"],
+    "dcase2025": ["bearing", "fan", "ToyPet", "HomeCamera"],
+    "dcase2026": ["ToyCar", "fan", "Sander", "ToothBrush"],
+}
+
+
+@pytest.mark.parametrize("with_truth", [True, False])
+@pytest.mark.parametrize("dcase", EVERY_YEAR)
+def test_every_year_row_by_row(tmp_path, dcase, with_truth):
+    tree = build_tree(tmp_path, dcase, EVERY_YEAR[dcase], n_samples=20)
+    year = int(dcase[-4:])
+    if with_truth:
+        write_list(tree)
+        if dcase == "dcase2022":
+            write_evaluator(tree, attributes=False)
+    report = format_dataset(tree.data, dcase)
+    rows = rows_of(tree)
+    assert list(rows) == sorted(tree.clips)
+    names = set()
+    for key, clip in tree.clips.items():
+        row = rows[key]
+        subset, machine, split, name = key.split("/")
+        known = with_truth or (subset, split) != ("eval", "test")
+        nameless = (dcase, machine, subset, split) == ("dcase2022", "ToyTrain", "eval", "test")
+        assert (row["subset"], row["machine"], row["split"]) == (subset, machine, split)
+        assert row["section"] == clip.section
+        assert row["is_anomaly"] == (clip.is_anomaly if known else None)
+        assert row["domain"] == (clip.domain if known or year <= 2021 else None)
+        assert row["attributes"] == (clip.attributes if known and not nameless else "")
+        assert row["channels"] == (2 if year == 2026 else 1)
+        new = name
+        if year == 2020 and known:
+            label = "anomaly" if clip.is_anomaly else "normal"
+            new = f"section_{clip.section:02d}_source_{split}_{label}_{clip.index}.wav"
+        elif known and not nameless and split == "test":
+            new = build_name(dcase, subset, clip)
+        assert row["path"] == f"formatted/{dcase}/raw/{machine}/{split}/{new}"
+        names.add(row["path"])
+    assert len(names) == len(rows)
+    assert files_of(tree) == names
+    assert format_dataset(tree.data, dcase).made == 0
+    assert bool(report.unlabelled) != with_truth
+
+
 def test_counts_and_summary(tree):
     write_list(tree)
     report = format_dataset(tree.data, "dcase2023")
@@ -189,6 +241,50 @@ def test_partial_ground_truth_leaves_the_rest_null(tree):
     assert sum(r["is_anomaly"] is None for r in rows_of(tree).values()) == 3
 
 
+def test_asdkit_labels_on_request_change_the_labels_alone(tmp_path):
+    tree = build_tree(tmp_path, "dcase2022", ["ToyCar", "fan"], n_samples=20)
+    write_evaluator(tree, attributes=False)
+    path = write_list(tree)
+    toys, fans = path.read_text().split("fan\n")
+    swapped = toys.replace("_source_", "_?_").replace("_target_", "_source_").replace("_?_", "_target_")
+    path.write_text(f"{swapped}fan\n{fans}")
+    official = format_dataset(tree.data, "dcase2022").dataset
+    before = rows_of(tree)
+    asdkit = format_dataset(tree.data, "dcase2022", labels="asdkit").dataset
+    assert asdkit.id == official.id
+    assert asdkit.machines["fan"] == official.machines["fan"]
+    one, other = official.machines["ToyCar"], asdkit.machines["ToyCar"]
+    assert (one.train, one.test) == (other.train, other.test)
+    assert one.labels != other.labels
+    assert (one.label_sources, other.label_sources) == (("evaluator", "name"), ("asdkit", "name"))
+    for key, row in rows_of(tree).items():
+        assert row["is_anomaly"] == before[key]["is_anomaly"]
+        if key.startswith("eval/ToyCar/test/"):
+            assert {row["domain"], before[key]["domain"]} == {"source", "target"}
+            assert (row["label_source"], before[key]["label_source"]) == ("asdkit", "evaluator")
+        else:
+            assert row == before[key]
+    with pytest.raises(ValueError, match="unknown labels 'asdkitt'; did you mean 'asdkit'"):
+        format_dataset(tree.data, "dcase2022", labels="asdkitt")
+
+
+def test_attributes_that_were_revealed_later_stand_beside_the_published_ones(tmp_path):
+    tree = build_tree(tmp_path, "dcase2024", ["slider"], n_samples=20)
+    before = format_dataset(tree.data, "dcase2024").dataset
+    folder = tree.ground_truth / "slider"
+    folder.mkdir(parents=True)
+    name = "section_00_source_train_normal_0000_noAttribute.wav"
+    (folder / "attributes_00_train_correspondence.csv").write_text(
+        f"source_file_name,target_file_name\nsection_00_source_train_normal_0000_vel_300.wav,{name}\n"
+    )
+    after = format_dataset(tree.data, "dcase2024").dataset
+    assert after.machines == before.machines
+    rows = rows_of(tree)
+    row = rows.pop(f"dev/slider/train/{name}")
+    assert (row["attributes"], row["revealed_attributes"]) == ("noAttribute", "vel_300")
+    assert {r["revealed_attributes"] for r in rows.values()} == {None}
+
+
 def test_ground_truth_from_elsewhere(tree, tmp_path):
     write_list(tree, folder=tmp_path / "mine")
     assert format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "mine").unlabelled == {}
@@ -229,6 +325,24 @@ def test_formatting_again_changes_no_byte(tree):
     assert seen[-1] == (2 * first.n_clips, 2 * first.n_clips)
 
 
+def test_two_thousand_clips_twice(tmp_path):
+    wav = tmp_path / "a.wav"
+    write_wav(wav, "a", n=10)
+    content = wav.read_bytes()
+    folder = store.original_dir(tmp_path, "dcase2020", "dev") / "fan" / "train"
+    folder.mkdir(parents=True)
+    for section in (0, 2, 4, 6):
+        for i in range(500):
+            (folder / f"normal_id_{section:02d}_{i:08d}.wav").write_bytes(content)
+    report = format_dataset(tmp_path, "dcase2020")
+    assert (report.made, report.kept, report.removed) == (2000, 0, 0)
+    manifest_bytes = store.manifest_path(tmp_path, "dcase2020").read_bytes()
+    again = format_dataset(tmp_path, "dcase2020")
+    assert (again.made, again.kept, again.removed) == (0, 2000, 0)
+    assert again.dataset == report.dataset
+    assert store.manifest_path(tmp_path, "dcase2020").read_bytes() == manifest_bytes
+
+
 def test_what_is_wrong_or_stale_is_mended(tree, tmp_path):
     write_list(tree)
     report = format_dataset(tree.data, "dcase2023")
@@ -250,6 +364,96 @@ def test_what_is_wrong_or_stale_is_mended(tree, tmp_path):
     assert two.samefile(tree.folder("dev", "fan", "train") / two.name)
     assert (train / "notes.txt").exists()
     assert not (formatted(tree) / "raw" / "valve").exists()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from asdray.dcase.format import format_dataset
+function, calls = getattr(os, sys.argv[2]), int(sys.argv[3])
+def killing(*args, **kwargs):
+    global calls
+    calls -= 1
+    if calls < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+setattr(os, sys.argv[2], killing)
+format_dataset(Path(sys.argv[1]), "dcase2023", link=sys.argv[4])
+"""
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path):
+    train = {"source": 30, "target": 6}
+    tree = build_tree(tmp_path / "data", "dcase2023", ["fan", "bandsaw"], train, per_cell=4, n_samples=20)
+
+    def state():
+        links = {str(p): os.path.realpath(p) for p in formatted(tree).rglob("*.wav")}
+        return links, {p.name: p.read_bytes() for p in formatted(tree).glob("[cd]*")}
+
+    format_dataset(tree.data, "dcase2023")
+    before = state()
+    labels = write_list(tree)
+    format_dataset(tree.data, "dcase2023")
+    after = state()
+    assert format_dataset(tree.data, "dcase2023").made == 0
+    assert state() == after
+    for function, calls, link in [
+        ("symlink", 9, "symlink"),  # a few new links
+        ("replace", 0, "symlink"),  # the manifest written, not yet renamed
+        ("replace", 1, "symlink"),  # one of its two files renamed
+        ("unlink", 7, "symlink"),  # a few stale links removed
+        ("link", 50, "hardlink"),
+    ]:
+        labels.rename(tmp_path / labels.name)
+        labels.parent.rmdir()
+        format_dataset(tree.data, "dcase2023")
+        assert state() == before
+        labels.parent.mkdir()
+        (tmp_path / labels.name).rename(labels)
+        run = subprocess.run(
+            [sys.executable, "-c", _KILLED, str(tree.data), function, str(calls), link], check=False
+        )
+        assert run.returncode == -signal.SIGKILL, (function, calls)
+        if (function, calls) in (("symlink", 9), ("replace", 0)):
+            # What the manifest speaks of is all there still.
+            assert state()[1] == before[1]
+            assert before[0].items() <= state()[0].items()
+        format_dataset(tree.data, "dcase2023")
+        assert state() == after
+        assert not list(formatted(tree).rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("link", "limit", "says"),
+    [
+        ("copy", 1000, "cannot make the copy .*: File too large"),
+        ("symlink", 1000, "cannot write .*clips.parquet"),
+    ],
+)
+def test_no_space_left_is_one_message_and_what_was_there_stays(tmp_path, link, limit, says):
+    tree = build_tree(tmp_path / "data", "dcase2023", ["fan", "bandsaw"])
+    before = format_dataset(tree.data, "dcase2023").dataset
+    content = {p: p.read_bytes() for p in formatted(tree).glob("[cd]*")}
+    paths = files_of(tree)
+    write_list(tree)
+    code = (
+        "import resource, sys; from asdray.cli import main; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); main(sys.argv[1:])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "format", "dcase2023", "--link", link, "--data", str(tree.data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert re.fullmatch(f"error: {says}.*\n", run.stderr)
+    assert {p: p.read_bytes() for p in formatted(tree).glob("[cd]*")} == content
+    assert not list(formatted(tree).rglob(".tmp-*"))
+    assert paths <= files_of(tree)
+    assert manifest.load_dataset(tree.data, "dcase2023") == before
+    assert len(manifest.load_manifest(tree.data, "dcase2023")) == len(tree.clips)
+    assert format_dataset(tree.data, "dcase2023").unlabelled == {}
 
 
 def test_a_removed_original_leaves_the_tree_and_the_manifest(tree):
@@ -378,6 +582,13 @@ def bad_tree(tree) -> dict[Path, str]:
     folder.mkdir()
     (folder / "train").write_text("")
     bad[folder / "train"] = "is a file where a folder should be"
+    (tree.folder("eval", "ToyDrone") / "ToyDrone" / "train").mkdir(parents=True)
+    bad[tree.folder("eval", "ToyDrone")] = "but ToyDrone/ToyDrone: move what is in that one level up"
+    tree.folder("dev", "valve").write_text("")
+    bad[tree.folder("dev", "valve")] = "is a file where a folder should be"
+    beside = tree.folder("dev", "fan").parents[1] / "bearing"
+    beside.mkdir()
+    bad[beside] = "a machine's folder belongs into"
     return bad
 
 
@@ -396,6 +607,56 @@ def test_all_bad_files_are_listed_at_once_and_nothing_is_written(tree):
         assert says in told[str(path)], path
     assert set(told) == {str(p) for p in bad} | {str(tree.folder("eval", "Vacuum"))}
     assert not (tree.data / "formatted").exists()
+
+
+def test_a_name_that_cannot_be_printed_is_told_all_the_same(tree):
+    name = "section_00_source_train_normal_0100_\x1b[2J.wav"
+    write_wav(tree.folder("dev", "fan", "train") / name, "x", n=40)
+    with pytest.raises(ValueError, match="1 bad file") as error:
+        format_dataset(tree.data, "dcase2023")
+    assert "\\x1b[2J.wav': has characters in its name that cannot be printed" in str(error.value)
+
+
+def test_a_clip_of_2021_in_the_other_domains_folder(tmp_path):
+    tree = build_tree(tmp_path, "dcase2021", ["fan"], n_samples=20)
+    name = "section_00_target_test_normal_0002.wav"
+    folder = tree.folder("dev", "fan", "target_test")
+    shutil.copy(folder / name, folder.with_name("source_test") / name)
+    with pytest.raises(ValueError, match="is a target clip in the folder source_test"):
+        format_dataset(tree.data, "dcase2021")
+
+
+def test_contradictory_ground_truth_and_bad_files_are_told_in_one_pass(tree):
+    write_list(tree).write_text("bandsaw\nsection_00_0000.wav,nonsense\n")
+    write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", n=40, channels=2)
+    with pytest.raises(
+        ValueError, match=r"2 bad files in .*\n.*eval_data_list_2023.csv, line 2: .*\n.*2 channels"
+    ):
+        format_dataset(tree.data, "dcase2023")
+
+
+def test_the_command_tells_what_is_missing(tree):
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "asdray", "format", "dcase2023", "--data", str(tree.data), *args],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    first = run()
+    assert first.returncode == 1
+    assert "missing dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve" in first.stdout
+    assert "--partial" in first.stderr
+    rows = {tuple(line.split()[:6]): line for line in first.stdout.splitlines()}
+    assert "missing: train source normal 3 of 990" in rows["fan", "dev", "00", "3", "1", "2"]
+    assert run("--partial").returncode == 0
+    write_counts(tree)
+    complete = run()
+    assert complete.returncode == 0, complete.stderr
+    assert complete.stdout.splitlines()[-1] == "dcase2023: 24 clips, all as expected"
+    next(tree.folder("dev", "fan", "train").glob("*.wav")).write_bytes(b"")
+    assert run("--partial").returncode == 2
 
 
 def test_a_good_dataset_survives_a_bad_format(tree):
@@ -430,6 +691,7 @@ def test_stereo_belongs_to_2026(tmp_path):
 
 def test_supplemental_clips_are_kept_apart(tmp_path):
     tree = build_tree(tmp_path, "dcase2025", ["fan"], n_samples=40)
+    shutil.rmtree(tree.folder("dev", "fan", "supplemental"))
     before = format_dataset(tree.data, "dcase2025").dataset.machines["fan"]
     write_wav(tree.folder("dev", "fan", "supplemental") / "section_00_machine_0001_.wav", "x", n=40)
     report = format_dataset(tree.data, "dcase2025")

@@ -5,7 +5,9 @@ Every clip's audio is seeded by its own name, so that a test can tell which clip
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,11 +33,17 @@ def write_wav(path: Path, key: str, n: int = 800, channels: int = 1, rate: int =
 
 @dataclass
 class Tree:
-    """What was built: ``truth`` maps (machine, anonymous name) to the labelled clip."""
+    """What was built.
+
+    Attributes:
+        truth: (machine, anonymous name) -> the labelled clip.
+        clips: clip key -> the clip, labelled also where its name is not.
+    """
 
     data: Path
     dcase: str
     truth: dict[tuple[str, str], ClipName] = field(default_factory=dict)
+    clips: dict[str, ClipName] = field(default_factory=dict)
 
     def folder(self, subset: str, machine: str, split: str = "") -> Path:
         return self.data / "original" / self.dcase / f"{subset}_data" / "raw" / machine / split
@@ -63,32 +71,48 @@ def build_tree(
     """
     year = get_year(dcase)
     tree = Tree(data, dcase)
+    digits = 8 if year.year == 2020 else 4
     for place, machine in enumerate(machines):
         n = n_samples + 16 * place
+        hidden = "noAttribute" if machine in year.hidden_attributes else None
+        in_train = "" if year.year == 2020 else hidden or "vel_{}_m-n_W"
+        in_test = "" if year.year <= 2021 else hidden or "vel_1_ac_0.30"
         for subset in year.subsets_of(machine):
             for section in year.sections[subset][machine]:
                 for domain, count in (train or {"source": 3, "target": 1}).items():
-                    for i in range(count):
-                        clip = ClipName(section, domain, "train", False, f"{i:04d}", f"vel_{i % 2}_m-n_W")
-                        _write(tree, subset, machine, clip, n)
+                    for i in range(count if domain in year.domains else 0):
+                        name = f"{i:0{digits}d}"
+                        clip = ClipName(section, domain, "train", False, name, in_train.format(i % 2))
+                        _write(tree, subset, machine, clip, clip, n)
                 cells = [(d, a) for d in year.domains for a in (False, True) for _ in range(per_cell)]
                 order = np.random.default_rng(section).permutation(len(cells))
                 for index, cell in enumerate(order):
                     domain, is_anomaly = cells[cell]
-                    clip = ClipName(section, domain, "test", is_anomaly, f"{cell:04d}", "vel_1_ac_0.30")
+                    clip = ClipName(section, domain, "test", is_anomaly, f"{cell:0{digits}d}", in_test)
+                    named = clip
                     if subset == "eval":
-                        anonymous = ClipName(section, None, "test", None, f"{index:04d}", "")
-                        tree.truth[machine, build_name(dcase, "eval", anonymous)] = clip
-                        clip = anonymous
-                    _write(tree, subset, machine, clip, n)
-            (tree.folder(subset, machine) / "attributes_00.csv").write_text("file_name,d1p,d1v\n")
+                        seen = domain if year.year <= 2021 else None
+                        named = ClipName(section, seen, "test", None, f"{index:0{digits}d}", "")
+                        tree.truth[machine, build_name(dcase, "eval", named)] = clip
+                    _write(tree, subset, machine, named, clip, n)
+                if year.has_supplemental:
+                    extra = ClipName(section, None, "supplemental", None, "", f"machine_{section:04d}_")
+                    _write(tree, subset, machine, extra, extra, n)
+            if year.attribute_csv:
+                (tree.folder(subset, machine) / "attributes_00.csv").write_text("file_name,d1p,d1v\n")
     return tree
 
 
-def _write(tree: Tree, subset: str, machine: str, clip: ClipName, n: int) -> None:
-    name = build_name(tree.dcase, subset, clip)
-    path = tree.folder(subset, machine, clip.split) / name
-    write_wav(path, f"{subset}/{machine}/{clip.split}/{name}", n, get_year(tree.dcase).channels)
+def _write(tree: Tree, subset: str, machine: str, named: ClipName, clip: ClipName, n: int) -> None:
+    """Writes ``clip`` under the name of ``named``."""
+    name = build_name(tree.dcase, subset, named)
+    year = get_year(tree.dcase)
+    folder = clip.split
+    if year.split_test_folders and clip.split == "test":
+        folder = f"{clip.domain}_test"
+    key = f"{subset}/{machine}/{clip.split}/{name}"
+    write_wav(tree.folder(subset, machine, folder) / name, key, n, year.channels)
+    tree.clips[key] = clip
 
 
 def write_list(tree: Tree, newline: str = "\r\n", folder: Path | None = None) -> Path:
@@ -96,7 +120,10 @@ def write_list(tree: Tree, newline: str = "\r\n", folder: Path | None = None) ->
     lines = []
     for machine in dict.fromkeys(m for m, _ in tree.truth):
         lines.append(machine)
-        lines += [f"{n},{tree.labelled(m, n)}" for m, n in reversed(tree.truth) if m == machine]
+        for (m, name), clip in reversed(tree.truth.items()):
+            if m == machine:
+                label = f",{int(bool(clip.is_anomaly))}" if tree.dcase == "dcase2020" else ""
+                lines.append(f"{name},{tree.labelled(m, name)}{label}")
     path = (folder or tree.ground_truth) / f"eval_data_list_{get_year(tree.dcase).year}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes((newline.join(lines) + newline).encode())
@@ -128,3 +155,15 @@ def write_evaluator(tree: Tree, newline: str = "\n", attributes: bool = True) ->
     for path, rows in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((newline.join(rows) + newline).encode())
+
+
+def write_counts(tree: Tree) -> Path:
+    """``synthetic.json``: the tree is synthetic, and complete as it is."""
+    counts = Counter(
+        f"{key.split('/')[0]}/{key.split('/')[1]}/{c.section:02d}/{c.split}/{c.domain or 'unknown'}/"
+        + {None: "unknown", False: "normal", True: "anomaly"}[c.is_anomaly]
+        for key, c in tree.clips.items()
+    )
+    path = tree.data / "original" / tree.dcase / "synthetic.json"
+    path.write_text(json.dumps({"counts": counts}))
+    return path

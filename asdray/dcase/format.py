@@ -92,6 +92,7 @@ def format_dataset(
     clips = originals.clips
     audited = audit(dcase, clips, expected_counts(data, dcase, originals.kind), has_truth=originals.has_truth)
     with store.lease(store.formatted_dir(data, dcase)):
+        store.sweep_leftovers(store.formatted_dir(data, dcase))
         made = sum(in_threads(Linker(data, clips, link), clips, Steps(len(clips), half(1))))
         dataset = manifest.write(data, dcase, originals.kind, clips)
         # Last: until here every path of the manifest before still leads to its clip.
