@@ -58,6 +58,8 @@ def official(
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = official_csv.write(results, target, year, compat=compat)
     _print_results(results, year, compat)
+    if (ground_truth.absolute().parent / "synthetic.json").exists():
+        print("Dataset: synthetic. These numbers say that files and scores fit, nothing about real machines.")
     covered = len(against.machines), len(year.machines["eval"])
     if covered[0] < covered[1]:
         print(f"the ground truth covers {covered[0]} of the {covered[1]} machines of {dcase}")

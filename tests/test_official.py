@@ -416,7 +416,9 @@ def test_a_result_by_hand(asdray, tmp_path):
     case.write_truth(tmp_path / "truth")
     case.write_system(tmp_path / "mine")
     where = ["--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"]
-    assert asdray("official", tmp_path / "mine", *where)[0] == 0
+    (tmp_path / "synthetic.json").touch()  # as `asdray synth` leaves it beside the ground truth
+    code, shown, _ = asdray("official", tmp_path / "mine", *where)
+    assert (code, "Dataset: synthetic" in shown) == (0, True)
     found = rows_of(tmp_path / "mine_result" / "mine_result.csv")
     expected = list(csv.reader(io.StringIO(BY_HAND)))
     assert found[-2][:2] == ["official score ci95", ""]
@@ -572,6 +574,8 @@ def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
         contents.append({p.name: p.read_bytes() for p in Path(f"{mine}_result").rglob("*") if p.is_file()})
     assert contents[0] == contents[1]
     assert len(contents[0]) == 7
+    assert asdray(*command, "--compat")[0] == 0
+    assert not (tmp_path / "mine_result" / official_csv.CI95_FILE).exists()
 
 
 # ----------------------------------------------------------------------------------------------- intervals

@@ -66,6 +66,8 @@ def write(results: Sequence[SystemResult], folder: Path, year: Year, *, compat: 
     if not compat:
         header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed"]
         tables[CI95_FILE] = [header, *(_ci95_row(result) for result in results)]
+    if compat:  # one of an earlier run would speak of other files
+        (folder / CI95_FILE).unlink(missing_ok=True)
     for name, rows in tables.items():
         store.write_text(folder / name, csv_text(rows))
     return [folder / name for name in tables]
