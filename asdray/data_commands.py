@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -29,12 +29,26 @@ def _machine_list(machines: str) -> tuple[str, ...] | None:
     return None if machines == "all" else tuple(machines.split(","))
 
 
+def _clips(text: str | int) -> int | str:
+    if text == "official":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor 'official'") from None
+
+
 @app.command()
 def synth(
     dcase: Dcase,
     machines: Machines = "all",
-    train: Annotated[int, typer.Option(help="Training clips per machine and section.")] = 100,
-    test: Annotated[int, typer.Option(help="Test clips per machine and section.")] = 100,
+    train: Annotated[
+        Any,
+        typer.Option(parser=_clips, metavar="N|official", help="Training clips per machine and section."),
+    ] = 100,
+    test: Annotated[
+        Any, typer.Option(parser=_clips, metavar="N|official", help="Test clips per machine and section.")
+    ] = 100,
     seconds: Annotated[float, typer.Option(help="Seconds per clip.")] = 6.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     data: Data = DATA,
@@ -46,8 +60,8 @@ def synth(
         data.expanduser().absolute(),
         dcase,
         machines=_machine_list(machines),
-        train=train,
-        test=test,
+        train=None if train == "official" else train,
+        test=None if test == "official" else test,
         seconds=seconds,
         seed=seed,
     )

@@ -15,9 +15,10 @@ from typing import Any
 import soundfile
 
 from asdray import store
-from asdray.dcase.synth import layout, sounds
-from asdray.dcase.synth.attributes import check_year
-from asdray.dcase.synth.layout import Clip, Spec
+from asdray.dcase.manifest import UNKNOWN
+from asdray.dcase.synth import layout, lists, sounds
+from asdray.dcase.synth.clips import Clip
+from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
 
 CHUNK = 64
@@ -40,7 +41,10 @@ class SynthReport:
         created: False where the dataset was there already.
         clips: every clip with its true labels; the only place where an anonymous name meets its label
             besides the ground-truth folder.
-        counts: clips per ``<subset>/<machine>/<section>/<split>/<domain>/<label>``.
+        counts: clips per ``<subset>/<machine>/<section>/<split>/<domain>/<label>``; supplemental clips have
+            domain and label ``unknown``.
+        channels: of every clip.
+        n_samples: of every clip, per channel.
     """
 
     spec: Spec
@@ -48,6 +52,18 @@ class SynthReport:
     created: bool
     clips: tuple[Clip, ...]
     counts: dict[str, int]
+
+    @property
+    def channels(self) -> int:
+        return get_year(self.spec.dcase).channels
+
+    @property
+    def n_samples(self) -> int:
+        return _samples(self.spec)
+
+
+def _samples(spec: Spec) -> int:
+    return round(spec.seconds * SAMPLE_RATE)
 
 
 def done_path(data: Path, dcase: str) -> Path:
@@ -65,8 +81,8 @@ def synthesise(
     dcase: str,
     *,
     machines: tuple[str, ...] | None = None,
-    train: int = 100,
-    test: int = 100,
+    train: int | None = 100,
+    test: int | None = 100,
     seconds: float = 6.0,
     seed: int = 0,
     workers: int | None = None,
@@ -80,17 +96,17 @@ def synthesise(
     Args:
         machines: None = all of the year.
         train: normal training clips per machine and section, a few of them (at least 1 %) from the
-            target domain.
-        test: test clips per machine and section, a quarter in each of domain x label.
+            target domain; None = as many as the organisers' dataset has.
+        test: test clips per machine and section, the same number in each of domain x label; None = as many
+            as the organisers' dataset has in each (2020's dev set: 350 + 265, for most are not published).
         seconds: length of every clip.
         workers: processes; None = one per CPU, fewer where there is little to do.
         on_progress: called with (clips written, clips in all).
 
     Raises:
-        ValueError: a year that cannot be synthesised, a machine that it does not have, a size that makes no
-            dataset, or a folder that holds something else already. Nothing of the latter is ever changed.
+        ValueError: a year that does not exist, a machine that it does not have, a size that makes no dataset,
+            or a folder that holds something else already. Nothing of the latter is ever changed.
     """
-    check_year(dcase)
     names = get_year(dcase).all_machines if machines is None else check_machines(dcase, machines)
     for name, value, least, most in (
         ("train", train, 4, None),
@@ -98,9 +114,9 @@ def synthesise(
         ("seconds", seconds, 0.5, LONGEST),
         ("seed", seed, 0, None),
     ):
-        if not value >= least:
+        if value is not None and not value >= least:
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
-        if most is not None and value > most:
+        if value is not None and most is not None and value > most:
             raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
     if workers is not None and workers < 1:
         raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
@@ -108,7 +124,8 @@ def synthesise(
     folder = done_path(data, dcase).parent
     clips = layout.plan(spec)
     counts = collections.Counter(
-        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain}/{c.label}" for c in clips
+        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
+        for c in clips
     )
     report = SynthReport(spec, folder, True, clips, dict(sorted(counts.items())))
     if _is_done(data, spec):
@@ -175,16 +192,16 @@ def _spec_from(value: dict[str, Any]) -> Spec:
 
 
 def _path(data: Path, spec: Spec, clip: Clip) -> Path:
-    return store.original_dir(data, spec.dcase, clip.subset) / clip.machine / clip.split / clip.name
+    return store.original_dir(data, spec.dcase, clip.subset) / clip.machine / clip.folder / clip.name
 
 
 def _lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> dict[Path, str]:
     files = {
         store.original_dir(data, spec.dcase, subset) / machine / name: text
-        for (subset, machine, name), text in layout.attribute_csvs(spec, clips).items()
+        for (subset, machine, name), text in lists.attribute_csvs(spec, clips).items()
     }
     truth = store.ground_truth_dir(data, spec.dcase)
-    return files | {truth / name: text for name, text in layout.ground_truth(spec, clips).items()}
+    return files | {truth / name: text for name, text in lists.ground_truth(spec, clips).items()}
 
 
 def _all_paths(data: Path, spec: Spec) -> Iterator[Path]:
@@ -203,14 +220,22 @@ def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
 
     The files are not renamed into place one by one: `done_path` says that all of them are whole.
     """
-    n = round(spec.seconds * SAMPLE_RATE)
+    channels = get_year(spec.dcase).channels
     for clip in clips:
         identity = (
             f"{spec.seed}/{spec.dcase}/{clip.machine}/{clip.section}/{clip.subset}/{clip.split}/"
             f"{clip.domain}/{clip.label}/{clip.index}"
         )
         audio = sounds.render(
-            spec.dcase, clip.machine, clip.section, clip.values, clip.label == "anomaly", n, identity
+            spec.dcase,
+            clip.machine,
+            clip.section,
+            clip.values,
+            clip.label == "anomaly",
+            _samples(spec),
+            identity,
+            channels=channels,
+            content=clip.content,
         )
         soundfile.write(_path(data, spec, clip), audio, SAMPLE_RATE, subtype="PCM_16")
     return len(clips)

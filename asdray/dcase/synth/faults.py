@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from asdray.dcase.synth.machines import Fault, Hiss, Knocks, Tones
+from asdray.dcase.synth.parts import Fault, Hiss, Knocks, Tones
 from asdray.dcase.synth.voice import Voice, generator
 
 

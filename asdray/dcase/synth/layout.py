@@ -1,4 +1,4 @@
-"""Which clips a synthetic dataset has, and every name, folder and list of them, as its year ships them.
+"""Which clips a synthetic dataset has, and every name and folder of them, as its year ships them.
 
 Nothing here knows how a clip sounds. The running index of an anonymous name is a random permutation per
 machine and section and carries no information.
@@ -6,28 +6,34 @@ machine and section and carries no information.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from asdray.dcase.synth.attributes import Attributes, Values, attributes_of
+from asdray.dcase.synth.attributes import Attributes, Values
+from asdray.dcase.synth.clips import Clip, Namer
+from asdray.dcase.synth.styles import STYLES
+from asdray.dcase.synth.tables import attributes_of
 from asdray.dcase.synth.voice import generator
 from asdray.dcase.years import Subset, get_year
 
-GENERATOR = 2
+GENERATOR = 3
 """Version of everything that decides names and sounds: raise it with any change of either."""
 
 CELLS = (("source", "normal"), ("target", "normal"), ("source", "anomaly"), ("target", "anomaly"))
 
+UNPUBLISHED = (350, 265)
+"""Normal and anomalous test clips per section of 2020's dev set; only those of its ToyCar are published."""
+
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a synthetic dataset depends on."""
+    """All that a synthetic dataset depends on; ``train``, ``test`` None = as many clips as the real one."""
 
     dcase: str
     machines: tuple[str, ...]
-    train: int
-    test: int
+    train: int | None
+    test: int | None
     seconds: float
     seed: int
     generator: int = GENERATOR
@@ -37,93 +43,42 @@ class Spec:
         return {**asdict(self), "machines": list(self.machines)}
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One clip of the plan: what it is, and how it is called.
-
-    Attributes:
-        index: the number in its labelled name.
-        anonymous: the number in its shipped name where the label is hidden (eval test), else None.
-        values: attribute values, one per key.
-        attributes: the same as they stand in names.
-    """
-
-    subset: Subset
-    machine: str
-    section: int
-    split: str
-    domain: str
-    label: str
-    index: int
-    anonymous: int | None
-    values: Values
-    attributes: str
-
-    @property
-    def labelled_name(self) -> str:
-        """``section_00_source_test_anomaly_0005_vel_15.wav``."""
-        return (
-            f"section_{self.section:02d}_{self.domain}_{self.split}_{self.label}_{self.index:04d}"
-            f"_{self.attributes}.wav"
-        )
-
-    @property
-    def name(self) -> str:
-        """The file name as shipped: anonymous for the eval test clips."""
-        if self.anonymous is None:
-            return self.labelled_name
-        return f"section_{self.section:02d}_{self.anonymous:04d}.wav"
-
-    @property
-    def key(self) -> str:
-        """``<subset>/<machine>/<split>/<file name as shipped>``."""
-        return f"{self.subset}/{self.machine}/{self.split}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a year numbers and lists its clips.
-
-    Attributes:
-        one_based: machines whose dev and training clips are counted from 1.
-        own_index: machines whose labelled eval test clips have an index per cell (from ``eval_base``);
-            the others repeat the anonymous index.
-        grouped: machines whose block of the evaluation list is ordered by domain and label.
-        newline: of the evaluation list.
-        attribute_tables: 2022's form of the evaluator's attributes (a CSV with parameters), not 2023's pairs.
-    """
-
-    one_based: frozenset[str]
-    own_index: frozenset[str]
-    eval_base: int
-    grouped: frozenset[str]
-    newline: str
-    attribute_tables: bool
-
-
-_TOYS = frozenset({"ToyCar", "ToyTrain", "ToyDrone", "ToyNscale", "ToyTank", "Vacuum"})
-"""Machines with the naming habits of the ToyADMOS recordings; the others have those of MIMII."""
-
-STYLES = {
-    "dcase2022": Style(frozenset(), _TOYS, 0, frozenset(), "\n", True),
-    "dcase2023": Style(
-        frozenset({"ToyCar", "ToyTrain"}),
-        _TOYS,
-        1,
-        frozenset({"bandsaw", "grinder", "shaker"}),
-        "\r\n",
-        False,
-    ),
-}
-
-
-def target_clips(train: int) -> int:
+def target_clips(dcase: str, train: int) -> int:
     """How many of ``train`` clips are target ones: 10 of 1000 as in the real data, 10 of 100, 3 of 12."""
-    return max(train // 100, min(10, max(3 if train >= 12 else 1, train // 10)))
+    year = get_year(dcase)
+    if "target" not in year.domains:
+        return 0
+    few = 3 if train >= 12 else 1
+    if year.train_per_section["target"] < 10:
+        return few
+    return max(train // 100, min(10, max(few, train // 10)))
 
 
-def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[str, str], tuple[Values, ...]]:
-    """The variants in use per (split, domain): all at the size of the real data, fewer where clips are few.
+def _train_counts(spec: Spec) -> tuple[int, int]:
+    """Source and target training clips of a section."""
+    if spec.train is None:
+        counts = get_year(spec.dcase).train_per_section
+        return counts["source"], counts.get("target", 0)
+    target = target_clips(spec.dcase, spec.train)
+    return spec.train - target, target
+
+
+def _test_counts(spec: Spec, place: tuple[Subset, str, int]) -> dict[tuple[str, str], int]:
+    """Test clips of a section per domain and label."""
+    year = get_year(spec.dcase)
+    cells = [cell for cell in CELLS if cell[0] in year.domains]
+    if spec.test is not None:
+        return {cell: (spec.test + len(cells) - 1 - i) // len(cells) for i, cell in enumerate(cells)}
+    usual = UNPUBLISHED if year.test_per_cell is None else (year.test_per_cell, year.test_per_cell)
+    return {
+        (domain, label): year.test_counts.get((*place, domain), usual)[label == "anomaly"]
+        for domain, label in cells
+    }
+
+
+def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[str, ...], tuple[Values, ...]]:
+    """The variants in use per (split, domain, label): all at the size of the real data, fewer where clips
+    are few.
 
     A handful of clips spread over 18 variants would leave nothing to learn a variant from.
     """
@@ -133,46 +88,82 @@ def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[st
     some = tuple(attributes.source[int(i * step)] for i in range(n_source))
     seen = attributes.target[:n_target]
     everything = n_source == len(attributes.source) and n_target == len(attributes.target)
+    test = seen + attributes.unseen if everything else seen
+    own = attributes.anomalous if everything else ((), ())
     return {
-        ("train", "source"): some,
-        ("test", "source"): some,
-        ("train", "target"): seen,
-        ("test", "target"): seen + attributes.unseen if everything else seen,
+        ("train", "source", "normal"): some,
+        ("train", "target", "normal"): seen,
+        ("test", "source", "normal"): some,
+        ("test", "target", "normal"): test,
+        ("test", "source", "anomaly"): own[0] or some,
+        ("test", "target", "anomaly"): own[1] or test,
     }
 
 
 def _section(spec: Spec, subset: Subset, machine: str, section: int) -> Iterator[Clip]:
-    """The clips of one section: training, then test."""
+    """The clips of one section: training, test, supplemental."""
     style = STYLES[spec.dcase]
     attributes = attributes_of(spec.dcase, machine, section)
     rng = generator("plan", spec.seed, spec.dcase, machine, section)
-    target = target_clips(spec.train)
-    variants = _variants(attributes, spec.train - target, target)
-    base = int(machine in style.one_based)
+    n_source, n_target = _train_counts(spec)
+    variants = _variants(attributes, n_source, n_target)
+    namer = Namer(spec.dcase, subset, machine, section, attributes)
 
-    def clips(split: str, domain: str, label: str, count: int) -> Iterator[Clip]:
-        pool = variants[split, domain]
+    def pick(split: str, domain: str, label: str, count: int) -> Iterator[tuple[int, Values]]:
+        pool = variants[split, domain, label]
         # Every variant equally often, in random order.
-        for index, pick in enumerate(rng.permutation(count) % len(pool)):
-            values = pool[pick]
-            yield Clip(
-                subset, machine, section, split, domain, label, base + index, None, values,
-                attributes.text(values),
-            )  # fmt: skip
+        return ((i, pool[k]) for i, k in enumerate((rng.permutation(count) % max(len(pool), 1)).tolist()))
 
-    yield from clips("train", "source", "normal", spec.train - target)
-    yield from clips("train", "target", "normal", target)
+    for domain, count in (("source", n_source), ("target", n_target)):
+        before = n_source if domain == "target" and machine in style.target_continues else 0
+        for i, values in pick("train", domain, "normal", count):
+            real = before + i + (machine in style.one_based or machine in style.shifted)
+            index = real % count if machine in style.shifted else real
+            yield namer.clip("train", domain, "normal", values, index, real)
+    cells = _test_counts(spec, (subset, machine, section))
     tests = [
-        clip
-        for cell, (domain, label) in enumerate(CELLS)
-        for clip in clips("test", domain, label, (spec.test + len(CELLS) - 1 - cell) // len(CELLS))
+        (domain, label, i, cells["source", label] if domain == "target" else 0, values)
+        for (domain, label), count in cells.items()
+        for i, values in pick("test", domain, label, count)
     ]
     if subset == "dev":
-        yield from tests
-        return
-    for clip, anonymous in zip(tests, rng.permutation(len(tests)).tolist(), strict=True):
-        index = clip.index - base + style.eval_base if machine in style.own_index else anonymous
-        yield Clip(**{**clip.__dict__, "anonymous": anonymous, "index": index})
+        for domain, label, i, _, values in tests:
+            index = real = i + (machine in style.one_based)
+            if machine in style.renumbered:
+                index = cells[domain, label] - 1 - i
+            yield namer.clip("test", domain, label, values, index, real)
+    else:
+        if style.names == "domains":
+            anonymous = [
+                n for d in ("source", "target") for n in rng.permutation(sum(t[0] == d for t in tests))
+            ]
+            tests.sort(key=lambda test: test[0])
+        else:
+            anonymous = list(rng.permutation(len(tests)))
+        recorded = generator("recordings", spec.seed, machine).permutation(min(10 * len(tests), 10_000))
+        hidden = []
+        for n, (domain, label, i, before, values) in enumerate(tests):
+            shown = int(anonymous[n]) + (machine in style.anonymous_one_based)
+            index = shown
+            if machine in style.recordings:
+                index = int(recorded[n])
+            elif machine in style.own_index:
+                index = i + (machine in style.own_one_based) + before * (machine in style.target_continues)
+            hidden.append(namer.clip("test", domain, label, values, index, index, shown))
+        yield from _with_wrong_names(hidden, spec.seed) if machine in style.wrong_names else hidden
+    if usual := get_year(spec.dcase).supplemental_per_section:
+        pool = variants["train", "source", "normal"]
+        for i in range(usual if spec.train is None else max(4, spec.train // 10)):
+            yield namer.supplemental(i, pool[i % len(pool)])
+
+
+def _with_wrong_names(clips: list[Clip], seed: int) -> list[Clip]:
+    """2022's Toy machines: each clip is listed under the name of another one, drawn at random."""
+    rng = generator("wrong names", seed, clips[0].machine, clips[0].section)
+    return [
+        replace(clip, attributes="", labelled_name=None, listed_name=clips[other].listed_name)
+        for clip, other in zip(clips, rng.permutation(len(clips)), strict=True)
+    ]
 
 
 def plan(spec: Spec) -> tuple[Clip, ...]:
@@ -186,68 +177,3 @@ def plan(spec: Spec) -> tuple[Clip, ...]:
         for clip in _section(spec, subset, machine, section)
     ]
     return tuple(sorted(clips, key=lambda clip: clip.key))
-
-
-def attribute_csvs(spec: Spec, clips: Iterable[Clip]) -> dict[tuple[Subset, str, str], str]:
-    """Content of ``attributes_<SS>.csv`` per (subset, machine, file name): all clips whose names are open."""
-    rows: dict[tuple[Subset, str, str], list[str]] = {}
-    for clip in clips:
-        if clip.anonymous is not None:
-            continue
-        attributes = attributes_of(spec.dcase, clip.machine, clip.section)
-        place = (clip.subset, clip.machine, f"attributes_{clip.section:02d}.csv")
-        head = ["file_name", *(f"d{i}{w}" for i in range(1, len(attributes.csv_keys) + 1) for w in "pv")]
-        name = (
-            clip.name.removesuffix(".wav")
-            if clip.machine in _TOYS
-            else f"{clip.machine}/{clip.split}/{clip.name}"
-        )
-        cells = [c for i in attributes.csv_keys for c in (attributes.keys[i].csv_word, clip.values[i])]
-        rows.setdefault(place, [",".join(head)]).append(",".join([name, *cells]))
-    return {place: "\n".join(lines) + "\n" for place, lines in rows.items()}
-
-
-def ground_truth(spec: Spec, clips: Iterable[Clip]) -> dict[str, str]:
-    """Every file of the ground-truth folder by its path there: the list and the evaluator's folders."""
-    year, style = get_year(spec.dcase), STYLES[spec.dcase]
-    hidden: dict[str, list[Clip]] = {}
-    for clip in clips:
-        if clip.anonymous is not None:
-            hidden.setdefault(clip.machine, []).append(clip)
-    if not hidden:
-        return {}
-    lines = []
-    files: dict[str, str] = {}
-    for machine in (m for m in year.machines["eval"] if m in hidden):
-        block = hidden[machine]
-        if machine in style.grouped:
-            block = sorted(block, key=lambda c: (c.domain, c.label, c.name))
-        lines += [machine, *(f"{clip.name},{clip.labelled_name}" for clip in block)]
-        for section in sorted({clip.section for clip in block}):
-            files |= _evaluator_files(
-                spec, machine, section, [c for c in hidden[machine] if c.section == section]
-            )
-    files[f"eval_data_list_{year.year}.csv"] = "".join(line + style.newline for line in lines)
-    return files
-
-
-def _evaluator_files(spec: Spec, machine: str, section: int, clips: list[Clip]) -> dict[str, str]:
-    name = f"ground_truth_{machine}_section_{section:02d}_test.csv"
-    files = {
-        f"ground_truth_data/{name}": [f"{c.name},{int(c.label == 'anomaly')}" for c in clips],
-        f"ground_truth_domain/{name}": [f"{c.name},{int(c.domain == 'target')}" for c in clips],
-    }
-    if STYLES[spec.dcase].attribute_tables:
-        attributes = attributes_of(spec.dcase, machine, section)
-        pairs = [f"d{i}{w}" for i in range(1, len(attributes.csv_keys) + 1) for w in "pv"]
-        full = "file_name_with_attributes" if machine in _TOYS else "file_name_with_full_attributes"
-        rows = [",".join(["file_name", *pairs, full])]
-        for c in clips:
-            cells = [x for i in attributes.csv_keys for x in (attributes.keys[i].csv_word, c.values[i])]
-            rows.append(",".join([f"{machine}/test/{c.name}", *cells, f"{machine}/test/{c.labelled_name}"]))
-        files[f"ground_truth_attributes/{machine}/attributes_{section:02d}.csv"] = rows
-    else:
-        files[f"ground_truth_attributes/{name}"] = [
-            f"{c.name},{c.labelled_name.removesuffix('.wav')}" for c in clips
-        ]
-    return {path: "\n".join(rows) + "\n" for path, rows in files.items()}

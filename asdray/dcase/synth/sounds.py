@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from scipy import fft
 
 from asdray.dcase.synth.faults import apply_fault
-from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
+from asdray.dcase.synth.machines import MACHINES
+from asdray.dcase.synth.parts import Hiss, Knocks, Tones
 from asdray.dcase.synth.voice import GRID, Voice, curve, generator, voice_of
 from asdray.dcase.years import SAMPLE_RATE
 
@@ -21,6 +23,17 @@ TABLE = 8192
 
 LEVEL = 0.05
 """RMS of a clip of medium speed (full scale = 1)."""
+
+FAR_DELAY = 70
+"""Samples after which the far microphone hears the machine: 1.5 m."""
+
+FAR_NOISE = 4.0
+"""dB of the far microphone's background over the near one's."""
+
+_FAR_CURVE = -7.0 - 3.0 * np.log2(1 + GRID / 1500.0)
+
+Content = Literal["both", "machine", "noise"]
+"""What a clip holds: recordings hold both, some supplemental clips one of them alone."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -139,8 +152,8 @@ def _spread(voice: Voice, rng: np.random.Generator) -> Voice:
     )
 
 
-def play(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``(n,) float32`` in [-1, 1]: the voice in its background noise."""
+def _machine(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``(n,)``: the machine alone, its RMS 1."""
     turns, strokes, speed = _progress(voice, n, rng)
     moving = np.zeros(n, np.float32)
     spectrum = np.zeros(n // 2 + 1, np.complex64)
@@ -161,21 +174,56 @@ def play(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
     if speed is not None:
         moving *= (speed**0.7).astype(np.float32)
     machine = fft.irfft((spectrum + fft.rfft(moving)) * _on_bins(voice.equaliser, n), n)
-    machine /= np.sqrt(np.mean(machine**2)) + 1e-9
-    background = _noise(voice.bed, -voice.snr, n, rng)
-    background += _noise(_hiss_curve(voice.rumble), voice.rumble.level, n, rng)
-    clip = machine + fft.irfft(background, n)
-    return np.clip(clip * (LEVEL * 10 ** (voice.gain / 20)), -1, 1).astype(np.float32)
+    return machine / (np.sqrt(np.mean(machine**2)) + 1e-9)
+
+
+def play(
+    voice: Voice, n: int, rng: np.random.Generator, channels: int = 1, content: Content = "both"
+) -> np.ndarray:
+    """The voice in its background noise.
+
+    Args:
+        channels: 1, or 2 = a near microphone and a far one. The far one hears the machine late, muffled and
+            quieter, and more of the room: its own noise, and the same rumble.
+        content: the machine, the noise, or both.
+
+    Returns:
+        ``(n,) float32`` or ``(n, 2) float32`` in [-1, 1].
+    """
+    machine = _machine(voice, n, rng)
+    bed = _noise(voice.bed, -voice.snr, n, rng)
+    rumble = _noise(_hiss_curve(voice.rumble), voice.rumble.level, n, rng)
+    background = fft.irfft(bed + rumble, n)
+    heard = {"both": machine + background, "machine": machine, "noise": background}
+    scale = LEVEL * 10 ** (voice.gain / 20)
+    near = np.clip(heard[content] * scale, -1, 1).astype(np.float32)
+    if channels == 1:
+        return near
+    delay = np.exp(-2j * np.pi * fft.rfftfreq(n) * FAR_DELAY).astype(np.complex64)
+    muffled = fft.rfft(machine) * delay * _on_bins(_FAR_CURVE, n)
+    room = _noise(voice.bed, FAR_NOISE - voice.snr, n, rng) + rumble
+    far = fft.irfft(muffled + room, n)
+    return np.stack([near, np.clip(far * scale, -1, 1).astype(np.float32)], axis=1)
 
 
 def render(
-    dcase: str, machine: str, section: int, values: tuple[str, ...], anomalous: bool, n: int, identity: str
+    dcase: str,
+    machine: str,
+    section: int,
+    values: tuple[str, ...],
+    anomalous: bool,
+    n: int,
+    identity: str,
+    *,
+    channels: int = 1,
+    content: Content = "both",
 ) -> np.ndarray:
-    """One clip, ``(n,) float32`` in [-1, 1] at 16 kHz.
+    """One clip, ``(n,) float32`` or ``(n, 2) float32`` in [-1, 1] at 16 kHz.
 
     Args:
-        values: the attribute values, see `attributes.attributes_of`.
+        values: the attribute values, see `tables.attributes_of`.
         identity: what tells this clip from all others of all datasets (the seed of everything random in it).
+        channels, content: see `play`.
     """
     rng = generator("clip", identity)
     voice = _spread(voice_of(dcase, machine, section, values), rng)
@@ -184,4 +232,4 @@ def render(
         fixed = generator("fault", dcase, machine, section, fault)
         where, sign = fixed.uniform(), fixed.choice([-1.0, 1.0])
         voice = apply_fault(voice, fault, rng.beta(1.5, 1.5), where, sign)  # type: ignore[arg-type]
-    return play(voice, n, rng)
+    return play(voice, n, rng, channels, content)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from asdray.dcase.synth.attributes import attributes_of
-from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
+from asdray.dcase.synth.machines import MACHINES
+from asdray.dcase.synth.parts import Hiss, Knocks, Tones
+from asdray.dcase.synth.tables import attributes_of
 
 GRID = np.geomspace(40.0, 8000.0, 192)
 """Frequencies in Hz at which spectra are described (log-spaced)."""
