@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 from trees import build_tree, samples, write_list, write_wav
 
 from asdray import store
-from asdray.audio import cache
 from asdray.audio.cache import check_unchanged, ensure_pack, train_rows
 from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
@@ -231,14 +231,46 @@ def test_what_is_not_there(tree, places):
         ensure_pack(places, "dcase2022", "fan", "train")
 
 
-def test_a_full_disk_is_one_message_not_a_dead_process(tree, places, monkeypatch):
-    # The one place where the real thing (a full disk) cannot be had in a test.
-    def full(fd, offset, size):
-        raise OSError(28, "No space left on device")
+def test_a_full_disk_is_one_message_not_a_dead_process(tree, places):
+    """A limit on the size of files stands for the disk: it stops the same calls."""
+    old = ensure_pack(places, "dcase2023", "fan", "test")
+    write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", 900)
+    format_dataset(tree.data, "dcase2023")
+    before = sorted(folder_of(places, "fan", "test").iterdir())
+    code = f"""
+import resource
+from asdray import store
+from asdray.audio.cache import ensure_pack
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    ensure_pack(store.Places.of({str(tree.data)!r}, "results"), "dcase2023", "fan", "test")
+except ValueError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no space for 0.0 GB of audio in " in run.stdout
+    assert run.stdout.endswith("choose another place with --cache-dir\n")
+    assert sorted(folder_of(places, "fan", "test").iterdir()) == before
+    assert len(old.samples)
+    assert len(ensure_pack(places, "dcase2023", "fan", "test").samples) == len(old.samples) + 100
 
-    monkeypatch.setattr(cache.os, "posix_fallocate", full)
-    with pytest.raises(ValueError, match=r"no space for 0\.0 GB of audio in .*--cache-dir"):
+
+def test_clips_without_sound_are_listed_with_those_that_cannot_be_decoded(tree, places):
+    one, two, three, *_ = sorted(tree.folder("dev", "fan", "train").glob("*.wav"))
+    soundfile.write(one, np.zeros(800, np.int16), 16000, subtype="PCM_16")
+    soundfile.write(two, np.full(800, -32768, np.int16), 16000, subtype="PCM_16")
+    content = np.zeros(800, np.int16)
+    content[-1] = 1
+    soundfile.write(three, content, 16000, subtype="PCM_16")
+    format_dataset(tree.data, "dcase2023")
+    with pytest.raises(
+        ValueError, match="2 of 22 train clips of dcase2023 fan cannot be used: get them again"
+    ) as error:
         ensure_pack(places, "dcase2023", "fan", "train")
+    assert str(error.value).splitlines()[1:] == [
+        f"  {one}: holds nothing but zeros",
+        f"  {two}: holds nothing but the value -32768",
+    ]
     assert [p.name for p in folder_of(places, "fan", "train").iterdir()] == [".lease"]
 
 

@@ -86,7 +86,7 @@ def _zips(data: Path, dcase: str) -> Iterator[Finding]:
     if zips:
         size = sum(e.stat().st_size for e in zips) / 1e9
         yield Finding(
-            "note", f"{len(zips)} zips ({size:.1f} GB), such as {zips[0].path}: not needed once unpacked"
+            "note", f"zips: {len(zips)} ({size:.1f} GB), such as {zips[0].path}; not needed once unpacked"
         )
 
 
@@ -150,8 +150,8 @@ def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
         good = False
         yield Finding(
             "wrong",
-            f"{len(broken)} links of the formatted tree are missing or lead nowhere, such as {broken[0]}; "
-            f"run `asdray format {dcase}` again",
+            f"links of the formatted tree that are missing or lead nowhere: {len(broken)}, "
+            f"such as {broken[0]}; run `asdray format {dcase}` again",
         )
     if news := _news(rows, originals):
         good = False
@@ -164,10 +164,10 @@ def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
     if good:
         yield Finding("ok", f"formatted: {len(rows)} clips in {store.formatted_dir(data, dcase)}")
     if stale := stale_packs(places.cache, dataset):
-        n = f"{len(stale)} folder{'s' * (len(stale) > 1)}"
         yield Finding(
             "note",
-            f"{n} of decoded audio, such as {stale[0]}, damaged or of other clips: made anew when needed",
+            f"folders with decoded audio that is damaged or of other clips: {len(stale)}, "
+            f"such as {stale[0]}; made anew when needed",
         )
 
 
