@@ -99,7 +99,10 @@ def test_scores_have_one_order_and_each_stands_once():
         Autoencoder(scores=())
     waves = torch.rand(2, 1500)
     with torch.no_grad():
-        assert set(_module(Autoencoder(n_mels=6, hop_length=128, hidden=(4,))).extract(waves)) == {"embedding", "recon"}
+        assert set(_module(Autoencoder(n_mels=6, hop_length=128, hidden=(4,))).extract(waves)) == {
+            "embedding",
+            "recon",
+        }
 
 
 # -------------------------------------------------------------------------------------------- validation

@@ -108,17 +108,61 @@ def test_units_and_signatures_depend_on_the_machines_that_matter():
     assert train_signature(shared, shared.units[0], changed) != train_signature(shared, shared.units[0], ids)
 
 
-def test_training_depends_on_the_classes_of_test_clips_only_where_it_asks_for_them():
-    asdkit = with_overrides(DIS, {"frontend.labels": "asdkit"}, "x")
-    ids = {"fan": "i", "bearing": "j"}
+def test_training_depends_on_what_else_it_reads():
+    trial = Trial("dcase2023", "d", DIS, 0, ("fan",))
+    variants = [
+        None,
+        {},
+        {"test_classes": {"fan": "a"}},
+        {"test_classes": {"fan": "b"}},
+        {"embeddings": {"fan": "a"}},
+    ]
+    assert len({train_signature(trial, trial.units[0], {"fan": "i"}, more) for more in variants}) == 4
 
-    def signature(system, **classes):
-        trial = Trial("dcase2023", "d", system, 0, ("fan", "bearing"))
-        return train_signature(trial, trial.units[0], ids, {"fan": "a", "bearing": "b", **classes})
 
-    assert signature(asdkit) != signature(asdkit, fan="c")
-    assert signature(asdkit) == signature(asdkit, gearbox="c")
-    assert signature(DIS) == signature(DIS, fan="c") != signature(asdkit)
+def test_only_some_frontends_take_clips_of_any_length():
+    with pytest.raises(ValueError, match="audio.duration is 'native', but the discriminative frontend"):
+        with_overrides(DIS, {"audio.duration": "native"}, "x").check("dcase2023")
+    native = with_overrides(AE, {"audio.duration": "native"}, "x")
+    native.check("dcase2023")
+    assert native.id != AE.id
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("x/{year}.npz", r"has the unknown placeholder {year} \(known: {dcase}, {machine}, {seed}\)"),
+        ("x/{dcas}.npz", r"placeholder {dcas}; did you mean 'dcase'\?"),
+        ("x/{}.npz", "unknown placeholder {}"),
+        ("x/{dcase.npz", "is no path with placeholders"),
+        ("x.csv", r"must end in .parquet or .npz"),
+        ("", "frontend.path is ''"),
+    ],
+)
+def test_paths_of_precomputed_embeddings(path, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(AE, {"frontend": {"name": "precomputed", "path": path}}, "w")
+
+
+def test_what_gives_the_same_for_all_seeds_is_one_trial(tmp_path):
+    text = """
+    name: s
+    recipes:
+      raw_spec:
+      dis_baseline:
+        space: {frontend: [{name: precomputed, path: "a/{dcase}.npz"}, {name: precomputed, path: "a{seed}.npz"}]}
+    dcase: [dcase2022, dcase2023]
+    seeds: [3, 4, 5]
+    """
+    trials = [
+        (t.recipe, t.system.frontend.name, t.dcase, t.seed) for t, _ in expand(load(tmp_path, text), "s")
+    ]
+    years = ("dcase2022", "dcase2023")
+    assert trials == [
+        *(("raw_spec", "raw_spec", year, 0) for year in years),
+        *(("dis_baseline", "precomputed", year, 0) for year in years),
+        *(("dis_baseline", "precomputed", year, seed) for year in years for seed in (3, 4, 5)),
+    ]
 
 
 def test_channels_other_than_near_need_two_microphones():
@@ -318,9 +362,9 @@ def test_one_fault_is_one_line_with_its_whole_path(changes, line):
 @pytest.mark.parametrize(
     ("value", "line"),
     [
-        ("year_mx", "'year_mx'; did you mean 'year_max'? (one of: year_max, a number)"),
-        (-1, "-1: input should be greater than 0 (or: year_max)"),
-        (None, "null (one of: year_max, a number)"),
+        ("year_mx", "'year_mx'; did you mean 'year_max'? (one of: year_max, native, a number)"),
+        (-1, "-1: input should be greater than 0 (or: year_max, native)"),
+        (None, "null (one of: year_max, native, a number)"),
     ],
 )
 def test_a_value_that_fits_no_alternative_is_one_line(value, line):

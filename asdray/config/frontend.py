@@ -1,7 +1,13 @@
-"""Frontends: what turns audio into embeddings, or into scores of its own."""
+"""Frontends: what turns audio into embeddings, or into scores of its own.
+
+Each says of itself: its ``scope``, what one model is trained on; the ``own_scores`` it offers; whether its
+embedding is for backends to score (``scored_embedding``); whether it ``learns``; whether all seeds would give
+the same (``has_one_seed``); and whether clips may have any length (``takes_any_length``).
+"""
 
 from __future__ import annotations
 
+import string
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.base import Config
 from asdray.config.branches import Branch, FftBranch, StftBranch
 from asdray.config.losses import AdaCos, Head, Loss, Positive, Probability
-from asdray.dcase.years import SAMPLE_RATE
+from asdray.dcase.years import SAMPLE_RATE, nearest
 
 ClassPart = Literal["machine", "section", "attributes", "domain"]
 CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
@@ -74,11 +80,9 @@ class Discriminative(Config):
     scope: ClassVar[Literal["all", "machine"]] = "all"
     own_scores: ClassVar[tuple[str, ...]] = ()
     scored_embedding: ClassVar[bool] = True
-
-    @property
-    def sees_test_classes(self) -> bool:
-        """Whether training depends on which classes the test clips have."""
-        return self.labels == "asdkit"
+    learns: ClassVar[bool] = True
+    has_one_seed: ClassVar[bool] = False
+    takes_any_length: ClassVar[bool] = False
 
     @field_validator("classes")
     @classmethod
@@ -142,7 +146,9 @@ class Autoencoder(Config):
     }
     scope: ClassVar[Literal["all", "machine"]] = "machine"
     scored_embedding: ClassVar[bool] = False
-    sees_test_classes: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+    has_one_seed: ClassVar[bool] = False
+    takes_any_length: ClassVar[bool] = True
 
     @field_validator("scores")
     @classmethod
@@ -164,4 +170,72 @@ class Autoencoder(Config):
             )
 
 
-Frontend = Annotated[Discriminative | Autoencoder, Field(discriminator="name")]
+class RawSpec(Config):
+    """The time mean of a mel spectrogram, without a logarithm: learns nothing.
+
+    Source: ASDKit ``raw_spec``, arXiv 2507.10264.
+    """
+
+    name: Literal["raw_spec"] = "raw_spec"
+    n_mels: Positive = 128
+    n_fft: Annotated[int, Field(ge=16)] = 1024
+    hop_length: Positive = 512
+
+    scope: ClassVar[Literal["all", "machine"]] = "machine"
+    own_scores: ClassVar[tuple[str, ...]] = ()
+    scored_embedding: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    has_one_seed: ClassVar[bool] = True
+    takes_any_length: ClassVar[bool] = True
+
+    def check(self, n_samples: int) -> None:
+        """Every clip is long enough."""
+
+
+class Precomputed(Config):
+    """Embeddings of any model, from files: learns nothing, reads no audio."""
+
+    name: Literal["precomputed"] = "precomputed"
+    path: Annotated[str, Field(min_length=1)]
+    """A ``.parquet`` file with the columns ``clip`` (keys as in ``clips.parquet``) and ``embedding``, or a
+    ``.npz`` file with arrays of these names. In it ``{dcase}``, ``{machine}`` and ``{seed}`` are replaced;
+    where it is relative, it is so to the data folder."""
+
+    scope: ClassVar[Literal["all", "machine"]] = "machine"
+    own_scores: ClassVar[tuple[str, ...]] = ()
+    scored_embedding: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    takes_any_length: ClassVar[bool] = True
+
+    @field_validator("path")
+    @classmethod
+    def _placeholders(cls, path: str) -> str:
+        known = ("dcase", "machine", "seed")
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"{path!r} is no path with placeholders ({error})") from None
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{path!r} has the unknown placeholder {{{name}}}{nearest(name, known)} "
+                    "(known: {dcase}, {machine}, {seed})"
+                )
+        if not path.endswith((".parquet", ".npz")):
+            raise ValueError(f"{path!r} must end in .parquet or .npz")
+        return path
+
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether the files are the same for all seeds."""
+        return "{seed}" not in self.path
+
+    def file(self, dcase: str, machine: str, seed: int) -> str:
+        """The path with its placeholders replaced."""
+        return self.path.format(dcase=dcase, machine=machine, seed=seed)
+
+    def check(self, n_samples: int) -> None:
+        """Every clip is long enough."""
+
+
+Frontend = Annotated[Discriminative | Autoencoder | RawSpec | Precomputed, Field(discriminator="name")]

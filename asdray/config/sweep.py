@@ -283,6 +283,8 @@ def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:
 def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]:
     """Every trial of a grid, and the swept values that made it (option path -> value).
 
+    What gives the same for all seeds is one trial, of seed 0.
+
     Raises:
         ValueError: an option that does not exist, a value that does not fit, clips too short for a
             frontend; with the place in the sweep file.
@@ -305,7 +307,7 @@ def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]
                     system.check(dcase)
                 except ValueError as error:
                     raise ValueError(f"{at}: {error}") from None
-                for seed in sweep.seeds:
+                for seed in (0,) if system.frontend.has_one_seed else sweep.seeds:
                     trial = Trial(dcase, _stem(recipe), system, seed, sweep.machines_of(dcase))
                     if not trial.backends(sweep.backends):
                         names = ", ".join(b.name for b in sweep.backends)

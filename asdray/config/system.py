@@ -34,17 +34,19 @@ class Audio(Config):
     The crop starts at random in training and at 0 elsewhere.
     """
 
-    duration: Annotated[float, Field(gt=0, le=60)] | Literal["year_max"] = "year_max"
-    """Seconds, or ``year_max``: the longest machine of the year."""
+    duration: Annotated[float, Field(gt=0, le=60)] | Literal["year_max", "native"] = "year_max"
+    """Seconds; ``year_max``: those of the longest machine of the year; or ``native``: every clip's own.
+    Autoencoders train on whole clips whatever it says: it is for what follows."""
     channel: Channel = "near"
     """Of a year with two microphones: one of them, the mean of both, or near minus far."""
 
     later: ClassVar[Mapping[str, Any]] = {"channel": "near"}
 
     def n_samples(self, dcase: str) -> int:
-        """Samples per clip in ``dcase``."""
-        seconds = get_year(dcase).duration_max if self.duration == "year_max" else self.duration
-        return round(seconds * SAMPLE_RATE)
+        """Samples per clip in ``dcase``, the most that there are if every clip has its own."""
+        longest = get_year(dcase).duration_max
+        seconds = longest if self.duration in ("year_max", "native") else self.duration
+        return round(float(seconds) * SAMPLE_RATE)
 
 
 class System(Config):
@@ -66,6 +68,11 @@ class System(Config):
             raise ValueError(
                 f"{dcase}: audio.channel is {self.audio.channel!r}, but its clips have one channel: "
                 f"choose near (two channels: {stereo})"
+            )
+        if self.audio.duration == "native" and not self.frontend.takes_any_length:
+            raise ValueError(
+                f"{dcase}: audio.duration is 'native', but the {self.frontend.name} frontend takes clips of "
+                "one length only: choose year_max, or seconds"
             )
         try:
             self.frontend.check(self.audio.n_samples(dcase))

@@ -70,13 +70,16 @@ class Trial:
 
 
 def train_signature(
-    trial: Trial, unit: Unit, train_ids: Mapping[str, str], class_ids: Mapping[str, str] | None = None
+    trial: Trial,
+    unit: Unit,
+    train_ids: Mapping[str, str],
+    more: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """The signature of a unit's training.
 
     Args:
         train_ids: the id of every machine's training split.
-        class_ids: the id of the classes among every machine's test clips, where training depends on them.
+        more: what else it reads: kind -> machine -> id.
     """
     parts = {
         "stage": ("train", NUMERICS["train"]),
@@ -86,10 +89,7 @@ def train_signature(
         "unit": unit.name,
         "data": {m: train_ids[m] for m in unit.machines},
     }
-    if trial.system.frontend.sees_test_classes:
-        assert class_ids is not None
-        parts["test_classes"] = {m: class_ids[m] for m in unit.machines}
-    return digest(parts)
+    return digest({**parts, **(more or {})})
 
 
 def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:

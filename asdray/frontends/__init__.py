@@ -4,10 +4,14 @@
 `asdray.config.frontend`, one module class and one case. A frontend is a torch module with
 
 * ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
+* ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,)``;
+* ``shortest``: samples; a shorter clip is repeated, also where every clip has its own length;
+* ``prepare(clips, columns)``: what extraction must know of the training clips, if ``needs_training_clips``.
+
+One that learns has besides
+
 * ``training_data(clips, columns, batch_size, rng)``: what is trained on, see `TrainingData`;
-* ``loss(batch) -> Tensor``: the mean loss of one batch of that;
-* ``prepare(clips, columns)``: what extraction must know of the training clips, if ``needs_training_clips``;
-* ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,) float32``.
+* ``loss(batch) -> Tensor``: the mean loss of one batch of that.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from asdray.config.frontend import Autoencoder, Discriminative
+    from asdray.config.frontend import Autoencoder, Discriminative, RawSpec
     from asdray.frontends.autoencoder import AutoencoderFrontend
     from asdray.frontends.discriminative import DiscriminativeFrontend
+    from asdray.frontends.raw import RawSpecFrontend
 
-    Frontend = DiscriminativeFrontend | AutoencoderFrontend
+    Learning = DiscriminativeFrontend | AutoencoderFrontend
+    Frontend = Learning | RawSpecFrontend
 
 COLUMNS = ("machine", "section", "attributes", "domain")
 """Columns of the manifest that training may see."""
@@ -49,7 +55,7 @@ class TrainingData(Protocol):
 
 
 def build(
-    config: Discriminative | Autoencoder,
+    config: Discriminative | Autoencoder | RawSpec,
     n_samples: int,
     *,
     columns: Mapping[str, Sequence[Any]] | None = None,
@@ -92,3 +98,7 @@ def build(
                 from asdray.frontends.autoencoder import AutoencoderFrontend
 
                 return AutoencoderFrontend(config)
+            case frontend.RawSpec():
+                from asdray.frontends.raw import RawSpecFrontend
+
+                return RawSpecFrontend(config)

@@ -81,6 +81,7 @@ class AutoencoderFrontend(nn.Module):
         self.register_buffer("window", features.hann(config.n_fft), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.network = AutoencoderNetwork(config.n_frames * config.n_mels, config.hidden, config.bottleneck)
+        self.shortest = (config.n_frames - 1) * config.hop_length
         self.needs_training_clips = "mahalanobis" in config.scores
         self._roots: list[Tensor] = []
 
@@ -120,8 +121,7 @@ class AutoencoderFrontend(nn.Module):
 
     def _vectors(self, clips: Clips) -> tuple[Tensor, list[np.ndarray]]:
         """The frames of all whole clips, ``(N, M)``, and for each clip where its vectors begin in them."""
-        shortest = (self.n_frames - 1) * self.hop_length
-        lengths = np.maximum(clips.lengths, shortest)
+        lengths = np.maximum(clips.lengths, self.shortest)
         per_clip = lengths // self.hop_length + 1
         first = np.concatenate([[0], np.cumsum(per_clip)])
         device = self.window.device

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asdray import frontends
+from asdray import frontends, store
 
 if TYPE_CHECKING:
-    from asdray.config.frontend import Autoencoder, Discriminative
+    from asdray.config.frontend import Autoencoder, Discriminative, RawSpec
     from asdray.frontends import Frontend
 
 PREFIX = "frontend."
@@ -49,8 +49,15 @@ def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({reason}): delete it and run `asdray train` again") from None
 
 
+def write_empty(path: Path, signature: str) -> None:
+    """Writes the checkpoint of a frontend that has learnt nothing."""
+    with store.atomic_path(path) as temporary:
+        saved = {"signature": signature, "history": [], "frontend": {}}
+        torch.save({"state_dict": {}, "asdray": saved}, temporary)
+
+
 def load(
-    path: Path, config: Discriminative | Autoencoder, n_samples: int, sha256: str | None = None
+    path: Path, config: Discriminative | Autoencoder | RawSpec, n_samples: int, sha256: str | None = None
 ) -> Frontend:
     """The trained frontend of a checkpoint, on the CPU, in evaluation mode.
 

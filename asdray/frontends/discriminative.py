@@ -218,6 +218,7 @@ class DiscriminativeFrontend(nn.Module):
             loss = loss + head(parts, targets, batch.exchange)
         return loss
 
+    shortest = 1
     needs_training_clips = False
 
     def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:

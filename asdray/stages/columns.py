@@ -25,6 +25,23 @@ def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any
     return columns
 
 
+def clip_keys(places: Places, dataset: Dataset, machine: str, split: str) -> tuple[str, ...]:
+    """The clips of a machine's split, sorted.
+
+    Raises:
+        ValueError: none; or the year was formatted anew since ``dataset`` was read.
+    """
+    wanted = dataset.machines[machine].split_id(split)
+    if wanted is None:
+        raise ValueError(f"{dataset.dcase} {machine} has no {split} clips")
+    table = manifest.rows(manifest.load_manifest(places.data, dataset.dcase), machine=machine, split=split)
+    if manifest.load_dataset(places.data, dataset.dcase).machines[machine].split_id(split) != wanted:
+        raise ValueError(
+            f"{dataset.dcase} was formatted anew while {machine} was waited for: run the command again"
+        )
+    return tuple(table["clip"].to_pylist())
+
+
 def classes_of_test_clips(
     data: Path, dataset: Dataset, machines: Iterable[str], parts: Sequence[str]
 ) -> dict[str, list[Any]]:

@@ -6,14 +6,15 @@ Knows no labels and needs no Lightning.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asdray import store
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
+from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
-from asdray.stages.columns import training_columns
+from asdray.stages.columns import clip_keys, training_columns
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -68,29 +69,20 @@ def extract(
         store.begin(step.folder, step.stage, outputs)
         started = time.time()
 
-        import torch
-
-        from asdray.audio.batches import Clips
-        from asdray.audio.cache import pack_of
-        from asdray.frontends import checkpoint, compute
+        from asdray.frontends import compute
 
         torch_device = compute.choose_device(device)
-        batch_size = min(trial.system.train.batch_size, MAX_CLIPS)
-        n_samples = trial.system.audio.n_samples(trial.dcase)
         counts = {}
         with compute.settings(trial.system.train.threads, torch_device):
-            path = directory.checkpoint(unit.name, ckpt)
-            frontend = checkpoint.load(path, trial.system.frontend, n_samples, step.inputs["checkpoint"])
-            frontend.to(torch_device)
-            for split, output in zip(SPLITS, outputs, strict=True):
-                pack = pack_of(places, dataset, machine, split)
-                clips = Clips([pack], trial.system.audio.channel)
-                if split == "train" and frontend.needs_training_clips:
-                    with torch.inference_mode():
-                        frontend.prepare(clips, training_columns(places, [pack]))
-                found = _run(frontend, clips, n_samples, batch_size, torch_device)
-                _write(output, clips.keys, found)
-                counts[split] = len(clips)
+            if trial.system.frontend.name == "precomputed":
+                splits = _from_file(trial, machine, places, dataset)
+            else:
+                path = directory.checkpoint(unit.name, ckpt)
+                sha256 = step.inputs["checkpoint"]
+                splits = _from_audio(trial, machine, places, dataset, path, sha256, torch_device)
+            for split, output, (keys, found) in zip(SPLITS, outputs, splits, strict=True):
+                _write(output, keys, found)
+                counts[split] = len(keys)
         marker = store.mark_done(
             step.folder,
             "extract",
@@ -104,22 +96,76 @@ def extract(
         return state.Outcome(marker, found=False)
 
 
+Found = tuple[tuple[str, ...], dict[str, "torch.Tensor"]]
+"""Clip keys, and the values of all these clips, each ``(N, ...)``."""
+
+
+def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> Iterator[Found]:
+    """The embeddings of each split that a file holds."""
+    import torch
+
+    from asdray.frontends import precomputed
+
+    config = trial.system.frontend
+    assert config.name == "precomputed"
+    path = places.data / config.file(trial.dcase, machine, trial.seed)
+    for split in SPLITS:
+        keys = clip_keys(places, dataset, machine, split)
+        values = precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
+        yield keys, {"embedding": torch.from_numpy(values)}
+
+
+def _from_audio(
+    trial: Trial,
+    machine: str,
+    places: Places,
+    dataset: Dataset,
+    path: Path,
+    sha256: str,
+    device: torch.device,
+) -> Iterator[Found]:
+    """What the frontend in the checkpoint at ``path`` makes of each split's clips."""
+    import torch
+
+    from asdray.audio.batches import Clips
+    from asdray.audio.cache import pack_of
+    from asdray.frontends import checkpoint
+
+    system = trial.system
+    assert system.frontend.name != "precomputed"
+    n_samples = system.audio.n_samples(trial.dcase)
+    frontend = checkpoint.load(path, system.frontend, n_samples, sha256).to(device)
+    batch_size = min(system.train.batch_size, MAX_CLIPS)
+    with torch.inference_mode():
+        for split in SPLITS:
+            pack = pack_of(places, dataset, machine, split)
+            clips = Clips([pack], system.audio.channel)
+            if split == "train" and frontend.needs_training_clips:
+                frontend.prepare(clips, training_columns(places, [pack]))
+            one_length = None if system.audio.duration == "native" else n_samples
+            yield clips.keys, _run(frontend, clips, one_length, batch_size, device)
+
+
 def _run(
-    frontend: Frontend, clips: Clips, n_samples: int, batch_size: int, device: torch.device
+    frontend: Frontend, clips: Clips, n_samples: int | None, batch_size: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """``frontend.extract`` of all clips: each value ``(N, ...) float32``, on the CPU."""
+    """``frontend.extract`` of all clips, on the CPU; with ``n_samples`` None of each at its own length."""
     import numpy as np
     import torch
 
     from asdray.audio.features import to_float
 
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(clips), batch_size):
-            index = np.arange(start, min(start + batch_size, len(clips)))
-            waves = to_float(clips.gather(index, n_samples).to(device))
+    wanted = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
+    order, parts = [], []
+    for length in np.unique(wanted):
+        (same,) = np.nonzero(wanted == length)
+        for start in range(0, len(same), batch_size):
+            index = same[start : start + batch_size]
+            waves = to_float(clips.gather(index, int(length)).to(device))
+            order.append(index)
             parts.append({name: value.cpu() for name, value in frontend.extract(waves).items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    place = torch.from_numpy(np.argsort(np.concatenate(order)))
+    return {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
 
 
 def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:

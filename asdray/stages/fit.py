@@ -26,7 +26,7 @@ from asdray.stages.train import TrainingDiverged
 
 if TYPE_CHECKING:
     from asdray.config.system import Train
-    from asdray.frontends import Frontend, TrainingData
+    from asdray.frontends import Learning, TrainingData
 
 LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
@@ -43,7 +43,7 @@ class Run:
         report: called with the newest row after its epoch's files are written.
     """
 
-    frontend: Frontend
+    frontend: Learning
     data: TrainingData
     options: Train
     seed: int

@@ -7,6 +7,7 @@ can never disagree. Reads markers and ``dataset.json`` alone; imports nothing he
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 from asdray import store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
+from asdray.config.frontend import Discriminative, Precomputed
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year
@@ -68,9 +70,38 @@ def _needs(**steps: Marker | None) -> dict[str, str] | None:
 def train_step(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> Step:
     """Training of a unit."""
     train_ids = {m: dataset.machines[m].train for m in unit.machines}
-    class_ids = {m: dataset.machines[m].classes for m in unit.machines}
     folder = store.trial_dir(places.results, trial).model(unit.name)
-    return Step("train", folder, signatures.train_signature(trial, unit, train_ids, class_ids))
+    more = _also_read(trial, unit, places, dataset)
+    return Step("train", folder, signatures.train_signature(trial, unit, train_ids, more))
+
+
+def _also_read(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> dict[str, dict[str, str]]:
+    """What a training reads besides the training clips: kind -> machine -> id."""
+    match trial.system.frontend:
+        case Discriminative(labels="asdkit"):
+            return {"test_classes": {m: dataset.machines[m].classes for m in unit.machines}}
+        case Precomputed() as frontend:
+            files = {m: places.data / frontend.file(trial.dcase, m, trial.seed) for m in unit.machines}
+            return {"embeddings": {m: _sha256(path) for m, path in files.items()}}
+    return {}
+
+
+def _sha256(path: Path) -> str:
+    """The hash of a file's content, computed once in a process as long as the file stays the same.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        found = path.stat()
+        return _sha256_of(path, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise ValueError(f"frontend.path: cannot read {path}: {error.strerror}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    return store.sha256_file(path)
 
 
 def trained(

@@ -16,7 +16,7 @@ from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
-from asdray.stages.columns import classes_of_test_clips, training_columns
+from asdray.stages.columns import classes_of_test_clips, clip_keys, training_columns
 from asdray.stages.history import resumable, write_metrics
 from asdray.store import Places, TrialDir
 
@@ -73,9 +73,12 @@ def train(
         history = [] if overwrite else resumable(directory, unit, wanted, step.signature)
         _clear(step.folder, keep_checkpoints=bool(history))
         started = time.time() - sum(row["seconds"] or 0 for row in history)
-        facts = _train(
-            trial, unit, dataset, places, directory, wanted, step.signature, history, on_epoch, device
-        )
+        if trial.system.frontend.learns:
+            facts = _train(
+                trial, unit, dataset, places, directory, wanted, step.signature, history, on_epoch, device
+            )
+        else:
+            facts = _without_training(trial, unit, dataset, places, directory, wanted, step.signature)
         outputs = [directory.checkpoint(unit.name, name) for name in wanted]
         marker = store.mark_done(
             step.folder,
@@ -106,6 +109,7 @@ def _train(
     from asdray.audio.batches import WEIGHTS, Clips, generator, torch_seed
     from asdray.audio.cache import pack_of
     from asdray.frontends import compute
+    from asdray.frontends.raw import RawSpecFrontend
 
     options = trial.system.train
     folder = directory.model(unit.name)
@@ -114,8 +118,9 @@ def _train(
     clips = Clips(packs, trial.system.audio.channel)
     columns = training_columns(places, packs)
     config = trial.system.frontend
+    assert config.name != "precomputed"
     unheard = None
-    if config.name == "discriminative" and config.sees_test_classes:
+    if config.name == "discriminative" and config.labels == "asdkit":
         unheard = classes_of_test_clips(places.data, dataset, unit.machines, config.classes)
     with compute.settings(options.threads, device):
         frontend = frontends.build(
@@ -125,6 +130,7 @@ def _train(
             unheard=unheard,
             seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
         ).to(device)
+        assert not isinstance(frontend, RawSpecFrontend)
         facts = {
             "device": compute.device_label(device),
             "epochs": options.epochs,
@@ -182,6 +188,38 @@ def _train(
         write_metrics(folder, history)
         log("done")
     return {**facts, "loss": history[-1]["loss"]}
+
+
+def _without_training(
+    trial: Trial,
+    unit: Unit,
+    dataset: Dataset,
+    places: Places,
+    directory: TrialDir,
+    checkpoints: tuple[str, ...],
+    signature: str,
+) -> dict[str, Any]:
+    """In place of `_train` for a frontend that learns nothing: the same files, without an epoch in them.
+
+    What can be wrong with embeddings from a file is found here, once for all of the unit.
+    """
+    from asdray.frontends import checkpoint, precomputed
+
+    config = trial.system.frontend
+    n_clips = 0
+    for machine in unit.machines:
+        for split in ("train", "test"):
+            keys = clip_keys(places, dataset, machine, split)
+            n_clips += len(keys) if split == "train" else 0
+            if config.name == "precomputed":
+                path = places.data / config.file(trial.dcase, machine, trial.seed)
+                precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
+    folder = directory.model(unit.name)
+    for name in checkpoints:
+        checkpoint.write_empty(directory.checkpoint(unit.name, name), signature)
+    write_metrics(folder, [])
+    _Log(folder / "train.log")(f"{trial.name}, unit {unit.name}: nothing to learn")
+    return {"device": "cpu", "epochs": 0, "n_clips": n_clips, "threads": trial.system.train.threads}
 
 
 class _Log:

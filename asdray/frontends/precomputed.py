@@ -1,0 +1,78 @@
+"""Embeddings of any model, read from a file that is keyed by clip."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
+    """The embeddings of ``clips``, in their order; what else the file holds does not matter.
+
+    Args:
+        path: ``.parquet`` or ``.npz``, see `asdray.config.frontend.Precomputed`.
+        what: how a message calls the clips.
+
+    Returns:
+        ``(N, D) float32``.
+
+    Raises:
+        ValueError: no such file, another format, clips that are missing or there twice.
+    """
+    try:
+        keys, values = _parquet(path) if path.suffix == ".parquet" else _npz(path)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read embeddings from {path}: {' '.join(str(error).split())}") from None
+    if (
+        values.ndim != 2
+        or not values.shape[1]
+        or keys.shape != values.shape[:1]
+        or values.dtype.kind not in "fiu"
+    ):
+        raise ValueError(
+            f"{path} holds {len(keys)} clips, but embeddings of shape {values.shape} and type "
+            f"{values.dtype}: 'embedding' must be numbers, one row per clip"
+        )
+    rows = {key: i for i, key in enumerate(keys.tolist())}
+    if len(rows) < len(keys):
+        first = next(key for i, key in enumerate(keys.tolist()) if rows[key] != i)
+        raise ValueError(f"{path} holds {len(keys) - len(rows)} clips more than once, first {first}")
+    missing = [clip for clip in clips if clip not in rows]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the embeddings of {len(missing)} of {len(clips)} {what}, first {missing[0]} "
+            f"(it holds {len(keys)} clips, first {next(iter(rows), None)})"
+        )
+    return values[[rows[clip] for clip in clips]].astype(np.float32)
+
+
+def _parquet(path: Path) -> tuple[NDArray, NDArray]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["clip", "embedding"], partitioning=None)
+    if missing := {"clip", "embedding"} - set(table.column_names):
+        raise ValueError(f"it has no column {' and no column '.join(sorted(missing))}")
+    embedding = table["embedding"].combine_chunks()
+    kind = embedding.type
+    if not any(
+        is_list(kind) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    ):
+        raise ValueError(f"its column embedding is of type {kind}, not a list of numbers")
+    lengths = set(pc.list_value_length(embedding).to_pylist()) if len(embedding) else {1}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"its embeddings have different lengths: {sorted(map(str, lengths))[:4]}")
+    values = embedding.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(table["clip"].to_pylist(), dtype=object), values.reshape(len(embedding), lengths.pop())
+
+
+def _npz(path: Path) -> tuple[NDArray, NDArray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["clip"], arrays["embedding"]
