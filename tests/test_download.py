@@ -14,6 +14,7 @@ import pytest
 from http_server import Fault, Site, serve
 from rich.console import Console
 from trees import build_tree, write_evaluator, write_list
+from zips import publish, zip_of, zips_of
 
 from asdray import store
 from asdray.cli import main
@@ -31,14 +32,6 @@ DCASE, MACHINES = "dcase2024", ("fan", "3DPrinter")
 LIST = records._BASELINE[0] + "/" + records._BASELINE[1] + "/datasets/eval_data_list_2024.csv"
 
 
-def zip_of(files):
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 2, 3, 4, 6)), content, zipfile.ZIP_DEFLATED)
-    return memory.getvalue()
-
-
 def tree(folder):
     """Every file below a folder that is not hidden, nor in a hidden folder."""
     found = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -47,25 +40,6 @@ def tree(folder):
         for name, p in found.items()
         if not any(part.startswith(".") for part in name.parts)
     }
-
-
-def zips_of(original, dcase, machines):
-    """The zips that the organisers would have made of a tree: {Zip: bytes}."""
-    made = {}
-    for z in records.zips(dcase):
-        if z.machine in machines:
-            raw = original / f"{z.subset}_data" / "raw"
-            folders = {"dev": ("",), "eval_train": ("train",), "eval_test": ("test",)}[z.part]
-            files = [p for f in folders for p in sorted((raw / z.machine / f).rglob("*")) if p.is_file()]
-            if z.part == "eval_train":
-                files.append(raw / z.machine / "attributes_00.csv")
-            made[z] = zip_of({str(p.relative_to(raw)): p.read_bytes() for p in files})
-    return made
-
-
-def publish(site, zips, described=True):
-    for record in {z.record for z in zips}:
-        site.add_record(record, {z.name: c for z, c in zips.items() if z.record == record}, described)
 
 
 @pytest.fixture(scope="module")
