@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import pytest
 from http_server import Fault, Site, serve

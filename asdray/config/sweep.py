@@ -13,8 +13,9 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config
 from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
+from asdray.config.ranking import check_rank_by
 from asdray.config.trial import Trial
-from asdray.dcase.years import check_machines, get_year, nearest
+from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
@@ -74,6 +75,8 @@ class Sweep(Config):
     confirm: None = None
     keep: Keep = Keep()
     resources: Resources = Resources()
+    rank_by: str | None = None
+    """A leaderboard column such as ``dcase2023-eval``, or a mean of `asdray.config.ranking.MEANS`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +127,24 @@ class Sweep(Config):
                         f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.dcase)}"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _rank_by_a_column(self) -> Sweep:
+        try:
+            check_rank_by(self.rank_by, self.columns)
+        except ValueError as error:
+            raise ValueError(f"rank_by: {error}") from None
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """``<dcase>-<subset>`` of every year and subset in which a machine is asked for."""
+        return tuple(
+            f"{dcase}-{subset}"
+            for dcase in self.dcase
+            for subset in SUBSETS
+            if set(get_year(dcase).machines[subset]) & set(self.machines_of(dcase))
+        )
 
     def machines_of(self, dcase: str) -> tuple[str, ...]:
         """The machines asked for in a year, in the year's order."""
