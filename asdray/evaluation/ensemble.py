@@ -1,0 +1,101 @@
+"""Several systems' anomaly scores of the same clips made one: the mean of their z-scores, or of their ranks.
+
+Scores of different systems have different units, so they are brought to one scale first. No label is used.
+
+* ``zscore``: ``(s - m) / d`` with mean m and standard deviation d (ddof 1) of the same system's scores of
+  the machine's training clips. A clip's score does not depend on the other test clips.
+* ``rank``: the share of clips below, ties counted 1/2, within the pool that the clip belongs to: the
+  machine's test clips of one subset, or its training clips. Unmoved by any increasing transform of a
+  system's scores and by outliers, but a test clip's score depends on which others are tested with it, which
+  a detector that hears one clip at a time does not know.
+
+Source: Kittler et al. 1998, On combining classifiers, IEEE TPAMI 20(3) (sum rule); Jain, Nandakumar and Ross
+2005, Score normalization in multimodal biometric systems, Pattern Recognition 38(12) (z-score); ranks:
+Borda's count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Combine = Literal["zscore", "rank"]
+
+
+def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:
+    """``values`` (M,) in standard deviations of ``train`` (N,) from its mean.
+
+    Raises:
+        ValueError: fewer than two training scores, or all of them equal (up to rounding): their spread
+            is no unit.
+    """
+    v, t = np.asarray(values, dtype=np.float64), np.asarray(train, dtype=np.float64)
+    if t.size < 2:
+        raise ValueError(f"{t.size} training scores have no standard deviation: combine by rank instead")
+    spread = t.std(ddof=1)
+    # The mean of N equal numbers is off by up to some N / 2 units of the last digit.
+    if spread <= t.size * np.finfo(np.float64).eps * np.abs(t).max():
+        raise ValueError(
+            f"all {t.size} training scores are {t[0]:.6g}: they have no spread to scale by; combine by rank "
+            "instead, or leave this member out"
+        )
+    return (v - t.mean()) / spread
+
+
+def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.float64]:
+    """Of every value (M,) the share of values of its pool that are below it, those equal to it counted 1/2.
+
+    In (0, 1); the mean over a pool is 1/2.
+
+    Args:
+        pools: (M,) what each value is ranked with; None = all with all.
+    """
+    from scipy.stats import rankdata
+
+    v = np.asarray(values, dtype=np.float64)
+    labels = (
+        np.zeros(v.shape, dtype=int)
+        if pools is None
+        else np.unique(np.asarray(pools), return_inverse=True)[1]
+    )
+    out = np.empty(v.shape)
+    for label in np.unique(labels):
+        at = labels == label
+        out[at] = (rankdata(v[at]) - 0.5) / at.sum()
+    return out
+
+
+def combine(
+    how: Combine, train: ArrayLike, test: ArrayLike, pools: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One score per clip from those of K systems; higher = more anomalous.
+
+    Args:
+        train: (K, N), finite.
+        test: (K, M), finite.
+        pools: (M,) the subset of every test clip.
+
+    Returns:
+        Scores of the training clips (N,) and of the test clips (M,), float64. The order of the systems
+        changes no digit.
+
+    Raises:
+        ValueError: as `zscores`.
+    """
+    trains, tests = np.asarray(train, dtype=np.float64), np.asarray(test, dtype=np.float64)
+    assert trains.ndim == tests.ndim == 2, "one row per system"
+    assert len(trains) == len(tests) > 0, "the same systems"
+    assert tests.shape[1] == len(pools), "one pool per test clip"
+    if how == "rank":
+        scaled = [(ranks(a), ranks(b, pools)) for a, b in zip(trains, tests, strict=True)]
+    else:
+        scaled = [(zscores(a, a), zscores(b, a)) for a, b in zip(trains, tests, strict=True)]
+    return _mean([a for a, _ in scaled]), _mean([b for _, b in scaled])
+
+
+def _mean(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The mean over rows; added in the order of size, so that clips with the same ranks are exactly tied."""
+    return np.sort(np.stack(rows), axis=0).mean(axis=0)
