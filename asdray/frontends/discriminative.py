@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from asdray.audio import features
 from asdray.audio.batches import Clips, split
+from asdray.dcase.names import is_hidden
+from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.heads import build_head, build_loss
 from asdray.frontends.networks import FftNetwork, StftNetwork
@@ -39,7 +41,8 @@ def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> 
     as_text: dict[str, Callable[[Any], str]] = {
         "machine": str,
         "section": str,
-        "attributes": str,
+        # Hidden ones are spelt in two ways, for one machine of 2026 perhaps in both.
+        "attributes": lambda value: NO_ATTRIBUTE if is_hidden(value) else value,
         "domain": lambda value: str(int(value == "target")),
     }
     chosen = [[text(value) for value in columns[part]] for part, text in as_text.items() if part in parts]
