@@ -306,7 +306,7 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
             store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
     except OSError as error:
         raise ValueError(
-            f"cannot write {path}: {error.strerror or error}; the manifest before is unchanged"
+            f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
         ) from None
     return dataset
 
