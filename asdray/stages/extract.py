@@ -106,9 +106,7 @@ def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> 
 
     from asdray.frontends import precomputed
 
-    config = trial.system.frontend
-    assert config.name == "precomputed"
-    path = places.data / config.file(trial.dcase, machine, trial.seed)
+    path = state.embeddings_file(trial, machine, places)
     for split in SPLITS:
         keys = clip_keys(places, dataset, machine, split)
         values = precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")

@@ -80,10 +80,16 @@ def _also_read(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> di
     match trial.system.frontend:
         case Discriminative(labels="asdkit"):
             return {"test_classes": {m: dataset.machines[m].classes for m in unit.machines}}
-        case Precomputed() as frontend:
-            files = {m: places.data / frontend.file(trial.dcase, m, trial.seed) for m in unit.machines}
-            return {"embeddings": {m: _sha256(path) for m, path in files.items()}}
+        case Precomputed():
+            return {"embeddings": {m: _sha256(embeddings_file(trial, m, places)) for m in unit.machines}}
     return {}
+
+
+def embeddings_file(trial: Trial, machine: str, places: Places) -> Path:
+    """The file that holds a machine's precomputed embeddings."""
+    frontend = trial.system.frontend
+    assert isinstance(frontend, Precomputed), frontend.name
+    return places.data / Path(frontend.file(trial.dcase, machine, trial.seed)).expanduser()
 
 
 def _sha256(path: Path) -> str:

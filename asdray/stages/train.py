@@ -212,7 +212,7 @@ def _without_training(
             keys = clip_keys(places, dataset, machine, split)
             n_clips += len(keys) if split == "train" else 0
             if config.name == "precomputed":
-                path = places.data / config.file(trial.dcase, machine, trial.seed)
+                path = state.embeddings_file(trial, machine, places)
                 precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
     folder = directory.model(unit.name)
     for name in checkpoints:
