@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.by_hand import DATA, Data, TrialFolder
+from asdray.by_hand import DATA, RESULTS, Data, Results, TrialFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from asdray.config.backend import Backend
@@ -87,9 +88,7 @@ _SHOWN = {
 
 def _print_results(results: Sequence[SystemResult], year: Year, compat: bool) -> None:
     """A row per system; of a single system a row per machine before."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = _console()
     if len(results) == 1:
         console.print(_machine_table(results[0], year))
     console.print(_system_table(results, year, compat))
@@ -99,6 +98,12 @@ def _print_results(results: Sequence[SystemResult], year: Year, compat: bool) ->
         print(
             "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, label"
         )
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def _columns(year: Year) -> list[str]:
@@ -204,3 +209,37 @@ def _one_backend(trial: Trial, text: str) -> Backend:
             f"--backend {chosen[0].name} does not apply to {trial.system_name} (of its own: {applying})"
         )
     return chosen[0]
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A system's name, its folder of a year, or a trial's.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    backend: Annotated[str | None, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")] = None,
+    backend_b: Annotated[str | None, typer.Option(help="Of B, where it is another one.")] = None,
+    ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
+    out: Annotated[Path | None, typer.Option(help="A CSV file to write the table to, in fractions.")] = None,
+    draws: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    data: Data = DATA,
+    results: Results = RESULTS,
+) -> None:
+    """Compare two systems: the difference of their official scores, and how sure it is."""
+    from asdray.evaluation.compare import frame, rich_table
+    from asdray.evaluation.tables import write_csv
+    from asdray.stages.compare import compare as work
+    from asdray.store import Places
+
+    places = Places.of(data, results)
+    made = work(
+        (a, b), places.results, places.data, backends=(backend, backend_b), ckpt=ckpt, draws=draws, seed=seed
+    )
+    _console().print(rich_table(made))
+    print(f"interval, p: paired bootstrap over test clips and seeds, {draws} draws; A > B: its share of them")
+    for note in made.notes:
+        print(note)
+    if out:
+        write_csv(frame(made), out.expanduser().absolute())
+        print(f"the table is in {out}")
