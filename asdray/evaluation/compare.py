@@ -14,12 +14,14 @@ other. The interval is the percentile interval, p twice the share of draws on th
 
 Limits: with one seed the interval covers the choice of test clips alone. A handful of seeds says little of
 the spread of seeds: with two of them the draws take two values per system, and no way of drawing adds to
-what two numbers know. Machines and sections are taken as given: nothing here speaks of other machines.
+what two numbers know. What is neither the clip's nor the seed's but of their meeting is drawn thrice (by
+clips, by seeds, by both): with several seeds intervals are somewhat too wide, at most sqrt(3) times.
+Machines and sections are taken as given: nothing here speaks of other machines.
 
 Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 (percentile interval), 15
 and 16 (tests); drawing n - 1 of n: Rao and Wu 1988, JASA 83(401); drawing crossed factors independently:
-Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), and, that it errs towards intervals
-too wide, Owen and Eckles 2012, Annals of Applied Statistics 6(3).
+Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), and, that this errs on the
+safe side, Owen and Eckles 2012, Annals of Applied Statistics 6(3).
 """
 
 from __future__ import annotations
@@ -229,11 +231,10 @@ def rich_table(comparison: Comparison) -> Table:
     """For a terminal, scores in percent; print ``notes`` beside it."""
     from rich.table import Table
 
-    (a, b), (knn, other) = comparison.systems, comparison.backends
-    table = Table(
-        title=f"A: {a} {knn}   B: {b} {other}   (official score, percent, {comparison.dataset} data)",
-        title_justify="left",
-    )
+    named = zip("AB", comparison.systems, comparison.backends, strict=True)
+    title = [f"{side}: {system} {backend}" for side, system, backend in named]
+    title.append(f"official scores in percent, {comparison.dataset} data")
+    table = Table(title="\n".join(title), title_justify="left")
     for name in ("year", "subset"):
         table.add_column(name)
     for name in ("A", "B", "A - B", f"{100 * CONFIDENCE:.0f} % interval", "p", "A > B", "seeds", "clips"):

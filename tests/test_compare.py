@@ -1,0 +1,424 @@
+"""The paired bootstrap of two systems against a loop, its laws, and `asdray compare` on trials on disk."""
+
+import dataclasses
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_scoring_stages import CKPT, all_stages, train_and_extract
+from trees import build_tree, write_list
+
+from asdray import store
+from asdray.cli import main
+from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.load import load_recipe
+from asdray.config.trial import Trial
+from asdray.dcase.format import format_dataset
+from asdray.dcase.manifest import load_dataset
+from asdray.dcase.years import get_year
+from asdray.evaluation import bootstrap, compare, metrics
+from asdray.evaluation.bootstrap import SectionScores
+from asdray.evaluation.compare import Column
+from asdray.stages.describe import write_trial
+from asdray.store import Places
+
+# ---------------------------------------------------------------------------------------- pure functions
+
+
+def sections_of(rng, dcase="dcase2023", machines=("fan", "valve"), per_cell=5, numbers=(0,), shift=1.0):
+    """Random scores, rounded so that some are equal; two domains but in 2020."""
+    domains = [False] if dcase == "dcase2020" else [False, True]
+    cells = np.array([(t, a) for t in domains for a in (False, True) for _ in range(per_cell)])
+    return [
+        SectionScores(m, n, np.round(rng.normal(size=len(cells)) + shift * cells[:, 1], 1), cells[:, 1], cells[:, 0])
+        for m in machines
+        for n in numbers
+    ]  # fmt: skip
+
+
+def column(
+    dcase="dcase2023", subset="dev", seeds_a=(0, 1), seeds_b=(0, 1), paired=None, seed=0, shift=1.0, **more
+):
+    rng = np.random.default_rng([seed, int(dcase[-4:]), len(subset)])
+    a = {s: sections_of(rng, dcase, shift=shift, **more) for s in seeds_a}
+    b = {s: sections_of(rng, dcase, **more) for s in seeds_b}
+    return Column(dcase, subset, a, b, tuple(seeds_a) == tuple(seeds_b) if paired is None else paired)
+
+
+def official(dcase, sections, repeats=None):
+    """The official score by the pure metrics, every clip repeated as often as told."""
+    rule, machines = get_year(dcase).score_rule, {}
+    for i, s in enumerate(sections):
+        w = np.ones(s.scores.size, int) if repeats is None else repeats[i]
+        domain = np.where(s.is_target, "target", "source")
+        values = metrics.section_metrics(
+            np.repeat(s.scores, w), np.repeat(s.is_anomaly, w).tolist(), np.repeat(domain, w).tolist()
+        )
+        machines.setdefault(s.machine, []).append(values)
+    own = [metrics.official(rule, values) for values in machines.values()]
+    return metrics.official_total(rule, own, [len(values) for values in machines.values()])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_paired_bootstrap_is_a_loop(paired):
+    """Every draw by hand: the clips of a draw repeated, scored by every trial; seeds picked; years averaged."""
+    draws, seed = 40, 3
+    columns = [
+        column("dcase2020", numbers=(1, 3), seeds_a=(0, 1, 2), seeds_b=(0, 1, 2) if paired else (7, 8)),
+        column("dcase2021", numbers=(0, 1), seeds_b=(0, 1) if paired else (5,)),
+        column("dcase2021", "eval", numbers=(3, 4), seeds_b=(0, 1) if paired else (5,)),
+        column("dcase2023", seeds_a=(4,), seeds_b=(4,) if paired else (5,)),
+    ]
+    found = compare.compare(columns, draws, seed)
+    assert [(r.dcase, r.subset) for r in found] == [
+        ("dcase2020", "dev"), ("dcase2021", "dev"), ("dcase2021", "eval"), ("dcase2023", "dev"), ("all", "dev"),
+    ]  # fmt: skip
+    per_column = []
+    for c in columns:
+        year = int(c.dcase[-4:])
+        rng = np.random.default_rng([seed, year])
+        picks_a = rng.integers(len(c.a), size=(draws, max(1, len(c.a) - 1)))
+        picks_b = picks_a if paired else rng.integers(len(c.b), size=(draws, max(1, len(c.b) - 1)))
+        weights = [
+            bootstrap.draw_weights(
+                2 * s.is_target + s.is_anomaly,
+                draws,
+                bootstrap.section_generator(10_000 * seed + year, s.machine, s.section),
+            ).astype(int)
+            for s in next(iter(c.a.values()))
+        ]
+        differences = []
+        for k in range(draws):
+            means = []
+            for trials, picks in ((c.a, picks_a), (c.b, picks_b)):
+                sections = list(trials.values())
+                means.append(
+                    statistics.mean(
+                        official(c.dcase, sections[p], [w[:, k] for w in weights]) for p in picks[k]
+                    )
+                )
+            differences.append(means[0] - means[1])
+        per_column.append(differences)
+    per_column.append(np.mean([per_column[0], per_column[1], per_column[3]], axis=0))
+    for row, d in zip(found, map(np.array, per_column), strict=True):
+        assert (row.low, row.high) == pytest.approx(tuple(np.quantile(d, [0.025, 0.975])), abs=1e-12)
+        # Equal to the last digit or not: a loop and a vector need not round alike.
+        far = np.abs(d) > 1e-12
+        assert row.share == pytest.approx(np.mean(np.where(far, d > 0, 0.5)), abs=1e-12)
+        sides = min(np.sum((d <= 0) | ~far), np.sum((d >= 0) | ~far))
+        assert row.p == pytest.approx(min(1, 2 * (sides + 1) / (draws + 1)))
+    for row, c in zip(found, columns, strict=False):
+        for value, trials in ((row.a, c.a), (row.b, c.b)):
+            assert value == pytest.approx(statistics.mean(official(c.dcase, s) for s in trials.values()))
+        assert row.difference == row.a - row.b
+        assert row.clips == sum(s.scores.size for s in next(iter(c.a.values())))
+        assert (row.seeds_a, row.seeds_b, row.machines) == (len(c.a), len(c.b), 2)
+    overall = found[-1]
+    assert overall.a == pytest.approx(statistics.mean(found[i].a for i in (0, 1, 3)))
+    assert overall.clips == sum(found[i].clips for i in (0, 1, 3))
+    assert overall.seeds_a == 1
+
+
+def test_a_system_differs_from_itself_by_nothing():
+    one = column(seeds_a=(0, 1, 2))
+    (row,) = compare.compare([dataclasses.replace(one, b=one.a, paired=True)], 50)
+    assert (row.difference, row.low, row.high, row.p, row.share) == (0, 0, 0, 1, 0.5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.integers(0, 5))
+def test_turning_the_two_round_turns_the_sign(data_seed, paired, seed):
+    # Unpaired with equally many seeds: the picks of A and B are other draws, so the ends only come close.
+    c = column(seed=data_seed, seeds_b=(0, 1) if paired else (5,), seeds_a=(0, 1) if paired else (4,))
+    turned = dataclasses.replace(c, a=c.b, b=c.a)
+    (one,), (other,) = compare.compare([c], 60, seed), compare.compare([turned], 60, seed)
+    assert one.difference == -other.difference
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
+    assert one.share == pytest.approx(1 - other.share)
+    assert one.p == other.p
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([np.exp, lambda s: 3 * s - 7, np.arctan]))
+def test_increasing_transforms_of_a_trials_scores_change_nothing(transform):
+    c = column(subset="eval")
+    moved = {
+        seed: [dataclasses.replace(s, scores=transform(s.scores)) for s in sections]
+        for seed, sections in c.a.items()
+    }
+    assert compare.compare([dataclasses.replace(c, a=moved)], 30) == compare.compare([c], 30)
+
+
+def test_the_seed_of_the_draws_decides_them():
+    c = column()
+    assert compare.compare([c], 50, 1) == compare.compare([c], 50, 1)
+    assert compare.compare([c], 50, 1) != compare.compare([c], 50, 2)
+
+
+def test_a_score_without_a_value_is_null():
+    c = column()
+    normal = {
+        seed: [dataclasses.replace(s, is_anomaly=np.zeros_like(s.is_anomaly)) for s in sections]
+        for seed, sections in c.a.items()
+    }
+    both = dataclasses.replace(c, a=normal, b=normal)
+    rows = compare.compare([both, column("dcase2022", numbers=(0, 1))], 20)
+    for row in (rows[0], rows[2]):
+        assert (row.a, row.difference, row.low, row.high, row.p, row.share) == (None,) * 6
+    assert rows[1].p is not None
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_drawing_one_seed_fewer_gives_the_variance_of_a_mean(n):
+    values = np.random.default_rng(n).normal(size=n)
+    means = values[compare.seed_picks(n, 40_000, np.random.default_rng(0))].mean(axis=1)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.03)
+    assert means.var() == pytest.approx(values.var(ddof=1) / n, rel=0.05)
+    assert compare.seed_picks(1, 3, np.random.default_rng(0)).tolist() == [[0]] * 3
+
+
+def test_the_interval_is_as_wide_as_the_scatter_of_new_seeds_and_test_sets():
+    """Two equal systems, seeds of unequal skill: how far new experiments scatter, and what one says of it."""
+    rng = np.random.default_rng(0)
+    cells = np.array([(t, a) for t in (False, True) for a in (False, True) for _ in range(40)])
+
+    def experiment(seeds):
+        hard = rng.normal(size=len(cells))  # what is hard is hard for both
+        sides = []
+        for _ in "ab":
+            trials = {}
+            for s in range(seeds):
+                scores = rng.normal(1, 0.35) * cells[:, 1] + hard + rng.normal(size=len(cells))
+                trials[s] = [SectionScores("fan", 0, scores, cells[:, 1], cells[:, 0])]
+            sides.append(trials)
+        return Column("dcase2023", "dev", sides[0], sides[1], paired=True)
+
+    differences, widths, false_alarms = [], [], 0
+    for i in range(120):
+        (row,) = compare.compare([experiment(6)], 200, seed=i)
+        differences.append(row.difference)
+        widths.append(row.high - row.low)
+        false_alarms += row.p < 0.05
+    # Safe, and not by much: what is chance of a seed on a clip is drawn more than once.
+    ratio = statistics.mean(widths) / (2 * 1.96 * statistics.pstdev(differences, mu=0))
+    assert 0.95 < ratio < 1.4
+    assert false_alarms <= 0.08 * 120
+
+
+def test_one_table_in_percent_and_every_digit_in_the_frame(capsys):
+    from rich.console import Console
+
+    rows = compare.compare([column("dcase2022", numbers=(0, 1)), column(seeds_b=(5,))], 50)
+    made = compare.Comparison(
+        ("dis-1", "ae-2"), ("knn", "recon"), "last", "synthetic", "name", tuple(rows), 50, 0, ()
+    )
+    frame = compare.frame(made)
+    assert frame["difference"].tolist() == [r.difference for r in rows]
+    assert set(frame["backend_b"]) == {"recon"}
+    assert list(frame["dcase"]) == ["dcase2022", "dcase2023", "all"]
+    Console(width=160).print(compare.rich_table(made))
+    shown = capsys.readouterr().out
+    assert [line.rstrip() for line in shown.splitlines()[:3]] == [
+        "A: dis-1 knn", "B: ae-2 recon", "official scores in percent, synthetic data",
+    ]  # fmt: skip
+    assert f"{100 * rows[0].a:.2f}" in shown
+    assert f"{100 * rows[1].low:+.2f} … {100 * rows[1].high:+.2f}" in shown
+    assert "2 and 1" in shown
+    assert "2 paired" in shown
+    assert "all years" in shown
+
+
+# ------------------------------------------------------------------------------------------ on trials
+
+DCASE, MACHINES = "dcase2023", ("fan", "bandsaw")
+BACKENDS = (Knn(), Knn(n_neighbors=2))
+
+
+@pytest.fixture
+def asdray(capsys):
+    """Runs a command; returns its exit code, stdout and stderr."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+def finished(places, dcase, recipe, seed, backends=BACKENDS, machines=MACHINES):
+    """A trial with everything done behind an extraction that is made up."""
+    trial = Trial(dcase, recipe, load_recipe(recipe).system, seed, machines)
+    write_trial(trial, [CKPT], backends, False, places, load_dataset(places.data, dcase))
+    train_and_extract(trial, places)
+    all_stages(trial, places, backends)
+    return trial
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """dis_baseline with three seeds, ae_baseline with two, of one year; dis_baseline of another."""
+    data = tmp_path_factory.mktemp("data")
+    for dcase in (DCASE, "dcase2024"):
+        machines = list(MACHINES) if dcase == DCASE else ["fan"]
+        tree = build_tree(data, dcase, machines, {"source": 6, "target": 2}, per_cell=6)
+        if dcase == DCASE:
+            write_list(tree)
+        format_dataset(data, dcase)
+    places = Places.of(data, tmp_path_factory.mktemp("results"))
+    dis = [finished(places, DCASE, "dis_baseline", s) for s in (0, 1, 2)]
+    ae = [finished(places, DCASE, "ae_baseline", s) for s in (1, 2)]
+    finished(places, "dcase2024", "dis_baseline", 0, machines=("fan",))
+    return places, dis, ae
+
+
+def run(asdray, world, *args):
+    places = world[0]
+    return asdray("compare", *args, "--data", places.data, "--results", places.results, "--draws", 50)
+
+
+def table_of(trial, places, subset, backend):
+    path = store.trial_dir(places.results, trial).metrics
+    rows = pd.read_parquet(path)
+    chosen = rows[(rows["metric"] == "official") & (rows["section"] == -1) & (rows["subset"] == subset)]
+    (value,) = chosen[chosen["backend"] == backend_id(backend)]["value"]
+    return value
+
+
+def test_two_systems_by_name(asdray, world, tmp_path):
+    places, dis, ae = world
+    out = tmp_path / "new" / "c.csv"
+    code, shown, err = run(asdray, world, "dis_baseline", "ae_baseline", "--backend", "knn", "--out", out)
+    assert (code, err) == (0, "")
+    assert f"A: {dis[0].system_name} knn" in shown
+    assert f"B: {ae[0].system_name} recon" in shown
+    assert "official data" in shown
+    assert "dcase2023: seeds of one system alone, left out: 0." in shown
+    assert "dcase2023-dev: 1 of 7 machines." in shown
+    assert "2 seeds: what the interval says" in shown
+    frame = pd.read_csv(out)
+    assert list(zip(frame["dcase"], frame["subset"], strict=True)) == [(DCASE, "dev"), (DCASE, "eval")]
+    for row in frame.to_dict("records"):
+        a = statistics.mean(table_of(t, places, row["subset"], Knn()) for t in dis[1:])
+        b = statistics.mean(table_of(t, places, row["subset"], Recon()) for t in ae)
+        assert (row["a"], row["b"]) == (pytest.approx(a), pytest.approx(b))
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert (row["seeds_a"], row["seeds_b"], row["paired"], row["clips"]) == (2, 2, True, 24)
+
+
+def test_a_folder_of_a_year_and_trials(asdray, world):
+    places, dis, ae = world
+    folders = [store.trial_dir(places.results, t).root for t in (dis[0], ae[0], ae[1])]
+    code, shown, err = run(asdray, world, folders[0].parent, folders[1].parent, "--backend", "knn")
+    assert (code, err) == (0, "")
+    assert "2 paired" in shown
+    # Two seeds of one system, and one seed of each with other numbers: nothing to pair.
+    code, shown, _ = run(asdray, world, folders[1], folders[2])
+    assert code == 0
+    assert f"A: {ae[0].name} recon" in shown
+    assert f"B: {ae[1].name} recon" in shown
+    assert "1 and 1" in shown
+    assert "One seed: the interval covers the choice of test clips alone" in shown
+    # Two backends of one system, the second by its id.
+    second = backend_id(BACKENDS[1])
+    code, shown, _ = run(asdray, world, folders[0], folders[0], "--backend", "knn", "--backend-b", second)
+    assert code == 0
+    assert "knn(n_neighbors=1)" in shown
+    assert "knn(n_neighbors=2)" in shown
+
+
+def test_years_that_both_have(asdray, world):
+    code, shown, err = run(asdray, world, "dis_baseline", "dis_baseline", "--backend", "knn")
+    assert (code, err) == (0, "")
+    assert "all years" in shown
+    assert "dcase2024-eval" in shown  # no machine of it: said, and left out
+    rows = [line.split() for line in shown.splitlines() if "dcase202" in line and "│" in line]
+    assert [(r[1], r[3]) for r in rows] == [(DCASE, "dev"), ("dcase2024", "dev"), (DCASE, "eval")]
+
+
+def test_what_learns_nothing_has_one_seed_and_is_compared_with_all(asdray, world):
+    places = world[0]
+    finished(places, DCASE, "raw_spec", 0)
+    code, shown, err = run(asdray, world, "raw_spec", "dis_baseline", "--backend", "knn")
+    assert (code, err) == (0, "")
+    assert "1 and 3" in shown
+    assert "3 seeds: what the interval says" in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["dis_baselin3", "ae_baseline"], "no system is called 'dis_baselin3'"),
+        (["", "ae_baseline"], "is the beginning of several systems: choose one of"),
+        (["dis_baseline", "ae_baseline"], "choose one with --backend (knn(n_neighbors=2) (knn-"),
+        (["ae_baseline", "dis_baseline"], "choose one with --backend-b"),
+        (["dis_baseline", "ae_baseline", "--backend", "knn", "--backend-b", "knn"], "is not scored by knn"),
+        (["dis_baseline", "ae_baseline", "--backend", "knnn"], "knnn"),
+        (["dis_baseline", "ae_baseline", "--backend", "{name: knn, n_neighbors: [1, 2]}"], "names 2 backends"),
+        (["dis_baseline", "ae_baseline", "--backend", "knn", "--ckpt", "best"], "with checkpoint best"),
+        (["dis_baseline", "ae_baseline", "--ckpt", "worst"], "worst"),
+        (["@2024", "ae_baseline", "--backend", "knn"], "have no year in common (A has dcase2024; B has dcase2023)"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_message(asdray, world, args, message):
+    places, dis, _ = world
+    there = store.trial_dir(places.results, dataclasses.replace(dis[0], dcase="dcase2024")).root
+    code, _, err = run(asdray, world, *(there if a == "@2024" else a for a in args))
+    assert code == 2
+    assert message in err
+
+
+def test_unlabelled_and_changed_data_are_told(asdray, tmp_path):
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    tree = build_tree(places.data, DCASE, list(MACHINES), {"source": 6, "target": 2}, per_cell=2)
+    format_dataset(places.data, DCASE)
+    world = [places]
+    for recipe in ("dis_baseline", "ae_baseline"):
+        finished(places, DCASE, recipe, 0)
+    command = ["dis_baseline", "ae_baseline", "--backend", "knn"]
+    code, shown, _ = run(asdray, world, *command)
+    assert code == 0
+    assert "dcase2023-eval: left out, no labels or not all sections of bandsaw." in shown
+    # Labels that come later count at once: nothing is read of the old evaluation.
+    write_list(tree)
+    format_dataset(places.data, DCASE)
+    code, shown, _ = run(asdray, world, *command)
+    assert (code, "left out" in shown) == (0, False)
+    # Other audio: what was scored is of the past.
+    wav = next(tree.folder("dev", "fan", "test").glob("*.wav"))
+    wav.touch()
+    format_dataset(places.data, DCASE)
+    code, _, err = run(asdray, world, *command)
+    assert code == 2
+    assert "on the data of now (it was made of another dataset): run `asdray score` or its sweep" in err
+
+
+def test_synthetic_and_official_trials_are_not_compared(asdray, world, tmp_path):
+    places, dis, _ = world
+    folder = store.trial_dir(places.results, dis[2]).root
+    path = folder / "trial.json"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace('"kind": "official"', '"kind": "synthetic"'))
+        code, _, err = run(asdray, world, folder, folder, "--backend", "knn")
+    finally:
+        path.write_text(before)
+    assert code == 2
+    assert "was made of synthetic data, but dcase2023 under" in err
+
+
+def test_a_trial_that_is_not_scored_throughout_is_left_out(asdray, tmp_path, world):
+    places, dis, _ = world
+    mine = Places.of(places.data, tmp_path / "results")
+    for seed in (0, 1):
+        finished(mine, DCASE, "dis_baseline", seed)
+    first = store.trial_dir(mine.results, dis[0])
+    first.scores(CKPT, "fan", backend_id(Knn())).unlink()
+    code, shown, err = run(asdray, [mine], "dis_baseline", "dis_baseline", "--backend", "knn")
+    assert (code, err) == (0, "")
+    assert f"left out: {dis[0].name}" in shown
+    assert "1 paired" in shown
