@@ -129,6 +129,19 @@ def sweep_dir(results: Path, name: str) -> Path:
     return results / "sweeps" / name
 
 
+def ensembles_dir(results: Path, sweep: str) -> Path:
+    """Everything of a sweep's ensembles."""
+    return sweep_dir(results, sweep) / "ensembles"
+
+
+def ensemble_dir(
+    results: Path, sweep: str, system: str, ckpt: str, backend: str, dcase: str, seed: int | None
+) -> Path:
+    """The folder of one ensemble: of one seed's trials, or (None) of trials of all seeds."""
+    name = "seeds" if seed is None else f"seed{seed}"
+    return ensembles_dir(results, sweep) / system / f"{ckpt}-{backend}" / dcase / name
+
+
 # ------------------------------------------------------------------------------------- atomic writing
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config
+from asdray.config.ensemble import Ensemble
 from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
 from asdray.config.ranking import check_rank_by
 from asdray.config.trial import Trial
@@ -77,6 +78,7 @@ class Sweep(Config):
     resources: Resources = Resources()
     rank_by: str | None = None
     """A leaderboard column such as ``dcase2023-eval``, or a mean of `asdray.config.ranking.MEANS`."""
+    ensembles: tuple[Ensemble, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +136,16 @@ class Sweep(Config):
             check_rank_by(self.rank_by, self.columns)
         except ValueError as error:
             raise ValueError(f"rank_by: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _ensembles_of_this_sweep(self) -> Sweep:
+        _refuse_twice([e.name for e in self.ensembles], "ensembles")
+        for ensemble in self.ensembles:
+            try:
+                ensemble.check(self.columns, len(self.seeds))
+            except ValueError as error:
+                raise ValueError(f"ensembles: {ensemble.name}: {error}") from None
         return self
 
     @property

@@ -16,13 +16,12 @@ Borda's count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Combine = Literal["zscore", "rank"]
+from asdray.config.ensemble import Combine
 
 
 def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:
@@ -69,31 +68,34 @@ def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.f
 
 
 def combine(
-    how: Combine, train: ArrayLike, test: ArrayLike, pools: Sequence[str]
+    how: Combine, members: Mapping[str, tuple[ArrayLike, ArrayLike]], pools: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One score per clip from those of K systems; higher = more anomalous.
+    """One score per clip from those of several systems; higher = more anomalous.
 
     Args:
-        train: (K, N), finite.
-        test: (K, M), finite.
+        members: name -> its scores of the machine's training clips (N,) and of its test clips (M,), finite;
+            clips in the same order in all.
         pools: (M,) the subset of every test clip.
 
     Returns:
-        Scores of the training clips (N,) and of the test clips (M,), float64. The order of the systems
+        Scores of the training clips (N,) and of the test clips (M,), float64. The order of the members
         changes no digit.
 
     Raises:
-        ValueError: as `zscores`.
+        ValueError: as `zscores`, with the member's name.
     """
-    trains, tests = np.asarray(train, dtype=np.float64), np.asarray(test, dtype=np.float64)
-    assert trains.ndim == tests.ndim == 2, "one row per system"
-    assert len(trains) == len(tests) > 0, "the same systems"
-    assert tests.shape[1] == len(pools), "one pool per test clip"
-    if how == "rank":
-        scaled = [(ranks(a), ranks(b, pools)) for a, b in zip(trains, tests, strict=True)]
-    else:
-        scaled = [(zscores(a, a), zscores(b, a)) for a, b in zip(trains, tests, strict=True)]
-    return _mean([a for a, _ in scaled]), _mean([b for _, b in scaled])
+    trains, tests = [], []
+    for name, (train, test) in members.items():
+        if how == "rank":
+            trains.append(ranks(train))
+            tests.append(ranks(test, pools))
+            continue
+        try:
+            trains.append(zscores(train, train))
+            tests.append(zscores(test, train))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return _mean(trains), _mean(tests)
 
 
 def _mean(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

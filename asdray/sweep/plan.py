@@ -14,6 +14,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
 from asdray.store import Marker, Places
+from asdray.sweep import ensembles
 from asdray.sweep.events import Event, EventLog, event_of, finished
 
 
@@ -35,7 +36,8 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
     """Every trial of the sweep with its dataset.
 
     Raises:
-        ValueError: a year that is not formatted, or a machine that its dataset does not hold.
+        ValueError: a year that is not formatted, or a machine that its dataset does not hold; an ensemble
+            that names what the sweep does not have.
     """
     datasets: dict[str, Dataset] = {}
     for dcase in sweep.dcase:
@@ -47,9 +49,13 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
         raise ValueError(
             f"{where}: a sweep is either over official or over synthetic data, never both ({parts})"
         )
+    trials = expand(sweep, where)
+    try:
+        ensembles.plan(sweep, [trial for trial, _ in trials])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return tuple(
-        Job(trial, swept, datasets[trial.dcase], trial.backends(sweep.backends))
-        for trial, swept in expand(sweep, where)
+        Job(trial, swept, datasets[trial.dcase], trial.backends(sweep.backends)) for trial, swept in trials
     )
 
 
