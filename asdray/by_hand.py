@@ -35,6 +35,10 @@ Backends = Annotated[
     list[str] | None,
     typer.Option("--backend", help="knn, or '{name: knn, n_neighbors: 4}'; may be repeated."),
 ]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="official, s_auc, mix_pauc, ...; may be repeated."),
+]
 DATA, RESULTS = Path("data"), Path("results")
 
 
@@ -290,15 +294,27 @@ def umap(
 
 @app.command()
 def table(
-    trial: TrialFolder, ckpt: Ckpt = None, backend: Backends = None, data: Data = DATA,
-    overwrite: Overwrite = False,
+    trial: TrialFolder, ckpt: Ckpt = None, backend: Backends = None, metric: Metrics = None,
+    data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Write a trial's tables."""
+    """Write a trial's tables: of the official score, and of other metrics on request."""
+    _one_thread_for_blas()
+    from asdray.evaluation.tables import check_metric
+
+    for name in metric or []:
+        check_metric(name)
     steps, checkpoints = _by_hand(
         trial, data, None, None, ckpt, lambda *_: None, overwrite=overwrite, backend=backend
     )
     steps.table(checkpoints)
-    _print_trial_tables(trial)
+    if metric:
+        from asdray.stages.table import metric_tables
+
+        for name in metric:
+            paths = metric_tables(steps.trial, checkpoints, steps.backends, steps.places, name)
+            _print_tables(trial.expanduser().absolute(), paths)
+    else:
+        _print_trial_tables(trial)
 
 
 def _must_apply(trial: Trial, backends: Sequence[Backend]) -> None:
@@ -314,7 +330,11 @@ def _must_apply(trial: Trial, backends: Sequence[Backend]) -> None:
 
 
 def _print_trial_tables(folder: Path) -> None:
-    for path in sorted((folder / "output").glob("*/official*.csv")):
+    _print_tables(folder, sorted((folder / "output").glob("*/official*.csv")))
+
+
+def _print_tables(folder: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
         print(f"\n{path.relative_to(folder)}")
         print(path.read_text(encoding="utf-8").rstrip())
 

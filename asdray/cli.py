@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from asdray import by_hand, data_commands, scoring_commands
-from asdray.by_hand import DATA, RESULTS, Cache, Data, Results, Set
+from asdray.by_hand import DATA, RESULTS, Cache, Data, Metrics, Results, Set
+from asdray.sweep_output import print_beside, print_board, print_lines, run_and_print, sweep_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,63 +79,39 @@ def sweep(
     if dry_run:
         from asdray.sweep.progress import plan_lines
 
-        _print_lines(plan_lines(plan, jobs, places))
+        print_lines(plan_lines(plan, jobs, places))
         return
-    from asdray.sweep.progress import summary_lines
-    from asdray.sweep.run import run_sweep
-
-    result = run_sweep(plan, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet)
-    _print_board(result.board, result.folder)
-    _print_lines([f"sweep {plan.name}: {len(jobs)} trials"])
-    _print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
-    _print_lines([f"everything is in {result.folder}"])
-    if result.stopped:
-        print(f"stopped; to go on: asdray {shlex.join(context.obj)}", file=sys.stderr)
-        sys.exit(75)
-    if result.failures:
-        from asdray.sweep.progress import failure_line
-
-        print(f"{len(result.failures)} stages failed:", file=sys.stderr)
-        for event in result.failures:
-            print(f"  {failure_line(event)}", file=sys.stderr)
-    if result.unfinished:
-        print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)
-    if result.failures or result.unfinished:
-        sys.exit(1)
+    run_and_print(
+        plan, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet, command=context.obj
+    )
 
 
 @app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its sweep file.")],
+    rank_by: Annotated[
+        str | None, typer.Option(help="dcase2022-eval, eval_hmean, ...; default that of the sweep file.")
+    ] = None,
+    metric: Metrics = None,
     data: Data = DATA,
     results: Results = RESULTS,
 ) -> None:
     """Rebuild a sweep's tables and leaderboard from its trials, and print the leaderboard."""
-    from asdray.store import Places, sweep_dir
-    from asdray.sweep.outputs import write_results
+    from asdray.evaluation.tables import check_metric
+    from asdray.store import Places
+    from asdray.sweep.outputs import write_metric, write_results
     from asdray.sweep.plan import load
 
+    asked = [check_metric(name) for name in metric or ["official"]]
     places = Places.of(data, results)
-    spec = Path(name) if name.endswith((".yaml", ".yml")) else sweep_dir(places.results, name) / "sweep.yaml"
-    plan, jobs = load(spec, {}, places)
-    _print_board(write_results(plan, jobs, places), sweep_dir(places.results, plan.name))
-
-
-def _print_board(board: Any, folder: Path) -> None:
-    from rich.console import Console
-
-    from asdray.evaluation.leaderboard import rich_table
-
-    # Piped output must not lose columns to a guessed terminal width.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(rich_table(board, title=folder.name))
-    for note in board.notes:
-        console.print(note, highlight=False)
-
-
-def _print_lines(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(line)
+    plan, jobs = load(sweep_file(name, places.results), {}, places)
+    board = write_results(plan, jobs, places, rank_by=rank_by)
+    for one in dict.fromkeys(asked):
+        if one == "official":
+            print_board(board, plan.name)
+            print_beside(board)
+        else:
+            print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
 
 
 @app.command()

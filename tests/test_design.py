@@ -26,6 +26,8 @@ LEVEL = {
     "stages": 6,
     "sweep": 7,
     "by_hand": 8,
+    "sweep_output": 8,
+    "benchmark_command": 9,
     "data_commands": 9,
     "scoring_commands": 9,
     "cli": 10,

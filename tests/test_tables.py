@@ -1,78 +1,22 @@
-"""Trial tables, sweep tables and the leaderboard, from rows made by hand."""
+"""Trial tables and sweep tables, from rows made by hand."""
 
 import itertools
 import math
 import statistics
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from board_rows import BACKENDS, LABELS, MACHINES, OPTIONS, make_rows, pick, plan, sweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from asdray.config.backend import Knn, backend_id
 from asdray.config.load import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
-from asdray.evaluation import leaderboard, naming, tables
-
-MACHINES = {"dcase2022": ("fan", "valve"), "dcase2023": ("fan", "valve", "bandsaw", "ToyTank")}
-SYSTEMS = {"dis-11111111": "dis", "dis-22222222": "dis", "ae-33333333": "ae"}
-BACKENDS = {"dis": ("knn-aaaaaaaa", "knn-bbbbbbbb"), "ae": ("recon-cccccccc",)}
-LABELS = {
-    "knn-aaaaaaaa": "knn(n_neighbors=1)",
-    "knn-bbbbbbbb": "knn(n_neighbors=4)",
-    "recon-cccccccc": "recon",
-}
-OPTIONS = {"dis-11111111": "train.epochs=1", "dis-22222222": "train.epochs=2"}
-SEEDS = (0, 1)
-
-
-def plan(seeds=SEEDS):
-    return pd.DataFrame(
-        [
-            (dcase, recipe, system, seed, "last", backend)
-            for dcase in MACHINES
-            for system, recipe in SYSTEMS.items()
-            for seed in seeds
-            for backend in BACKENDS[recipe]
-        ],
-        columns=["dcase", *tables.TRIAL_KEYS],
-    )
-
-
-def make_rows(seed=0, seeds=SEEDS, **more):
-    """A complete frame of official rows with random values, and decoys that no table may read."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for row in plan(seeds).itertuples():
-        for subset in ("dev", "eval"):
-            for machine in tables.machines_in(row.dcase, subset, MACHINES[row.dcase]):
-                head = {c: getattr(row, c) for c in ("dcase", *tables.TRIAL_KEYS)}
-                head |= {"machine": machine, "subset": subset}
-                rows.append(head | {"section": -1, "metric": "official", "value": rng.uniform(0.4, 0.9)})
-                rows.append(head | {"section": -1, "metric": "mix_auc", "value": 0.123})
-                rows.append(head | {"section": 0, "metric": "mix_auc", "value": 0.456})
-    return pd.DataFrame(rows)[list(tables.COLUMNS)]
-
-
-def pick(rows, **where):
-    chosen = pd.Series(True, index=rows.index)
-    for column, value in where.items():
-        chosen &= rows[column] == value
-    return chosen
-
-
-def sweep(rows, **more):
-    return tables.sweep_tables(rows, plan(**more), MACHINES, LABELS, OPTIONS)
-
-
-def board(rows, **more):
-    kinds = dict.fromkeys(MACHINES, "synthetic")
-    return leaderboard.build(sweep(rows), MACHINES, kinds, dict.fromkeys(MACHINES, "name"), **more)
+from asdray.evaluation import naming, tables
 
 
 def test_machines_in_keeps_the_years_order():
@@ -188,7 +132,7 @@ def test_rows_that_were_not_planned_are_ignored():
         pd.testing.assert_frame_equal(table, sweep(everything)[key])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(random):
     rows = make_rows()
@@ -197,120 +141,6 @@ def test_the_order_of_rows_changes_nothing(random):
     a, b = sweep(rows), sweep(rows.iloc[order])
     for key in a:
         pd.testing.assert_frame_equal(a[key], b[key], check_exact=True)
-
-
-# ----------------------------------------------------------------------------------------- leaderboard
-
-
-def test_leaderboard_ranks_by_the_mean_of_eval_columns():
-    rows = make_rows()
-    frame = board(rows).frame
-    assert list(frame.columns[:13]) == list(leaderboard.ID_COLUMNS)
-    assert list(frame.columns[13:]) == [
-        f"{dcase}-{subset}_{part}"
-        for dcase, subset in itertools.product(MACHINES, ("dev", "eval"))
-        for part in ("mean", "std", "n", "n_expected")
-    ]
-    score = (frame["dcase2022-eval_mean"] + frame["dcase2023-eval_mean"]) / 2
-    assert list(frame["rank"]) == [1, 2, 3, 4, 5]
-    assert list(score) == sorted(score, reverse=True)
-    assert set(frame["origin"]) == {"ours"}
-    assert set(frame["selected_by"]) == {"fixed"}
-    assert set(frame["dataset"]) == {"synthetic"}
-    assert set(frame["label_source"]) == {"name"}
-    by_dev = board(rows, rank_by=["dcase2022-dev"]).frame["dcase2022-dev_mean"]
-    assert list(by_dev) == sorted(by_dev, reverse=True)
-    with pytest.raises(ValueError, match="did you mean 'dcase2022-eval'"):
-        board(rows, rank_by=["dcase2022-evil"])
-
-
-def test_incomplete_rows_stand_last_without_a_rank():
-    rows = make_rows()
-    best = board(rows).frame.iloc[0]
-    for gone in (
-        pick(rows, system=best["system"], backend=best["backend_id"], seed=1, dcase="dcase2022"),
-        pick(rows, system=best["system"], backend=best["backend_id"], subset="dev", machine="valve"),
-    ):
-        frame = board(rows[~gone]).frame
-        last = frame.iloc[-1]
-        assert (last["system"], last["backend_id"]) == (best["system"], best["backend_id"])
-        assert pd.isna(last["rank"])
-        assert list(frame["rank"][:-1]) == [1, 2, 3, 4]
-
-
-def test_equal_scores_share_a_rank():
-    rows = make_rows()
-    frame = board(rows.assign(value=0.5)).frame
-    assert set(frame["rank"]) == {1}
-    assert list(frame["system"]) == ["dis-11111111"] * 2 + ["dis-22222222"] * 2 + ["ae-33333333"]
-
-
-def test_without_eval_machines_dev_decides_and_it_is_said():
-    rows = make_rows()
-    machines = {"dcase2023": ("fan", "valve")}
-    planned = plan()
-    planned = planned[planned["dcase"] == "dcase2023"]
-    found = tables.sweep_tables(rows, planned, machines, LABELS, OPTIONS)
-    assert list(found) == [("dcase2023", "dev")]
-    b = leaderboard.build(found, machines, {"dcase2023": "official"}, {"dcase2023": "official"})
-    assert b.ranked_by == ("dcase2023-dev",)
-    assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
-    assert "no eval column was asked for" in leaderboard.markdown(b)
-    assert set(b.frame["machines"]) == {"dcase2023-dev 2 of 7"}
-
-
-def test_eval_without_labels_ranks_nobody():
-    rows = make_rows()
-    rows["value"] = rows["value"].mask(rows["subset"] == "eval")
-    b = board(rows)
-    assert b.frame["rank"].isna().all()
-    assert "No scores yet in dcase2022-eval and dcase2023-eval" in leaderboard.markdown(b)
-
-
-def test_label_sources_are_told_per_year_where_they_differ():
-    kinds = dict.fromkeys(MACHINES, "official")
-    b = leaderboard.build(
-        sweep(make_rows()), MACHINES, kinds, {"dcase2022": "name+evaluator", "dcase2023": ""}
-    )
-    assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
-
-
-def test_synthetic_and_official_never_meet():
-    kinds = {"dcase2022": "synthetic", "dcase2023": "official"}
-    with pytest.raises(ValueError, match="dcase2022 is synthetic, dcase2023 is official"):
-        leaderboard.build(sweep(make_rows()), MACHINES, kinds, dict.fromkeys(MACHINES, "name"))
-
-
-def test_written_leaderboard(tmp_path):
-    rows = make_rows()
-    rows = rows[~pick(rows, system="ae-33333333", seed=1)]
-    b = board(rows)
-    csv, parquet, md = leaderboard.write(b, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "leaderboard.csv",
-        "leaderboard.md",
-        "leaderboard.parquet",
-    ]
-    read = pd.read_csv(csv)
-    assert read["dcase2022-dev_mean"].tolist() == b.frame["dcase2022-dev_mean"].tolist()  # every digit
-    assert csv.read_text().splitlines()[-1].startswith(",ae-33333333,ae,,recon,")
-    table = pq.read_table(parquet)
-    assert table.column("rank").null_count == 1
-    assert table.column("dcase2022-dev_std").null_count == 1
-    assert table.schema.field("dcase2022-dev_n").type == pa.int64()
-    text = md.read_text()
-    assert text.startswith("Dataset: synthetic.")
-    assert "Ranked by dcase2022-eval and dcase2023-eval." in text
-    assert "Not all machines of the year: dcase2022-dev 2 of 7" in text
-    assert "1 of 5 rows are incomplete and not ranked." in text
-    first = b.frame.iloc[0]
-    shown = f"{100 * first['dcase2022-dev_mean']:.2f} ± {100 * first['dcase2022-dev_std']:.2f} (2 of 2)"
-    assert shown in next(line for line in text.splitlines() if line.startswith("| 1 |"))
-    console = Console(width=240, record=True, file=open(tmp_path / "screen", "w"))  # noqa: SIM115
-    console.print(leaderboard.rich_table(b))
-    screen = console.export_text()
-    assert shown in screen
-    assert "(synthetic data)" in screen
 
 
 def test_tables_on_disk_and_rows_from_disk(tmp_path):
@@ -334,6 +164,46 @@ def test_tables_on_disk_and_rows_from_disk(tmp_path):
         tables.load_rows([tmp_path / "bad.parquet"])
 
 
+def test_tables_of_another_metric(tmp_path):
+    rows = make_rows()
+    one = rows[pick(rows, dcase="dcase2023", system="ae-33333333", seed=0)]
+    table = tables.trial_table(
+        one, "dcase2023", "dev", MACHINES["dcase2023"], {"recon-cccccccc": "recon"}, "mix_auc"
+    )
+    assert table["fan"][0] == 0.123
+    assert table["total"][0] == pytest.approx(0.123)
+    found = tables.sweep_tables(rows, plan(), MACHINES, LABELS, OPTIONS, "mix_auc")
+    assert found["dcase2022", "eval"]["total_mean"].tolist() == pytest.approx([0.123] * 5)
+    assert set(found["dcase2022", "eval"]["n"]) == {2}
+    assert [p.name for p in tables.write_tables(found, tmp_path, "mix_auc")] == [
+        "mix_auc22-dev.csv", "mix_auc22-eval.csv", "mix_auc23-dev.csv", "mix_auc23-eval.csv",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="unknown metric 'smix_aux'; did you mean 'smix_auc'"):
+        tables.check_metric("smix_aux")
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.sets(st.integers(0, 59), min_size=1))
+def test_missing_values_are_in_no_mean(gone):
+    """Whichever machine values are missing: n says how many trials are whole, means are over these alone."""
+    rows = make_rows()
+    rows = rows[rows["metric"] == "official"].reset_index(drop=True)
+    rows.loc[[i for i in gone if i < len(rows)], "value"] = math.nan
+    for (dcase, subset), table in sweep(rows).items():
+        for row in table.to_dict("records"):
+            mine = rows[
+                pick(rows, dcase=dcase, subset=subset, system=row["system"], backend=row["backend_id"])
+            ]
+            whole = [part for _, part in mine.groupby("seed") if part["value"].notna().all()]
+            assert (row["n"], row["n_expected"]) == (len(whole), 2)
+            totals = [statistics.harmonic_mean(part["value"]) for part in whole]
+            if whole:
+                assert row["total_mean"] == pytest.approx(statistics.mean(totals))
+            else:
+                assert math.isnan(row["total_mean"])
+            assert math.isnan(row["total_std"]) == (len(whole) < 2)
+
+
 def test_planned_rows_of_real_trials():
     dis, ae = (load_recipe(name).system for name in ("dis_baseline", "ae_baseline"))
     machines = get_year("dcase2023").all_machines
@@ -351,6 +221,19 @@ def test_planned_rows_of_real_trials():
 
 
 # ---------------------------------------------------------------------------------------------- names
+
+
+def test_systems_are_named_by_their_recipe_where_that_tells_them_apart():
+    rows = [
+        {"system": "ae-1", "recipe": "ae", "options": ""},
+        {"system": "ae-1", "recipe": "ae", "options": ""},
+        {"system": "dis-1", "recipe": "dis", "options": "train.epochs=1"},
+        {"system": "dis-2", "recipe": "dis", "options": "train.epochs=2"},
+        {"system": "raw-1", "recipe": "raw", "options": ""},
+        {"system": "raw-2", "recipe": "raw", "options": ""},
+        {"system": "Their ae", "recipe": "ae", "options": ""},
+    ]
+    assert naming.system_labels(rows) == ["ae", "ae", "dis", "dis", "raw-1", "raw-2", "Their ae"]
 
 
 def test_names_show_only_what_differs():

@@ -1,17 +1,20 @@
-"""The leaderboard of a sweep: one row per system, checkpoint and backend, ranked where it is complete."""
+"""The leaderboard of a sweep: one row per system, checkpoint and backend, ranked where it is complete.
+
+Rows that others published stand among ours where their score puts them, without a rank: only what was run
+here, completely, is ranked. `asdray.evaluation.leaderboard_text` shows and writes it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
-from asdray import store
-from asdray.dcase.years import get_year, nearest
+from asdray.config.ranking import MEANS, averaged, check_rank_by
+from asdray.dcase.years import get_year
 from asdray.evaluation import metrics
 from asdray.evaluation.tables import Tables, machines_in
 
@@ -28,18 +31,30 @@ class Leaderboard:
 
     Attributes:
         frame: `ID_COLUMNS`, then per ``<dcase>-<subset>``: ``_mean, _std`` (fractions, NaN where null),
-            ``_n, _n_expected``. Ranked rows first.
+            ``_n, _n_expected``, then `MEANS`. Rows with a value to rank by come first, the best on top.
         names: the ``<dcase>-<subset>`` in their order.
-        ranked_by: those of them whose mean decides the rank.
+        rank_by: the one of them, or of `MEANS`, that decides the rank.
         dataset: ``official`` or ``synthetic``.
-        notes: sentences that stand above the table, the kind of dataset first.
+        metric: ``official``, or one of `metrics.METRICS`.
+        notes: sentences that stand beside the table, the kind of dataset first.
     """
 
     frame: pd.DataFrame
     names: tuple[str, ...]
-    ranked_by: tuple[str, ...]
+    rank_by: str
     dataset: str
+    metric: str
     notes: tuple[str, ...]
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Those of `MEANS` that are over several columns, and not over the same as others of them."""
+        shown: dict[tuple[tuple[str, ...], str], str] = {}
+        for mean in MEANS:
+            over = averaged(mean, self.names)
+            if len(over) > 1:
+                shown.setdefault((over, mean.rpartition("_")[2]), mean)
+        return tuple(shown.values())
 
 
 def one_kind(kinds: Mapping[str, str]) -> str:
@@ -61,84 +76,96 @@ def build(
     machines: Mapping[str, Sequence[str]],
     kinds: Mapping[str, str],
     label_sources: Mapping[str, str],
-    rank_by: Sequence[str] | None = None,
+    *,
+    rank_by: str | None = None,
+    unlabelled: Iterable[str] = (),
+    extra: Iterable[Mapping[str, Any]] = (),
+    selected_by: str = "fixed",
+    metric: str = "official",
 ) -> Leaderboard:
     """Puts the tables of a sweep side by side and ranks the complete rows.
 
-    The rank is by the mean over the ``eval`` columns, or over the ``dev`` columns where the sweep has
-    no eval machine at all. Ranked are only rows with n = n_expected and a value in every column; the
-    others follow in the sweep's order with no rank.
+    Ranked are only rows of ours with n = n_expected and a value in every column; the others follow in
+    the sweep's order with no rank.
 
     Args:
         tables: from `tables.sweep_tables`.
         machines: dcase -> the machines that the sweep asked for.
         kinds: dcase -> ``official`` or ``synthetic``.
         label_sources: dcase -> where the labels of the test clips come from, ``""`` if there are none.
-        rank_by: ``<dcase>-<subset>`` names to rank by instead.
+        rank_by: a ``<dcase>-<subset>`` or one of `MEANS`; None: see `check_rank_by`.
+        unlabelled: those ``<dcase>-<subset>`` whose test clips lack labels: no row can have a value there,
+            so a row is complete without.
+        extra: rows from elsewhere, such as `rows_of` other tables or published ones, with `ID_COLUMNS`
+            (without rank) and the columns of each name; what is left out is null.
+        selected_by: what the systems of ``tables`` were chosen by.
 
     Raises:
-        ValueError: both kinds of dataset, or an unknown name in ``rank_by``.
+        ValueError: both kinds of dataset, a published row beside synthetic data, an unknown ``rank_by``.
     """
     dataset = one_kind(kinds)
     names = tuple(f"{dcase}-{subset}" for dcase, subset in tables)
-    ranked_by = _ranked_by(names, rank_by)
+    rank_by = check_rank_by(rank_by, names)
+    more = [dict(row) for row in extra]
+    if any(row["dataset"] != dataset for row in more):
+        raise ValueError(f"no row of other data stands beside those of {dataset} data")
+    ours = rows_of(tables, machines, label_sources, dataset, selected_by)
+    columns = [*ID_COLUMNS[1:], *(c for n in names for c in columns_of(n))]
+    frame = pd.DataFrame([*ours, *more], columns=columns)
+    frame = frame.astype({c: kind for n in names for c, kind in zip(columns_of(n), _DTYPES, strict=True)})
+    for mean in MEANS:
+        frame[mean] = _mean_over(frame, mean, names)
+    return _ranked(frame, names, rank_by, dataset, metric, tuple(unlabelled))
+
+
+def rows_of(
+    tables: Tables,
+    machines: Mapping[str, Sequence[str]],
+    label_sources: Mapping[str, str],
+    dataset: str,
+    selected_by: str = "fixed",
+) -> list[dict[Any, Any]]:
+    """The rows that tables of ours give to a leaderboard, unranked, in the tables' order.
+
+    `build` calls it with a sweep's tables; rows from other tables (ensembles) reach it as ``extra``.
+    """
+    names = [f"{dcase}-{subset}" for dcase, subset in tables]
+    more = {
+        "origin": "ours",
+        "source": "",
+        "selected_by": selected_by,
+        "label_source": _label_source(label_sources),
+        "dataset": dataset,
+        "machines": _coverage(tables, machines),
+    }
+    return _side_by_side(tables, names).assign(**more).to_dict("records")
+
+
+def columns_of(name: str) -> list[str]:
+    """The columns of one ``<dcase>-<subset>``."""
+    return [f"{name}_{part}" for part in ("mean", "std", "n", "n_expected")]
+
+
+_DTYPES = ("float64", "float64", "Int64", "Int64")
+
+
+def _side_by_side(tables: Tables, names: Sequence[str]) -> pd.DataFrame:
     frame = pd.concat([t[_KEYS] for t in tables.values()]).drop_duplicates(ignore_index=True)
     for name, table in zip(names, tables.values(), strict=True):
         part = table.rename(columns={"total_mean": f"{name}_mean", "total_std": f"{name}_std"})
         part = part.rename(columns={"n": f"{name}_n", "n_expected": f"{name}_n_expected"})
-        frame = frame.merge(part[[*_KEYS, *_columns(name)]], on=_KEYS, how="left", validate="one_to_one")
+        frame = frame.merge(part[[*_KEYS, *columns_of(name)]], on=_KEYS, how="left", validate="one_to_one")
     for name in names:
         # A row that is not planned in every year has nothing to expect in the others.
         counts = [f"{name}_n", f"{name}_n_expected"]
         frame[counts] = frame[counts].fillna(0).astype("int64")
-
-    frame = frame.assign(
-        origin="ours",
-        source="",
-        selected_by="fixed",
-        label_source=_label_source(label_sources),
-        dataset=dataset,
-        machines=_coverage(tables, machines),
-    )
-    frame.insert(0, "rank", _ranks(frame, names, ranked_by))
-    frame = frame.assign(_unranked=frame["rank"].isna()).sort_values(
-        ["_unranked", "rank"], kind="stable", ignore_index=True
-    )
-    frame = frame[[*ID_COLUMNS, *(c for n in names for c in _columns(n))]]
-    return Leaderboard(frame, names, ranked_by, dataset, _notes(frame, names, dataset, ranked_by))
+    return frame
 
 
 def _label_source(sources: Mapping[str, str]) -> str:
     if len(set(sources.values())) == 1:
         return next(iter(sources.values()))
     return ", ".join(f"{dcase} {source or 'none'}" for dcase, source in sources.items())
-
-
-def _columns(name: str) -> list[str]:
-    return [f"{name}_{part}" for part in ("mean", "std", "n", "n_expected")]
-
-
-def _ranked_by(names: tuple[str, ...], rank_by: Sequence[str] | None) -> tuple[str, ...]:
-    if rank_by is None:
-        return tuple(n for n in names if n.endswith("-eval")) or names
-    for name in rank_by:
-        if name not in names:
-            raise ValueError(f"cannot rank by {name!r}{nearest(name, names)} (one of: {', '.join(names)})")
-    if not rank_by:
-        raise ValueError(f"rank_by is empty: name at least one of {', '.join(names)}")
-    return tuple(rank_by)
-
-
-def _ranks(frame: pd.DataFrame, names: Sequence[str], ranked_by: Sequence[str]) -> pd.Series:
-    """1 for the best complete row, equal for equal values; null for an incomplete one."""
-    values: list[float | None] = []
-    for row in frame.to_dict("records"):
-        complete = all(
-            0 < row[f"{n}_n_expected"] == row[f"{n}_n"] and not math.isnan(row[f"{n}_mean"]) for n in names
-        )
-        values.append(metrics.arithmetic_mean([row[f"{n}_mean"] for n in ranked_by]) if complete else None)
-    ranked = pd.Series(values, index=frame.index, dtype=float)
-    return ranked.rank(method="min", ascending=False).astype("Int64")
 
 
 def _coverage(tables: Tables, machines: Mapping[str, Sequence[str]]) -> str:
@@ -152,82 +179,76 @@ def _coverage(tables: Tables, machines: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(partial) or "all"
 
 
+def _mean_over(frame: pd.DataFrame, mean: str, names: Sequence[str]) -> list[float | None]:
+    """One of `MEANS` of every row; null unless all of its columns have a value."""
+    function = metrics.harmonic_mean if mean.endswith("hmean") else metrics.arithmetic_mean
+    over = [f"{name}_mean" for name in averaged(mean, names)]
+    rows = frame[over].to_numpy(dtype=float).tolist()
+    values = [function([None if math.isnan(v) else v for v in row]) for row in rows]
+    return [math.nan if v is None else v for v in values]
+
+
+# ---------------------------------------------------------------------------------------------- ranking
+
+
+def _ranked(
+    frame: pd.DataFrame,
+    names: tuple[str, ...],
+    rank_by: str,
+    dataset: str,
+    metric: str,
+    unlabelled: Sequence[str],
+) -> Leaderboard:
+    """Sorts by the deciding column and numbers the complete rows of ours: equal values, equal ranks."""
+    value = frame[rank_by if rank_by in MEANS else f"{rank_by}_mean"]
+    ours = frame["origin"] == "ours"
+    complete = ours & value.notna()
+    for name in names:
+        if name not in unlabelled:
+            n, expected = frame[f"{name}_n"], frame[f"{name}_n_expected"]
+            complete &= (n == expected).fillna(False) & (n > 0).fillna(False) & frame[f"{name}_mean"].notna()
+    placed = complete | ~ours & value.notna()
+    frame.insert(0, "rank", value.where(complete).rank(method="min", ascending=False).astype("Int64"))
+    frame = frame.assign(_last=~placed, _value=value.where(placed)).sort_values(
+        ["_last", "_value"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+    frame = frame.drop(columns=["_last", "_value"])
+    notes = _notes(frame, names, rank_by, dataset, metric, unlabelled)
+    return Leaderboard(frame, names, rank_by, dataset, metric, notes)
+
+
 def _notes(
-    frame: pd.DataFrame, names: Sequence[str], dataset: str, ranked_by: Sequence[str]
+    frame: pd.DataFrame,
+    names: Sequence[str],
+    rank_by: str,
+    dataset: str,
+    metric: str,
+    unlabelled: Sequence[str],
 ) -> tuple[str, ...]:
     kind = (
         "Dataset: synthetic. These numbers say that the pipeline works, nothing about real machines."
         if dataset == "synthetic"
         else "Dataset: official."
     )
-    why = "" if any(name.endswith("-eval") for name in ranked_by) else " (no eval column was asked for)"
+    over = averaged(rank_by, names) if rank_by in MEANS else (rank_by,)
+    harmonic = " (harmonic mean)" if len(over) > 1 and rank_by.endswith("hmean") else ""
+    why = "" if any(name.endswith("-eval") for name in names) else " (no eval column was asked for)"
+    what = "Official scores" if metric == "official" else f"{metric}"
     notes = [
         kind,
-        f"Official scores in percent: mean ± standard deviation over seeds (n of n expected). "
-        f"Ranked by {' and '.join(ranked_by)}{why}.",
+        f"{what} in percent: mean ± standard deviation over seeds (n of n expected). "
+        f"Ranked by {' and '.join(over)}{harmonic}{why}.",
     ]
-    if len(frame) and frame["machines"].iloc[0] != "all":
-        notes.append(f"Not all machines of the year: {frame['machines'].iloc[0]}.")
-    empty = [name for name in names if not frame[f"{name}_n"].any()]
-    if empty:
-        notes.append(f"No scores yet in {' and '.join(empty)}: nothing is finished, or labels are missing.")
-    if unranked := int(frame["rank"].isna().sum()):
-        notes.append(f"{unranked} of {len(frame)} rows are incomplete and not ranked.")
+    ours = frame[frame["origin"] == "ours"]
+    if len(ours) and ours["machines"].iloc[0] != "all":
+        notes.append(f"Not all machines of the year: {ours['machines'].iloc[0]}.")
+    if unlabelled:
+        hint = "; rank by another column, such as dev_amean" if set(over) & set(unlabelled) else ""
+        notes.append(f"Labels are missing in {' and '.join(unlabelled)}: no scores there{hint}.")
+    if empty := [n for n in names if n not in unlabelled and not ours[f"{n}_n"].any()]:
+        notes.append(f"No scores yet in {' and '.join(empty)}: nothing is finished.")
+    if unranked := int(ours["rank"].isna().sum()):
+        notes.append(f"{unranked} of {len(ours)} rows are incomplete and not ranked.")
+    if len(ours) < len(frame):
+        notes.append("Published rows are placed by their score and not ranked; they were not run here.")
     return tuple(notes)
-
-
-# ------------------------------------------------------------------------------------------- showing it
-
-
-def _percent(mean: float, std: float, n: int, n_expected: int) -> str:
-    if math.isnan(mean):
-        return f"– ({n} of {n_expected})"
-    spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
-    return f"{100 * mean:.2f}{spread} ({n} of {n_expected})"
-
-
-def _cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as a person reads them; columns with nothing to tell apart are left out."""
-    frame = board.frame
-    shown = ["system"]
-    if frame["options"].any():
-        shown.append("options")
-    shown.append("backend")
-    if frame["checkpoint"].nunique() > 1:
-        shown.append("checkpoint")
-    rows = []
-    for row in frame.to_dict("records"):
-        rank = "–" if pd.isna(row["rank"]) else str(row["rank"])
-        values = [_percent(*(row[c] for c in _columns(name))) for name in board.names]
-        rows.append([rank, *(str(row[c]) for c in shown), *values])
-    return ["rank", *shown, *board.names], rows
-
-
-def markdown(board: Leaderboard) -> str:
-    """The leaderboard as Markdown, scores in percent."""
-    header, rows = _cells(board)
-    align = ["---" if name not in ("rank", *board.names) else "---:" for name in header]
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, align, *rows)]
-    return "\n".join(["\n\n".join(board.notes), "", *lines]) + "\n"
-
-
-def rich_table(board: Leaderboard, title: str = "") -> Table:
-    """The leaderboard for a terminal, scores in percent; print ``board.notes`` beside it."""
-    header, rows = _cells(board)
-    table = Table(title=f"{title} ({board.dataset} data)".strip())
-    for name in header:
-        table.add_column(name, justify="right" if name in ("rank", *board.names) else "left", overflow="fold")
-    for cells in rows:
-        table.add_row(*cells)
-    return table
-
-
-def write(board: Leaderboard, folder: Path) -> list[Path]:
-    """Writes ``leaderboard.{csv,parquet,md}`` into ``folder``, each atomically."""
-    paths = [folder / f"leaderboard.{suffix}" for suffix in ("csv", "parquet", "md")]
-    with store.atomic_path(paths[0]) as temporary:
-        board.frame.to_csv(temporary, index=False, lineterminator="\n")
-    with store.atomic_path(paths[1]) as temporary:
-        board.frame.to_parquet(temporary, index=False)
-    store.write_text(paths[2], markdown(board))
-    return paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
@@ -44,6 +44,24 @@ def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         system: ", ".join(f"{name}={show(value)}" for name, value in own.items())
         for system, own in differences(swept).items()
     }
+
+
+def system_labels(rows: Sequence[Mapping[Any, str]]) -> list[str]:
+    """The system of every row as its recipe's name, where that and its options name no other system.
+
+    Args:
+        rows: with system, recipe and options; rows without a system of ours (``recipe`` is no part of the
+            system's name) keep their name.
+    """
+    named: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        named.setdefault((row["recipe"], row["options"]), set()).add(row["system"])
+    labels = []
+    for row in rows:
+        mine = row["system"].startswith(f"{row['recipe']}-")
+        others = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
+        labels.append(row["recipe"] if mine and others == {row["system"]} else row["system"])
+    return labels
 
 
 def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:

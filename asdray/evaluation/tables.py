@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from asdray import store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
-from asdray.dcase.years import SUBSETS, Subset, get_year
+from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation import metrics
 from asdray.evaluation.machine import ALL_SECTIONS
 
@@ -79,9 +79,21 @@ def machines_in(dcase: str, subset: Subset, machines: Sequence[str]) -> tuple[st
     return tuple(m for m in get_year(dcase).machines[subset] if m in set(machines))
 
 
-def table_name(dcase: str, subset: Subset) -> str:
-    """``official23-dev.csv``."""
-    return f"{get_year(dcase).score_name}-{subset}.csv"
+def check_metric(name: str) -> str:
+    """``name`` if tables can be made of it.
+
+    Raises:
+        ValueError: no metric that is evaluated.
+    """
+    known = ("official", *metrics.METRICS)
+    if name not in known:
+        raise ValueError(f"unknown metric {name!r}{nearest(name, known)} (one of: {', '.join(known)})")
+    return name
+
+
+def table_name(dcase: str, subset: Subset, metric: str = "official") -> str:
+    """``official23-dev.csv``, or ``s_auc23-dev.csv``."""
+    return f"{get_year(dcase).score_name.replace('official', metric)}-{subset}.csv"
 
 
 def _known(value: float) -> float | None:
@@ -221,10 +233,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def write_tables(tables: Tables, folder: Path) -> list[Path]:
+def write_tables(tables: Tables, folder: Path, metric: str = "official") -> list[Path]:
     """Writes every table of a sweep to ``folder``, as ``official23-dev.csv``."""
     paths = []
     for (dcase, subset), frame in tables.items():
-        paths.append(folder / table_name(dcase, subset))
+        paths.append(folder / table_name(dcase, subset, metric))
         write_csv(frame, paths[-1])
     return paths

@@ -12,12 +12,14 @@ import yaml
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.sweep import Sweep
+from asdray.dcase.years import get_year
 from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep.plan import Job, Standing
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.evaluation.tables import Tables
     from asdray.sweep.events import Event
 
 STAGES = ("train", "extract", "score", "evaluate", "umap", "table")
@@ -96,17 +98,66 @@ def _option_column(values: list[Any]) -> Any:
     )
 
 
-def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderboard:
-    """Tables and leaderboard over the trials whose own tables are done; the others count as missing."""
-    from asdray.evaluation import leaderboard, naming, tables
+def write_results(
+    sweep: Sweep, jobs: Sequence[Job], places: Places, *, rank_by: str | None = None
+) -> Leaderboard:
+    """Tables and leaderboard over the trials whose own tables are done; the others count as missing.
+
+    Everything of earlier writings goes, so that what is there is of now: tables of years that the sweep no
+    longer names, and what `write_metric` wrote.
+
+    Args:
+        rank_by: what to rank by instead of the sweep's own ``rank_by``.
+
+    Raises:
+        ValueError: an unknown ``rank_by``.
+    """
+    from asdray.evaluation import leaderboard_text, published, tables
 
     folder = store.sweep_dir(places.results, sweep.name)
+    made, board = _board(sweep, jobs, places, "official", rank_by)
+    written = tables.write_tables(made, folder / "tables")
+    written += leaderboard_text.write(board, folder)
+    if len(beside := published.beside(board)):
+        written += leaderboard_text.write_beside(beside, board, folder)
+    for pattern in ("tables/*.csv", "leaderboard-*", "beside_published.*"):
+        for path in folder.glob(pattern):
+            if path not in written:
+                path.unlink()
+    return board
+
+
+def write_metric(
+    sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, *, rank_by: str | None = None
+) -> Leaderboard:
+    """The same of another metric: ``tables/s_auc23-dev.csv``, ..., ``leaderboard-s_auc.{csv,...}``.
+
+    Views on request: the next `write_results` removes them.
+
+    Raises:
+        ValueError: an unknown metric or ``rank_by``.
+    """
+    from asdray.evaluation import leaderboard_text, tables
+
+    folder = store.sweep_dir(places.results, sweep.name)
+    made, board = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
+    tables.write_tables(made, folder / "tables", metric)
+    leaderboard_text.write(board, folder, f"leaderboard-{metric}")
+    return board
+
+
+def _board(
+    sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None
+) -> tuple[Tables, Leaderboard]:
+    """The tables of one metric and the leaderboard that they make."""
+    from asdray.evaluation import leaderboard, naming, published, tables
+
     finished = [
         store.trial_dir(places.results, job.trial).metrics
         for job in jobs
         if state.table_step(job.trial, sweep.checkpoints, places, job.dataset).marker
     ]
-    rows = tables.load_rows(finished)
+    rows = tables.load_rows(finished, metric)
     planned = tables.planned_rows([j.trial for j in jobs], sweep.checkpoints, sweep.backends)
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
     swept: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -116,20 +167,35 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Leaderbo
     for systems in swept.values():
         options |= naming.option_labels(systems)
     backends = {backend_id(b): b.model_dump() for job in jobs for b in job.backends}
-    result = tables.sweep_tables(rows, planned, machines, naming.backend_labels(backends), options)
-    written = tables.write_tables(result, folder / "tables")
-    for path in (folder / "tables").glob("*.csv"):
-        if path not in written:
-            path.unlink()  # of a year that the sweep no longer names
+    made = tables.sweep_tables(rows, planned, machines, naming.backend_labels(backends), options, metric)
     datasets = {job.trial.dcase: job.dataset for job in jobs}
+    kinds = {name: d.kind for name, d in datasets.items()}
+    theirs: list[dict[str, Any]] = []
+    if set(kinds.values()) == {"official"}:
+        whole = [
+            f"{dcase}-{subset}"
+            for dcase, subset in made
+            if set(get_year(dcase).machines[subset]) <= set(machines[dcase])
+        ]
+        theirs = published.leaderboard_rows(whole, metric)
     board = leaderboard.build(
-        result,
+        made,
         machines,
-        {name: d.kind for name, d in datasets.items()},
+        kinds,
         {
             name: "+".join(sorted({s for m in machines[name] for s in d.machines[m].label_sources}))
             for name, d in datasets.items()
         },
+        rank_by=rank_by or sweep.rank_by,
+        unlabelled=[
+            f"{dcase}-{subset}"
+            for dcase, subset in made
+            if any(
+                datasets[dcase].machines[m].count(subset=subset, split="test", label="unknown")
+                for m in machines[dcase]
+            )
+        ],
+        extra=theirs,
+        metric=metric,
     )
-    leaderboard.write(board, folder)
-    return board
+    return made, board

@@ -1,0 +1,421 @@
+"""The leaderboard: ranks, means over years, published rows, and how it is written."""
+
+import itertools
+import math
+import random
+import re
+import statistics
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from board_rows import LABELS, MACHINES, OPTIONS, board, make_rows, pick, plan, sweep
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from asdray.config.backend import Knn, Own, Recon, backend_id
+from asdray.config.load import load_recipe
+from asdray.config.ranking import MEANS, check_rank_by
+from asdray.dcase.years import SUBSETS, YEARS
+from asdray.evaluation import leaderboard, published, tables
+from asdray.evaluation import leaderboard_text as text
+
+
+def test_leaderboard_ranks_by_the_mean_of_eval_columns():
+    rows = make_rows()
+    frame = board(rows).frame
+    assert list(frame.columns[:13]) == list(leaderboard.ID_COLUMNS)
+    assert list(frame.columns[13:]) == [
+        f"{dcase}-{subset}_{part}"
+        for dcase, subset in itertools.product(MACHINES, ("dev", "eval"))
+        for part in ("mean", "std", "n", "n_expected")
+    ] + list(MEANS)
+    score = (frame["dcase2022-eval_mean"] + frame["dcase2023-eval_mean"]) / 2
+    assert list(frame["rank"]) == [1, 2, 3, 4, 5]
+    assert list(score) == sorted(score, reverse=True)
+    assert set(frame["origin"]) == {"ours"}
+    assert set(frame["selected_by"]) == {"fixed"}
+    assert set(frame["dataset"]) == {"synthetic"}
+    assert set(frame["label_source"]) == {"name"}
+    by_dev = board(rows, rank_by="dcase2022-dev").frame["dcase2022-dev_mean"]
+    assert list(by_dev) == sorted(by_dev, reverse=True)
+    with pytest.raises(ValueError, match="did you mean 'dcase2022-eval'"):
+        board(rows, rank_by="dcase2022-evil")
+
+
+def test_incomplete_rows_stand_last_without_a_rank():
+    rows = make_rows()
+    best = board(rows).frame.iloc[0]
+    for gone in (
+        pick(rows, system=best["system"], backend=best["backend_id"], seed=1, dcase="dcase2022"),
+        pick(rows, system=best["system"], backend=best["backend_id"], subset="dev", machine="valve"),
+    ):
+        frame = board(rows[~gone]).frame
+        last = frame.iloc[-1]
+        assert (last["system"], last["backend_id"]) == (best["system"], best["backend_id"])
+        assert pd.isna(last["rank"])
+        assert list(frame["rank"][:-1]) == [1, 2, 3, 4]
+
+
+def test_equal_scores_share_a_rank():
+    rows = make_rows()
+    frame = board(rows.assign(value=0.5)).frame
+    assert set(frame["rank"]) == {1}
+    assert list(frame["system"]) == ["dis-11111111"] * 2 + ["dis-22222222"] * 2 + ["ae-33333333"]
+
+
+def test_without_eval_machines_dev_decides_and_it_is_said():
+    rows = make_rows()
+    machines = {"dcase2023": ("fan", "valve")}
+    planned = plan()
+    planned = planned[planned["dcase"] == "dcase2023"]
+    found = tables.sweep_tables(rows, planned, machines, LABELS, OPTIONS)
+    assert list(found) == [("dcase2023", "dev")]
+    b = leaderboard.build(found, machines, {"dcase2023": "official"}, {"dcase2023": "official"})
+    assert b.rank_by == "dev_amean"
+    assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
+    assert "no eval column was asked for" in text.markdown(b)
+    assert set(b.frame["machines"]) == {"dcase2023-dev 2 of 7"}
+
+
+def test_eval_without_labels_ranks_nobody():
+    rows = make_rows()
+    rows["value"] = rows["value"].mask(rows["subset"] == "eval")
+    b = board(rows)
+    assert b.frame["rank"].isna().all()
+    assert "No scores yet in dcase2022-eval and dcase2023-eval" in text.markdown(b)
+
+
+def test_label_sources_are_told_per_year_where_they_differ():
+    kinds = dict.fromkeys(MACHINES, "official")
+    b = leaderboard.build(
+        sweep(make_rows()), MACHINES, kinds, {"dcase2022": "name+evaluator", "dcase2023": ""}
+    )
+    assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
+
+
+def test_synthetic_and_official_never_meet():
+    kinds = {"dcase2022": "synthetic", "dcase2023": "official"}
+    with pytest.raises(ValueError, match="dcase2022 is synthetic, dcase2023 is official"):
+        leaderboard.build(sweep(make_rows()), MACHINES, kinds, dict.fromkeys(MACHINES, "name"))
+
+
+def test_written_leaderboard(tmp_path):
+    rows = make_rows()
+    rows = rows[~pick(rows, system="ae-33333333", seed=1)]
+    b = board(rows)
+    csv, parquet, md, tex = text.write(b, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "leaderboard.csv",
+        "leaderboard.md",
+        "leaderboard.parquet",
+        "leaderboard.tex",
+    ]
+    read = pd.read_csv(csv)
+    assert read["dcase2022-dev_mean"].tolist() == b.frame["dcase2022-dev_mean"].tolist()  # every digit
+    assert csv.read_text().splitlines()[-1].startswith(",ae-33333333,ae,,recon,")
+    table = pq.read_table(parquet)
+    assert table.column("rank").null_count == 1
+    assert table.column("dcase2022-dev_std").null_count == 1
+    assert table.schema.field("dcase2022-dev_n").type == pa.int64()
+    written = md.read_text()
+    assert written.startswith("Dataset: synthetic.")
+    assert "Ranked by dcase2022-eval and dcase2023-eval." in written
+    assert "Not all machines of the year: dcase2022-dev 2 of 7" in written
+    assert "1 of 5 rows are incomplete and not ranked." in written
+    assert "published" not in written
+    first = b.frame.iloc[0]
+    shown = f"{100 * first['dcase2022-dev_mean']:.2f} ± {100 * first['dcase2022-dev_std']:.2f} (2 of 2)"
+    assert shown in next(line for line in written.splitlines() if line.startswith("| 1 |"))
+    console = Console(width=300, record=True, file=open(tmp_path / "screen", "w"))  # noqa: SIM115
+    console.print(text.rich_table(b))
+    screen = console.export_text()
+    assert shown in screen
+    assert "(synthetic data)" in screen
+    assert "synthetic" in tex.read_text().split(r"\bottomrule")[1], "seen by whoever reads the paper"
+
+
+# ------------------------------------------------------------------------------------- means over years
+
+
+def test_means_over_years():
+    frame = board(make_rows()).frame
+    for row in frame.to_dict("records"):
+        columns = [f"{d}-{s}" for d, s in itertools.product(MACHINES, SUBSETS)]
+        for subset, chosen in (("dev_", columns[::2]), ("eval_", columns[1::2]), ("", columns)):
+            values = [row[f"{c}_mean"] for c in chosen]
+            assert row[f"{subset}amean"] == pytest.approx(statistics.mean(values))
+            assert row[f"{subset}hmean"] == pytest.approx(statistics.harmonic_mean(values))
+
+
+def test_a_mean_over_years_needs_every_year():
+    rows = make_rows()
+    b = board(rows[~pick(rows, dcase="dcase2022", subset="eval")])
+    assert b.frame[["eval_amean", "eval_hmean", "amean", "hmean"]].isna().all(axis=None)
+    assert b.frame["dev_amean"].notna().all()
+
+
+def test_rank_by_a_column_of_ones_choice():
+    rows = make_rows()
+    for by in ("dcase2023-dev", "eval_hmean", "amean", "hmean", "dev_amean"):
+        b = board(rows, rank_by=by)
+        values = list(b.frame[by if by in MEANS else f"{by}_mean"])
+        assert values == sorted(values, reverse=True)
+        assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
+    assert "Ranked by dcase2022-eval and dcase2023-eval (harmonic mean)." in text.markdown(
+        board(rows, rank_by="eval_hmean")
+    )
+    with pytest.raises(ValueError, match="did you mean 'eval_hmean'"):
+        board(rows, rank_by="evil_hmean")
+    with pytest.raises(ValueError, match="cannot rank by 'eval_amean'"):
+        check_rank_by("eval_amean", ["dcase2023-dev"])
+
+
+def test_means_are_shown_once():
+    names = ("dcase2022-dev", "dcase2022-eval")
+    b = board(make_rows())
+    assert b.means == MEANS
+    for chosen, shown in (
+        (("dcase2022-eval",), ()),
+        (names, ("amean", "hmean")),
+        (("dcase2022-dev", "dcase2023-dev"), ("dev_amean", "dev_hmean")),
+    ):
+        assert leaderboard.Leaderboard(b.frame, chosen, "", "official", "official", ()).means == shown
+
+
+def test_labels_that_are_missing_do_not_stand_in_the_way_of_another_column():
+    rows = make_rows()
+    rows["value"] = rows["value"].mask(pick(rows, dcase="dcase2023", subset="eval"))
+    no_labels = {"unlabelled": ["dcase2023-eval"]}
+    b = board(rows, **no_labels)
+    assert b.frame["rank"].isna().all(), "by default the mean over all eval columns decides"
+    assert "Labels are missing in dcase2023-eval: no scores there; rank by another column" in text.markdown(b)
+    ranked = board(rows, rank_by="dcase2022-eval", **no_labels).frame
+    assert list(ranked["rank"]) == [1, 2, 3, 4, 5]
+    # Without a word on labels it is only unfinished, and no row is complete.
+    assert board(rows, rank_by="dcase2022-eval").frame["rank"].isna().all()
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.randoms(use_true_random=False), st.sets(st.integers(0, 59)))
+def test_order_and_gaps(shuffler, gone):
+    """In whatever order rows come, the leaderboard is the same; no incomplete row has a rank or stands high."""
+    rows = make_rows()
+    rows = rows[rows["metric"] == "official"].reset_index(drop=True)
+    rows = rows.drop(index=[i for i in gone if i < len(rows)])
+    order = list(rows.index)
+    shuffler.shuffle(order)
+    b = board(rows)
+    pd.testing.assert_frame_equal(b.frame, board(rows.loc[order]).frame, check_exact=True)
+    for row in b.frame.to_dict("records"):
+        mine = rows[pick(rows, system=row["system"], backend=row["backend_id"])]
+        assert pd.isna(row["rank"]) == (len(mine) < 2 * 8)
+    ranks = b.frame["rank"]
+    assert ranks.notna().sum() == ranks[: ranks.notna().sum()].notna().sum()
+    assert ranks.dropna().is_monotonic_increasing
+
+
+# --------------------------------------------------------------------------------------- published rows
+
+WHOLE = {d: YEARS[d].all_machines for d in ("dcase2022", "dcase2023")}
+REAL = {"dis-11111111": "dis", "ae-33333333": "ae"}
+
+
+def official_board(systems, seeds=(0, 1, 2, 3), value=None, dcase="dcase2023", **more):
+    """A leaderboard of official data over all machines of one year: name -> (recipe, backend)."""
+    machines = {dcase: YEARS[dcase].all_machines}
+    rng = random.Random(0)
+    planned, rows = [], []
+    for name, (recipe, backend) in systems.items():
+        for seed in seeds:
+            planned.append((dcase, recipe, name, seed, "last", backend))
+            for subset in SUBSETS:
+                for machine in YEARS[dcase].machines[subset]:
+                    number = rng.uniform(0.5, 0.7) if value is None else value
+                    rows.append(
+                        (dcase, recipe, name, seed, "last", machine, subset, -1, backend, "official", number)
+                    )
+    planned = pd.DataFrame(planned, columns=["dcase", *tables.TRIAL_KEYS])
+    rows = pd.DataFrame(rows, columns=tables.COLUMNS)
+    labels = {b: b for _, b in systems.values()}
+    found = tables.sweep_tables(rows, planned, machines, labels, {})
+    names = [f"{dcase}-{s}" for s in SUBSETS]
+    return leaderboard.build(
+        found, machines, {dcase: "official"}, {dcase: "evaluator"},
+        extra=published.leaderboard_rows(names), **more,
+    )  # fmt: skip
+
+
+def test_every_published_value_is_the_printed_one():
+    """The paper prints the means of its ten columns too: no digit of the 130 can be wrong unnoticed."""
+    printed = {  # harmonic and arithmetic mean
+        "ae": (57.22, 57.55), "raw_spec": (57.22, 57.43), "raw_beats": (61.38, 61.76), "raw_eat": (59.06, 59.33),
+        "dis_spec_adacos_fixed_wo_mixup": (64.12, 66.27), "dis_spec_adacos_fixed": (65.58, 67.54),
+        "dis_spec_scac_fixed": (66.47, 68.30), "dis_spec_scac_trainable": (69.02, 70.53),
+        "dis_spec_subspaceloss": (68.46, 70.06), "dis_spec_featex": (68.93, 70.44),
+        "dis_multispec_scac_trainable": (70.16, 71.66), "dis_beats_scac_trainable": (70.76, 72.23),
+        "dis_eat_scac_trainable": (71.13, 72.55),
+    }  # fmt: skip
+    values = [v for v in published.load() if v.system.startswith("ASDKit ")]
+    for name, (harmonic, arithmetic) in printed.items():
+        mine = [v for v in values if v.system == f"ASDKit {name}"]
+        assert len({v.column for v in mine}) == len(mine) == 10
+        assert 100 * statistics.harmonic_mean([v.mean for v in mine]) == pytest.approx(harmonic, abs=0.0101)
+        assert 100 * statistics.mean([v.mean for v in mine]) == pytest.approx(arithmetic, abs=0.0101)
+        for v in mine:
+            assert (v.n, v.std is None) == ((1, True) if name.startswith("raw_") else (4, False))
+            assert v.label_source == ("asdkit" if v.column == "dcase2022-eval" else "official")
+    assert len(values) == 10 * len(printed)
+
+
+def test_published_rows_say_what_they_are_and_which_of_ours_follows_them():
+    values = published.load()
+    found = {(v.column, v.recipe, v.backend_id): v.mean for v in values if v.recipe}
+    smote = backend_id(Knn(smote_ratio=0.2))
+    assert found["dcase2023-eval", "dis_spec_featex_asdkit", smote] == 0.6543
+    assert found["dcase2022-dev", "raw_spec", smote] == 0.5815
+    assert found["dcase2020-dev", "ae_baseline", backend_id(Recon())] == 0.6533
+    assert (
+        found["dcase2025-eval", "ae_official_mahalanobis", backend_id(Own(score="mahalanobis"))]
+        == 0.5650558189601554
+    )
+    assert found["dcase2025-eval", "ae_official_mse", backend_id(Recon())] == 0.5442827820713174
+    for value in values:
+        assert value.source
+        assert not re.search("unverified|inferred", " ".join(map(str, vars(value).values())))
+        if value.recipe:
+            system = load_recipe(value.recipe).system
+            assert bool(system.frontend.scored_embedding) == value.backend_id.startswith("knn")
+            assert (getattr(system.frontend, "labels", "") == "asdkit") == value.recipe.endswith("_asdkit")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": "65.33"}, "fractions"),
+        ({"dcase": "dcase1999"}, "unknown DCASE year"),
+        ({"subset": "test"}, "no subset and metric"),
+        ({"source": ""}, "source is empty"),
+        ({"recipe": "nobodys"}, "there is no recipe 'nobodys'"),
+        ({"std": "x"}, "could not convert"),
+        ({}, "stands there twice"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, changed, message):
+    good = dict(zip(published.COLUMNS, ["dcase2023", "dev", "s", "b", "official", "0.6", "", "", "official", "", "", "p"], strict=True))  # fmt: skip
+    path = tmp_path / "own.csv"
+    pd.DataFrame([good, {**good, **changed}]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=message) as raised:
+        published.load(tmp_path)
+    assert f"{path}, line 3" in str(raised.value)
+
+
+def test_published_rows_stand_where_their_score_puts_them_without_a_rank():
+    b = official_board({"dis-1": ("dis", "knn-1"), "ae-1": ("ae", "recon-1")})
+    theirs = b.frame["origin"] == "published"
+    placed = b.frame["eval_amean"].notna()
+    values = list(b.frame["eval_amean"][placed])
+    assert values == sorted(values, reverse=True)
+    assert list(placed) == sorted(placed, reverse=True)
+    assert list(b.frame["rank"][~theirs]) == [1, 2]
+    assert b.frame["rank"][theirs].isna().all()
+    top = b.frame[b.frame["system"] == "Challenge top"].iloc[0]
+    assert (top["dcase2023-eval_mean"], top["selected_by"], top["dataset"]) == (0.6697, "", "official")
+    assert pd.isna(top["dcase2023-eval_n"])
+    assert math.isnan(top["dcase2023-dev_mean"])
+    shown = text.markdown(b)
+    assert re.search(r"\| – \| Challenge top \|.*published \[\d\].*\| – \| 66\.97 \|", shown)
+    assert re.search(r"\[\d\] Fujimura et al\. 2025, ASDKit, arXiv 2507\.10264, Fig\. 2", shown)
+    assert "were not run here" in shown
+    assert text.ASDKIT_LABELS not in shown
+
+
+def test_the_labels_of_published_rows_are_told():
+    b = official_board({"dis-1": ("dis", "knn-1")}, dcase="dcase2022")
+    asdkit = b.frame[b.frame["system"] == "ASDKit dis_spec_featex"].iloc[0]
+    assert asdkit["label_source"] == "dcase2022-dev official, dcase2022-eval asdkit"
+    assert text.ASDKIT_LABELS in text.markdown(b)
+
+
+def test_published_rows_stand_beside_no_synthetic_data_and_no_part_of_the_machines():
+    theirs = published.leaderboard_rows(["dcase2022-eval"])
+    assert theirs
+    with pytest.raises(ValueError, match="beside those of synthetic data"):
+        board(make_rows(), extra=theirs)
+    only = published.leaderboard_rows(["dcase2023-eval"])
+    assert not any("dcase2023-dev_mean" in row for row in only)
+    assert published.leaderboard_rows([]) == []
+    assert published.leaderboard_rows(["dcase2023-eval"], "mix_auc") == []
+
+
+def test_ours_beside_what_it_follows():
+    featex = load_recipe("dis_spec_featex_asdkit").system
+    smote = backend_id(Knn(smote_ratio=0.2))
+    name = f"dis_spec_featex_asdkit-{featex.id}"
+    other = "dis_spec_featex_asdkit-00000000"
+    b = official_board(
+        {name: ("dis_spec_featex_asdkit", smote), other: ("dis_spec_featex_asdkit", smote)}, value=0.65
+    )
+    frame = published.beside(b).set_index("column")
+    assert set(frame["system"]) == {name}, "with other options it is another system"
+    row = frame.loc["dcase2023-eval"]
+    assert row["published_mean"] == 0.6543
+    assert row["difference"] == pytest.approx(0.65 - 0.6543)
+    assert row["spread"] == pytest.approx(0.0126), "ours does not vary here"
+    assert row["within_spread"]
+    row = frame.loc["dcase2023-dev"]
+    assert row["difference"] == pytest.approx(0.65 - 0.6432)
+    assert not row["within_spread"]
+    assert (row["label_source"], row["published_label_source"]) == ("evaluator", "official")
+    header, rows = text.beside_cells(published.beside(b))
+    assert header[0] == "column"
+    assert rows[0][-1] == "no"
+    assert rows[0][-3] == "+0.68"
+    assert published.beside(official_board({"dis-1": ("dis", smote)})).empty
+
+
+def test_an_incomplete_row_has_no_difference():
+    mse = load_recipe("ae_official_mse").system
+    name = f"ae_official_mse-{mse.id}"
+    b = official_board({name: ("ae_official_mse", backend_id(Recon()))})
+    frame = b.frame.copy()
+    frame.loc[frame["origin"] == "ours", "dcase2023-eval_n"] = 3
+    less = leaderboard.Leaderboard(frame, b.names, b.rank_by, "official", "official", b.notes)
+    (row,) = published.beside(less).to_dict("records")
+    assert row["published"] == "Official autoencoder baseline"
+    assert pd.isna(row["difference"])
+    assert pd.isna(row["within_spread"])
+    (row,) = published.beside(b).to_dict("records")
+    assert row["spread"] == pytest.approx(row["std"]), "of one published run nobody knows a spread"
+
+
+# ------------------------------------------------------------------------------------------------ LaTeX
+
+
+def test_latex_escapes_and_marks_the_best():
+    assert text.tex("a_b & 50 % #1 {x} \\ ~ ^ $ ± –") == (
+        r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ $\pm$ --"
+    )
+    rows = make_rows()
+    gone = pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")
+    rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.99
+    b = board(rows[~gone])
+    lines = text.latex(b).splitlines()
+    assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    width = lines[lines.index(r"\toprule") + 1].count("&")
+    assert all(line.count(" & ") == width and line.endswith(r" \\") for line in body)
+    ranked, unranked = body[:3], body[3:]
+    assert "99.00" in "".join(unranked)
+    assert "\\textbf" not in "".join(unranked), "an incomplete row wins nothing"
+    best = b.frame["dcase2022-dev_mean"][:3].max()
+    (line,) = [line for line in ranked if rf"\textbf{{{100 * best:.2f}}} $\pm$ " in line]
+    assert "(2 of 2)" in line
+    assert "".join(ranked).count("textbf") >= 4 + len(b.means)
+    assert text.latex(b).count("{") == text.latex(b).count("}")
