@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock perf clean
+.PHONY: help install demo test lint type check format lock perf benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,5 +50,10 @@ perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/format.py
 	$(BIN)/python benchmarks/perf/official.py
 
+benchmark: $(STAMP)  ## A year's recipes beside published results: DCASE=dcase2022 [DATA=synthetic] [SET="seeds=[0]"]
+	$(if $(DCASE),,$(error name the year: make benchmark DCASE=dcase2022 [DATA=synthetic]))
+	$(BIN)/asdray benchmark $(DCASE) $(if $(filter synthetic,$(DATA)),--synthetic,$(if $(DATA),--data '$(DATA)')) \
+		$(foreach option,$(SET),--set '$(option)')
+
 clean:  ## Remove the demo and caches, keep .venv
-	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf demo benchmark-synthetic .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

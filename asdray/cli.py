@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from asdray import by_hand, data_commands, scoring_commands
-from asdray.by_hand import DATA, RESULTS, Cache, Data, Metrics, Results, Set
-from asdray.sweep_output import print_beside, print_board, print_lines, run_and_print, sweep_file
+from asdray import benchmark_command, by_hand, data_commands, scoring_commands
+from asdray.by_hand import DATA, RESULTS, Cache, Data, Metrics, Plugins, Results, Set
+from asdray.sweep_output import print_board, print_lines, run_and_print, sweep_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app)
 app.add_typer(by_hand.app)
 app.add_typer(scoring_commands.app)
+app.add_typer(benchmark_command.app)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -62,6 +63,7 @@ def sweep(
     data: Data = DATA,
     results: Results = RESULTS,
     cache_dir: Cache = None,
+    plugin: Plugins = None,
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A running Ray; default: start one here.")
     ] = None,
@@ -75,7 +77,7 @@ def sweep(
     from asdray.sweep.plan import load
 
     places = Places.of(data, results, cache_dir)
-    plan, jobs = load(spec, parse_set(overrides or []), places)
+    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     if dry_run:
         from asdray.sweep.progress import plan_lines
 
@@ -109,18 +111,16 @@ def report(
     for one in dict.fromkeys(asked):
         if one == "official":
             print_board(board, plan.name)
-            print_beside(board)
         else:
             print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes that ship with asdray."""
-    from asdray.config.load import load_recipe, recipe_names
+def recipes(plugin: Plugins = None) -> None:
+    """List the recipes that ship with asdray, with the papers and published scores that they follow."""
+    from asdray.config.plugin import load_plugins
+    from asdray.evaluation.recipe_list import plugin_lines, recipe_lines
 
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        print(f"{name:<20} {recipe.about}")
-        if recipe.source:
-            print(f"{'':<20} {recipe.source}")
+    loaded = load_plugins(plugin or [])
+    print_lines(recipe_lines())
+    print_lines(plugin_lines(loaded))

@@ -26,7 +26,7 @@ def run_and_print(
     dashboard: bool,
     quiet: bool,
     command: Sequence[str],
-) -> Leaderboard:
+) -> None:
     """Runs or resumes a sweep, prints how it ended, and exits where something is left to be told.
 
     Args:
@@ -54,25 +54,17 @@ def run_and_print(
         print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)
     if result.failures or result.unfinished:
         sys.exit(1)
-    return result.board
 
 
 def print_board(board: Leaderboard, title: str) -> None:
-    """The leaderboard and what must be said beside it."""
-    from asdray.evaluation.leaderboard_text import notes, rich_table
-
-    _print_table(rich_table(board, title=title), notes(board))
-
-
-def print_beside(board: Leaderboard) -> bool:
-    """Our rows beside the published ones that they follow; says whether there is any."""
-    from asdray.evaluation.leaderboard_text import BESIDE_NOTE, beside_table
+    """The leaderboard, our rows beside the published ones that they follow, and what must be said of both."""
+    from asdray.evaluation import leaderboard_text as text
     from asdray.evaluation.published import beside
 
+    _print_table(text.rich_table(board, title=title), text.notes(board))
     frame = beside(board)
     if len(frame):
-        _print_table(beside_table(frame), [BESIDE_NOTE])
-    return bool(len(frame))
+        _print_table(text.beside_table(frame), [text.BESIDE_NOTE])
 
 
 def _print_table(table: Table, beside: Iterable[str]) -> None:
