@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from asdray.config.sweep import load_sweep
+
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))
-COMMANDS = ("cli.py", "by_hand.py", "data_commands.py", "scoring_commands.py")
+COMMANDS = ("cli.py", "by_hand.py", "data_commands.py", "scoring_commands.py", "benchmark_command.py")
 
 # A package may import from those with a smaller number, and from itself.
 LEVEL = {
@@ -23,6 +25,7 @@ LEVEL = {
     "doctor": 5,
     "frontends": 5,
     "backends": 5,
+    "results": 5,
     "stages": 6,
     "sweep": 7,
     "by_hand": 8,
@@ -32,6 +35,7 @@ LEVEL = {
     "scoring_commands": 9,
     "cli": 10,
     "__main__": 11,
+    "__init__": 11,
 }
 
 
@@ -96,6 +100,14 @@ def test_readme_names_only_targets_and_files_that_exist():
         assert re.search(rf"^def {command}_?\(", code, re.MULTILINE), command
     for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "sweeps").glob("*.yaml"), *(ROOT / "benchmarks").glob("*.yaml")], ids=lambda p: p.stem
+)
+def test_every_sweep_file_loads_and_says_what_it_asks(path):
+    assert load_sweep(path).name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
 
 
 def test_lock_holds_names_and_versions_only():

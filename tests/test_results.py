@@ -1,0 +1,206 @@
+"""`asdray.load_results`: what it reads of a sweep, a trial and a results folder, what it costs, what it refuses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_scoring_stages import CKPT, all_stages, train_and_extract
+from trees import build_tree, write_list
+
+import asdray
+from asdray import store
+from asdray.config.backend import Knn, Recon, backend_id
+from asdray.config.load import validate
+from asdray.config.sweep import Sweep
+from asdray.dcase.format import format_dataset
+from asdray.evaluation.tables import SCHEMA
+from asdray.stages.describe import write_trial
+from asdray.store import Places
+from asdray.sweep import outputs
+from asdray.sweep.plan import plan, standing
+
+DCASE = "dcase2023"
+HEAD = ["system", "recipe"]
+TAIL = [
+    "dcase", "seed", "machine", "section", "subset", "backend", "checkpoint", "metric", "value", "backend_id",
+    "dataset",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A sweep whose trials have more on disk than it asks for: another backend and, of one, a machine."""
+    data = tmp_path_factory.mktemp("data")
+    write_list(build_tree(data, DCASE, ["fan", "bandsaw"], {"source": 6, "target": 2}, per_cell=4))
+    format_dataset(data, DCASE)
+    places = Places.of(data, tmp_path_factory.mktemp("results"))
+    sweep = validate(
+        Sweep,
+        {
+            "name": "grid",
+            "recipes": {
+                "dis_baseline": {"space": {"train.learning_rate": [0.001, 0.01], "frontend.mixup_probability": [0.0, 1.0]}},
+                "ae_baseline": {"space": {"train.learning_rate": [0.002]}},
+            },
+            "dcase": [DCASE],
+            "seeds": [0, 1],
+            "machines": {DCASE: ["fan", "bandsaw"]},
+            "backends": ["knn"],
+            "umap": False,
+        },
+        "test",
+    )  # fmt: skip
+    jobs = plan(sweep, places, "test")
+    for job in jobs[:-1]:  # the last trial never ran
+        write_trial(job.trial, [CKPT], job.backends, False, places, job.dataset)
+        train_and_extract(job.trial, places)
+        all_stages(job.trial, places, (Knn(), Knn(n_neighbors=2)))
+    folder = store.sweep_dir(places.results, sweep.name)
+    outputs.write_spec(sweep, folder)
+    rows = [outputs.trial_row(job, standing(job, sweep, places), places, [], False) for job in jobs]
+    outputs.write_trials(rows, folder)
+    return places, sweep, jobs
+
+
+def test_a_sweep_is_its_trials_with_what_was_swept(world):
+    places, _, jobs = world
+    frame = asdray.load_results(store.sweep_dir(places.results, "grid"))
+    assert list(frame.columns) == [*HEAD, "train.learning_rate", "frontend.mixup_probability", *TAIL]
+    # dis: 4 systems x 2 seeds x 2 machines x (8 of the section, 9 of all); ae: one of its two seeds.
+    assert len(frame) == (4 * 2 + 1) * 2 * 17
+    assert set(frame["backend"]) == {"knn", "recon"}  # no second kNN to tell it from
+    assert set(frame["backend_id"]) == {backend_id(Knn()), backend_id(Recon())}
+    assert set(frame["dataset"]) == {"official"}
+    for job in jobs[:-1]:
+        mine = frame[(frame["system"] == job.trial.system_name) & (frame["seed"] == job.trial.seed)]
+        assert set(mine["train.learning_rate"]) == {job.swept["train.learning_rate"]}
+        if job.trial.recipe == "ae_baseline":
+            assert mine["frontend.mixup_probability"].isna().all()
+        else:
+            assert set(mine["frontend.mixup_probability"]) == {job.swept["frontend.mixup_probability"]}
+        table = pd.read_parquet(store.trial_dir(places.results, job.trial).metrics)
+        keys = ["machine", "subset", "section", "metric"]
+        wanted = table[table["backend"].isin(mine["backend_id"])].set_index(keys)["value"].sort_index()
+        pd.testing.assert_series_equal(mine.set_index(keys)["value"].sort_index(), wanted)
+    assert frame["value"].between(0, 1).all()
+    assert pd.api.types.is_float_dtype(frame["train.learning_rate"])
+
+
+def test_by_name_below_the_results_folder(world, monkeypatch):
+    places = world[0]
+    folder = store.sweep_dir(places.results, "grid")
+    monkeypatch.setenv("ASDRAY_RESULTS", str(places.results))
+    pd.testing.assert_frame_equal(asdray.load_results("grid"), asdray.load_results(str(folder)))
+    with pytest.raises(ValueError, match=r"gird is no sweep's folder \(or name\)"):
+        asdray.load_results("gird")
+
+
+def test_a_trial_is_all_that_is_there_of_it(world):
+    places, _, jobs = world
+    frame = asdray.load_results(store.trial_dir(places.results, jobs[0].trial).root)
+    assert list(frame.columns) == [*HEAD, *TAIL]
+    assert set(frame["backend"]) == {"knn(n_neighbors=1)", "knn(n_neighbors=2)"}
+    assert len(frame) == 2 * 2 * 17
+
+
+def test_a_results_folder_names_what_the_systems_of_a_recipe_differ_in(world):
+    places = world[0]
+    frame = asdray.load_results(places.results)
+    # ae_baseline has one system: nothing to tell apart.
+    assert list(frame.columns) == [*HEAD, "frontend.mixup_probability", "train.learning_rate", *TAIL]
+    assert len(frame) == 8 * 2 * 2 * 17 + 2 * 17
+    assert frame[frame["recipe"] == "ae_baseline"]["train.learning_rate"].isna().all()
+    dis = frame[frame["recipe"] == "dis_baseline"].drop_duplicates("system")
+    assert {tuple(v) for v in dis[["frontend.mixup_probability", "train.learning_rate"]].to_numpy()} == {
+        (mixup, rate) for mixup in (0.0, 1.0) for rate in (0.001, 0.01)
+    }
+
+
+def test_wrong_paths_and_damaged_files_are_told(world, tmp_path):
+    places, _, jobs = world
+    with pytest.raises(ValueError, match="no results folder: there is no sweep.yaml, trial.json or trials/"):
+        asdray.load_results(tmp_path)
+    trial = dataclasses.replace(jobs[0].trial, seed=7)
+    folder = write_trial(trial, [CKPT], (Knn(),), False, Places.of(places.data, tmp_path), jobs[0].dataset)
+    with pytest.raises(ValueError, match="is not evaluated yet: run `asdray table"):
+        asdray.load_results(folder)
+    assert len(asdray.load_results(tmp_path)) == 0
+    store.TrialDir(folder).metrics.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"cannot read .*metrics\.parquet"):
+        asdray.load_results(folder)
+
+
+def test_unlabelled_is_nan_and_counts_for_nothing(world, tmp_path):
+    places, _, jobs = world
+    trial = jobs[0].trial
+    folder = write_trial(trial, [CKPT], (Knn(),), False, Places.of(places.data, tmp_path), jobs[0].dataset)
+    head = {
+        "dcase": DCASE,
+        "recipe": trial.recipe,
+        "system": trial.system_name,
+        "seed": 0,
+        "checkpoint": CKPT,
+    }
+    rows = [
+        head | {"machine": "fan", "subset": "dev", "section": -1, "backend": "x-1", "metric": "official", "value": v}
+        for v in (0.5, None)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), store.TrialDir(folder).metrics)
+    frame = asdray.load_results(folder)
+    assert frame["value"].isna().tolist() == [False, True]
+    assert frame["value"].mean() == 0.5
+    assert set(frame["backend"]) == {"x-1"}  # of which nobody knows the options
+
+
+def test_importing_asdray_imports_nothing_heavy_and_the_name_is_there():
+    code = (
+        "import sys, asdray\n"
+        "heavy = {'numpy', 'pandas', 'pyarrow', 'torch', 'ray', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert callable(asdray.load_results)\n"
+        "assert not {'torch', 'ray', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'load_result'"):
+        _ = asdray.load_result
+
+
+def test_hundreds_of_trials_take_a_moment(tmp_path):
+    """The cost is per trial: 200 trials of 16 machines and 4 backends, as files alone."""
+    import time
+
+    rng = np.random.default_rng(0)
+    machines = [f"m{i}" for i in range(16)]
+    body = [
+        {"machine": m, "subset": "dev", "section": s, "backend": f"knn-{b}", "metric": f"metric{k}"}
+        for m in machines for b in range(4) for s in (0, -1) for k in range(8)
+    ]  # fmt: skip
+    for i in range(200):
+        system, seed = f"dis-{i // 4:08x}", i % 4
+        root = tmp_path / "trials" / DCASE / system / f"seed{seed}"
+        root.mkdir(parents=True)
+        head = {"dcase": DCASE, "recipe": "dis", "system": system, "seed": seed, "checkpoint": CKPT}
+        values = rng.uniform(size=len(body))
+        if i == 0:
+            table = pa.Table.from_pylist([head | row | {"value": 0.0} for row in body], schema=SCHEMA)
+        for name in ("system", "seed"):
+            column = pa.repeat(pa.scalar(head[name], SCHEMA.field(name).type), len(body))
+            table = table.set_column(SCHEMA.get_field_index(name), name, column)
+        table = table.set_column(SCHEMA.get_field_index("value"), "value", pa.array(values))
+        pq.write_table(table, root / "metrics.parquet")
+        described = {
+            "recipe": "dis", "system_id": f"{i // 4:08x}", "dcase": DCASE, "seed": seed,
+            "system": {"train": {"lr": i // 4}}, "dataset": {"kind": "synthetic"},
+        }  # fmt: skip
+        (root / "trial.json").write_text(json.dumps(described))
+    start = time.process_time()
+    frame = asdray.load_results(tmp_path)
+    assert time.process_time() - start < 6  # about 1 s
+    assert len(frame) == 200 * len(body)
+    assert frame["train.lr"].nunique() == 50
