@@ -39,6 +39,10 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", help="official, s_auc, mix_pauc, ...; may be repeated."),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file that adds losses, frontends or backends; may be repeated."),
+]
 DATA, RESULTS = Path("data"), Path("results")
 
 
@@ -55,11 +59,13 @@ def run(
     data: Data = DATA,
     results: Results = RESULTS,
     cache_dir: Cache = None,
+    plugin: Plugins = None,
     device: Device = "auto",
 ) -> None:
     """One trial, all stages, in this process, without Ray."""
     from asdray.audio.cache import check_unchanged
     from asdray.config.load import load_recipe, parse_set, validate
+    from asdray.config.plugin import load_plugins
     from asdray.config.sweep import Sweep, expand
     from asdray.stages.describe import write_trial
     from asdray.store import Places
@@ -67,6 +73,7 @@ def run(
 
     _one_thread_for_blas()
     where = f"asdray run {recipe} {dcase}"
+    load_plugins(plugin or [])
     load_recipe(recipe)  # what is wrong in the command is told before what is wrong with the data
     spec = validate(
         Sweep,
@@ -194,15 +201,22 @@ def _by_hand(
     overwrite: bool,
     device: str = "auto",
     backend: list[str] | None = None,
+    plugin: list[Path] | None = None,
 ) -> tuple[_Steps, list[str]]:
     """Runs ``work(steps, machine, checkpoint, description)`` for the chosen machines of a trial."""
+    from asdray.config.plugin import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
     from asdray.stages.describe import read_trial
-    from asdray.store import Places
+    from asdray.store import Places, sha256_file
 
     _one_thread_for_blas()
     trial, description, results = read_trial(folder)
+    loaded = load_plugins(plugin or [])  # after the trial's own copies: of a name the newest counts
+    for copy in description.plugins:
+        file = Path(copy.path)
+        if file.is_file() and sha256_file(file) != copy.sha256 and copy.path not in [p.path for p in loaded]:
+            print(f"{file} has changed since: the trial goes on with its own copy", file=sys.stderr)
     if machine is not None and machine not in trial.machines:
         raise ValueError(
             f"the trial has no machine {machine!r}{nearest(machine, trial.machines)} "
@@ -254,7 +268,7 @@ def extract(
 @app.command()
 def score(
     trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None,
-    backend: Backends = None, data: Data = DATA, overwrite: Overwrite = False,
+    backend: Backends = None, plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Score a trial's clips with its backends, or with others."""
 
@@ -262,18 +276,18 @@ def score(
         for chosen in steps.backends:
             steps.score(name, one, chosen)
 
-    _by_hand(trial, data, None, machine, ckpt, work, overwrite=overwrite, backend=backend)
+    _by_hand(trial, data, None, machine, ckpt, work, overwrite=overwrite, backend=backend, plugin=plugin)
 
 
 @app.command()
 def evaluate(
     trial: TrialFolder, machine: Machine = None, ckpt: Ckpt = None, backend: Backends = None,
-    data: Data = DATA, overwrite: Overwrite = False,
+    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Evaluate a trial's scores against the labels."""
     _by_hand(
         trial, data, None, machine, ckpt, lambda steps, name, one, _: steps.evaluate(name, one),
-        overwrite=overwrite, backend=backend,
+        overwrite=overwrite, backend=backend, plugin=plugin,
     )  # fmt: skip
 
 
@@ -295,7 +309,7 @@ def umap(
 @app.command()
 def table(
     trial: TrialFolder, ckpt: Ckpt = None, backend: Backends = None, metric: Metrics = None,
-    data: Data = DATA, overwrite: Overwrite = False,
+    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Write a trial's tables: of the official score, and of other metrics on request."""
     _one_thread_for_blas()
@@ -304,7 +318,7 @@ def table(
     for name in metric or []:
         check_metric(name)
     steps, checkpoints = _by_hand(
-        trial, data, None, None, ckpt, lambda *_: None, overwrite=overwrite, backend=backend
+        trial, data, None, None, ckpt, lambda *_: None, overwrite=overwrite, backend=backend, plugin=plugin
     )
     steps.table(checkpoints)
     if metric:

@@ -91,6 +91,10 @@ class TrialDir:
     def metrics(self) -> Path:
         return self.root / "metrics.parquet"
 
+    def plugin(self, sha256: str) -> Path:
+        """The trial's copy of a user's file that it depends on."""
+        return self.root / "plugins" / f"{sha256[:16]}.py"
+
     def model(self, unit: str) -> Path:
         return self.root / "model" / unit
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from asdray.backends.density import local_density
 from asdray.backends.detectors import pyod
-from asdray.backends.embeddings import held_out
+from asdray.backends.embeddings import checked, held_out
 from asdray.backends.gaussian import gmm, mahalanobis
 from asdray.backends.kmeans import kmeans
 from asdray.backends.knn import knn
@@ -29,6 +29,7 @@ from asdray.config.backend import (
     Pyod,
     Recon,
 )
+from asdray.config.plugin import implementation
 
 Scores = NDArray[np.float64]
 
@@ -96,9 +97,12 @@ def _score(
     queries: NDArray[np.floating],
 ) -> tuple[Scores, Scores]:
     """Scores of the references as if each were new, and of the queries."""
+    score: Callable[..., Scores]
+    if from_plugin := implementation(backend):
+        score = partial(_from_plugin, partial(from_plugin, backend), backend.name)
+        return held_out(score, references, domain), score(references, domain, queries)
     # Every option of a backend is an argument of its function, under the same name.
     options = backend.model_dump(exclude={"name", "sep_section"})
-    score: Callable[..., Scores]
     match backend:
         case Knn():
             score = partial(knn, **options)
@@ -120,3 +124,18 @@ def _score(
     else:
         own = held_out(score, references, domain)
     return own, score(references, domain, queries)
+
+
+def _from_plugin(
+    score: Callable[..., Scores],
+    name: str,
+    references: NDArray[np.floating],
+    domain: NDArray,
+    queries: NDArray[np.floating],
+) -> Scores:
+    """What a plugin's backend computes, after a look at what goes in and comes out."""
+    references, queries = checked(references, domain, queries)
+    scores = np.asarray(score(references, domain, queries), dtype=np.float64)
+    if scores.shape != (len(queries),):
+        raise ValueError(f"backend {name!r} gives scores of shape {scores.shape} for {len(queries)} clips")
+    return scores

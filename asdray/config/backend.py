@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from asdray.config.base import Config, digest
+from asdray.config.plugin import Open
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -146,9 +147,18 @@ class Own(Config):
     score: Annotated[str, Field(min_length=1)]
 
 
+class BackendConfig(Config):
+    """The base of a plugin's backends, which score embeddings."""
+
+    name: str
+    sep_section: bool = False
+    """Whether the clips of a section are compared with the training clips of that section alone."""
+
+
 EmbeddingBackend = Knn | KMeans | KnnRescale | Ldn | Mahalanobis | Gmm | Pyod
 OwnBackend = Recon | Own
-Backend = Annotated[EmbeddingBackend | OwnBackend, Field(discriminator="name")]
+_BuiltIn = EmbeddingBackend | OwnBackend
+Backend = Annotated[_BuiltIn, Open("BACKENDS", "backend", BackendConfig, _BuiltIn)]
 
 
 def own_backend(score: str) -> OwnBackend:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from asdray.config.plugin import Plugin
 
 
 class Config(BaseModel):
     """Frozen, and an unknown key is an error.
 
-    Two class variables decide what a configuration's hash sees:
+    Three class variables decide what a configuration's hash sees:
 
     Attributes:
         numerics: bumped by hand when the code behind the class starts to compute something else from
@@ -21,12 +24,23 @@ class Config(BaseModel):
         later: fields added after the first release, each with the value that reproduces the behaviour
             from before it existed. At that value the field is left out of the canonical form, so that
             a new option keeps old results.
+        plugin: the user's file that defines the class; set where that is loaded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     numerics: ClassVar[int] = 1
     later: ClassVar[Mapping[str, Any]] = {}
+    plugin: ClassVar[Plugin | None] = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is defined in a plugin is pickled with its source: no other process could import it."""
+        reduced = super().__reduce_ex__(protocol)
+        if self.plugin is None:
+            return reduced
+        from asdray.config.plugin import revived
+
+        return revived, (self.plugin, type(self).__qualname__), *reduced[2:]
 
 
 def canonical(value: Any) -> Any:
@@ -38,6 +52,8 @@ def canonical(value: Any) -> Any:
             for name in type(value).model_fields
             if not (name in later and getattr(value, name) == later[name])
         }
+        if value.plugin is not None:
+            fields["plugin"] = value.plugin.sha256
         return {"numerics": type(value).numerics, **fields}
     if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items()}

@@ -6,11 +6,12 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
 from asdray.config.base import Config
+from asdray.config.plugin import Open
 from asdray.dcase.years import nearest
 
 _KINDS = {
@@ -170,7 +171,10 @@ def _fault(model: type[BaseModel], item: Any) -> _Fault:
 def _members(annotation: Any) -> list[Any]:
     """What an annotation allows besides null."""
     while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
+        annotation, *marks = typing.get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, Open):
+                return list(mark.members)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [m for arg in typing.get_args(annotation) for m in _members(arg) if m is not type(None)]
     return [annotation]
@@ -194,7 +198,10 @@ def _tag(member: Any) -> str | None:
 def _inner(member: Any, part: Any) -> Any:
     """The annotation of a field, a mapping's value or a sequence's item."""
     if isinstance(member, type) and issubclass(member, BaseModel):
-        return member.model_fields[part].annotation if part in member.model_fields else None
+        option = member.model_fields.get(part)
+        if option is None:
+            return None
+        return Annotated[option.annotation, *option.metadata] if option.metadata else option.annotation
     arguments = typing.get_args(member)
     if typing.get_origin(member) in (dict, Mapping):
         return arguments[1]

@@ -1,9 +1,4 @@
-"""Frontends: what turns audio into embeddings, or into scores of its own.
-
-Each says of itself: its ``scope``, what one model is trained on; the ``own_scores`` it offers; whether its
-embedding is for backends to score (``scored_embedding``); whether it ``learns``; whether all seeds would give
-the same (``has_one_seed``); and whether clips may have any length (``takes_any_length``).
-"""
+"""Frontends: what turns audio into embeddings, or into scores of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.base import Config
 from asdray.config.branches import Branch, FftBranch, StftBranch
 from asdray.config.losses import AdaCos, Head, Loss, Positive, Probability
+from asdray.config.plugin import Open
 from asdray.dcase.years import SAMPLE_RATE, nearest
 
 ClassPart = Literal["machine", "section", "attributes", "domain"]
@@ -37,6 +33,30 @@ def _in_order(values: tuple, known: tuple) -> tuple:
     return tuple(value for value in known if value in values)
 
 
+class FrontendConfig(Config):
+    """What every frontend says of itself besides its options.
+
+    Attributes:
+        scope: what one model is trained on, ``all`` machines or one ``machine``.
+        own_scores: the scores of its own that it offers.
+        scored_embedding: whether its embedding is for backends to score.
+        learns: whether it is trained.
+        has_one_seed: whether all seeds would give the same.
+        takes_any_length: whether clips may have any length.
+    """
+
+    name: str
+    scope: ClassVar[Literal["all", "machine"]] = "machine"
+    own_scores: ClassVar[tuple[str, ...]] = ()
+    scored_embedding: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
+    has_one_seed: ClassVar[bool] = False
+    takes_any_length: ClassVar[bool] = True
+
+    def check(self, n_samples: int) -> None:
+        """Raises ValueError where it cannot take clips of ``n_samples``."""
+
+
 class SpecAugment(Config):
     """Masks on the waveform of training clips: frames and bins of its spectrogram are silenced.
 
@@ -50,7 +70,7 @@ class SpecAugment(Config):
     max_bins: Annotated[int, Field(ge=0)] = 80
 
 
-class Discriminative(Config):
+class Discriminative(FrontendConfig):
     """One network for all machines, trained to tell classes of normal sound apart; offers embeddings.
 
     Source: Wilkinghoff, ICASSP 2023 (two branches), as configured in ASDKit, arXiv 2507.10264.
@@ -78,10 +98,6 @@ class Discriminative(Config):
     later: ClassVar[Mapping[str, Any]] = {"labels": "train_only", "spec_augment": None, "heads": ()}
 
     scope: ClassVar[Literal["all", "machine"]] = "all"
-    own_scores: ClassVar[tuple[str, ...]] = ()
-    scored_embedding: ClassVar[bool] = True
-    learns: ClassVar[bool] = True
-    has_one_seed: ClassVar[bool] = False
     takes_any_length: ClassVar[bool] = False
 
     @field_validator("classes")
@@ -108,7 +124,7 @@ class Discriminative(Config):
                 branch.input_shape(n_samples)
 
 
-class Autoencoder(Config):
+class Autoencoder(FrontendConfig):
     """One autoencoder per machine on stacked log-mel frames; offers scores of its own.
 
     Its embedding, the time mean of the bottleneck, is for plots; backends do not score it.
@@ -144,11 +160,7 @@ class Autoencoder(Config):
         "validation": 0.0,
         "scores": ("recon",),
     }
-    scope: ClassVar[Literal["all", "machine"]] = "machine"
     scored_embedding: ClassVar[bool] = False
-    learns: ClassVar[bool] = True
-    has_one_seed: ClassVar[bool] = False
-    takes_any_length: ClassVar[bool] = True
 
     @field_validator("scores")
     @classmethod
@@ -156,7 +168,7 @@ class Autoencoder(Config):
         return _in_order(scores, OWN_SCORES)
 
     @property
-    def own_scores(self) -> tuple[str, ...]:
+    def own_scores(self) -> tuple[str, ...]:  # type: ignore[override]
         """The scores that it offers."""
         return self.scores
 
@@ -170,7 +182,7 @@ class Autoencoder(Config):
             )
 
 
-class RawSpec(Config):
+class RawSpec(FrontendConfig):
     """The time mean of a mel spectrogram, without a logarithm: learns nothing.
 
     Source: ASDKit ``raw_spec``, arXiv 2507.10264.
@@ -181,18 +193,11 @@ class RawSpec(Config):
     n_fft: Annotated[int, Field(ge=16)] = 1024
     hop_length: Positive = 512
 
-    scope: ClassVar[Literal["all", "machine"]] = "machine"
-    own_scores: ClassVar[tuple[str, ...]] = ()
-    scored_embedding: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = True
-    takes_any_length: ClassVar[bool] = True
-
-    def check(self, n_samples: int) -> None:
-        """Every clip is long enough."""
 
 
-class Precomputed(Config):
+class Precomputed(FrontendConfig):
     """Embeddings of any model, from files: learns nothing, reads no audio."""
 
     name: Literal["precomputed"] = "precomputed"
@@ -201,11 +206,7 @@ class Precomputed(Config):
     ``.npz`` file with arrays of these names. In it ``{dcase}``, ``{machine}`` and ``{seed}`` are replaced;
     where it is relative, it is so to the data folder."""
 
-    scope: ClassVar[Literal["all", "machine"]] = "machine"
-    own_scores: ClassVar[tuple[str, ...]] = ()
-    scored_embedding: ClassVar[bool] = True
     learns: ClassVar[bool] = False
-    takes_any_length: ClassVar[bool] = True
 
     @field_validator("path")
     @classmethod
@@ -226,7 +227,7 @@ class Precomputed(Config):
         return path
 
     @property
-    def has_one_seed(self) -> bool:
+    def has_one_seed(self) -> bool:  # type: ignore[override]
         """Whether the files are the same for all seeds."""
         return "{seed}" not in self.path
 
@@ -234,8 +235,6 @@ class Precomputed(Config):
         """The path with its placeholders replaced."""
         return self.path.format(dcase=dcase, machine=machine, seed=seed)
 
-    def check(self, n_samples: int) -> None:
-        """Every clip is long enough."""
 
-
-Frontend = Annotated[Discriminative | Autoencoder | RawSpec | Precomputed, Field(discriminator="name")]
+_BuiltIn = Discriminative | Autoencoder | RawSpec | Precomputed
+Frontend = Annotated[_BuiltIn, Open("FRONTENDS", "frontend", FrontendConfig, _BuiltIn)]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from asdray.config.base import Config
+from asdray.config.plugin import Open
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -68,7 +69,8 @@ class AdaProj(Config):
     trainable: bool = False
 
 
-Loss = Annotated[AdaCos | SubclusterAdaCos | ArcFace | AdaProj, Field(discriminator="name")]
+_BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj
+Loss = Annotated[_BuiltIn, Open("LOSSES", "loss", Config, _BuiltIn)]
 
 
 class SubspaceLoss(Config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config
 from asdray.config.ensemble import Ensemble
 from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
+from asdray.config.plugin import load_plugins
 from asdray.config.ranking import check_rank_by
 from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
@@ -78,6 +79,8 @@ class Sweep(Config):
     resources: Resources = Resources()
     rank_by: str | None = None
     """A leaderboard column such as ``dcase2023-eval``, or a mean of `asdray.config.ranking.MEANS`."""
+    plugins: tuple[str, ...] = ()
+    """Python files that add losses, frontends or backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
 
     @model_validator(mode="before")
@@ -88,7 +91,7 @@ class Sweep(Config):
         value = _mappings(value)
         if isinstance(value.get("backends"), list):
             value["backends"] = _expand_backends(value["backends"])
-        for key in ("dcase", "seeds", "checkpoints"):
+        for key in ("dcase", "seeds", "checkpoints", "plugins"):
             if key in value and not isinstance(value[key], list | tuple):
                 value[key] = [value[key]]
         return value
@@ -228,10 +231,13 @@ def _mappings(value: Mapping) -> dict:
     return value
 
 
-def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()) -> Sweep:
     """The sweep in a YAML file, with options replaced (``seeds``, ``recipes.ae_baseline.set.train.epochs``).
 
-    Recipe files are named relative to the sweep file; the sweep holds their absolute paths.
+    Recipe files and plugins are named relative to the sweep file; the sweep holds their absolute paths.
+
+    Args:
+        plugins: more of them than the sweep file names.
 
     Raises:
         ValueError: every fault of the file, one line each.
@@ -246,6 +252,9 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
         value = _mappings(value)
         if isinstance(value.get("recipes"), dict):
             value["recipes"] = _located(value["recipes"], path.expanduser().absolute().parent)
+        value["plugins"] = _with_plugins(
+            value.get("plugins", []), path.expanduser().absolute().parent, plugins
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     sweep = validate(Sweep, value, str(path))
@@ -297,6 +306,15 @@ def _located(recipes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             raise ValueError(f"recipes names {place!r} twice")
         located[place] = use
     return located
+
+
+def _with_plugins(named: Any, folder: Path, more: Iterable[Path]) -> list[str]:
+    """Loads the plugins that a sweep file in ``folder`` names, and ``more``; returns their absolute paths."""
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise ValueError(f"plugins is {named!r}: must be a list of paths")
+    paths = [folder / Path(one).expanduser() for one in named]
+    return list(dict.fromkeys(plugin.path for plugin in load_plugins([*paths, *more])))
 
 
 def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:

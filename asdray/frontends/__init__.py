@@ -1,7 +1,8 @@
 """Frontends: what turns audio into embeddings, or into a score of its own. Plain torch, no Lightning.
 
 `build` is the one place that chooses by configuration: a new frontend is a configuration class in
-`asdray.config.frontend`, one module class and one case. A frontend is a torch module with
+`asdray.config.frontend`, one module class and one case (or, in a user's file, see `asdray.config.plugin`). A
+frontend is an `asdray.frontends.base.FrontendModule`: a torch module with
 
 * ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
 * ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,)``;
@@ -78,9 +79,12 @@ def build(
     import torch
 
     from asdray.config import frontend
+    from asdray.config.plugin import implementation
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if from_plugin := implementation(config):
+            return from_plugin(config, n_samples, columns, saved)
         match config:
             case frontend.Discriminative():
                 from asdray.frontends.discriminative import DiscriminativeFrontend, class_labels

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from asdray.audio import features
 from asdray.audio.batches import Clips, split
+from asdray.frontends.base import FrontendModule
 from asdray.frontends.networks import AutoencoderNetwork
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class VectorBatches:
             yield features.stack_frames(self._frames, starts, self._n_frames)
 
 
-class AutoencoderFrontend(nn.Module):
+class AutoencoderFrontend(FrontendModule):
     """Log-mel frames, stacked, through the autoencoder."""
 
     window: Tensor
@@ -84,10 +85,6 @@ class AutoencoderFrontend(nn.Module):
         self.shortest = (config.n_frames - 1) * config.hop_length
         self.needs_training_clips = "mahalanobis" in config.scores
         self._roots: list[Tensor] = []
-
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides the weights to build this frontend again."""
-        return {}
 
     def frames(self, waves: Tensor) -> Tensor:
         """``(B, L) float32`` -> log-mel frames ``(B, T, M)``."""

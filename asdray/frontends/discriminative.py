@@ -19,6 +19,7 @@ from asdray.audio.batches import Clips, split
 from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
+from asdray.frontends.base import FrontendModule
 from asdray.frontends.heads import build_head, build_loss
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
@@ -159,7 +160,7 @@ class ClipBatches:
         return None
 
 
-class DiscriminativeFrontend(nn.Module):
+class DiscriminativeFrontend(FrontendModule):
     """Branches side by side, their outputs concatenated; the loss sees class centres that only it needs.
 
     Args:
@@ -220,12 +221,6 @@ class DiscriminativeFrontend(nn.Module):
         for head in self.more_heads:
             loss = loss + head(parts, targets, batch.exchange)
         return loss
-
-    shortest = 1
-    needs_training_clips = False
-
-    def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Nothing to do: embeddings depend on no other clip."""
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Embeddings of whole clips.

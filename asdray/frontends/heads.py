@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from asdray.config.plugin import implementation
 from asdray.frontends.augment import Exchange
 from asdray.frontends.losses import AdaCosLoss, AdaProjLoss, AngularLoss, ArcFaceLoss
 
@@ -24,6 +25,8 @@ def build_loss(options: config.Loss, embedding_dim: int, n_classes: int) -> Angu
     Raises:
         ValueError: too few classes for it.
     """
+    if from_plugin := implementation(options):
+        return from_plugin(options, embedding_dim, n_classes)
     match options.name:
         case "adacos":
             return AdaCosLoss(embedding_dim, n_classes, trainable=options.trainable, dynamic=options.dynamic)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from asdray.audio import features
-from asdray.audio.batches import Clips
+from asdray.frontends.base import FrontendModule
 
 if TYPE_CHECKING:
     from asdray.config.frontend import RawSpec
 
 
-class RawSpecFrontend(nn.Module):
+class RawSpecFrontend(FrontendModule):
     """How loud each mel band is on average; HTK filters on magnitudes, no logarithm."""
 
     window: Tensor
@@ -25,16 +24,6 @@ class RawSpecFrontend(nn.Module):
         self.hop_length = config.hop_length
         self.register_buffer("window", features.hann(config.n_fft), persistent=False)
         self.register_buffer("filters", features.mel_filters(config.n_mels, config.n_fft), persistent=False)
-
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides the weights to build this frontend again."""
-        return {}
-
-    shortest = 1
-    needs_training_clips = False
-
-    def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Nothing to do: embeddings depend on no other clip."""
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """``embedding`` ``(B, n_mels) float32`` of whole clips ``(B, L) float32``."""

@@ -13,6 +13,7 @@ from asdray import provenance, store
 from asdray.config.backend import Backend, Umap
 from asdray.config.base import Config, canonical
 from asdray.config.load import validate
+from asdray.config.plugin import Plugin, activate, plugins_of
 from asdray.config.sweep import Checkpoint, Seed
 from asdray.config.system import System
 from asdray.config.trial import Trial
@@ -20,6 +21,13 @@ from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import check_machines
 from asdray.stages.state import train_step
 from asdray.store import Places
+
+
+class PluginCopy(Config):
+    """A plugin that the trial depends on: where it was, and the content that the trial keeps a copy of."""
+
+    path: str
+    sha256: str
 
 
 class Description(Config):
@@ -35,6 +43,7 @@ class Description(Config):
     checkpoints: tuple[Checkpoint, ...] = Field(min_length=1)
     backends: tuple[Backend, ...] = Field(min_length=1)
     umap: Umap | Literal[False]
+    plugins: tuple[PluginCopy, ...] = ()
 
 
 def write_trial(
@@ -50,6 +59,7 @@ def write_trial(
     It holds all that the stage commands need to go on by hand, and the provenance of its first writing;
     each stage's marker holds that of the stage.
     """
+    backends = list(backends)
     description: dict[str, Any] = {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -66,6 +76,10 @@ def write_trial(
         "signatures": {u.name: train_step(trial, u, places, dataset).signature for u in trial.units},
     }
     directory = store.trial_dir(places.results, trial)
+    if plugins := plugins_of(trial.system, backends):
+        description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
+        for plugin in plugins:
+            store.write_text(directory.plugin(plugin.sha256), plugin.text)
     try:
         old = store.read_json(directory.trial_json)
     except ValueError:
@@ -87,6 +101,7 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        _activate_plugins(value, folder)
         description = validate(Description, value, "trial.json")
         machines = check_machines(description.dcase, description.machines)
     except ValueError as error:
@@ -103,3 +118,21 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
     if expected != folder:
         raise ValueError(f"the trial in {folder} belongs to {expected}: move it back")
     return trial, description, results
+
+
+def _activate_plugins(value: Any, folder: Path) -> None:
+    """Adds what the plugins of a trial add, as they were when it was made.
+
+    Raises:
+        ValueError: its copy of one is missing or damaged.
+    """
+    for entry in value.get("plugins", ()) if isinstance(value, dict) else ():
+        known = validate(PluginCopy, entry, "plugins")
+        path = store.TrialDir(folder).plugin(known.sha256)
+        try:
+            plugin = Plugin(known.path, path.read_bytes().decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the copy of the plugin {known.path} cannot be read: {error}") from None
+        if plugin.sha256 != known.sha256:
+            raise ValueError(f"{path} is not the plugin {known.path} that the trial was made with")
+        activate(plugin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,9 @@ def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ..
     return tuple(replace(job, dataset=now[job.trial.dcase]) for job in jobs)
 
 
-def load(path: Path, overrides: Mapping[str, Any], places: Places) -> tuple[Sweep, tuple[Job, ...]]:
-    """The sweep in a file and its jobs."""
-    sweep = load_sweep(path, overrides)
+def load(
+    path: Path, overrides: Mapping[str, Any], places: Places, plugins: Iterable[Path] = ()
+) -> tuple[Sweep, tuple[Job, ...]]:
+    """The sweep in a file and its jobs; ``plugins`` besides those that the file names."""
+    sweep = load_sweep(path, overrides, plugins)
     return sweep, plan(sweep, places, str(path))
