@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config
 from asdray.config.ensemble import Ensemble
-from asdray.config.load import load_recipe, read_yaml, validate, with_overrides
+from asdray.config.expand import expand
+from asdray.config.load import read_yaml, validate
 from asdray.config.plugin import load_plugins
 from asdray.config.ranking import check_rank_by
-from asdray.config.trial import Trial
+from asdray.config.search import Confirm, Scheduler, Search
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -28,12 +28,6 @@ class RecipeUse(Config):
 
     set: dict[str, Any] = Field(default={})
     space: dict[str, Any] = Field(default={})
-
-
-class Search(Config):
-    """How the space is walked. A grid is its full product."""
-
-    algorithm: Literal["grid"] = "grid"
 
 
 class Keep(Config):
@@ -73,8 +67,9 @@ class Sweep(Config):
     checkpoints: tuple[Checkpoint, ...] = Field(default=("last",), min_length=1)
     umap: Umap | Literal[False] = Umap()
     search: Search = Search()
-    scheduler: None = None
-    confirm: None = None
+    scheduler: Scheduler | None = None
+    """Stops trainings of a search early, by their training loss."""
+    confirm: Confirm | None = None
     keep: Keep = Keep()
     resources: Resources = Resources()
     rank_by: str | None = None
@@ -127,10 +122,36 @@ class Sweep(Config):
     def _machines_of_asked_years(self) -> Sweep:
         if self.machines != "all":
             for year in self.machines:
-                if year not in self.dcase:
+                if year not in self.years:
                     raise ValueError(
-                        f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.dcase)}"
+                        f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.years)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _search_parts_fit(self) -> Sweep:
+        for name in ("scheduler", "confirm"):
+            if getattr(self, name) is not None and not self.search.samples:
+                raise ValueError(
+                    f"{name} belongs to a search; this sweep is a grid, whose trials are fixed and all "
+                    "run to their end: choose search: {algorithm: random} or {algorithm: optuna}, or leave "
+                    "it out"
+                )
+        if self.search.samples and self.ensembles:
+            raise ValueError(
+                "ensembles are made of a grid's trials, not of a search's: sweep those on their own"
+            )
+        if self.confirm is not None and (shared := sorted(set(self.confirm.seeds) & set(self.seeds))):
+            raise ValueError(
+                f"confirm.seeds: the search used {', '.join(map(str, shared))} too, and chose by what they "
+                "gave: confirm with others"
+            )
+        objective = self.search.objective
+        if objective is not None and objective.checkpoint not in self.checkpoints:
+            raise ValueError(
+                f"search.objective.checkpoint is {objective.checkpoint!r}, which checkpoints "
+                f"({', '.join(self.checkpoints)}) does not name"
+            )
         return self
 
     @model_validator(mode="after")
@@ -153,13 +174,23 @@ class Sweep(Config):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """``<dcase>-<subset>`` of every year and subset in which a machine is asked for."""
+        """``<dcase>-<subset>`` of the leaderboard's years and subsets in which a machine is asked for."""
         return tuple(
             f"{dcase}-{subset}"
-            for dcase in self.dcase
+            for dcase in self.board_years
             for subset in SUBSETS
             if set(get_year(dcase).machines[subset]) & set(self.machines_of(dcase))
         )
+
+    @property
+    def years(self) -> tuple[str, ...]:
+        """All years that anything is trained on."""
+        return tuple(dict.fromkeys((*self.dcase, *self.board_years)))
+
+    @property
+    def board_years(self) -> tuple[str, ...]:
+        """The years that systems are ranked over: after a search those of its confirmation."""
+        return (self.confirm.dcase if self.confirm else None) or self.dcase
 
     def machines_of(self, dcase: str) -> tuple[str, ...]:
         """The machines asked for in a year, in the year's order."""
@@ -226,6 +257,10 @@ def _mappings(value: Mapping) -> dict:
         value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
     if value.get("space", {}) is None:
         value["space"] = {}
+    if isinstance(value.get("scheduler"), str):
+        value["scheduler"] = {"name": value["scheduler"]}
+    if isinstance(value.get("search"), str):
+        value["search"] = {"algorithm": value["search"]}
     if value.get("resources") == "auto":
         value["resources"] = {}
     return value
@@ -315,75 +350,3 @@ def _with_plugins(named: Any, folder: Path, more: Iterable[Path]) -> list[str]:
         raise ValueError(f"plugins is {named!r}: must be a list of paths")
     paths = [folder / Path(one).expanduser() for one in named]
     return list(dict.fromkeys(plugin.path for plugin in load_plugins([*paths, *more])))
-
-
-def _axes(space: Mapping[str, Any], where: str) -> dict[str, list]:
-    axes = {}
-    for path, values in space.items():
-        if not isinstance(values, list):
-            raise ValueError(
-                f"{where}.{path} is {values!r}: an axis of a grid is a list of values "
-                "(a fixed value goes to 'set')"
-            )
-        if not values:
-            raise ValueError(f"{where}.{path} is an empty list: an axis needs at least one value")
-        axes[path] = values
-    return axes
-
-
-def expand(sweep: Sweep, where: str) -> tuple[tuple[Trial, dict[str, Any]], ...]:
-    """Every trial of a grid, and the swept values that made it (option path -> value).
-
-    What gives the same for all seeds is one trial, of seed 0.
-
-    Raises:
-        ValueError: an option that does not exist, a value that does not fit, clips too short for a
-            frontend; with the place in the sweep file.
-    """
-    trials: list[tuple[Trial, dict[str, Any]]] = []
-    for recipe, use in sweep.recipes.items():
-        base = _recipe(recipe, where)
-        at = f"{where}: recipes.{recipe}"
-        base = with_overrides(base, use.set, f"{at}.set")
-        axes = {**_axes(sweep.space, f"{where}: space"), **_axes(use.space, f"{at}.space")}
-        seen: dict[str, dict] = {}
-        for row in itertools.product(*axes.values()):
-            swept = dict(zip(axes, row, strict=True))
-            system = with_overrides(base, swept, f"{at}.space" if use.space else f"{where}: space")
-            if system.id in seen:
-                raise ValueError(f"{at}: {seen[system.id]} and {swept} are the same system")
-            seen[system.id] = swept
-            for dcase in sweep.dcase:
-                try:
-                    system.check(dcase)
-                except ValueError as error:
-                    raise ValueError(f"{at}: {error}") from None
-                for seed in (0,) if system.frontend.has_one_seed else sweep.seeds:
-                    trial = Trial(dcase, _stem(recipe), system, seed, sweep.machines_of(dcase))
-                    if not trial.backends(sweep.backends):
-                        names = ", ".join(b.name for b in sweep.backends)
-                        raise ValueError(f"{where}: none of the backends ({names}) applies to {recipe}")
-                    trials.append((trial, swept))
-            for ckpt in sweep.checkpoints:
-                if ckpt.startswith("epoch_") and int(ckpt[6:]) > system.train.epochs:
-                    raise ValueError(
-                        f"{where}: checkpoints names {ckpt}, but recipes.{recipe} trains "
-                        f"{system.train.epochs} epochs"
-                    )
-    _refuse_twice([(t.recipe, t.system.id, t.dcase, t.seed) for t, _ in trials], f"{where}: recipes")
-    return tuple(trials)
-
-
-def _recipe(name: str, where: str) -> Any:
-    try:
-        return load_recipe(name).system
-    except ValueError as error:
-        raise ValueError(f"{where}: recipes: {error}") from None
-
-
-def _stem(recipe: str) -> str:
-    """A recipe file's name without folder and suffix: part of the trial's path."""
-    stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
-        raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
-    return stem
