@@ -77,6 +77,11 @@ def pack_dir(cache: Path, dcase: str, machine: str, split: str) -> Path:
     return cache / dcase / machine / split
 
 
+def checkpoint_name(ckpt: str) -> str:
+    """A checkpoint's file, relative to the folder of its unit."""
+    return f"checkpoints/{ckpt}.ckpt"
+
+
 @dataclass(frozen=True)
 class TrialDir:
     """Every path of one trial, ``<results>/trials/<dcase>/<recipe>-<system8>/seed<k>``."""
@@ -99,7 +104,7 @@ class TrialDir:
         return self.root / "model" / unit
 
     def checkpoint(self, unit: str, ckpt: str) -> Path:
-        return self.model(unit) / "checkpoints" / f"{ckpt}.ckpt"
+        return self.model(unit) / checkpoint_name(ckpt)
 
     def output(self, ckpt: str) -> Path:
         return self.root / "output" / ckpt
@@ -237,13 +242,24 @@ class Marker:
 
 def marker_path(folder: Path, stage: str, backend: str | None = None) -> Path:
     """The marker of a stage whose outputs lie in ``folder``."""
-    return folder / ".done" / (f"{stage}-{backend}.json" if backend else f"{stage}.json")
+    return folder / (f".done/{stage}-{backend}.json" if backend else f".done/{stage}.json")
+
+
+def marked_backends(folder: Path, stage: str) -> list[str]:
+    """The backends of which there is a marker of ``stage``, read or not."""
+    try:
+        names = sorted(os.listdir(f"{folder}/.done"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    start, end = f"{stage}-", ".json"
+    return [n[len(start) : -len(end)] for n in names if n.startswith(start) and n.endswith(end)]
 
 
 def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker | None:
     """The marker of a stage, or None where there is none that this version can read."""
     try:
-        raw = json.loads(marker_path(folder, stage, backend).read_text(encoding="utf-8"))
+        with open(marker_path(folder, stage, backend), "rb") as file:
+            raw = json.loads(file.read())
         if raw.pop("format") != MARKER_FORMAT:
             return None
         return Marker(**raw)
@@ -269,7 +285,7 @@ def done(
         return None
     for name, entry in marker.outputs.items():
         try:
-            if os.stat(folder / name).st_size != entry["size"]:
+            if os.stat(f"{folder}/{name}").st_size != entry["size"]:
                 return None
         except OSError:
             return None

@@ -23,6 +23,7 @@ from asdray.stages import state
 from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.train import train
+from asdray.stages.walk import walk
 from asdray.store import Places
 
 RAW = System(frontend=RawSpec(n_mels=8, n_fft=256, hop_length=128), audio=Audio(duration=0.4))
@@ -195,7 +196,7 @@ def test_missing_clips_are_counted(places, tmp_path):
 def test_a_missing_file_is_named_before_anything_runs(places, tmp_path):
     trial = trial_of(from_file(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match=r"frontend.path: cannot read .*none.npz: No such file"):
-        state.missing(trial, ("last",), (Knn(),), False, places, load_dataset(places.data, DCASE))
+        list(walk(trial, ("last",), (Knn(),), False, places, load_dataset(places.data, DCASE)))
 
 
 @pytest.mark.parametrize(

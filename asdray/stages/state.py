@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from asdray import store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.frontend import Discriminative, Precomputed
 from asdray.config.trial import Trial, Unit
-from asdray.dcase.manifest import Dataset
+from asdray.dcase.manifest import Dataset, MachineData
 from asdray.dcase.years import get_year
 from asdray.store import Marker, Places
 
@@ -124,17 +124,27 @@ def trained(
 
 def extract_step(trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset) -> Step:
     """Extraction of a machine's embeddings and own scores with one checkpoint."""
-    unit = trial.unit_of(machine)
-    train = train_step(trial, unit, places, dataset)
-    directory = store.trial_dir(places.results, trial)
-    marker = train.marker
+    train = train_step(trial, trial.unit_of(machine), places, dataset)
+    return extract_after(train, train.marker, trial, machine, ckpt, places, dataset)
+
+
+def extract_after(
+    train: Step,
+    trained: Marker | None,
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    places: Places,
+    dataset: Dataset,
+) -> Step:
+    """`extract_step` behind a training that was looked up already."""
     inputs = None
-    if marker is not None:
-        entry = marker.outputs.get(str(directory.checkpoint(unit.name, ckpt).relative_to(train.folder)))
+    if trained is not None:
+        entry = trained.outputs.get(store.checkpoint_name(ckpt))
         inputs = {"checkpoint": entry["sha256"]} if entry else None
     ids = dataset.machines[machine]
     signature = signatures.extract_signature(train.signature, ckpt, machine, ids.train, ids.test)
-    return Step("extract", directory.machine(ckpt, machine), signature, inputs)
+    return Step("extract", store.trial_dir(places.results, trial).machine(ckpt, machine), signature, inputs)
 
 
 def score_step(
@@ -142,13 +152,13 @@ def score_step(
 ) -> Step:
     """Scoring of a machine's clips by one backend."""
     extract = extract_step(trial, machine, ckpt, places, dataset)
-    return Step(
-        "score",
-        extract.folder,
-        signatures.score_signature(extract.signature, backend),
-        _needs(extract=extract.marker),
-        backend_id(backend),
-    )
+    return score_after(extract, extract.marker, backend)
+
+
+def score_after(extract: Step, extracted: Marker | None, backend: Backend) -> Step:
+    """`score_step` behind an extraction that was looked up already."""
+    signature = signatures.score_signature(extract.signature, backend)
+    return Step("score", extract.folder, signature, _needs(extract=extracted), backend_id(backend))
 
 
 def evaluate_step(
@@ -165,14 +175,25 @@ def evaluate_step(
     with different backends do not undo each other's work.
     """
     extract = extract_step(trial, machine, ckpt, places, dataset)
-    asked = {backend_id(b): score_step(trial, machine, ckpt, b, places, dataset) for b in backends}
-    scores = {name: step.signature for name, step in asked.items()}
-    markers = {name: step.marker for name, step in asked.items()}
-    for name, marker in _scores_on_disk(extract).items():
-        if name not in asked:
-            scores[name] = marker.signature
-            markers[name] = marker
-    return _evaluate_step(extract, scores, markers, dataset.machines[machine].labels)
+    extracted = extract.marker
+    steps = {backend_id(b): score_after(extract, extracted, b) for b in backends}
+    scored = {name: (step, step.marker) for name, step in steps.items()}
+    return evaluate_after(extract, extracted, scored, dataset.machines[machine])
+
+
+def evaluate_after(
+    extract: Step,
+    extracted: Marker | None,
+    asked: Mapping[str, tuple[Step, Marker | None]],
+    machine: MachineData,
+) -> Step:
+    """`evaluate_step` behind an extraction and scores (backend id -> step) that were looked up already."""
+    scores = {name: step.signature for name, (step, _) in asked.items()}
+    markers = {name: marker for name, (_, marker) in asked.items()}
+    for name, marker in _scores_on_disk(extract, extracted, skip=set(asked)).items():
+        scores[name] = marker.signature
+        markers[name] = marker
+    return _evaluate_step(extract, scores, markers, machine.labels)
 
 
 def _evaluate_step(
@@ -182,13 +203,15 @@ def _evaluate_step(
     return Step("evaluate", extract.folder, signature, _needs(**dict(sorted(markers.items()))))
 
 
-def _scores_on_disk(extract: Step) -> dict[str, Marker]:
-    """Backend id -> marker of every score that was made from the extraction as it is."""
-    extracted = extract.marker
+def _scores_on_disk(
+    extract: Step, extracted: Marker | None, skip: Set[str] = frozenset()
+) -> dict[str, Marker]:
+    """Backend id -> marker of every score that was made from the extraction as it is, but those to skip."""
     found: dict[str, Marker] = {}
     if extracted is not None:
-        for path in (extract.folder / ".done").glob("score-*.json"):
-            name = path.stem.removeprefix("score-")
+        for name in store.marked_backends(extract.folder, "score"):
+            if name in skip:
+                continue
             marker = store.read_marker(extract.folder, "score", name)
             if marker is None or dict(marker.inputs) != _needs(extract=extracted):
                 continue
@@ -197,37 +220,50 @@ def _scores_on_disk(extract: Step) -> dict[str, Marker]:
     return found
 
 
-def _evaluated(trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset) -> Step | None:
+def _evaluated(
+    trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset
+) -> tuple[Step, Marker] | None:
     """The evaluation that is there, over whichever backends it covers; None if it is none of now."""
     extract = extract_step(trial, machine, ckpt, places, dataset)
     there = store.read_marker(extract.folder, "evaluate")
-    scored = _scores_on_disk(extract) if there is not None else {}
+    scored = _scores_on_disk(extract, extract.marker) if there is not None else {}
     if there is None or not there.inputs or not set(there.inputs) <= set(scored):
         return None
     markers = {name: scored[name] for name in there.inputs}
     scores = {name: marker.signature for name, marker in markers.items()}
     step = _evaluate_step(extract, scores, markers, dataset.machines[machine].labels)
-    return step if step.marker is not None else None
+    marker = step.marker
+    return None if marker is None else (step, marker)
 
 
 def umap_step(trial: Trial, machine: str, ckpt: str, umap: Umap, places: Places, dataset: Dataset) -> Step:
     """UMAP of a machine's embeddings."""
     extract = extract_step(trial, machine, ckpt, places, dataset)
-    return Step(
-        "umap",
-        extract.folder,
-        signatures.umap_signature(extract.signature, umap),
-        _needs(extract=extract.marker),
-    )
+    return umap_after(extract, extract.marker, umap)
 
 
-def table_step(trial: Trial, checkpoints: Iterable[str], places: Places, dataset: Dataset) -> Step:
+def umap_after(extract: Step, extracted: Marker | None, umap: Umap) -> Step:
+    """`umap_step` behind an extraction that was looked up already."""
+    signature = signatures.umap_signature(extract.signature, umap)
+    return Step("umap", extract.folder, signature, _needs(extract=extracted))
+
+
+def table_step(
+    trial: Trial,
+    checkpoints: Iterable[str],
+    places: Places,
+    dataset: Dataset,
+    known: Mapping[tuple[str, str], tuple[Step, Marker]] = MappingProxyType({}),
+) -> Step:
     """The trial's own tables, over all that is evaluated of it.
 
     That is what was asked for, as far as it is done (a machine or backend that failed is missing in the
     signature too: when it is mended, the tables are made anew), and what is done of other backends and
     checkpoints and, where every machine has its own model, of other machines: they belong to other sweeps
     over the trial.
+
+    Args:
+        known: (checkpoint, machine) -> evaluations that were looked up already and are done.
     """
     directory = store.trial_dir(places.results, trial)
     evaluations: dict[str, str] = {}
@@ -235,11 +271,14 @@ def table_step(trial: Trial, checkpoints: Iterable[str], places: Places, dataset
     for ckpt in sorted({*checkpoints, *_folders(directory.root / "output")}):
         everything = _with_finished_machines(trial, directory.output(ckpt), dataset)
         for machine in everything.machines:
-            step = _evaluated(everything, machine, ckpt, places, dataset)
-            marker = step.marker if step else None
-            if step is not None and marker is not None:
-                evaluations[f"{ckpt}/{machine}"] = step.signature
-                inputs[f"{ckpt}/{machine}"] = marker.digest
+            if found := known.get((ckpt, machine)):
+                step, marker = found
+            elif other := _evaluated(everything, machine, ckpt, places, dataset):
+                step, marker = other
+            else:
+                continue
+            evaluations[f"{ckpt}/{machine}"] = step.signature
+            inputs[f"{ckpt}/{machine}"] = marker.digest
     return Step("table", directory.root, signatures.table_signature(evaluations), inputs)
 
 
@@ -257,46 +296,3 @@ def _folders(folder: Path) -> set[str]:
         return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
     except FileNotFoundError:
         return set()
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What is left to do of a trial. Empty tuples and False = nothing."""
-
-    units: tuple[Unit, ...] = ()
-    machines: tuple[tuple[str, str], ...] = ()
-    """(checkpoint, machine) pairs of which extract, score or evaluate is not done."""
-    umaps: tuple[tuple[str, str], ...] = ()
-    table: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.units or self.machines or self.umaps or self.table)
-
-
-def missing(
-    trial: Trial,
-    checkpoints: Iterable[str],
-    asked: tuple[Backend, ...],
-    umap: Umap | Any,
-    places: Places,
-    dataset: Dataset,
-) -> Missing:
-    """What is left to do of ``trial``: the one question that resuming asks.
-
-    Args:
-        asked: the sweep's backends; those that apply to the frontend count.
-        umap: its options, or False for none.
-    """
-    checkpoints = tuple(checkpoints)
-    backends = trial.backends(asked)
-    units = tuple(u for u in trial.units if trained(trial, u, checkpoints, places, dataset) is None)
-    machines = []
-    umaps = []
-    for ckpt in checkpoints:
-        for machine in trial.machines:
-            if evaluate_step(trial, machine, ckpt, backends, places, dataset).marker is None:
-                machines.append((ckpt, machine))
-            if umap and umap_step(trial, machine, ckpt, umap, places, dataset).marker is None:
-                umaps.append((ckpt, machine))
-    table = table_step(trial, checkpoints, places, dataset).marker is None
-    return Missing(units, tuple(machines), tuple(umaps), table)

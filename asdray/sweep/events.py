@@ -7,12 +7,11 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from asdray import provenance
 from asdray.config.trial import Trial
 from asdray.stages.state import Outcome
-from asdray.store import Marker
 
 Event = dict[str, Any]
 
@@ -42,7 +41,20 @@ def event_of(
     }
 
 
-def finished(event: Event, marker: Marker, found: bool) -> Event:
+class Record(Protocol):
+    """What an event says of a finished stage; a `asdray.store.Marker` has it all."""
+
+    @property
+    def signature(self) -> str: ...
+    @property
+    def finished(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def device(self) -> str: ...
+
+
+def finished(event: Event, marker: Record, found: bool) -> Event:
     """``event`` of a stage that is done. ``found``: it was so before this sweep asked."""
     return {
         **event,
@@ -101,14 +113,14 @@ class EventLog:
         if path.exists():
             _drop_torn_line(path)
             with open(path, encoding="utf-8", errors="replace") as file:
-                self._done = {_key(event) for event in map(_parse, file) if event.get("status") == "done"}
+                self._done = {key_of(event) for event in map(_parse, file) if event.get("status") == "done"}
 
     def add(self, event: Event) -> bool:
         """Writes the event unless its stage is already logged as done. Returns whether it was new."""
         if event["status"] == "done":
-            if _key(event) in self._done and event["found"]:
+            if key_of(event) in self._done and event["found"]:
                 return False
-            self._done.add(_key(event))
+            self._done.add(key_of(event))
             if not event["found"]:
                 self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1
         else:
@@ -127,7 +139,8 @@ def _parse(line: str) -> Event:
     return event if isinstance(event, dict) else {}
 
 
-def _key(event: Mapping[str, Any]) -> tuple:
+def key_of(event: Mapping[str, Any]) -> tuple:
+    """What tells one stage, with its signature, from all others."""
     return tuple(event.get(name) for name in _KEY)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from asdray.config.backend import Backend, backend_id
+from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
-from asdray.stages import state
-from asdray.store import Marker, Places
+from asdray.stages.walk import walk
+from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.events import Event, EventLog, event_of, finished
+from asdray.sweep.events import Event, EventLog, finished
+from asdray.sweep.standing import Missing, Standing
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Job:
     dataset: Dataset
     backends: tuple[Backend, ...]
 
-    def missing(self, sweep: Sweep, places: Places) -> state.Missing:
-        """What is left to do of it."""
-        return state.missing(self.trial, sweep.checkpoints, sweep.backends, sweep.umap, places, self.dataset)
+    def missing(
+        self, sweep: Sweep, places: Places, failures: Mapping[tuple, Event] = MappingProxyType({})
+    ) -> Missing:
+        """What is left to do of it, but for what `asdray.sweep.events.EventLog.lasting` says failed."""
+        return standing(self, sweep, places).missing(failures)
 
 
 def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
@@ -69,64 +72,17 @@ def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> N
             )
 
 
-def _steps(job: Job, sweep: Sweep, places: Places) -> Iterator[tuple[dict[str, Any], state.Step]]:
-    """Every stage of a trial: what an event says of it, and its step."""
-    trial, dataset = job.trial, job.dataset
-    for unit in trial.units:
-        yield event_of(trial, "train", unit=unit.name), state.train_step(trial, unit, places, dataset)
-    for ckpt in sweep.checkpoints:
-        for machine in trial.machines:
-            at: dict[str, Any] = {"machine": machine, "checkpoint": ckpt}
-            yield (
-                event_of(trial, "extract", **at),
-                state.extract_step(trial, machine, ckpt, places, dataset),
-            )
-            for backend in job.backends:
-                yield (
-                    event_of(trial, "score", **at, backend=backend_id(backend)),
-                    state.score_step(trial, machine, ckpt, backend, places, dataset),
-                )
-            yield (
-                event_of(trial, "evaluate", **at),
-                state.evaluate_step(trial, machine, ckpt, job.backends, places, dataset),
-            )
-            if sweep.umap:
-                yield (
-                    event_of(trial, "umap", **at),
-                    state.umap_step(trial, machine, ckpt, sweep.umap, places, dataset),
-                )
-    yield (
-        event_of(trial, "table"),
-        state.table_step(trial, sweep.checkpoints, places, dataset),
-    )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Every stage of a trial with its marker, None where it is not done; read once, asked many times."""
-
-    stages: tuple[tuple[Event, Marker | None], ...]
-
-    @property
-    def complete(self) -> bool:
-        return all(marker is not None for _, marker in self.stages)
-
-    @property
-    def done(self) -> Counter[str]:
-        """How many of each stage are done."""
-        return Counter(event["stage"] for event, marker in self.stages if marker is not None)
-
-
 def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
     """How a trial stands on disk now."""
-    return Standing(tuple((event, step.marker) for event, step in _steps(job, sweep, places)))
+    found = walk(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
+    return Standing.of(job.trial, found)
 
 
 def log_found(stands: Standing, log: EventLog) -> None:
     """Logs every stage of a trial that is done and has no line yet."""
-    for event, marker in stands.stages:
-        if marker is not None:
-            log.add(finished(event, marker, found=True))
+    for event, done in stands.stages:
+        if done is not None:
+            log.add(finished(event, done, found=True))
 
 
 def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ...]:

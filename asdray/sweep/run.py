@@ -23,9 +23,10 @@ from asdray.stages.describe import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
-from asdray.sweep.plan import Job, Standing, log_found, standing, with_datasets_of_now
+from asdray.sweep.plan import Job, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
 from asdray.sweep.signals import Stop, stop_on_signals
+from asdray.sweep.standing import Missing, Standing
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -90,7 +91,7 @@ def run_sweep(
                 if not stand.complete
             }
             driver = _Driver(sweep, jobs, stands, places, log, left, quiet)
-            if any(m.units or m.machines or m.umaps for m in left.values()):
+            if any(m.runs for m in left.values()):
                 driver.run_on_ray(address, dashboard)
             else:
                 driver.finish_trials_without_work()
@@ -148,7 +149,7 @@ class _Driver:
         stands: Sequence[Standing],
         places: Places,
         log: EventLog,
-        left: dict[int, state.Missing],
+        left: dict[int, Missing],
         quiet: bool,
     ) -> None:
         self.sweep = sweep
