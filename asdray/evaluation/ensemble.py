@@ -52,18 +52,26 @@ def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.f
     Args:
         pools: (M,) what each value is ranked with; None = all with all.
     """
+    return _mean_ranks([np.asarray(values, dtype=np.float64)], pools)
+
+
+def _mean_ranks(
+    members: Sequence[NDArray[np.float64]], pools: Sequence[str] | None = None
+) -> NDArray[np.float64]:
+    """The mean of the `ranks` of several members' values of the same clips.
+
+    Ranks are added before they are scaled, in halves of one, which floats hold exactly: clips whose ranks
+    have the same sum are exactly tied.
+    """
     from scipy.stats import rankdata
 
-    v = np.asarray(values, dtype=np.float64)
-    labels = (
-        np.zeros(v.shape, dtype=int)
-        if pools is None
-        else np.unique(np.asarray(pools), return_inverse=True)[1]
-    )
-    out = np.empty(v.shape)
+    n = members[0].size
+    labels = np.zeros(n, dtype=int) if pools is None else np.unique(np.asarray(pools), return_inverse=True)[1]
+    out = np.empty(n)
     for label in np.unique(labels):
         at = labels == label
-        out[at] = (rankdata(v[at]) - 0.5) / at.sum()
+        total = np.sum([rankdata(values[at]) for values in members], axis=0)
+        out[at] = (total / len(members) - 0.5) / at.sum()
     return out
 
 
@@ -84,20 +92,18 @@ def combine(
     Raises:
         ValueError: as `zscores`, with the member's name.
     """
-    trains, tests = [], []
-    for name, (train, test) in members.items():
-        if how == "rank":
-            trains.append(ranks(train))
-            tests.append(ranks(test, pools))
-            continue
+    trains, tests = (
+        [np.asarray(scores[side], dtype=np.float64) for scores in members.values()] for side in (0, 1)
+    )
+    if how == "rank":
+        return _mean_ranks(trains), _mean_ranks(tests, pools)
+    scaled: tuple[list[NDArray[np.float64]], ...] = ([], [])
+    for name, train, test in zip(members, trains, tests, strict=True):
         try:
-            trains.append(zscores(train, train))
-            tests.append(zscores(test, train))
+            for values, to in zip((train, test), scaled, strict=True):
+                to.append(zscores(values, train))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return _mean(trains), _mean(tests)
-
-
-def _mean(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The mean over rows; added in the order of size, so that clips with the same ranks are exactly tied."""
-    return np.sort(np.stack(rows), axis=0).mean(axis=0)
+    # Added in the order of size: whichever member a number is of.
+    train, test = (np.sort(np.stack(rows), axis=0).mean(axis=0) for rows in scaled)
+    return train, test

@@ -259,24 +259,26 @@ def leaderboard_rows(
     from asdray.stages.ensemble import RECIPE
 
     found: list[dict[str, Any]] = []
-    for one in made.rows:
-        row = one.row
+    for selected_by in dict.fromkeys(_selected_by(one.row) for one in made.rows):
+        own = [one for one in made.rows if _selected_by(one.row) == selected_by]
         planned = pd.DataFrame(
             [
-                (dcase, RECIPE, row.system, seed, row.checkpoint, row.backend)
+                (dcase, RECIPE, one.row.system, seed, one.row.checkpoint, one.row.backend)
+                for one in own
                 for dcase, seeds in one.seeds.items()
                 for seed in seeds
             ],
             columns=["dcase", *tables.TRIAL_KEYS],
         )
-        made_tables = tables.sweep_tables(
-            tables.load_rows(one.paths, metric),
-            planned,
-            machines,
-            {row.backend: labels.get(row.backend, row.backend)},
-            {row.system: one.text},
-            metric,
-        )
-        selected_by = row.ensemble.chosen_by or "fixed"
-        found += leaderboard.rows_of(made_tables, machines, label_sources, dataset, selected_by)
+        rows = tables.load_rows([path for one in own for path in one.paths], metric)
+        known = {one.row.backend: labels.get(one.row.backend, one.row.backend) for one in own}
+        made_tables = tables.sweep_tables(rows, planned, machines, known, {}, metric)
+        texts = {(one.row.system, one.row.checkpoint, one.row.backend): one.text for one in own}
+        for row in leaderboard.rows_of(made_tables, machines, label_sources, dataset, selected_by):
+            key = (row["system"], row["checkpoint"], row["backend_id"])
+            found.append({**row, "options": texts[key]})
     return found
+
+
+def _selected_by(row: Row) -> str:
+    return row.ensemble.chosen_by or "fixed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from asdray.config.sweep import Sweep
 from asdray.dcase.years import get_year
 from asdray.stages import state
 from asdray.store import Places
+from asdray.sweep import ensembles
 from asdray.sweep.plan import Job, Standing
 
 if TYPE_CHECKING:
@@ -167,25 +169,33 @@ def _board(
     for systems in swept.values():
         options |= naming.option_labels(systems)
     backends = {backend_id(b): b.model_dump() for job in jobs for b in job.backends}
-    made = tables.sweep_tables(rows, planned, machines, naming.backend_labels(backends), options, metric)
+    labels = naming.backend_labels(backends)
+    made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
     datasets = {job.trial.dcase: job.dataset for job in jobs}
     kinds = {name: d.kind for name, d in datasets.items()}
-    theirs: list[dict[str, Any]] = []
+    more: list[dict[str, Any]] = []
     if set(kinds.values()) == {"official"}:
         whole = [
             f"{dcase}-{subset}"
             for dcase, subset in made
             if set(get_year(dcase).machines[subset]) <= set(machines[dcase])
         ]
-        theirs = published.leaderboard_rows(whole, metric)
+        more = published.leaderboard_rows(whole, metric)
+    sources = {
+        name: "+".join(sorted({s for m in machines[name] for s in d.machines[m].label_sources}))
+        for name, d in datasets.items()
+    }
+    official = made
+    if metric != "official" and sweep.ensembles:  # whose members the official score chooses
+        official = tables.sweep_tables(tables.load_rows(finished), planned, machines, labels, options)
+    combined = ensembles.make(sweep, [j.trial for j in jobs], datasets, places, official, labels)
+    kind = leaderboard.one_kind(kinds)
+    more += ensembles.leaderboard_rows(combined, machines, sources, kind, labels, metric)
     board = leaderboard.build(
         made,
         machines,
         kinds,
-        {
-            name: "+".join(sorted({s for m in machines[name] for s in d.machines[m].label_sources}))
-            for name, d in datasets.items()
-        },
+        sources,
         rank_by=rank_by or sweep.rank_by,
         unlabelled=[
             f"{dcase}-{subset}"
@@ -195,7 +205,7 @@ def _board(
                 for m in machines[dcase]
             )
         ],
-        extra=theirs,
+        extra=more,
         metric=metric,
     )
-    return made, board
+    return made, replace(board, notes=(*board.notes, *combined.notes))
