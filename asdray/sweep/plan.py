@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep, expand, load_sweep
@@ -18,6 +18,8 @@ from asdray.sweep import ensembles
 from asdray.sweep.events import Event, EventLog, finished
 from asdray.sweep.standing import Missing, Standing
 
+Part = Literal["grid", "search", "confirm"]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -27,6 +29,9 @@ class Job:
     swept: Mapping[str, Any]
     dataset: Dataset
     backends: tuple[Backend, ...]
+    part: Part = "grid"
+    sample: int | None = None
+    """Of a search: the number of the sample that it belongs to, in its recipe's study."""
 
     def missing(
         self, sweep: Sweep, places: Places, failures: Mapping[tuple, Event] = MappingProxyType({})
@@ -36,14 +41,14 @@ class Job:
 
 
 def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
-    """Every trial of the sweep with its dataset.
+    """Every trial of the sweep with its dataset; of a search those that it has come to so far.
 
     Raises:
         ValueError: a year that is not formatted, or a machine that its dataset does not hold; an ensemble
             that names what the sweep does not have.
     """
     datasets: dict[str, Dataset] = {}
-    for dcase in sweep.dcase:
+    for dcase in sweep.years:
         datasets[dcase] = load_dataset(places.data, dcase)
         _require_clips(datasets[dcase], sweep.machines_of(dcase), where)
     kinds = {d.kind for d in datasets.values()}
@@ -53,6 +58,11 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
             f"{where}: a sweep is either over official or over synthetic data, never both ({parts})"
         )
     trials = expand(sweep, where)
+    if sweep.search.samples:
+        from asdray.sweep.search import known_jobs
+        from asdray.sweep.study import Studies
+
+        return known_jobs(Studies(sweep, places, datasets, where, write=False), datasets)
     try:
         ensembles.plan(sweep, [trial for trial, _ in trials])
     except ValueError as error:

@@ -49,6 +49,10 @@ class View:
             stamp = f"{seconds // 60:3d}:{seconds % 60:02d}"
             self.console.print(f"{stamp}  {text}", style=style or None, markup=False)
 
+    def expect(self, more: int) -> None:
+        """There are more trials than was known."""
+        self._total += more
+
     def epoch(self, job: int, trial: Trial, progress: Mapping[str, Any]) -> None:
         """A training's newest epoch."""
         self._running[job] = (trial, progress)

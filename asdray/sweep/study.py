@@ -133,11 +133,23 @@ class Studies:
                 outcome = outcomes[f"sample {trial.number}"]
                 sample.value, sample.backend = outcome["value"], outcome["backend"]
                 sample.reason = outcome["reason"]
-            try:
-                sample.system = base.varied(swept)
-            except ValueError as error:
-                sample.reason = sample.reason or str(error)
+            self._make_system(base, sample)
             self.samples.append(sample)
+
+    def _make_system(self, base: Base, sample: Sample) -> str | None:
+        """Gives the sample its system; returns why its values make none that can be run."""
+        try:
+            sample.system = base.varied(sample.swept)
+            self.trials(sample)
+        except ValueError as error:
+            sample.system = None
+            return str(error)
+        return None
+
+    @property
+    def threads(self) -> int:
+        """The most that a recipe trains with, before any axis."""
+        return max(base.system.train.threads for base in self._bases)
 
     # ------------------------------------------------------------------------------------------- asking
 
@@ -168,11 +180,8 @@ class Studies:
         trial.set_user_attr("swept", swept)
         sample = Sample(base.recipe, number, swept, None)
         self.samples.append(sample)
-        try:
-            sample.system = base.varied(swept)
-            self.trials(sample)
-        except ValueError as error:
-            self.tell(sample, "failed", reason=str(error))
+        if reason := self._make_system(base, sample):
+            self.tell(sample, "failed", reason=reason)
             return sample
         for other in self.samples:
             if other is not sample and _same(other, sample) and other.state != "open":

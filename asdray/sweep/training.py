@@ -6,16 +6,23 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
-from asdray.config.sweep import Need
+from asdray.config.backend import Backend
+from asdray.config.search import Objective, Scheduler
+from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Trial
 from asdray.store import Places
-from asdray.sweep.events import attempt, event_of
+from asdray.sweep import objective
+from asdray.sweep.events import Event, attempt, event_of
+from asdray.sweep.steering import LOSS, TIME, Feed, PerYear, Work
+from asdray.sweep.study import Sample
 
 REPORT_SECONDS = 0.5
 """Epochs that follow each other faster are reported together."""
@@ -27,22 +34,29 @@ def train_job(
     checkpoints: Sequence[str],
     places: Places,
     device: str,
+    judge: Judge | None = None,
 ) -> None:
     """Trains every unit of one trial in a Tune worker and reports each as soon as it is done.
 
     Every report carries the events that finished since the last one, so that a machine's tasks start
-    while the trial's other units still train.
+    while the trial's other units still train. A trial of a search is judged by its objective at the end,
+    here, where the model is: the tasks that follow find those files done.
     """
     from asdray.stages.train import train
 
-    trial = trials[config["job"]]
+    work: Work = config.get("work") or Work(trials[config["job"]])
+    trial = work.trial
+    compared = judge is not None and judge.scheduled and work.sample is not None
     last = 0.0
+    units_done = 0
+    failed_units = 0
 
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
         nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS:
+        if compared or time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            tune.report({"epoch": {**progress, "unit": unit}})
+            done = units_done * progress["epochs"] + progress["epoch"]
+            tune.report({"epoch": {**progress, "unit": unit}, TIME: done, LOSS: progress["loss"]})
 
     def on_wait(unit: str) -> None:
         tune.report({"waiting": unit})
@@ -61,7 +75,55 @@ def train_job(
                 device=device,
             ),
         )
+        units_done += 1
+        failed_units += event["status"] == "failed"
         tune.report({"events": [event]})
+    if judge is not None and work.sample is not None and not failed_units:
+        tune.report({"events": (events := judge.events(trial, places, device))})
+        tune.report({"judged": judge.verdict(trial, events, places)})
+    tune.report({"ended": True})
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the trials of a search are judged.
+
+    Attributes:
+        scheduled: whether a scheduler compares them epoch by epoch.
+    """
+
+    objective: Objective
+    backends: tuple[Backend, ...]
+    scheduled: bool
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> Judge:
+        """The judge of a search."""
+        assert sweep.search.objective is not None
+        return cls(sweep.search.objective, sweep.backends, sweep.scheduler is not None)
+
+    def events(self, trial: Trial, places: Places, device: str) -> list[Event]:
+        """Extracts, and where the objective is a score also scores and evaluates, what it needs."""
+        from asdray.sweep.tasks import process_machine
+
+        backends = trial.backends(self.backends) if self.objective.metric == "official_dev" else ()
+        found = []
+        for machine in objective.machines_needed(self.objective, trial):
+            found += process_machine(trial, backends, self.objective.checkpoint, machine, places, device)
+        return found
+
+    def verdict(self, trial: Trial, events: Sequence[Event], places: Places) -> dict[str, Any]:
+        """``values`` of the objective, see `asdray.sweep.objective.values`, or the ``reason`` for none."""
+        if failures := [e for e in events if e["status"] == "failed"]:
+            first = failures[0]
+            return {"values": {}, "reason": f"{first['stage']} {first['machine']}: {first['error']}"}
+        try:
+            return {
+                "values": objective.values(self.objective, trial, trial.backends(self.backends), places),
+                "reason": None,
+            }
+        except ValueError as error:
+            return {"values": {}, "reason": str(error)}
 
 
 class _Listener(tune.Callback):
@@ -77,6 +139,8 @@ class _Listener(tune.Callback):
         job = trial.config["job"]
         for event in result.get("events") or ():
             self._news.put(("event", job, event))
+        if result.get("judged"):
+            self._news.put(("judged", job, result["judged"]))
         if result.get("waiting"):
             self._news.put(("waiting", job, result["waiting"]))
         if result.get("epoch"):
@@ -86,7 +150,8 @@ class _Listener(tune.Callback):
         self._news.put(("start", trial.config["job"], None))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._news.put(("complete", trial.config["job"], None))
+        ended = (trial.last_result or {}).get("ended")
+        self._news.put(("complete" if ended else "stopped", trial.config["job"], None))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._news.put(("error", trial.config["job"], _reason(trial)))
@@ -112,11 +177,21 @@ class _StopWhen(tune.Stopper):
         return self._stop.is_set()
 
 
+def _slots(need: Need, cpus: float, gpus: float) -> int:
+    """How many trainings run at once."""
+    limits = [int(there / wanted) for wanted, there in ((need.cpu, cpus), (need.gpu, gpus)) if wanted]
+    return max(1, min(limits, default=int(cpus)))
+
+
 class Training(threading.Thread):
     """Runs a Tuner beside the driver's loop, which must stay free to submit tasks and hear signals.
 
-    News come as ``(kind, job index, value)``: ``start``, ``waiting``, ``epoch``, ``event``, ``complete``,
-    ``error``; at last ``("end", -1, None or the exception)``.
+    News come as ``(kind, job index, value)``: ``start``, ``waiting``, ``epoch``, ``event``, ``judged``,
+    ``complete``, ``stopped`` (by a scheduler), ``error``; at last ``("end", -1, None or the exception)``.
+
+    Args:
+        judge: of a search, whose trials come by `feed` until `finish`; None: all ``indices`` are trained.
+        scheduler: what may stop the search's trials.
     """
 
     def __init__(
@@ -128,11 +203,17 @@ class Training(threading.Thread):
         places: Places,
         logs: Path,
         news: queue.SimpleQueue[tuple[str, int, Any]],
+        judge: Judge | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         super().__init__(name="training", daemon=True)
         self._news = news
         self._stop_event = threading.Event()
         names = {i: trials[i].name for i in indices}
+        self._names = names
+        self._feed = Feed() if judge else None
+        resources = ray.cluster_resources()
+        self.slots = _slots(need, resources.get("CPU", 0), resources.get("GPU", 0))
         self._tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -141,11 +222,15 @@ class Training(threading.Thread):
                     checkpoints=checkpoints,
                     places=places,
                     device="cuda" if need.gpu else "cpu",
+                    judge=judge,
                 ),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),
-            param_space={"job": tune.grid_search(list(indices))},
+            param_space={} if judge else {"job": tune.grid_search(list(indices))},
             tune_config=tune.TuneConfig(
+                search_alg=self._feed,
+                num_samples=-1 if judge else 1,
+                scheduler=PerYear(scheduler) if scheduler else None,
                 reuse_actors=True,  # lightning's import takes ten seconds; once per worker is enough
                 trial_name_creator=lambda trial: f"train {names[trial.config['job']]}",
                 trial_dirname_creator=lambda trial: names[trial.config["job"]].replace(" ", "-"),
@@ -159,6 +244,18 @@ class Training(threading.Thread):
                 failure_config=tune.FailureConfig(max_failures=2),  # lost workers only: stages do not raise
             ),
         )
+
+    def feed(self, index: int, trial: Trial, sample: Sample | None = None) -> None:
+        """One more trial of a search; ``sample``: that by which it is judged."""
+        assert self._feed is not None
+        work = Work(trial, sample.name, sample.number) if sample else Work(trial)
+        self._names[index] = trial.name
+        self._feed.put({"job": index, "work": work})
+
+    def finish(self) -> None:
+        """There will be no more trials."""
+        assert self._feed is not None
+        self._feed.put(None)
 
     def stop(self) -> None:
         """Asks Tune to end; running epochs are abandoned, their unit goes on from its last checkpoint."""
