@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,15 @@ def run_and_print(
     dashboard: bool,
     quiet: bool,
     command: Sequence[str],
+    only: Callable[[Job], bool] | None = None,
+    retry_failed: bool = False,
 ) -> None:
     """Runs or resumes a sweep, prints how it ended, and exits where something is left to be told.
 
     Args:
         command: what to type to go on after a stop, without ``asdray``.
+        only: the trials that are asked for; None: all.
+        retry_failed: whether to try again what failed and would fail again.
 
     Raises:
         SystemExit: 75 where it was stopped, 1 where something failed or is not complete.
@@ -38,9 +42,20 @@ def run_and_print(
     from asdray.sweep.progress import failure_line, summary_lines
     from asdray.sweep.run import run_sweep
 
-    result = run_sweep(plan, jobs, places, address=address, dashboard=dashboard, quiet=quiet)
+    only = only or (lambda job: True)
+    result = run_sweep(
+        plan,
+        jobs,
+        places,
+        address=address,
+        dashboard=dashboard,
+        quiet=quiet,
+        only=only,
+        retry_failed=retry_failed,
+    )
     print_board(result.board, result.folder.name)
-    print_lines([f"sweep {plan.name}: {len(jobs)} trials"])
+    n = sum(map(only, jobs))
+    print_lines([f"sweep {plan.name}: {len(jobs)} trials" + (f", {n} asked for" if n < len(jobs) else "")])
     print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
     print_lines([f"everything is in {result.folder}"])
     if result.stopped:
@@ -49,6 +64,10 @@ def run_and_print(
     if result.failures:
         print(f"{len(result.failures)} stages failed:", file=sys.stderr)
         for event in result.failures:
+            print(f"  {failure_line(event)}", file=sys.stderr)
+    if result.failed_before:
+        print("failed before; --retry-failed tries again:", file=sys.stderr)
+        for event in result.failed_before:
             print(f"  {failure_line(event)}", file=sys.stderr)
     if result.unfinished:
         print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)

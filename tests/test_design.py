@@ -10,7 +10,14 @@ from asdray.config.sweep import load_sweep
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))
-COMMANDS = ("cli.py", "by_hand.py", "data_commands.py", "scoring_commands.py", "benchmark_command.py")
+COMMANDS = (
+    "cli.py",
+    "by_hand.py",
+    "data_commands.py",
+    "scoring_commands.py",
+    "sweep_commands.py",
+    "benchmark_command.py",
+)
 
 # A package may import from those with a smaller number, and from itself.
 LEVEL = {
@@ -30,6 +37,7 @@ LEVEL = {
     "sweep": 7,
     "by_hand": 8,
     "sweep_output": 8,
+    "sweep_commands": 9,
     "benchmark_command": 9,
     "data_commands": 9,
     "scoring_commands": 9,

@@ -68,8 +68,15 @@ def finished(event: Event, marker: Record, found: bool) -> Event:
     }
 
 
-def failed(event: Event, error: str, details: str = "") -> Event:
-    """``event`` of a stage that failed; ``error`` is one line, ``details`` the traceback."""
+def failed(event: Event, error: str, details: str = "", lasting: bool = False) -> Event:
+    """``event`` of a stage that failed.
+
+    Args:
+        error: one line.
+        details: the traceback.
+        lasting: whether it would fail again: of bad input, of a loss that became NaN. Else the machine
+            was at fault (a lost worker, a full disk, no memory), and the next run tries again.
+    """
     return {
         **event,
         "status": "failed",
@@ -80,6 +87,7 @@ def failed(event: Event, error: str, details: str = "") -> Event:
         "found": False,
         "error": error,
         "details": details,
+        "lasting": lasting,
     }
 
 
@@ -90,8 +98,18 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     except Exception as error:
         # The one broad except of asdray: whatever a stage dies of is recorded here and shown to the user.
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return failed(event, f"{name}{error}", traceback.format_exc(limit=-12))
+        return failed(event, f"{name}{error}", traceback.format_exc(limit=-12), _is_lasting(error))
     return finished(event, outcome.marker, outcome.found)
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Whether neither the error nor one that led to it is of the kinds that the machine causes."""
+    links: BaseException | None = error
+    while links is not None:
+        if isinstance(links, OSError | MemoryError | RuntimeError):  # torch's out of memory is the last
+            return False
+        links = links.__cause__ or links.__context__
+    return True
 
 
 class EventLog:
@@ -99,7 +117,7 @@ class EventLog:
 
     A stage that was already done before this sweep (by an earlier run whose line was lost, or by another
     sweep over the same trial) gets its line too, with ``found: true``: the log is complete, and no
-    finished stage stands in it twice.
+    finished stage stands in it twice, but after ``--fresh`` or where its outputs were lost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,21 +128,32 @@ class EventLog:
         """Stages finished by this run, per stage."""
         self.failures: list[Event] = []
         """Failed events of this run."""
+        self.lasting: dict[tuple, Event] = {}
+        """`key_of` -> the failure of a stage that would fail again; forgotten once it is done."""
         if path.exists():
             _drop_torn_line(path)
             with open(path, encoding="utf-8", errors="replace") as file:
-                self._done = {key_of(event) for event in map(_parse, file) if event.get("status") == "done"}
+                for event in map(_parse, file):
+                    self._remember(event)
+
+    def _remember(self, event: Event) -> None:
+        key = key_of(event)
+        if event.get("status") == "done":
+            self._done.add(key)
+            self.lasting.pop(key, None)
+        elif event.get("lasting") and event.get("signature"):
+            self.lasting[key] = event
 
     def add(self, event: Event) -> bool:
         """Writes the event unless its stage is already logged as done. Returns whether it was new."""
         if event["status"] == "done":
             if key_of(event) in self._done and event["found"]:
                 return False
-            self._done.add(key_of(event))
             if not event["found"]:
                 self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1
         else:
             self.failures.append(event)
+        self._remember(event)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         return True

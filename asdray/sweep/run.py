@@ -10,19 +10,20 @@ import contextlib
 import queue
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.config.backend import Umap
 from asdray.config.sweep import Sweep
+from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.stages.describe import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
-from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
+from asdray.sweep.events import Event, EventLog, attempt, event_of, failed, key_of
 from asdray.sweep.plan import Job, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
 from asdray.sweep.signals import Stop, stop_on_signals
@@ -42,13 +43,16 @@ class Result:
     board: Leaderboard
     folder: Path
     expected: Mapping[str, int]
-    """Per stage: how many the sweep has, how many were done before, by this run, and are now."""
+    """Per stage: how many are asked for, how many were done before, by this run, and are now."""
     before: Mapping[str, int]
     new: Mapping[str, int]
     done: Mapping[str, int]
     unfinished: Sequence[str]
-    """Trials of which something is not done."""
+    """Trials that were asked for of which something is not done."""
     failures: Sequence[Event]
+    """Of this run."""
+    failed_before: Sequence[Event]
+    """Of earlier runs, not tried again: they would fail again."""
     stopped: bool
 
 
@@ -60,8 +64,14 @@ def run_sweep(
     address: str | None = None,
     dashboard: bool = True,
     quiet: bool = False,
+    only: Callable[[Job], bool] = lambda job: True,
+    retry_failed: bool = False,
 ) -> Result:
     """Does all that is missing of a sweep.
+
+    Args:
+        only: the trials that are asked for; the tables are over all.
+        retry_failed: whether to try again what failed before and would fail again.
 
     Raises:
         ValueError: data that changed since they were formatted, a sweep of this name that already runs,
@@ -79,18 +89,19 @@ def run_sweep(
     with store.lease(folder, on_wait=already):
         outputs.write_spec(sweep, folder)
         log = EventLog(folder / "events.jsonl")
+        chosen = [i for i, job in enumerate(jobs) if only(job)]
         stands = [standing(job, sweep, places) for job in jobs]
-        before = _total(stands)
+        before = _total(stands, chosen)
+        if retry_failed:
+            log.lasting.clear()
         while True:
-            for job, stand in zip(jobs, stands, strict=True):
+            for i in chosen:
+                job = jobs[i]
                 write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-                log_found(stand, log)
-            left = {
-                i: job.missing(sweep, places)
-                for i, (job, stand) in enumerate(zip(jobs, stands, strict=True))
-                if not stand.complete
-            }
-            driver = _Driver(sweep, jobs, stands, places, log, left, quiet)
+                log_found(stands[i], log)
+            missing = [stand.missing(log.lasting) for stand in stands]
+            left = {i: missing[i] for i in chosen if not stands[i].complete}
+            driver = _Driver(sweep, jobs, stands, places, log, missing, left, quiet)
             if any(m.runs for m in left.values()):
                 driver.run_on_ray(address, dashboard)
             else:
@@ -108,22 +119,25 @@ def run_sweep(
             if driver.stopped or not changed:
                 break
             # Formatted anew while we ran: what that made stale is done again.
+        tried = {key_of(event) for event in log.failures}
+        old = [e for i in chosen for e in stands[i].missing(log.lasting).failed if key_of(e) not in tried]
         return Result(
             board=board,
             folder=folder,
-            expected=_expected(sweep, jobs),
+            expected=_expected(sweep, [jobs[i] for i in chosen]),
             before=before,
             new=log.counts,
-            done=_total(stands),
-            unfinished=[j.trial.name for j, s in zip(jobs, stands, strict=True) if not s.complete],
+            done=_total(stands, chosen),
+            unfinished=[jobs[i].trial.name for i in chosen if not stands[i].complete],
             failures=log.failures,
+            failed_before=old,
             stopped=driver.stopped,
         )
 
 
-def _total(stands: Sequence[Standing]) -> Counter[str]:
-    """How many of each stage are done over all trials."""
-    return sum((stand.done for stand in stands), Counter())
+def _total(stands: Sequence[Standing], chosen: Iterable[int]) -> Counter[str]:
+    """How many of each stage are done over the trials asked for."""
+    return sum((stands[i].done for i in chosen), Counter())
 
 
 def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:
@@ -149,6 +163,7 @@ class _Driver:
         stands: Sequence[Standing],
         places: Places,
         log: EventLog,
+        missing: Sequence[Missing],
         left: dict[int, Missing],
         quiet: bool,
     ) -> None:
@@ -159,9 +174,10 @@ class _Driver:
         self.left = left
         self.stopped = False
         self._view = View(len(left), quiet)
-        self._failures: dict[int, list[Event]] = {}
+        self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
         self._rows = [
-            outputs.trial_row(job, stand, places, [], False) for job, stand in zip(jobs, stands, strict=True)
+            outputs.trial_row(job, stand, places, self._failures.get(i, []), False)
+            for i, (job, stand) in enumerate(zip(jobs, stands, strict=True))
         ]
         self._training: set[int] = {i for i, m in left.items() if m.units}
         self._open: Counter[tuple[int, str]] = Counter()
@@ -193,7 +209,7 @@ class _Driver:
             if self._training:
                 logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
                 logs.mkdir(parents=True, exist_ok=True)
-                trials = [job.trial for job in self.jobs]
+                trials = [self._without_failed(i) for i in range(len(self.jobs))]
                 training = Training(
                     trials,
                     sorted(self._training),
@@ -261,7 +277,7 @@ class _Driver:
         """Queues what follows the training of some machines of a job, as far as it is not done."""
         from asdray.sweep.tasks import Item
 
-        missing = self.jobs[index].missing(self.sweep, self.places)
+        missing = self.jobs[index].missing(self.sweep, self.places, self.log.lasting)
         processed = set(missing.machines)
         for ckpt, machine in missing.machines:
             if machine in machines:
@@ -270,6 +286,13 @@ class _Driver:
             # Where extraction is still to be done, its task queues the UMAP when it ends.
             if machine in machines and (ckpt, machine) not in processed:
                 self._put(Item("umap", index, ckpt, machine), pool)
+
+    def _without_failed(self, index: int) -> Trial:
+        """A job's trial without the machines whose training failed before, where each has its own."""
+        trial = self.jobs[index].trial
+        lost = {e["unit"] for e in self._failures.get(index, ()) if e["stage"] == "train"}
+        machines = tuple(m for m in trial.machines if trial.unit_of(m).name not in lost)
+        return replace(trial, machines=machines) if lost and machines else trial
 
     def _put(self, item: Any, pool: Any) -> None:
         self._open[item.job, item.kind] += 1
@@ -293,6 +316,9 @@ class _Driver:
         self._finish_if_complete(item.job)
 
     def _record(self, index: int, event: Event) -> None:
+        if event["status"] == "failed" and event["lasting"]:
+            # Remembered by what was asked for: changed data or options are another thing to try.
+            event = standing(self.jobs[index], self.sweep, self.places).signed(event)
         self.log.add(event)
         if event["status"] == "failed":
             self._failures.setdefault(index, []).append(event)

@@ -1,0 +1,93 @@
+"""``asdray sweep``, ``asdray status`` and ``asdray report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asdray.by_hand import DATA, RESULTS, Cache, Data, Metrics, Plugins, Results, Set
+from asdray.sweep_output import print_board, print_lines, run_and_print, sweep_file
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its sweep file.")]
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(help="A sweep file.")],
+    overrides: Set = None,
+    data: Data = DATA,
+    results: Results = RESULTS,
+    cache_dir: Cache = None,
+    plugin: Plugins = None,
+    only: Annotated[
+        str | None, typer.Option(help="Some of its trials, such as 'dcase=dcase2023 seed=0,1'.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed and would fail again.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A running Ray; default: start one here.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the trials, what is left, time and disk; and stop.")
+    ] = False,
+    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")] = False,
+) -> None:
+    """Run or resume a sweep: only what is missing is done."""
+    from asdray.config.load import parse_set
+    from asdray.store import Places
+    from asdray.sweep.only import chooser
+    from asdray.sweep.plan import load
+
+    places = Places.of(data, results, cache_dir)
+    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    chosen = None if only is None else chooser(only, jobs)
+    if dry_run:
+        from asdray.sweep.progress import plan_lines
+
+        print_lines(plan_lines(plan, jobs, places))
+        return
+    run_and_print(
+        plan,
+        jobs,
+        places,
+        address=address,
+        dashboard=not no_dashboard,
+        quiet=quiet,
+        command=context.obj,
+        only=chosen,
+        retry_failed=retry_failed,
+    )
+
+
+@app.command()
+def report(
+    name: Name,
+    rank_by: Annotated[
+        str | None, typer.Option(help="dcase2022-eval, eval_hmean, ...; default that of the sweep file.")
+    ] = None,
+    metric: Metrics = None,
+    data: Data = DATA,
+    results: Results = RESULTS,
+) -> None:
+    """Rebuild a sweep's tables and leaderboard from its trials, and print the leaderboard."""
+    from asdray.evaluation.tables import check_metric
+    from asdray.store import Places
+    from asdray.sweep.outputs import write_metric, write_results
+    from asdray.sweep.plan import load
+
+    asked = [check_metric(name) for name in metric or ["official"]]
+    places = Places.of(data, results)
+    plan, jobs = load(sweep_file(name, places.results), {}, places)
+    board = write_results(plan, jobs, places, rank_by=rank_by)
+    for one in dict.fromkeys(asked):
+        if one == "official":
+            print_board(board, plan.name)
+        else:
+            print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
