@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.load import read_yaml, validate
+from asdray.config.plugin import load_plugins
 from asdray.config.sweep import Sweep
 from asdray.store import TrialDir
 
@@ -84,7 +85,10 @@ def load_results(path: str | Path) -> pd.DataFrame:
 def _of_sweep(folder: Path) -> pd.DataFrame:
     import pyarrow.compute as pc
 
-    sweep = validate(Sweep, read_yaml(folder / "sweep.yaml"), str(folder / "sweep.yaml"))
+    spec = read_yaml(folder / "sweep.yaml")
+    named = spec.get("plugins", ()) if isinstance(spec, dict) else ()
+    load_plugins(folder / name for name in named)
+    sweep = validate(Sweep, spec, str(folder / "sweep.yaml"))
     planned = _read(folder / "trials.parquet").to_pylist()
     options = _option_paths(planned)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}

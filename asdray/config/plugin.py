@@ -56,7 +56,8 @@ UNIONS: dict[str, Open] = {}
 """The unions that plugins can add to, by the name of their list in a plugin."""
 
 _implementations: dict[type[Config], Callable[..., Any]] = {}
-_activated: set[Plugin] = set()
+_activated: dict[Plugin, None] = {}
+"""Those of this process, the newest last."""
 
 
 class Open:
@@ -182,7 +183,13 @@ def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
     for name, union in UNIONS.items():
         union.replace(plugin.path, {cls.model_fields["name"].default: cls for cls in found[name]})
         _implementations.update(found[name])
-    _activated.add(plugin)
+    _activated.pop(plugin, None)
+    _activated[plugin] = None
+
+
+def active(path: str) -> Plugin:
+    """The plugin at ``path`` as it was loaded last."""
+    return next(plugin for plugin in reversed(_activated) if plugin.path == path)
 
 
 def revived(plugin: Plugin, class_name: str) -> Config:

@@ -12,6 +12,7 @@ import yaml
 
 from asdray import store
 from asdray.config.backend import backend_id
+from asdray.config.plugin import active
 from asdray.config.sweep import Sweep
 from asdray.dcase.years import get_year
 from asdray.stages import state
@@ -28,10 +29,17 @@ STAGES = ("train", "extract", "score", "evaluate", "umap", "table")
 
 
 def write_spec(sweep: Sweep, folder: Path) -> None:
-    """``sweep.yaml``: the spec with every default written out."""
-    store.write_text(
-        folder / "sweep.yaml", yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, width=100)
-    )
+    """``sweep.yaml``: the spec with every default written out, and copies of its plugins beside it.
+
+    With these the sweep can be reported on when its plugins have changed since.
+    """
+    spec = sweep.model_dump(mode="json")
+    for i, path in enumerate(sweep.plugins):
+        plugin = active(path)
+        mark = f"-{plugin.sha256[:8]}"
+        spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}.py"
+        store.write_text(folder / spec["plugins"][i], plugin.text)
+    store.write_text(folder / "sweep.yaml", yaml.safe_dump(spec, sort_keys=False, width=100))
 
 
 def trial_row(
