@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from small_recipes import changes
 from tiny import DCASE, MACHINES
 from trees import build_tree, write_list
 
@@ -20,9 +21,6 @@ from asdray.stages.score import score
 from asdray.stages.train import train
 from asdray.store import Places
 
-SMALL_FFT = {"channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1, "embedding_dim": 5}
-SMALL_STFT = {"hop_length": 128, "channels": [4, 8], "embedding_dim": 6}
-
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Places:
@@ -34,21 +32,7 @@ def places(tmp_path_factory) -> Places:
 
 
 def small(name: str):
-    """The recipe with the options that make it what it is, and with little work."""
-    system = load_recipe(name).system
-    changes: dict = {"audio.duration": 0.4, "train.epochs": 1, "train.batch_size": 8}
-    if system.frontend.name == "discriminative":
-        changes["frontend.branches"] = [
-            {"name": "fft", **SMALL_FFT}
-            if b.name == "fft"
-            else {"name": "stft", "n_fft": 256 << i, **SMALL_STFT}
-            for i, b in enumerate(system.frontend.branches)
-        ]
-    else:
-        changes |= {"frontend.n_mels": 8, "frontend.n_fft": 256, "frontend.hop_length": 128}
-    if system.frontend.name == "autoencoder":
-        changes |= {"frontend.hidden": [8], "train.batch_size": 32}
-    return with_overrides(system, changes, name)
+    return with_overrides(load_recipe(name).system, changes(name), name)
 
 
 @pytest.mark.parametrize("name", recipe_names())

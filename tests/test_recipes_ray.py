@@ -1,0 +1,116 @@
+"""Every shipped recipe, and methods from a plugin, through the whole pipeline in one sweep on a local Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from small_recipes import changes
+
+from asdray import load_results
+from asdray.config.load import recipe_names
+from asdray.dcase.format import format_dataset
+from asdray.dcase.synth import synthesise
+
+pytestmark = pytest.mark.ray
+
+DCASE, MACHINES = "dcase2023", ["fan", "bandsaw"]
+PLUGIN = Path(__file__).parent / "plugin_example.py"
+SAME_AS = {"dis_baseline": "dis_spec_adacos_fixed"}
+"""Recipes of one system under two names."""
+
+
+def spec() -> dict:
+    recipes = {name: {"set": changes(name)} for name in recipe_names()}
+    recipes["bands.yaml"] = {}
+    recipes["softmax.yaml"] = {"set": {**changes("dis_baseline"), "frontend.loss": {"name": "softmax"}}}
+    return {
+        "name": "everything",
+        "recipes": recipes,
+        "dcase": [DCASE],
+        "seeds": [0],
+        "machines": {DCASE: MACHINES},
+        "backends": ["knn", "centroid"],
+        "umap": False,
+        "plugins": ["methods.py"],
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    root: Path = tmp_path_factory.mktemp("everything")
+    synthesise(root / "data", DCASE, machines=MACHINES, train=12, test=8, seconds=0.5)
+    format_dataset(root / "data", DCASE)
+    (root / "methods.py").write_text(PLUGIN.read_text())
+    own = {"frontend": {"name": "bands"}, "train": {"epochs": 1}, "audio": {"duration": 0.4}}
+    (root / "bands.yaml").write_text(yaml.safe_dump({"about": "a frontend of one's own", **own}))
+    (root / "softmax.yaml").write_text(
+        yaml.safe_dump({"about": "a loss of one's own", "frontend": {"name": "discriminative"}})
+    )
+    (root / "sweep.yaml").write_text(yaml.safe_dump(spec()))
+    run = subprocess.run(
+        [
+            sys.executable, "-m", "asdray", "sweep", root / "sweep.yaml", "--data", root / "data",
+            "--results", root / "results", "--no-dashboard",
+        ],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    return root / "results"
+
+
+def test_every_recipe_ends_with_its_scores_in_the_leaderboard(results):
+    board = pd.read_csv(results / "sweeps" / "everything" / "leaderboard.csv")
+    ours = board[board["origin"] == "ours"]
+    expected = {*recipe_names(), "bands", "softmax"}
+    assert set(ours["recipe"]) == expected
+    assert set(ours["dataset"]) == {"synthetic"}
+    columns = [f"{DCASE}-dev_mean", f"{DCASE}-eval_mean"]
+    assert ours[columns].notna().all(axis=None)
+    assert ((ours[columns] >= 0) & (ours[columns] <= 1)).all(axis=None)
+    trials = pd.read_parquet(results / "sweeps" / "everything" / "trials.parquet")
+    assert set(trials["status"]) == {"done"}
+    assert len(trials) == len(expected)
+    events = (results / "sweeps" / "everything" / "events.jsonl").read_text().splitlines()
+    assert {json.loads(line)["status"] for line in events} == {"done"}
+
+
+def test_the_sweep_keeps_its_plugin(results):
+    folder = results / "sweeps" / "everything"
+    spec = yaml.safe_load((folder / "sweep.yaml").read_text())
+    assert [(folder / path).read_text() for path in spec["plugins"]] == [PLUGIN.read_text()]
+    before = (folder / "leaderboard.csv").read_text()
+    changed = results.parent / "methods.py"
+    changed.write_text(changed.read_text() + "# changed\n")
+    run = ["report", "everything", "--data", results.parent / "data", "--results", results]
+    subprocess.run([sys.executable, "-m", "asdray", *map(str, run)], capture_output=True, check=True)
+    assert (folder / "leaderboard.csv").read_text() == before
+    frame = load_results(folder)
+    assert {"bands", "softmax"} < set(frame["recipe"])
+
+
+def test_what_a_recipe_is_scored_by(results):
+    board = pd.read_csv(results / "sweeps" / "everything" / "leaderboard.csv")
+    of = (
+        board[board["origin"] == "ours"]
+        .groupby("recipe")["backend_id"]
+        .agg(lambda ids: {i.split("-")[0] for i in ids})
+    )
+    assert of["dis_spec_featex"] == {"knn", "centroid"}
+    assert of["raw_spec"] == {"knn", "centroid"}
+    assert of["ae_baseline"] == of["ae_official_mse"] == {"recon"}
+    assert of["ae_official_mahalanobis"] == {"own"}
+    assert of["bands"] == {"knn", "centroid", "recon"}
+    assert of["softmax"] == {"knn", "centroid"}
+
+
+def test_one_system_of_two_names_gives_the_same_numbers(results):
+    board = pd.read_csv(results / "sweeps" / "everything" / "leaderboard.csv")
+    scores = board.set_index(["recipe", "backend_id"])[f"{DCASE}-eval_mean"]
+    for one, other in SAME_AS.items():
+        assert scores[one].to_dict() == scores[other].to_dict()
