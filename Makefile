@@ -49,6 +49,7 @@ lock: $(STAMP)  ## Resolve the packages anew into requirements.lock
 perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/format.py
 	$(BIN)/python benchmarks/perf/official.py
+	$(BIN)/python benchmarks/perf/tables.py
 
 benchmark: $(STAMP)  ## A year's recipes beside published results: DCASE=dcase2022 [DATA=synthetic] [SET="seeds=[0]"]
 	$(if $(DCASE),,$(error name the year: make benchmark DCASE=dcase2022 [DATA=synthetic]))
