@@ -48,11 +48,13 @@ class Leaderboard:
 
     @property
     def means(self) -> tuple[str, ...]:
-        """Those of `MEANS` that are over several columns, and not over the same as others of them."""
+        """Those of `MEANS` that people are shown: over several columns, and not over the same as others of
+        them; those of dev only where it decides the rank or is all there is."""
+        has_eval = any(name.endswith("-eval") for name in self.names)
         shown: dict[tuple[tuple[str, ...], str], str] = {}
         for mean in MEANS:
             over = averaged(mean, self.names)
-            if len(over) > 1:
+            if len(over) > 1 and (not mean.startswith("dev") or not has_eval or mean == self.rank_by):
                 shown.setdefault((over, mean.rpartition("_")[2]), mean)
         return tuple(shown.values())
 
@@ -80,6 +82,7 @@ def build(
     rank_by: str | None = None,
     unlabelled: Iterable[str] = (),
     extra: Iterable[Mapping[str, Any]] = (),
+    unranked: Sequence[Mapping[str, Any]] = (),
     selected_by: str = "fixed",
     metric: str = "official",
 ) -> Leaderboard:
@@ -98,6 +101,7 @@ def build(
             so a row is complete without.
         extra: rows from elsewhere, such as `rows_of` other tables or published ones, with `ID_COLUMNS`
             (without rank) and the columns of each name; what is left out is null.
+        unranked: rows of ours that are shown behind all others and never ranked, such as a search's own.
         selected_by: what the systems of ``tables`` were chosen by.
 
     Raises:
@@ -111,11 +115,11 @@ def build(
         raise ValueError(f"no row of other data stands beside those of {dataset} data")
     ours = rows_of(tables, machines, label_sources, dataset, selected_by)
     columns = [*ID_COLUMNS[1:], *(c for n in names for c in columns_of(n))]
-    frame = pd.DataFrame([*ours, *more], columns=columns)
+    frame = pd.DataFrame([*ours, *more, *unranked], columns=columns)
     frame = frame.astype({c: kind for n in names for c, kind in zip(columns_of(n), _DTYPES, strict=True)})
     for mean in MEANS:
         frame[mean] = _mean_over(frame, mean, names)
-    return _ranked(frame, names, rank_by, dataset, metric, tuple(unlabelled))
+    return _ranked(frame, names, rank_by, dataset, metric, tuple(unlabelled), len(unranked))
 
 
 def rows_of(
@@ -198,9 +202,15 @@ def _ranked(
     dataset: str,
     metric: str,
     unlabelled: Sequence[str],
+    n_unranked: int,
 ) -> Leaderboard:
-    """Sorts by the deciding column and numbers the complete rows of ours: equal values, equal ranks."""
-    value = frame[rank_by if rank_by in MEANS else f"{rank_by}_mean"]
+    """Sorts by the deciding column and numbers the complete rows of ours: equal values, equal ranks.
+
+    Args:
+        n_unranked: how many rows at the end are never ranked.
+    """
+    value = frame[rank_by if rank_by in MEANS else f"{rank_by}_mean"].copy()
+    value.iloc[len(frame) - n_unranked :] = math.nan
     ours = frame["origin"] == "ours"
     complete = ours & value.notna()
     for name in names:
@@ -213,7 +223,7 @@ def _ranked(
         ["_last", "_value"], ascending=[True, False], kind="stable", ignore_index=True
     )
     frame = frame.drop(columns=["_last", "_value"])
-    notes = _notes(frame, names, rank_by, dataset, metric, unlabelled)
+    notes = _notes(frame, names, rank_by, dataset, metric, unlabelled, n_unranked)
     return Leaderboard(frame, names, rank_by, dataset, metric, notes)
 
 
@@ -224,6 +234,7 @@ def _notes(
     dataset: str,
     metric: str,
     unlabelled: Sequence[str],
+    n_unranked: int,
 ) -> tuple[str, ...]:
     kind = (
         "Dataset: synthetic. These numbers say that the pipeline works, nothing about real machines."
@@ -247,8 +258,8 @@ def _notes(
         notes.append(f"Labels are missing in {' and '.join(unlabelled)}: no scores there{hint}.")
     if empty := [n for n in names if n not in unlabelled and not ours[f"{n}_n"].any()]:
         notes.append(f"No scores yet in {' and '.join(empty)}: nothing is finished.")
-    if unranked := int(ours["rank"].isna().sum()):
-        notes.append(f"{unranked} of {len(ours)} rows are incomplete and not ranked.")
+    if incomplete := int(ours["rank"].isna().sum()) - n_unranked:
+        notes.append(f"{incomplete} of {len(ours) - n_unranked} rows are incomplete and not ranked.")
     if len(ours) < len(frame):
         notes.append("Published rows are placed by their score and not ranked; they were not run here.")
     return tuple(notes)
