@@ -17,6 +17,9 @@ Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 
 # ------------------------------------------------------------------------------------------------- axes
 
+DIGITS = 5
+"""Of drawn numbers: more would tell nothing, and make names of systems unreadable."""
+
 AXIS_KINDS = ("choice", "uniform", "loguniform", "randint", "quniform")
 """An axis is a list, which is a choice, or an object of one of these keys:
 
@@ -24,6 +27,8 @@ AXIS_KINDS = ("choice", "uniform", "loguniform", "randint", "quniform")
 * ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``: a number between them;
 * ``{randint: [low, high]}``: a whole number, both ends included;
 * ``{quniform: [low, high, step]}``: ``low``, ``low + step``, ..., at most ``high``.
+
+Numbers are rounded to `DIGITS` digits.
 
 An object among the values of a choice replaces a union member whole, and what stands in it may be an axis
 object again: it is asked only where that member is chosen. A list in there is a list, not a choice.
@@ -126,9 +131,10 @@ def _drawn(value: Any, name: str, asked: Asked, top: bool = False) -> Any:
         return asked.suggest_int(name, *value[kind])
     if kind is not None:
         low, high, *step = value[kind]
-        return asked.suggest_float(
+        number = asked.suggest_float(
             name, float(low), float(high), step=float(step[0]) if step else None, log=kind == "loguniform"
         )
+        return float(f"{number:.{DIGITS}g}")
     if isinstance(value, Mapping):
         return {key: _drawn(inner, f"{name}.{key}", asked) for key, inner in value.items()}
     if isinstance(value, list):

@@ -21,6 +21,8 @@ from asdray.sweep import ensembles
 from asdray.sweep.plan import Job, Standing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.evaluation.tables import Tables
     from asdray.sweep.events import Event
@@ -125,7 +127,9 @@ def write_results(
     from asdray.evaluation import leaderboard_text, published, tables
 
     folder = store.sweep_dir(places.results, sweep.name)
-    made, board = _board(sweep, jobs, places, "official", rank_by)
+    made, board, searched = _board(sweep, jobs, places, "official", rank_by)
+    if searched is not None:
+        tables.write_csv(searched, folder / "selection.csv")
     written = tables.write_tables(made, folder / "tables")
     written += leaderboard_text.write(board, folder)
     if len(beside := published.beside(board)):
@@ -150,7 +154,7 @@ def write_metric(
     from asdray.evaluation import leaderboard_text, tables
 
     folder = store.sweep_dir(places.results, sweep.name)
-    made, board = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
+    made, board, _ = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
     tables.write_tables(made, folder / "tables", metric)
     leaderboard_text.write(board, folder, f"leaderboard-{metric}")
     return board
@@ -158,18 +162,22 @@ def write_metric(
 
 def _board(
     sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None
-) -> tuple[Tables, Leaderboard]:
-    """The tables of one metric and the leaderboard that they make."""
+) -> tuple[Tables, Leaderboard, pd.DataFrame | None]:
+    """The tables of one metric, the leaderboard that they make, and of a search what it chose."""
     from asdray.evaluation import leaderboard, naming, published, tables
+    from asdray.sweep import selection
+    from asdray.sweep.search import read_studies
 
-    finished = [
+    paths = (
         store.trial_dir(places.results, job.trial).metrics
         for job in jobs
         if state.table_step(job.trial, sweep.checkpoints, places, job.dataset).marker
-    ]
+    )
+    finished = list(dict.fromkeys(paths))
     rows = tables.load_rows(finished, metric)
-    planned = tables.planned_rows([j.trial for j in jobs], sweep.checkpoints, sweep.backends)
-    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
+    ranked = [job.trial for job in jobs if job.part != "search"]
+    planned = tables.planned_rows(ranked, sweep.checkpoints, sweep.backends)
+    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.board_years}
     swept: dict[str, dict[str, Mapping[str, Any]]] = {}
     for job in jobs:
         swept.setdefault(job.trial.recipe, {})[job.trial.system_name] = job.swept
@@ -178,8 +186,13 @@ def _board(
         options |= naming.option_labels(systems)
     backends = {backend_id(b): b.model_dump() for job in jobs for b in job.backends}
     labels = naming.backend_labels(backends)
+    datasets = {job.trial.dcase: job.dataset for job in jobs if job.trial.dcase in machines}
+    studies = None
+    if sweep.search.samples:
+        studies, datasets = read_studies(sweep, places)
+        planned = selection.confirmed_rows(studies, planned)
+        datasets = {dcase: datasets[dcase] for dcase in machines}
     made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
-    datasets = {job.trial.dcase: job.dataset for job in jobs}
     kinds = {name: d.kind for name, d in datasets.items()}
     more: list[dict[str, Any]] = []
     if set(kinds.values()) == {"official"}:
@@ -199,6 +212,12 @@ def _board(
     combined = ensembles.make(sweep, [j.trial for j in jobs], datasets, places, official, labels)
     kind = leaderboard.one_kind(kinds)
     more += ensembles.leaderboard_rows(combined, machines, sources, kind, labels, metric)
+    searched = None
+    if studies is not None:
+        own = [job.trial for job in jobs if job.part == "search"]
+        searched = selection.searched(
+            studies, own, finished, machines, sources, kind, labels, options, metric
+        )
     board = leaderboard.build(
         made,
         machines,
@@ -214,6 +233,11 @@ def _board(
             )
         ],
         extra=more,
+        unranked=searched.rows if searched else (),
+        selected_by=searched.selected_by if searched else "fixed",
         metric=metric,
     )
-    return made, replace(board, notes=(*board.notes, *combined.notes))
+    board = replace(board, notes=(*board.notes, *combined.notes, *(searched.notes if searched else ())))
+    if searched is None:
+        return made, board, None
+    return made if sweep.confirm else searched.tables, board, searched.frame

@@ -37,8 +37,7 @@ def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, 
 
 def outlook(sweep: Sweep, places: Places) -> list[str]:
     """What a dry run says of a search besides the trials that are known."""
-    datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
-    studies = Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False)
+    studies, _ = read_studies(sweep, places)
     states = [s.state for s in studies.samples]
     told = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
     replicates = len(sweep.dcase) * len(sweep.seeds)
@@ -214,6 +213,12 @@ class Searching:
         n = sum(s.state != "open" for s in self.studies.samples)
         of = len(self.studies.samples) + self.studies.to_ask
         return f"{sample.name} ({options}): {what}{by}; {n} of {of} systems"
+
+
+def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Dataset]]:
+    """The studies of a sweep as they are, and the datasets of its years; writes nothing."""
+    datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
+    return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
 
 
 def open_search(sweep: Sweep, places: Places) -> tuple[Searching, tuple[Job, ...]]:

@@ -147,6 +147,11 @@ class Studies:
         return None
 
     @property
+    def recipes(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(base.recipe for base in self._bases)
+
+    @property
     def threads(self) -> int:
         """The most that a recipe trains with, before any axis."""
         return max(base.system.train.threads for base in self._bases)
