@@ -54,8 +54,8 @@ def benchmark(
     from asdray.config.sweep import load_sweep
     from asdray.dcase.years import get_year
     from asdray.store import Places
+    from asdray.sweep.dry_run import plan_lines
     from asdray.sweep.plan import plan
-    from asdray.sweep.progress import plan_lines
 
     get_year(dcase)
     path = FOLDER / f"{dcase}.yaml"

@@ -49,9 +49,9 @@ def sweep(
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     chosen = None if only is None else chooser(only, jobs)
     if dry_run:
-        from asdray.sweep.progress import plan_lines
+        from asdray.sweep.dry_run import plan_lines
 
-        print_lines(plan_lines(plan, jobs, places))
+        print_lines(plan_lines(plan, jobs, places, chosen or (lambda job: True), retry_failed))
         return
     run_and_print(
         plan,

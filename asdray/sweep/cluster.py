@@ -42,6 +42,7 @@ class Cluster:
     """What a running Ray offers."""
 
     cpus: float
+    gpus: float
     node_cpus: float
     """Of the largest node; one training or task runs on one node."""
     node_gpus: float
@@ -118,6 +119,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         yield Cluster(
             cpus=ray.cluster_resources().get("CPU", 0),
+            gpus=ray.cluster_resources().get("GPU", 0),
             node_cpus=max(node["Resources"].get("CPU", 0) for node in nodes),
             node_gpus=max(node["Resources"].get("GPU", 0) for node in nodes),
             dashboard=f"http://{url}" if url else None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from asdray import provenance
+from asdray import provenance, store
 from asdray.config.trial import Trial
 from asdray.stages.state import Outcome
 
@@ -112,7 +112,33 @@ def _is_lasting(error: BaseException) -> bool:
     return True
 
 
-class EventLog:
+class History:
+    """What the events of a sweep say happened so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.lasting: dict[tuple, Event] = {}
+        """`key_of` -> the failure of a stage that would fail again; forgotten once it is done."""
+        self.broken: dict[tuple, Event] = {}
+        """The same for every failure, by `key_of` without the signature."""
+        self._done: set[tuple] = set()
+        if path.exists():
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for event in map(_parse, file):
+                    self._remember(event)
+
+    def _remember(self, event: Event) -> None:
+        key = key_of(event)
+        if event.get("status") == "done":
+            self._done.add(key)
+            self.lasting.pop(key, None)
+            self.broken.pop(key[:-1], None)
+        elif event.get("status") == "failed":
+            self.broken[key[:-1]] = event
+            if event.get("lasting") and event.get("signature"):
+                self.lasting[key] = event
+
+
+class EventLog(History):
     """Appends events, each finished stage once.
 
     A stage that was already done before this sweep (by an earlier run whose line was lost, or by another
@@ -123,26 +149,13 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._done: set[tuple] = set()
         self.counts: dict[str, int] = {}
         """Stages finished by this run, per stage."""
         self.failures: list[Event] = []
         """Failed events of this run."""
-        self.lasting: dict[tuple, Event] = {}
-        """`key_of` -> the failure of a stage that would fail again; forgotten once it is done."""
         if path.exists():
             _drop_torn_line(path)
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for event in map(_parse, file):
-                    self._remember(event)
-
-    def _remember(self, event: Event) -> None:
-        key = key_of(event)
-        if event.get("status") == "done":
-            self._done.add(key)
-            self.lasting.pop(key, None)
-        elif event.get("lasting") and event.get("signature"):
-            self.lasting[key] = event
+        super().__init__(path)
 
     def add(self, event: Event) -> bool:
         """Writes the event unless its stage is already logged as done. Returns whether it was new."""
@@ -157,6 +170,18 @@ class EventLog:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         return True
+
+
+def forget(path: Path, trials: Container[tuple[str, str, int]]) -> None:
+    """Takes the events of some trials, (dcase, system, seed), out of a log that nobody writes to."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if _trial_of(_parse(line)) not in trials]
+        store.write_text(path, "".join(kept))
+
+
+def _trial_of(event: Event) -> tuple:
+    return event.get("dcase"), event.get("system"), event.get("seed")
 
 
 def _parse(line: str) -> Event:

@@ -1,46 +1,76 @@
-"""What a running sweep shows: plain lines, and on a terminal a live table of what runs."""
+"""What a running sweep shows: plain lines, and on a terminal a live view of what runs."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Screen
 from rich.table import Table
 
-from asdray.config.sweep import Sweep
-from asdray.config.trial import Trial
-from asdray.store import Places
+from asdray.sweep import live
 from asdray.sweep.events import Event
+from asdray.sweep.live import Live, Pace, duration
 from asdray.sweep.plan import Job
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.sweep.metrics import Metrics
+
+WRITE_SECONDS = 2.0
+"""Between two writings of ``status.json``."""
+
+LINE_SECONDS = 60.0
+"""Between two lines on how far it is, where there is no terminal."""
 
 
 class View:
-    """Prints a line per finished training and trial and per failure; nothing but failures when quiet."""
+    """Prints a line per finished training and trial and per failure; nothing but failures when quiet.
 
-    def __init__(self, total: int, quiet: bool) -> None:
+    On a terminal a live view stands below the lines. Either way ``status.json`` is kept up to date.
+    """
+
+    def __init__(self, folder: Path, quiet: bool) -> None:
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._folder = folder
         self._quiet = quiet
-        self._total = total
+        self._total = 0
         self._done = 0
         self._started = time.monotonic()
-        self._running: dict[int, tuple[Trial, Mapping[str, Any]]] = {}
-        self._tasks = 0
         self._live: Live | None = None
+        self._metrics: Metrics | None = None
+        self._screen: Screen | None = None
+        self._paces = {"write": Pace(WRITE_SECONDS), "line": Pace(LINE_SECONDS), "draw": Pace(0.25)}
+
+    def begin(self, total: int, shown: Live) -> None:
+        """From now on ``shown`` is what is going on; ``total`` trials are to be finished."""
+        self._total, self._done, self._live = total, 0, shown
+        live.write(shown.snapshot(), self._folder)
+
+    def end(self, state: str) -> None:
+        """The last snapshot: ``ended`` or ``stopped``."""
+        if self._live:
+            live.write(self._live.snapshot(state), self._folder)
+
+    def export(self, metrics: Metrics) -> None:
+        """From now on Ray's metrics are kept up to date too."""
+        self._metrics = metrics
 
     def __enter__(self) -> View:
         if self.console.is_terminal and not self._quiet:
-            self._live = Live(self._table(), console=self.console, refresh_per_second=4, transient=True)
-            self._live.start()
+            self._screen = Screen(console=self.console, auto_refresh=False, transient=True)
+            self._screen.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None
+        self._metrics = None
+        if self._screen:
+            self._screen.stop()
+            self._screen = None
 
     def line(self, text: str, style: str = "") -> None:
         """One line, with the time since the start."""
@@ -53,51 +83,93 @@ class View:
         """There are more trials than was known."""
         self._total += more
 
-    def epoch(self, job: int, trial: Trial, progress: Mapping[str, Any]) -> None:
+    def epoch(self, index: int, job: Job, progress: Mapping[str, Any]) -> None:
         """A training's newest epoch."""
-        self._running[job] = (trial, progress)
+        if self._live:
+            self._live.epoch(index, job, progress)
 
-    def trained(self, job: int, event: Event) -> None:
-        """A unit's training ended well."""
-        self._running.pop(job, None)
-        if not event["found"]:
+    def take(self, index: int, job: Job, event: Event) -> None:
+        """Any stage ended."""
+        if self._live:
+            self._live.take(index, job, event)
+        if event["status"] == "failed":
+            self.line(f"FAILED {failure_line(event)}", style="red")
+        elif event["stage"] == "train" and not event["found"]:
             name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
             self.line(f"trained {name} in {event['seconds']:.1f} s")
 
-    def failed(self, event: Event) -> None:
-        """Any stage failed."""
-        self.line(f"FAILED {failure_line(event)}", style="red")
-
-    def finished(self, trial: Trial, ok: bool) -> None:
+    def finished(self, index: int, job: Job, ok: bool) -> None:
         """Everything of a trial ended."""
+        if self._live:
+            self._live.drop(index, job)
         self._done += 1
         self.line(
-            f"{'done' if ok else 'incomplete'}: {trial.name} ({self._done} of {self._total} trials)",
+            f"{'done' if ok else 'incomplete'}: {job.trial.name} ({self._done} of {self._total} trials)",
             style="" if ok else "red",
         )
 
-    def tick(self, tasks: int) -> None:
-        """Refreshes the live table."""
-        self._tasks = tasks
+    def board(self, board: Leaderboard) -> None:
+        """The leaderboard as it is now."""
         if self._live:
-            self._live.update(self._table())
+            self._live.board(board)
 
-    def _table(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("training", "unit", "epoch", "loss", "per second", "left"):
-            table.add_column(column)
-        for trial, p in self._running.values():
-            left = (p["epochs"] - p["epoch"]) * p["seconds"]
+    def tick(self, tasks: int) -> None:
+        """Brings everything up to date that is due."""
+        if self._live is None:
+            return
+        self._live.tasks = tasks
+        due = {name for name, pace in self._paces.items() if pace.due()}
+        if not due:
+            return
+        snapshot = self._live.snapshot()
+        if "write" in due:
+            live.write(snapshot, self._folder)
+            if self._metrics:
+                self._metrics.set(snapshot)
+        if self._screen and "draw" in due:
+            self._screen.update(render(snapshot), refresh=True)
+        elif not self._screen and "line" in due:
+            self.line(trials_line(snapshot))
+
+
+def render(snapshot: Mapping[str, Any]) -> RenderableType:
+    """What runs, how far it is, and the top of the leaderboard."""
+    parts: list[RenderableType] = []
+    if snapshot["training"]:
+        table = Table("training", "unit", "epoch", "loss", "clips/s", "left", box=None, padding=(0, 2, 0, 0))
+        for t in snapshot["training"]:
             table.add_row(
-                trial.name,
-                p["unit"],
-                f"{p['epoch']}/{p['epochs']}",
-                f"{p['loss']:.4f}",
-                f"{p['per_second']:.0f}",
-                f"{left:.0f} s",
+                t["trial"],
+                t["unit"],
+                f"{t['epoch']}/{t['epochs']}",
+                f"{t['loss']:.4f}",
+                f"{t['clips_per_second']:.0f}",
+                duration(t["seconds_left"]),
             )
-        table.caption = f"{self._done} of {self._total} trials done, {self._tasks} tasks waiting or running"
-        return table
+        parts.append(table)
+    if snapshot["leaderboard"]:
+        table = Table(
+            "best so far", "backend", snapshot["leaderboard"][0]["column"], box=None, padding=(0, 2, 0, 0)
+        )
+        for row in snapshot["leaderboard"]:
+            complete = "" if row["complete"] else " (not all trials yet)"
+            table.add_row(row["system"], row["backend"], f"{100 * row['score']:.2f}{complete}")
+        parts.append(table)
+    parts.append(trials_line(snapshot))
+    return Group(*parts)
+
+
+def trials_line(snapshot: Mapping[str, Any]) -> str:
+    """``3 of 8 trials done, 2 running, 3 waiting; 4 tasks; about 12 min left``."""
+    counts = snapshot["trials"]
+    parts = [f"{counts['done']} of {sum(counts.values())} trials done"]
+    parts += [f"{n} {state}" for state, n in counts.items() if n and state != "done"]
+    text = ", ".join(parts)
+    if snapshot["tasks"]:
+        text += f"; {snapshot['tasks']} tasks waiting or running"
+    if snapshot["seconds_left"] is None:
+        return f"{text}; no estimate of the time left yet"
+    return f"{text}; about {duration(snapshot['seconds_left'])} left"
 
 
 def failure_line(event: Event) -> str:
@@ -105,23 +177,6 @@ def failure_line(event: Event) -> str:
     what = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
     trial = f"{event['system']} {event['dcase']} seed{event['seed']}"
     return f"{what}: {event['error']} ({trial})"
-
-
-def plan_lines(sweep: Sweep, jobs: Sequence[Job], places: Places) -> list[str]:
-    """What ``--dry-run`` prints: every trial with what is left of it, and the sum."""
-    lines = []
-    units = machines = 0
-    for job in jobs:
-        missing = job.missing(sweep, places)
-        units += len(missing.units)
-        machines += len(missing.machines)
-        parts = [f"train {u.name}" for u in missing.units]
-        parts += [f"score {len(missing.machines)} machines"] if missing.machines else []
-        parts += [f"umap {len(missing.umaps)}"] if missing.umaps else []
-        parts += ["table"] if missing.table else []
-        lines.append(f"{job.trial.name}: {', '.join(parts) or 'done'}")
-    lines.append(f"{len(jobs)} trials; left: {units} trainings, {machines} machines to extract and score")
-    return lines
 
 
 def summary_lines(

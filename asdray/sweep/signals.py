@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM as a clean stop."""
+"""Ctrl-C and SIGTERM as a clean stop; twice as an immediate one."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -18,24 +21,40 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process as usual."""
+    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process at once."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     old: dict[signal.Signals, Any] = {}
 
-    def restore() -> None:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
-
     def ask(number: int, frame: object) -> None:
+        if stop.asked:
+            _end_at_once(number)
         stop.asked = True
-        restore()
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         old[signum] = signal.signal(signum, ask)
     try:
         yield stop
     finally:
-        restore()
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+
+
+def _end_at_once(number: int) -> None:
+    """Ends this process and the Ray that it started; what was finished is kept, as after a kill."""
+    show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+    os.write(2, f"{show_cursor}\nstopped at once: run the same command again to go on\n".encode())
+    for child in _children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+    os._exit(128 + number)
+
+
+def _children() -> list[int]:
+    """The processes that the main thread started; none where the system does not tell."""
+    with contextlib.suppress(OSError):
+        pid = os.getpid()
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []

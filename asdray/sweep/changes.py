@@ -1,0 +1,75 @@
+"""What is new in a sweep file since its last run, what is as before, and what is no longer asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asdray.config.sweep import Sweep
+from asdray.sweep.plan import Job
+
+SHOWN = 8
+"""Changed options that are listed."""
+
+
+def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
+    """A few lines on what differs from the last run in ``folder``; none if nothing does, or there was none.
+
+    Compares with the ``sweep.yaml`` and ``trials.parquet`` that it left. Of a search only the options are
+    compared: its trials follow from its study.
+    """
+    lines = []
+    if (before := _last_spec(folder)) is not None:
+        now = json.loads(sweep.model_dump_json())
+        different = list(_different(before, now, ""))
+        lines = [f"changed since the last run: {text}" for text in different[:SHOWN]]
+        if len(different) > SHOWN:
+            lines.append(f"and {len(different) - SHOWN} more options")
+    there = None if sweep.search.samples else last_trials(folder)
+    if there is not None:
+        asked = {(j.trial.dcase, j.trial.system_name, j.trial.seed) for j in jobs}
+        new, same, gone = len(asked - there), len(asked & there), len(there - asked)
+        if new or gone:
+            text = f"trials: {new} new, {same} as before, {gone} no longer asked for"
+            lines.append(text + (" (their results stay)" if gone else ""))
+    return lines
+
+
+def _last_spec(folder: Path) -> dict[str, Any] | None:
+    try:
+        value = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def last_trials(folder: Path) -> set[tuple[str, str, int]] | None:
+    """(dcase, system, seed) of the trials in ``trials.parquet``; None where it is not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:  # not `read_table`, which imports pandas
+        table = pq.ParquetFile(str(folder / "trials.parquet")).read(columns=["dcase", "system", "seed"])
+    except (OSError, pa.ArrowException):
+        return None
+    return set(zip(*(table[name].to_pylist() for name in ("dcase", "system", "seed")), strict=True))
+
+
+def _different(before: Any, now: Any, path: str) -> Iterator[str]:
+    """``path: old -> new`` of every option that differs, mappings taken apart."""
+    if before == now:
+        return
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and (path.count(".") < 2 or not path):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _different(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+        return
+    yield f"{path}: {_shown(before)} -> {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."

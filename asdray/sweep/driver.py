@@ -1,0 +1,369 @@
+"""The loop of a running sweep: trains, lets tasks follow, and keeps the sweep's files as of now."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from asdray import store
+from asdray.config.backend import Umap
+from asdray.config.sweep import Sweep
+from asdray.config.trial import Trial
+from asdray.stages import state
+from asdray.stages.describe import write_trial
+from asdray.store import Places
+from asdray.sweep import outputs
+from asdray.sweep.estimate import Work
+from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
+from asdray.sweep.live import Live
+from asdray.sweep.plan import Job, log_found, standing
+from asdray.sweep.progress import View
+from asdray.sweep.signals import Stop, stop_on_signals
+from asdray.sweep.standing import Missing, Standing
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.sweep.search import Searching
+
+REFRESH_SECONDS = 5.0
+"""Shortest time between two writings of the sweep's tables while it runs."""
+
+
+class Driver:
+    """The state of one running sweep, all in the driver's main thread."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        jobs: Sequence[Job],
+        stands: Sequence[Standing],
+        places: Places,
+        log: EventLog,
+        missing: Sequence[Missing],
+        left: dict[int, Missing],
+        view: View,
+        search: Searching | None = None,
+    ) -> None:
+        self.sweep = sweep
+        self.jobs = list(jobs)
+        """Grows where a search comes to more of them."""
+        self.search = search
+        self.places = places
+        self.log = log
+        self.left = left
+        self.stopped = False
+        self._view = view
+        self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
+        self._rows = [
+            self._marked(job, outputs.trial_row(job, stand, places, self._failures.get(i, []), False))
+            for i, (job, stand) in enumerate(zip(jobs, stands, strict=True))
+        ]
+        work = Work()
+        for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
+            work.add(i, job, stand, asked=i in left)
+        self._live = Live(sweep.name, self._rows, work)
+        view.begin(len(left), self._live)
+        self._training: set[int] = {i for i, m in left.items() if m.units}
+        """Trials whose job has not ended."""
+        self._judged: dict[int, Any] = {}
+        """Those of them that a search judges, and what came of it."""
+        self._ready: dict[int, set[str]] = {}
+        """Machines of those whose model is trained."""
+        self._held = search.held(self.jobs) if search else set[int]()
+        """Trials of samples that an earlier run left open: their job is still to come."""
+        self._open: Counter[tuple[int, str]] = Counter()
+        """(trial, kind of task) -> how many wait or run."""
+        self._tabled: set[int] = set()
+        self._finished: set[int] = set()
+        self._refreshed = time.monotonic()
+        self._refresh_cost = 0.0
+        self._dirty = False
+
+    # ------------------------------------------------------------------------------------- with Ray
+
+    def run_on_ray(self, address: str | None, dashboard: bool) -> None:
+        """Trains what is missing and runs the tasks that follow, until nothing is left or a signal comes."""
+        from asdray.sweep.cluster import ray_session
+
+        with stop_on_signals() as stop, ray_session(address, dashboard) as cluster, self._view:
+            # Only now, like the two below: it imports ray, which a sweep with nothing to do never needs.
+            from asdray.sweep import metrics
+
+            self._view.export(metrics.Metrics(self.sweep.name))
+            self._live.dashboard, self._live.metrics = cluster.dashboard, metrics.address()
+            if cluster.dashboard:
+                self._view.line(f"Ray dashboard: {cluster.dashboard}; metrics: {self._live.metrics}")
+            threads = max(
+                (job.trial.system.train.threads for job in self.jobs),
+                default=self.search.studies.threads if self.search else 1,
+            )
+            needs = cluster.needs(self.sweep.resources, threads)
+            limits = [cluster.cpus / needs["train"].cpu] if needs["train"].cpu else []
+            limits += [cluster.gpus / needs["train"].gpu] if needs["train"].gpu else []
+            self._live.room(min(limits, default=cluster.cpus), cluster.cpus // 2, cluster.cpus)
+            # Only now: both modules import ray, which a sweep with nothing to do never needs.
+            from asdray.sweep.tasks import TaskPool
+            from asdray.sweep.training import Judge, Training
+
+            pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
+            news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+            training = None
+            searching = self.search is not None and not self.search.over
+            if self._training or searching:
+                logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
+                logs.mkdir(parents=True, exist_ok=True)
+                trials = [self._without_failed(i) for i in range(len(self.jobs))]
+                training = Training(
+                    trials,
+                    sorted(self._training),
+                    self.sweep.checkpoints,
+                    needs["train"],
+                    self.places,
+                    logs,
+                    news,
+                    Judge.of(self.sweep) if self.search else None,
+                    self.sweep.scheduler,
+                )
+            if training:
+                training.start()
+                if self.search:
+                    for index in sorted(self._training - self._held):
+                        training.feed(index, self.jobs[index].trial)
+            for index in sorted(set(self.left) - self._training - self._held):
+                self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
+            self._loop(pool, training, news, stop, max(1, int(cluster.cpus)))
+
+    def _loop(self, pool: Any, training: Any, news: queue.SimpleQueue, stop: Stop, cpus: int) -> None:
+        trains = training is not None
+        for index in set(self.left) - self._held:
+            self._finish_if_complete(index)
+        while trains or len(pool):
+            if stop.asked:
+                self._stop(training)
+                return
+            if self.search and trains:
+                self._steer(self.search, training, pool)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    kind, index, value = news.get_nowait()
+                    if kind == "end":
+                        trains = False
+                        for lost in sorted(self._training):
+                            # Tune ended without a word on these, or of an error of its own.
+                            self._hear("error", lost, f"training ended without a result: {value}", pool)
+                    else:
+                        self._hear(kind, index, value, pool)
+            slots = max(1, cpus // 2) if trains else cpus
+            for item, events in pool.step(slots, timeout=0.1):
+                self._take(item, events, pool)
+            if not len(pool):
+                time.sleep(0.05)  # pool.step waits only where tasks run
+            self._view.tick(len(pool))
+            self._refresh()
+
+    def _hear(self, kind: str, index: int, value: Any, pool: Any) -> None:
+        """Takes one piece of news from Tune."""
+        trial = self.jobs[index].trial
+        if kind == "epoch":
+            self._view.epoch(index, self.jobs[index], value)
+        elif kind == "waiting":
+            self._view.line(f"waiting for another process that trains {trial.name} {value}")
+        elif kind == "start":
+            self._row(index, running=True)
+        elif kind == "event":
+            self._record(index, value)
+            if value["stage"] == "train" and value["status"] == "done":
+                unit = next(u for u in trial.units if u.name == value["unit"])
+                if index in self._judged:  # its job goes on to what it is judged by, and needs these machines
+                    self._ready.setdefault(index, set()).update(unit.machines)
+                else:
+                    self._start_tasks(index, set(unit.machines), pool)
+        elif kind == "judged":
+            self._judged[index] = value
+        elif kind in ("complete", "stopped", "error"):
+            if kind == "error":
+                self._record(index, failed(event_of(trial, "train"), value))
+            self._training.discard(index)
+            if index in self._judged:
+                self._tell(index, stopped=kind == "stopped")
+            if kind == "stopped" and self.search:
+                self._view.finished(index, self.jobs[index], True)
+                self._finished.add(index)
+                self._row(index, running=False)
+                return
+            self._start_tasks(index, self._ready.pop(index, set()), pool)
+            self._finish_if_complete(index)
+
+    # --------------------------------------------------------------------------------------- a search
+
+    def _steer(self, search: Searching, training: Any, pool: Any) -> None:
+        """Trains what a search wants next; once it wants no more, lets Tune end."""
+        busy = len(self._training - self._held)
+        for index, judged in search.next(busy, training.slots, self.jobs, self._add):
+            self._held.discard(index)
+            if judged or self.left[index].units:
+                if judged:
+                    self._judged[index] = None
+                self._training.add(index)
+                training.feed(index, self.jobs[index].trial, judged)
+            else:
+                self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
+                self._finish_if_complete(index)
+        if search.over and not self._training:
+            training.finish()
+
+    def _add(self, job: Job) -> int:
+        """Takes one more trial into the sweep."""
+        stand = standing(job, self.sweep, self.places)
+        write_trial(
+            job.trial, self.sweep.checkpoints, job.backends, self.sweep.umap, self.places, job.dataset
+        )
+        log_found(stand, self.log)
+        self._live.work.add(len(self.jobs), job, stand)
+        self.jobs.append(job)
+        self._rows.append(outputs.trial_row(job, stand, self.places, [], False))
+        index = len(self.jobs) - 1
+        self.left[index] = job.missing(self.sweep, self.places)
+        self._view.expect(1)
+        return index
+
+    def _tell(self, index: int, stopped: bool) -> None:
+        """Tells the search how a trial of it ended."""
+        assert self.search is not None
+        ended = self.search.ended(index, self._judged.pop(index), stopped)
+        if ended is not None:
+            self._view.line(self.search.told(ended))
+            for i, job in enumerate(self.jobs):
+                if self.search.sample_of(job) is ended:
+                    self._row(i, running=False)
+            self._dirty = True
+
+    def _start_tasks(self, index: int, machines: set[str], pool: Any) -> None:
+        """Queues what follows the training of some machines of a job, as far as it is not done."""
+        from asdray.sweep.tasks import Item
+
+        missing = self.jobs[index].missing(self.sweep, self.places, self.log.lasting)
+        processed = set(missing.machines)
+        for ckpt, machine in missing.machines:
+            if machine in machines:
+                self._put(Item("extract", index, ckpt, machine), pool)
+        for ckpt, machine in missing.umaps:
+            # Where extraction is still to be done, its task queues the UMAP when it ends.
+            if machine in machines and (ckpt, machine) not in processed:
+                self._put(Item("umap", index, ckpt, machine), pool)
+
+    def _without_failed(self, index: int) -> Trial:
+        """A job's trial without the machines whose training failed before, where each has its own."""
+        trial = self.jobs[index].trial
+        lost = {e["unit"] for e in self._failures.get(index, ()) if e["stage"] == "train"}
+        machines = tuple(m for m in trial.machines if trial.unit_of(m).name not in lost)
+        return replace(trial, machines=machines) if lost and machines else trial
+
+    def _put(self, item: Any, pool: Any) -> None:
+        self._open[item.job, item.kind] += 1
+        if self._rows[item.job]["status"] == "waiting":
+            self._row(item.job, running=True)
+        pool.put(item)
+
+    def _take(self, item: Any, events: list[Event], pool: Any) -> None:
+        """Takes the events of a task that ended."""
+        from asdray.sweep.tasks import Item
+
+        for event in events:
+            self._record(item.job, event)
+        extracted = any(e["stage"] == "extract" and e["status"] == "done" for e in events)
+        if item.kind == "extract" and extracted and isinstance(self.sweep.umap, Umap):
+            job = self.jobs[item.job]
+            step = state.umap_step(
+                job.trial, item.machine, item.checkpoint, self.sweep.umap, self.places, job.dataset
+            )
+            if step.marker is None:
+                self._put(Item("umap", item.job, item.checkpoint, item.machine), pool)
+        self._open[item.job, item.kind] -= 1
+        self._finish_if_complete(item.job)
+
+    def _record(self, index: int, event: Event) -> None:
+        if event["status"] == "failed" and event["lasting"]:
+            # Remembered by what was asked for: changed data or options are another thing to try.
+            event = standing(self.jobs[index], self.sweep, self.places).signed(event)
+        self.log.add(event)
+        if event["status"] == "failed":
+            self._failures.setdefault(index, []).append(event)
+        self._view.take(index, self.jobs[index], event)
+
+    # --------------------------------------------------------------------------------- with and without
+
+    def finish_trials_without_work(self) -> None:
+        """Writes the tables of trials that lack nothing else."""
+        for index in list(self.left):
+            self._finish_if_complete(index)
+
+    def _finish_if_complete(self, index: int) -> None:
+        """Makes a trial's own tables once all its machines are evaluated; ends it once its plots are too."""
+        if index in self._training or index in self._finished:
+            return
+        if not self._open[index, "extract"] and index not in self._tabled:
+            self._tabled.add(index)
+            self._make_table(index)
+        if not self._open[index, "extract"] and not self._open[index, "umap"]:
+            self._finished.add(index)
+            self._row(index, running=False)
+            self._view.finished(index, self.jobs[index], not self._failures.get(index))
+            self._dirty = True
+
+    def _make_table(self, index: int) -> None:
+        from asdray.stages.table import table
+
+        job = self.jobs[index]
+        step = state.table_step(job.trial, self.sweep.checkpoints, self.places, job.dataset)
+        if step.inputs:  # else no machine came as far as a score, and that is recorded already
+            event = attempt(
+                event_of(job.trial, "table"),
+                lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
+            )
+            self._record(index, event)
+            self._dirty = True
+
+    def _row(self, index: int, running: bool) -> None:
+        job = self.jobs[index]
+        stands = standing(job, self.sweep, self.places)
+        row = outputs.trial_row(job, stands, self.places, self._failures.get(index, []), running)
+        self._rows[index] = self._marked(job, row)
+
+    def _marked(self, job: Job, row: dict[str, Any]) -> dict[str, Any]:
+        """A trial's row with the status that only a search knows of."""
+        if self.search and row["status"] == "waiting" and self.search.state_of(job) == "stopped":
+            row["status"] = "stopped"
+        return row
+
+    def _refresh(self) -> None:
+        """Rewrites the tables when trials finished, but spends no more than a tenth of the time on it."""
+        now = time.monotonic()
+        if self._dirty and now - self._refreshed > max(REFRESH_SECONDS, 10 * self._refresh_cost):
+            self.write_outputs()
+            self._refreshed = time.monotonic()
+            self._refresh_cost = self._refreshed - now
+
+    def write_outputs(self) -> Leaderboard:
+        """``trials.parquet``, tables and leaderboard as of now."""
+        folder = store.sweep_dir(self.places.results, self.sweep.name)
+        outputs.write_trials(self._rows, folder)
+        self._dirty = False
+        board = outputs.write_results(self.sweep, self.jobs, self.places)
+        self._view.board(board)
+        return board
+
+    def _stop(self, training: Any) -> None:
+        self.stopped = True
+        self._view.line("stopping: what is finished is kept, trainings go on from their last epoch", "yellow")
+        if training:
+            training.stop()
+            training.join(timeout=20)
+        for index, row in enumerate(self._rows):
+            if row["status"] == "running":
+                self._row(index, running=False)

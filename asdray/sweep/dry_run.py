@@ -1,0 +1,103 @@
+"""``--dry-run``: every trial and its state, what is to be done, and about how long and how large that is."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from asdray.config.sweep import Sweep
+from asdray.store import Places, sweep_dir
+from asdray.sweep.estimate import Left, Work
+from asdray.sweep.events import History
+from asdray.sweep.live import duration
+from asdray.sweep.plan import Job, standing
+from asdray.sweep.standing import Missing
+
+
+def plan_lines(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    places: Places,
+    only: Callable[[Job], bool] = lambda job: True,
+    retry_failed: bool = False,
+) -> list[str]:
+    """Every trial with what is left of it, the sums, and an estimate.
+
+    Args:
+        only: the trials that are asked for; the others help to estimate.
+        retry_failed: whether what failed before is to be tried again.
+    """
+    lines = []
+    totals: Counter[str] = Counter()
+    work = Work()
+    history = History(sweep_dir(places.results, sweep.name) / "events.jsonl")
+    failures = {} if retry_failed else history.lasting
+    threads = []
+    for index, job in enumerate(jobs):
+        stands = standing(job, sweep, places)
+        chosen = only(job)
+        work.add(index, job, stands, asked=chosen)
+        if not chosen:
+            continue
+        missing = stands.missing(failures)
+        for event in missing.failed:
+            work.take(index, job, event)
+        if missing.units:
+            threads.append(job.trial.system.train.threads)
+        totals += Counter(
+            trials=1,
+            done=stands.complete,
+            failed=bool(missing.failed),
+            trainings=len(missing.units),
+            machines=len(missing.machines),
+            umaps=len(missing.umaps),
+        )
+        lines.append(f"{job.trial.name}: {_state(missing, stands.complete, any(s.done for s in stands.all))}")
+    lines.append(
+        f"{totals['trials']} trials, {totals['done']} done, {totals['failed']} failed before; left: "
+        f"{totals['trainings']} trainings, {totals['machines']} machines to extract and score, "
+        f"{totals['umaps']} UMAPs"
+    )
+    if sweep.search.samples:
+        from asdray.sweep.search import outlook
+
+        lines += outlook(sweep, places)
+    if totals["done"] < totals["trials"]:
+        lines.append(_estimate(work.left(), max(threads, default=1)))
+    return lines
+
+
+def _state(missing: Missing, complete: bool, begun: bool) -> str:
+    """``waiting: train fan, score 2 machines, umap 2, table``."""
+    if complete:
+        return "done"
+    parts = [f"train {u.name}" for u in missing.units]
+    parts += [f"score {len(missing.machines)} machines"] if missing.machines else []
+    parts += [f"umap {len(missing.umaps)}"] if missing.umaps else []
+    parts += ["table"] if missing.table else []
+    for event in missing.failed:
+        what = event["machine"] or event["unit"]
+        parts.append(f"failed before: {event['stage']}{f' {what}' if what else ''}")
+    state = "failed" if missing.failed else "begun" if begun else "waiting"
+    return f"{state}: {', '.join(parts)}"
+
+
+def _estimate(left: Left, threads: int) -> str:
+    if left.unknown and not (left.train or left.tasks):
+        return "no estimate of time and disk yet: nothing like it is finished"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wall = left.seconds(max(1, cpus // threads), max(1, cpus // 2), cpus)
+    text = (
+        f"about {duration(left.train)} of training and {duration(left.tasks)} of other work, one after the "
+        f"other; {duration(wall)} on {cpus} cores like this machine's; {_size(left.bytes)} of disk"
+    )
+    return f"{text}; and {left.unknown} stages of which nothing like it is finished" if left.unknown else text
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if n >= 10 or unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"

@@ -1,0 +1,205 @@
+"""How long a sweep still takes, and how much disk: estimated from what is finished of it.
+
+Each stage is taken to cost time in proportion to its amount: training to clips x epochs, extraction,
+scoring, evaluation and UMAP to clips, tables to 1; and disk likewise, but that of a training, which does
+not depend on clips. The rate is that of finished stages of the same system and year; where there are none,
+of the same system, else of the same recipe and year, else of the same recipe. Scoring, evaluation, UMAP and
+tables may also go by any recipe's. Where there is nothing to go by there is no estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asdray.config.trial import Trial
+from asdray.dcase.manifest import Dataset
+from asdray.sweep.events import Event
+from asdray.sweep.plan import Job
+from asdray.sweep.standing import Standing
+
+Key = tuple[str, str | None, str, str, str]
+"""stage, backend, recipe, system, dcase: what has a rate of its own."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is estimated to be left.
+
+    Attributes:
+        train: seconds of training, one after the other.
+        tasks: seconds of all other stages, one after the other.
+        bytes: disk.
+        unknown: stages without an estimate.
+    """
+
+    train: float
+    tasks: float
+    bytes: float
+    unknown: int
+
+    def seconds(self, trainings: float, tasks: float, cpus: float) -> float:
+        """Of the sweep: so many trainings at once, so many tasks beside them, and ``cpus`` behind them."""
+        training = self.train / trainings
+        return training + max(0.0, self.tasks - training * tasks) / cpus
+
+
+class Work:
+    """What is done of a sweep and what is left, as sums over equal pieces of work."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple, list[float]] = {}
+        """Level -> seconds, their amount; bytes, their amount."""
+        self._left: dict[Key, list[float]] = {}
+        """Number of stages, amount of seconds, amount of bytes."""
+        self._open: dict[int, set[tuple]] = {}
+        """Job -> its stages that are left."""
+
+    def add(self, index: int, job: Job, stands: Standing, asked: bool = True) -> None:
+        """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
+        for stage in stands.all:
+            if stage.done is not None:
+                self._learn(job.trial, stands.event(stage), job.dataset, stage.done.seconds, stage.done.bytes)
+            elif asked:
+                self._put(index, job, stands.event(stage), 1)
+
+    def take(self, index: int, job: Job, event: Event) -> None:
+        """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""
+        if event["status"] == "done":
+            self._learn(job.trial, event, job.dataset, event["seconds"], None)
+            self._put(index, job, event, -1)
+            return
+        for one in list(self._open.get(index, ())):
+            stage, unit, ckpt, machine, backend = one
+            if _follows(job.trial, event, stage, unit, ckpt, machine, backend):
+                at = {
+                    "stage": stage,
+                    "unit": unit,
+                    "checkpoint": ckpt,
+                    "machine": machine,
+                    "backend": backend,
+                }
+                self._put(index, job, at, -1)
+
+    def drop(self, index: int, job: Job) -> None:
+        """Nothing more is done of a trial."""
+        for stage, unit, ckpt, machine, backend in list(self._open.get(index, ())):
+            at = {"stage": stage, "unit": unit, "checkpoint": ckpt, "machine": machine, "backend": backend}
+            self._put(index, job, at, -1)
+
+    def epoch(self, job: Job, unit: str, seconds: float) -> None:
+        """Takes in how long an epoch of a training that still runs took."""
+        event = {"stage": "train", "unit": unit, "machine": None, "backend": None}
+        amount, _ = _amounts(job.trial, event, job.dataset)
+        self._note(job.trial, event, (seconds, amount / job.trial.system.train.epochs, 0, 0))
+
+    def left(self) -> Left:
+        """The estimate as of now."""
+        train = tasks = size = 0.0
+        unknown = 0
+        for key, (n, amount, amount_of_bytes) in self._left.items():
+            rate = self._rate(key)
+            if rate is None:
+                unknown += round(n)
+                continue
+            per_second, per_byte = rate
+            if key[0] == "train":
+                train += amount * per_second
+            else:
+                tasks += amount * per_second
+            size += amount_of_bytes * per_byte
+        return Left(train, tasks, size, unknown)
+
+    def _put(self, index: int, job: Job, event: Mapping[str, Any], sign: int) -> None:
+        stage = tuple(event[k] for k in ("stage", "unit", "checkpoint", "machine", "backend"))
+        there = self._open.setdefault(index, set())
+        if (stage in there) == (sign > 0):
+            return  # it ended before, or was never asked for
+        (there.add if sign > 0 else there.discard)(stage)
+        key = _key(job.trial, event)
+        for i, amount in enumerate((1.0, *_amounts(job.trial, event, job.dataset))):
+            self._left.setdefault(key, [0.0, 0.0, 0.0])[i] += sign * amount
+        if round(self._left[key][0]) == 0:
+            del self._left[key]
+
+    def _learn(
+        self, trial: Trial, event: Mapping[str, Any], dataset: Dataset, seconds: float, size: int | None
+    ) -> None:
+        amount, amount_of_bytes = _amounts(trial, event, dataset)
+        self._note(trial, event, (seconds, amount, size or 0, 0 if size is None else amount_of_bytes))
+
+    def _note(self, trial: Trial, event: Mapping[str, Any], values: tuple[float, ...]) -> None:
+        for level in _levels(_key(trial, event)):
+            sums = self._rates.setdefault(level, [0.0, 0.0, 0.0, 0.0])
+            for i, value in enumerate(values):
+                sums[i] += value
+
+    def _rate(self, key: Key) -> tuple[float, float] | None:
+        """Seconds per amount and bytes per amount, at the nearest level that has them."""
+        seconds = size = None
+        for level in _levels(key):
+            sums = self._rates.get(level)
+            if sums and seconds is None and sums[1]:
+                seconds = sums[0] / sums[1]
+            if sums and size is None and sums[3]:
+                size = sums[2] / sums[3]
+        return None if seconds is None else (seconds, size or 0.0)
+
+
+def work_of(jobs: Iterable[tuple[Job, Standing]]) -> Work:
+    """The work of all these trials."""
+    work = Work()
+    for index, (job, stands) in enumerate(jobs):
+        work.add(index, job, stands)
+    return work
+
+
+def _key(trial: Trial, event: Mapping[str, Any]) -> Key:
+    return event["stage"], event["backend"], trial.recipe, trial.system_name, trial.dcase
+
+
+def _levels(key: Key) -> Iterator[tuple]:
+    """What a rate is looked up by, the nearest first."""
+    stage, backend, recipe, system, dcase = key
+    what = (stage, backend)
+    yield from ((*what, system, dcase), (*what, system), (*what, "of", recipe, dcase), (*what, "of", recipe))
+    if stage not in ("train", "extract"):
+        yield what
+
+
+def _amounts(trial: Trial, event: Mapping[str, Any], dataset: Dataset) -> tuple[float, float]:
+    """What a stage's seconds, and its bytes, are in proportion to."""
+    stage = event["stage"]
+    if stage == "table":
+        return 1.0, 1.0
+    if stage == "train":
+        unit = next(u for u in trial.units if u.name == event["unit"])
+        clips = sum(_clips(dataset, m)[0] for m in unit.machines)
+        return float(max(1, clips) * trial.system.train.epochs), 1.0
+    train, test = _clips(dataset, event["machine"])
+    clips = test if stage == "evaluate" else train + test
+    return float(max(1, clips)), float(max(1, clips))
+
+
+def _clips(dataset: Dataset, machine: str) -> tuple[int, int]:
+    data = dataset.machines[machine]
+    return data.count(split="train"), data.count(split="test")
+
+
+def _follows(
+    trial: Trial,
+    event: Event,
+    stage: str,
+    unit: str | None,
+    ckpt: str | None,
+    machine: str | None,
+    backend: str | None,
+) -> bool:
+    """Whether a stage is the one of ``event``, or cannot be done without it."""
+    if event["stage"] == "train":
+        own = unit is not None and event["unit"] in (unit, None)
+        return own or (machine is not None and event["unit"] in (trial.unit_of(machine).name, None))
+    if (machine, ckpt) != (event["machine"], event["checkpoint"]):
+        return False
+    return event["stage"] == "extract" or (stage, backend) == (event["stage"], event["backend"])
