@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.by_hand import DATA, RESULTS, Data, Results, TrialFolder
+from asdray.by_hand import DATA, RESULTS, Data, Plugins, Results, TrialFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,9 +167,11 @@ def submit(
     ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
     quantile: Annotated[float, typer.Option(help="Of the gamma fit to training scores, in (0, 1).")] = 0.9,
     subset: Annotated[Literal["dev", "eval"], typer.Option(help="Which test clips.")] = "eval",
+    plugin: Plugins = None,
     data: Data = DATA,
 ) -> None:
     """Write the files of a challenge submission from a trial's scores."""
+    from asdray.config.plugin import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.stages.describe import read_trial
     from asdray.stages.submit import RECORD
@@ -177,6 +179,7 @@ def submit(
     from asdray.store import Places
 
     chosen, _, results = read_trial(trial)
+    load_plugins(plugin or [])
     places = Places.of(data, results)
     made = write(
         chosen,

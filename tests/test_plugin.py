@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from no_plugins import forget_plugins
 from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 
 from asdray import store
@@ -45,9 +46,7 @@ LOSSES = [(C, print)]
 @pytest.fixture(autouse=True)
 def _no_plugin_stays():
     yield
-    for union in UNIONS.values():
-        for cls in list(union.added.values()):
-            union.replace(cls.plugin.path, {})
+    forget_plugins()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from trees import build_tree, write_list
 from asdray import store
 from asdray.config.backend import Knn, backend_id
 from asdray.config.load import load_recipe, recipe_names, with_overrides
+from asdray.config.sweep import load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.stages.extract import extract
@@ -54,3 +56,11 @@ def test_a_recipe_goes_through_all_stages(name, places):
         assert len(scores) == 6 + 4
         assert np.isfinite(scores).all()
         assert len(set(scores[-4:])) == 4, "clips differ"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.parent.glob("sweeps/*.yaml")), ids=lambda p: p.stem
+)
+def test_a_shipped_sweep_opens_with_its_question(path):
+    assert re.fullmatch(r"# [A-Z].*\?.*", path.read_text().splitlines()[0])
+    assert load_sweep(path).name == path.stem

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from no_plugins import forget_plugins
 from small_recipes import changes
 
 from asdray import load_results
@@ -91,6 +92,7 @@ def test_the_sweep_keeps_its_plugin(results):
     subprocess.run([sys.executable, "-m", "asdray", *map(str, run)], capture_output=True, check=True)
     assert (folder / "leaderboard.csv").read_text() == before
     frame = load_results(folder)
+    forget_plugins()
     assert {"bands", "softmax"} < set(frame["recipe"])
 
 
