@@ -114,7 +114,7 @@ def test_synthetic_has_a_folder_of_its_own_and_says_so_everywhere(asdray, tmp_pa
         args += ["--set", option]
     code, out, err = asdray(*args, "--set", "backends=[knn]", "--dry-run")
     assert (code, err) == (0, "")
-    assert "1 trials; left: 2 trainings, 2 machines" in out
+    assert "2 trainings, 2 machines to extract and score" in out
     assert [p.name for p in tmp_path.iterdir()] == ["benchmark-synthetic"]
     assert not (tmp_path / "benchmark-synthetic" / "results").exists()
 
