@@ -219,6 +219,8 @@ class Studies:
             if one is sample or (one.state == "open" and _same(one, sample)):
                 one.state, one.value, one.backend, one.reason = state, value, backend, reason
                 study = self._studies[one.recipe]
+                # Some samplers end a study that is told, which Optuna allows in a loop of its own alone.
+                study.sampler = make_sampler(Sampler(name="Random"), 0)
                 outcome = {"value": value, "backend": backend, "reason": reason}
                 study.set_user_attr(f"sample {one.number}", outcome)
                 if state == "done":

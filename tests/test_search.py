@@ -1,0 +1,461 @@
+"""Searches without Ray: spaces and their errors, studies, objectives, and what an objective can see."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import DCASE, MACHINES, build_year
+from trees import build_tree, write_evaluator
+
+from asdray.config.expand import bases
+from asdray.config.search import check_axis, corners, draw
+from asdray.config.sweep import Sweep, load_sweep
+from asdray.dcase.format import format_dataset
+from asdray.dcase.manifest import load_dataset
+from asdray.stages.train import train
+from asdray.store import Places, sweep_dir
+from asdray.sweep import objective
+from asdray.sweep.plan import Job
+from asdray.sweep.search import Searching, best_mean, known_jobs
+from asdray.sweep.study import Studies
+from asdray.sweep.training import Judge
+
+SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
+SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}
+
+
+def write(tmp_path, **changes):
+    spec = {
+        "name": "hunt",
+        "recipes": {"dis_baseline": None},
+        "space": {"train.learning_rate": {"loguniform": [1e-4, 1e-2]}},
+        "dcase": [DCASE],
+        "seeds": [0],
+        "search": SEARCH,
+        **changes,
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in spec.items() if value is not None}))
+    return path
+
+
+def refused(tmp_path, **changes):
+    with pytest.raises(ValueError) as caught:
+        load_sweep(write(tmp_path, **changes))
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ schema
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"train.learning_rate": {"logunifrom": [1, 2]}}}, "space.train.learning_rate: unknown kind of axis 'logunifrom'; did you mean 'loguniform'?"),
+        ({"space": {"train.learning_rate": {"loguniform": [0, 1]}}}, "loguniform needs ends above 0"),
+        ({"space": {"train.learning_rate": {"uniform": [1]}}}, "uniform needs [low, high]"),
+        ({"space": {"train.learning_rate": {"uniform": [2, 1]}}}, "a low end below its high end"),
+        ({"space": {"train.batch_size": {"randint": [2.5, 8]}}}, "randint needs whole numbers"),
+        ({"space": {"train.learning_rate": {"quniform": [0.1, 0.2, 0.5]}}}, "fit between the ends"),
+        ({"space": {"train.learning_rate": 1e-3}}, "a fixed value goes to 'set'"),
+        ({"space": {"train.learning_rate": []}}, "at least one value"),
+        ({"space": {"train.learning_rate": [1e-3, 1e-3]}}, "names 0.001 twice"),
+        ({"space": {"train.learnign_rate": [1e-3]}}, "did you mean 'train.learning_rate'?"),
+        ({"space": {"train.batch_size": {"uniform": [4, 8]}}}, "train.batch_size is 5.528: must be a whole number"),
+        ({"space": {"train.learning_rate": {"uniform": [-1.0, 1.0]}}}, "train.learning_rate is -1.0"),
+        ({"space": {"frontend.loss": [{"name": "adacos"}, {"name": "subcluster_adacos", "n_subclusters": {"randint": [0, 4]}}]}}, "n_subclusters is 0"),
+        ({"space": {"frontend.loss": [{"name": "adacos", "scale": {"uniform": [3, 1]}}]}}, "space.frontend.loss[0].scale"),
+        ({"search": None}, "a grid knows only lists"),
+        ({"search": {**SEARCH, "objective": {"metric": "official_eval"}}}, "the eval subset can never be an objective"),
+        ({"search": {**SEARCH, "objective": "official_dve"}}, "search.objective.metric is 'official_dve'; did you mean 'official_dev'?"),
+        ({"search": {**SEARCH, "objective": None}}, "needs objective"),
+        ({"search": {**SEARCH, "num_samples": None}}, "needs num_samples"),
+        ({"search": {**SEARCH, "objective": {"metric": "train_loss", "backend": "knn"}}}, "backend counts only for official_dev"),
+        ({"search": {**SEARCH, "objective": {"metric": "official_dev", "backend": "gmm"}}}, "the backend gmm with these options is none of those"),
+        ({"search": {**SEARCH, "objective": {"metric": "official_dev", "checkpoint": "best"}}}, "search.objective.checkpoint is 'best'"),
+        ({"search": {**SEARCH, "algorithm": "hyperopt"}}, "search.algorithm is 'hyperopt'"),
+        ({"search": {"algorithm": "grid", "num_samples": 3}, "space": None}, "num_samples has no meaning in a grid"),
+        ({"search": {**SEARCH, "algorithm": "random", "sampler": "TPE"}}, "sampler: random has none"),
+        ({"search": None, "space": None, "scheduler": "asha"}, "scheduler belongs to a search"),
+        ({"search": None, "space": None, "confirm": {"seeds": [1]}}, "confirm belongs to a search"),
+        ({"scheduler": {"name": "ahsa"}}, "scheduler.name is 'ahsa'; did you mean 'asha'?"),
+        ({"scheduler": "asha", "space": {"train.epochs": [1, 2]}}, "leave train.epochs out of the space"),
+        ({"confirm": {"seeds": [0, 1]}}, "the search used 0 too"),
+        ({"confirm": {"seeds": [1], "dcase": ["dcase2032"]}}, "unknown DCASE year 'dcase2032'"),
+        ({"machines": {DCASE: ["bandsaw"]}}, "needs a dev machine"),
+        ({"recipes": {"raw_spec": None}, "space": None, "search": {**SEARCH, "objective": "train_loss"}}, "learns nothing"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_said_with_its_place(tmp_path, changes, message):
+    assert message in refused(tmp_path, **changes)
+
+
+def test_a_search_reads_back_from_the_spec_that_is_written_of_it(tmp_path):
+    sweep = load_sweep(
+        write(tmp_path, scheduler="hyperband", confirm={"seeds": 7, "dcase": "dcase2024", "top_k": 2})
+    )
+    assert sweep.years == (DCASE, "dcase2024")
+    assert sweep.columns == ("dcase2024-dev", "dcase2024-eval")
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(sweep.model_dump(mode="json")))
+    assert load_sweep(again) == sweep
+
+
+(BASE,) = bases(Sweep(name="x", recipes=["dis_baseline"], dcase=[DCASE], seeds=[0]), "x")
+SPACE = {
+    "train.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    "train.batch_size": {"randint": [2, 9]},
+    "frontend.mixup_probability": {"quniform": [0.0, 0.9, 0.1]},
+    "frontend.loss": [
+        {"name": "adacos"},
+        {"name": "subcluster_adacos", "n_subclusters": {"choice": [2, 16]}, "trainable": {"choice": [True, False]}},
+    ],
+}  # fmt: skip
+
+
+class Fixed:
+    """Answers with given numbers between 0 and 1, in turn."""
+
+    def __init__(self, numbers):
+        self.numbers, self.names = iter(numbers), []
+
+    def _next(self, name):
+        self.names.append(name)
+        return next(self.numbers)
+
+    def suggest_float(self, name, low, high, *, step=None, log=False):
+        x = self._next(name)
+        value = low * (high / low) ** x if log else low + x * (high - low)
+        return value if step is None else low + step * int((value - low) / step)
+
+    def suggest_int(self, name, low, high):
+        return min(high, low + int(self._next(name) * (high - low + 1)))
+
+    def suggest_categorical(self, name, choices):
+        return choices[min(len(choices) - 1, int(self._next(name) * len(choices)))]
+
+
+@given(st.lists(st.floats(0, 1), min_size=6, max_size=6))
+def test_every_draw_is_a_system_and_asks_only_for_members_that_are_there(numbers):
+    asked = Fixed(numbers)
+    sample = draw(SPACE, asked)
+    system = BASE.varied(sample)
+    assert 1e-4 <= system.train.learning_rate <= 1e-2
+    assert 2 <= system.train.batch_size <= 9
+    inner = {f"frontend.loss[1].{name}" for name in ("n_subclusters", "trainable")}
+    assert (inner <= set(asked.names)) == (sample["frontend.loss"]["name"] == "subcluster_adacos")
+    assert json.loads(json.dumps(sample)) == sample
+
+
+def test_corners_show_every_value_also_of_members_inside_members():
+    found = corners(SPACE)
+    losses = [json.dumps(s["frontend.loss"], sort_keys=True) for s in found]
+    assert any('"n_subclusters": 16' in text for text in losses)
+    assert any('"trainable": false' in text for text in losses)
+    assert {s["train.batch_size"] for s in found} == {2, 9}
+    rates = {s["train.learning_rate"] for s in found}
+    assert {1e-4, 1e-2} <= rates
+    assert len(rates) == 3
+
+
+def test_a_list_inside_an_object_is_no_choice():
+    space = {"frontend": [{"name": "x", "kernels": [3, 5], "heads": [{"size": {"choice": [1, 2]}}]}]}
+    check_axis(space["frontend"], "space")
+    assert draw(space, Fixed([0.0, 0.9]))["frontend"] == {
+        "name": "x",
+        "kernels": [3, 5],
+        "heads": [{"size": 2}],
+    }
+
+
+# --------------------------------------------------------------------------------------------- the studies
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory):
+    data = tmp_path_factory.mktemp("year")
+    build_year(data)
+    return data
+
+
+@pytest.fixture
+def places(year, tmp_path):
+    return Places.of(year, tmp_path / "results")
+
+
+def studies_of(tmp_path, places, *, fresh=True, only_read=False, **changes):
+    """Studies of a sweep over the tiny year; each call is a new process's view of the same file."""
+    changes = {"machines": {DCASE: list(MACHINES)}, **changes}
+    sweep = load_sweep(write(tmp_path, **changes))
+    datasets = {name: load_dataset(places.data, DCASE) for name in sweep.years}
+    return Studies(sweep, places, datasets, "test", write=not only_read)
+
+
+def landscape(sample):
+    """An objective that is there at once: best at a learning rate of 0.001."""
+    return -abs(np.log10(sample.swept["train.learning_rate"]) + 3)
+
+
+def play(studies, n=100):
+    """Asks and tells up to n samples, one after the other."""
+    while studies.to_ask and n:
+        sample = studies.ask()
+        if sample.state == "open":
+            studies.tell(sample, "done", landscape(sample), "knn-1")
+        n -= 1
+    return [(s.recipe, s.number, s.swept, s.state, s.value) for s in studies.samples]
+
+
+@pytest.mark.parametrize("search", [
+    {"algorithm": "random"},
+    {},
+    {"sampler": {"name": "TPE", "options": {"n_startup_trials": 2}}},
+    {"sampler": {"name": "CmaEs", "options": {"n_startup_trials": 2}}},
+    {"sampler": "QMC"},
+])  # fmt: skip
+def test_a_resumed_search_goes_on_as_an_undisturbed_one(tmp_path, year, search):
+    search = {**SEARCH, "num_samples": 7, **search}
+    calm = play(studies_of(tmp_path, Places.of(year, tmp_path / "calm"), search=search))
+    places = Places.of(year, tmp_path / "rough")
+    play(studies_of(tmp_path, places, search=search), 3)
+    open_ = studies_of(tmp_path, places, search=search).ask()
+    # Killed: the fourth is open, and another process wrote half a line.
+    path = sweep_dir(places.results, "hunt") / "study.journal"
+    path.write_bytes(path.read_bytes() + b'{"op_code":4,"wor')
+    again = studies_of(tmp_path, places, search=search)
+    (found,) = [s for s in again.samples if s.state == "open"]
+    assert (found.number, found.swept, found.system) == (3, open_.swept, open_.system)
+    again.tell(found, "done", landscape(found), "knn-1")
+    assert play(again) == calm
+    assert again.over
+    assert len({str(swept) for _, _, swept, _, _ in calm}) == 7
+    assert play(studies_of(tmp_path, places, search={**search, "num_samples": 9}))[:7] == calm
+
+
+def test_the_seed_decides_and_every_recipe_has_its_own_study(tmp_path, year):
+    def swept(name, **changes):
+        found = play(studies_of(tmp_path, Places.of(year, tmp_path / name), **changes))
+        return [(recipe, values) for recipe, _, values, _, _ in found]
+
+    one = {"search": {**SEARCH, "num_samples": 3}}
+    assert swept("a", **one) == swept("b", **one)
+    assert swept("c", search={**SEARCH, "num_samples": 3, "seed": 1}) != swept("a", **one)
+    both = swept("d", recipes={"dis_baseline": None, "ae_baseline": None}, **one)
+    assert [recipe for recipe, _ in both] == ["ae_baseline", "dis_baseline"] * 3
+    assert [pair for pair in both if pair[0] == "dis_baseline"] == swept("a", **one)
+
+
+def test_a_system_that_was_met_before_costs_nothing(tmp_path, places):
+    studies = studies_of(
+        tmp_path,
+        places,
+        space={"train.learning_rate": [1e-3, 1e-4]},
+        search={**SEARCH, "algorithm": "random", "num_samples": 8},
+    )
+    open_ = []
+    while studies.to_ask:
+        sample = studies.ask()
+        if sample.state == "open":
+            open_.append(sample)
+    assert len(studies.systems()) == 2
+    studies.tell(open_[0], "done", 0.5, "knn-1")
+    same = [s for s in studies.samples if s.swept == open_[0].swept]
+    assert len(same) > 1
+    assert {(s.state, s.value) for s in same} == {("done", 0.5)}
+    assert not studies.over
+
+
+def test_what_is_no_system_fails_alone_and_says_why(tmp_path, places):
+    # Each alone fits the other's first value; together they do not.
+    changes = {
+        "recipes": {
+            "dis_baseline": {"set": {"frontend.branches": [SMALL_FFT, {"name": "stft", "n_fft": 256}]}}
+        },
+        "space": {"audio.duration": [4.0, 0.2], "frontend.branches.1.hop_length": [16, 128]},
+        "search": {**SEARCH, "sampler": "BruteForce", "num_samples": 4},
+    }
+    studies = studies_of(tmp_path, places, **changes)
+    while studies.to_ask:
+        sample = studies.ask()
+        if sample.state == "open":
+            studies.tell(sample, "done", 0.5, "knn-1")
+    (failed,) = [s for s in studies.samples if s.state == "failed"]
+    assert failed.swept == {"audio.duration": 0.2, "frontend.branches.1.hop_length": 128}
+    assert "stft branch" in failed.reason
+    again = studies_of(tmp_path, places, **changes)
+    assert [s.state for s in again.samples] == [s.state for s in studies.samples]
+    assert len(known_jobs(again, {DCASE: load_dataset(places.data, DCASE)})) == 3
+
+
+def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path, places):
+    assert studies_of(tmp_path, places, only_read=True).samples == []
+    assert not places.results.exists()
+    play(studies_of(tmp_path, places))
+    assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
+    assert studies_of(tmp_path, places, search={**SEARCH, "objective": "train_loss"}).samples == []
+    assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("TEP", "search.sampler is 'TEP'; did you mean 'TPE'?"),
+        ({"name": "TPE", "options": {"n_startup": 3}}, "TPE has no 'n_startup'; did you mean 'n_startup_trials'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_sampler_is_said_before_anything_runs(tmp_path, places, sampler, message):
+    with pytest.raises(ValueError) as caught:
+        studies_of(tmp_path, places, search={**SEARCH, "sampler": sampler}, only_read=True)
+    assert message in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------- what is to be run next
+
+
+def driver(tmp_path, places, **changes):
+    """A search with the driver's list of jobs."""
+    studies = studies_of(tmp_path, places, **changes)
+    datasets = {name: load_dataset(places.data, DCASE) for name in studies.sweep.years}
+    jobs = list(known_jobs(studies, datasets))
+    search = Searching(studies, datasets)
+
+    def add(job: Job) -> int:
+        jobs.append(job)
+        return len(jobs) - 1
+
+    return search, jobs, lambda busy=0: search.next(busy, 4, jobs, add)
+
+
+def test_a_sample_is_told_once_all_its_trials_ended_and_confirmation_follows(tmp_path, places):
+    search, jobs, ask = driver(
+        tmp_path, places, seeds=[0, 1], confirm={"top_k": 1, "seeds": [5, 6]},
+        search={**SEARCH, "num_samples": 3, "max_concurrent": 2},
+    )  # fmt: skip
+    first = ask()
+    assert [(jobs[i].trial.seed, sample.number) for i, sample in first] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert ask() == []
+    assert search.ended(first[0][0], {"values": {"a": 0.5, "b": 0.9}, "reason": None}, False) is None
+    told = search.ended(first[1][0], {"values": {"a": 0.7, "b": None}, "reason": None}, False)
+    assert (told.number, told.state, told.value, told.backend) == (0, "done", pytest.approx(0.6), "a")
+    third = ask()
+    assert [sample.number for _, sample in third] == [2, 2]
+    search.ended(first[2][0], None, True)
+    assert search.ended(first[3][0], {"values": {"a": 0.9}, "reason": None}, False).state == "stopped"
+    search.ended(third[0][0], {"values": {}, "reason": "extract fan: it broke"}, False)
+    assert not search.over
+    failed = search.ended(third[1][0], {"values": {"a": 0.9}, "reason": None}, False)
+    assert (failed.state, failed.reason) == ("failed", "extract fan: it broke")
+    confirming = ask()
+    assert [jobs[i].trial.seed for i, _ in confirming] == [5, 6]
+    assert {jobs[i].trial.system.id for i, _ in confirming} == {jobs[first[0][0]].trial.system.id}
+    assert search.over
+    assert ask() == []
+
+    again, jobs, ask = driver(
+        tmp_path, places, seeds=[0, 1], confirm={"top_k": 1, "seeds": [5, 6]},
+        search={**SEARCH, "num_samples": 3, "max_concurrent": 2},
+    )  # fmt: skip
+    assert again.over
+    assert ask() == []
+    assert [job.part for job in jobs] == ["search"] * 6 + ["confirm"] * 2
+    assert [again.rests(job) for job in jobs] == [False] * 2 + [True] * 4 + [False] * 2
+
+
+def test_without_a_limit_every_place_for_a_training_is_kept_busy(tmp_path, places):
+    search, jobs, ask = driver(tmp_path, places, search={**SEARCH, "max_concurrent": None})
+    assert len(ask(busy=0)) == 4
+    assert len(jobs) == 4
+    search, jobs, ask = driver(tmp_path, places)
+    held = search.held(jobs)
+    assert held == {0, 1, 2, 3}, "open since the last run"
+    assert {i for i, _ in ask(busy=0)} <= held
+
+
+def test_the_backend_that_suits_a_system_best_decides():
+    assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 1.0}], True) == ("b", 2.0)
+    assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 1.0}], False) == ("a", 1.5)
+    assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": None}], True) == ("a", 1.5)
+    assert best_mean([{"a": None}], True) is None
+
+
+# ------------------------------------------------------------------------------------------- the objectives
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 10))
+def test_compactness_is_the_definition_and_sees_neither_scale_nor_order(seed, scale):
+    rng = np.random.default_rng(seed)
+    clips = {m: rng.normal(size=(n, 4)).astype(np.float32) for m, n in (("fan", 5), ("valve", 3))}
+    found = objective.compactness(clips)
+    every = np.concatenate([v / np.linalg.norm(v, axis=1, keepdims=True) for v in clips.values()]).astype(
+        float
+    )
+    pairs = [1 - a @ b for i, a in enumerate(every) for j, b in enumerate(every) if i != j]
+    own = every[:5]
+    nearest = [min(1 - own[i] @ own[j] for j in range(5) if i != j) for i in range(5)]
+    assert found["fan"] == pytest.approx(np.mean(nearest) / np.mean(pairs), abs=1e-6)
+    mixed = {m: np.float32(scale) * v[rng.permutation(len(v))] for m, v in clips.items()}
+    again = objective.compactness(mixed)
+    assert again == {m: pytest.approx(value, abs=1e-5) for m, value in found.items()}
+
+
+def test_what_is_drawn_to_one_point_gains_nothing_and_a_point_is_refused():
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(20, 8))
+    near = rng.normal(size=8) + 0.01 * spread
+    loose, tight = (objective.compactness({"fan": v.astype(np.float32)})["fan"] for v in (spread, near))
+    assert abs(loose - tight) < 0.3
+    grouped = np.repeat(rng.normal(size=(2, 8)), 10, axis=0) + 0.01 * spread
+    assert objective.compactness({"fan": grouped.astype(np.float32)})["fan"] < 0.01
+    with pytest.raises(ValueError, match="are the same"):
+        objective.compactness({"fan": np.ones((5, 3), np.float32)})
+
+
+def test_no_eval_label_reaches_a_search(tmp_path):
+    """The same search three times: without eval labels, with them, and with all of them wrong.
+
+    In 2021 every machine has clips in both subsets, and their labels lie in the same files.
+    """
+    tree = build_tree(tmp_path / "data", "dcase2021", ["fan"], {"source": 2, "target": 1}, per_cell=3)
+    spec = write(
+        tmp_path,
+        recipes={"raw_spec": {"set": {"audio.duration": 0.05, "frontend.n_fft": 128}}},
+        space={"frontend.n_mels": {"randint": [2, 60]}, "frontend.hop_length": {"randint": [16, 200]}},
+        dcase=["dcase2021"],
+        machines={"dcase2021": ["fan"]},
+        search={**SEARCH, "num_samples": 4, "sampler": {"name": "TPE", "options": {"n_startup_trials": 2}}},
+    )
+    outcomes, eval_scores = [], []
+    for labels in ("none", "true", "wrong"):
+        shutil.rmtree(tree.ground_truth, ignore_errors=True)
+        if labels != "none":
+            truth = {
+                key: dataclasses.replace(clip, is_anomaly=clip.is_anomaly == (labels == "true"))
+                for key, clip in tree.truth.items()
+            }
+            write_evaluator(dataclasses.replace(tree, truth=truth), attributes=False)
+        format_dataset(tree.data, "dcase2021")
+        places = Places.of(tree.data, tmp_path / labels)
+        sweep = load_sweep(spec)
+        judge = Judge.of(sweep)
+        studies = Studies(sweep, places, {"dcase2021": load_dataset(tree.data, "dcase2021")}, "t", write=True)
+        while studies.to_ask:
+            sample = studies.ask()
+            (trial,) = studies.trials(sample)
+            train(trial, trial.units[0], places, device="cpu")
+            verdict = judge.verdict(trial, judge.events(trial, places, "cpu"), places)
+            assert verdict["reason"] is None
+            backend, value = best_mean([verdict["values"]], True)
+            studies.tell(sample, "done", value, backend)
+        outcomes.append([(s.swept, s.value, s.backend) for s in studies.samples])
+        rows = pd.read_csv(min(places.results.glob("trials/*/*/*/output/last/fan/test_evaluate.csv")))
+        eval_scores.append(rows[(rows["subset"] == "eval") & (rows["metric"] == "mix_auc")]["value"].tolist())
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len({value for _, value, _ in outcomes[0]}) > 1
+    assert np.isnan(eval_scores[0]).all()
+    assert eval_scores[1] != eval_scores[2], "else the labels were the same"
