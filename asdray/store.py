@@ -7,6 +7,7 @@ hold. Imports neither torch, ray nor pandas, so that planning a thousand trials 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -136,6 +137,11 @@ def trial_dir(results: Path, trial: Trial) -> TrialDir:
 def sweep_dir(results: Path, name: str) -> Path:
     """The folder of a sweep: its spec, trials, events, tables and leaderboard."""
     return results / "sweeps" / name
+
+
+def sweep_dirs(results: Path) -> list[Path]:
+    """The folders of all sweeps that were run, by name."""
+    return sorted(path.parent for path in (results / "sweeps").glob("*/sweep.yaml"))
 
 
 def ensembles_dir(results: Path, sweep: str) -> Path:
@@ -361,7 +367,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
     lock = FileLock(folder / ".lease")
     try:
         try:
-            lock.acquire(timeout=0)
+            # A moment of patience: `is_leased` holds the lock for as long as its question takes.
+            lock.acquire(timeout=0.1, poll_interval=0.02)
         except Timeout:
             if on_wait:
                 on_wait()
@@ -374,3 +381,15 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         yield
     finally:
         lock.release()
+
+
+def is_leased(folder: Path) -> bool:
+    """Whether a process holds the lease of ``folder`` now; creates and changes nothing."""
+    try:
+        with open(folder / ".lease", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

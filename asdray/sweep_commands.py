@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asdray.by_hand import DATA, RESULTS, Cache, Data, Metrics, Plugins, Results, Set
 from asdray.sweep_output import print_board, print_lines, run_and_print, sweep_file
+
+if TYPE_CHECKING:
+    from asdray.config.sweep import Sweep
+    from asdray.store import Places
+    from asdray.sweep.plan import Job
 
 app = typer.Typer()
 
@@ -30,6 +37,10 @@ def sweep(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed and would fail again.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete all results of its trials first; asks before.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer --fresh's question with yes.")] = False,
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A running Ray; default: start one here.")
     ] = None,
@@ -48,6 +59,11 @@ def sweep(
     places = Places.of(data, results, cache_dir)
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     chosen = None if only is None else chooser(only, jobs)
+    if fresh:
+        _forget(plan, [job for job in jobs if chosen is None or chosen(job)], places, only, yes, dry_run)
+        if dry_run:
+            return
+        plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     if dry_run:
         from asdray.sweep.dry_run import plan_lines
 
@@ -64,6 +80,43 @@ def sweep(
         only=chosen,
         retry_failed=retry_failed,
     )
+
+
+def _forget(
+    plan: Sweep, jobs: Sequence[Job], places: Places, only: str | None, yes: bool, dry_run: bool
+) -> None:
+    """``--fresh``: says what it deletes, asks, and deletes it."""
+    from asdray.sweep.fresh import delete, results_of
+
+    if only is not None and plan.search.samples:
+        raise ValueError("--fresh goes with all trials of a search, whose study it deletes: leave out --only")
+    found = results_of(plan, jobs, places)
+    if not found.folders:
+        print("--fresh: there are no results of these trials yet")
+        return
+    print_lines(found.lines())
+    if dry_run:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ValueError("--fresh deletes the results above: say --yes as well")
+        if not typer.confirm("Delete them?"):
+            raise ValueError("--fresh: nothing was deleted and nothing was run")
+    delete(found, plan, places)
+
+
+@app.command()
+def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
+    """Tell what is done, running, failed and left of a sweep: from any shell, while it runs and after."""
+    from rich.console import Console
+
+    from asdray.store import Places
+    from asdray.sweep.plan import load
+    from asdray.sweep.status import status as told
+
+    places = Places.of(data, results)
+    plan, jobs = load(sweep_file(name, places.results), {}, places)
+    Console(highlight=False, soft_wrap=True).print(told(plan, jobs, places))
 
 
 @app.command()

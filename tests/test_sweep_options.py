@@ -1,24 +1,39 @@
 """What a sweep is asked beside its file, without Ray: which trials, what failed before, what is left."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from finished import finish
+from rich.console import Console
 from tiny import AE, DCASE, DIS, MACHINES, build_year
 
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.stages import state
 from asdray.store import Places
+from asdray.sweep.changes import changes
+from asdray.sweep.dry_run import plan_lines
+from asdray.sweep.estimate import work_of
 from asdray.sweep.events import EventLog, attempt, event_of
+from asdray.sweep.fresh import delete, results_of
+from asdray.sweep.live import Live, duration, write
 from asdray.sweep.only import chooser
-from asdray.sweep.plan import load, standing
+from asdray.sweep.outputs import trial_row, write_spec, write_trials
+from asdray.sweep.plan import load, log_found, standing
+from asdray.sweep.status import status
 
 
 @pytest.fixture(scope="module")
@@ -180,19 +195,13 @@ def raising(error):
     return work
 
 
-def fail(world, sweep, job, stage, error=ValueError("wrong"), **at):
+def fail(world, sweep, job, stage, error=None, **at):
     """Logs a failure as the driver does."""
+    error = error or ValueError("wrong")
     log = EventLog(world.folder / "events.jsonl")
     event = attempt(event_of(job.trial, stage, **at), raising(error))
     log.add(standing(job, sweep, world.places).signed(event))
     return EventLog(world.folder / "events.jsonl").lasting
-
-
-def wrapped():
-    try:
-        raise OSError(28, "no space left")
-    except OSError as error:
-        return ValueError(str(error))
 
 
 def test_only_failures_that_would_come_again_are_remembered(world):
@@ -208,8 +217,6 @@ def test_only_failures_that_would_come_again_are_remembered(world):
     # Done after all, by another sweep or after a retry: nothing is left to be remembered.
     finish(dis, sweep, world.places, until="train")
     log = EventLog(world.folder / "events.jsonl")
-    from asdray.sweep.plan import log_found
-
     log_found(standing(dis, sweep, world.places), log)
     assert log.lasting == {}
     assert EventLog(world.folder / "events.jsonl").lasting == {}
@@ -286,3 +293,346 @@ def test_a_run_with_nothing_but_old_failures_says_so_and_starts_no_ray(world):
     (row,) = world.rows()
     assert (row["status"], row["error"]) == ("failed", "train fan: training diverged")
     assert len(EventLog(world.folder / "events.jsonl").failures) == 0
+
+
+def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
+    """What is trained again after `--retry-failed` is all of it; before, all but the unit that failed."""
+    sweep, jobs = world.load(recipes=["ae.yaml"], seeds=[0], umap=False)
+    lasting = fail(world, sweep, jobs[0], "train", unit="fan")
+    text = "\n".join(plan_lines(sweep, jobs, world.places))
+    assert "failed: train ToyCar, train bandsaw, score 2 machines, table, failed before: train fan" in text
+    assert "1 failed before; left: 2 trainings, 2 machines" in text
+    again = "\n".join(plan_lines(sweep, jobs, world.places, retry_failed=True))
+    assert "waiting: train fan, train ToyCar, train bandsaw" in again
+    assert len(lasting) == 1
+
+
+# -------------------------------------------------------------------------------------------- changed files
+
+
+def test_what_changed_in_the_file_is_told(world):
+    assert changes(*world.load(), world.folder) == []
+    sweep, jobs = world.load()
+    rows = [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs]
+    write_spec(sweep, world.folder)
+    write_trials(rows, world.folder)
+    assert changes(sweep, jobs, world.folder) == []
+    sweep, jobs = world.load(seeds=[1, 2], backends=["knn", {"name": "knn", "n_neighbors": 2}])
+    lines = changes(sweep, jobs, world.folder)
+    assert lines[0] == "changed since the last run: seeds: [0, 1] -> [1, 2]"
+    assert lines[1].startswith("changed since the last run: backends: [{")
+    assert lines[2:] == ["trials: 3 new, 3 as before, 3 no longer asked for (their results stay)"]
+
+
+# -------------------------------------------------------------------------------------------------- --fresh
+
+
+def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
+    other, others = world.load(name="other", seeds=[1, 2], umap=False)
+    for job in others:
+        finish(job, other, world.places, until="train")
+    folder = store.sweep_dir(world.places.results, "other")
+    rows = [trial_row(job, standing(job, other, world.places), world.places, [], False) for job in others]
+    write_spec(other, folder)
+    write_trials(rows, folder)
+    sweep, jobs = world.load(umap=False)
+    for job in jobs:
+        finish(job, sweep, world.places)
+        fail(world, sweep, job, "table")
+    events = world.folder / "events.jsonl"
+    everything = sorted(world.places.results.glob("trials/*/*/*"))
+
+    run = world.asdray("sweep", world.path, "--fresh", check=2)
+    assert "--fresh deletes all results of 6 trials (" in run.stdout
+    assert "3 of them belong to the sweep 'other' too" in run.stdout
+    assert "say --yes as well" in run.stderr
+    world.asdray("sweep", world.path, "--fresh", "--dry-run")
+    assert sorted(world.places.results.glob("trials/*/*/*")) == everything
+
+    with store.lease(folder), pytest.raises(ValueError, match="'other' runs and has some of these trials"):
+        delete(results_of(sweep, jobs, world.places), sweep, world.places)
+    with store.lease(world.folder), pytest.raises(ValueError, match="'s' runs: stop it first"):
+        delete(results_of(sweep, jobs, world.places), sweep, world.places)
+    assert sorted(world.places.results.glob("trials/*/*/*")) == everything
+
+    assert len(events.read_text().splitlines()) == 6
+    chosen = [job for job in jobs if job.trial.seed == 0]
+    delete(results_of(sweep, chosen, world.places), sweep, world.places)
+    left = sorted(world.places.results.glob("trials/*/*/*"))
+    assert left == [path for path in everything if path.name != "seed0"]
+    assert {json.loads(line)["seed"] for line in events.read_text().splitlines()} == {1}
+    assert not any(standing(job, sweep, world.places).done for job in chosen)
+    assert all(standing(job, sweep, world.places).complete for job in jobs if job.trial.seed == 1)
+
+
+# ------------------------------------------------------------------------------- --dry-run and the estimates
+
+
+def test_a_dry_run_estimates_by_what_is_finished(world):
+    sweep, jobs = world.load(umap=False)
+    lines = plan_lines(sweep, jobs, world.places)
+    assert lines[-1] == "no estimate of time and disk yet: nothing like it is finished"
+    assert lines[0].endswith(f"waiting: train {jobs[0].trial.units[0].name}, score 3 machines, table")
+    # One of four dis trials, whose training took 1000 s and each of its ten other stages 10 s.
+    finish(jobs[0], sweep, world.places, until="train", seconds=1000, size=4096)
+    started = standing(jobs[0], sweep, world.places)
+    finish(jobs[0], sweep, world.places, seconds=10, size=100)
+    marker = store.marker_path(
+        store.trial_dir(world.places.results, jobs[0].trial).model(started.all[0].unit), "train"
+    )
+    value = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**value, "seconds": 1000.0}))
+    work = work_of([(job, standing(job, sweep, world.places)) for job in jobs[:4]])
+    left = work.left()
+    assert left.train == pytest.approx(3000)
+    assert left.tasks == pytest.approx(3 * 100, rel=0.01)
+    assert left.unknown == 0
+    assert left.bytes == pytest.approx(3 * (100 + 3 * 4 * 100 + 100))
+    assert left.seconds(3, 1, 2) == pytest.approx(1000, rel=0.01)
+    # With the autoencoder, of which no training is finished and no extraction.
+    lines = plan_lines(sweep, jobs, world.places)
+    assert lines[0].endswith(": done")
+    assert "and 18 stages of which nothing like it is finished" in lines[-1]
+    assert lines[-1].startswith("about 50 min of training and ")
+    assert len(plan_lines(sweep, jobs, world.places, chooser("seed=0", jobs))) == 3 + 2
+
+
+def test_the_amount_left_follows_the_events(world):
+    sweep, jobs = world.load(umap=False, seeds=[0])
+    dis, ae = jobs[0], jobs[2]
+    for seconds in (1.0, 100.0):  # the rate is that of the same system, whatever others took
+        finish(jobs[1], sweep, world.places, seconds=seconds)
+    work = work_of([(job, standing(job, sweep, world.places)) for job in jobs])
+    before = work.left()
+    assert before.train == pytest.approx(100)
+    unit = dis.trial.units[0].name
+    work.epoch(dis, unit, 0.5)  # now its own: two of them count alike per clip and epoch
+    assert work.left().train == pytest.approx(0.5 * DIS.train.epochs)
+    at = {"seconds": 3.0, "status": "done", "found": False}
+    work.take(0, dis, {**event_of(dis.trial, "train", unit=unit), **at})
+    work.take(0, dis, {**event_of(dis.trial, "train", unit=unit), **at})
+    assert work.left().train == 0
+    tasks = work.left().tasks
+    lost = {"status": "failed"}
+    work.take(0, dis, {**event_of(dis.trial, "extract", machine="fan", checkpoint="last"), **lost})
+    assert work.left().tasks == pytest.approx(tasks - 300, rel=0.01), (
+        "extract, score and evaluate of a machine"
+    )
+    unknown = work.left().unknown
+    work.take(2, ae, {**event_of(ae.trial, "train", unit="fan"), **lost})
+    assert work.left().unknown == unknown - 3, "its training, extraction and score"
+    for index, job in enumerate(jobs):
+        work.drop(index, job)
+    assert work.left() == type(before)(0, 0, 0, 0, 0)
+
+
+def loaded(command):
+    """Which heavy modules a command imported."""
+    code = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'ray', 'pandas', 'lightning', 'optuna')\n"
+        "atexit.register(lambda: print('loaded:', [m for m in heavy if m in sys.modules]))\n"
+        "from asdray.cli import main; main(sys.argv[1:])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, timeout=100
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_thousand_trials_are_planned_in_no_time(world):
+    rates = [1e-5 * i for i in range(1, 51)]
+    recipes = {
+        "dis.yaml": {"space": {"train.learning_rate": rates}},
+        "ae.yaml": {"space": {"train.learning_rate": rates}},
+    }
+    sweep, jobs = world.load(recipes=recipes, seeds=list(range(10)))
+    assert len(jobs) == 1000
+    for job in jobs[:1000:50]:
+        finish(job, sweep, world.places)
+    for args in (["sweep", world.path, "--dry-run"], ["status", world.path]):
+        before = os.times()
+        out = loaded(world.command(*args))
+        after = os.times()
+        assert "loaded: []" in out
+        # Of the processor: other work on the machine does not count.
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        assert used < 3, args
+    assert "20 done, 980 waiting of 1000 trials" in out
+
+
+# ------------------------------------------------------------------------------------------------- status
+
+
+def test_status_before_during_and_after_a_run(world):
+    def told():
+        with console.capture() as captured:
+            console.print(status(*load(world.path, {}, world.places), world.places))
+        return captured.get()
+
+    console = Console(width=150)
+
+    sweep, jobs = world.load(umap=False, seeds=[0])
+    assert "sweep s: has not been run" in told()
+    write_spec(sweep, world.folder)
+    finish(jobs[0], sweep, world.places)
+    fail(world, sweep, jobs[2], "train", OSError("disk full"), unit="fan")
+    rows = [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs]
+    live = Live("s", rows, work_of([(job, standing(job, sweep, world.places)) for job in jobs]))
+    progress = {"unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0}
+    live.epoch(1, jobs[1], progress)
+    write(live.snapshot(), world.folder)
+    with store.lease(world.folder):
+        text = told()
+    assert "sweep s: running since" in text
+    assert "1 done, 1 running, 1 failed of 3 trials" in text
+    assert re.search(rf"{jobs[1].trial.name}.* 1/4 +0\.2500 +0 +3 min", text)
+    assert "OSError: disk full" in text
+    text = told()
+    assert f"not running; it was killed, and last heard of at {live.snapshot()['updated'][:10]}" in text
+    assert "1 done, 1 failed, 1 waiting of 3 trials" in text
+    assert re.search(r"train +1 done, 1 failed, 3 left", text)
+    for how, words in (("ended", "it ended at"), ("stopped", "it was stopped at")):
+        write(live.snapshot(how), world.folder)
+        assert words in told()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (6000, "1 h 40 min"), (36000, "10 h"), (200000, "2 d 8 h")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+# ------------------------------------------------------------------------------- the terminal and its signals
+
+
+def in_terminal(code, *args):
+    """A Python program on a pseudo-terminal of its own, whose Ctrl-C reaches it: process, terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(slave)
+    return process, master
+
+
+def read_until(master, words, seconds=60):
+    """What a terminal shows up to ``words``, or to its end for None."""
+    shown = ""
+    end = time.monotonic() + seconds
+    while words is None or words not in shown:
+        ready, _, _ = select.select([master], [], [], max(0, end - time.monotonic()))
+        assert ready, f"no {words!r} in {shown!r}"
+        try:
+            shown += os.read(master, 4096).decode(errors="replace")
+        except OSError:  # the other end is closed
+            assert words is None, shown
+            break
+    return shown
+
+
+STOPPING = """
+import subprocess, sys, time
+from asdray.sweep.signals import stop_on_signals
+with stop_on_signals() as stop:
+    child = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    print("child", child.pid, "ready", flush=True)
+    while not stop.asked:
+        time.sleep(0.01)
+    print("clean stop begins", flush=True)
+    time.sleep(100 if sys.argv[1] == "slow" else 0)
+child.kill()
+print("clean stop ends", flush=True)
+sys.exit(75)
+"""
+
+
+def test_ctrl_c_once_stops_cleanly():
+    process, master = in_terminal(STOPPING, "fast")
+    read_until(master, "ready")
+    os.write(master, b"\x03")
+    read_until(master, "clean stop ends")
+    assert process.wait(20) == 75
+    os.close(master)
+
+
+def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
+    process, master = in_terminal(STOPPING, "slow")
+    child = int(read_until(master, "ready").split()[1])
+    os.write(master, b"\x03")
+    read_until(master, "clean stop begins")
+    os.write(master, b"\x03")
+    shown = read_until(master, None)
+    assert process.wait(20) == 130
+    assert "\x1b[?25h" in shown, "the cursor is there again"
+    assert "stopped at once" in shown
+    assert "Traceback" not in shown
+    with pytest.raises(ProcessLookupError):
+        for _ in range(1000):  # a zombie until init takes it
+            os.kill(child, 0)
+            if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+                raise ProcessLookupError
+            time.sleep(0.01)
+    os.close(master)
+
+
+VIEW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from asdray.store import Places
+from asdray.sweep.estimate import work_of
+from asdray.sweep.events import event_of, failed
+from asdray.sweep.live import Live
+from asdray.sweep.plan import load, standing
+from asdray.sweep.progress import View
+places = Places.of(sys.argv[1], sys.argv[2])
+sweep, jobs = load(Path(sys.argv[3]), {}, places)
+rows = [{"status": "running"}, {"status": "waiting"}, {"status": "waiting"}]
+shown = Live("s", rows, work_of([(job, standing(job, sweep, places)) for job in jobs]))
+view = View(places.results, quiet="quiet" in sys.argv)
+view.begin(3, shown)
+with view:
+    unit = jobs[0].trial.units[0].name
+    view.epoch(0, jobs[0], {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0})
+    time.sleep(0.3)
+    view.tick(2)
+    view.take(0, jobs[0], failed(event_of(jobs[0].trial, "train", unit=unit), "diverged"))
+    view.finished(0, jobs[0], False)
+print("over")
+"""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_live_view_stands_below_the_lines(world, quiet):
+    world.load(umap=False, seeds=[0])
+    args = [
+        world.places.data,
+        world.places.results,
+        world.path,
+        Path(__file__).parent,
+        *(["quiet"] if quiet else []),
+    ]
+    process, master = in_terminal(VIEW, *args)
+    shown = read_until(master, "over")
+    assert process.wait(20) == 0
+    os.close(master)
+    assert "FAILED train" in shown
+    assert ("clips/s" in shown) == (not quiet)
+    if not quiet:
+        assert re.search(r"1/4 +0\.5000 +0\.? +90 s|1/4 +0\.5000 +1 +90 s", shown)
+        assert "0 of 3 trials done, 1 running, 2 waiting; 2 tasks waiting or running" in shown
+        assert "no estimate of the time left yet" in shown
+        assert shown.rindex("FAILED train") < shown.rindex("clips/s"), "it is drawn again below"
+    plain = subprocess.run(
+        [sys.executable, "-c", VIEW, *map(str, args)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "\x1b" not in plain
+    assert "clips/s" not in plain
+    assert plain.count("\n") == 3

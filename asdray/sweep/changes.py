@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from asdray.config.sweep import Sweep
+from asdray.sweep.outputs import resolved
 from asdray.sweep.plan import Job
 
 SHOWN = 8
@@ -24,7 +25,7 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
     """
     lines = []
     if (before := _last_spec(folder)) is not None:
-        now = json.loads(sweep.model_dump_json())
+        now = resolved(sweep)
         different = list(_different(before, now, ""))
         lines = [f"changed since the last run: {text}" for text in different[:SHOWN]]
         if len(different) > SHOWN:

@@ -48,6 +48,7 @@ def plan_lines(
         totals += Counter(
             trials=1,
             done=stands.complete,
+            with_work=missing.runs,
             failed=bool(missing.failed),
             trainings=len(missing.units),
             machines=len(missing.machines),
@@ -63,7 +64,7 @@ def plan_lines(
         from asdray.sweep.search import outlook
 
         lines += outlook(sweep, places)
-    if totals["done"] < totals["trials"]:
+    if totals["with_work"]:
         lines.append(_estimate(work.left(), max(threads, default=1)))
     return lines
 
@@ -75,7 +76,7 @@ def _state(missing: Missing, complete: bool, begun: bool) -> str:
     parts = [f"train {u.name}" for u in missing.units]
     parts += [f"score {len(missing.machines)} machines"] if missing.machines else []
     parts += [f"umap {len(missing.umaps)}"] if missing.umaps else []
-    parts += ["table"] if missing.table else []
+    parts += ["table"] if missing.table and (missing.runs or not missing.failed) else []
     for event in missing.failed:
         what = event["machine"] or event["unit"]
         parts.append(f"failed before: {event['stage']}{f' {what}' if what else ''}")
@@ -90,12 +91,13 @@ def _estimate(left: Left, threads: int) -> str:
     wall = left.seconds(max(1, cpus // threads), max(1, cpus // 2), cpus)
     text = (
         f"about {duration(left.train)} of training and {duration(left.tasks)} of other work, one after the "
-        f"other; {duration(wall)} on {cpus} cores like this machine's; {_size(left.bytes)} of disk"
+        f"other; {duration(wall)} on {cpus} cores like this machine's; {size(left.bytes)} of disk"
     )
     return f"{text}; and {left.unknown} stages of which nothing like it is finished" if left.unknown else text
 
 
-def _size(n: float) -> str:
+def size(n: float) -> str:
+    """Bytes for people: ``12 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n < 1000:
             return f"{n:.0f} {unit}" if n >= 10 or unit == "B" else f"{n:.1f} {unit}"

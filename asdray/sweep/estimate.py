@@ -32,12 +32,14 @@ class Left:
         tasks: seconds of all other stages, one after the other.
         bytes: disk.
         unknown: stages without an estimate.
+        unknown_trainings: those of them that are trainings.
     """
 
     train: float
     tasks: float
     bytes: float
     unknown: int
+    unknown_trainings: int = 0
 
     def seconds(self, trainings: float, tasks: float, cpus: float) -> float:
         """Of the sweep: so many trainings at once, so many tasks beside them, and ``cpus`` behind them."""
@@ -97,11 +99,12 @@ class Work:
     def left(self) -> Left:
         """The estimate as of now."""
         train = tasks = size = 0.0
-        unknown = 0
+        unknown = trainings = 0
         for key, (n, amount, amount_of_bytes) in self._left.items():
             rate = self._rate(key)
             if rate is None:
                 unknown += round(n)
+                trainings += round(n) if key[0] == "train" else 0
                 continue
             per_second, per_byte = rate
             if key[0] == "train":
@@ -109,7 +112,7 @@ class Work:
             else:
                 tasks += amount * per_second
             size += amount_of_bytes * per_byte
-        return Left(train, tasks, size, unknown)
+        return Left(train, tasks, size, unknown, trainings)
 
     def _put(self, index: int, job: Job, event: Mapping[str, Any], sign: int) -> None:
         stage = tuple(event[k] for k in ("stage", "unit", "checkpoint", "machine", "backend"))

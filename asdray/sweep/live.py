@@ -7,6 +7,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +97,10 @@ class Live:
         training = [_training(job, progress) for job, progress in self._training.values()]
         left = self.work.left()
         done = sum(p["epoch"] * p["seconds"] for _, p in self._training.values())
-        seconds = None
-        if not left.unknown:
-            train = max(left.train - done, max((t["seconds_left"] for t in training), default=0.0))
-            seconds = type(left)(train, left.tasks, 0, 0).seconds(*self._slots)
+        train = max(left.train - done, max((t["seconds_left"] for t in training), default=0.0))
+        seconds: float | None = replace(left, train=train).seconds(*self._slots)
+        if left.unknown_trainings or (left.unknown and not seconds):
+            seconds = None
         return {
             "sweep": self._name,
             "state": state,
@@ -144,6 +146,12 @@ def read(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) and "trials" in value else None
+
+
+def age(snapshot: Mapping[str, Any]) -> float:
+    """Seconds since it was written."""
+    written = datetime.fromisoformat(snapshot["updated"])
+    return max(0.0, (datetime.now(written.tzinfo) - written).total_seconds())
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,79 @@
+"""``asdray status``: how a sweep stands, from its files alone, while it runs and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from asdray import store
+from asdray.config.sweep import Sweep
+from asdray.store import Places
+from asdray.sweep import live
+from asdray.sweep.events import Event, History, key_of
+from asdray.sweep.plan import Job, standing
+from asdray.sweep.progress import failure_line, render
+
+STALE_SECONDS = 60.0
+"""A driver writes more often than that, unless it is held up."""
+
+
+def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
+    """Whether a driver is alive and what it does, trials and stages by state, and every failure.
+
+    What is done is told by the markers, what failed by the events, what runs by the driver's last snapshot.
+    """
+    folder = store.sweep_dir(places.results, sweep.name)
+    snapshot = live.read(folder)
+    alive = store.is_leased(folder)
+    history = History(folder / "events.jsonl")
+    running = {t["trial"] for t in snapshot["training"]} if alive and snapshot else set()
+    trials: Counter[str] = Counter()
+    stages: dict[str, Counter[str]] = {}
+    failures: list[Event] = []
+    for job in jobs:
+        stands = standing(job, sweep, places)
+        broken = []
+        for stage in stands.all:
+            event = None if stage.done else history.broken.get(key_of(stands.event(stage))[:-1])
+            broken += [event] if event else []
+            state = "done" if stage.done else "failed" if event else "left"
+            stages.setdefault(stage.stage, Counter())[state] += 1
+        failures += broken
+        trials[_state(stands.complete, job.trial.name in running, bool(broken))] += 1
+    lines = [_headline(sweep.name, snapshot, alive), f"{_counts(trials, live.STATES)} of {len(jobs)} trials"]
+    lines += [f"  {name:<9}{_counts(counts, ('done', 'failed', 'left'))}" for name, counts in stages.items()]
+    parts: list[RenderableType] = [Text(line) for line in lines]
+    if alive and snapshot:
+        parts += [Text(""), render(snapshot)]
+    if failures:
+        parts += [Text(""), Text("failed (a run tries again what may help; --retry-failed everything):")]
+        parts += [Text(f"  {failure_line(event)}") for event in failures]
+    return Group(*parts)
+
+
+def _state(complete: bool, running: bool, broken: bool) -> str:
+    return "done" if complete else "running" if running else "failed" if broken else "waiting"
+
+
+def _counts(counts: Counter[str], names: Sequence[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "none"
+
+
+def _headline(name: str, snapshot: dict[str, Any] | None, alive: bool) -> str:
+    if snapshot is None:
+        return f"sweep {name}: {'starting' if alive else 'has not been run'}"
+    who = f"process {snapshot['pid']} on {snapshot['host']}"
+    if alive:
+        text = f"sweep {name}: running since {snapshot['started']} ({who})"
+        if snapshot["dashboard"]:
+            text += f"; Ray dashboard {snapshot['dashboard']}"
+        age = live.age(snapshot)
+        return text if age < STALE_SECONDS else f"{text}; has not been heard of for {live.duration(age)}"
+    what = {"ended": "ended", "stopped": "was stopped"}.get(
+        snapshot["state"], "was killed, and last heard of"
+    )
+    return f"sweep {name}: not running; it {what} at {snapshot['updated']} ({who})"
