@@ -11,12 +11,16 @@ import pandas as pd
 import pytest
 import yaml
 from no_plugins import forget_plugins
-from small_recipes import changes
+from small_recipes import changes as small
 
 from asdray import load_results
 from asdray.config.load import recipe_names
+from asdray.config.sweep import load_sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise
+from asdray.store import Places
+from asdray.sweep.changes import changes
+from asdray.sweep.plan import plan
 
 pytestmark = pytest.mark.ray
 
@@ -27,9 +31,9 @@ SAME_AS = {"dis_baseline": "dis_spec_adacos_fixed"}
 
 
 def spec() -> dict:
-    recipes = {name: {"set": changes(name)} for name in recipe_names()}
+    recipes = {name: {"set": small(name)} for name in recipe_names()}
     recipes["bands.yaml"] = {}
-    recipes["softmax.yaml"] = {"set": {**changes("dis_baseline"), "frontend.loss": {"name": "softmax"}}}
+    recipes["softmax.yaml"] = {"set": {**small("dis_baseline"), "frontend.loss": {"name": "softmax"}}}
     return {
         "name": "everything",
         "recipes": recipes,
@@ -86,6 +90,8 @@ def test_the_sweep_keeps_its_plugin(results):
     spec = yaml.safe_load((folder / "sweep.yaml").read_text())
     assert [(folder / path).read_text() for path in spec["plugins"]] == [PLUGIN.read_text()]
     before = (folder / "leaderboard.csv").read_text()
+    sweep = load_sweep(results.parent / "sweep.yaml")
+    assert changes(sweep, plan(sweep, Places.of(results.parent / "data", results), "x"), folder) == []
     changed = results.parent / "methods.py"
     changed.write_text(changed.read_text() + "# changed\n")
     run = ["report", "everything", "--data", results.parent / "data", "--results", results]

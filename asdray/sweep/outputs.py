@@ -30,17 +30,23 @@ if TYPE_CHECKING:
 STAGES = ("train", "extract", "score", "evaluate", "umap", "table")
 
 
+def resolved(sweep: Sweep) -> dict[str, Any]:
+    """What ``sweep.yaml`` says: every option, and of plugins the copies that lie beside it."""
+    spec = sweep.model_dump(mode="json")
+    for i, path in enumerate(sweep.plugins):
+        mark = f"-{active(path).sha256[:8]}"
+        spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}.py"
+    return spec
+
+
 def write_spec(sweep: Sweep, folder: Path) -> None:
     """``sweep.yaml``: the spec with every default written out, and copies of its plugins beside it.
 
     With these the sweep can be reported on when its plugins have changed since.
     """
-    spec = sweep.model_dump(mode="json")
-    for i, path in enumerate(sweep.plugins):
-        plugin = active(path)
-        mark = f"-{plugin.sha256[:8]}"
-        spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}.py"
-        store.write_text(folder / spec["plugins"][i], plugin.text)
+    spec = resolved(sweep)
+    for path, name in zip(sweep.plugins, spec["plugins"], strict=True):
+        store.write_text(folder / name, active(path).text)
     store.write_text(folder / "sweep.yaml", yaml.safe_dump(spec, sort_keys=False, width=100))
 
 
