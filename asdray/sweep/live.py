@@ -83,9 +83,11 @@ class Live:
                 "checkpoint": row["checkpoint"],
                 "column": board.rank_by,
                 "score": float(row[column]),
-                "complete": bool(row["rank"] == row["rank"]),  # NaN: not all of its trials are there
+                "complete": complete,  # else not all of its trials are there, or it is a search's own
             }
-            for _, row in ours.head(TOP).iterrows()
+            for complete, (_, row) in zip(
+                ours["rank"].notna().tolist(), ours.head(TOP).iterrows(), strict=False
+            )
         ]
 
     def snapshot(self, state: str = "running") -> dict[str, Any]:
