@@ -16,6 +16,7 @@ from asdray.by_hand import DATA, RESULTS, Cache, Data, Dcase, Machines, Results
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from asdray.dcase.format import FormatReport
     from asdray.dcase.threads import Progress
     from asdray.doctor import Finding
 
@@ -97,10 +98,11 @@ def download(
     from asdray.dcase.download import download_dataset
     from asdray.dcase.download_view import View, report_lines
 
+    data = data.expanduser().absolute()
     try:
         with View(Console(highlight=False)) as view:
             report = download_dataset(
-                data.expanduser().absolute(),
+                data,
                 dcase,
                 machines=_machine_list(machines),
                 subset=subset,
@@ -165,8 +167,23 @@ def format_(
     for line in audit.summary(report.audit):
         console().print(line, style="red" if report.audit.missing else None, soft_wrap=True, markup=False)
     if report.audit.missing and not partial:
-        print("get what is missing and format again, or accept it with --partial", file=sys.stderr)
+        for how in _remedies(data, dcase, report):
+            print(how, file=sys.stderr)
+        print("then format again; or accept what is missing with --partial", file=sys.stderr)
         sys.exit(1)
+
+
+def _remedies(data: Path, dcase: str, report: FormatReport) -> list[str]:
+    """What to do about what is missing, each way once."""
+    from asdray.dcase.originals import remedy
+
+    data = data.expanduser().absolute()
+    missing = report.audit.missing
+    ours = dict.fromkeys(d.section[:2] for d in missing if not d.of_truth)
+    ways = [remedy(data, dcase, report.dataset.kind, subset, machine) for subset, machine in ours]
+    if any(d.of_truth for d in missing):
+        ways.append("add ground truth with the labels and domains that are missing")
+    return list(dict.fromkeys(ways))
 
 
 @app.command()

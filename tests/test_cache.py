@@ -176,7 +176,7 @@ def test_changed_added_and_removed_wavs_are_noticed(tree, places):
     assert f"1 removed (dev/fan/train/{train[1].name})" in message
     assert "5 added (" in message
     assert message.count("normal_01") == 3
-    assert message.endswith("run `asdray format dcase2023` again")
+    assert message.endswith(f"run `asdray format dcase2023 --data {tree.data}` again")
     check_unchanged(tree.data, "dcase2023", ["bandsaw"])
     with pytest.raises(ValueError, match="are not those that were formatted"):
         ensure_pack(places, "dcase2023", "fan", "test")

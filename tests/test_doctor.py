@@ -140,7 +140,7 @@ def test_what_changed_since_it_was_formatted(tree, places):
     (wrong,) = [text for kind, text in told if kind == "wrong"]
     assert "1 changed (dev/fan/train/" in wrong
     assert "1 added (dev/fan/train/section_00_source_train_normal_0900_a.wav)" in wrong
-    assert wrong.endswith("run `asdray format dcase2023` again")
+    assert wrong.endswith(f"run `asdray format dcase2023 --data {places.data}` again")
 
 
 def test_every_bad_header_is_listed(tree, places):
@@ -203,7 +203,8 @@ def test_labels_that_were_mended_upstream(tree, places):
     )
     told = [text for kind, text in said(places) if kind == "wrong"]
     assert told == [
-        "the ground truth has 4 changed labels since it was formatted; run `asdray format dcase2023` again"
+        "the ground truth has 4 changed labels since it was formatted; run `asdray format dcase2023 "
+        f"--data {places.data}` again"
     ]
 
 

@@ -295,7 +295,7 @@ def test_ground_truth_from_elsewhere(tree, tmp_path):
 def test_kind_and_ids_follow_the_audio(tree):
     before = format_dataset(tree.data, "dcase2023").dataset
     (tree.data / "original" / "dcase2023" / "synthetic-unfinished.json").write_text("{}")
-    with pytest.raises(ValueError, match="is unfinished: run `asdray synth dcase2023` again"):
+    with pytest.raises(ValueError, match="is unfinished: run `asdray synth dcase2023 --data .*` again"):
         format_dataset(tree.data, "dcase2023")
     (tree.data / "original" / "dcase2023" / "synthetic.json").write_text("{}")
     synthetic = format_dataset(tree.data, "dcase2023").dataset
@@ -595,7 +595,7 @@ def bad_tree(tree) -> dict[Path, str]:
 def test_all_bad_files_are_listed_at_once_and_nothing_is_written(tree):
     write_list(tree)
     bad = bad_tree(tree)
-    with pytest.raises(ValueError, match=r"bad files in .*nothing was written") as error:
+    with pytest.raises(ValueError, match=r"bad files or folders in .*nothing was written") as error:
         format_dataset(tree.data, "dcase2023")
     lines = str(error.value).splitlines()[1:]
     told = dict(line.strip().split(": ", 1) for line in lines)
@@ -630,7 +630,9 @@ def test_contradictory_ground_truth_and_bad_files_are_told_in_one_pass(tree):
     write_list(tree).write_text("bandsaw\nsection_00_0000.wav,nonsense\n")
     write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", n=40, channels=2)
     with pytest.raises(
-        ValueError, match=r"2 bad files in .*\n.*eval_data_list_2023.csv, line 2: .*\n.*2 channels"
+        ValueError,
+        match=r"1 bad file or folder in .*\n.*2 channels.*\nwrong ground truth in .*/ground_truth .*\n.*"
+        r"eval_data_list_2023.csv, line 2: ",
     ):
         format_dataset(tree.data, "dcase2023")
 
@@ -662,7 +664,7 @@ def test_the_command_tells_what_is_missing(tree):
 def test_a_good_dataset_survives_a_bad_format(tree):
     before = format_dataset(tree.data, "dcase2023").dataset
     write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", n=40, channels=2)
-    with pytest.raises(ValueError, match=r"1 bad file in .*\n.*has 2 channels"):
+    with pytest.raises(ValueError, match=r"1 bad file or folder in .*\n.*has 2 channels"):
         format_dataset(tree.data, "dcase2023")
     assert manifest.load_dataset(tree.data, "dcase2023") == before
     assert all(p.exists() for p in (tree.data / "formatted").rglob("*.wav"))

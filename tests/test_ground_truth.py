@@ -582,7 +582,7 @@ def test_correspondences_of_a_machine_that_is_none(tmp_path):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("dcase", LISTS)
 def test_the_order_of_rows_and_machines_means_nothing(tmp_path, dcase, seed):
     rng = random.Random(seed)

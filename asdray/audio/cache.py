@@ -23,6 +23,7 @@ import numpy as np
 
 from asdray import store
 from asdray.dcase import manifest
+from asdray.dcase.hints import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SUBSETS, get_year
 
@@ -243,7 +244,7 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
 def read_clip(path: Path, out: np.ndarray) -> str | None:
     """Decodes a wav into ``out``, ``(n, channels) int16``; returns what is wrong with it, if anything.
 
-    A clip of one value alone, zero or not, is wrong: it holds no sound.
+    A channel of one value alone, zero or not, is wrong: it holds no sound.
     """
     import soundfile
 
@@ -256,18 +257,20 @@ def read_clip(path: Path, out: np.ndarray) -> str | None:
         return f"{path}: {error}"
     if got != len(out):
         return f"{path}: holds {got} samples, its header says {len(out)}"
-    says = constant(out)
+    says = _constant(out)
     return f"{path}: {says}" if says else None
 
 
-def constant(samples: np.ndarray) -> str | None:
-    """What to say of ``(n, channels) int16`` samples that never change in any channel; else None."""
+def _constant(samples: np.ndarray) -> str | None:
+    """What to say of ``(n, channels) int16`` samples of which some channel never changes; else None."""
     lowest = samples.min(axis=0)
-    if (lowest != samples.max(axis=0)).any():
-        return None
-    if not lowest.any():
-        return "holds nothing but zeros"
-    return f"holds nothing but the value {', '.join(map(str, lowest))}"
+    dead = np.flatnonzero(lowest == samples.max(axis=0))
+    told = []
+    for channel in dead:
+        value = "zeros" if lowest[channel] == 0 else f"the value {lowest[channel]}"
+        of = "" if samples.shape[1] == 1 else f"channel {channel} "
+        told.append(f"{of}holds nothing but {value}")
+    return ", ".join(told) or None
 
 
 def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
@@ -276,13 +279,13 @@ def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
     for machine in get_year(dataset.dcase).all_machines:
         for split in SPLITS:
             folder = store.pack_dir(cache, dataset.dcase, machine, split)
-            if not (folder / "pack.json").exists():
+            if not os.path.exists(folder / "pack.json"):
                 continue
             known = dataset.machines.get(machine)
             key = known.split_id(split) if known else None
             try:
                 pack = _open(folder, dataset.dcase, machine, split, key) if key else None
-            except ValueError:
+            except (ValueError, OSError):
                 pack = None
             if pack is None:
                 stale.append(folder)
@@ -296,7 +299,8 @@ def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
     """Checks that the original wavs of ``machines`` are those that were formatted: names, sizes, times.
 
     Raises:
-        ValueError: some were changed, added or removed; the message names a few and counts all.
+        ValueError: some were changed, added or removed; the message names a few and counts all. Or a
+            folder cannot be read.
     """
     machines = list(machines)
     columns = ["clip", "size", "mtime_ns", "machine"]
@@ -321,7 +325,7 @@ def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
         told = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in changes.items() if keys)
         raise ValueError(
             f"the wavs of {dcase} are not those that were formatted: {told}; "
-            f"run `asdray format {dcase}` again"
+            f"run `{hint('format', dcase, data)}` again"
         )
 
 

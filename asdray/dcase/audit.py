@@ -4,9 +4,9 @@
 those that ``asdray synth`` wrote down. A count that nobody published is shown and not judged.
 
 Something is *missing* where a section has no clips, or fewer than it should; and where a test clip has no
-label although there is ground truth. In the eval test split, whose labels and domains come from the ground
-truth, only the number of clips can be missing: labels that fall otherwise are a difference, as are more
-clips than expected.
+label although there is ground truth, or a label and no domain. In the eval test split, whose labels and
+domains come from the ground truth, no cell can be missing beside that: labels that fall otherwise are a
+difference, as are more clips than expected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.dcase.manifest import UNKNOWN, label_of, synthetic_path
-from asdray.dcase.names import SPLITS
+from asdray.dcase.names import SPLITS, may_be_supplemental
 from asdray.dcase.years import SUBSETS, get_year
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ class Expected:
     Attributes:
         splits: clips per section and split; None = some, nobody said how many.
         cells: the same per domain and label, where that is known.
+        optional: splits of which nobody said whether there are any, nor how many.
     """
 
     splits: Mapping[Section, Mapping[str, int | None]]
     cells: Mapping[Section, Mapping[Cell, int]]
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Difference:
     """One thing that is not as expected.
 
     Attributes:
-        what: ``train source normal``, ``test`` (all of the split) or ``test label``.
-        found: clips that are there; of a label, those that have one.
+        what: ``train source normal``, ``test`` (all of the split), ``test label`` or ``test domain``.
+        found: clips that are there; of a label or domain, those that have one.
         expected: clips that should be; None = some.
         missing: whether something is missing; else it is only different.
     """
@@ -67,7 +69,12 @@ class Difference:
     def __str__(self) -> str:
         """``train source normal 62 of 65``, without the verdict."""
         wanted = "" if self.expected is None else f" of {self.expected}"
-        return f"{self.what}{'s' if self.what.endswith(' label') else ''} {self.found}{wanted}"
+        return f"{self.what}{'s' * self.of_truth} {self.found}{wanted}"
+
+    @property
+    def of_truth(self) -> bool:
+        """Whether it is the ground truth that says too little, not clips that are too few or too many."""
+        return self.what.endswith((" label", " domain"))
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,8 @@ def official_counts(dcase: str) -> Expected:
                     totals["supplemental"] = year.supplemental_per_section
                 splits[subset, machine, section] = totals
                 all_cells[subset, machine, section] = cells
-    return Expected(splits, all_cells)
+    optional = {"supplemental"} if may_be_supplemental(dcase) and not year.has_supplemental else set()
+    return Expected(splits, all_cells, frozenset(optional))
 
 
 def synthetic_counts(counts: Mapping[str, int]) -> Expected:
@@ -195,7 +203,7 @@ def audit(
                 if expected.splits[place][split] is None:
                     unchecked.add(f"{place[0]} {split}")
             elif n := sum(count for cell, count in cells.items() if cell[0] == split):
-                if expected.splits:
+                if expected.splits and split not in expected.optional:
                     differences.append(Difference(place, split, n, 0, False))
                 else:
                     unchecked.add(f"{place[0]} {split}")
@@ -204,6 +212,10 @@ def audit(
         if has_truth and place[0] == "eval" and unlabelled:
             total = sum(test.values())
             differences.append(Difference(place, "test label", total - unlabelled, total, True))
+        labelled = sum(n for (_, _, label), n in test.items() if label != UNKNOWN)
+        nowhere = sum(n for (_, domain, label), n in test.items() if domain == UNKNOWN != label)
+        if nowhere:
+            differences.append(Difference(place, "test domain", labelled - nowhere, labelled, True))
     return Audit(
         dcase,
         {p: dict(found[p]) for p in places if p in found},
@@ -266,7 +278,10 @@ def table(audit: Audit) -> Table:
         subset, machine, section = place
         red = {d.what for d in audit.differences if d.section == place}
         counts = [
-            Text(str(row.get(c, 0)), "bold red" if red & {" ".join(c), c[0], f"{c[0]} label"} else "")
+            Text(
+                str(row.get(c, 0)),
+                "bold red" if red & {" ".join(c), c[0], f"{c[0]} label", f"{c[0]} domain"} else "",
+            )
             for c in cells
         ]
         labels = " + ".join(audit.label_sources.get(place, ()))
@@ -282,12 +297,13 @@ def differences_of(audit: Audit, place: Section) -> str:
         those = [d for d in audit.differences if d.section == place and d.missing == is_missing]
         parts = []
         for split in SPLITS:
-            some = [d for d in those if d.what.split()[0] == split]
+            some = [d for d in those if d.what.split()[0] == split and not d.of_truth]
             if is_missing and len(some) > 2:
                 found, wanted = sum(d.found for d in some), sum(d.expected or 0 for d in some)
                 parts.append(f"{split} {found} of {wanted}")
             else:
                 parts += map(str, some)
+            parts += [str(d) for d in those if d.what.split()[0] == split and d.of_truth]
         if parts:
             told.append(f"{verdict}: {', '.join(parts)}")
     return "; ".join(told)

@@ -18,7 +18,7 @@ from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, audit, expected_counts
 from asdray.dcase.ground_truth import Labels
 from asdray.dcase.links import Link, Linker, remove_stale
-from asdray.dcase.originals import read_originals
+from asdray.dcase.originals import Originals, read_originals
 from asdray.dcase.threads import Progress, Steps, in_threads
 from asdray.dcase.years import nearest
 
@@ -31,7 +31,7 @@ class FormatReport:
         dataset: counts, ids and label sources per machine.
         audit: what is there against what should be.
         unlabelled: test clips without a label per machine; only machines that have some.
-        notes: what the ground truth does not tell, with counts per machine.
+        notes: wavs that are rightly left out; what the ground truth does not tell, with counts per machine.
         made: links or copies written now.
         kept: those that were right already.
         removed: stale ones.
@@ -84,11 +84,8 @@ def format_dataset(
         return on_progress and (lambda done, total: on_progress(done + first * total, 2 * total))
 
     originals = read_originals(data, dcase, ground_truth=ground_truth, labels=labels, on_progress=half(0))
-    if problems := originals.problems:
-        raise ValueError(
-            f"{len(problems)} bad file{'s' * (len(problems) > 1)} in {data / 'original' / dcase} "
-            "(nothing was written):\n" + "\n".join(f"  {p}" for p in problems)
-        )
+    if told := _all_that_is_wrong(originals, data):
+        raise ValueError(told)
     clips = originals.clips
     audited = audit(dcase, clips, expected_counts(data, dcase, originals.kind), has_truth=originals.has_truth)
     with store.lease(store.formatted_dir(data, dcase)):
@@ -99,3 +96,19 @@ def format_dataset(
         removed = remove_stale(data, dcase, {c["path"] for c in clips})
     missing = Counter(c["machine"] for c in clips if c["split"] == "test" and c["is_anomaly"] is None)
     return FormatReport(dataset, audited, dict(missing), originals.notes, made, len(clips) - made, removed)
+
+
+def _all_that_is_wrong(originals: Originals, data: Path) -> str:
+    """One message, ``""`` if nothing is."""
+    parts = []
+    if n := len(originals.problems):
+        what = "bad files or folders" if n > 1 else "bad file or folder"
+        parts.append((f"{n} {what} in {data / 'original' / originals.dcase}", originals.problems))
+    if originals.truth_problems:
+        parts.append((f"wrong ground truth in {originals.truth_folder}", originals.truth_problems))
+    return "\n".join(
+        "\n".join(
+            [f"{head} (nothing was written):", *(f"  {line}" for p in those for line in p.splitlines())]
+        )
+        for head, those in parts
+    )

@@ -19,6 +19,7 @@ give both.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from asdray.dcase.names import build_name, parse_name
-from asdray.dcase.truth_files import Claim, Key, Published, Source, agree, read_sources
+from asdray.dcase.truth_files import read_sources
+from asdray.dcase.truth_rows import Claim, Key, Published, Source, agree
 from asdray.dcase.years import get_year, nearest
 
 Labels = Literal["official", "asdkit"]
@@ -85,16 +87,15 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
         labels: ``asdkit`` reproduces that toolkit's domains of 2022's Toy machines.
 
     Raises:
-        ValueError: no such folder; nothing of the year in it; a file or row that does not fit the year
-            (with file and line); a clip that occurs twice in one source; sources that contradict each
-            other (with counts per machine).
+        ValueError: no such folder; nothing of the year in it; files or rows that do not fit the year or
+            cannot be read, a clip that occurs twice in one source (all of them, with file and line:
+            `WrongGroundTruthError`); sources that contradict each other (with counts per machine).
     """
     year = get_year(dcase)
     if labels not in get_args(Labels):
         known = get_args(Labels)
         raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
-    if not folder.is_dir():
-        raise ValueError(f"there is no ground-truth folder {folder}")
+    check_folder(folder)
     sources = read_sources(folder, dcase)
     if not sources:
         raise ValueError(
@@ -112,6 +113,17 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
         _by_every_name({clip: next(iter(told.values())) for clip, told in revealed.items()}, clips),
         (*_missing(clips, dcase, labels), *_untied(revealed, dcase)),
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError where ``folder`` is none."""
+    if os.path.isdir(folder):
+        return
+    if os.path.exists(folder):
+        raise ValueError(
+            f"{folder} is a file, and ground truth is a folder: give the one that holds it, {folder.parent}"
+        )
+    raise ValueError(f"there is no ground-truth folder {folder}")
 
 
 # ------------------------------------------------------------------------------------ labels and domains

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
-from asdray.dcase.names import SPLITS
+from asdray.dcase.hints import hint
+from asdray.dcase.names import SPLITS, is_clutter, may_be_supplemental
 from asdray.dcase.years import get_year, nearest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def schema() -> pyarrow.Schema:
     clip: key, ``<subset>/<machine>/<split>/<original file name>``; path, original_path: relative to the
     data folder, with forward slashes; section: number; domain: ``source``, ``target`` or null;
     split: ``train``, ``test``, or ``supplemental``, whose clips (2025) belong to neither, have neither
-    domain nor label, and whose attributes are all of their irregular name behind the section
+    domain nor label, and whose attributes are all of their irregular name behind a section
     (`asdray.dcase.names.supplemental_kind` tells machine from noise);
     is_anomaly: null if unknown; label_source: ``name`` (told by the original file name), the name of a
     ground-truth list, ``evaluator``, ``correspondence``, ``asdkit`` (labels that reproduce that
@@ -84,22 +85,29 @@ def clip_key(subset: str, machine: str, split: str, original_name: str) -> str:
 
 
 def clip_folders(data: Path, dcase: str, subset: str, machine: str) -> Iterator[tuple[str, Path]]:
-    """(split, folder) of every folder in which the year ships clips of a machine, existing or not."""
+    """(split, folder) of every folder in which a machine's clips of the year may lie, existing or not."""
     year = get_year(dcase)
     root = store.original_dir(data, dcase, subset) / machine
     yield "train", root / "train"
     for name in ("source_test", "target_test") if year.split_test_folders else ("test",):
         yield "test", root / name
-    if year.has_supplemental:
+    if may_be_supplemental(dcase):
         yield "supplemental", root / "supplemental"
 
 
 def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder of clips, sorted by name; hidden files (``.DS_Store``, ``._x.wav``) left out."""
-    if not folder.is_dir():
+    """What lies in a folder of clips, sorted by name; what `is_clutter` is left out. Without one, nothing.
+
+    Raises:
+        ValueError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not is_clutter(e.name)), key=lambda e: e.name)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 def dataset_kind(data: Path, dcase: str) -> str:
@@ -109,11 +117,11 @@ def dataset_kind(data: Path, dcase: str) -> str:
         ValueError: the synthesis was interrupted.
     """
     path = synthetic_path(data, dcase)
-    if path.exists():
+    if os.path.exists(path):
         return "synthetic"
-    if path.with_name("synthetic-unfinished.json").exists():
+    if os.path.exists(path.with_name("synthetic-unfinished.json")):
         raise ValueError(
-            f"the synthetic dataset in {path.parent} is unfinished: run `asdray synth {dcase}` again"
+            f"the synthetic dataset in {path.parent} is unfinished: run `{hint('synth', dcase, data)}` again"
         )
     return "official"
 
@@ -199,7 +207,7 @@ class Dataset:
             raise ValueError(
                 f"{self.dcase} is formatted without {', '.join(missing)}{nearest(missing[0], self.machines)} "
                 f"(there: {', '.join(self.machines)}): put the missing machines' folders beside the others "
-                f"and run `asdray format {self.dcase}` again, or leave them out with `machines:`"
+                "and format the year again, or leave them out with `machines:`"
             )
 
 
@@ -207,13 +215,16 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
     """Reads ``dataset.json``.
 
     Raises:
-        ValueError: unknown year; not formatted yet, or by another version.
+        ValueError: unknown year; not formatted yet, or by another version; the file cannot be read.
     """
     get_year(dcase)
     path = store.dataset_path(data, dcase)
-    if not path.exists():
-        raise ValueError(f"{dcase} is not formatted under {data}: run `asdray format {dcase} --data {data}`")
-    raw = store.read_json(path)
+    try:
+        if not path.exists():
+            raise ValueError(f"{dcase} is not formatted under {data}: run `{hint('format', dcase, data)}`")
+        raw = store.read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         if raw.pop("format") != DATASET_FORMAT:
             raise KeyError
@@ -224,7 +235,7 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
         return Dataset(**raw, machines=machines)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
-            f"{path} was not written by this version: run `asdray format {dcase} --data {data}` again"
+            f"{path} was not written by this version: run `{hint('format', dcase, data)}` again"
         ) from None
 
 
@@ -340,14 +351,10 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     except FileNotFoundError:
         table = schema().empty_table()
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): run `asdray format {dcase} --data {data}` again"
-        ) from None
+        raise ValueError(f"{path} is damaged ({error}): run `{hint('format', dcase, data)}` again") from None
     if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
         # A format that was interrupted between its two files, or is under way.
-        raise ValueError(
-            f"{path} does not match its dataset.json: run `asdray format {dcase} --data {data}` again"
-        )
+        raise ValueError(f"{path} does not match its dataset.json: run `{hint('format', dcase, data)}` again")
     return table
 
 

@@ -8,8 +8,9 @@ The index is part of a name and nothing else: it is irregular across machines, a
 it determines the label. Nothing may use it as information.
 
 Names of supplemental clips are irregular: ``section_00_machine_0001_.wav``, but also
-``section_00_source_supplemental_machine_0000.wav``. Only their section is read; `supplemental_kind` finds
-what else they tell. 2026's grammar has them too, should a machine come with such a folder.
+``section_00_source_supplemental_machine_0000.wav``. Any wav will do; only a section at its beginning is
+read, and `supplemental_kind` finds what else they tell. 2026's grammar has them too, should a machine come
+with such a folder.
 
 Source: the organisers' dataset descriptions 2020-2026.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asdray.dcase.years import NO_ATTRIBUTE, get_year
@@ -26,6 +27,8 @@ from asdray.dcase.years import NO_ATTRIBUTE, get_year
 SPLITS = ("train", "test", "supplemental")
 
 _HIDDEN = (NO_ATTRIBUTE, NO_ATTRIBUTE + "s")  # one report on 2026 has the plural
+
+_CLUTTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class ClipName:
         index: the running number as written, leading zeros included; ``""`` for supplemental clips.
         attributes: opaque, ``""`` if none. Supplemental clips have irregular names: theirs is everything
             behind the section.
+        has_section: whether the name tells the section; those of supplemental clips need not, and theirs
+            is 0 then.
     """
 
     section: int
@@ -48,6 +53,7 @@ class ClipName:
     is_anomaly: bool | None
     index: str
     attributes: str
+    has_section: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class _Grammar:
     train: str
     labelled: str
     anonymous: str
-    supplemental: str | None = None
+    supplemental: tuple[str, ...] = ()
     parse_only: str | None = None
     index_digits: int = 4
 
@@ -90,7 +96,7 @@ _GRAMMAR_2025 = _Grammar(
     train=_GRAMMAR_2022.train,
     labelled=_GRAMMAR_2022.labelled,
     anonymous=_GRAMMAR_2022.anonymous,
-    supplemental="section_{section}_{attributes}.wav",
+    supplemental=("section_{section}_{attributes}.wav", "{attributes}.wav"),
 )
 _GRAMMARS: Mapping[int, _Grammar] = {
     2020: _GRAMMAR_2020,
@@ -124,12 +130,13 @@ def parse_name(dcase: str, subset: str, split: str, file_name: str) -> ClipName:
         found = match.groupdict()
         label = found.get("label")
         return ClipName(
-            section=int(found["section"]),
+            section=int(found.get("section", 0)),
             domain=found.get("domain", "source" if get_year(dcase).domains == ("source",) else None),
             split=split,
             is_anomaly=None if label is None else label == "anomaly",
             index=found.get("index", ""),
             attributes=found.get("attributes", ""),
+            has_section="section" in found,
         )
     raise ValueError(
         f"{file_name!r} is not a name of a {dcase} {subset} {split} clip "
@@ -146,7 +153,7 @@ def build_name(dcase: str, subset: str, clip: ClipName) -> str:
     forms = _forms(dcase, subset, clip.split)
     labelled = clip.is_anomaly is not None
     for template, pattern in forms:
-        if ("{label}" in template) != labelled:
+        if ("{label}" in template) != labelled or ("{section}" in template) != clip.has_section:
             continue
         name = template.format(**_fields(clip))
         # Formatting drops what the template has no place for: only a name that reads back is right.
@@ -162,6 +169,16 @@ def unified_name(dcase: str, subset: str, clip: ClipName) -> str:
     if get_year(dcase).year == 2020 and clip.is_anomaly is not None:
         return _UNIFIED.format(**_fields(clip))
     return build_name(dcase, subset, clip)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems leave where people look (``Thumbs.db``)."""
+    return name.startswith(".") or name.casefold() in _CLUTTER
+
+
+def may_be_supplemental(dcase: str) -> bool:
+    """Whether the year has names for supplemental clips, and so a folder of them wherever there is one."""
+    return bool(_GRAMMARS[get_year(dcase).year].supplemental)
 
 
 def is_hidden(attributes: str) -> bool:
@@ -210,15 +227,15 @@ def _forms(dcase: str, subset: str, split: str) -> tuple[tuple[str, re.Pattern[s
     assert subset in ("dev", "eval"), subset
     assert split in SPLITS, split
     grammar = _GRAMMARS[get_year(dcase).year]
-    templates: list[str | None]
+    templates: Sequence[str | None]
     if split == "train":
         templates = [grammar.train]
     elif split == "supplemental":
-        templates = [grammar.supplemental]
+        templates = grammar.supplemental
     else:
         templates = [grammar.labelled]
         if subset == "eval":
-            templates += [grammar.parse_only, grammar.anonymous]
+            templates = [grammar.labelled, grammar.parse_only, grammar.anonymous]
     fields = {
         "section": "[0-9]{2}",
         "domain": "source|target",

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from asdray import store
-from asdray.dcase import manifest, names
-from asdray.dcase.ground_truth import GroundTruth, Labels, load_ground_truth
+from asdray.dcase import manifest, names, placed, records
+from asdray.dcase.ground_truth import GroundTruth, Labels, check_folder, load_ground_truth
+from asdray.dcase.hints import hint
+from asdray.dcase.scan import File, scan
 from asdray.dcase.threads import Progress, Steps, in_threads
+from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
 from asdray.dcase.wav import WavInfo, read_header
-from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Year, get_year, nearest
+from asdray.dcase.years import SAMPLE_RATE, Year, get_year
 
 
 @dataclass(frozen=True)
@@ -25,30 +28,21 @@ class Originals:
     Attributes:
         kind: ``official`` or ``synthetic``.
         clips: the manifest's rows, sorted by clip; without those that cannot be read or understood.
-        problems: one line for everything that is wrong, beginning with the file or folder.
-        has_truth: whether there is ground truth.
-        notes: what the ground truth does not tell, with counts per machine.
+        problems: one line for each file or folder that is wrong, beginning with it.
+        truth_folder: where the ground truth is, or would be.
+        truth_problems: what is wrong with it.
+        has_truth: whether there is any.
+        notes: wavs that are rightly left out; what the ground truth does not tell, with counts per machine.
     """
 
     dcase: str
     kind: str
     clips: list[dict[str, Any]]
     problems: list[str]
+    truth_folder: Path
+    truth_problems: list[str]
     has_truth: bool
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _File:
-    """One file in the original tree."""
-
-    subset: str
-    machine: str
-    split: str
-    folder: str
-    name: str
-    path: str
-    is_folder: bool
 
 
 def read_originals(
@@ -66,89 +60,60 @@ def read_originals(
 
     Raises:
         ValueError: no dataset, or an unfinished synthetic one; or there is no ``ground_truth`` where it was
-            said to be. Bad files and wrong ground truth are told in `Originals.problems`.
+            said to be. Bad files and wrong ground truth are told in what is returned.
     """
     year = get_year(dcase)
     kind = manifest.dataset_kind(data, dcase)
-    problems: list[str] = []
-    files = _scan(data, year, problems)
-    if not files and not problems:
+    found = scan(data, year)
+    if not found.files and not found.problems:
         raise ValueError(
             f"there is no {dcase} in {data}: expected wav files in "
             f"{store.original_dir(data, dcase, 'dev')}/<machine>/train and so on "
-            f"(`asdray download {dcase}` gets it, `asdray synth {dcase}` makes a synthetic one)"
+            f"(`{hint('download', dcase, data)}` gets it, `{hint('synth', dcase, data)}` makes a synthetic "
+            "one)"
         )
-    if ground_truth is not None and not ground_truth.is_dir():
-        raise ValueError(f"there is no ground-truth folder {ground_truth}")
+    if ground_truth is not None:
+        check_folder(ground_truth)
     folder = ground_truth or store.ground_truth_dir(data, dcase)
-    has_truth = folder.is_dir()
+    has_truth = ground_truth is not None or holds_files(folder)
     truth = None
+    wrong: list[str] = []
     if has_truth:
         try:
             truth = load_ground_truth(folder, dcase, labels)
-        except ValueError as error:
-            problems.append(str(error))
-    headers = list(in_threads(_header, files, Steps(len(files), on_progress)))
-    clips = _clips(data, year, files, headers, truth, problems)
-    return Originals(dcase, kind, clips, problems, has_truth, truth.notes if truth else ())
+        except WrongGroundTruthError as error:
+            wrong += error.faults
+        except (ValueError, OSError) as error:
+            wrong.append(str(error))
+    headers = list(in_threads(_header, found.files, Steps(len(found.files), on_progress)))
+    clips = _clips(data, year, found.files, headers, truth, found.problems)
+    notes = (*found.notes, *(truth.notes if truth else ()))
+    return Originals(dcase, kind, clips, found.problems, folder, wrong, has_truth, notes)
 
 
-# --------------------------------------------------------------------------------------- what is there
+def remedy(data: Path, dcase: str, kind: str, subset: str, machine: str) -> str:
+    """What to do about clips of a machine that are missing."""
+    if kind == "synthetic":
+        folder = manifest.synthetic_path(data, dcase).parent
+        return f"delete the folder {folder} and run `{hint('synth', dcase, data)}` again"
+    zips = [z for z in records.zips(dcase) if (z.subset, z.machine) == (subset, machine)]
+    try:
+        complete = all(placed.is_there(data, z) for z in zips)
+    except (ValueError, OSError):  # a damaged marker or an unreadable folder says nothing
+        complete = False
+    if complete:
+        return "all that the published zips hold is there: what is missing is not in them"
+    return f"run `{hint('download', dcase, data)}`"
 
 
-def _scan(data: Path, year: Year, problems: list[str]) -> list[_File]:
-    """Every file in the year's clip folders."""
-    files = []
-    for subset in SUBSETS:
-        raw = store.original_dir(data, year.name, subset)
-        for folder in (raw.parent, raw):
-            if folder.exists() and not folder.is_dir():
-                problems.append(f"{folder}: is a file where a folder should be")
-        problems += [
-            f"{e.path}: a machine's folder belongs into {raw}"
-            for e in manifest.clip_entries(raw.parent)
-            if e.name in year.machines[subset] and e.is_dir()
-        ]
-        for entry in manifest.clip_entries(raw):
-            if entry.is_dir() and entry.name in year.machines[subset]:
-                files += _scan_machine(data, year, subset, entry.name, problems)
-            elif entry.is_dir():
-                problems.append(
-                    f"{entry.path}: {year.name} has no {subset} machine of this name"
-                    f"{nearest(entry.name, year.machines[subset])}"
-                )
-            elif entry.name in year.machines[subset]:
-                problems.append(f"{entry.path}: is a file where a folder should be")
-    return files
-
-
-def _scan_machine(data: Path, year: Year, subset: str, machine: str, problems: list[str]) -> list[_File]:
-    root = store.original_dir(data, year.name, subset) / machine
-    folders = list(manifest.clip_folders(data, year.name, subset, machine))
-    if not any(folder.is_dir() for _, folder in folders):
-        says = f"{root}: holds no folder {' or '.join(f.name for _, f in folders)}"
-        if (root / machine).is_dir():
-            says += f" but {machine}/{machine}: move what is in that one level up"
-        problems.append(says)
-    files = []
-    for split, folder in folders:
-        if folder.exists() and not folder.is_dir():
-            problems.append(f"{folder}: is a file where a folder should be")
-        files += [
-            _File(subset, machine, split, folder.name, e.name, e.path, e.is_dir())
-            for e in manifest.clip_entries(folder)
-        ]
-    return files
-
-
-def _header(file: _File) -> WavInfo | str:
+def _header(file: File) -> WavInfo | str:
     """The header, or what is wrong with it."""
     if file.is_folder:
-        return f"{file.path}: is a folder where a wav file should be"
+        return "is a folder where a wav file should be"
     try:
         return read_header(file.path)
     except ValueError as error:
-        return str(error)
+        return str(error).removeprefix(f"{file.path}: ")
 
 
 # ---------------------------------------------------------------------------------------- what it says
@@ -157,7 +122,7 @@ def _header(file: _File) -> WavInfo | str:
 def _clips(
     data: Path,
     year: Year,
-    files: Sequence[_File],
+    files: Sequence[File],
     headers: Sequence[WavInfo | str],
     truth: GroundTruth | None,
     problems: list[str],
@@ -166,31 +131,27 @@ def _clips(
     clips = []
     owner: dict[str, str] = {}
     for file, header in zip(files, headers, strict=True):
+        wrong = []
         if isinstance(header, str):
-            problems.append(header)
-            if file.is_folder:
-                continue
+            wrong.append(header)
         else:
-            wrong = []
             if header.sample_rate != SAMPLE_RATE:
                 wrong.append(f"has {header.sample_rate} Hz, {year.name} has {SAMPLE_RATE} Hz")
             if header.channels != year.channels:
                 wrong.append(f"has {header.channels} channels, {year.name} has {year.channels}")
-            problems += [f"{file.path}: {says}" for says in wrong]
         try:
-            clip = _parse(file, year)
+            clip = None if file.is_folder else _parse(file, year)
         except ValueError as error:
-            problems.append(f"{_printable(file.path)}: {error}")
-            continue
-        if isinstance(header, str):
-            continue
-        row = _row(data, year.name, file, header, clip, truth)
-        if row["path"] in owner:
-            problems.append(
-                f"{file.path}: gets the same formatted name as {owner[row['path']]}: {row['path']}"
-            )
-        owner[row["path"]] = file.path
-        clips.append(row)
+            clip = None
+            wrong.append(str(error))
+        if clip is not None and not isinstance(header, str):
+            row = _row(data, year.name, file, header, clip, truth)
+            if row["path"] in owner:
+                wrong.append(f"gets the same formatted name as {owner[row['path']]}: {row['path']}")
+            owner[row["path"]] = file.path
+            clips.append(row)
+        if wrong:
+            problems.append(f"{_printable(file.path)}: {'; '.join(wrong)}")
     return sorted(clips, key=lambda c: c["clip"])
 
 
@@ -198,7 +159,7 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _parse(file: _File, year: Year) -> names.ClipName:
+def _parse(file: File, year: Year) -> names.ClipName:
     """What the name says, after checking that it may say so there; ValueError without the path."""
     if not file.name.isprintable():
         raise ValueError("has characters in its name that cannot be printed")
@@ -212,7 +173,7 @@ def _parse(file: _File, year: Year) -> names.ClipName:
 
 
 def _row(
-    data: Path, dcase: str, file: _File, header: WavInfo, clip: names.ClipName, truth: GroundTruth | None
+    data: Path, dcase: str, file: File, header: WavInfo, clip: names.ClipName, truth: GroundTruth | None
 ) -> dict[str, Any]:
     """One row of the manifest."""
     label_source = None if clip.is_anomaly is None else "name"

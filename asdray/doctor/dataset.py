@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
-from asdray.audio.cache import check_unchanged, constant, read_clip, stale_packs
+from asdray.audio.cache import check_unchanged, read_clip, stale_packs
 from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, audit, differences_of, expected_counts
-from asdray.dcase.originals import Originals, read_originals
+from asdray.dcase.hints import hint
+from asdray.dcase.originals import Originals, read_originals, remedy
 from asdray.dcase.threads import Progress, Steps, in_threads
 from asdray.dcase.years import SUBSETS, get_year
 from asdray.doctor import Finding
@@ -52,14 +54,15 @@ def check_dataset(
         originals = read_originals(places.data, dcase, on_progress=None if deep else on_progress)
     except ValueError as error:
         return DatasetReport((*findings, Finding("missing", str(error))), None)
-    findings += [Finding("wrong", problem) for problem in originals.problems]
+    findings += [Finding("wrong", says) for says in (*originals.problems, *originals.truth_problems)]
     audited = audit(
         dcase,
         originals.clips,
         expected_counts(places.data, dcase, originals.kind),
         has_truth=originals.has_truth,
     )
-    findings += _contents(originals, audited)
+    findings += _contents(places.data, originals, audited)
+    findings += [Finding("note", note) for note in originals.notes]
     findings += _formatted(places, originals)
     if deep:
         findings += _deep(places.data, originals.clips, on_progress)
@@ -74,39 +77,49 @@ def _zips(data: Path, dcase: str) -> Iterator[Finding]:
     root = data / "original" / dcase
     raw = [store.original_dir(data, dcase, subset) for subset in SUBSETS]
     folders = [root, root / "zips", *(p.parent for p in raw), *raw]
-    entries = [e for folder in folders for e in manifest.clip_entries(folder)]
+    entries = []
+    for folder in folders:
+        with contextlib.suppress(ValueError):  # `read_originals` tells what cannot be read
+            entries += manifest.clip_entries(folder)
     for e in entries:
         if e.name.endswith(".part"):
             yield Finding(
                 "missing",
-                f"{e.path}: a download that was interrupted; run `asdray download {dcase}` again, or "
-                "delete the file",
+                f"{e.path}: a download that was interrupted; run `{hint('download', dcase, data)}` again, "
+                "or delete the file",
             )
     zips = [e for e in entries if e.name.endswith(".zip")]
     if zips:
-        size = sum(e.stat().st_size for e in zips) / 1e9
+        size = sum(os.path.getsize(e.path) for e in zips if os.path.exists(e.path)) / 1e9
         yield Finding(
             "note", f"zips: {len(zips)} ({size:.1f} GB), such as {zips[0].path}; not needed once unpacked"
         )
 
 
-def _contents(originals: Originals, audited: Audit) -> Iterator[Finding]:
+def _contents(data: Path, originals: Originals, audited: Audit) -> Iterator[Finding]:
     """Kind, machines, what is missing against what should be there, and ground truth."""
     dcase, kind = originals.dcase, originals.kind
     machines = {subset: len({m for s, m, _ in audited.found if s == subset}) for subset in SUBSETS}
     told = ", ".join(f"{n} of {len(get_year(dcase).machines[s])} {s} machines" for s, n in machines.items())
     yield Finding("ok", f"{kind} data: {audited.n_clips} clips, {told}")
-    how = f"run `asdray download {dcase}`"
-    if kind == "synthetic":
-        how = f"delete the folder original/{dcase} and run `asdray synth {dcase}` again"
     for subset, names in audited.missing_machines().items():
-        yield Finding("missing", f"{subset} machines: {', '.join(names)}; {how}")
+        by_remedy: dict[str, list[str]] = {}
+        for name in names:  # with its sections behind it where only some are missing
+            how = remedy(data, dcase, kind, subset, name.partition(" ")[0])
+            by_remedy.setdefault(how, []).append(name)
+        for how, those in by_remedy.items():
+            yield Finding("missing", f"{subset} machines: {', '.join(those)}; {how}")
     for place in audited.found:
         subset, machine, section = place
         if told := differences_of(audited, place):
-            missing = any(d.section == place for d in audited.missing)
             text = f"{subset} {machine} section {section:02d}: {told.removeprefix('missing: ')}"
-            yield Finding("missing", f"{text}; {how}") if missing else Finding("note", text)
+            missing = [d for d in audited.missing if d.section == place]
+            hows = []
+            if any(not d.of_truth for d in missing):
+                hows.append(remedy(data, dcase, kind, subset, machine))
+            if any(d.of_truth for d in missing):
+                hows.append(f"add what says so to {originals.truth_folder}")
+            yield Finding("missing" if missing else "note", "; ".join([text, *hows]))
     anonymous = [c for c in originals.clips if (c["subset"], c["split"]) == ("eval", "test")]
     unlabelled = Counter(c["machine"] for c in anonymous if c["is_anomaly"] is None)
     if not anonymous:
@@ -117,10 +130,8 @@ def _contents(originals: Originals, audited: Audit) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"no ground truth: {sum(unlabelled.values())} eval test clips are scored but not evaluated; "
-            f"`asdray download {dcase}` gets it where it is published",
+            f"`{hint('download', dcase, data)}` gets it where it is published",
         )
-    for note in originals.notes:
-        yield Finding("note", note)
 
 
 # ----------------------------------------------------------------------------------------- what was made
@@ -128,11 +139,13 @@ def _contents(originals: Originals, audited: Audit) -> Iterator[Finding]:
 
 def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
     dcase, data = originals.dcase, places.data
+    again = f"run `{hint('format', dcase, data)}` again"
     try:
         dataset = manifest.load_dataset(data, dcase)
         rows = manifest.load_manifest(data, dcase).to_pylist()
     except ValueError as error:
-        yield Finding("missing" if not store.dataset_path(data, dcase).exists() else "wrong", str(error))
+        is_there = os.path.lexists(store.dataset_path(data, dcase))
+        yield Finding("wrong" if is_there else "missing", str(error))
         return
     good = True
     try:
@@ -151,16 +164,14 @@ def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
         yield Finding(
             "wrong",
             f"links of the formatted tree that are missing or lead nowhere: {len(broken)}, "
-            f"such as {broken[0]}; run `asdray format {dcase}` again",
+            f"such as {broken[0]}; {again}",
         )
     if news := _news(rows, originals):
         good = False
-        yield Finding("wrong", f"{news}; run `asdray format {dcase}` again")
+        yield Finding("wrong", f"{news}; {again}")
     if dataset.kind != originals.kind:
         good = False
-        yield Finding(
-            "wrong", f"formatted when the data were {dataset.kind}; run `asdray format {dcase}` again"
-        )
+        yield Finding("wrong", f"formatted when the data were {dataset.kind}; {again}")
     if good:
         yield Finding("ok", f"formatted: {len(rows)} clips in {store.formatted_dir(data, dcase)}")
     if stale := stale_packs(places.cache, dataset):
@@ -211,11 +222,5 @@ def _deep(data: Path, clips: list[dict[str, Any]], on_progress: Progress | None)
 def _content(data: Path, clip: Mapping[str, Any]) -> str | None:
     import numpy as np
 
-    path = data / clip["original_path"]
     samples: np.ndarray = np.empty((clip["n_samples"], clip["channels"]), np.int16)
-    if says := read_clip(path, samples):
-        return says
-    for channel in range(clip["channels"]):
-        if says := constant(samples[:, channel : channel + 1]):
-            return f"{path}: channel {channel} {says}"
-    return None
+    return read_clip(data / clip["original_path"], samples)
