@@ -20,6 +20,7 @@ class Fault:
         headers: sent with that status.
         cut_after: bytes of the body after which the connection is closed.
         hang_after: bytes of the body after which nothing comes until the server ends.
+        chunked: whether the body comes in chunks, without a length.
     """
 
     times: int
@@ -27,6 +28,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     hang_after: int | None = None
+    chunked: bool = False
 
 
 @dataclass
@@ -109,9 +111,13 @@ def serve(site: Site) -> Iterator[Site]:
             self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None
         ) -> None:
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            chunked = fault is not None and fault.chunked
+            length = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))}
+            for name, value in {**headers, **length}.items():
                 self.send_header(name, value)
             self.end_headers()
+            if chunked:
+                body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
             if fault and fault.cut_after is not None:
                 self.wfile.write(body[: fault.cut_after])
                 self.close_connection = True

@@ -1,13 +1,17 @@
 """`asdray download` against a server on loopback: what comes, what is wrong, what is left alone."""
 
+import dataclasses
 import errno
 import hashlib
 import io
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from http_server import Fault, Site, serve
@@ -16,14 +20,17 @@ from trees import build_tree, write_evaluator, write_list
 from zips import publish, zip_of, zips_of
 
 from asdray import store
+from asdray.by_hand import DATA
 from asdray.cli import main
 from asdray.dcase import records
 from asdray.dcase.download import download_dataset
 from asdray.dcase.download_jobs import Step
-from asdray.dcase.download_view import View
+from asdray.dcase.download_view import View, report_lines
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
+from asdray.dcase.hints import hint
 from asdray.dcase.manifest import load_manifest
+from asdray.dcase.placed import ground_truth_there
 from asdray.dcase.years import YEARS
 
 FAST = Patience(tries=3, first=0.001, longest=0.01, connect=5, read=5)
@@ -80,7 +87,8 @@ def get(site, tmp_path):
 
     def run(**options):
         notes.clear()
-        options = {"machines": MACHINES, "base_url": site.url, "patience": FAST, **options}
+        base_url = site.url if options.get("source") is None else None
+        options = {"machines": MACHINES, "base_url": base_url, "patience": FAST, **options}
         return download_dataset(tmp_path, DCASE, on_note=notes.append, **options)
 
     run.notes = notes = []
@@ -173,10 +181,49 @@ def test_zips_can_be_kept(get, made, tmp_path):
     report = get(keep_zips=True)
     names = {z.name for z in made[1]}
     assert {p.name for p in (report.folder / "zips").iterdir()} == names
-    get(keep_zips=True)
+    for keep in (True, False):
+        get(keep_zips=keep)
+        assert {p.name for p in (report.folder / "zips").iterdir()} == names
+    next((store.original_dir(tmp_path, DCASE, "dev") / "fan" / "train").iterdir()).unlink()
+    assert get().brought == ("dev_fan.zip",)
     assert {p.name for p in (report.folder / "zips").iterdir()} == names
+
+
+def test_zips_that_lie_in_the_folder_of_zips_stay(get, site, made, tmp_path):
+    zips = tmp_path / "original" / DCASE / "zips"
+    zips.mkdir(parents=True)
+    for z, content in made[1].items():
+        (zips / z.name).write_bytes(content)
+    before = tree(zips)
+    assert len(get(source=zips, ground_truth=False).brought) == 3
+    for options in ({"source": zips, "ground_truth": False}, {}):
+        assert len(get(**options).found) == 3
+        assert tree(zips) == before
+    shutil.rmtree(tmp_path / "original" / DCASE / "dev_data")
+    assert get().brought == ("dev_fan.zip",)
+    assert site.asked(".zip") == []
+    assert tree(zips) == before
+
+
+def test_a_zip_that_somebody_puts_there_later_stays(get, made, tmp_path):
+    folder = get().folder / "zips"
+    folder.mkdir()
+    for z, content in made[1].items():
+        (folder / z.name).write_bytes(content)
+    assert len(get().found) == 3
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_zip_that_was_about_to_be_removed_is(get, made, tmp_path, monkeypatch, keep):
+    with monkeypatch.context() as patch:
+        patch.setattr("asdray.dcase.download_jobs.is_kept", lambda *_: True)  # as if killed before
+        folder = get().folder / "zips"
+    names = {z.name for z in made[1]}
+    assert {p.name for p in folder.iterdir()} == names
+    get(keep_zips=keep)
     get()
-    assert not (report.folder / "zips").exists()
+    assert ({p.name for p in folder.iterdir()} if folder.exists() else set()) == (names if keep else set())
 
 
 def test_licences_are_named_once_and_only_for_what_is_fetched(get):
@@ -296,8 +343,33 @@ def test_ground_truth_that_is_missing_does_not_lose_the_audio(get, site, truth, 
     assert len(report.failed) == 2
     assert all("404" in why and site.url in why for why in report.failed.values())
     assert audio_in(tmp_path) == audio
+    assert ground_truth_there(tmp_path, DCASE)
     site.files |= truth
     assert len(get().brought) == 2
+
+
+@pytest.mark.parametrize("fault", [Fault(99, status=404), Fault(99, cut_after=3), Fault(99, status=500)])
+def test_without_any_ground_truth_there_is_no_folder_of_it(get, site, truth, tmp_path, fault):
+    for path in truth:
+        site.faults[path] = dataclasses.replace(fault)
+    if fault.cut_after:
+        site.etags = site.ranges = False
+    report = get()
+    assert len(report.failed) == 2
+    assert not ground_truth_there(tmp_path, DCASE)
+    assert not store.ground_truth_dir(tmp_path, DCASE).exists()
+    assert "  ground truth: none" in report_lines(report, tmp_path)
+    format_dataset(tmp_path, DCASE)
+
+
+def test_empty_folders_and_parts_are_no_ground_truth(tmp_path):
+    folder = store.ground_truth_dir(tmp_path, DCASE) / "repository" / "datasets"
+    folder.mkdir(parents=True)
+    for name in ("eval_data_list_2024.csv.part", ".DS_Store"):
+        (folder / name).write_bytes(b"half")
+        assert not ground_truth_there(tmp_path, DCASE)
+    (folder / "eval_data_list_2024.csv").write_bytes(b"whole")
+    assert ground_truth_there(tmp_path, DCASE)
 
 
 def test_ground_truth_is_given_up_at_the_first_file_that_the_server_cannot_send(get, site, truth):
@@ -356,10 +428,54 @@ def test_data_that_came_in_another_way_is_left_alone(get, site, tmp_path):
     mine = store.original_dir(tmp_path, DCASE, "dev") / "fan" / "train"
     mine.mkdir(parents=True)
     (mine / "a.wav").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"holds fan already.*asdray format dcase2024.*another --data"):
-        get()
-    assert site.requests == []
-    assert not get(machines=("3DPrinter",)).failed
+    report = get()
+    assert list(report.failed) == ["dev fan test"]
+    assert "somebody else's data are left as they are" in report.failed["dev fan test"]
+    (said,) = (n for n in get.notes if "left as they are" in n)
+    assert said.endswith("dev_data/raw: fan")
+    assert site.asked("dev_fan.zip") == []
+    assert len(report.brought) == 2 + 2
+    assert tree(mine) == {"a.wav": b"mine"}
+    (mine.parent / "test").mkdir()
+    (mine.parent / "test" / "b.wav").write_bytes(b"mine")
+    assert not get().failed
+
+
+def by_hand(made, data):
+    """The organisers' audio put into place by a person; returns the year's folder."""
+    folder = data / "original" / DCASE
+    shutil.copytree(made[0].ground_truth.parent, folder, ignore=shutil.ignore_patterns("ground_truth"))
+    return folder
+
+
+def linked_by_hand(made, data):
+    mine = by_hand(made, data.parent / "mine")
+    folder = data / "original" / DCASE
+    folder.mkdir(parents=True)
+    (folder / "dev_data").symlink_to(mine / "dev_data")
+    (folder / "eval_data").mkdir()
+    (folder / "eval_data" / "raw").symlink_to(mine / "eval_data" / "raw")
+    return folder
+
+
+@pytest.mark.parametrize("place", [by_hand, linked_by_hand])
+def test_ground_truth_is_fetched_for_data_that_came_in_another_way(get, site, made, tmp_path, audio, place):
+    data = tmp_path / "data"
+    folder = place(made, data)
+    before = tree(folder)
+    report = download_dataset(
+        data, DCASE, machines=MACHINES, base_url=site.url, patience=FAST, on_note=get.notes.append
+    )
+    assert not report.failed
+    assert len(report.brought) == 2
+    assert [n.split(": ")[1].split(";")[0] for n in get.notes if "left as they are" in n] == [
+        "fan",
+        "3DPrinter",
+    ]
+    assert {n: c for n, c in tree(folder).items() if not n.startswith("ground_truth")} == before
+    assert not any("zip" in path or path.startswith("api") for path, _ in site.requests)
+    format_dataset(data, DCASE)
+    assert None not in load_manifest(data, DCASE)["is_anomaly"].to_pylist()
 
 
 def test_ground_truth_that_came_in_another_way_is_left_alone(get, site, tmp_path):
@@ -450,8 +566,9 @@ def test_a_tree_is_never_written_to(get, made, tmp_path):
     before = tree(mine)
     report = get(source=mine, machines=("fan", "bearing"), subset="dev")
     assert list(report.failed) == ["dev bearing"]
-    with pytest.raises(ValueError, match=r"dev_data is a link to .*mine.*left as it is"):
-        get(machines=("bearing",))
+    report = get(machines=("bearing",))
+    assert list(report.failed) == ["dev bearing"]
+    assert re.search(r"left as they are; .*dev_data is a link to .*mine", report.failed["dev bearing"])
     assert not get(machines=("3DPrinter",)).failed
     assert tree(mine) == before
 
@@ -479,8 +596,77 @@ def test_a_tree_does_not_replace_what_is_there(get, made, tmp_path):
 def test_a_folder_that_is_not_there_is_refused(get, tmp_path):
     with pytest.raises(ValueError, match="there is no folder"):
         get(source=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds none of the zips that are missing \(dev_fan.zip"):
+    with pytest.raises(ValueError, match=r"holds none of the zips that are missing \(dev_fan.zip.*no tree"):
         get(source=tmp_path)
+    with pytest.raises(ValueError, match="drop one"):
+        get(source=tmp_path, base_url="http://127.0.0.1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", ["", "dcase2024t2", "dcase2024t2/dev_data", "dcase2024t2/eval_data/raw"])
+@pytest.mark.parametrize("has_raw", [True, False])
+def test_a_tree_is_found_from_around_it(get, made, tmp_path, audio, named, has_raw):
+    mine = official_tree(made, tmp_path / "mine")
+    (tmp_path / "mine" / "dcase2023t2" / "dev_data" / "raw" / "fan").mkdir(parents=True)
+    if not has_raw:
+        for folder in ("dev_data", "eval_data"):
+            (mine / folder / "raw").rename(mine / "raw")
+            (mine / folder).rmdir()
+            (mine / "raw").rename(mine / folder)
+        named = named.removesuffix("/raw")
+    for _ in range(2):
+        assert not get(source=tmp_path / "mine" / named).failed
+        assert not get().failed
+    link = store.original_dir(tmp_path, DCASE, "dev")
+    assert (link.parent if has_raw else link).readlink() == mine / "dev_data"
+    format_dataset(tmp_path, DCASE)
+    assert load_manifest(tmp_path, DCASE).num_rows == sum(name.endswith(".wav") for name in audio)
+
+
+def test_trees_that_may_be_of_another_year_are_not_taken(get, made, tmp_path):
+    mine = official_tree(made, tmp_path / "mine")
+    other = mine.rename(mine.with_name("dcase2023t2"))
+    with pytest.raises(ValueError, match="no tree of dcase2024"):
+        get(source=other.parent)
+    other.rename(other.with_name("a"))
+    official_tree(made, tmp_path / "mine").rename(other.with_name("b"))
+    with pytest.raises(ValueError, match=r"several trees \(a, b\): name that of dcase2024"):
+        get(source=other.parent)
+    assert not (tmp_path / "original").exists()
+
+
+def test_a_tree_without_ground_truth_names_the_command_that_gets_it(get, made, tmp_path):
+    mine = by_hand(made, tmp_path / "mine")
+    before = tree(mine)
+    report = get(source=mine)
+    assert list(report.failed) == ["ground truth"]
+    told = f"`asdray download dcase2024 --data {tmp_path} --machines fan,3DPrinter` fetches it"
+    assert report.failed["ground truth"].endswith(told)
+    report = get()
+    assert not report.failed
+    assert len(report.brought) == 2
+    assert tree(mine) == before
+
+
+@pytest.mark.parametrize("mark", ["synthetic.json", "synthetic-unfinished.json"])
+def test_synthetic_data_are_not_taken_for_official(get, made, tmp_path, mark):
+    mine = by_hand(made, tmp_path / "mine")
+    (mine / mark).write_text("{}")
+    linked = tmp_path / "linked"
+    (linked / "dev_data" / "raw").mkdir(parents=True)
+    (linked / "dev_data" / "raw" / "fan").symlink_to(mine / "dev_data" / "raw" / "fan")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "dev_fan.zip").write_bytes(next(iter(made[1].values())))
+    (labels / "ground_truth").symlink_to(made[0].ground_truth)
+    (made[0].ground_truth.parent / mark).write_text("{}")
+    try:
+        for source in (mine, mine.parent, mine / "dev_data", linked, labels):
+            with pytest.raises(ValueError, match=f"holds synthetic data .{mark}.*another --data"):
+                get(source=source)
+    finally:
+        (made[0].ground_truth.parent / mark).unlink()
+    assert not (tmp_path / "original").exists()
 
 
 # ------------------------------------------------------------------------------------------- the command
@@ -493,7 +679,7 @@ def command(capsys, *arguments):
     return caught.value.code, out, err
 
 
-def test_the_command_says_what_is_there_and_what_to_do(site, tmp_path, capsys):
+def test_the_command_says_what_is_there_and_what_to_do(site, tmp_path, capsys, monkeypatch):
     arguments = (DCASE, "--machines", ",".join(MACHINES), "--base-url", site.url, "--data", tmp_path)
     code, out, err = command(capsys, *arguments)
     assert (code, err) == (0, "")
@@ -511,9 +697,11 @@ def test_the_command_says_what_is_there_and_what_to_do(site, tmp_path, capsys):
     assert "  dev: fan" in lines
     assert "  eval: 3DPrinter" in lines
     assert lines[-1] == f"next: asdray format dcase2024 --data {tmp_path}"
+    monkeypatch.chdir(tmp_path.parent)
     code, out, _ = command(capsys, *arguments)
     assert code == 0
     assert "0 brought, 3 found there" in out
+    assert out.endswith(f"next: asdray format dcase2024 --data {tmp_path.name}\n")
     assert "licence" not in out
 
 
@@ -527,6 +715,19 @@ def test_the_command_lists_what_is_missing(site, tmp_path, capsys):
     assert f"dev_fan.zip: failed: {site.url}/{path}: the server answers 404" in out
     assert "1 missing:\n  dev_fan.zip: " in err
     assert command(capsys, "dcase2042", "--data", tmp_path)[0] == 2
+
+
+def test_commands_in_messages_name_the_data_where_that_is_needed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ASDRAY_DATA", raising=False)
+    line = "asdray format dcase2024"
+    assert hint("format", DCASE, tmp_path / DATA) == line
+    assert hint("format", DCASE, Path("d 1")) == f"{line} --data 'd 1'"
+    assert hint("format", DCASE, tmp_path) == f"{line} --data ."
+    assert hint("format", DCASE, Path("/elsewhere")) == f"{line} --data /elsewhere"
+    monkeypatch.setenv("ASDRAY_DATA", "/elsewhere")
+    assert hint("format", DCASE, Path("/elsewhere")) == line
+    assert hint("format", DCASE, tmp_path / DATA) == f"{line} --data data"
 
 
 def test_a_terminal_shows_a_bar_per_running_file():

@@ -76,6 +76,21 @@ def test_cut_connections_are_resumed_where_they_were_cut(get, site, known):
     assert len(waits) == 2
 
 
+@pytest.mark.parametrize("cut_after", [3 * BLOCK // 2, len(CONTENT) + 7, 2])
+def test_a_cut_is_called_a_cut_however_the_server_sends(get, site, cut_after):
+    site.faults["a.zip"] = Fault(2, cut_after=cut_after, chunked=True)
+    waits = []
+    assert get(on_wait=waits.append, size=None) == CONTENT
+    assert all(why.startswith("the connection was cut; again in") for why in waits)
+    assert len(waits) == 2 - (cut_after > len(CONTENT))
+
+
+def test_nothing_is_made_where_nothing_comes(site, tmp_path):
+    with pytest.raises(FetchError, match="404"):
+        fetch(new_session(), f"{site.url}/b.zip", tmp_path / "new" / "b.zip", patience=FAST)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_cuts_every_connection_still_brings_the_file(get, site):
     site.faults["a.zip"] = Fault(99, cut_after=BLOCK)
     assert get(patience=Patience(tries=2, first=0.001)) == CONTENT

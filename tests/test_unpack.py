@@ -49,6 +49,24 @@ def test_folders_and_what_a_mac_adds_are_left_out(tmp_path):
     assert tree(tmp_path / "raw") == TRAIN
 
 
+@pytest.mark.parametrize("before", ["./", "././", "fan/", "./fan/", ""])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_what_other_programs_pack_is_understood(tmp_path, before, separator):
+    files = {"fan/": b"", "fan/train/": b"", **TRAIN}
+    written = {(before + name).replace("/", separator): content for name, content in files.items()}
+    done = unpack(make_zip(tmp_path / "z.zip", written), "fan", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == TRAIN
+    assert done.files == {"fan/train": 2, "fan": 1}
+
+
+def test_texts_beside_the_machine_are_left_out(tmp_path):
+    texts = {"README.txt": b"?", "LICENSE": b"?", "./Thumbs.db": b"?"}
+    unpack(make_zip(tmp_path / "z.zip", {**texts, **TRAIN}), "fan", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == TRAIN
+    with pytest.raises(ValueError, match="holds no file"):
+        unpack(make_zip(tmp_path / "texts.zip", texts), "fan", tmp_path / "raw")
+
+
 def test_two_zips_meet_in_one_folder(tmp_path):
     raw, test = tmp_path / "raw", {"fan/test/c.wav": b"c", "fan/attributes_00.csv": b"another\n"}
     unpack(make_zip(tmp_path / "train.zip", TRAIN), "fan", raw)
@@ -82,10 +100,18 @@ def test_a_clip_with_another_content_is_never_overwritten(tmp_path):
         ("../evil.wav", "outside"),
         ("fan/../../evil.wav", "outside"),
         ("/tmp/evil.wav", "outside"),
-        ("fan//evil.wav", "outside"),
-        ("fan/./evil.wav", "outside"),
+        ("./../evil.wav", "outside"),
+        ("fan//evil.wav", "no plain path"),
+        ("fan/./evil.wav", "no plain path"),
         ("fan\\..\\..\\evil.wav", "outside"),
+        ("..\\evil.wav", "outside"),
+        ("\\evil.wav", "outside"),
+        ("../README.txt", "outside"),
         ("C:/evil.wav", "in the folder fan"),
+        ("C:\\evil.wav", "in the folder fan"),
+        ("fan\\train\\a.wav", "twice"),
+        ("fan/fan/train/a.wav", "twice"),
+        ("fan/fan/../../../evil.wav", "outside"),
         ("bearing/train/a.wav", "in the folder fan"),
         ("a.wav", "in the folder fan"),
         ("fan/train/a.wav/x.wav", "twice"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,21 @@ from asdray import store
 from asdray.dcase import local, records
 from asdray.dcase.download_jobs import Job, Tell, TruthJob, ZipJob, run
 from asdray.dcase.fetch import PATIENCE, FetchError, Patience, get_json, new_session
+from asdray.dcase.hints import hint
 from asdray.dcase.manifest import dataset_kind
-from asdray.dcase.placed import holds_something, is_there, refuse_foreign, year_folder, zips_folder
+from asdray.dcase.placed import (
+    ground_truth_there,
+    is_fetched,
+    is_kept,
+    is_there,
+    lacking,
+    mark,
+    protected,
+    prune,
+    remove_zip,
+    year_folder,
+    zips_folder,
+)
 from asdray.dcase.records import TruthFile, Zip
 from asdray.dcase.years import SUBSETS, Subset, check_machines, get_year
 
@@ -60,7 +72,8 @@ def download_dataset(
 ) -> DownloadReport:
     """Brings a year's data to ``<data>/original/<dcase>``; an interrupted call is simply repeated.
 
-    What cannot be had is reported and does not hold up the rest.
+    What cannot be had is reported and does not hold up the rest. Recordings that somebody else put there are
+    left as they are, and nothing is written beside them; ground truth is fetched for them all the same.
 
     Args:
         machines: None = all of the year.
@@ -68,16 +81,16 @@ def download_dataset(
         ground_truth: whether to bring the labels of the eval test clips.
         base_url: stands in for the public hosts of the audio and of the ground truth.
         source: a folder with the zips anywhere below it, which are verified and unpacked; or an unpacked tree
-            with ``dev_data/raw`` or ``eval_data/raw``, which is linked to. Nothing is fetched then, and
-            nothing in ``source`` is changed.
-        keep_zips: whether zips stay in ``<data>/original/<dcase>/zips``.
+            with ``dev_data`` or ``eval_data``, which is linked to (`asdray.dcase.local.find_tree`). Nothing
+            is fetched then, and nothing in ``source`` is changed.
+        keep_zips: whether zips that are fetched stay in ``<data>/original/<dcase>/zips``; for good.
         jobs: how many files at a time.
         on_progress: called from several threads.
         on_note: called with what a person should read: licences, what could not be checked.
 
     Raises:
-        ValueError: a year, machine, subset or address that makes no sense; a folder with a synthetic dataset,
-            or with data that came there in another way; too little space.
+        ValueError: a year, machine, subset, address or ``source`` that makes no sense; a folder with a
+            synthetic dataset; a tree where there are data already; too little space.
     """
     wanted = _wanted(dcase, machines, subset)
     truth = ground_truth and any(z.part == "eval_test" for z in wanted)
@@ -85,30 +98,40 @@ def download_dataset(
         raise ValueError(f"download: jobs is {jobs}, must be at least 1")
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise ValueError(f"download: the base URL {base_url!r} must begin with http:// or https://")
+    if base_url is not None and source is not None:
+        raise ValueError("download: --base-url says where to fetch from, --from fetches nothing: drop one")
     if dataset_kind(data, dcase) == "synthetic":
         raise ValueError(f"{year_folder(data, dcase)} holds a synthetic dataset: choose another --data")
     note = on_note or (lambda _: None)
+    tree = None
+    if source is not None:  # looked at before anything is made in the data folder
+        tree = local.find_tree(source, dcase, [z for z in wanted if not is_there(data, z)])
+        if tree is not None:
+            local.plan_links(data, dcase, tree, _subsets(wanted))
+    fix = f"`{_command(data, dcase, machines, subset)}` fetches it"
     with store.lease(year_folder(data, dcase), lambda: note("waiting for another process in this folder")):
-        if source is not None and local.is_tree(source):
-            return _link_tree(data, dcase, source, wanted, truth)
+        if tree is not None:
+            return _link_tree(data, dcase, tree, wanted, truth, fix)
         found = [z for z in wanted if is_there(data, z)]
         missing = [z for z in wanted if z not in found]
-        refuse_foreign(data, dcase, missing, records.zips(dcase))
+        alone = protected(data, missing, records.zips(dcase))
+        missing = [z for z in missing if z not in alone]
         brought: list[str] = []
-        failed: dict[str, str] = {}
+        failed = _leave_alone(data, alone, note)
         todo: list[Job] = []
         if source is not None:
             todo += _from_folder(source, missing, failed, note)
-            if truth and not local.take_ground_truth(data, dcase, source):
-                failed[GROUND_TRUTH] = f"neither {store.ground_truth_dir(data, dcase)} nor {source} holds any"
+            if truth:
+                _take_ground_truth(data, dcase, source, failed, fix)
         else:
             if truth:
-                todo += _truth_jobs(data, dcase, wanted, base_url)
+                todo += _truth_jobs(data, dcase, wanted, base_url, failed)
             todo += _zip_jobs(data, missing, base_url, keep_zips, patience, note)
             _name_licences(dcase, todo, note)
         _check_space(data, dcase, [j for j in todo if isinstance(j, ZipJob)], jobs)
         run(todo, data, jobs, patience, on_progress or (lambda _: None), brought, failed)
-        _tidy(data, dcase, found, keep_zips)
+        if source is None:
+            _tidy(data, dcase, found, keep_zips)
         return DownloadReport(
             year_folder(data, dcase),
             tuple(sorted(brought)),
@@ -128,6 +151,34 @@ def _wanted(dcase: str, machines: Sequence[str] | None, subset: Subset | None) -
     if not wanted:
         raise ValueError(f"{dcase} has no {subset} data of {', '.join(names)}")
     return wanted
+
+
+def _subsets(wanted: Sequence[Zip]) -> tuple[Subset, ...]:
+    return tuple(dict.fromkeys(z.subset for z in wanted))
+
+
+def _command(data: Path, dcase: str, machines: Sequence[str] | None, subset: Subset | None) -> str:
+    """The command that fetches what is wanted."""
+    line = hint("download", dcase, data)
+    if machines is not None:
+        line += f" --machines {','.join(machines)}"
+    return line if subset is None else f"{line} --subset {subset}"
+
+
+def _leave_alone(data: Path, alone: Sequence[Zip], note: Note) -> dict[str, str]:
+    """Tells which recordings of somebody else's stay as they are; returns what they lack."""
+    failed: dict[str, str] = {}
+    for subset in _subsets(alone):
+        zips = [z for z in alone if z.subset == subset]
+        raw = store.original_dir(data, zips[0].dcase, subset)
+        link = next((f"; {p} is a link to {p.resolve()}" for p in (raw.parent, raw) if p.is_symlink()), "")
+        lacks = {name for z in zips for name in lacking(data, z)}
+        there = dict.fromkeys(z.machine for z in zips if f"{subset} {z.machine}" not in lacks)
+        if there:
+            note(f"left as they are, as somebody else put them into {raw}: {', '.join(there)}{link}")
+        why = f"not in {raw}, where somebody else's data are left as they are{link}: "
+        failed |= dict.fromkeys(sorted(lacks), f"{why}put it there, or choose another --data")
+    return failed
 
 
 def _zip_jobs(
@@ -162,11 +213,6 @@ def _zip_jobs(
 def _from_folder(source: Path, missing: Sequence[Zip], failed: dict[str, str], note: Note) -> list[ZipJob]:
     """Jobs for the zips that lie in ``source``; the others enter ``failed``."""
     lying = local.find_zips(source, missing)
-    if missing and not lying:
-        raise ValueError(
-            f"--from: {source} holds none of the zips that are missing ({missing[0].name}, ...), "
-            "and neither dev_data/raw nor eval_data/raw"
-        )
     failed |= {z.name: f"not in {source}" for z in missing if z not in lying}
     found = [
         ZipJob(z, path, None, path.stat().st_size, f"md5:{z.md5}" if z.md5 else None, keep=True)
@@ -184,14 +230,25 @@ def _note_unchecked(jobs: Sequence[ZipJob], note: Note) -> None:
         )
 
 
-def _truth_jobs(data: Path, dcase: str, wanted: Sequence[Zip], base_url: str | None) -> list[TruthJob]:
+def _take_ground_truth(data: Path, dcase: str, source: Path, failed: dict[str, str], fix: str) -> None:
+    if not local.take_ground_truth(data, dcase, source):
+        folder = store.ground_truth_dir(data, dcase)
+        failed[GROUND_TRUTH] = f"neither {folder} nor {source} holds any; {fix}"
+
+
+def _truth_jobs(
+    data: Path, dcase: str, wanted: Sequence[Zip], base_url: str | None, failed: dict[str, str]
+) -> list[TruthJob]:
     """A job per repository from which files are missing; none if somebody put ground truth there."""
     host = (base_url or records.TRUTH_HOST).rstrip("/")
     folder = store.ground_truth_dir(data, dcase)
     machines = {z.machine for z in wanted if z.part == "eval_test"}
     files = [f for f in records.ground_truth(dcase) if f.machine is None or f.machine in machines]
     ours = any((folder / f.folder).exists() for f in files)
-    if folder.is_symlink() or (holds_something(folder) and not ours):
+    if ground_truth_there(data, dcase) and (folder.is_symlink() or not ours):
+        return []
+    if folder.is_symlink():
+        failed[GROUND_TRUTH] = f"{folder} is a link to {folder.resolve()}, which holds none: delete the link"
         return []
     missing: dict[str, list[TruthFile]] = {}
     for f in files:
@@ -237,19 +294,28 @@ def _check_space(data: Path, dcase: str, todo: Sequence[ZipJob], at_once: int) -
 
 
 def _tidy(data: Path, dcase: str, found: Sequence[Zip], keep: bool) -> None:
-    """Removes what an interrupted call left of zips whose content is there."""
-    folder = zips_folder(data, dcase)
+    """Removes what an interrupted call left of zips that it fetched and whose content is there."""
     for z in found:
-        for suffix in (".part", ".part.etag") if keep else (".part", ".part.etag", ""):
-            (folder / (z.name + suffix)).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty, or not there
-        folder.rmdir()
+        if is_fetched(data, z) and not is_kept(data, z):
+            if keep:
+                mark(data, z, keep=True)
+            else:
+                remove_zip(data, z)
+    prune(zips_folder(data, dcase))
+    if not ground_truth_there(data, dcase):
+        prune(store.ground_truth_dir(data, dcase))
 
 
-def _link_tree(data: Path, dcase: str, source: Path, wanted: Sequence[Zip], truth: bool) -> DownloadReport:
-    links = local.link_tree(data, dcase, source, dict.fromkeys(z.subset for z in wanted))
-    failed = local.missing_machines(data, wanted)
-    brought = [str(link) for link in links]
-    if truth and not local.take_ground_truth(data, dcase, source):
-        failed[GROUND_TRUTH] = f"neither {store.ground_truth_dir(data, dcase)} nor {source} holds any"
-    return DownloadReport(year_folder(data, dcase), tuple(brought), (), failed)
+def _link_tree(
+    data: Path, dcase: str, tree: Path, wanted: Sequence[Zip], truth: bool, fix: str
+) -> DownloadReport:
+    links = local.plan_links(data, dcase, tree, _subsets(wanted))
+    local.make_links(links)
+    failed = {
+        name: f"not in {store.original_dir(data, dcase, z.subset)}"
+        for z in wanted
+        for name in lacking(data, z)
+    }
+    if truth:
+        _take_ground_truth(data, dcase, tree, failed, fix)
+    return DownloadReport(year_folder(data, dcase), tuple(map(str, links)), (), failed)

@@ -12,7 +12,7 @@ from typing import Literal
 from asdray import store
 from asdray.dcase.fetch import FetchError, Patience, UnreachableError, fetch, new_session
 from asdray.dcase.local import check_zip
-from asdray.dcase.placed import mark
+from asdray.dcase.placed import PARTIAL, is_fetched, is_kept, mark, remove_zip
 from asdray.dcase.records import Zip
 from asdray.dcase.unpack import unpack
 
@@ -47,7 +47,7 @@ class ZipJob:
         url: None if it lies in a folder of the user's.
         size: bytes, None if unknown.
         checksum: ``md5:...``, None if unknown.
-        keep: whether it stays when it is unpacked.
+        keep: whether it stays when it is unpacked. One that asdray did not fetch stays in any case.
     """
 
     zip: Zip
@@ -115,6 +115,8 @@ def _do_zip(job: ZipJob, data: Path, patience: Patience, stop: threading.Event, 
         check_zip(job.path, z)
     else:
         tell(Step(name, "fetching", 0, job.size))
+        if not job.path.exists():
+            mark(data, z, fetched=True, keep=job.keep)
         fetch(
             new_session(),
             job.url,
@@ -127,22 +129,24 @@ def _do_zip(job: ZipJob, data: Path, patience: Patience, stop: threading.Event, 
             on_wait=lambda why: tell(Step(name, "waiting", text=why)),
         )
     facts = {"url": job.url, "size": job.path.stat().st_size, "checksum": job.checksum}
+    if job.keep:
+        facts["keep"] = True
     try:
         unpacked = unpack(
             job.path,
             z.machine,
             store.original_dir(data, z.dcase, z.subset),
             stop=stop,
-            on_ready=lambda: mark(data, z, None, **facts),
+            on_ready=lambda: mark(data, z, files=None, **facts),
             on_files=lambda done, total: tell(Step(name, "unpacking", done, total)),
         )
     except ValueError:
-        if job.url is not None and job.checksum is None:
-            job.path.unlink()  # nothing says that this is the right file: the next call fetches it again
+        if job.url is not None and job.checksum is None and is_fetched(data, z):
+            remove_zip(data, z)  # nothing says that this is the right file: the next call fetches it again
         raise
-    mark(data, z, unpacked.files, **facts, kept=unpacked.kept)
-    if not job.keep:
-        job.path.unlink()
+    mark(data, z, files=unpacked.files, **facts, kept=unpacked.kept)
+    if is_fetched(data, z) and not is_kept(data, z):
+        remove_zip(data, z)
 
 
 def _do_truth(job: TruthJob, patience: Patience, stop: threading.Event, tell: Tell) -> None:
@@ -164,6 +168,9 @@ def _do_truth(job: TruthJob, patience: Patience, stop: threading.Event, tell: Te
             raise  # the next file would fare no better
         except FetchError as error:
             missing.append(str(error))
+        finally:
+            for ending in PARTIAL:  # small files, and half a one would pass for ground truth
+                path.with_name(path.name + ending).unlink(missing_ok=True)
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise FetchError(missing[0] + more)

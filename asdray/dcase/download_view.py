@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from asdray.dcase.download import DownloadReport
 from asdray.dcase.download_jobs import Step
+from asdray.dcase.hints import hint
 from asdray.dcase.placed import ground_truth_there, machines_there
 
 
@@ -90,4 +90,4 @@ def report_lines(report: DownloadReport, data: Path) -> list[str]:
         lines.append(f"  {subset}: {', '.join(machines) or 'nothing'}")
     lines.append(f"  ground truth: {'yes' if ground_truth_there(data, dcase) else 'none'}")
     again = "get what is missing with the same command, or go on without it" if report.failed else "next"
-    return [*lines, f"{again}: asdray format {dcase} --data {shlex.quote(str(data))}"]
+    return [*lines, f"{again}: {hint('format', dcase, data)}"]

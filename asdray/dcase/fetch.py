@@ -121,7 +121,6 @@ def fetch(
         if not _fault(path, size, checksum):
             return
         path.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
     for last in (False, True):
         transfer.complete(say)
         fault = _fault(transfer.part, size, checksum)
@@ -234,6 +233,7 @@ class _Transfer:
 
     def _receive(self, response: requests.Response, start: int, total: int | None) -> None:
         have = start
+        self.part.parent.mkdir(parents=True, exist_ok=True)  # not before there is something to put there
         # Unbuffered: what was counted is in the file, whatever happens to this process.
         with open(self.part, "ab", buffering=0) as file:
             for block in response.iter_content(BLOCK):
@@ -265,7 +265,10 @@ def _persist(
             return attempt()
         except _Again as error:
             why, asked = str(error), error.wait
-        except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError) as error:
+        except ChunkedEncodingError:
+            # The innermost reason is that of a parser which found half a line or half a block.
+            why, asked = "the connection was cut", None
+        except (requests.ConnectionError, requests.Timeout) as error:
             why, asked = _plain(error), None
         except JSONDecodeError:
             why, asked = "the answer is no JSON", None

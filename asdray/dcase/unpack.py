@@ -1,7 +1,9 @@
 """One zip unpacked safely: looked at as a whole, then into a folder of its own, then renamed into place.
 
 A zip may have come from anywhere. What would lie outside its folder, links, devices, encrypted entries and
-more bytes than a zip of recordings can hold are refused before anything is written.
+more bytes than a zip of recordings can hold are refused before anything is written. Zips that somebody
+packed anew are understood: with backslashes, with ``./``, with texts beside the machine's folder, or with
+that folder twice.
 """
 
 from __future__ import annotations
@@ -94,26 +96,37 @@ def unpack(
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
-    """The files to unpack.
+    """The files to unpack. A text at the top (a licence, a system's own file) is left out.
 
     Raises:
         ValueError: the zip holds what no dataset's zip holds.
     """
     entries: Entries = []
     for info in archive.infolist():
-        parts = tuple(info.filename.removesuffix("/").split("/"))
-        if parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
+        # Some programs on Windows write backslashes. No name of a dataset has one.
+        name = info.filename.replace("\\", "/")
+        while name.startswith("./"):
+            name = name[2:]
+        parts = tuple(name.removesuffix("/").split("/"))
+        if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
             continue
         where = f"{path} is refused: its entry {info.filename!r}"
-        if "\\" in info.filename or any(part in ("", ".", "..") for part in parts):
+        if ".." in parts or parts[0] == "":
             raise ValueError(f"{where} would lie outside its folder")
+        if "" in parts or "." in parts:
+            raise ValueError(f"{where} is no plain path")
+        is_folder = name.endswith("/")
+        if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
+            continue
+        if parts[:2] == (machine, machine):
+            parts = parts[1:]
         if parts[0] != machine:
             raise ValueError(f"{where} does not lie in the folder {machine}")
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ValueError(f"{where} is a link or a device")
         if info.flag_bits & 0x1:
             raise ValueError(f"{where} is encrypted")
-        if not info.is_dir():
+        if not is_folder:
             entries.append((info, parts))
     if not entries:
         raise ValueError(f"{path} is refused: it holds no file")
