@@ -116,7 +116,9 @@ def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
 
     places = Places.of(data, results)
     plan, jobs = load(sweep_file(name, places.results), {}, places)
-    Console(highlight=False, soft_wrap=True).print(told(plan, jobs, places))
+    # Piped output must not lose columns to a guessed terminal width.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(told(plan, jobs, places), soft_wrap=True)
 
 
 @app.command()

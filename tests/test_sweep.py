@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from terminal import in_terminal, read_until
 
 pytestmark = pytest.mark.ray
 
@@ -234,9 +237,10 @@ def test_ground_truth_that_comes_later_repeats_evaluation_alone(data, tmp_path):
     assert pd.read_csv(world.folder() / "leaderboard.csv")["dcase2023-eval_mean"].notna().all()
 
 
-def wait_for(condition, process, seconds=180):
+def wait_for(condition, process, seconds=180, meanwhile=lambda: None):
     end = time.monotonic() + seconds
     while not condition():
+        meanwhile()
         assert process.poll() is None, "ended before it could be killed:\n" + process.communicate()[0]
         assert time.monotonic() < end, "did not get there"
         time.sleep(0.05)
@@ -278,6 +282,10 @@ def test_a_failing_trial_is_recorded_and_stops_nothing_else(data, tmp_path):
     }
     run, events = world.sweep(check=1, recipes=recipes)
     assert "1 stages failed" in run.stderr
+    # Once more: it would fail again, so it is not tried, and Ray is not started.
+    again, more = world.sweep(check=1, recipes=recipes)
+    assert "failed before; --retry-failed tries again:" in again.stderr
+    assert more == []
     (failure,) = [e for e in events if e["status"] == "failed" and e["stage"] == "train"]
     assert "epoch" in failure["error"]
     trials = pd.read_parquet(world.folder() / "trials.parquet").set_index("train.learning_rate")
@@ -300,6 +308,40 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(data, tmp_path):
     assert "to go on: asdray sweep" in output
     assert "Traceback" not in output
     assert not list(Path("/tmp").glob(f"asdray-{process.pid}-*")), "its Ray's folder is gone"
+
+
+def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
+    world = World(data, tmp_path / "results")
+    recipes = {"dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 5000}}}
+    command = [arg for arg in world.command(recipes=recipes) if arg != "--no-dashboard"]
+    process, terminal = in_terminal("-m", "asdray", *command, RAY_metrics_report_interval_ms="500")
+    shown = read_until(terminal, "clips/s", seconds=180)
+    assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+; metrics: http://", shown)
+    assert "1 running" in read_until(terminal, " left", seconds=30)
+
+    status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
+    assert "sweep tiny: running since" in status
+    assert "Ray dashboard http://127.0.0.1:" in status
+    assert re.search(r"dis_baseline-\w+ dcase2023 seed0 .*/5000", status)
+    url = json.loads((world.folder() / "status.json").read_text())["metrics"]
+    speed = r'ray_asdray_clips_per_second\{.*sweep="tiny".*\} (?!0\.0)'
+    wait_for(lambda: re.search(speed, text_at(url)), process, 60, lambda: read_until(terminal, "clips/s"))
+    assert re.search(r'ray_asdray_trials\{.*state="running",sweep="tiny".*\} 1\.0', text_at(url))
+
+    os.write(terminal, b"\x03")
+    rest = read_until(terminal, None, seconds=90)
+    os.close(terminal)
+    assert process.wait(60) == 75
+    assert "stopping: what is finished is kept" in rest
+    assert "to go on: asdray sweep" in rest
+    assert "Traceback" not in rest
+    status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
+    assert "not running; it was stopped at" in status
+
+
+def text_at(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
 """What a sweep is asked beside its file, without Ray: which trials, what failed before, what is left."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import pytest
 import yaml
 from finished import finish
 from rich.console import Console
+from terminal import in_terminal, read_until
 from tiny import AE, DCASE, DIS, MACHINES, build_year
 
 from asdray import store
@@ -509,34 +506,6 @@ def test_durations(seconds, text):
 # ------------------------------------------------------------------------------- the terminal and its signals
 
 
-def in_terminal(code, *args):
-    """A Python program on a pseudo-terminal of its own, whose Ctrl-C reaches it: process, terminal."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
-    os.close(slave)
-    return process, master
-
-
-def read_until(master, words, seconds=60):
-    """What a terminal shows up to ``words``, or to its end for None."""
-    shown = ""
-    end = time.monotonic() + seconds
-    while words is None or words not in shown:
-        ready, _, _ = select.select([master], [], [], max(0, end - time.monotonic()))
-        assert ready, f"no {words!r} in {shown!r}"
-        try:
-            shown += os.read(master, 4096).decode(errors="replace")
-        except OSError:  # the other end is closed
-            assert words is None, shown
-            break
-    return shown
-
-
 STOPPING = """
 import subprocess, sys, time
 from asdray.sweep.signals import stop_on_signals
@@ -554,7 +523,7 @@ sys.exit(75)
 
 
 def test_ctrl_c_once_stops_cleanly():
-    process, master = in_terminal(STOPPING, "fast")
+    process, master = in_terminal("-c", STOPPING, "fast")
     read_until(master, "ready")
     os.write(master, b"\x03")
     read_until(master, "clean stop ends")
@@ -563,7 +532,7 @@ def test_ctrl_c_once_stops_cleanly():
 
 
 def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
-    process, master = in_terminal(STOPPING, "slow")
+    process, master = in_terminal("-c", STOPPING, "slow")
     child = int(read_until(master, "ready").split()[1])
     os.write(master, b"\x03")
     read_until(master, "clean stop begins")
@@ -619,7 +588,7 @@ def test_the_live_view_stands_below_the_lines(world, quiet):
         Path(__file__).parent,
         *(["quiet"] if quiet else []),
     ]
-    process, master = in_terminal(VIEW, *args)
+    process, master = in_terminal("-c", VIEW, *args)
     shown = read_until(master, "over")
     assert process.wait(20) == 0
     os.close(master)

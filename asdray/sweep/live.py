@@ -99,8 +99,9 @@ class Live:
         training = [_training(job, progress) for job, progress in self._training.values()]
         left = self.work.left()
         done = sum(p["epoch"] * p["seconds"] for _, p in self._training.values())
-        train = max(left.train - done, max((t["seconds_left"] for t in training), default=0.0))
-        seconds: float | None = replace(left, train=train).seconds(*self._slots)
+        longest = max((t["seconds_left"] for t in training), default=0.0)
+        train = max(left.train - done, 0.0)
+        seconds: float | None = max(longest, replace(left, train=train).seconds(*self._slots))
         if left.unknown_trainings or (left.unknown and not seconds):
             seconds = None
         return {
