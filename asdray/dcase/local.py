@@ -34,7 +34,7 @@ def find_tree(source: Path, dcase: str, wanted: Iterable[Zip]) -> Path | None:
     root = folder.parent if folder.name in _SUBSET_FOLDERS else source
     if not _is_tree(root):
         lying = find_zips(source, wanted)
-        below = None if lying else _tree_below(source, dcase)
+        below = _tree_below(source, dcase) if wanted and not lying else None
         if below is None:
             if wanted and not lying:
                 raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from asdray import store
 from asdray.dcase.manifest import clip_folders
+from asdray.dcase.names import is_clutter
 from asdray.dcase.records import PARTS, Zip
 from asdray.dcase.years import SUBSETS, Subset, get_year
 
@@ -48,10 +49,10 @@ def machine_folder(data: Path, z: Zip) -> Path:
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether there is a file anywhere below a folder, other than hidden ones and parts of downloads."""
+    """Whether there is a file anywhere below a folder, other than clutter and parts of downloads."""
     for _, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(not name.startswith(".") and not name.endswith(PARTIAL) for name in files):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        if any(not is_clutter(name) and not name.endswith(PARTIAL) for name in files):
             return True
     return False
 
