@@ -167,6 +167,29 @@ def test_without_labels_the_sum_counts_and_labels_are_missed_only_with_ground_tr
     assert [t[3:] for t in told(audit("dcase2023", fewer, TINY))] == [("test 11 of 12", True)]
 
 
+def test_a_label_without_a_domain_is_missing_whoever_has_none():
+    rows = [
+        {**r, "domain": None} if (r["subset"], r["split"], r["is_anomaly"]) == ("eval", "test", True) else r
+        for r in clips_of(TINY)
+    ]
+    audited = audit("dcase2023", rows, TINY, has_truth=True)
+    assert told(audited) == [("eval", "bandsaw", 0, "test domains 6 of 12", True)]
+    assert "something is missing" in summary(audited)[-1]
+    # Too few clips, one without a label, some without a domain: no two of these are added up.
+    anonymous = {**rows[-1], "is_anomaly": None, "label_source": None}
+    audited = audit("dcase2023", [*rows[:-2], anonymous], TINY, has_truth=True)
+    assert differences_of(audited, ("eval", "bandsaw", 0)) == (
+        "missing: test 11 of 12, test labels 10 of 11, test domains 6 of 10"
+    )
+
+
+def test_supplemental_clips_that_nobody_announced_are_not_judged():
+    rows = clips_of(official_counts("dcase2026"))
+    extra = {**rows[0], "split": "supplemental", "domain": None, "is_anomaly": None, "label_source": None}
+    audited = audit("dcase2026", [*rows, extra], official_counts("dcase2026"))
+    assert (audited.differences, audited.unchecked) == ((), ("dev supplemental",))
+
+
 def test_what_was_not_expected_at_all_is_a_difference():
     extra = dict.fromkeys(["domain", "is_anomaly", "label_source"]) | {
         "subset": "dev", "machine": "fan", "section": 0, "split": "supplemental",

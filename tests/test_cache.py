@@ -274,6 +274,25 @@ def test_clips_without_sound_are_listed_with_those_that_cannot_be_decoded(tree, 
     assert [p.name for p in folder_of(places, "fan", "train").iterdir()] == [".lease"]
 
 
+def test_a_dead_microphone_of_a_stereo_clip_is_told(tmp_path):
+    tree = build_tree(tmp_path, "dcase2026", ["fan"])
+    one, two, three, *_ = sorted(tree.folder("dev", "fan", "train").glob("*.wav"))
+    for path, near, far in ((one, 0, None), (two, None, 7), (three, 0, -1)):
+        audio = samples(path.name, 800, 2)
+        for channel, value in enumerate((near, far)):
+            if value is not None:
+                audio[:, channel] = value
+        soundfile.write(path, audio, 16000, subtype="PCM_16")
+    format_dataset(tmp_path, "dcase2026")
+    with pytest.raises(ValueError, match="3 of 4 train clips of dcase2026 fan cannot be used") as error:
+        ensure_pack(store.Places.of(tmp_path, tmp_path / "results"), "dcase2026", "fan", "train")
+    assert str(error.value).splitlines()[1:] == [
+        f"  {one}: channel 0 holds nothing but zeros",
+        f"  {two}: channel 1 holds nothing but the value 7",
+        f"  {three}: channel 0 holds nothing but zeros, channel 1 holds nothing but the value -1",
+    ]
+
+
 def test_the_cache_may_lie_elsewhere(tree, tmp_path):
     places = store.Places.of(tree.data, tmp_path / "results", tmp_path / "local")
     ensure_pack(places, "dcase2023", "fan", "train")

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from trees import build_tree, samples, write_counts, write_list, write_wav
+from trees import build_tree, samples, write_counts, write_evaluator, write_list, write_wav
 
 from asdray import store
 from asdray.audio.cache import ensure_pack
+from asdray.dcase import placed
 from asdray.dcase.format import format_dataset
+from asdray.dcase.records import zips
 from asdray.doctor import machine as doctor_machine
 from asdray.doctor.dataset import check_dataset
 
@@ -248,6 +250,68 @@ def test_deep_decodes_and_lists_every_bad_clip(tree, places):
     assert f"{constant}: holds nothing but the value 32767" in wrong
     assert [text for text in wrong if str(cut) in text]
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_after_a_complete_download_nobody_is_sent_to_download_again(tmp_path, places):
+    tree = build_tree(tmp_path / "data", "dcase2023", ["fan", "bandsaw"], n_samples=40)
+    for z in zips("dcase2023"):
+        if z.machine == "fan":
+            placed.mark(tree.data, z, files={"fan/train": 4, "fan/test": 4})
+        elif z.machine == "bandsaw":  # a file of its training clips was taken away since
+            placed.mark(tree.data, z, files={f"bandsaw/{z.part.removeprefix('eval_')}": 5})
+        elif z.machine == "grinder":
+            placed.mark(tree.data, z, files={})
+    format_dataset(tree.data, "dcase2023")
+    told = [text for kind, text in said(places) if kind == "missing"]
+    complete = "all that the published zips hold is there: what is missing is not in them"
+    again = f"run `asdray download dcase2023 --data {tree.data}`"
+    (fan,) = [text for text in told if text.startswith("dev fan section 00: ")]
+    (bandsaw,) = [text for text in told if text.startswith("eval bandsaw section 00: ")]
+    assert fan.endswith(f"; {complete}")
+    assert bandsaw.endswith(f"; {again}")
+    assert f"eval machines: grinder; {complete}" in told
+    assert f"dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve; {again}" in told
+    run = subprocess.run(
+        [sys.executable, "-m", "asdray", "format", "dcase2023", "--data", str(tree.data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stderr.splitlines() == [
+        again,
+        complete,
+        "then format again; or accept what is missing with --partial",
+    ]
+
+
+def test_ground_truth_without_domains_is_missing(tree, places):
+    shutil.rmtree(tree.ground_truth)
+    write_evaluator(tree, attributes=False)
+    shutil.rmtree(tree.ground_truth / "ground_truth_domain")
+    format_dataset(tree.data, "dcase2023")
+    told = said(places)
+    assert (
+        "missing",
+        f"eval bandsaw section 00: test domains 0 of 4; add what says so to {tree.ground_truth}",
+    ) in told
+
+
+def test_every_bad_row_of_the_ground_truth_is_a_line(tree, places):
+    (path,) = tree.ground_truth.iterdir()
+    path.write_text("bandsaw\nsection_00_0000.wav,nonsense\nsection_00_0001.wav,rubbish\n")
+    wrong = [text for kind, text in said(places) if kind == "wrong"]
+    assert [text.split(" is not")[0] for text in wrong] == [
+        f"{path}, line 2: 'nonsense.wav'",
+        f"{path}, line 3: 'rubbish.wav'",
+    ]
+
+
+def test_what_is_left_out_is_told_without_eval_clips_too(tmp_path, places):
+    tree = build_tree(tmp_path / "data", "dcase2021", ["fan"], n_samples=40)
+    shutil.rmtree(tmp_path / "data" / "original" / "dcase2021" / "eval_data")
+    shutil.copytree(tree.folder("dev", "fan", "source_test"), tree.folder("dev", "fan", "test"))
+    format_dataset(tree.data, "dcase2021")
+    assert [text for kind, text in said(places, "dcase2021") if kind == "note" and "6 wavs left out" in text]
 
 
 def test_deep_hears_a_dead_microphone(tmp_path, places):

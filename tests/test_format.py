@@ -609,6 +609,179 @@ def test_all_bad_files_are_listed_at_once_and_nothing_is_written(tree):
     assert not (tree.data / "formatted").exists()
 
 
+def test_everything_that_cannot_be_read_is_listed_in_one_pass(tree, asdray_as_user):
+    write_evaluator(tree)
+    train, test = tree.folder("dev", "fan", "train"), tree.folder("eval", "bandsaw", "test")
+    clip = min(tree.folder("dev", "fan", "test").iterdir())
+    empty = min(tree.folder("eval", "bandsaw", "train").iterdir())
+    empty.write_bytes(b"")
+    truth = tree.ground_truth / "ground_truth_data"
+    table = min((tree.ground_truth / "ground_truth_domain").iterdir())
+    # Listed, but nothing in it can be looked at.
+    machine = tree.folder("eval", "Vacuum")
+    (machine / "train").mkdir(parents=True)
+    locked = {train: 0o000, test: 0o000, clip: 0o000, truth: 0o000, table: 0o000, machine: 0o600}
+    for path, mode in locked.items():
+        path.chmod(mode)
+    formatted = asdray_as_user("format", "dcase2023", "--data", tree.data)
+    looked = asdray_as_user("doctor", "dcase2023", "--data", tree.data)
+    for path in locked:
+        path.chmod(0o755)
+    assert (formatted.returncode, looked.returncode) == (2, 1)
+    assert "5 bad files or folders in" in formatted.stderr
+    assert f"wrong ground truth in {tree.ground_truth} (nothing was written):" in formatted.stderr
+    for told in (formatted.stderr, looked.stdout):
+        for path in (train, test, clip, machine / "train", truth, table):
+            assert told.count(f"{path}: cannot be read (Permission denied)") == 1, path
+        assert told.count(f"{empty}: is empty") == 1
+    assert not (tree.data / "formatted").exists()
+
+
+def test_the_whole_year_out_of_reach(tree, asdray_as_user):
+    format_dataset(tree.data, "dcase2023")
+    root = tree.data / "original" / "dcase2023"
+    for path in (root, formatted(tree)):
+        path.chmod(0o000)
+    runs = [asdray_as_user(command, "dcase2023", "--data", tree.data) for command in ("format", "doctor")]
+    for path in (root, formatted(tree)):
+        path.chmod(0o755)
+    assert [run.returncode for run in runs] == [2, 1]
+    assert f"{root / 'dev_data'}: cannot be read (Permission denied)" in runs[0].stderr
+    assert f"{root / 'eval_data'}: cannot be read (Permission denied)" in runs[1].stdout
+    assert f"{formatted(tree) / 'dataset.json'}: cannot be read (Permission denied)" in runs[1].stdout
+
+
+def test_folders_of_ground_truth_without_a_file_are_none(tree):
+    (tree.ground_truth / "dcase2023_task2_evaluator" / "datasets").mkdir(parents=True)
+    (tree.ground_truth / ".DS_Store").write_bytes(b"x")
+    report = format_dataset(tree.data, "dcase2023")
+    assert report.unlabelled == {"bandsaw": 8}
+    assert not [d for d in report.audit.differences if d.what == "test label"]
+    with pytest.raises(ValueError, match="holds no ground truth of dcase2023"):  # asked for by name
+        format_dataset(tree.data, "dcase2023", ground_truth=tree.ground_truth)
+
+
+def test_ground_truth_that_is_a_file(tree):
+    path = write_list(tree)
+    with pytest.raises(ValueError, match=f"is a file, .*give the one that holds it, {tree.ground_truth}$"):
+        format_dataset(tree.data, "dcase2023", ground_truth=path)
+
+
+def problems_of(tree) -> dict[str, str]:
+    with pytest.raises(ValueError, match="nothing was written") as error:
+        format_dataset(tree.data, tree.dcase)
+    head, *lines = str(error.value).splitlines()
+    assert head.startswith(f"{len(lines)} bad file")
+    told = dict(line.strip().split(": ", 1) for line in lines)
+    assert len(told) == len(lines)
+    return told
+
+
+def test_wavs_where_the_year_has_no_clips_are_told_with_their_number(tree):
+    fan = tree.folder("dev", "fan")
+    shutil.copytree(fan / "train", fan / "Train")
+    shutil.copytree(fan / "test", fan / "fan" / "test")  # left over from unpacking
+    shutil.copy(min((fan / "test").iterdir()), fan / "a.WAV")
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(min((fan / "test").iterdir()), fan.parent / name)
+    (fan / "supplemental").mkdir()
+    (fan / "supplemental" / "section_00_machine_0001_.wav").write_bytes(b"")
+    for name in ("attributes", "__MACOSX/fan"):
+        (fan / name).mkdir(parents=True)
+        (fan / name / "._a.wav").write_bytes(b"x")  # no wavs: not worth a word
+    shutil.copytree(fan / "train", fan.parent / "Fan" / "train")
+    told = problems_of(tree)
+    expected = {
+        fan
+        / "Train": "holds 4 wavs, but dcase2023 has no clips in a folder of this name: move them into one of "
+        "train, test, or away; did you mean 'train'?",
+        fan / "fan": "holds 8 wavs, but dcase2023 has no clips in a folder of this name",
+        fan / "supplemental": "holds 1 wav, but dcase2023 has no clips in a folder of this name",
+        fan: "holds 1 wav beside its folders train, test",
+        fan.parent: "holds 2 wavs beside the machines' folders",
+        fan.parent / "Fan": "has no dev machine of this name; did you mean 'fan'? (it holds 4 wavs)",
+    }
+    assert set(told) == set(map(str, expected))
+    for path, says in expected.items():
+        assert says in told[str(path)]
+
+
+def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
+    tree = build_tree(tmp_path, "dcase2021", ["fan"], n_samples=20)
+    test = tree.folder("dev", "fan", "test")
+    shutil.copytree(tree.folder("dev", "fan", "source_test"), test)
+    shutil.copytree(tree.folder("dev", "fan", "target_test"), test, dirs_exist_ok=True)
+    report = format_dataset(tmp_path, "dcase2021")
+    assert report.n_clips == len(tree.clips)
+    assert report.notes == (
+        f"{test}: 12 wavs left out: copies of those in source_test and target_test, as the organisers' "
+        "scripts make them",
+    )
+    (tree.folder("dev", "fan", "source_test") / "section_00_source_test_anomaly_0001.wav").unlink()
+    (told,) = problems_of(tree).items()
+    assert told[0] == str(test)
+    assert told[1].startswith("holds 1 wav, but dcase2021 has no clips in a folder of this name")
+
+
+def test_supplemental_clips_of_2026_and_names_of_any_form(tmp_path):
+    for dcase in ("dcase2025", "dcase2026"):
+        tree = build_tree(tmp_path, dcase, ["fan"], n_samples=20)
+        folder = tree.folder("dev", "fan", "supplemental")
+        names = ["noise_0001.wav", "section_0_machine.wav", "machine 7.wav", "section_00_machine_0007_.wav"]
+        for name in names:
+            write_wav(folder / name, name, n=20, channels=2 if dcase == "dcase2026" else 1)
+        report = format_dataset(tmp_path, dcase)
+        rows = rows_of(tree)
+        for name in names:
+            row = rows[f"dev/fan/supplemental/{name}"]
+            assert (row["section"], row["split"], row["is_anomaly"]) == (0, "supplemental", None)
+            assert row["path"] == f"formatted/{dcase}/raw/fan/supplemental/{name}"
+            assert (tmp_path / row["path"]).samefile(folder / name)
+    assert "dev supplemental" in report.audit.unchecked  # of 2026 nobody said how many
+    assert not [d for d in report.audit.differences if d.what.startswith("supplemental")]
+
+
+def test_files_that_systems_leave_are_ignored_and_others_are_one_line_each(tree):
+    train = tree.folder("dev", "fan", "train")
+    for name in ("Thumbs.db", "desktop.ini", "@eaDir/x.wav"):
+        (train / name).parent.mkdir(exist_ok=True)
+        (train / name).write_bytes(b"x")
+    assert format_dataset(tree.data, "dcase2023").n_clips == 24
+    (train / "notes.txt").write_bytes(b"x")
+    write_wav(train / "nonsense.wav", "x", n=40, channels=2, rate=8000)
+    told = problems_of(tree)
+    assert set(told) == {str(train / "notes.txt"), str(train / "nonsense.wav")}
+    assert told[str(train / "nonsense.wav")].startswith(
+        "has 8000 Hz, dcase2023 has 16000 Hz; has 2 channels, dcase2023 has 1; 'nonsense.wav' is not a name"
+    )
+
+
+def test_wrong_ground_truth_alone_is_told_under_its_own_folder(tree, tmp_path):
+    write_list(tree, folder=tmp_path / "mine").write_text("bandsaw\nsection_00_0000.wav,nonsense\n")
+    with pytest.raises(ValueError, match="nothing was written") as error:
+        format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "mine")
+    head, line = str(error.value).splitlines()
+    assert head == f"wrong ground truth in {tmp_path / 'mine'} (nothing was written):"
+    assert line.startswith(f"  {tmp_path / 'mine' / 'eval_data_list_2023.csv'}, line 2: 'nonsense.wav' is")
+
+
+def test_labels_without_domains_are_not_all_as_expected(tree):
+    write_evaluator(tree, attributes=False)
+    shutil.rmtree(tree.ground_truth / "ground_truth_domain")
+    write_counts(tree)
+    report = format_dataset(tree.data, "dcase2023")
+    assert [str(d) for d in report.audit.missing] == ["test domains 0 of 8"]
+
+
+def test_links_that_lead_in_circles_are_named(tree):
+    train = tree.folder("dev", "fan", "train")
+    (train / "circle.wav").symlink_to("circle.wav")
+    tree.folder("dev", "valve").symlink_to("nowhere")
+    told = problems_of(tree)
+    assert told[str(train / "circle.wav")].startswith("cannot be read (Too many levels of symbolic links)")
+    assert told[str(tree.folder("dev", "valve")).rstrip("/")] == "is a link to nowhere"
+
+
 def test_a_name_that_cannot_be_printed_is_told_all_the_same(tree):
     name = "section_00_source_train_normal_0100_\x1b[2J.wav"
     write_wav(tree.folder("dev", "fan", "train") / name, "x", n=40)
@@ -648,6 +821,7 @@ def test_the_command_tells_what_is_missing(tree):
 
     first = run()
     assert first.returncode == 1
+    assert f"\nrun `asdray download dcase2023 --data {tree.data}`\n" in f"\n{first.stderr}"
     assert "missing dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve" in first.stdout
     assert "--partial" in first.stderr
     rows = {tuple(line.split()[:6]): line for line in first.stdout.splitlines()}

@@ -610,6 +610,52 @@ def test_the_order_of_rows_and_machines_means_nothing(tmp_path, dcase, seed):
     assert shuffled == expected
 
 
+def test_all_bad_rows_of_all_files_are_told_in_one_pass(tree):
+    path = write_list(tree, "\n")
+    machine, first, second, *rest = path.read_text().splitlines()
+    bad = [f"section_00_{i:04d}.wav,nonsense" for i in range(100, 113)]
+    path.write_text(
+        "\n".join([machine, first, first, bad[0], second, "fan", *bad, "bandsaw", *bad[1:], *rest])
+    )
+    put(
+        tree.ground_truth,
+        "ground_truth_data/ground_truth_Vacuum_section_00_test.csv",
+        "section_00_0000.wav,2",
+    )
+    put(tree.ground_truth, "ground_truth_data/ground_truth_Vacuum_test.csv", "?")
+    put(tree.ground_truth, "ground_truth_domain/ground_truth_bandsaw_section_00_test.csv")
+    with pytest.raises(ValueError, match="occurs twice") as error:
+        load_ground_truth(tree.ground_truth, "dcase2023")
+    lines = str(error.value).splitlines()
+    listed = [line.removeprefix(f"{path}") for line in lines if line.startswith(str(path))]
+    assert listed[0].startswith(", line 3: bandsaw ")
+    assert listed[1].startswith(", line 4: 'nonsense.wav' is not a name")
+    assert listed[2] == ", line 6: fan is not an eval machine of dcase2023"  # once, not for each of its rows
+    assert [line.split(":")[0] for line in listed[3:-1]] == [f", line {n}" for n in range(21, 28)]
+    assert listed[-1] == ": and 5 more rows"
+    others = [line.rpartition("/")[2] for line in lines if not line.startswith(str(path))]
+    assert others == [
+        "ground_truth_Vacuum_section_00_test.csv, line 1: expected 0 or 1, got '2'",
+        "ground_truth_Vacuum_test.csv is no ground truth of dcase2023: expected "
+        "ground_truth_<machine>_section_<SS>_test.csv (move it, or restore its name)",
+        "ground_truth_bandsaw_section_00_test.csv is empty: fetch it again",
+    ]
+
+
+def test_folders_named_after_plain_years(tree):
+    write_evaluator(tree)
+    expected = load_ground_truth(tree.ground_truth, "dcase2023").clips
+    all_years = tree.data / "truths"
+    all_years.mkdir()
+    tree.ground_truth.rename(all_years / "2023")
+    put(all_years, "2024/ground_truth_data/ground_truth_Scanner_section_00_test.csv", "section_00_0000.wav,1")
+    put(all_years, "dcase2022/eval_data_list_2022.csv", "?")
+    assert load_ground_truth(all_years, "dcase2023").clips == expected
+    assert load_ground_truth(all_years / "2024", "dcase2024").clips.keys() == {
+        ("Scanner", "section_00_0000.wav")
+    }
+
+
 def test_files_that_mean_nothing_are_left_alone(tree):
     write_evaluator(tree)
     expected = load_ground_truth(tree.ground_truth, "dcase2023").clips

@@ -117,6 +117,12 @@ def named_clips(draw):
     split = draw(st.sampled_from(["train", "test", *(["supplemental"] if year.has_supplemental else [])]))
     section = draw(st.integers(0, 99))
     if split == "supplemental":
+        if draw(st.booleans()):
+            return (
+                year.name,
+                subset,
+                ClipName(0, None, split, None, "", draw(st.sampled_from(["a", "_", ""])), False),
+            )
         return year.name, subset, ClipName(section, None, split, None, "", draw(ATTRIBUTES))
     label = False
     if split == "test":
@@ -156,7 +162,10 @@ def official_names(draw):
     attributes = draw(st.one_of(st.sampled_from(known), ATTRIBUTES))
     anonymous = (subset, split) == ("eval", "test") and draw(st.booleans())
     if split == "supplemental":
-        name = f"section_{section}_{draw(st.sampled_from(['machine_0001_', 'noise_', '']))}{attributes}.wav"
+        head = draw(
+            st.sampled_from([f"section_{section}_", f"section_{section}", "section_", "machine ", ""])
+        )
+        name = f"{head}{draw(st.sampled_from(['machine_0001_', 'noise_', '']))}{attributes}.wav"
     elif year == 2020:
         name = f"id_{section}_{index}.wav" if anonymous else f"{label}_id_{section}_{index}.wav"
     elif anonymous:
@@ -244,6 +253,21 @@ def test_names_that_do_not_fit(dcase, subset, split, name):
     assert expected(dcase, subset, split) in str(error.value)
 
 
+@pytest.mark.parametrize("dcase", ["dcase2025", "dcase2026"])
+@pytest.mark.parametrize(
+    "name", ["noise_0001.wav", "section_0_machine_0001.wav", "Maschine 1 (b).wav", "7.wav"]
+)
+def test_supplemental_names_need_no_form(dcase, name):
+    clip = parse_name(dcase, "eval", "supplemental", name)
+    assert (clip.section, clip.has_section, clip.attributes) == (0, False, name.removesuffix(".wav"))
+    assert build_name(dcase, "eval", clip) == unified_name(dcase, "eval", clip) == name
+    with pytest.raises(ValueError, match="is not a name of"):
+        parse_name(dcase, "eval", "supplemental", name.removesuffix(".wav"))
+    misread = ClipName(0, None, "supplemental", None, "", "section_01_x", has_section=False)
+    with pytest.raises(ValueError, match="has no"):  # such a name tells another section
+        build_name(dcase, "eval", misread)
+
+
 def test_a_year_without_supplemental_clips_says_so():
     with pytest.raises(ValueError, match="dcase2023 has no supplemental clips"):
         parse_name("dcase2023", "dev", "supplemental", "section_00_machine_0001_.wav")
@@ -258,6 +282,7 @@ def test_a_year_without_supplemental_clips_says_so():
         ClipName(0, "source", "train", False, "7", ""),
         ClipName(100, "source", "train", False, "0000", ""),
         ClipName(0, "source", "train", False, "0000", "a/b"),
+        ClipName(0, "source", "train", False, "0000", "", has_section=False),
     ],
 )
 def test_no_name_drops_what_it_cannot_hold(clip):

@@ -152,8 +152,8 @@ def _unlisted(
         wavs = [wav for wav in wavs if wav not in test]
     if wavs:
         found.problems.append(
-            f"{entry.path}: holds {_count(wavs)}, but {year.name} has no clips in a folder of this name"
-            f"{nearest(entry.name, folders)}: move them into one of {', '.join(folders)}, or away"
+            f"{entry.path}: holds {_count(wavs)}, but {year.name} has no clips in a folder of this name: "
+            f"move them into one of {', '.join(folders)}, or away{nearest(entry.name, folders)}"
         )
 
 
