@@ -58,9 +58,13 @@ def sweep(
 
     places = Places.of(data, results, cache_dir)
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    if only is not None and plan.search.samples:
+        raise ValueError(
+            "--only chooses among the trials of a grid; which ones a search needs it says itself"
+        )
     chosen = None if only is None else chooser(only, jobs)
     if fresh:
-        _forget(plan, [job for job in jobs if chosen is None or chosen(job)], places, only, yes, dry_run)
+        _forget(plan, [job for job in jobs if chosen is None or chosen(job)], places, yes, dry_run)
         if dry_run:
             return
         plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
@@ -76,25 +80,25 @@ def sweep(
         address=address,
         dashboard=not no_dashboard,
         quiet=quiet,
-        command=context.obj,
+        command=[
+            part for part in context.obj if part not in ("--fresh", "--yes")
+        ],  # to go on, not to restart
         only=chosen,
         retry_failed=retry_failed,
     )
 
 
-def _forget(
-    plan: Sweep, jobs: Sequence[Job], places: Places, only: str | None, yes: bool, dry_run: bool
-) -> None:
+def _forget(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool, dry_run: bool) -> None:
     """``--fresh``: says what it deletes, asks, and deletes it."""
     from asdray.sweep.fresh import delete, results_of
 
-    if only is not None and plan.search.samples:
-        raise ValueError("--fresh goes with all trials of a search, whose study it deletes: leave out --only")
     found = results_of(plan, jobs, places)
-    if not found.folders:
+    if not found.folders and not plan.search.samples:
         print("--fresh: there are no results of these trials yet")
         return
     print_lines(found.lines())
+    if plan.search.samples:
+        print("and its study: the search starts anew")
     if dry_run:
         return
     if not yes:

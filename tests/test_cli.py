@@ -258,7 +258,7 @@ def test_a_stopped_sweep_names_the_whole_command(asdray, spec, data, tmp_path, m
         "--set",
         "seeds=[3, 4]",
     ]
-    code, _, err = asdray(*command)
+    code, _, err = asdray(*command, "--fresh", "--yes")  # which going on must not repeat
     assert code == 75
     (line,) = [x for x in err.splitlines() if "to go on: " in x]
     assert shlex.split(line.split("to go on: ")[1]) == ["asdray", *command]
