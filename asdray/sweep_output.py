@@ -54,8 +54,9 @@ def run_and_print(
         retry_failed=retry_failed,
     )
     print_board(result.board, result.folder.name)
-    n = sum(map(only, jobs))
-    print_lines([f"sweep {plan.name}: {len(jobs)} trials" + (f", {n} asked for" if n < len(jobs) else "")])
+    left_out = len(jobs) - sum(map(only, jobs))
+    asked = f", {result.trials - left_out} asked for" if left_out else ""
+    print_lines([f"sweep {plan.name}: {result.trials} trials{asked}"])
     print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
     print_lines([f"everything is in {result.folder}"])
     if result.stopped:

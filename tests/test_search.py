@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from tiny import DCASE, MACHINES, build_year
 from trees import build_tree, write_evaluator
 
+from asdray.config.backend import backend_id
 from asdray.config.expand import bases
 from asdray.config.search import check_axis, corners, draw
 from asdray.config.sweep import Sweep, load_sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
+from asdray.evaluation.tables import planned_rows
 from asdray.stages.train import train
 from asdray.store import Places, sweep_dir
-from asdray.sweep import objective
+from asdray.sweep import objective, selection
 from asdray.sweep.plan import Job
 from asdray.sweep.search import Searching, best_mean, known_jobs
 from asdray.sweep.study import Studies
@@ -269,6 +271,32 @@ def test_a_system_that_was_met_before_costs_nothing(tmp_path, places):
     assert len(same) > 1
     assert {(s.state, s.value) for s in same} == {("done", 0.5)}
     assert not studies.over
+
+
+def test_a_search_over_backends_alone_has_one_system_and_chooses_among_them(tmp_path, places):
+    search, jobs, ask = driver(
+        tmp_path,
+        places,
+        space=None,
+        backends=[{"name": "knn", "n_neighbors": [1, 2]}],
+        confirm={"seeds": [5]},
+    )
+    ((index, _),) = ask()
+    names = [backend_id(b) for b in jobs[index].backends]
+    sample = search.ended(index, {"values": dict(zip(names, (0.5, 0.6), strict=True)), "reason": None}, False)
+    assert (sample.value, sample.backend) == (0.6, names[1])
+    confirming = ask()
+    assert [jobs[i].trial.seed for i, _ in confirming] == [5]
+    assert search.over
+    planned = planned_rows([jobs[i].trial for i, _ in confirming], ["last"], search.studies.sweep.backends)
+    assert selection.confirmed_rows(search.studies, planned)["backend"].tolist() == [names[1]]
+
+
+def test_rank_correlation_is_spearmans_and_null_where_it_says_nothing():
+    assert selection.rank_correlation([0.1, 0.2, 0.4, 0.3], [1, 2, 9, 3]) == pytest.approx(1)
+    assert selection.rank_correlation([0.1, 0.2, 0.3], [3, 2, 1]) == pytest.approx(-1)
+    assert selection.rank_correlation([0.1, 0.2], [1, 2]) is None
+    assert selection.rank_correlation([0.1, 0.1, 0.1], [1, 2, 3]) is None
 
 
 def test_what_is_no_system_fails_alone_and_says_why(tmp_path, places):

@@ -315,7 +315,8 @@ class Asha(Config):
 
     Source: Li et al., A system for massively parallel hyperparameter tuning, MLSys 2020; Ray Tune's
     ``ASHAScheduler``. Rungs lie at ``grace_period``, times ``reduction_factor``, ... epochs, counted over all
-    units of a trial. Which trainings are stopped depends on which come first.
+    units of a trial, years apart. Which trainings are stopped depends on which come first. As every
+    scheduler, it is of use only where training losses can be compared: not where losses or augmentation vary.
     """
 
     name: Literal["asha"] = "asha"

@@ -192,7 +192,7 @@ class Driver:
             if index in self._judged:
                 self._tell(index, stopped=kind == "stopped")
             if kind == "stopped" and self.search:
-                self._view.finished(index, self.jobs[index], True)
+                self._view.finished(index, self.jobs[index], True, "stopped early")
                 self._finished.add(index)
                 self._row(index, running=False)
                 return

@@ -98,13 +98,13 @@ class View:
             name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
             self.line(f"trained {name} in {event['seconds']:.1f} s")
 
-    def finished(self, index: int, job: Job, ok: bool) -> None:
-        """Everything of a trial ended."""
+    def finished(self, index: int, job: Job, ok: bool, word: str = "done") -> None:
+        """Everything of a trial ended; ``word``: how, where that is well."""
         if self._live:
             self._live.drop(index, job)
         self._done += 1
         self.line(
-            f"{'done' if ok else 'incomplete'}: {job.trial.name} ({self._done} of {self._total} trials)",
+            f"{word if ok else 'incomplete'}: {job.trial.name} ({self._done} of {self._total} trials)",
             style="" if ok else "red",
         )
 

@@ -35,6 +35,8 @@ class Result:
 
     board: Leaderboard
     folder: Path
+    trials: int
+    """How many the sweep has; of a search those that it came to."""
     expected: Mapping[str, int]
     """Per stage: how many are asked for, how many were done before, by this run, and are now."""
     before: Mapping[str, int]
@@ -134,6 +136,7 @@ def run_sweep(
         return Result(
             board=board,
             folder=folder,
+            trials=len(jobs),
             expected=_expected(sweep, [jobs[i] for i in chosen]),
             before=before,
             new=log.counts,

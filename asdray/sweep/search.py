@@ -47,6 +47,8 @@ def outlook(sweep: Sweep, places: Places) -> list[str]:
         f"search by {objective.metric}: {len(states)} systems suggested{f' ({told})' if told else ''}, "
         f"{studies.to_ask} to come, each with {replicates} trials"
     ]
+    if sweep.scheduler is not None:
+        lines.append(f"{sweep.scheduler.name} stops trainings early, by their training loss")
     if sweep.confirm is not None:
         top = sweep.confirm.top_k * len(sweep.recipes)
         each = len(sweep.confirm.seeds) * len(sweep.board_years)
@@ -219,6 +221,15 @@ def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Datas
     """The studies of a sweep as they are, and the datasets of its years; writes nothing."""
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
     return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
+
+
+def stopped_jobs(sweep: Sweep, jobs: Sequence[Job], places: Places) -> list[Job]:
+    """Those trials of a search whose sample a scheduler stopped; of a grid none."""
+    if not sweep.search.samples:
+        return []
+    studies, _ = read_studies(sweep, places)
+    stopped = {(s.recipe, s.number) for s in studies.samples if s.state == "stopped"}
+    return [job for job in jobs if job.part == "search" and (job.trial.recipe, job.sample) in stopped]
 
 
 def open_search(sweep: Sweep, places: Places) -> tuple[Searching, tuple[Job, ...]]:

@@ -170,6 +170,9 @@ def notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
         if rho is not None:
             line += f". Rank correlation (Spearman) of dev and eval over {len(judged)} systems: {rho:.2f}"
         lines.append(f"{line}.")
+    scheduler = studies.sweep.scheduler
+    if scheduler and (n := sum(s.state == "stopped" for s in studies.systems())):
+        lines.append(f"{n} systems were stopped early by {scheduler.name}, for their training loss.")
     if studies.sweep.confirm is None:
         lines.append(
             "Nothing is ranked: a search's own scores flatter what it chose; confirm it (confirm: ...)."

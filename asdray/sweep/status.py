@@ -16,6 +16,7 @@ from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.plan import Job, standing
 from asdray.sweep.progress import failure_line, render
+from asdray.sweep.search import stopped_jobs
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
@@ -34,6 +35,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     trials: Counter[str] = Counter()
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
+    given_up = stopped_jobs(sweep, jobs, places)
     for job in jobs:
         stands = standing(job, sweep, places)
         broken = []
@@ -43,7 +45,8 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
             state = "done" if stage.done else "failed" if event else "left"
             stages.setdefault(stage.stage, Counter())[state] += 1
         failures += broken
-        trials[_state(stands.complete, job.trial.name in running, bool(broken))] += 1
+        state = _state(stands.complete, job.trial.name in running, bool(broken))
+        trials["stopped" if state == "waiting" and job in given_up else state] += 1
     lines = [_headline(sweep.name, snapshot, alive), f"{_counts(trials, live.STATES)} of {len(jobs)} trials"]
     lines += [f"  {name:<9}{_counts(counts, ('done', 'failed', 'left'))}" for name, counts in stages.items()]
     parts: list[RenderableType] = [Text(line) for line in lines]

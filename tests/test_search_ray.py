@@ -1,0 +1,130 @@
+"""A search on a real local Ray, through the command line: killed and gone on with, confirmed, stopped early."""
+
+import json
+import signal
+
+import pandas as pd
+import pytest
+import yaml
+from test_sweep import SMALL_DIS, World, asdray, data, spec, start, wait_for  # noqa: F401 - data is a fixture
+
+pytestmark = pytest.mark.ray
+
+DIS = {**SMALL_DIS, "train.epochs": 8}
+BOTH_LOSSES = [{"name": "adacos"}, {"name": "subcluster_adacos", "n_subclusters": {"randint": [2, 4]}}]
+
+
+def hunt(**changes):
+    return {
+        "recipes": {"dis_baseline": {"set": DIS}},
+        "space": {"train.learning_rate": {"loguniform": [1e-4, 1e-2]}, "frontend.loss": BOTH_LOSSES},
+        "backends": ["knn", {"name": "knn", "metric": "euclidean"}],
+        "search": {"algorithm": "optuna", "num_samples": 3, "objective": "official_dev", "max_concurrent": 1},
+        "confirm": {"top_k": 1, "seeds": [10, 11]},
+        **changes,
+    }
+
+
+def journal(world):
+    path = world.folder() / "study.journal"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def told(world):
+    """Sample -> outcome, from the study file."""
+    return {
+        key: value
+        for line in journal(world)
+        if line["op_code"] == 2
+        for key, value in line["user_attr"].items()
+    }
+
+
+def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path):  # noqa: F811
+    world = World(data, tmp_path / "results")
+    process = start(world, **hunt())
+    wait_for(lambda: len(told(world)) == 1 and len(suggested(world)) == 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = told(world)
+    open_ = suggested(world)[1]
+
+    run, _ = world.sweep(**hunt())
+    events = world.events()
+    after = told(world)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 3
+    assert suggested(world)[1] == open_, "the open sample was gone on with, not suggested again"
+    assert all(e["status"] == "done" for e in events)
+    trained = [(e["system"], e["seed"]) for e in events if e["stage"] == "train"]
+    assert len(trained) == len(set(trained)) == 5, "three systems, and the best one with two fresh seeds"
+
+    selection = pd.read_csv(world.folder() / "selection.csv")
+    assert len(selection) == 6
+    (selected,) = selection[selection["selected"]].to_dict("records")
+    outcomes = [after[f"sample {i}"] for i in range(3)]
+    best = max(range(3), key=lambda i: outcomes[i]["value"])
+    assert selected["sample"] == best
+    assert selected["objective"] == pytest.approx(selected["dev"]) == outcomes[best]["value"]
+    assert selected["backend_id"] == outcomes[best]["backend"]
+    assert selected["confirmed"]
+    assert selection["eval"].max() == selection[selection["oracle"]]["eval"].item()
+
+    board = pd.read_csv(world.folder() / "leaderboard.csv")
+    (ranked,) = board[board["rank"].notna()].to_dict("records")
+    assert ranked["system"] == selected["system"]
+    assert ranked["selected_by"] == "official_dev (search, 3 systems)"
+    assert ranked["dcase2023-eval_n"] == ranked["dcase2023-eval_n_expected"] == 2
+    assert {seed for system, seed in trained if system == ranked["system"]} == {0, 10, 11}
+    assert set(board[board["rank"].isna()]["selected_by"]) == {"official_dev (in the search)"}
+    assert "Oracle, the best possible (chosen by eval, never ranked)" in run.stdout
+    assert "Spearman" in run.stdout
+
+    again, events = world.sweep(**hunt())
+    assert events == []
+    assert "trained" not in again.stdout
+    plan = asdray(*world.command(**hunt()), "--dry-run").stdout
+    assert "3 systems suggested (3 done), 0 to come" in plan
+    report = asdray("report", "tiny", "--data", data, "--results", world.results).stdout
+    assert "official_dev (search, 3 systems)" in report
+
+
+def suggested(world):
+    """What was suggested, in its order."""
+    return [line["user_attr"]["swept"] for line in journal(world) if line["op_code"] == 8]
+
+
+def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp_path):  # noqa: F811
+    world = World(data, tmp_path / "results")
+    # With this seed the large rate comes first; with the small one the loss hardly falls.
+    search = {"algorithm": "random", "num_samples": 2, "seed": 4, "objective": "train_loss"}
+    search["max_concurrent"] = 1
+    space = {"train.learning_rate": [1e-2, 1e-7]}
+    scheduler = {"name": "asha", "grace_period": 4, "reduction_factor": 4}
+    run, _ = world.sweep(**hunt(search=search, space=space, scheduler=scheduler, confirm=None))
+    stopped = [line for line in run.stdout.splitlines() if "stopped by the scheduler" in line]
+    trials = pd.read_parquet(world.folder() / "trials.parquet").set_index("train.learning_rate")
+    assert trials["status"].to_dict() == {1e-2: "done", 1e-7: "stopped"}
+    assert len(stopped) == 1
+    assert "sweep tiny: 2 trials" in run.stdout
+    board = pd.read_csv(world.folder() / "leaderboard.csv")
+    assert board["rank"].isna().all()
+    assert "Nothing is ranked" in run.stdout
+    folder = world.results / trials.loc[1e-7, "directory"]
+    assert list(folder.glob("model/*/checkpoints/last.ckpt"))
+    assert not list(folder.glob("model/*/.done/train.json"))
+    epochs = len(next(folder.glob("model/*/metrics.csv")).read_text().splitlines()) - 1
+    assert 4 <= epochs < 8
+    # The same search has nothing left to do.
+    _, again = world.sweep(**hunt(search=search, space=space, scheduler=scheduler, confirm=None))
+    assert again == []
+    status = asdray("status", "tiny", "--data", data, "--results", world.results).stdout
+    assert "1 done, 1 stopped of 2 trials" in status
+
+    grid = tmp_path / "grid.yaml"
+    axis = {"train.learning_rate": [1e-7]}
+    options = hunt(name="grid", space=axis, search="grid", confirm=None)
+    grid.write_text(yaml.safe_dump(spec(**options)))
+    asdray("sweep", grid, "--data", data, "--results", world.results, "--no-dashboard")
+    assert f"goes on after epoch {epochs}\n" in next(folder.glob("model/*/train.log")).read_text()
+    assert pd.read_parquet(world.folder("grid") / "trials.parquet")["status"].tolist() == ["done"]
