@@ -15,16 +15,19 @@ from trees import build_tree, write_evaluator
 
 from asdray.config.backend import backend_id
 from asdray.config.expand import bases
-from asdray.config.search import check_axis, corners, draw
+from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, draw
 from asdray.config.sweep import Sweep, load_sweep
+from asdray.config.system import System, Train
+from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
-from asdray.evaluation.tables import planned_rows
+from asdray.dcase.years import get_year
 from asdray.stages.train import train
 from asdray.store import Places, sweep_dir
 from asdray.sweep import objective, selection
 from asdray.sweep.plan import Job
 from asdray.sweep.search import Searching, best_mean, known_jobs
+from asdray.sweep.steering import LOSS, TIME, PerYear, Work
 from asdray.sweep.study import Studies
 from asdray.sweep.training import Judge
 
@@ -288,8 +291,9 @@ def test_a_search_over_backends_alone_has_one_system_and_chooses_among_them(tmp_
     confirming = ask()
     assert [jobs[i].trial.seed for i, _ in confirming] == [5]
     assert search.over
-    planned = planned_rows([jobs[i].trial for i, _ in confirming], ["last"], search.studies.sweep.backends)
-    assert selection.confirmed_rows(search.studies, planned)["backend"].tolist() == [names[1]]
+    rows = selection.confirmed_rows(search.studies)
+    assert rows[["seed", "backend"]].to_numpy().tolist() == [[5, names[1]]]
+    assert selection.selected_by(search.studies) == {"dis_baseline": "official_dev (search, 1 systems)"}
 
 
 def test_rank_correlation_is_spearmans_and_null_where_it_says_nothing():
@@ -410,6 +414,61 @@ def test_the_backend_that_suits_a_system_best_decides():
     assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 1.0}], False) == ("a", 1.5)
     assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": None}], True) == ("a", 1.5)
     assert best_mean([{"a": None}], True) is None
+
+
+# ------------------------------------------------------------------------------------------- the schedulers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TuneTrial:
+    config: dict
+    trial_id: str
+
+
+def epochs_of(scheduler, losses, dcase=DCASE, number=0, seed=0, sample=True):
+    """Reports a trial's losses epoch by epoch, as Tune would; after how many it was stopped, None if never."""
+    system = System(frontend=BASE.system.frontend, train=Train(epochs=len(losses)))
+    trial = Trial(dcase, "dis", system, seed, get_year(dcase).all_machines)
+    work = Work(trial, f"dis sample {number}" if sample else None, number)
+    one = TuneTrial({"work": work}, f"{number} {dcase} {seed} {sample}")
+    scheduler.on_trial_add(None, one)
+    for epoch, loss in enumerate(losses, 1):
+        # What Tune adds to each result; reports without an epoch are none of a scheduler's business.
+        assert scheduler.on_trial_result(None, one, {"events": []}) == "CONTINUE"
+        result = {TIME: epoch, LOSS: loss}
+        if scheduler.on_trial_result(None, one, result) == "STOP":
+            scheduler.on_trial_complete(None, one, result)
+            return epoch
+    scheduler.on_trial_complete(None, one, {"ended": True})
+    return None
+
+
+@pytest.mark.parametrize("options", [
+    Asha(grace_period=2, reduction_factor=2),
+    HyperBand(grace_period=2, reduction_factor=2, brackets=1),
+    Median(grace_period=2, min_samples=1),
+])  # fmt: skip
+def test_a_scheduler_stops_what_is_worse_than_others_of_its_year_and_nothing_else(options):
+    scheduler = PerYear(options)
+    assert epochs_of(scheduler, [1.0] * 8) is None
+    assert epochs_of(scheduler, [3.0] * 8, number=1) == 2
+    assert epochs_of(scheduler, [0.1] * 8, number=1, seed=1) == 1, "its sample is out"
+    assert epochs_of(scheduler, [0.9] * 8, number=2) is None
+    assert epochs_of(scheduler, [9.0] * 8, dcase="dcase2022", number=2) is None, "the first of its year"
+    assert epochs_of(scheduler, [9.0] * 8, number=3, sample=False) is None, "a confirmation is never stopped"
+    siblings = PerYear(options)
+    assert epochs_of(siblings, [1.0] * 8) is None
+    assert epochs_of(siblings, [9.0] * 8, seed=1) is None, "seeds of one system do not compete"
+    last = PerYear(options)
+    assert epochs_of(last, [1.0, 1.0]) is None
+    assert epochs_of(last, [3.0, 3.0], number=1) is None, "at its last epoch it is complete"
+
+
+def test_hyperbands_brackets_wait_longer_and_longer():
+    scheduler = PerYear(HyperBand(grace_period=1, reduction_factor=2, brackets=3))
+    for number in range(3):
+        assert epochs_of(scheduler, [1.0] * 16, number=number) is None
+    assert [epochs_of(scheduler, [3.0] * 16, number=n) for n in (3, 4, 5)] == [1, 2, 4]
 
 
 # ------------------------------------------------------------------------------------------- the objectives

@@ -83,7 +83,7 @@ def build(
     unlabelled: Iterable[str] = (),
     extra: Iterable[Mapping[str, Any]] = (),
     unranked: Sequence[Mapping[str, Any]] = (),
-    selected_by: str = "fixed",
+    selected_by: str | Mapping[str, str] = "fixed",
     metric: str = "official",
 ) -> Leaderboard:
     """Puts the tables of a sweep side by side and ranks the complete rows.
@@ -102,7 +102,7 @@ def build(
         extra: rows from elsewhere, such as `rows_of` other tables or published ones, with `ID_COLUMNS`
             (without rank) and the columns of each name; what is left out is null.
         unranked: rows of ours that are shown behind all others and never ranked, such as a search's own.
-        selected_by: what the systems of ``tables`` were chosen by.
+        selected_by: what the systems of ``tables`` were chosen by, of all of them or per recipe.
 
     Raises:
         ValueError: both kinds of dataset, a published row beside synthetic data, an unknown ``rank_by``.
@@ -127,17 +127,19 @@ def rows_of(
     machines: Mapping[str, Sequence[str]],
     label_sources: Mapping[str, str],
     dataset: str,
-    selected_by: str = "fixed",
+    selected_by: str | Mapping[str, str] = "fixed",
 ) -> list[dict[Any, Any]]:
     """The rows that tables of ours give to a leaderboard, unranked, in the tables' order.
 
     `build` calls it with a sweep's tables; rows from other tables (ensembles) reach it as ``extra``.
     """
     names = [f"{dcase}-{subset}" for dcase, subset in tables]
-    more = {
+    more: dict[str, Any] = {
         "origin": "ours",
         "source": "",
-        "selected_by": selected_by,
+        "selected_by": selected_by
+        if isinstance(selected_by, str)
+        else lambda f: f["recipe"].map(selected_by),
         "label_source": _label_source(label_sources),
         "dataset": dataset,
         "machines": _coverage(tables, machines),

@@ -181,8 +181,7 @@ def _board(
     )
     finished = list(dict.fromkeys(paths))
     rows = tables.load_rows(finished, metric)
-    ranked = [job.trial for job in jobs if job.part != "search"]
-    planned = tables.planned_rows(ranked, sweep.checkpoints, sweep.backends)
+    planned = tables.planned_rows([job.trial for job in jobs], sweep.checkpoints, sweep.backends)
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.board_years}
     swept: dict[str, dict[str, Mapping[str, Any]]] = {}
     for job in jobs:
@@ -196,7 +195,7 @@ def _board(
     studies = None
     if sweep.search.samples:
         studies, datasets = read_studies(sweep, places)
-        planned = selection.confirmed_rows(studies, planned)
+        planned = selection.confirmed_rows(studies)
         datasets = {dcase: datasets[dcase] for dcase in machines}
     made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
     kinds = {name: d.kind for name, d in datasets.items()}

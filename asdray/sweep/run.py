@@ -76,8 +76,6 @@ def run_sweep(
 
     for dcase in sweep.years:
         check_unchanged(places.data, dcase, sweep.machines_of(dcase))
-    if sweep.search.samples and not all(map(only, jobs)):
-        raise ValueError("--only chooses among trials that are fixed: a search suggests by all that it saw")
     folder = store.sweep_dir(places.results, sweep.name)
 
     def already() -> None:

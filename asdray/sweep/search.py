@@ -17,9 +17,12 @@ from asdray.sweep.study import Sample, Studies
 
 
 def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
-    """The trials of all systems that were suggested so far, and of those that are to be confirmed."""
+    """The trials of all systems that were suggested so far, and of those that are to be confirmed.
+
+    A frontend of which all seeds give the same has one trial a year, which is both.
+    """
     asked = studies.sweep.backends
-    found = []
+    found: dict[tuple[str, str], Job] = {}
     parts: tuple[tuple[Part, list[Sample], Callable[[Sample], list[Trial]]], ...] = (
         ("search", studies.systems(), studies.trials),
         ("confirm", studies.chosen(), studies.confirming),
@@ -27,12 +30,10 @@ def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, 
     for part, samples, trials in parts:
         for sample in samples:
             for trial in trials(sample):
-                found.append(
-                    Job(
-                        trial, sample.swept, datasets[trial.dcase], trial.backends(asked), part, sample.number
-                    )
-                )
-    return tuple(found)
+                backends = trial.backends(asked)
+                job = Job(trial, sample.swept, datasets[trial.dcase], backends, part, sample.number)
+                found.setdefault((trial.recipe, trial.name), job)
+    return tuple(found.values())
 
 
 def outlook(sweep: Sweep, places: Places) -> list[str]:
@@ -129,8 +130,11 @@ class Searching:
                 found += self._begin(sample, jobs, add)
         if self.studies.over and not self._confirmed:
             self._confirmed = True
+            known = {job.trial.name for job in jobs}
             for sample in self.studies.chosen():
                 for trial in self.studies.confirming(sample):
+                    if trial.name in known:  # all seeds give the same
+                        continue
                     found.append((add(self._job(trial, sample, "confirm")), None))
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ def judged_row(studies: Studies, sample: Sample) -> tuple[str, str]:
     return backend, objective.checkpoint
 
 
-def confirmed_rows(studies: Studies, planned: pd.DataFrame) -> pd.DataFrame:
-    """Those planned rows of confirming trials that were chosen.
+def confirmed_rows(studies: Studies) -> pd.DataFrame:
+    """The rows of confirming trials that were chosen, see `tables.planned_rows`.
 
     A backend or checkpoint that the objective chose is part of the choice; where it looked at none, all
     of them are as fixed as in a grid.
@@ -54,17 +55,19 @@ def confirmed_rows(studies: Studies, planned: pd.DataFrame) -> pd.DataFrame:
         for s in studies.chosen()
         if s.system is not None and s.backend not in (None, ANY)
     }
-    if not chosen:
-        return planned
+    sweep = studies.sweep
+    trials = [trial for sample in studies.chosen() for trial in studies.confirming(sample)]
+    planned = tables.planned_rows(trials, sweep.checkpoints, sweep.backends)
     rows = zip(planned["system"], planned["backend"], planned["checkpoint"], strict=True)
     return planned[[chosen.get(system, (b, c)) == (b, c) for system, b, c in rows]]
 
 
-def selected_by(studies: Studies) -> str:
-    """``official_dev (search, 20 systems)``: what confirmed rows were chosen by."""
+def selected_by(studies: Studies) -> dict[str, str]:
+    """Recipe -> ``official_dev (search, 20 systems)``: what confirmed rows were chosen by."""
     objective = studies.sweep.search.objective
     assert objective is not None
-    return f"{objective.metric} (search, {len(studies.systems())} systems)"
+    counts = Counter(s.recipe for s in studies.systems())
+    return {recipe: f"{objective.metric} (search, {counts[recipe]} systems)" for recipe in studies.recipes}
 
 
 def in_the_search(studies: Studies) -> str:
@@ -172,7 +175,8 @@ def notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
         lines.append(f"{line}.")
     scheduler = studies.sweep.scheduler
     if scheduler and (n := sum(s.state == "stopped" for s in studies.systems())):
-        lines.append(f"{n} systems were stopped early by {scheduler.name}, for their training loss.")
+        of = len(studies.systems())
+        lines.append(f"Stopped early by {scheduler.name}, for their training loss: {n} of {of} systems.")
     if studies.sweep.confirm is None:
         lines.append(
             "Nothing is ranked: a search's own scores flatter what it chose; confirm it (confirm: ...)."
@@ -196,14 +200,14 @@ class Searched:
     """What a search adds to a sweep's outputs.
 
     Attributes:
-        selected_by: of the confirmed rows.
+        selected_by: recipe -> that of its confirmed rows.
         rows: its own, for the leaderboard to show without a rank, the best by the objective first.
         tables: of its own trials, over the years of the leaderboard.
         frame: ``selection.csv``.
         notes: what stands beside the leaderboard.
     """
 
-    selected_by: str
+    selected_by: Mapping[str, str]
     rows: list[dict[Any, Any]]
     tables: Tables
     frame: pd.DataFrame

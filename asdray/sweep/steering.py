@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,9 @@ class Feed(Searcher):
 
 
 class PerYear(FIFOScheduler):
-    """Schedulers of Tune's, one per recipe and year: losses of two years say nothing of each other.
+    """Schedulers of Tune's, one per recipe, year and seed.
+
+    Losses of two years say nothing of each other, and two seeds of one system shall not compete.
 
     As soon as one trial of a sample is stopped, the others of it are too: the sample is out.
     """
@@ -82,7 +85,7 @@ class PerYear(FIFOScheduler):
     def _scheduler(self, work: Work) -> TrialScheduler:
         brackets = self._options.brackets if isinstance(self._options, HyperBand) else 1
         bracket = work.bracket % brackets
-        key = (work.trial.recipe, work.trial.dcase, bracket)
+        key = (work.trial.recipe, work.trial.dcase, work.trial.seed, bracket)
         if key not in self._schedulers:
             epochs = work.trial.system.train.epochs * len(work.trial.units)
             self._schedulers[key] = _make(self._options, epochs, bracket)
@@ -132,6 +135,6 @@ def _make(options: Scheduler, epochs: int, bracket: int) -> TrialScheduler:
                 **common,
                 grace_period=options.grace_period,
                 min_samples_required=options.min_samples,
-                min_time_slice=2**62,  # never pause a training for want of others to compare it with
+                min_time_slice=math.inf,  # type: ignore[arg-type]  # never pause a training for want of others to compare it with
             )
     raise AssertionError(options)
