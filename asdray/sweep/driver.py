@@ -91,6 +91,7 @@ class Driver:
         from asdray.sweep.cluster import ray_session
 
         with stop_on_signals() as stop, ray_session(address, dashboard) as cluster, self._view:
+            stop.arm()  # Ray has made SIGTERM its own
             # Only now, like the two below: it imports ray, which a sweep with nothing to do never needs.
             from asdray.sweep import metrics
 

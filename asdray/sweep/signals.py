@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stop:
     """Whether somebody asked for the end."""
@@ -18,28 +20,30 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
 
+    def arm(self) -> None:
+        """Listens for signals; once more where a library (Ray, as it starts) took one of them over."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                signal.signal(signum, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            _end_at_once(number)
+        self.asked = True
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
     """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process at once."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old: dict[signal.Signals, Any] = {}
-
-    def ask(number: int, frame: object) -> None:
-        if stop.asked:
-            _end_at_once(number)
-        stop.asked = True
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        old[signum] = signal.signal(signum, ask)
+    old: dict[signal.Signals, Any] = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    stop.arm()
     try:
         yield stop
     finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in old.items():
+                signal.signal(signum, handler)
 
 
 def _end_at_once(number: int) -> None:
