@@ -285,6 +285,7 @@ def test_a_search_over_backends_alone_has_one_system_and_chooses_among_them(tmp_
         confirm={"seeds": [5]},
     )
     ((index, _),) = ask()
+    assert "backend" in selection.confirmed_rows(search.studies), "also while nothing is chosen"
     names = [backend_id(b) for b in jobs[index].backends]
     sample = search.ended(index, {"values": dict(zip(names, (0.5, 0.6), strict=True)), "reason": None}, False)
     assert (sample.value, sample.backend) == (0.6, names[1])

@@ -59,7 +59,7 @@ def confirmed_rows(studies: Studies) -> pd.DataFrame:
     trials = [trial for sample in studies.chosen() for trial in studies.confirming(sample)]
     planned = tables.planned_rows(trials, sweep.checkpoints, sweep.backends)
     rows = zip(planned["system"], planned["backend"], planned["checkpoint"], strict=True)
-    return planned[[chosen.get(system, (b, c)) == (b, c) for system, b, c in rows]]
+    return planned.loc[[chosen.get(system, (b, c)) == (b, c) for system, b, c in rows]]
 
 
 def selected_by(studies: Studies) -> dict[str, str]:
