@@ -28,7 +28,7 @@ demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends 
 	$(BIN)/asdray sweep sweeps/demo.yaml $(DEMO) --no-dashboard
 
 test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## Check style
 	$(BIN)/ruff check .

@@ -19,6 +19,11 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with a Ray of their own first: they take longest, and one that began last would end alone."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture
 def asdray_as_user():
     """Runs a command for which folders and files without permissions are out of reach, root's own included."""
