@@ -95,6 +95,9 @@ def refused(tmp_path, **changes):
         ({"confirm": {"seeds": [1], "dcase": ["dcase2032"]}}, "unknown DCASE year 'dcase2032'"),
         ({"machines": {DCASE: ["bandsaw"]}}, "needs a dev machine"),
         ({"recipes": {"raw_spec": None}, "space": None, "search": {**SEARCH, "objective": "train_loss"}}, "learns nothing"),
+        ({"recipes": {"dis_spec_featex_asdkit": None}}, "recipes.dis_spec_featex_asdkit: frontend.labels is 'asdkit'"),
+        ({"recipes": {"dis_baseline": {"set": {"frontend.labels": "asdkit"}}}}, "use frontend.labels: train_only"),
+        ({"space": {"frontend.labels": ["train_only", "asdkit"]}}, "space.frontend.labels: frontend.labels is 'asdkit'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_said_with_its_place(tmp_path, changes, message):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asdray.config.backend import backend_id
+from asdray.config.frontend import Discriminative
 from asdray.config.load import load_recipe, with_overrides
 from asdray.config.search import Objective, axis_kind, check_axis, corners
 from asdray.config.system import System
@@ -146,9 +147,23 @@ def _check_sampled(sweep: Sweep, base: Base, where: str) -> None:
         )
     for swept in corners(base.axes):
         system = base.varied(swept)
+        _refuse_test_classes(base, swept, system, where)
         trials = trials_of(sweep, base.recipe, system, sweep.years, sweep.seeds, where)
         for trial in trials:
             check_objective(sweep, objective, trial, where)
+
+
+def _refuse_test_classes(base: Base, swept: Mapping[str, Any], system: System, where: str) -> None:
+    """Raises ValueError where a search would see the classes of eval test clips: the loss depends on them."""
+    if not isinstance(system.frontend, Discriminative) or system.frontend.labels != "asdkit":
+        return
+    axis = next((path for path in swept if path in ("frontend", "frontend.labels")), None)
+    at = f"{base.where}.{axis}" if axis else f"{where}: recipes.{base.recipe}"
+    raise ValueError(
+        f"{at}: frontend.labels is 'asdkit', which reads the attributes and domains of eval test clips: they "
+        "would reach the training that a search chooses by and that its confirmation repeats: use "
+        "frontend.labels: train_only; a grid can run asdkit"
+    )
 
 
 def check_objective(sweep: Sweep, objective: Objective, trial: Trial, where: str) -> None:
