@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from asdray import frontends
 from asdray.audio import features
@@ -171,6 +172,68 @@ def test_residual_block_adds_its_normalised_input():
     torch.nn.init.zeros_(block.branch[4].weight)  # the second convolution
     x = torch.randn(4, 16, 9, 9) * 3 + 1
     torch.testing.assert_close(block(x), block.norm(x))
+
+
+def _normed(x: torch.Tensor) -> torch.Tensor:
+    return F.batch_norm(x, None, None, training=True, eps=1e-5)
+
+
+def _excited(x: torch.Tensor, weights) -> torch.Tensor:
+    gate = F.linear(F.relu(F.linear(x.flatten(2).mean(2), next(weights))), next(weights)).sigmoid()
+    return torch.einsum("bc...,bc->bc...", x, gate)
+
+
+def _residual(x: torch.Tensor, weights, stride: int) -> torch.Tensor:
+    x = _normed(x)
+    out = F.conv2d(F.relu(x), next(weights), stride=stride, padding=1)
+    out = F.conv2d(F.relu(_normed(out)), next(weights), padding=1)
+    out = _excited(out, weights)
+    if stride == 2:
+        x = F.conv2d(F.max_pool2d(x, 3, 2, padding=1), next(weights))
+    return x + out
+
+
+def _compare(network: torch.nn.Module, x: torch.Tensor, formula, n_norms: int) -> None:
+    """In training mode, where the statistics are those of the batch; the weights in their order."""
+    network.double().train()
+    weights = iter([weight for _, weight in network.named_parameters()])
+    with torch.no_grad():
+        expected = formula(x, weights)
+        assert next(weights, None) is None, "a weight that the formula does not know"
+        assert expected.std() > 1e-3, "differences would not show"
+        torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    found = [(m.eps, m.momentum, m.track_running_stats) for m in norms]
+    assert found == [(1e-5, 0.1, True)] * n_norms
+
+
+def test_fft_network_equals_its_formula():
+    def formula(x: torch.Tensor, weights) -> torch.Tensor:
+        x = x[:, None]
+        for stride in (64, 32, 4):
+            x = _excited(F.relu(F.conv1d(x, next(weights), stride=stride)), weights)
+        x = x.flatten(1)
+        for _ in range(5):
+            x = F.relu(_normed(F.linear(x, next(weights))))
+        return F.linear(x, next(weights))
+
+    torch.manual_seed(0)
+    network = FftNetwork(40_001, 128, (256, 64, 16), (64, 32, 4), 4, 128)
+    _compare(network, torch.rand(6, 40_001, dtype=torch.float64), formula, n_norms=5)
+
+
+def test_stft_network_equals_its_formula():
+    def formula(x: torch.Tensor, weights) -> torch.Tensor:
+        x = _normed(x)[:, None]
+        x = F.max_pool2d(F.relu(_normed(F.conv2d(x, next(weights), stride=2))), 3, 2)
+        for stride in (1, 1, 2, 1, 2, 1, 2, 1):
+            x = _residual(x, weights, stride)
+        x = x.max(dim=3).values.flatten(1)
+        return F.linear(_normed(x), next(weights))
+
+    torch.manual_seed(0)
+    network = StftNetwork(125, (16, 32, 64, 128), 128)
+    _compare(network, torch.rand(4, 125, 60, dtype=torch.float64), formula, n_norms=19)
 
 
 def test_autoencoder_parameters():

@@ -37,6 +37,78 @@ def small(name: str):
     return with_overrides(load_recipe(name).system, changes(name), name)
 
 
+FFT = ("fft", 128, (256, 64, 16), (64, 32, 4), 4, 128)
+STFT = ("stft", 1024, 512, 200, 8000, (16, 32, 64, 128), 128, False, "mlp")
+STFTS = [("stft", n_fft, n_fft // 2, *STFT[3:]) for n_fft in (256, 1024, 4096)]
+ADACOS = {"name": "adacos", "trainable": False, "dynamic": False}
+FIXED = {"name": "subcluster_adacos", "n_subclusters": 16, "trainable": False, "dynamic": False}
+LEARNT = FIXED | {"trainable": True}
+FEATEX = {"name": "featex", "weight": 1.0, "probability": 0.5, "loss": LEARNT}
+SUBSPACE = {"name": "subspace", "weight": 1.0, "loss": LEARNT}
+
+
+def _train(epochs: int, batch_size: int, weight_decay: float) -> dict:
+    sizes = {"epochs": epochs, "batch_size": batch_size}
+    return sizes | {"learning_rate": 1e-3, "weight_decay": weight_decay, "threads": 1}
+
+
+DISCRIMINATIVE = {  # branches, loss, heads, mixup
+    "dis_baseline": ([FFT, STFT], ADACOS, (), 0.5),
+    "dis_spec_adacos_fixed": ([FFT, STFT], ADACOS, (), 0.5),
+    "dis_spec_adacos_fixed_wo_mixup": ([FFT, STFT], ADACOS, (), 0),
+    "dis_spec_scac_fixed": ([FFT, STFT], FIXED, (), 0.5),
+    "dis_spec_scac_trainable": ([FFT, STFT], LEARNT, (), 0.5),
+    "dis_multispec_scac_trainable": ([FFT, *STFTS], LEARNT, (), 0.5),
+    "dis_spec_featex": ([FFT, STFT], FIXED, (FEATEX,), 0.5),
+    "dis_spec_subspaceloss": ([FFT, STFT], FIXED, (SUBSPACE,), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", DISCRIMINATIVE)
+def test_a_discriminative_recipe_has_the_published_values(name):
+    branches, loss, heads, mixup = DISCRIMINATIVE[name]
+    system = load_recipe(name).system
+    found = system.frontend.model_dump()
+    assert [tuple(branch.values()) for branch in found.pop("branches")] == branches
+    assert found == {
+        "name": "discriminative",
+        "classes": ("machine", "section", "attributes", "domain"),
+        "labels": "train_only",
+        "loss": loss,
+        "heads": heads,
+        "mixup_probability": mixup,
+        "spec_augment": None,
+    }
+    assert system.train.model_dump() == _train(16, 64, 0.01)
+    assert system.audio.model_dump() == {"duration": "year_max", "channel": "near"}
+
+
+MEL = {"n_mels": 128, "n_fft": 1024, "hop_length": 512}
+NETWORK = MEL | {"name": "autoencoder", "n_frames": 5, "hidden": (128,) * 4, "bottleneck": 8}
+HTK = NETWORK | {"mel_scale": "htk", "power": 1, "window_norm": True, "validation": 0}
+SLANEY = NETWORK | {"mel_scale": "slaney", "power": 2, "window_norm": False, "validation": 0.1}
+OTHERS = {  # frontend, training, duration
+    "ae_baseline": (HTK | {"scores": ("recon",)}, _train(50, 256, 0.01), "year_max"),
+    "ae_official_mse": (SLANEY | {"scores": ("recon",)}, _train(100, 256, 0), "native"),
+    "ae_official_mahalanobis": (SLANEY | {"scores": ("mahalanobis",)}, _train(100, 256, 0), "native"),
+    "raw_spec": (MEL | {"name": "raw_spec"}, None, "year_max"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_recipe_has_the_published_values(name):
+    frontend, training, duration = OTHERS[name]
+    system = load_recipe(name).system
+    assert system.frontend.model_dump() == frontend
+    assert training is None or system.train.model_dump() == training
+    assert system.audio.model_dump() == {"duration": duration, "channel": "near"}
+
+
+def test_no_shipped_recipe_is_without_a_table_of_values():
+    """That the `_asdkit` ones are their recipe but for the labels is tested with the configuration."""
+    assert {name.removesuffix("_asdkit") for name in recipe_names()} == {*DISCRIMINATIVE, *OTHERS}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_goes_through_all_stages(name, places):
     trial = Trial(DCASE, name, small(name), 0, MACHINES)
