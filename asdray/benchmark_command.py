@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from asdray.sweep_output import print_lines, run_and_print
 if TYPE_CHECKING:
     from asdray.config.sweep import Sweep
     from asdray.store import Places
+    from asdray.sweep.plan import Job
 
 app = typer.Typer()
 
@@ -75,6 +76,11 @@ def benchmark(
         _check_data(sweep, dcase, places)
     jobs = plan(sweep, places, str(path))
     print_lines(plan_lines(sweep, jobs, places))
+    if not synthetic and _stands_alone(sweep, jobs, dcase):
+        print(
+            f"no result published for {dcase} will stand beside ours: none of these systems is, with its "
+            "options, backends, last checkpoint and all machines, exactly one that was published"
+        )
     if dry_run:
         return
     run_and_print(
@@ -109,6 +115,25 @@ def _for_all_recipes(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**_of_sweep(asked), **({"recipes": recipes} if shared else {})}
 
 
+def _stands_alone(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
+    """Whether the year has published results, but none that `published.beside` would put beside ours."""
+    from asdray.config.backend import backend_id
+    from asdray.config.load import load_recipe
+    from asdray.dcase.years import get_year
+    from asdray.evaluation import published
+
+    theirs = [v for v in published.load() if v.dcase == dcase and v.metric == "official" and v.recipe]
+    asked = set(sweep.machines_of(dcase))
+    whole = {subset for subset, machines in get_year(dcase).machines.items() if asked.issuperset(machines)}
+    ours = {(job.trial.system_name, backend_id(backend)) for job in jobs for backend in job.backends}
+    return bool(theirs) and not any(
+        "last" in sweep.checkpoints
+        and value.subset in whole
+        and (f"{value.recipe}-{load_recipe(value.recipe).system.id}", value.backend_id) in ours
+        for value in theirs
+    )
+
+
 def _check_data(sweep: Sweep, dcase: str, places: Places) -> None:
     """Raises ValueError where the year's official data are not there, with the commands that get them."""
     from asdray.dcase.manifest import dataset_kind, load_dataset
@@ -122,9 +147,10 @@ def _check_data(sweep: Sweep, dcase: str, places: Places) -> None:
         load_dataset(places.data, dcase).require(sweep.machines_of(dcase))
     except ValueError as error:
         where = f"--data {shlex.quote(str(places.data))}"
+        labels = " --labels asdkit" if dcase == "dcase2022" else ""
         raise ValueError(
             f"{error}\nThese two commands get the data and prepare them:\n"
-            f"  asdray download {dcase} {where}\n  asdray format {dcase} {where}"
+            f"  asdray download {dcase} {where}\n  asdray format {dcase}{labels} {where}"
         ) from None
 
 
@@ -135,5 +161,6 @@ def _synthesise(sweep: Sweep, dcase: str, places: Places) -> None:
 
     machines = sweep.machines_of(dcase)
     made = synthesise(places.data, dcase, machines=machines, train=TRAIN, test=TEST, seconds=SECONDS, seed=0)
-    format_dataset(places.data, dcase)
+    # The recipes of a benchmark may ask for the attributes of all test clips.
+    format_dataset(places.data, dcase, labels="asdkit")
     print(f"synthetic data of {dcase}, {len(machines)} machines: {made.folder}")

@@ -30,12 +30,15 @@ def official(
         Path, typer.Argument(metavar="DIR", help="A system's folder, or <system>/ or <team>/<system>/ below.")
     ],
     dcase: Annotated[str, typer.Option(help="A year, such as dcase2023.")],
-    ground_truth: Annotated[Path, typer.Option(help="The organisers' list, or the evaluator's folders.")],
+    ground_truth: Annotated[Path, typer.Option(help="The folder of the organisers' list or folders.")],
     out: Annotated[
         Path | None, typer.Option(help="Where tables go; default <DIR>_result, beside DIR.")
     ] = None,
     compat: Annotated[
         bool, typer.Option("--compat", help="With the known faults of the official evaluators.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Score what there is, where the ground truth lacks machines.")
     ] = False,
 ) -> None:
     """Score submission files as the official evaluator of the year does."""
@@ -51,19 +54,23 @@ def official(
     faults: dict[str, str] = {}
     for name, path in systems.items():
         try:
-            results.append(evaluation.evaluate(name, path, against, compat=compat))
+            results.append(evaluation.evaluate(name, path, against, compat=compat, partial=partial))
         except ValueError as error:
             faults[name] = str(error)
     if not results:
         raise ValueError("\n".join(faults.values()))
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = official_csv.write(results, target, year, compat=compat)
-    _print_results(results, year, compat)
+    lacking = against.missing
+    _print_results(results, year, compat, bool(lacking) and (partial or compat))
     if (ground_truth.absolute().parent / "synthetic.json").exists():
         print("Dataset: synthetic. These numbers say that files and scores fit, nothing about real machines.")
-    covered = len(against.machines), len(year.machines["eval"])
-    if covered[0] < covered[1]:
-        print(f"the ground truth covers {covered[0]} of the {covered[1]} machines of {dcase}")
+    if lacking:
+        print(f"the ground truth of {dcase} lacks {', '.join(lacking)}")
+        if partial or compat:
+            print("partial: the score is over what there is, and not the official score of the year")
+        else:
+            print("so there is no official score; --partial gives one over what there is")
     for path in empty:
         print(f"ignored: {path} holds no submission")
     for result in results:
@@ -86,12 +93,12 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _print_results(results: Sequence[SystemResult], year: Year, compat: bool) -> None:
+def _print_results(results: Sequence[SystemResult], year: Year, compat: bool, partial: bool) -> None:
     """A row per system; of a single system a row per machine before."""
     console = _console()
     if len(results) == 1:
         console.print(_machine_table(results[0], year))
-    console.print(_system_table(results, year, compat))
+    console.print(_system_table(results, year, compat, partial))
     if compat and year.score_rule == "both_domains":
         print("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
     elif not compat:
@@ -140,14 +147,13 @@ def _machine_table(result: SystemResult, year: Year) -> Table:
     return table
 
 
-def _system_table(results: Sequence[SystemResult], year: Year, compat: bool) -> Table:
+def _system_table(results: Sequence[SystemResult], year: Year, compat: bool, partial: bool) -> Table:
     from asdray.evaluation import metrics
 
     columns = _columns(year)
     ends = [] if compat else ["interval"]
-    table = _table(
-        f"{year.name}, evaluation set (percent)", "system", ["official score", "±", *ends, *columns], year
-    )
+    score = "partial score" if partial else "official score"
+    table = _table(f"{year.name}, evaluation set (percent)", "system", [score, "±", *ends, *columns], year)
     ranked = sorted(results, key=lambda r: -1 if r.official is None else r.official, reverse=True)
     for result in ranked:
         half = "–" if result.ci95 is None else f"{100 * result.ci95:.2g}" if compat else _percent(result.ci95)

@@ -285,9 +285,9 @@ def brute_jackknife(case):
     return np.mean(halves)
 
 
-def results_of(case, root, **more):
+def results_of(case, root, partial=True, **more):
     against = official.reference(load_ground_truth(root / "truth", case.dcase))
-    return official.evaluate("sys1", root / "teams" / "team1" / "sys1", against, **more)
+    return official.evaluate("sys1", root / "teams" / "team1" / "sys1", against, partial=partial, **more)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -297,7 +297,7 @@ def results_of(case, root, **more):
 @pytest.mark.parametrize("case", CASES, indirect=True)
 def test_the_result_is_the_evaluators(asdray, case, tmp_path, compat):
     where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth"]
-    code, shown, err = asdray("official", tmp_path / "teams", *where, *(["--compat"] if compat else []))
+    code, shown, err = asdray("official", tmp_path / "teams", *where, "--compat" if compat else "--partial")
     assert (code, err) == (0, "")
     folder = tmp_path / "teams_result"
     old = compat and case.dcase == "dcase2020"
@@ -313,7 +313,9 @@ def test_the_result_is_the_evaluators(asdray, case, tmp_path, compat):
     assert (folder / official_csv.CI95_FILE).exists() != compat
     assert (folder / "teams_official_score.csv").exists() == (expected is None)
     year = get_year(case.dcase)
-    assert f"covers {len(case.machines)} of the {len(year.machines['eval'])} machines" in shown
+    absent = [m for m in year.machines["eval"] if m not in case.machines]
+    assert f"the ground truth of {case.dcase} lacks {', '.join(absent)}\n" in shown
+    assert "partial score" in shown
     assert f"{100 * results_of(case, tmp_path, compat=True).official:.2f}" in shown
 
 
@@ -329,7 +331,7 @@ def test_the_tables_over_systems_are_the_evaluators(asdray, case, tmp_path):
         ],
     }[case.dcase]  # fmt: skip
     where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth", "--out", tmp_path / "out"]
-    assert asdray("official", tmp_path / "teams", *where)[0] == 0
+    assert asdray("official", tmp_path / "teams", *where, "--partial")[0] == 0
     summary = ["official score", "arithmetic mean", "harmonic mean (source)", "harmonic mean (target)"]
     both = lambda what: [f"{m} {what} ({d})" for d in ("source", "target") for m in order]  # noqa: E731
     official_rows, paper = [["", *summary, *both("AUC")]], [["System", "metric", "h-mean", "a-mean", *order]]
@@ -417,7 +419,7 @@ def test_a_result_by_hand(asdray, tmp_path):
     case.write_system(tmp_path / "mine")
     where = ["--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"]
     (tmp_path / "synthetic.json").touch()  # as `asdray synth` leaves it beside the ground truth
-    code, shown, _ = asdray("official", tmp_path / "mine", *where)
+    code, shown, _ = asdray("official", tmp_path / "mine", *where, "--partial")
     assert (code, "Dataset: synthetic" in shown) == (0, True)
     found = rows_of(tmp_path / "mine_result" / "mine_result.csv")
     expected = list(csv.reader(io.StringIO(BY_HAND)))
@@ -458,9 +460,8 @@ def test_a_class_without_clips_is_empty_cells_not_numbers(asdray, tmp_path):
     case.clips["bandsaw", 0] = [r for r in case.clips["bandsaw", 0] if (r[1], r[2]) != ("source", 0)]
     case.write_truth(tmp_path / "truth")
     case.write_system(tmp_path / "mine")
-    code, shown, _ = asdray(
-        "official", tmp_path / "mine", "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth"
-    )
+    where = ["--dcase", "dcase2023", "--ground-truth", tmp_path / "truth", "--partial"]
+    code, shown, _ = asdray("official", tmp_path / "mine", *where)
     assert code == 0
     assert "–" in shown
     rows = rows_of(tmp_path / "mine_result" / "mine_result.csv")
@@ -468,6 +469,25 @@ def test_a_class_without_clips_is_empty_cells_not_numbers(asdray, tmp_path):
     assert rows[2][3] != ""
     assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
     assert "nan" not in (tmp_path / "mine_result" / "mine_result.csv").read_text()
+
+
+@pytest.mark.parametrize("case", ["dcase2022"], indirect=True)
+def test_without_all_machines_and_sections_there_is_no_official_score(asdray, case, tmp_path):
+    lost = get_year(case.dcase).sections["eval"]["valve"][0]
+    for path in (tmp_path / "truth").glob(f"*/ground_truth_*valve_section_{lost:02d}_*"):
+        path.unlink()
+    where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth"]
+    code, shown, _ = asdray("official", tmp_path / "teams", *where)
+    assert code == 0
+    assert f"valve section {lost:02d}" in shown
+    assert "so there is no official score; --partial" in shown
+    folder = tmp_path / "teams_result"
+    rows = rows_of(folder / "sys1_result.csv")
+    assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
+    assert ["ToyCar"] in rows, "machines keep their rows"
+    assert rows_of(folder / official_csv.CI95_FILE)[1] == ["sys1", "", "", "", "", "", ""]
+    assert rows_of(folder / "teams_official_score.csv")[1][1] == ""
+    assert results_of(case, tmp_path, draws=20).interval is not None
 
 
 # --------------------------------------------------------------------------------------- what is read
@@ -478,7 +498,7 @@ def test_the_order_of_rows_and_the_baselines_names_change_nothing(case, tmp_path
     against = official.reference(load_ground_truth(tmp_path / "truth", case.dcase))
     expected = results_of(case, tmp_path, draws=20)
     case.write_system(tmp_path / "shuffled", order=np.random.default_rng(5))
-    found = official.evaluate("sys1", tmp_path / "shuffled", against, draws=20)
+    found = official.evaluate("sys1", tmp_path / "shuffled", against, partial=True, draws=20)
     assert found == expected
 
     def baseline(stem):
@@ -489,7 +509,7 @@ def test_the_order_of_rows_and_the_baselines_names_change_nothing(case, tmp_path
     # 2021's evaluator, unlike the lists of the other years, tells no labelled names.
     names = {} if case.dcase == "dcase2021" else {"names": case.labelled}
     case.write_system(tmp_path / "baseline", files=baseline, **names)
-    assert official.evaluate("sys1", tmp_path / "baseline", against, draws=20) == expected
+    assert official.evaluate("sys1", tmp_path / "baseline", against, partial=True, draws=20) == expected
 
 
 def test_labels_that_the_ground_truth_does_not_have_are_told(asdray, tmp_path):

@@ -53,6 +53,19 @@ class Reference:
         """The machines that the ground truth covers, in ASCII order."""
         return tuple(dict.fromkeys(s.machine for s in self.sections))
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Machines of the year's score, and sections of others, that the ground truth lacks."""
+        there = {(s.machine, s.section) for s in self.sections}
+        found: list[str] = []
+        for machine, sections in self.year.sections["eval"].items():
+            absent = [section for section in sections if (machine, section) not in there]
+            if len(absent) == len(sections):
+                found.append(machine)
+            else:
+                found += [f"{machine} section {section:02d}" for section in absent]
+        return tuple(found)
+
 
 @dataclass(frozen=True)
 class SectionResult:
@@ -72,7 +85,8 @@ class SystemResult:
     """One system's evaluation.
 
     Attributes:
-        official: the official score of the year.
+        official: the official score of the year; None where machines or sections are missing, unless
+            asked for over what is there.
         interval: its 95 % interval; None with ``ci95`` as coded.
         ci95: half the interval's width, or what the official evaluator prints under this name.
         ignored: CSV files in its folder that are none of the evaluation.
@@ -173,13 +187,21 @@ def _is_system(folder: Path) -> bool:
 
 
 def evaluate(
-    name: str, folder: Path, against: Reference, *, compat: bool = False, draws: int = DRAWS, seed: int = 0
+    name: str,
+    folder: Path,
+    against: Reference,
+    *,
+    compat: bool = False,
+    partial: bool = False,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> SystemResult:
     """Reads and evaluates one system.
 
     Args:
         compat: ``ci95`` as the evaluators of 2022-2025 compute it (see `bootstrap.evaluators_ci95`), none
-            before, and no interval.
+            before, and no interval; and ``partial``, as they do.
+        partial: the official score and its interval over what the ground truth has, where it is incomplete.
 
     Raises:
         ValueError: the submission is incomplete or damaged (see `submission.read`).
@@ -200,16 +222,18 @@ def evaluate(
         SectionResult(truth.machine, truth.section, _values(truth, clips, given))
         for truth, clips in zip(against.sections, scored, strict=True)
     )
-    interval = None if compat else official_interval(year.score_rule, scored, draws, seed)
+    counts = compat or partial or not against.missing
+    interval = official_interval(year.score_rule, scored, draws, seed) if counts and not compat else None
     if compat:
         ci95 = evaluators_ci95(scored) if year.score_rule == "both_domains" else None
     else:
         ci95 = interval.half_width if interval else None
-    return SystemResult(name, sections, total(year, sections), interval, ci95, given.ignored)
+    official = total(year, sections) if counts else None
+    return SystemResult(name, sections, official, interval, ci95, given.ignored)
 
 
 def total(year: Year, sections: Sequence[SectionResult]) -> float | None:
-    """The official score of the year from the numbers of its sections."""
+    """The official score of the year from the numbers of its sections, over those that are given."""
     machines = by_machine(sections)
     return metrics.official_total(
         year.score_rule,

@@ -13,6 +13,9 @@ Two faults of the originals are mended unless ``compat`` is asked for:
 Without ``compat`` there is one file more, ``teams_official_score_ci95.csv``, with the official score of each
 system and both ends of its interval: the evaluators of 2020 and 2021 print neither.
 
+Where the ground truth lacks machines or sections, the official score and its interval are empty, unless
+``compat`` or a partial score is asked for; means over all machines are of those that are there.
+
 Source: the official evaluators of 2020-2025; 2026's is taken to be 2025's with other machines. Differences:
 2020's file is called ``result_<system>.csv`` there (and under ``compat``); numbers are rounded in another
 order, and agree to 1e-12.

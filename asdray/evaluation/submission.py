@@ -280,6 +280,8 @@ class _Reader:
 
 
 def _number(text: str) -> float | None:
+    if "_" in text:  # a number to Python, not to anyone who writes CSV files
+        return None
     try:
         return float(text)
     except ValueError:

@@ -57,6 +57,7 @@ def submit(
     Raises:
         ValueError: a machine is not scored yet; no machine of the trial has clips in ``subset``; ``out``
             holds files of another submission.
+        RuntimeError: the files do not hold what was written.
     """
     identity: dict[str, str | int] = {
         "dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed
@@ -88,9 +89,8 @@ def submit(
     (out / RECORD).unlink(missing_ok=True)
     files = submission.write(out, trial.dcase, parts, scores, decisions)
     again = submission.read(out, trial.dcase, parts)
-    assert (dict(again.scores), dict(again.decisions)) == (scores, decisions), (
-        "a file reads as it was written"
-    )
+    if (dict(again.scores), dict(again.decisions)) != (scores, decisions):
+        raise RuntimeError(f"{out}: the files do not read as they were written: submit again")
     store.write_json(
         out / RECORD,
         {
