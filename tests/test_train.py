@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from tiny import AE, DCASE, DIS, EPOCHS, MACHINES, build_year, trial_of
-from trees import build_tree, write_list
+from trees import build_tree, write_evaluator, write_list
 
 from asdray import frontends, store
 from asdray.audio.batches import Clips
@@ -27,6 +27,7 @@ from asdray.config.system import System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
+from asdray.stages.columns import classes_of_test_clips
 from asdray.stages.train import TrainingDiverged, train
 from asdray.store import Places
 
@@ -387,6 +388,33 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path):
         for a in ("vel_0_m-n_W", "vel_1_m-n_W", "vel_1_ac_0.30")
         for t in (0, 1)
     )
+
+
+def test_attributes_that_the_labels_of_2022_do_not_tell_are_no_classes(tmp_path):
+    tree = build_tree(tmp_path, "dcase2022", ["bearing", "ToyCar"], n_samples=800)
+    write_list(tree)
+    write_evaluator(tree)
+
+    def classes(*parts, machines=("bearing", "ToyCar")):
+        found = classes_of_test_clips(tmp_path, load_dataset(tmp_path, "dcase2022"), machines, parts)
+        return set(zip(*found.values(), strict=True))
+
+    format_dataset(tmp_path, "dcase2022")
+    with pytest.raises(ValueError, match=r"\(ToyCar 12\): run `asdray format dcase2022 --labels asdkit`"):
+        classes("machine", "attributes", "domain")
+    assert classes("attributes", machines=("bearing",)) == {("vel_1_ac_0.30",)}
+    assert len(classes("machine", "domain")) == 4
+    format_dataset(tmp_path, "dcase2022", labels="asdkit")
+    assert classes("attributes") == {("vel_1_ac_0.30",)}
+
+
+@pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021"])
+def test_years_whose_test_names_carry_no_attributes_have_classes(tmp_path, dcase):
+    tree = build_tree(tmp_path, dcase, ["fan"])
+    write_list(tree)
+    format_dataset(tmp_path, dcase)
+    found = classes_of_test_clips(tmp_path, load_dataset(tmp_path, dcase), ["fan"], ["attributes"])
+    assert found == {"attributes": [""]}
 
 
 @pytest.mark.parametrize("name", ["first", "epoch_0", "epoch_5", "epoch_x"])
