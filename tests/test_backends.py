@@ -472,6 +472,11 @@ def test_pyod_is_pyod():
             {"detector": "LOF", "options": {"neighbors": 3}},
             "no option 'neighbors'; did you mean 'n_neighbors'",
         ),
+        ({"detector": "LSCP"}, r"LSCP fails with the options \{\}: TypeError: .*detector_list"),
+        (
+            {"detector": "KNN", "options": {"method": "foo"}},
+            r"KNN fails with the options \{'method': 'foo'\}: AttributeError: ",
+        ),
     ],
 )
 def test_what_pyod_does_not_know_is_said(options, message):

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 from asdray.backends.embeddings import Array, checked, unit
 from asdray.dcase.years import nearest
 
+_REFUSALS = (
+    AttributeError, IndexError, KeyError, RuntimeError, TypeError, ZeroDivisionError,
+)  # fmt: skip
+"""What detectors raise, beside ValueError, at options or data that they cannot work with."""
+
 
 def pyod(
     references: NDArray[np.floating],
@@ -60,6 +65,10 @@ def pyod(
         fitted = kind(**arguments)
         fitted.fit(r)
         scores = np.asarray(fitted.decision_function(q), dtype=np.float64)
+    except _REFUSALS as error:
+        raise ValueError(
+            f"PyOD's {detector} fails with the options {dict(options)}: {type(error).__name__}: {error}"
+        ) from error
     finally:
         np.random.set_state(state)
     if bad := int((~np.isfinite(scores)).sum()):
