@@ -231,6 +231,18 @@ def test_the_dynamic_scale_stays_without_a_clip_of_one_class():
     assert loss.scale.item() == before
 
 
+def test_losses_of_two_batches_pass_their_gradients_under_a_dynamic_scale():
+    def gradients(*groups):
+        loss, x, y = _example(config.AdaCos(trainable=True, dynamic=True))
+        x.requires_grad_()
+        for group in groups:
+            sum(loss(factor * x.roll(factor, 1), y) for factor in group).backward()
+        return x.grad, loss.centres.grad
+
+    for together, apart in zip(gradients((1, 2)), gradients((1,), (2,)), strict=True):
+        torch.testing.assert_close(together, apart)
+
+
 def test_the_dynamic_scale_has_a_stated_minimum():
     """Three classes, all others on the far side: the rule would ask for less than nothing."""
     loss = AdaCosLoss(2, 3, trainable=False, dynamic=True)

@@ -134,7 +134,9 @@ class AdaCosLoss(AngularLoss):
         cosine = unit @ directions.T
         if self.dynamic and self.training:
             self._adapt(cosine.detach(), targets.repeat_interleave(self.per_class, dim=1))
-        log_p = F.log_softmax(self.scale * cosine, dim=1)
+        # Dynamic, it is changed in place: the gradient of this batch needs the scale of this batch.
+        scale = self.scale.clone() if isinstance(self.scale, Tensor) else self.scale
+        log_p = F.log_softmax(scale * cosine, dim=1)
         if self.per_class > 1:
             log_p = log_p.unflatten(1, (-1, self.per_class)).logsumexp(dim=2)
         return log_p
