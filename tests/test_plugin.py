@@ -427,4 +427,6 @@ def test_recipes_are_listed_with_what_they_follow(file, capsys):
     assert "published: ASDKit dis_spec_featex" in mine
     assert "2022 71.58 ± 0.86 / 66.96 ± 1.23" in mine
     assert "see dis_spec_featex_asdkit" in blocks["dis_spec_featex"]
+    assert "see dis_spec_adacos_fixed, which is the same system" in blocks["dis_baseline"]
+    assert "same system" not in blocks["dis_spec_adacos_fixed"] + blocks["ae_baseline"]
     assert "2023 – / 61.05" in blocks["ae_official_mahalanobis"]

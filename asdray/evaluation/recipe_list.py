@@ -27,14 +27,19 @@ def recipe_lines(width: int | None = None) -> list[str]:
     if width is None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     lines = []
-    for name in recipe_names():
-        recipe = load_recipe(name)
+    names = recipe_names()
+    recipes = {name: load_recipe(name) for name in names}
+    told = [name for name in names if f"{name}_asdkit" in names or _published(name)]
+    for name, recipe in recipes.items():
         lines += [name, *_wrapped(recipe.about, width)]
         if recipe.source:
             lines += _wrapped(f"follows {recipe.source}", width)
         for value in _published(name):
             lines += _wrapped(value, width)
-        if f"{name}_asdkit" in recipe_names():
+        for other in told if name not in told else ():
+            if recipes[other].system.id == recipe.system.id:
+                lines += _wrapped(f"published: see {other}, which is the same system", width)
+        if f"{name}_asdkit" in names:
             lines += _wrapped(
                 f"published: see {name}_asdkit, which has the classes they were made with", width
             )
