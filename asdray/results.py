@@ -36,7 +36,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
 
         frame = asdray.load_results("results/sweeps/dis_grid")       # or just "dis_grid"
         official = frame.query("metric == 'official' and section == -1")
-        official.groupby(["system", "dcase", "subset", "machine"])["value"].agg(["mean", "std", "count"])
+        row = ["system", "backend", "checkpoint", "dcase", "subset", "machine"]
+        official.groupby(row)["value"].agg(["mean", "std", "count"])
 
     Args:
         path: a sweep's folder or, below ``results`` (``ASDRAY_RESULTS``), its name; a trial's folder; or a
@@ -49,6 +50,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
         * system, recipe; ensembles have the recipe ``ensemble``,
         * one per option that varies, under its dotted path (``train.learning_rate``), objects as JSON: in
           a sweep those that it swept, in a results folder those in which systems of a recipe differ,
+        * part, of a sweep alone: ``grid``, or of a search ``search`` and ``confirm``; null for ensembles,
         * dcase, seed (-1: of all seeds together), machine, section (-1: of all together), subset,
           backend (as tables show it), checkpoint, metric,
         * value: a fraction in [0, 1]; NaN where it cannot be computed or labels are missing,
@@ -83,6 +85,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
 
 
 def _of_sweep(folder: Path) -> pd.DataFrame:
+    import pandas as pd
     import pyarrow.compute as pc
 
     spec = read_yaml(folder / "sweep.yaml")
@@ -94,7 +97,7 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}
     results = folder.absolute().parents[1]
     asked = {backend_id(b) for b in sweep.backends}
-    machines = [f"{dcase}/{m}" for dcase in sweep.dcase for m in sweep.machines_of(dcase)]
+    machines = [f"{dcase}/{m}" for dcase in sweep.years for m in sweep.machines_of(dcase)]
 
     def chosen(table: pa.Table) -> pa.Table:
         # What a frontend offers of its own is scored by every sweep.
@@ -105,7 +108,13 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
         return table.filter(pc.and_(keep, _in(pairs, machines)))
 
     more = sorted(store.ensembles_dir(results, folder.name).glob("*/*/*/*/metrics.parquet"))
-    return _frame([TrialDir(results / row["directory"]) for row in planned], lambda _: swept, chosen, more)
+    trials = [TrialDir(results / row["directory"]) for row in planned]
+    frame = _frame(trials, lambda _: swept, chosen, more)
+    parts = {(row["dcase"], row["system"], row["seed"]): row.get("part") for row in planned}
+    keys = zip(frame["dcase"], frame["system"], frame["seed"], strict=True)
+    part = pd.Series([parts.get(key) for key in keys], frame.index, "str")
+    frame.insert(list(frame.columns).index("dcase"), "part", part)
+    return frame
 
 
 def _in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
@@ -115,13 +124,16 @@ def _in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
     return pc.is_in(column, value_set=pa.array(sorted(values), pa.string()))
 
 
-_NO_OPTIONS = ("dcase", "recipe", "system", "seed", "status", "device", "error", "directory")
+_NO_OPTIONS = (
+    "dcase", "recipe", "system", "seed", "part", "status", "device", "error", "directory",
+    *(f"{stage}_seconds" for stage in ("train", "extract", "score", "evaluate", "umap", "table")),
+)  # fmt: skip
 
 
 def _option_paths(planned: list[dict[str, Any]]) -> list[str]:
     """The columns of ``trials.parquet`` that are swept options."""
     names = list(planned[0]) if planned else []
-    return [n for n in names if n not in _NO_OPTIONS and not n.endswith("_seconds")]
+    return [n for n in names if n not in _NO_OPTIONS]
 
 
 # ------------------------------------------------------------------------------------ of results folders

@@ -296,7 +296,7 @@ def test_the_best_are_chosen_by_dev_and_it_is_said(world):
     ours = frame[frame["recipe"] != "ensemble"]
     best = list(ours.sort_values(f"{DCASE}-dev_mean", ascending=False).index[:2])
     row = frame.loc["top"]
-    assert row["selected_by"] == "dev_amean"
+    assert row["selected_by"] == f"official_dev (dev_amean, top 2 of {len(ours)})"
     for name in best:
         assert name in row["options"]
     own = [score(world, j, "bandsaw", j.backends[0]) for j in jobs if j.trial.system_name in best]
@@ -330,10 +330,10 @@ def test_no_eval_score_chooses(world):
         chosen.add(ensembles._best(row, frames))
         # An incomplete row is not chosen from, however good it looks.
         frames[DCASE, "dev"].loc[1, "n"] = 1
-        assert ensembles._best(row, frames) == (keys[2], keys[0])
+        assert ensembles._best(row, frames) == ((keys[2], keys[0]), 2)
         frames[DCASE, "dev"].loc[2, "total_mean"] = math.nan
-        assert ensembles._best(row, frames) is None
-    assert chosen == {(keys[1], keys[2])}
+        assert ensembles._best(row, frames) == (None, 1)
+    assert chosen == {((keys[1], keys[2]), 3)}
 
 
 def test_again_nothing_is_done_and_what_is_not_asked_for_goes(world):
@@ -440,7 +440,7 @@ def test_load_results_reads_them_too(world):
         [
             {
                 "dcase": DCASE, "recipe": j.trial.recipe, "system": j.trial.system_name, "seed": j.trial.seed,
-                "swept": j.swept, "status": "done", "seconds": {}, "device": None, "error": None,
+                "part": j.part, "swept": j.swept, "status": "done", "seconds": {}, "device": None, "error": None,
                 "directory": store.trial_dir(places.results, j.trial).root.relative_to(places.results).as_posix(),
             }
             for j in jobs

@@ -45,6 +45,27 @@ def test_leaderboard_ranks_by_the_mean_of_eval_columns():
         board(rows, rank_by="dcase2022-evil")
 
 
+def test_a_best_checkpoint_is_selected_by_its_loss():
+    made = {key: frame.assign(checkpoint="best") for key, frame in sweep(make_rows()).items()}
+    sources = dict.fromkeys(MACHINES, "name")
+    more = {"best_by": {"ae-33333333": "held_out_loss"}}
+    rows = leaderboard.rows_of(made, MACHINES, sources, "synthetic", **more)
+    assert {(r["recipe"], r["selected_by"]) for r in rows} == {("dis", "train_loss"), ("ae", "held_out_loss")}
+    by = dict.fromkeys(("dis", "ae"), "official_dev (search, 3 systems)")
+    rows = leaderboard.rows_of(made, MACHINES, sources, "synthetic", by, **more)
+    assert {r["selected_by"] for r in rows} == set(by.values())
+
+
+def test_what_all_rows_are_selected_by_is_said_below_the_table():
+    b = board(make_rows())
+    note = "All rows: selected by fixed."
+    assert note in text.markdown(b).splitlines()
+    assert f"% {note}" in text.latex(b).splitlines()
+    b.frame.loc[0, "selected_by"] = "train_loss"
+    assert "All rows" not in text.markdown(b)
+    assert "| selected by |" in text.markdown(b)
+
+
 def test_incomplete_rows_stand_last_without_a_rank():
     rows = make_rows()
     best = board(rows).frame.iloc[0]

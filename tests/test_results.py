@@ -71,7 +71,8 @@ def world(tmp_path_factory):
 def test_a_sweep_is_its_trials_with_what_was_swept(world):
     places, _, jobs = world
     frame = asdray.load_results(store.sweep_dir(places.results, "grid"))
-    assert list(frame.columns) == [*HEAD, "train.learning_rate", "frontend.mixup_probability", *TAIL]
+    assert list(frame.columns) == [*HEAD, "train.learning_rate", "frontend.mixup_probability", "part", *TAIL]
+    assert set(frame["part"]) == {"grid"}
     # dis: 4 systems x 2 seeds x 2 machines x (8 of the section, 9 of all); ae: one of its two seeds.
     assert len(frame) == (4 * 2 + 1) * 2 * 17
     assert set(frame["backend"]) == {"knn", "recon"}  # no second kNN to tell it from
@@ -90,6 +91,51 @@ def test_a_sweep_is_its_trials_with_what_was_swept(world):
         pd.testing.assert_series_equal(mine.set_index(keys)["value"].sort_index(), wanted)
     assert frame["value"].between(0, 1).all()
     assert pd.api.types.is_float_dtype(frame["train.learning_rate"])
+
+
+def test_a_search_is_its_own_years_and_those_of_its_confirmation(tmp_path):
+    options = {
+        "name": "hunt",
+        "recipes": {"dis_baseline": {"space": {"frontend.window_seconds": [1.0, 2.0]}}},
+        "dcase": ["dcase2023"],
+        "seeds": [0],
+        "backends": ["knn"],
+        "search": {"algorithm": "random", "num_samples": 1, "objective": "official_dev"},
+        "confirm": {"seeds": [7], "dcase": ["dcase2024"]},
+    }
+    sweep = validate(Sweep, options, "test")
+    folder = store.sweep_dir(tmp_path, "hunt")
+    outputs.write_spec(sweep, folder)
+    planned = []
+    for part, dcase, seed in (("search", "dcase2023", 0), ("confirm", "dcase2024", 7)):
+        trial = store.TrialDir(tmp_path / "trials" / "dis_baseline" / dcase / f"seed{seed}")
+        system = {"frontend": {}}
+        described = {
+            "dcase": dcase, "recipe": "dis_baseline", "system_id": "1", "seed": seed, "system": system,
+            "dataset": {"kind": "official"},
+        }  # fmt: skip
+        store.write_json(trial.trial_json, described)
+        row = {
+            "dcase": dcase, "system": "dis_baseline-1", "recipe": "dis_baseline", "seed": seed,
+            "checkpoint": CKPT, "machine": "fan", "subset": "dev", "section": -1,
+            "backend": backend_id(Knn()), "metric": "official", "value": 0.5,
+        }  # fmt: skip
+        pq.write_table(pa.Table.from_pylist([row], SCHEMA), trial.metrics)
+        planned.append(
+            {
+                "dcase": dcase, "recipe": "dis_baseline", "system": "dis_baseline-1", "seed": seed,
+                "part": part, "swept": {"frontend.window_seconds": 2.0}, "status": "done",
+                "seconds": {"train": 1.0}, "device": None, "error": None,
+                "directory": trial.root.relative_to(tmp_path).as_posix(),
+            }
+        )  # fmt: skip
+    outputs.write_trials(planned, folder)
+    frame = asdray.load_results(folder)
+    assert list(frame.columns) == [*HEAD, "frontend.window_seconds", "part", *TAIL]
+    assert frame[["part", "dcase", "seed", "frontend.window_seconds"]].to_numpy().tolist() == [
+        ["search", "dcase2023", 0, 2.0],
+        ["confirm", "dcase2024", 7, 2.0],
+    ]
 
 
 def test_by_name_below_the_results_folder(world, monkeypatch):

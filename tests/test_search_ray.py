@@ -76,7 +76,10 @@ def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path)
     assert ranked["selected_by"] == "official_dev (search, 3 systems)"
     assert ranked["dcase2023-eval_n"] == ranked["dcase2023-eval_n_expected"] == 2
     assert {seed for system, seed in trained if system == ranked["system"]} == {0, 10, 11}
-    assert set(board[board["rank"].isna()]["selected_by"]) == {"official_dev (in the search)"}
+    own = board[board["rank"].isna()]
+    (best,) = own[own["selected_by"] == "official_dev (in the search); oracle"]["system"]
+    assert best == selection[selection["oracle"]]["system"].item()
+    assert set(own["selected_by"]) == {"official_dev (in the search)", "official_dev (in the search); oracle"}
     assert "Oracle, the best possible (chosen by eval, never ranked)" in run.stdout
     assert "Spearman" in run.stdout
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -84,6 +85,7 @@ def build(
     extra: Iterable[Mapping[str, Any]] = (),
     unranked: Sequence[Mapping[str, Any]] = (),
     selected_by: str | Mapping[str, str] = "fixed",
+    best_by: Mapping[str, str] = MappingProxyType({}),
     metric: str = "official",
 ) -> Leaderboard:
     """Puts the tables of a sweep side by side and ranks the complete rows.
@@ -103,6 +105,7 @@ def build(
             (without rank) and the columns of each name; what is left out is null.
         unranked: rows of ours that are shown behind all others and never ranked, such as a search's own.
         selected_by: what the systems of ``tables`` were chosen by, of all of them or per recipe.
+        best_by: see `rows_of`.
 
     Raises:
         ValueError: both kinds of dataset, a published row beside synthetic data, an unknown ``rank_by``.
@@ -113,7 +116,7 @@ def build(
     more = [dict(row) for row in extra]
     if any(row["dataset"] != dataset for row in more):
         raise ValueError(f"no row of other data stands beside those of {dataset} data")
-    ours = rows_of(tables, machines, label_sources, dataset, selected_by)
+    ours = rows_of(tables, machines, label_sources, dataset, selected_by, best_by)
     columns = [*ID_COLUMNS[1:], *(c for n in names for c in columns_of(n))]
     frame = pd.DataFrame([*ours, *more, *unranked], columns=columns)
     frame = frame.astype({c: kind for n in names for c, kind in zip(columns_of(n), _DTYPES, strict=True)})
@@ -128,10 +131,15 @@ def rows_of(
     label_sources: Mapping[str, str],
     dataset: str,
     selected_by: str | Mapping[str, str] = "fixed",
+    best_by: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[Any, Any]]:
     """The rows that tables of ours give to a leaderboard, unranked, in the tables' order.
 
     `build` calls it with a sweep's tables; rows from other tables (ensembles) reach it as ``extra``.
+    What is ``fixed`` but for its checkpoint ``best`` was selected by the loss that this one is the lowest of.
+
+    Args:
+        best_by: system -> that loss; ``train_loss`` for what it leaves out.
     """
     names = [f"{dcase}-{subset}" for dcase, subset in tables]
     more: dict[str, Any] = {
@@ -144,7 +152,11 @@ def rows_of(
         "dataset": dataset,
         "machines": _coverage(tables, machines),
     }
-    return _side_by_side(tables, names).assign(**more).to_dict("records")
+    frame = _side_by_side(tables, names).assign(**more)
+    chosen = (frame["checkpoint"] == "best") & (frame["selected_by"] == "fixed")
+    loss = [best_by.get(system, "train_loss") for system in frame["system"]]
+    frame["selected_by"] = frame["selected_by"].mask(chosen, pd.Series(loss, frame.index, "object"))
+    return frame.to_dict("records")
 
 
 def columns_of(name: str) -> list[str]:

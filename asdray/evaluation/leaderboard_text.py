@@ -77,9 +77,13 @@ def _cells(
 
 def notes(board: Leaderboard) -> list[str]:
     """What stands beside the table, the sources of published rows last."""
+    ours = board.frame[board.frame["origin"] == "ours"]
+    every = "All rows" if len(ours) == len(board.frame) else "All rows of ours"
+    alike = ours["selected_by"].unique()
+    selected = [f"{every}: selected by {alike[0]}."] if len(alike) == 1 else []
     known = "".join(board.frame["label_source"][board.frame["origin"] == "published"])
     labels = [ASDKIT_LABELS] if "asdkit" in known and "dcase2022-eval" in board.names else []
-    return [*board.notes, *labels, *(f"[{i}] {source}" for source, i in _sources(board).items())]
+    return [*board.notes, *selected, *labels, *(f"[{i}] {source}" for source, i in _sources(board).items())]
 
 
 def markdown(board: Leaderboard) -> str:

@@ -104,12 +104,14 @@ class MadeRow:
 
     Attributes:
         text: what it is made of.
+        selected_by: what chose its members.
         seeds: year -> the seeds that it must have, to be complete; `ALL_SEEDS` for one of all.
         paths: the ``metrics.parquet`` of those that are there.
     """
 
     row: Row
     text: str
+    selected_by: str
     seeds: Mapping[str, tuple[int, ...]]
     paths: tuple[Path, ...]
 
@@ -147,7 +149,7 @@ def make(
     notes: list[str] = []
     for row in plan(sweep, trials):
         one = row.ensemble
-        members = _best(row, tables) if row.members is None else row.members
+        members, n_compared = _best(row, tables) if row.members is None else (row.members, 0)
         seeds: dict[str, tuple[int, ...]] = {}
         paths: list[Path] = []
         for dcase, dataset in datasets.items():
@@ -175,7 +177,8 @@ def make(
                     notes.append(f"Not made: {error}.")
                 else:
                     paths.append(folder / METRICS)
-        made.append(MadeRow(row, _described(row, members, labels, keys), seeds, tuple(paths)))
+        text = _described(row, members, labels, keys)
+        made.append(MadeRow(row, text, _selected_by(one, n_compared), seeds, tuple(paths)))
     there = {path.parent for one in made for path in one.paths}
     _remove_others(store.ensembles_dir(places.results, sweep.name), there)
     return Made(tuple(made), tuple(notes))
@@ -198,8 +201,8 @@ def _groups(
     }
 
 
-def _best(row: Row, tables: Tables) -> tuple[Key, ...] | None:
-    """The best rows of the checkpoint; None while fewer than asked for are complete."""
+def _best(row: Row, tables: Tables) -> tuple[tuple[Key, ...] | None, int]:
+    """The best rows of the checkpoint, None while fewer than asked for are complete; and how many are."""
     from asdray.evaluation import metrics
 
     by = row.ensemble.chosen_by
@@ -216,7 +219,7 @@ def _best(row: Row, tables: Tables) -> tuple[Key, ...] | None:
     mean = metrics.harmonic_mean if by.endswith("hmean") else metrics.arithmetic_mean
     whole_rows = {key: mean(own) or 0.0 for key, own in values.items() if len(own) == len(over)}
     best = sorted(whole_rows, key=lambda key: -whole_rows[key])[: row.ensemble.k]
-    return tuple(best) if len(best) == row.ensemble.k else None
+    return tuple(best) if len(best) == row.ensemble.k else None, len(whole_rows)
 
 
 def _described(
@@ -251,16 +254,21 @@ def leaderboard_rows(
     dataset: str,
     labels: Mapping[str, str],
     metric: str,
+    best_by: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """What the ensembles give to a leaderboard: `asdray.evaluation.leaderboard.build`'s ``extra``."""
+    """What the ensembles give to a leaderboard: `asdray.evaluation.leaderboard.build`'s ``extra``.
+
+    Args:
+        best_by: of the sweep's own systems, as for `asdray.evaluation.leaderboard.build`.
+    """
     import pandas as pd
 
     from asdray.evaluation import leaderboard, tables
     from asdray.stages.ensemble import RECIPE
 
     found: list[dict[str, Any]] = []
-    for selected_by in dict.fromkeys(_selected_by(one.row) for one in made.rows):
-        own = [one for one in made.rows if _selected_by(one.row) == selected_by]
+    for selected_by in dict.fromkeys(one.selected_by for one in made.rows):
+        own = [one for one in made.rows if one.selected_by == selected_by]
         planned = pd.DataFrame(
             [
                 (dcase, RECIPE, one.row.system, seed, one.row.checkpoint, one.row.backend)
@@ -274,11 +282,29 @@ def leaderboard_rows(
         known = {one.row.backend: labels.get(one.row.backend, one.row.backend) for one in own}
         made_tables = tables.sweep_tables(rows, planned, machines, known, {}, metric)
         texts = {(one.row.system, one.row.checkpoint, one.row.backend): one.text for one in own}
-        for row in leaderboard.rows_of(made_tables, machines, label_sources, dataset, selected_by):
+        best = {
+            one.row.system: "+".join(
+                sorted({best_by[system] for system, _ in one.row.members or ()} - {"fixed"})
+            )
+            or "fixed"
+            for one in own
+        }
+        rows_of = leaderboard.rows_of(made_tables, machines, label_sources, dataset, selected_by, best)
+        for row in rows_of:
             key = (row["system"], row["checkpoint"], row["backend_id"])
             found.append({**row, "options": texts[key]})
     return found
 
 
-def _selected_by(row: Row) -> str:
-    return row.ensemble.chosen_by or "fixed"
+def _selected_by(ensemble: Ensemble, n_compared: int) -> str:
+    """``official_dev (dev_amean, top 3 of 20)``: how many rows the best were chosen among."""
+    if ensemble.chosen_by is None:
+        return "fixed"
+    return f"official_dev ({ensemble.chosen_by}, top {ensemble.k} of {n_compared})"
+
+
+def best_by(trial: Trial) -> str:
+    """What the checkpoint ``best`` of a trial is the best of."""
+    if not trial.system.frontend.learns:
+        return "fixed"
+    return "held_out_loss" if getattr(trial.system.frontend, "validation", 0) else "train_loss"

@@ -69,6 +69,7 @@ def trial_row(
         "recipe": job.trial.recipe,
         "system": job.trial.system_name,
         "seed": job.trial.seed,
+        "part": job.part,
         "swept": dict(job.swept),
         "status": status,
         "seconds": seconds,
@@ -92,6 +93,7 @@ def write_trials(rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
         "recipe": pa.array([r["recipe"] for r in rows], pa.string()),
         "system": pa.array([r["system"] for r in rows], pa.string()),
         "seed": pa.array([r["seed"] for r in rows], pa.int64()),
+        "part": pa.array([r["part"] for r in rows], pa.string()),
     }
     for path in paths:
         columns[path] = _option_column([r["swept"].get(path) for r in rows])
@@ -198,6 +200,7 @@ def _board(
         planned = selection.confirmed_rows(studies)
         datasets = {dcase: datasets[dcase] for dcase in machines}
     made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
+    best_by = {job.trial.system_name: ensembles.best_by(job.trial) for job in jobs}
     kinds = {name: d.kind for name, d in datasets.items()}
     more: list[dict[str, Any]] = []
     if set(kinds.values()) == {"official"}:
@@ -216,7 +219,7 @@ def _board(
         official = tables.sweep_tables(tables.load_rows(finished), planned, machines, labels, options)
     combined = ensembles.make(sweep, [j.trial for j in jobs], datasets, places, official, labels)
     kind = leaderboard.one_kind(kinds)
-    more += ensembles.leaderboard_rows(combined, machines, sources, kind, labels, metric)
+    more += ensembles.leaderboard_rows(combined, machines, sources, kind, labels, metric, best_by)
     searched = None
     if studies is not None:
         own = [job.trial for job in jobs if job.part == "search"]
@@ -240,6 +243,7 @@ def _board(
         extra=more,
         unranked=searched.rows if searched else (),
         selected_by=searched.selected_by if searched else "fixed",
+        best_by=best_by,
         metric=metric,
     )
     board = replace(board, notes=(*board.notes, *combined.notes, *(searched.notes if searched else ())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,22 @@ def in_the_search(studies: Studies) -> str:
     objective = studies.sweep.search.objective
     assert objective is not None
     return f"{objective.metric} (in the search)"
+
+
+def with_oracles(rows: Iterable[Mapping[Any, Any]], frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """A search's rows of the leaderboard, of which those are marked that are best on eval.
+
+    Args:
+        frame: from `table`.
+    """
+    key = ["system", "backend_id", "checkpoint"]
+    oracles = set(frame.loc[frame["oracle"], key].itertuples(index=False, name=None))
+    return [
+        {**row, "selected_by": f"{row['selected_by']}; oracle"}
+        if tuple(row[k] for k in key) in oracles
+        else {**row}
+        for row in rows
+    ]
 
 
 def table(studies: Studies, made: Tables) -> pd.DataFrame:
@@ -243,6 +259,7 @@ def searched(
         tables.load_rows(finished, metric), planned, machines, labels, options, metric
     )
     rows = leaderboard.rows_of(shown, machines, sources, dataset, in_the_search(studies))
+    rows = with_oracles(rows, frame)
     order = list(dict.fromkeys(frame["system"]))
     rows.sort(key=lambda row: order.index(row["system"]))
     return Searched(selected_by(studies), rows, shown, frame, tuple(notes(studies, frame)))
