@@ -51,7 +51,7 @@ def _wave(clips: Clips, i: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_mahalanobis_equals_the_pairwise_form_of_the_official_baseline():
+def test_mahalanobis_equals_its_pairwise_form():
     module, clips = _module(), _clips()
     module.prepare(clips, {"domain": DOMAINS})
     inverses = []
