@@ -1,7 +1,7 @@
 """``make benchmark``: its files, its data, its run, and ours beside what is published."""
 
-import re
 import os
+import re
 import subprocess
 from pathlib import Path
 
