@@ -151,7 +151,7 @@ class AutoencoderFrontend(FrontendModule):
 
         with v the variance of a vector's mean error over its S frames, relative to that of a frame. For the
         source (B c = 253) that is 1. For a target of 1 % in batches of 256, S = 5 and an autocorrelation r
-        from frame to frame it is 0.93, 0.84, 0.70 for r = 0, 0.5, 0.9: there distances to the target are
+        from frame to frame it is 0.93, 0.84, 0.69 for r = 0, 0.5, 0.9: there distances to the target are
         larger, and the smaller of both distances is the target's somewhat less often.
 
         Raises:
