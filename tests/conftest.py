@@ -25,6 +25,21 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def asdray(capsys):
+    """Runs a command; returns its exit code, stdout and stderr."""
+
+    def run(*args):
+        from asdray.cli import main  # the threads above are set before anything of ours is imported
+
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
 def asdray_as_user():
     """Runs a command for which folders and files without permissions are out of reach, root's own included."""
     prefix = []

@@ -30,19 +30,6 @@ def _threads(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def asdray(capsys):
-    """Runs a command; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
-
-
 # ------------------------------------------------------------------------------------------- the files
 
 

@@ -11,7 +11,6 @@ import yaml
 from tiny import AE, DCASE, build_year
 
 from asdray import store
-from asdray.cli import main
 from asdray.config.backend import Knn
 from asdray.config.sweep import load_sweep
 from asdray.config.trial import Trial
@@ -34,19 +33,6 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     build_year(root)
     return root
-
-
-@pytest.fixture
-def asdray(capsys):
-    """Runs a command; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from test_scoring_stages import CKPT, all_stages, train_and_extract
 from trees import build_tree, write_list
 
 from asdray import store
-from asdray.cli import main
 from asdray.config.backend import Knn, Recon, backend_id
 from asdray.config.load import load_recipe
 from asdray.config.trial import Trial
@@ -235,19 +234,6 @@ def test_one_table_in_percent_and_every_digit_in_the_frame(capsys):
 
 DCASE, MACHINES = "dcase2023", ("fan", "bandsaw")
 BACKENDS = (Knn(), Knn(n_neighbors=2))
-
-
-@pytest.fixture
-def asdray(capsys):
-    """Runs a command; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 def finished(places, dcase, recipe, seed, backends=BACKENDS, machines=MACHINES):

@@ -16,26 +16,12 @@ from scipy.stats import t as student
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from test_metrics import PUBLISHED
 
-from asdray.cli import main
 from asdray.dcase.ground_truth import load_ground_truth
 from asdray.dcase.years import YEARS, get_year
 from asdray.evaluation import bootstrap, metrics, official, official_csv
 from asdray.evaluation.bootstrap import SectionScores
 
 EPS = 2.220446049250313e-16
-
-
-@pytest.fixture
-def asdray(capsys):
-    """Runs a command; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 # ------------------------------------------------------------------------------------------- a small case

@@ -12,7 +12,6 @@ from test_scoring_stages import CKPT, train_and_extract
 from trees import build_tree, write_list
 
 from asdray import store
-from asdray.cli import main
 from asdray.config.backend import Knn, backend_id
 from asdray.config.load import load_recipe
 from asdray.config.trial import Trial
@@ -59,19 +58,6 @@ LABELLED = {
     "dcase2022": "section_03_target_test_anomaly_0000_vel_21.wav",
     "dcase2024": "section_00_target_test_anomaly_0001_mdl_B_spd_2.wav",
 }
-
-
-@pytest.fixture
-def asdray(capsys):
-    """Runs a command; returns its exit code, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 # ------------------------------------------------------------------------------------- names and rows
