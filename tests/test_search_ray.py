@@ -6,9 +6,15 @@ import signal
 import pandas as pd
 import pytest
 import yaml
-from test_sweep import SMALL_DIS, World, asdray, data, spec, start, wait_for  # noqa: F401 - data is a fixture
+from sweeping import SMALL_DIS, World, asdray, make_data, spec, start, wait_for
 
 pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("d"))
+
 
 DIS = {**SMALL_DIS, "train.epochs": 8}
 BOTH_LOSSES = [{"name": "adacos"}, {"name": "subcluster_adacos", "n_subclusters": {"randint": [2, 4]}}]
@@ -40,7 +46,7 @@ def told(world):
     }
 
 
-def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path):  # noqa: F811
+def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path):
     world = World(data, tmp_path / "results")
     process = start(world, **hunt())
     wait_for(lambda: len(told(world)) == 1 and len(suggested(world)) == 2, process)
@@ -97,7 +103,7 @@ def suggested(world):
     return [line["user_attr"]["swept"] for line in journal(world) if line["op_code"] == 8]
 
 
-def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp_path):  # noqa: F811
+def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp_path):
     world = World(data, tmp_path / "results")
     # With this seed the large rate comes first; with the small one the loss hardly falls.
     search = {"algorithm": "random", "num_samples": 2, "seed": 4, "objective": "train_loss"}

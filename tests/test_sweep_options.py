@@ -479,6 +479,7 @@ def test_status_before_during_and_after_a_run(world):
     live = Live("s", rows, work_of([(job, standing(job, sweep, world.places)) for job in jobs]))
     progress = {"unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0}
     live.epoch(1, jobs[1], progress)
+    rows[1]["status"] = "running"
     write(live.snapshot(), world.folder)
     with store.lease(world.folder):
         text = told()
@@ -563,7 +564,7 @@ from asdray.sweep.plan import load, standing
 from asdray.sweep.progress import View
 places = Places.of(sys.argv[1], sys.argv[2])
 sweep, jobs = load(Path(sys.argv[3]), {}, places)
-rows = [{"status": "running"}, {"status": "waiting"}, {"status": "waiting"}]
+rows = [{"status": s, "system": "dis", "dcase": "d", "seed": i} for i, s in enumerate(sys.argv[5].split(","))]
 shown = Live("s", rows, work_of([(job, standing(job, sweep, places)) for job in jobs]))
 view = View(places.results, quiet="quiet" in sys.argv)
 view.begin(3, shown)
@@ -586,6 +587,7 @@ def test_the_live_view_stands_below_the_lines(world, quiet):
         world.places.results,
         world.path,
         Path(__file__).parent,
+        "running,waiting,waiting",
         *(["quiet"] if quiet else []),
     ]
     process, master = in_terminal("-c", VIEW, *args)

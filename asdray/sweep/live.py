@@ -114,6 +114,7 @@ class Live:
             "dashboard": self.dashboard,
             "metrics": self.metrics,
             "trials": {name: counts[name] for name in STATES},
+            "running": [_name(row) for row in self._rows if row["status"] == "running"],
             "failures": self._failures,
             "tasks": self.tasks,
             "training": training,
@@ -121,6 +122,11 @@ class Live:
             "seconds_left": seconds,
             "leaderboard": self._board,
         }
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """`asdray.config.trial.Trial.name` of a row of ``trials.parquet``."""
+    return f"{row['system']} {row['dcase']} seed{row['seed']}"
 
 
 def _training(job: Job, progress: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +154,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         value = store.read_json(live_path(folder))
     except ValueError:
         return None
-    return value if isinstance(value, dict) and "trials" in value else None
+    return value if isinstance(value, dict) and "running" in value else None
 
 
 def age(snapshot: Mapping[str, Any]) -> float:

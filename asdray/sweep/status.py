@@ -31,7 +31,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     snapshot = live.read(folder)
     alive = store.is_leased(folder)
     history = History(folder / "events.jsonl")
-    running = {t["trial"] for t in snapshot["training"]} if alive and snapshot else set()
+    running = set(snapshot["running"]) if alive and snapshot else set()
     trials: Counter[str] = Counter()
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
