@@ -50,10 +50,14 @@ def _wave(clips: Clips, i: int) -> torch.Tensor:
     return clips.gather(np.array([i]), int(clips.lengths[i]))[0] / 32768
 
 
+def _prepare(module, clips: Clips, domains: list[str], batch_size: int = 16, seed: int = 0) -> None:
+    module.prepare(clips, {"domain": domains}, batch_size, np.random.default_rng(seed))
+
+
 @torch.no_grad()
 def test_mahalanobis_equals_its_pairwise_form():
     module, clips = _module(), _clips()
-    module.prepare(clips, {"domain": DOMAINS})
+    _prepare(module, clips, DOMAINS)
     inverses = []
     for domain in ("source", "target"):
         mine = [_errors(module, _wave(clips, i)) for i in range(5) if DOMAINS[i] == domain]
@@ -72,14 +76,52 @@ def test_mahalanobis_equals_its_pairwise_form():
 
 
 @torch.no_grad()
+def test_the_officials_centring_batch_by_batch():
+    """As in the official baseline: a shuffled pass over what is trained on, each batch and domain for itself."""
+    module, clips = _module(CONFIG.model_copy(update={"centring": "batch", "validation": 0.25})), _clips()
+    _prepare(module, clips, DOMAINS, batch_size=16, seed=7)
+    of_clip = [_errors(module, _wave(clips, i)) for i in range(5)]
+    errors = np.concatenate(of_clip)
+    domain = np.repeat(DOMAINS, [len(e) for e in of_clip])
+
+    rng = np.random.default_rng(7)  # what is held out comes first, as in training, then the order
+    data = module.training_data(clips, {}, 16, np.random.default_rng(7))
+    held_out = rng.choice(len(errors), round(0.25 * len(errors)), replace=False)
+    trained = np.setdiff1d(np.arange(len(errors)), held_out)
+    assert sum(data.sizes) == len(trained)
+    order = rng.permutation(trained)
+    inverses = []
+    for name in ("source", "target"):
+        total = np.zeros((6, 6))
+        for start in range(0, len(order), 16):
+            batch = order[start : start + 16]
+            rows = errors[batch][domain[batch] == name].reshape(-1, 6)
+            centre = rows.mean(axis=0) if len(rows) else 0
+            for row in rows:
+                total += np.outer(row - centre, row - centre)
+        inverses.append(np.linalg.inv(total / ((domain[order] == name).sum() - 1)))
+    waves = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (3, 1500)).astype(np.float32))
+    found = module.extract(waves)["mahalanobis"]
+    for i, wave in enumerate(waves):
+        mean = _errors(module, wave).reshape(-1, 6).mean(axis=0)
+        expected = min(mean @ inverse @ mean for inverse in inverses)
+        assert found[i].item() == pytest.approx(expected, rel=1e-6)
+    for changes in ({"batch_size": 32}, {"seed": 8}):
+        _prepare(module, clips, DOMAINS, **{"batch_size": 16, "seed": 7, **changes})
+        assert (module.extract(waves)["mahalanobis"] != found).any(), changes
+    _prepare(module, clips, DOMAINS, batch_size=16, seed=7)
+    assert torch.equal(module.extract(waves)["mahalanobis"], found)
+
+
+@torch.no_grad()
 def test_without_target_clips_the_source_serves_for_both():
     module, clips = _module(), _clips()
     waves = torch.rand(3, 1500) - 0.5
-    module.prepare(clips, {"domain": ["source"] * 5})
+    _prepare(module, clips, ["source"] * 5)
     source = module.extract(waves)["mahalanobis"]
-    module.prepare(clips, {"domain": ["target"] * 5})
+    _prepare(module, clips, ["target"] * 5)
     assert torch.equal(module.extract(waves)["mahalanobis"], source)
-    module.prepare(clips, {"domain": DOMAINS})
+    _prepare(module, clips, DOMAINS)
     assert (module.extract(waves)["mahalanobis"] != source).any()
 
 
@@ -87,7 +129,7 @@ def test_without_target_clips_the_source_serves_for_both():
 def test_a_singular_covariance_is_named():
     module = _module(CONFIG.model_copy(update={"n_mels": 30, "n_frames": 1}))
     with pytest.raises(ValueError, match=r"30 mel bands, .*source training clips \(26 vectors\) is singular"):
-        module.prepare(_clips(2), {"domain": ["source", "target"]})
+        _prepare(module, _clips(2), ["source", "target"])
 
 
 def test_scores_have_one_order_and_each_stands_once():
@@ -129,7 +171,8 @@ def test_held_out_vectors_are_never_trained_on():
 def test_training_and_extraction_with_validation_and_both_scores(tmp_path):
     build_year(tmp_path / "data")
     places = Places.of(tmp_path / "data", tmp_path / "results")
-    frontend = AE.frontend.model_copy(update={"validation": 0.2, "scores": ("recon", "mahalanobis")})
+    options = {"validation": 0.2, "scores": ("recon", "mahalanobis"), "centring": "batch"}
+    frontend = AE.frontend.model_copy(update=options)
     trial = trial_of(AE.model_copy(update={"frontend": frontend}))
     unit = trial.unit_of("fan")
 
@@ -164,3 +207,6 @@ def test_training_and_extraction_with_validation_and_both_scores(tmp_path):
     table = pq.read_table(directory.extract("last", "fan", "test"))
     assert table.column_names == ["clip", "embedding", "recon", "mahalanobis"]
     assert min(table["mahalanobis"].to_pylist()) > 0
+    found = directory.extract("last", "fan", "test").read_bytes()
+    extract(trial, "fan", "last", places, overwrite=True)
+    assert directory.extract("last", "fan", "test").read_bytes() == found

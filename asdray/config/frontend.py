@@ -152,6 +152,11 @@ class Autoencoder(FrontendConfig):
     scores: tuple[OwnScore, ...] = Field(default=("recon",), min_length=1)
     """``recon``, the mean squared error; ``mahalanobis``, the length of a clip's mean error in units of
     what is usual in the nearer domain. Facts in `asdray.frontends.autoencoder`."""
+    centring: Literal["domain", "batch"] = "domain"
+    """Around what the score ``mahalanobis`` takes covariances: the mean error of a domain's training clips,
+    or, as the official baseline does, that of the domain's vectors in each batch of a shuffled pass over
+    the vectors of training. The first depends neither on an order of batches nor on their size, which have
+    nothing to do with what is usual in a domain."""
 
     later: ClassVar[Mapping[str, Any]] = {
         "mel_scale": "htk",
@@ -159,6 +164,7 @@ class Autoencoder(FrontendConfig):
         "window_norm": True,
         "validation": 0.0,
         "scores": ("recon",),
+        "centring": "domain",
     }
     scored_embedding: ClassVar[bool] = False
 

@@ -7,7 +7,8 @@ frontend is an `asdray.frontends.base.FrontendModule`: a torch module with
 * ``saved() -> dict``: plain values that a checkpoint must hold besides the weights to build it again;
 * ``extract(waves) -> dict``: ``embedding (B, D) float32``, and each of its own scores ``(B,)``;
 * ``shortest``: samples; a shorter clip is repeated, also where every clip has its own length;
-* ``prepare(clips, columns)``: what extraction must know of the training clips, if ``needs_training_clips``.
+* ``prepare(clips, columns, batch_size, rng)``: takes what extraction must know of the training clips, if
+  ``needs_training_clips``.
 
 One that learns has besides
 

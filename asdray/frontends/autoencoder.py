@@ -3,7 +3,8 @@
 * ``recon``: the squared error's mean over a clip's vectors and their values.
 * ``mahalanobis``: with m the mean of the clip's errors over all its vectors and their S frames, the smaller
   one of ``m' C^-1 m`` over source and target, with C the covariance of such errors (of single frames) in the
-  domain's training clips. Without target clips the source's C serves for both.
+  domain's training clips (see `AutoencoderFrontend.prepare`). Without target clips the source's C serves for
+  both.
 
 Legend for shapes: B clips, L samples per clip, T frames, M mel bands, S stacked frames, V vectors,
 D bottleneck.
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 32
 """Clips whose frames are computed at once: bounds the memory of that."""
+
+DOMAINS = ("source", "target")
 
 
 class VectorBatches:
@@ -65,6 +68,41 @@ class VectorBatches:
         """Batches ``(B, S M) float32`` of the vectors that are never trained on."""
         for starts in self._held_out.split(self._batch_size) if len(self._held_out) else ():
             yield features.stack_frames(self._frames, starts, self._n_frames)
+
+
+class _Errors:
+    """The sums over a domain's errors that its covariance is made of."""
+
+    def __init__(self, n_bands: int, device: torch.device) -> None:
+        self.n_vectors = 0
+        self._n_frames = 0
+        self._total = torch.zeros(n_bands, dtype=torch.float64, device=device)
+        self._products = torch.zeros(n_bands, n_bands, dtype=torch.float64, device=device)
+
+    def add(self, errors: Tensor, n_vectors: int, centre: bool) -> None:
+        """Adds ``(N, M) float64`` errors of single frames, around their own mean if ``centre``."""
+        if centre:
+            errors = errors - errors.mean(dim=0)
+        self.n_vectors += n_vectors
+        self._n_frames += len(errors)
+        self._total += errors.sum(dim=0)
+        self._products += errors.T @ errors
+
+    def root(self, domain: str) -> Tensor:
+        """The lower Cholesky factor of the covariance, ``(M, M) float64``.
+
+        Raises:
+            ValueError: it is singular.
+        """
+        centred = self._products - torch.outer(self._total, self._total) / self._n_frames
+        root, failed = torch.linalg.cholesky_ex(centred / max(1, self.n_vectors - 1))
+        if failed:
+            raise ValueError(
+                f"the score 'mahalanobis' needs the inverse of a covariance over {len(root)} mel bands, but "
+                f"that of the {domain} training clips ({self.n_vectors} vectors) is singular: choose fewer "
+                "n_mels or the score 'recon'"
+            )
+        return root
 
 
 class AutoencoderFrontend(FrontendModule):
@@ -109,12 +147,16 @@ class AutoencoderFrontend(FrontendModule):
         ``columns`` are not used: an autoencoder has no classes. ``rng`` draws the vectors to hold out.
         """
         frames, starts = self._vectors(clips)
+        chosen, held_out = (torch.from_numpy(w).to(frames.device) for w in self._split(starts, rng))
+        return VectorBatches(frames, chosen, held_out, self.n_frames, batch_size)
+
+    def _split(self, starts: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where the vectors to train on begin, and those to hold out, which ``rng`` draws."""
         everything = np.concatenate(starts)
         n_held_out = round(self.config.validation * len(everything))
         held_out = np.zeros(len(everything), dtype=bool)
         held_out[rng.choice(len(everything), n_held_out, replace=False)] = True
-        chosen, rest = (torch.from_numpy(everything[w]).to(frames.device) for w in (~held_out, held_out))
-        return VectorBatches(frames, chosen, rest, self.n_frames, batch_size)
+        return everything[~held_out], everything[held_out]
 
     def _vectors(self, clips: Clips) -> tuple[Tensor, list[np.ndarray]]:
         """The frames of all whole clips, ``(N, M)``, and for each clip where its vectors begin in them."""
@@ -138,14 +180,24 @@ class AutoencoderFrontend(FrontendModule):
 
     # -------------------------------------------------------------------------------------- extraction
 
-    def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:
+    def prepare(
+        self,
+        clips: Clips,
+        columns: Mapping[str, Sequence[Any]],
+        batch_size: int,
+        rng: np.random.Generator,
+    ) -> None:
         """Computes the covariance of the errors in each domain's training clips, in closed form.
 
         As in the official baseline it is divided by the number of vectors, not of frames, less one: a
-        factor of about S, the same for all. Unlike there it is computed over all training clips, also over
-        vectors that were held out, and around the domain's mean, not around that of the domain's vectors in
-        every batch: so it depends on no order of batches. With c the share of a domain and batches of B
-        vectors, the official one is smaller by the factor
+        factor of about S, the same for all. What is subtracted from the errors first, ``centring`` says.
+
+        ``batch``, as there: one more pass over the vectors of training, without those that were held out,
+        in shuffled batches of ``batch_size``; errors are taken around the mean of their domain's in the
+        same batch. ``domain``: over all vectors of the training clips, around the mean of the domain's. That
+        is the default, because a domain's covariance is then what it is called, and depends on no order and
+        no size of batches. With c the share of a domain and batches of B vectors, the one of ``batch`` is
+        smaller by the factor
 
             1 - (1 - exp(-B c)) / (B c) v,
 
@@ -154,43 +206,37 @@ class AutoencoderFrontend(FrontendModule):
         from frame to frame it is 0.93, 0.84, 0.69 for r = 0, 0.5, 0.9: there distances to the target are
         larger, and the smaller of both distances is the target's somewhat less often.
 
+        Args:
+            rng: as that of `training_data` was, from which it draws the same vectors to hold out; the order
+                of the batches comes after them.
+
         Raises:
             ValueError: a covariance is singular.
 
         Source: the official baseline's selective Mahalanobis mode, arXiv 2303.00455.
         """
         frames, starts = self._vectors(clips)
-        domains = np.asarray(columns["domain"])
-        roots = {}
-        for domain in ("source", "target"):
-            (mine,) = np.nonzero(domains == domain)
-            if len(mine):
-                roots[domain] = self._root(frames, [starts[i] for i in mine], domain)
-        self._roots = list(roots.values())
-
-    def _root(self, frames: Tensor, starts: Sequence[np.ndarray], domain: str) -> Tensor:
-        """The lower Cholesky factor of the errors' covariance over some clips, ``(M, M) float64``."""
-        n_bands = frames.shape[1]
-        total = torch.zeros(n_bands, dtype=torch.float64, device=frames.device)
-        products = torch.zeros(n_bands, n_bands, dtype=torch.float64, device=frames.device)
-        n_vectors = 0
-        for some in starts:
-            index = torch.from_numpy(some).to(frames.device)
-            vectors = features.stack_frames(frames, index, self.n_frames)
-            errors = (vectors - self.network(vectors)[0]).double().view(-1, n_bands)
-            total += errors.sum(dim=0)
-            products += errors.T @ errors
-            n_vectors += len(some)
-        n_rows = n_vectors * self.n_frames
-        covariance = (products - torch.outer(total, total) / n_rows) / max(1, n_vectors - 1)
-        root, failed = torch.linalg.cholesky_ex(covariance)
-        if failed:
-            raise ValueError(
-                f"the score 'mahalanobis' needs the inverse of a covariance over {n_bands} mel bands, but "
-                f"that of the {domain} training clips ({n_vectors} vectors) is singular: choose fewer n_mels "
-                "or the score 'recon'"
-            )
-        return root
+        is_target = np.asarray(columns["domain"]) == "target"
+        if self.config.centring == "batch":
+            trained, _ = self._split(starts, rng)
+            # Vectors stand in the order of their clips: the last clip that begins no later is theirs.
+            clip = np.searchsorted([some[0] for some in starts], trained, side="right") - 1
+            order = rng.permutation(len(trained))
+            batches = [(trained[order[b]], is_target[clip[order[b]]]) for b in split(len(order), batch_size)]
+        else:
+            batches = [(some, np.full(len(some), t)) for some, t in zip(starts, is_target, strict=True)]
+        errors = _Errors(frames.shape[1], frames.device), _Errors(frames.shape[1], frames.device)
+        for begins, of_target in batches:
+            vectors = features.stack_frames(frames, torch.from_numpy(begins).to(frames.device), self.n_frames)
+            found = (vectors - self.network(vectors)[0]).double()
+            for domain, mine in enumerate((~of_target, of_target)):
+                if mine.any():
+                    errors[domain].add(
+                        found[torch.from_numpy(mine).to(frames.device)].view(-1, frames.shape[1]),
+                        int(mine.sum()),
+                        centre=self.config.centring == "batch",
+                    )
+        self._roots = [e.root(name) for e, name in zip(errors, DOMAINS, strict=True) if e.n_vectors]
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Bottleneck and scores of whole clips.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from asdray.audio.batches import Clips
@@ -25,8 +26,18 @@ class FrontendModule(nn.Module):
         """Plain values that a checkpoint must hold besides the weights to build this frontend again."""
         return {}
 
-    def prepare(self, clips: Clips, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Takes from the machine's training clips what extraction must know of them."""
+    def prepare(
+        self,
+        clips: Clips,
+        columns: Mapping[str, Sequence[Any]],
+        batch_size: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Takes from the machine's training clips what extraction must know of them.
+
+        Args:
+            rng: in the state in which ``training_data`` got it, where the unit is this machine.
+        """
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """``embedding (B, D) float32`` of clips ``(B, L) float32``, and each of its own scores ``(B,)``."""

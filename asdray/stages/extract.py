@@ -125,7 +125,7 @@ def _from_audio(
     """What the frontend in the checkpoint at ``path`` makes of each split's clips."""
     import torch
 
-    from asdray.audio.batches import Clips
+    from asdray.audio.batches import WEIGHTS, Clips, generator
     from asdray.audio.cache import pack_of
     from asdray.frontends import checkpoint
 
@@ -139,7 +139,13 @@ def _from_audio(
             pack = pack_of(places, dataset, machine, split)
             clips = Clips([pack], system.audio.channel)
             if split == "train" and frontend.needs_training_clips:
-                frontend.prepare(clips, training_columns(places, [pack]))
+                frontend.prepare(
+                    clips,
+                    training_columns(places, [pack]),
+                    system.train.batch_size,
+                    # The one that the training of this machine's unit drew what it held out from.
+                    generator(trial.seed, f"{trial.unit_of(machine).name}/held-out", WEIGHTS),
+                )
             one_length = None if system.audio.duration == "native" else n_samples
             yield clips.keys, _run(frontend, clips, one_length, batch_size, device)
 
