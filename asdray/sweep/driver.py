@@ -104,6 +104,11 @@ class Driver:
                 default=self.search.studies.threads if self.search else 1,
             )
             needs = cluster.needs(self.sweep.resources, threads)
+            if address:
+                from asdray.sweep import nodes
+
+                for note in nodes.check(self.sweep, self.places, self._live.work.left().bytes):
+                    self._view.line(note, "yellow")
             limits = [cluster.cpus / needs["train"].cpu] if needs["train"].cpu else []
             limits += [cluster.gpus / needs["train"].gpu] if needs["train"].gpu else []
             self._live.room(min(limits, default=cluster.cpus), cluster.cpus // 2, cluster.cpus)
