@@ -22,7 +22,10 @@ app = typer.Typer()
 
 Data = Annotated[Path, typer.Option(envvar="ASDRAY_DATA", help="Where datasets are.")]
 Results = Annotated[Path, typer.Option(envvar="ASDRAY_RESULTS", help="Where results go.")]
-Cache = Annotated[Path | None, typer.Option(help="Decoded audio; default <data>/cache.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(envvar="ASDRAY_CACHE_DIR", help="Decoded audio, local to the node; default <data>/cache."),
+]
 Dcase = Annotated[str, typer.Argument(help="A year, such as dcase2023.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")]
 Machines = Annotated[str, typer.Option(help="Comma-separated machines; default all.")]

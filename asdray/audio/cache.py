@@ -13,6 +13,7 @@ import errno
 import functools
 import math
 import os
+import platform
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -233,8 +234,8 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ValueError(
-                f"no space for {2 * math.prod(shape) / 1e9:.1f} GB of audio in {path.parent}: "
-                "free some, or choose another place with --cache-dir"
+                f"no space for {2 * math.prod(shape) / 1e9:.1f} GB of audio in {path.parent} "
+                f"of {platform.node()}: free some, or choose another place with --cache-dir"
             ) from None
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
             raise
@@ -271,6 +272,27 @@ def _constant(samples: np.ndarray) -> str | None:
         of = "" if samples.shape[1] == 1 else f"channel {channel} "
         told.append(f"{of}holds nothing but {value}")
     return ", ".join(told) or None
+
+
+def pack_sizes(
+    places: store.Places, dataset: manifest.Dataset, machines: Iterable[str]
+) -> list[tuple[Path, str, int]]:
+    """What the packs of some machines should be: the path of ``pack.json``, id, bytes of audio."""
+    columns = ["machine", "split", "n_samples", "channels"]
+    table = manifest.load_manifest(places.data, dataset.dcase).select(columns).to_pydict()
+    sizes: dict[tuple[str, str], int] = {}
+    for machine, split, n_samples, channels in zip(*table.values(), strict=True):
+        sizes[machine, split] = sizes.get((machine, split), 0) + 2 * n_samples * channels
+    return [
+        (
+            store.pack_dir(places.cache, dataset.dcase, machine, split) / "pack.json",
+            key,
+            sizes[machine, split],
+        )
+        for machine in machines
+        for split in ("train", "test")
+        if (key := dataset.machines[machine].split_id(split))
+    ]
 
 
 def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:

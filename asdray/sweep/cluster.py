@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asdray.config.sweep import Need, Resources
+from asdray.sweep.nodes import why_refused
 
 # One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are
 # set from the system's own option. By hand (`asdray run`) the same is set, so that both give the same digits.
@@ -34,6 +35,8 @@ _RAY_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # A task that never fits into memory is killed and started again without end otherwise.
     "RAY_task_oom_retries": "3",
+    # Of a job (`ray job submit --runtime-env-json ...`) all but the threads is kept.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 
 
@@ -94,12 +97,15 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     temporary: Path | None = None
     if address:
         _knock(address)
-        context = ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": THREAD_ENV},
-        )
+        try:
+            context = ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": THREAD_ENV},
+            )
+        except (ray.exceptions.AuthenticationError, ConnectionError) as error:
+            raise ValueError(why_refused(address, error)) from None
     else:
         _remove_dead_folders()
         os.environ.update(THREAD_ENV)  # inherited by the workers, which costs less than a runtime_env
