@@ -125,7 +125,7 @@ def _in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
 
 
 _NO_OPTIONS = (
-    "dcase", "recipe", "system", "seed", "part", "status", "device", "error", "directory",
+    "dcase", "recipe", "system", "seed", "part", "status", "device", "error", "directory", "dataset",
     *(f"{stage}_seconds" for stage in ("train", "extract", "score", "evaluate", "umap", "table")),
 )  # fmt: skip
 
@@ -180,23 +180,20 @@ def _frame(
     from asdray.evaluation import naming
     from asdray.evaluation.tables import SCHEMA
 
-    parts = [_with_kind(SCHEMA.empty_table(), None)]
+    parts = [SCHEMA.empty_table()]
     systems: dict[tuple[str, str], Mapping[str, Any]] = {}
     there: dict[tuple[str, str, int], TrialDir] = {}
-    kind = None
     for directory in trials:
         if directory.metrics.is_file():
             described = store.read_json(directory.trial_json)
-            kind, recipe = described["dataset"]["kind"], described["recipe"]
+            recipe = described["recipe"]
             system = f"{recipe}-{described['system_id']}"
             systems.setdefault((recipe, system), described["system"])
             there[described["dcase"], system, described["seed"]] = directory
-            parts.append(_with_kind(_read(directory.metrics), kind))
+            parts.append(_read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))
     options = _options(rows, there)
-    # Of a sweep alone, and its data are of one kind.
-    made = [_with_kind(_read(path), kind) for path in ensembles]
-    frame = pa.concat_tables([rows, *made]).to_pandas()
+    frame = pa.concat_tables([rows, *map(_read_metrics, ensembles)]).to_pandas()
     labels = naming.backend_labels({name: options.get(name) for name in frame["backend"].unique()})
     frame = frame.rename(columns={"backend": "backend_id"})
     frame["backend"] = frame["backend_id"].map(labels).astype("str")
@@ -223,10 +220,18 @@ def _options(
     return found
 
 
-def _with_kind(rows: pa.Table, kind: str | None) -> pa.Table:
-    import pyarrow as pa
+def _read_metrics(path: Path) -> pa.Table:
+    """A ``metrics.parquet``.
 
-    return rows.append_column("dataset", pa.repeat(pa.scalar(kind, pa.string()), rows.num_rows))
+    Raises:
+        ValueError: as `_read`, and of other columns.
+    """
+    from asdray.evaluation.tables import SCHEMA
+
+    table = _read(path)
+    if table.schema.names != SCHEMA.names:
+        raise ValueError(f"{path} was written by another version: run the sweep or `asdray table` again")
+    return table
 
 
 def _read(path: Path) -> pa.Table:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asdray.config.backend import Backend
     from asdray.config.trial import Trial
     from asdray.dcase.years import Year
-    from asdray.evaluation.official import SystemResult
+    from asdray.evaluation.official import Reference, SystemResult
 
 app = typer.Typer()
 
@@ -40,30 +40,43 @@ def official(
     partial: Annotated[
         bool, typer.Option("--partial", help="Score what there is, where the ground truth lacks machines.")
     ] = False,
+    draws: Annotated[
+        int | None, typer.Option(help="Of the bootstrap of the interval.", show_default="2000")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.", show_default="0")] = None,
 ) -> None:
     """Score submission files as the official evaluator of the year does."""
     from asdray.dcase.ground_truth import load_ground_truth
-    from asdray.dcase.years import get_year
+    from asdray.evaluation import bootstrap, official_csv
     from asdray.evaluation import official as evaluation
-    from asdray.evaluation import official_csv
 
-    year = get_year(dcase)
+    if compat and (draws, seed) != (None, None):
+        raise ValueError(
+            "--compat takes no --draws and no --seed: the official evaluator draws nothing"
+        )
+    drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
     systems, empty = evaluation.find_systems(folder)
-    against = evaluation.reference(load_ground_truth(ground_truth, dcase))
+    against = evaluation.reference(
+        load_ground_truth(ground_truth, dcase), evaluation.kind_of_truth(ground_truth)
+    )
     results: list[SystemResult] = []
     faults: dict[str, str] = {}
     for name, path in systems.items():
         try:
-            results.append(evaluation.evaluate(name, path, against, compat=compat, partial=partial))
+            results.append(
+                evaluation.evaluate(
+                    name, path, against, compat=compat, partial=partial, draws=drawn[0], seed=drawn[1]
+                )
+            )
         except ValueError as error:
             faults[name] = str(error)
     if not results:
         raise ValueError("\n".join(faults.values()))
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
-    paths = official_csv.write(results, target, year, compat=compat)
+    paths = official_csv.write(results, target, against, compat=compat)
     lacking = against.missing
-    _print_results(results, year, compat, bool(lacking) and (partial or compat))
-    if (ground_truth.absolute().parent / "synthetic.json").exists():
+    _print_results(results, against, compat, bool(lacking) and (partial or compat))
+    if against.dataset == "synthetic":
         print("Dataset: synthetic. These numbers say that files and scores fit, nothing about real machines.")
     if lacking:
         print(f"the ground truth of {dcase} lacks {', '.join(lacking)}")
@@ -93,17 +106,21 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _print_results(results: Sequence[SystemResult], year: Year, compat: bool, partial: bool) -> None:
+def _print_results(results: Sequence[SystemResult], against: Reference, compat: bool, partial: bool) -> None:
     """A row per system; of a single system a row per machine before."""
     console = _console()
+    year = against.year
     if len(results) == 1:
         console.print(_machine_table(results[0], year))
-    console.print(_system_table(results, year, compat, partial))
+    console.print(_system_table(results, against, compat, partial))
     if compat and year.score_rule == "both_domains":
         print("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
     elif not compat:
+        drawn = next((r.interval for r in results if r.interval), None)
+        how = f", {drawn.draws} draws, seed {drawn.seed}" if drawn else ""
         print(
-            "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, label"
+            "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, "
+            f"label{how}"
         )
 
 
@@ -147,13 +164,15 @@ def _machine_table(result: SystemResult, year: Year) -> Table:
     return table
 
 
-def _system_table(results: Sequence[SystemResult], year: Year, compat: bool, partial: bool) -> Table:
+def _system_table(results: Sequence[SystemResult], against: Reference, compat: bool, partial: bool) -> Table:
     from asdray.evaluation import metrics
 
+    year = against.year
     columns = _columns(year)
     ends = [] if compat else ["interval"]
     score = "partial score" if partial else "official score"
-    table = _table(f"{year.name}, evaluation set (percent)", "system", [score, "±", *ends, *columns], year)
+    title = f"{year.name}, evaluation set, {against.dataset} data (percent)"
+    table = _table(title, "system", [score, "±", *ends, *columns], year)
     ranked = sorted(results, key=lambda r: -1 if r.official is None else r.official, reverse=True)
     for result in ranked:
         half = "–" if result.ci95 is None else f"{100 * result.ci95:.2g}" if compat else _percent(result.ci95)
@@ -179,8 +198,8 @@ def submit(
     """Write the files of a challenge submission from a trial's scores."""
     from asdray.config.plugin import load_plugins
     from asdray.config.sweep import check_checkpoint
+    from asdray.evaluation.submission import RECORD
     from asdray.stages.describe import read_trial
-    from asdray.stages.submit import RECORD
     from asdray.stages.submit import submit as write
     from asdray.store import Places
 
@@ -250,5 +269,5 @@ def compare(
     for note in made.notes:
         print(note)
     if out:
-        write_csv(frame(made), out.expanduser().absolute())
+        write_csv(frame(made), out.expanduser().absolute(), made.dataset)
         print(f"the table is in {out}")

@@ -66,6 +66,17 @@ def test_what_all_rows_are_selected_by_is_said_below_the_table():
     assert "| selected by |" in text.markdown(b)
 
 
+def test_picking_the_top_row_of_a_rank_by_eval_is_said_to_be_selection_by_eval():
+    said = "the top one of these 5 selects by eval labels, and its score flatters; to choose, --rank-by dev_amean"
+    assert any(said in note for note in board(make_rows()).notes)
+    for quiet in ("dev_amean", "dcase2022-dev"):
+        assert not any("eval labels" in n for n in board(make_rows(), rank_by=quiet).notes)
+    assert any("selects by eval labels" in n for n in board(make_rows(), rank_by="amean").notes)
+    rows = make_rows()
+    alone = rows[rows["system"] == "ae-33333333"]  # nothing to pick from
+    assert not any("eval labels" in n for n in board(alone).notes)
+
+
 def test_incomplete_rows_stand_last_without_a_rank():
     rows = make_rows()
     best = board(rows).frame.iloc[0]

@@ -357,10 +357,10 @@ def test_the_tables_over_systems_are_the_evaluators(asdray, case, tmp_path):
         assert_same(rows_of(out / f"teams_section_{section:02d}_auc.csv"), auc_rows)
         assert_same(rows_of(out / f"teams_section_{section:02d}_score.csv"), score_rows)
     header, first, second = rows_of(out / official_csv.CI95_FILE)
-    assert header == ["System", "official score", "ci95", "low", "high", "draws", "seed"]
+    assert header == ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
     for row, name in ((first, "sys1"), (second, "sys2")):
         score, ci95, low, high = map(float, row[1:5])
-        assert (row[0], row[5:]) == (name, ["2000", "0"])
+        assert (row[0], row[5:]) == (name, ["2000", "0", "official"])
         assert low < score < high
         assert ci95 == pytest.approx((high - low) / 2)
         assert float(rows_of(out / f"{name}_result.csv")[-2][2]) == ci95
@@ -429,7 +429,8 @@ def test_published_totals_stand_in_the_tables(dcase, tmp_path):
     )
     year = get_year(dcase)
     result = official.SystemResult("mse", sections, official.total(year, sections), None, None, ())
-    official_csv.write([result], tmp_path, year, compat=True)
+    against = official.Reference(year, (), {}, {}, "official")
+    official_csv.write([result], tmp_path, against, compat=True)
     assert float(rows_of(tmp_path / "mse_result.csv")[-3][2]) == pytest.approx(score, abs=1e-14)
     paper = rows_of(tmp_path / "teams_official_score_paper.csv")
     assert float(paper[4][2]) == pytest.approx(score, abs=1e-14)
@@ -471,7 +472,7 @@ def test_without_all_machines_and_sections_there_is_no_official_score(asdray, ca
     rows = rows_of(folder / "sys1_result.csv")
     assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
     assert ["ToyCar"] in rows, "machines keep their rows"
-    assert rows_of(folder / official_csv.CI95_FILE)[1] == ["sys1", "", "", "", "", "", ""]
+    assert rows_of(folder / official_csv.CI95_FILE)[1] == ["sys1", "", "", "", "", "", "", "official"]
     assert rows_of(folder / "teams_official_score.csv")[1][1] == ""
     assert results_of(case, tmp_path, draws=20).interval is not None
 

@@ -118,7 +118,7 @@ def test_a_search_is_its_own_years_and_those_of_its_confirmation(tmp_path):
         row = {
             "dcase": dcase, "system": "dis_baseline-1", "recipe": "dis_baseline", "seed": seed,
             "checkpoint": CKPT, "machine": "fan", "subset": "dev", "section": -1,
-            "backend": backend_id(Knn()), "metric": "official", "value": 0.5,
+            "backend": backend_id(Knn()), "metric": "official", "value": 0.5, "dataset": "official",
         }  # fmt: skip
         pq.write_table(pa.Table.from_pylist([row], SCHEMA), trial.metrics)
         planned.append(
@@ -126,7 +126,7 @@ def test_a_search_is_its_own_years_and_those_of_its_confirmation(tmp_path):
                 "dcase": dcase, "recipe": "dis_baseline", "system": "dis_baseline-1", "seed": seed,
                 "part": part, "swept": {"frontend.window_seconds": 2.0}, "status": "done",
                 "seconds": {"train": 1.0}, "device": None, "error": None,
-                "directory": trial.root.relative_to(tmp_path).as_posix(),
+                "directory": trial.root.relative_to(tmp_path).as_posix(), "dataset": "official",
             }
         )  # fmt: skip
     outputs.write_trials(planned, folder)

@@ -62,7 +62,7 @@ def test_sweep_table_is_mean_and_std_over_seeds():
     table = found["dcase2022", "dev"]
     assert list(table.columns) == [
         "system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected",
-        "fan", "valve", "total_mean", "total_std",
+        "fan", "valve", "total_mean", "total_std", "fan_std", "valve_std",
     ]  # fmt: skip
     assert len(table) == 5
     for row in table.to_dict("records"):
@@ -79,6 +79,7 @@ def test_sweep_table_is_mean_and_std_over_seeds():
         values = mine.pivot(index="seed", columns="machine", values="value")
         totals = [statistics.harmonic_mean(v) for v in values.to_numpy().tolist()]
         assert row["fan"] == pytest.approx(values["fan"].mean())
+        assert row["fan_std"] == pytest.approx(statistics.stdev(values["fan"]))
         assert row["total_mean"] == pytest.approx(statistics.mean(totals))
         assert row["total_std"] == pytest.approx(statistics.stdev(totals))
         assert (row["n"], row["n_expected"]) == (3, 3)
@@ -103,7 +104,7 @@ def test_one_seed_has_no_std_and_an_absent_trial_counts_as_expected():
     table = sweep(only)["dcase2023", "dev"]
     assert set(table["n"]) == {1}
     assert set(table["n_expected"]) == {2}
-    assert table["total_std"].isna().all()
+    assert table[["fan_std", "valve_std", "total_std"]].isna().all(axis=None)
     assert table["total_mean"].notna().all()
     nothing = sweep(rows.iloc[:0])["dcase2023", "dev"]
     assert len(nothing) == 5
@@ -145,20 +146,31 @@ def test_the_order_of_rows_changes_nothing(random):
 
 def test_tables_on_disk_and_rows_from_disk(tmp_path):
     rows = make_rows()
-    for i, (_, part) in enumerate(rows.groupby(["dcase", "system", "seed"])):
+    for i, (_, part) in enumerate(rows.assign(dataset="official").groupby(["dcase", "system", "seed"])):
         pq.write_table(
             pa.Table.from_pandas(part, schema=tables.SCHEMA, preserve_index=False), tmp_path / f"{i}.parquet"
         )
     paths = sorted(tmp_path.glob("*.parquet"))
     read = tables.load_rows(paths)
     assert set(read["metric"]) == {"official"}
+    assert list(read.columns) == list(tables.COLUMNS)
     for key, table in sweep(rows).items():
         pd.testing.assert_frame_equal(table, sweep(read)[key])
     assert len(sweep(tables.load_rows([]))["dcase2022", "dev"]) == 5
-    written = tables.write_tables(sweep(rows), tmp_path / "tables")
+    written = tables.write_tables(sweep(rows), tmp_path / "tables", "synthetic")
     assert [p.name for p in written] == [
-        "official22-dev.csv", "official22-eval.csv", "official23-dev.csv", "official23-eval.csv",
+        f"official{year}-{subset}{what}.csv"
+        for year in (22, 23) for subset in ("dev", "eval") for what in ("", "-std")
     ]  # fmt: skip
+    mean, std = (pd.read_csv(path) for path in written[:2])
+    head = ["system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected"]
+    assert list(mean.columns) == [*head, "fan", "valve", "total_mean", "total_std", "dataset"]
+    assert list(std.columns) == [*head, "fan", "valve", "total", "dataset"]
+    table = sweep(rows)["dcase2022", "dev"]
+    assert mean["fan"].tolist() == table["fan"].tolist()
+    assert std["fan"].tolist() == table["fan_std"].tolist()
+    assert std["total"].tolist() == mean["total_std"].tolist()
+    assert set(mean["dataset"]) == set(std["dataset"]) == {"synthetic"}
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match=r"bad\.parquet is damaged"):
         tables.load_rows([tmp_path / "bad.parquet"])
@@ -175,7 +187,7 @@ def test_tables_of_another_metric(tmp_path):
     found = tables.sweep_tables(rows, plan(), MACHINES, LABELS, OPTIONS, "mix_auc")
     assert found["dcase2022", "eval"]["total_mean"].tolist() == pytest.approx([0.123] * 5)
     assert set(found["dcase2022", "eval"]["n"]) == {2}
-    assert [p.name for p in tables.write_tables(found, tmp_path, "mix_auc")] == [
+    assert [p.name for p in tables.write_tables(found, tmp_path, "official", "mix_auc")][::2] == [
         "mix_auc22-dev.csv", "mix_auc22-eval.csv", "mix_auc23-dev.csv", "mix_auc23-eval.csv",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="unknown metric 'smix_aux'; did you mean 'smix_auc'"):

@@ -15,6 +15,8 @@ from asdray.evaluation import metrics
 
 DRAWS = 2000
 CONFIDENCE = 0.95
+FEWEST, MOST = 100, 100_000
+"""Draws of an interval: with fewer nothing stands beyond its ends, more add digits that mean nothing."""
 
 BLOCK = 250
 """Samples computed at a time: so many of a section stay in the processor's cache. Changes the draws."""
@@ -43,6 +45,19 @@ class SectionScores:
     scores: NDArray[np.float64]
     is_anomaly: NDArray[np.bool_]
     is_target: NDArray[np.bool_]
+
+
+def check_draws(draws: int, seed: int) -> tuple[int, int]:
+    """Both, if an interval can be drawn with them.
+
+    Raises:
+        ValueError: too few or too many draws, or a negative seed.
+    """
+    if not FEWEST <= draws <= MOST:
+        raise ValueError(f"--draws {draws}: an interval takes {FEWEST} to {MOST:,} draws")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: a seed is not negative")
+    return draws, seed
 
 
 def section_generator(seed: int, machine: str, section: int) -> np.random.Generator:

@@ -274,6 +274,13 @@ def _notes(
         notes.append(f"No scores yet in {' and '.join(empty)}: nothing is finished.")
     if incomplete := int(ours["rank"].isna().sum()) - n_unranked:
         notes.append(f"{incomplete} of {len(ours) - n_unranked} rows are incomplete and not ranked.")
+    ranked = int(ours["rank"].notna().sum())
+    if ranked > 1 and any(name.endswith("-eval") for name in over):
+        instead = "" if all(n.endswith("-eval") for n in names) else "; to choose, --rank-by dev_amean"
+        notes.append(
+            "What a row was selected by speaks of that row alone: whoever picks the top one of these "
+            f"{ranked} selects by eval labels, and its score flatters{instead}."
+        )
     if len(ours) < len(frame):
         notes.append("Published rows are placed by their score and not ranked; they were not run here.")
     return tuple(notes)

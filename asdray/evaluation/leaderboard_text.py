@@ -14,6 +14,7 @@ from asdray import store
 from asdray.evaluation import naming
 from asdray.evaluation.leaderboard import Leaderboard, columns_of
 from asdray.evaluation.published import ASDKIT_LABELS
+from asdray.evaluation.tables import write_csv
 
 NONE = "–"
 MEAN_TITLES = {
@@ -222,8 +223,7 @@ BESIDE_NOTE = (
 def write(board: Leaderboard, folder: Path, stem: str = "leaderboard") -> list[Path]:
     """Writes ``leaderboard.{csv,parquet,md,tex}`` into ``folder``, each atomically."""
     paths = [folder / f"{stem}.{suffix}" for suffix in ("csv", "parquet", "md", "tex")]
-    with store.atomic_path(paths[0]) as temporary:
-        board.frame.to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(board.frame, paths[0], board.dataset)
     with store.atomic_path(paths[1]) as temporary:
         board.frame.to_parquet(temporary, index=False)
     store.write_text(paths[2], markdown(board))
@@ -234,8 +234,7 @@ def write(board: Leaderboard, folder: Path, stem: str = "leaderboard") -> list[P
 def write_beside(frame: pd.DataFrame, board: Leaderboard, folder: Path) -> list[Path]:
     """Writes ``beside_published.{csv,md}`` into ``folder``."""
     csv, md = folder / "beside_published.csv", folder / "beside_published.md"
-    with store.atomic_path(csv) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(frame, csv, board.dataset)
     header, rows = beside_cells(frame)
     lines = markdown_table(header, rows, left=3)
     labels = [note for note in notes(board) if note == ASDKIT_LABELS]

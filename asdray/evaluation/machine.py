@@ -16,7 +16,7 @@ ALL_SECTIONS = -1
 
 
 class Row(NamedTuple):
-    """One line of ``test_evaluate.csv``. ``value`` is a fraction in [0, 1] or None."""
+    """One line of ``test_evaluate.csv``, which adds the kind of data. ``value``: in [0, 1] or None."""
 
     subset: str
     section: int

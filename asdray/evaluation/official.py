@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from asdray import store
 from asdray.dcase.ground_truth import GroundTruth
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
@@ -41,12 +42,14 @@ class Reference:
         sections: by machine in ASCII order, then by section.
         parts: the clip names of every file of a submission.
         labelled: (machine, labelled name) -> anonymous name, where it is known.
+        dataset: ``official`` or ``synthetic``, see `kind_of_truth`.
     """
 
     year: Year
     sections: tuple[SectionTruth, ...]
     parts: Mapping[Part, tuple[str, ...]]
     labelled: Mapping[Key, str]
+    dataset: str
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -100,8 +103,16 @@ class SystemResult:
     ignored: tuple[str, ...]
 
 
-def reference(truth: GroundTruth) -> Reference:
+def kind_of_truth(folder: Path) -> str:
+    """``synthetic`` where the mark of a synthetic dataset lies beside the ground truth, else ``official``."""
+    return "synthetic" if (folder.absolute().parent / "synthetic.json").exists() else "official"
+
+
+def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
     """What the ground truth says, by section.
+
+    Args:
+        dataset: of which kind of data.
 
     Raises:
         ValueError: a clip whose label or domain no file tells, counted per machine.
@@ -138,7 +149,7 @@ def reference(truth: GroundTruth) -> Reference:
         for (machine, name), clip in truth.clips.items()
         if clip.labelled_name is not None
     }
-    return Reference(year, tuple(sections), parts, labelled)
+    return Reference(year, tuple(sections), parts, labelled, dataset)
 
 
 def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -204,9 +215,11 @@ def evaluate(
         partial: the official score and its interval over what the ground truth has, where it is incomplete.
 
     Raises:
-        ValueError: the submission is incomplete or damaged (see `submission.read`).
+        ValueError: the submission is incomplete or damaged (see `submission.read`), or asdray wrote it of
+            the other kind of data.
     """
     year = against.year
+    _same_kind(folder, against.dataset)
     given = submission.read(folder, year.name, against.parts, against.labelled)
     scored = [
         SectionScores(
@@ -230,6 +243,17 @@ def evaluate(
         ci95 = interval.half_width if interval else None
     official = total(year, sections) if counts else None
     return SystemResult(name, sections, official, interval, ci95, given.ignored)
+
+
+def _same_kind(folder: Path, dataset: str) -> None:
+    if (path := folder / submission.RECORD).is_file():
+        told = store.read_json(path)
+        kind = told.get("dataset", {}).get("kind", dataset) if isinstance(told, dict) else dataset
+        if kind != dataset:
+            raise ValueError(
+                f"{folder}: a submission of {kind} data ({path.name} says so), but the ground truth is of "
+                f"{dataset} data: give that of its own dataset"
+            )
 
 
 def total(year: Year, sections: Sequence[SectionResult]) -> float | None:

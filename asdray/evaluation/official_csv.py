@@ -11,7 +11,8 @@ Two faults of the originals are mended unless ``compat`` is asked for:
   domain. The original cuts its list of 3 source and 3 target values behind the first.
 
 Without ``compat`` there is one file more, ``teams_official_score_ci95.csv``, with the official score of each
-system and both ends of its interval: the evaluators of 2020 and 2021 print neither.
+system and both ends of its interval (the evaluators of 2020 and 2021 print neither), and the kind of data,
+for which the originals have no place.
 
 Where the ground truth lacks machines or sections, the official score and its interval are empty, unless
 ``compat`` or a partial score is asked for; means over all machines are of those that are there.
@@ -29,7 +30,7 @@ from pathlib import Path
 from asdray import store
 from asdray.dcase.years import Year
 from asdray.evaluation import metrics
-from asdray.evaluation.official import SectionResult, SystemResult, by_machine
+from asdray.evaluation.official import Reference, SectionResult, SystemResult, by_machine
 from asdray.evaluation.submission import csv_text
 
 Row = list[str | float | None]
@@ -57,8 +58,9 @@ _OVER_ALL = " over all machine types, sections, and domains"
 CI95_FILE = "teams_official_score_ci95.csv"
 
 
-def write(results: Sequence[SystemResult], folder: Path, year: Year, *, compat: bool) -> list[Path]:
+def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, compat: bool) -> list[Path]:
     """Writes all tables of ``results``, each file atomically, and returns their paths."""
+    year = against.year
     tables: dict[str, list[Row]] = {}
     for result in results:
         old_name = compat and year.year == 2020
@@ -67,8 +69,8 @@ def write(results: Sequence[SystemResult], folder: Path, year: Year, *, compat: 
     if year.score_rule == "both_domains":
         tables |= _team_tables(results, year)
     if not compat:
-        header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed"]
-        tables[CI95_FILE] = [header, *(_ci95_row(result) for result in results)]
+        header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
+        tables[CI95_FILE] = [header, *([*_ci95_row(result), against.dataset] for result in results)]
     if compat:  # one of an earlier run would speak of other files
         (folder / CI95_FILE).unlink(missing_ok=True)
     for name, rows in tables.items():

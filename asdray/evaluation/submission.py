@@ -37,6 +37,9 @@ from asdray.dcase.years import get_year
 
 SCORE, DECISION = "anomaly_score", "decision_result"
 
+RECORD = "submission.json"
+"""What asdray writes beside the files of a submission of its own."""
+
 Key = tuple[str, str]
 """(machine, file name)"""
 

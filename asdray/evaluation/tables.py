@@ -1,4 +1,4 @@
-"""From one long frame of evaluation rows to the tables of a trial and of a sweep.
+"""From one long frame of evaluation rows to the tables of a trial and of a sweep, each marked with its data.
 
 The long frame has the columns `COLUMNS`: ``system`` is ``<recipe>-<system8>``, ``backend`` a backend id,
 ``section`` -1 stands for all sections of the subset, ``value`` is a fraction in [0, 1], NaN where null.
@@ -29,13 +29,15 @@ SCHEMA = pa.schema(
         ("section", pa.int64()),
         *((name, pa.string()) for name in ("backend", "metric")),
         ("value", pa.float64()),
+        ("dataset", pa.string()),
     ]
 )
-"""Of a trial's ``metrics.parquet``."""
+"""Of a trial's ``metrics.parquet``; ``dataset``: ``official`` or ``synthetic``."""
 
-COLUMNS = tuple(SCHEMA.names)
+COLUMNS = tuple(name for name in SCHEMA.names if name != "dataset")
 TRIAL_KEYS = ["recipe", "system", "seed", "checkpoint", "backend"]
 ROW_KEYS = ["recipe", "system", "checkpoint", "backend"]
+HEAD = ("system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected")
 
 Tables = dict[tuple[str, Subset], pd.DataFrame]
 """(dcase, subset) -> table."""
@@ -51,10 +53,12 @@ def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
     found = []
     for path in paths:
         try:
-            found.append(pq.read_table(path, filters=wanted, schema=SCHEMA, partitioning=None))
+            found.append(
+                pq.read_table(path, columns=[*COLUMNS], filters=wanted, schema=SCHEMA, partitioning=None)
+            )
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
-    return pa.concat_tables([SCHEMA.empty_table(), *found]).to_pandas()
+    return pa.concat_tables([SCHEMA.empty_table().select([*COLUMNS]), *found]).to_pandas()
 
 
 def planned_rows(
@@ -170,10 +174,11 @@ def sweep_table(
         options: system -> its swept values, readable.
 
     Returns:
-        Columns system, recipe, options, backend, backend_id, checkpoint, n, n_expected, one per machine,
-        total_mean, total_std.
+        Columns system, recipe, options, backend, backend_id, checkpoint, n, n_expected, the mean of each
+        machine, total_mean, total_std, the standard deviation of each machine as ``<machine>_std``.
     """
     columns = machines_in(dcase, subset, machines)
+    spreads = [f"{machine}_std" for machine in columns]
     scores = _trial_scores(rows, dcase, subset, columns, metric)
     expected = planned[planned["dcase"] == dcase]
     joined = expected.merge(scores, on=TRIAL_KEYS, how="left", validate="one_to_one")
@@ -186,6 +191,7 @@ def sweep_table(
         known = numbers[at]
         known = known[[not math.isnan(total) for total in known[:, -1]]]
         means = [metrics.arithmetic_mean(column) for column in known.T.tolist()]
+        stds = [metrics.sample_std(column) for column in known.T.tolist()]
         out.append(
             {
                 "system": system,
@@ -198,12 +204,12 @@ def sweep_table(
                 "n_expected": len(at),
                 **dict(zip(columns, means, strict=False)),
                 "total_mean": means[-1],
-                "total_std": metrics.sample_std(known[:, -1].tolist()),
+                "total_std": stds[-1],
+                **dict(zip(spreads, stds, strict=False)),
             }
         )
-    fixed = ["system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected"]
-    frame = pd.DataFrame(out, columns=[*fixed, *columns, "total_mean", "total_std"])
-    return frame.astype(dict.fromkeys([*columns, "total_mean", "total_std"], float))
+    values = [*columns, "total_mean", "total_std", *spreads]
+    return pd.DataFrame(out, columns=[*HEAD, *values]).astype(dict.fromkeys(values, float))
 
 
 def sweep_tables(
@@ -227,16 +233,30 @@ def sweep_tables(
     }
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Writes a table atomically; nulls are empty, floats keep every digit."""
+def write_csv(frame: pd.DataFrame, path: Path, dataset: str) -> None:
+    """Writes a table atomically; nulls are empty, floats keep every digit.
+
+    Args:
+        dataset: ``official`` or ``synthetic``: the column of this name, the last one unless the frame has it.
+    """
     with store.atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        frame.assign(dataset=dataset).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def write_tables(tables: Tables, folder: Path, metric: str = "official") -> list[Path]:
-    """Writes every table of a sweep to ``folder``, as ``official23-dev.csv``."""
+def write_tables(tables: Tables, folder: Path, dataset: str, metric: str = "official") -> list[Path]:
+    """Writes every table of a sweep to ``folder``: ``official23-dev.csv``, and ``official23-dev-std.csv``.
+
+    The latter has the standard deviations over seeds, of every machine and the total, in the same rows.
+    """
     paths = []
     for (dcase, subset), frame in tables.items():
-        paths.append(folder / table_name(dcase, subset, metric))
-        write_csv(frame, paths[-1])
+        path = folder / table_name(dcase, subset, metric)
+        spreads = [name for name in frame.columns if name.endswith("_std") and name != "total_std"]
+        std = frame[[*HEAD, *spreads, "total_std"]]
+        for table, to in (
+            (frame.drop(columns=spreads), path),
+            (std.rename(columns=lambda name: name.removesuffix("_std")), path.with_stem(f"{path.stem}-std")),
+        ):
+            write_csv(table, to, dataset)
+            paths.append(to)
     return paths

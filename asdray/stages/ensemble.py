@@ -25,8 +25,8 @@ from asdray.stages.files import read_table
 from asdray.stages.state import Outcome, Step, evaluate_step
 from asdray.store import Places
 
-NUMERICS = 1
-"""Bumped by hand when the same members give another score."""
+NUMERICS = 2
+"""Bumped by hand when the same members give another score, or it is written in another form."""
 
 RECIPE = "ensemble"
 """In column ``recipe``."""
@@ -105,7 +105,8 @@ def ensemble(
         rows: list[dict[str, object]] = []
         for machine, path in paths.items():
             try:
-                rows += _machine(identity, how, members, machine, path, table, places)
+                found = _machine(identity, how, members, machine, path, table, places)
+                rows += [row | {"dataset": dataset.kind} for row in found]
             except ValueError as error:
                 raise ValueError(f"{identity.system} {identity.dcase}: {machine}: {error}") from None
         with store.atomic_path(folder / METRICS) as temporary:
@@ -157,7 +158,7 @@ def _machine(
     table: pa.Table,
     places: Places,
 ) -> list[dict[str, object]]:
-    """Writes the scores of a machine and returns its evaluation rows, in the columns of `SCHEMA`."""
+    """Writes the scores of a machine and returns its evaluation rows, without the kind of data."""
     clips = {split: manifest.rows(table, machine=machine, split=split) for split in ("train", "test")}
     keys = {split: rows["clip"].to_pylist() for split, rows in clips.items()}
     scores = {}

@@ -31,6 +31,9 @@ def evaluate(
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
+    The former has `Row`'s columns and ``dataset``, the kind of data that `Dataset.kind` tells: from here the
+    mark goes into every file that is made of these rows.
+
     Covers the backends asked for, and others whose scores are there and up to date (see
     `asdray.stages.state.evaluate_step`). Without labels the values are null.
 
@@ -63,7 +66,8 @@ def evaluate(
         scores = {name: _read_scores(directory.scores(ckpt, machine, name)) for name in ids}
         table = manifest.load_manifest(places.data, trial.dcase)
         clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
-        write_csv(outputs[0], Row._fields, _rows(trial.dcase, machine, clips["test"], scores))
+        rows = _rows(trial.dcase, machine, clips["test"], scores)
+        write_csv(outputs[0], [*Row._fields, "dataset"], ([*row, dataset.kind] for row in rows))
         for path, split in zip(views, SPLITS, strict=True):
             _write_view(path, clips[split], scores)
         options = {name: store.read_marker(folder, "score", name) for name in ids}

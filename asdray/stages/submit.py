@@ -12,13 +12,11 @@ from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import submission
-from asdray.evaluation.submission import Key
+from asdray.evaluation.submission import RECORD, Key
 from asdray.evaluation.threshold import Threshold, threshold
 from asdray.stages.files import read_table
 from asdray.stages.state import score_step
 from asdray.store import Places
-
-RECORD = "submission.json"
 
 
 @dataclass(frozen=True)

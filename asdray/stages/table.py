@@ -62,7 +62,9 @@ def table(
         with store.atomic_path(directory.metrics) as temporary:
             pq.write_table(rows, temporary)
         labels = _labels(backends, options)
-        written = _write(trial, directory, rows.to_pandas(), checkpoints, machines, labels, "official")
+        written = _write(
+            trial, directory, rows.to_pandas(), checkpoints, machines, labels, "official", dataset.kind
+        )
         for path in directory.root.glob("output/*/*.csv"):
             if path not in written:
                 # Of another metric, or of an earlier run over more machines or checkpoints: it would no
@@ -98,7 +100,8 @@ def metric_tables(
             raise ValueError(f"the table of {trial.name} is not done: run `asdray table` first")
         rows, options = _gather(trial, directory, step.inputs)
         covered = _covered(trial, step.inputs)
-        return _write(trial, directory, rows.to_pandas(), *covered, _labels(backends, options), metric)
+        labels = _labels(backends, options)
+        return _write(trial, directory, rows.to_pandas(), *covered, labels, metric, dataset.kind)
 
 
 def _covered(trial: Trial, evaluated: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -126,6 +129,7 @@ def _write(
     machines: Sequence[str],
     labels: Mapping[str, str],
     metric: str,
+    dataset: str,
 ) -> list[Path]:
     """Writes the tables of one metric, of the subsets in which there is a machine."""
     written = []
@@ -134,7 +138,7 @@ def _write(
         for subset, path in _paths(trial, directory, ckpt, metric):
             if tables.machines_in(trial.dcase, subset, machines):
                 frame = tables.trial_table(of_ckpt, trial.dcase, subset, machines, labels, metric)
-                tables.write_csv(frame, path)
+                tables.write_csv(frame, path, dataset)
                 written.append(path)
     return written
 

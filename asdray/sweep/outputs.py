@@ -78,6 +78,7 @@ def trial_row(
         if first and not complete
         else None,
         "directory": store.trial_dir(places.results, job.trial).root.relative_to(places.results).as_posix(),
+        "dataset": job.dataset.kind,
     }
 
 
@@ -100,7 +101,7 @@ def write_trials(rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
     columns["status"] = pa.array([r["status"] for r in rows], pa.string())
     for stage in STAGES:
         columns[f"{stage}_seconds"] = pa.array([r["seconds"].get(stage) for r in rows], pa.float64())
-    for name in ("device", "error", "directory"):
+    for name in ("device", "error", "directory", "dataset"):
         columns[name] = pa.array([r[name] for r in rows], pa.string())
     with store.atomic_path(folder / "trials.parquet") as temporary:
         pq.write_table(pa.table(columns), temporary)
@@ -137,8 +138,8 @@ def write_results(
     folder = store.sweep_dir(places.results, sweep.name)
     made, board, searched = _board(sweep, jobs, places, "official", rank_by)
     if searched is not None:
-        tables.write_csv(searched, folder / "selection.csv")
-    written = tables.write_tables(made, folder / "tables")
+        tables.write_csv(searched, folder / "selection.csv", board.dataset)
+    written = tables.write_tables(made, folder / "tables", board.dataset)
     written += leaderboard_text.write(board, folder)
     if len(beside := published.beside(board)):
         written += leaderboard_text.write_beside(beside, board, folder)
@@ -163,7 +164,7 @@ def write_metric(
 
     folder = store.sweep_dir(places.results, sweep.name)
     made, board, _ = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
-    tables.write_tables(made, folder / "tables", metric)
+    tables.write_tables(made, folder / "tables", board.dataset, metric)
     leaderboard_text.write(board, folder, f"leaderboard-{metric}")
     return board
 

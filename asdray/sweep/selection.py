@@ -22,7 +22,8 @@ COLUMNS = (
     "recipe", "sample", "state", "system", "options", "backend", "backend_id", "checkpoint", "objective",
     "dev", "eval", "judged", "selected", "confirmed", "oracle",
 )  # fmt: skip
-"""Of ``selection.csv``: one row per system, backend and checkpoint of a search, the best value first.
+"""Of ``selection.csv``, which adds the kind of data: one row per system, backend and checkpoint of a search,
+the best value first.
 
 ``objective`` is the sample's value; ``dev`` and ``eval`` are official scores on the years and seeds of the
 search, null unless all of them are there. ``judged`` marks the row of each system that its recipe's choice is
