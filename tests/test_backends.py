@@ -333,6 +333,35 @@ def test_identical_recordings_divide_nothing_by_zero():
     assert found.tolist() == [0, 2]  # the distance itself
 
 
+@settings(deadline=None, max_examples=12)
+@given(
+    seed=st.integers(0, 1000),
+    n_close=st.sampled_from([2, 6, 20]),
+    spread=st.sampled_from([1e-3, 1e-6, 1e-8, 1e-10]),
+    metric=st.sampled_from(["cosine", "euclidean"]),
+    k=st.integers(1, 3),
+)
+def test_neighbours_within_a_tight_cluster_are_the_right_ones(seed, n_close, spread, metric, k):
+    """Far from the mean of all: a matrix product alone is wrong by 1e-8 there and chooses by chance."""
+    rng = np.random.default_rng(seed)
+    places = 5 * rng.normal(size=(2, 8))
+    references = np.concatenate(
+        [c + spread * rng.normal(size=(n_close, 8)) for c in places] + [rng.normal(size=(20, 8))]
+    )
+    domain = np.array(["source"] * len(references))
+    domain[n_close : n_close + 6] = "target"
+    queries = np.concatenate([c + spread * rng.normal(size=(3, 8)) for c in places] + [places])
+    found = knn(references, domain, queries, k, metric)
+    expected = [brute(references, domain, q, k, metric) for q in queries]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
+    own = knn(references, domain, references, k, metric, leave_one_out=True)
+    expected = [brute(references, domain, r, k, metric, skip=i) for i, r in enumerate(references)]
+    np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-15)
+    r, d = enlarged(references, domain, 20, 2, metric, seed)
+    found = knn(references, domain, queries, k, metric, 20.5 / (domain == "source").sum(), 2, seed)
+    np.testing.assert_allclose(found, [brute(r, d, q, k, metric) for q in queries], rtol=1e-9, atol=1e-15)
+
+
 @pytest.mark.parametrize("n_close", [3, 200])
 def test_distances_within_a_tight_cluster_keep_their_digits(n_close):
     """A matrix product would lose them: the cluster is a millionth of its distance to the rest."""

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray.backends.embeddings import Array, checked, unit
+from asdray.backends.embeddings import Array, checked, distances, unit
 
 _CHUNK = 256  # queries at a time: bounds the memory to a few CHUNK x N doubles
 
@@ -58,7 +58,7 @@ def local_density(
         r, q = unit(r), unit(q)
 
     def measure(a: Array, b: Array) -> Array:
-        d = _distances(a, b)
+        d = distances(a, b)
         return d**2 / 4 if metric == "cosine" else d
 
     def spans(x: Array) -> range:
@@ -98,22 +98,3 @@ def _without_query(c: Array, near: NDArray[np.intp], near_distance: Array, start
         j = np.flatnonzero((query >= start) & (query < start + len(c)))
         rest = np.delete(near_distance[j], rank, axis=1)
         c[query[j] - start, j] = rest[:, :k].mean(axis=1)
-
-
-def _distances(a: Array, b: Array) -> Array:
-    """(M, N) Euclidean distances between rows, by a matrix product where that keeps ten digits."""
-    from scipy.spatial.distance import cdist
-
-    centre = b.mean(axis=0)
-    x, y = a - centre, b - centre
-    sizes = np.einsum("md,md->m", x, x)[:, None] + np.einsum("nd,nd->n", y, y)
-    squares = sizes - 2 * x @ y.T
-    # Of rows that lie close together the product leaves few digits: from differences, then.
-    rows, columns = np.nonzero(squares <= 1e-4 * sizes)
-    if len(rows) > squares.size // 8:
-        return cdist(a, b)
-    for start in range(0, len(rows), _CHUNK * 16):
-        i, j = rows[start : start + _CHUNK * 16], columns[start : start + _CHUNK * 16]
-        difference = a[i] - b[j]
-        squares[i, j] = np.einsum("pd,pd->p", difference, difference)
-    return np.sqrt(squares)

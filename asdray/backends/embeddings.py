@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 DOMAINS = ("source", "target")
 FOLDS = 5
+_PAIRS = 4096  # of rows at a time whose difference is taken: bounds the memory to that many times D doubles
 
 Array = NDArray[np.float64]
 Score = Callable[[Array, NDArray, Array], Array]
@@ -40,6 +41,29 @@ def _finite(x: NDArray[np.floating], what: str) -> Array:
 def unit(x: Array) -> Array:
     """(N, D) rows scaled to length 1: x / max(|x|, 1e-12), so that a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def distances(a: Array, b: Array) -> Array:
+    """(M, N) Euclidean distances between the rows of (M, D) and (N, D), by a matrix product where it can.
+
+    A product's squares are wrong by about the square of how far rows lie from their mean times 1e-16. That
+    is nothing unless two rows lie close together: then neighbours would be chosen by chance among them. Such
+    distances come from differences, so that all have ten digits at least.
+    """
+    centre = b.mean(axis=0)
+    x, y = a - centre, b - centre
+    sizes = np.einsum("md,md->m", x, x)[:, None] + np.einsum("nd,nd->n", y, y)
+    squares = sizes - 2 * x @ y.T
+    rows, columns = np.nonzero(squares <= 1e-4 * sizes)
+    if len(rows) > squares.size // 8:
+        from scipy.spatial.distance import cdist
+
+        return cdist(a, b)
+    for start in range(0, len(rows), _PAIRS):
+        i, j = rows[start : start + _PAIRS], columns[start : start + _PAIRS]
+        difference = a[i] - b[j]
+        squares[i, j] = np.einsum("pd,pd->p", difference, difference)
+    return np.sqrt(squares)
 
 
 def held_out(score: Score, references: NDArray[np.floating], domain: NDArray) -> Array:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray.backends.embeddings import Array, checked, unit
+from asdray.backends.embeddings import Array, checked, distances, unit
 
 _CHUNK = 256  # queries at a time: bounds the memory of the exact distances to CHUNK x k x D doubles
 
@@ -79,23 +79,18 @@ def mean_distance(r: Array, q: Array, k: int, skip: NDArray[np.intp]) -> Array:
     """
     if not len(r):
         return np.full(len(q), np.inf)
-    centre = r.mean(axis=0)
-    around = r - centre
-    squares = np.einsum("nd,nd->n", around, around)
     size = min(k, len(r))
     out = np.empty(len(q))
     for start in range(0, len(q), _CHUNK):
         part, skipped = q[start : start + _CHUNK], skip[start : start + _CHUNK]
-        # A matrix product finds the neighbours (|q|^2 moves none of them and is left out). It has lost its
-        # digits where clips lie close together: the distances themselves come from differences.
-        rough = squares - 2 * (part - centre) @ around.T
+        near = distances(part, r)
         rows = np.flatnonzero(skipped >= 0)
-        rough[rows, skipped[rows]] = np.inf
-        at = np.argpartition(rough, size - 1, axis=1)[:, :size]
-        difference = r[at] - part[:, None, :]
+        near[rows, skipped[rows]] = np.inf
+        at = np.argpartition(near, size - 1, axis=1)[:, :size]
+        difference = r[at] - part[:, None, :]  # all digits for those that count
         distance = np.sqrt(np.einsum("mkd,mkd->mk", difference, difference))
         # What is skipped is among the nearest only where there are no k others.
-        others = np.isfinite(np.take_along_axis(rough, at, axis=1))
+        others = np.isfinite(np.take_along_axis(near, at, axis=1))
         count = others.sum(axis=1)
         total = np.where(others, distance, 0.0).sum(axis=1)
         out[start : start + len(part)] = np.where(count > 0, total / np.maximum(count, 1), np.inf)
@@ -140,11 +135,11 @@ def _to_enlarged(
 
 def _neighbors(x: Array, k: int) -> NDArray[np.intp]:
     """(N, min(k, N - 1)) the others nearest to each of N rows, nearest first."""
-    centred = x - x.mean(axis=0) if len(x) else x
-    squares = np.einsum("nd,nd->n", centred, centred)
-    rough = squares - 2 * centred @ centred.T
-    np.fill_diagonal(rough, np.inf)
-    return np.argsort(rough, axis=1, kind="stable")[:, : min(k, max(len(x) - 1, 0))]
+    if not len(x):
+        return np.empty((0, 0), dtype=np.intp)
+    near = distances(x, x)
+    np.fill_diagonal(near, np.inf)
+    return np.argsort(near, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
 
 
 def smote(x: Array, nearest: NDArray[np.intp], n: int, seed: int) -> Array:
