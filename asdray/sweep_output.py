@@ -57,7 +57,8 @@ def run_and_print(
     left_out = len(jobs) - sum(map(only, jobs))
     asked = f", {result.trials - left_out} asked for" if left_out else ""
     print_lines([f"sweep {plan.name}: {result.trials} trials{asked}"])
-    print_lines(summary_lines(result.expected, result.before, result.new, result.done, result.failures))
+    counts = (result.expected, result.before, result.new, result.done, result.failures, result.given_up)
+    print_lines(summary_lines(*counts))
     print_lines([f"everything is in {result.folder}"])
     if result.stopped:
         print(f"stopped; to go on: asdray {shlex.join(command)}", file=sys.stderr)

@@ -1,17 +1,15 @@
-"""Searches without Ray: spaces and their errors, studies, objectives, and what an objective can see."""
+"""Searches without Ray: spaces and their errors, studies, objectives."""
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
+from finished import finish
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import DCASE, MACHINES, build_year
-from trees import build_tree, write_evaluator
 
 from asdray.config.backend import backend_id
 from asdray.config.expand import bases
@@ -19,17 +17,16 @@ from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, d
 from asdray.config.sweep import Sweep, load_sweep
 from asdray.config.system import System, Train
 from asdray.config.trial import Trial
-from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
-from asdray.stages.train import train
 from asdray.store import Places, sweep_dir
 from asdray.sweep import objective, selection
-from asdray.sweep.plan import Job
-from asdray.sweep.search import Searching, best_mean, known_jobs
+from asdray.sweep.events import event_of, failed
+from asdray.sweep.plan import Job, standing
+from asdray.sweep.progress import summary_lines
+from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
 from asdray.sweep.steering import LOSS, TIME, PerYear, Work
 from asdray.sweep.study import Studies
-from asdray.sweep.training import Judge
 
 SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
 SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}
@@ -329,6 +326,65 @@ def test_what_is_no_system_fails_alone_and_says_why(tmp_path, places):
     assert len(known_jobs(again, {DCASE: load_dataset(places.data, DCASE)})) == 3
 
 
+def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path, places):
+    changes = {
+        "search": {
+            **SEARCH,
+            "max_concurrent": None,
+            "num_samples": 3,
+            "sampler": {"name": "TPE", "options": {"n_startup_trials": 2}},
+        }
+    }
+    studies = studies_of(tmp_path, places, **changes)
+    first, second, third = (studies.ask() for _ in range(3))
+    studies.tell(first, "done", landscape(first), "knn-1")
+    for sample in (second, third):
+        studies.tell(sample, "failed", reason="a training failed")
+    assert studies.over
+    dataset = load_dataset(places.data, DCASE)
+    jobs = known_jobs(studies, {DCASE: dataset})
+    # Of the second all is done, so that it has no value though nothing broke; the third's training broke.
+    finish(jobs[1], studies.sweep, places)
+    event = failed(event_of(jobs[2].trial, "train", unit="all"), "the loss is nan", lasting=True)
+    stand = standing(jobs[2], studies.sweep, places)
+    lasting = {stand.key(stage): event for stage in stand.all if stage.stage == "train"}
+
+    def opened(failures, retry_failed=False):
+        search, _ = open_search(studies.sweep, places, failures, retry_failed)
+        return search, [s.number for s in search.studies.samples if s.state == "open"]
+
+    assert opened(lasting)[1] == [], "it would fail again"
+    assert opened({})[1] == [2], "a lost worker, for example: not at all the same next time"
+    search, again = opened(lasting, retry_failed=True)
+    assert again == [1, 2]
+    found = search.next(0, 4, [*known_jobs(search.studies, {DCASE: dataset})], pytest.fail)
+    assert [(index, sample.number) for index, sample in found] == [(1, 1), (2, 2)]
+    search.ended(1, {"values": {"knn-1": 0.25}, "reason": None}, False)
+    search.ended(2, None, False)
+    outcomes = [(s.state, s.value, s.reason) for s in search.studies.samples]
+    assert outcomes == [
+        ("done", landscape(first), None),
+        ("done", 0.25, None),
+        ("failed", None, "a training failed"),
+    ]
+    read = studies_of(tmp_path, places, only_read=True, **changes)
+    assert [(s.state, s.value, s.reason) for s in read.samples] == outcomes
+    assert [s.swept for s in read.samples] == [s.swept for s in studies.samples]
+    assert [s.number for s in read.ranked()] == [1, 0]
+    # Samplers know of the second's value, and there are as many samples as were asked for.
+    more = studies_of(tmp_path, places, search={**changes["search"], "num_samples": 4})
+    assert more.to_ask == 1
+    (study,) = more._studies.values()
+    assert sorted(t.value for t in study.trials if t.value is not None) == sorted([landscape(first), 0.25])
+    assert more.ask().number == 4
+
+
+def test_what_a_scheduler_stopped_is_not_left_to_do():
+    counts = {"train": 5}, {"train": 1}, {"train": 1}, {"train": 2}, [{"stage": "train"}]
+    (line,) = summary_lines(*counts, {"train": 1})
+    assert line.split(maxsplit=1)[1] == "1 already done, 1 done now, 1 stopped early, 1 failed, 1 left"
+
+
 def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path, places):
     assert studies_of(tmp_path, places, only_read=True).samples == []
     assert not places.results.exists()
@@ -336,6 +392,31 @@ def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path,
     assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
     assert studies_of(tmp_path, places, search={**SEARCH, "objective": "train_loss"}).samples == []
     assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
+
+
+@pytest.mark.parametrize("objective", ["official_dev", "train_loss"])
+def test_clips_that_a_value_is_made_of_are_part_of_a_study_and_what_is_said_of_eval_clips_is_not(
+    tmp_path, places, objective
+):
+    sweep = load_sweep(
+        write(tmp_path, machines={DCASE: list(MACHINES)}, search={**SEARCH, "objective": objective})
+    )
+    dataset = load_dataset(places.data, DCASE)
+
+    def samples(machine=None, **other):
+        machines = {**dataset.machines}
+        if machine:
+            machines[machine] = dataclasses.replace(machines[machine], **other)
+        now = dataclasses.replace(dataset, machines=machines)
+        return len(Studies(sweep, places, {DCASE: now}, "test", write=True).samples)
+
+    Studies(sweep, places, {DCASE: dataset}, "test", write=True).ask()
+    assert samples() == 1
+    for machine in MACHINES:
+        assert samples(machine, labels="others", classes="others", label_sources=()) == 1
+        assert samples(machine, train="others") == 0
+        judged = objective == "official_dev" and machine != "bandsaw"
+        assert samples(machine, test="others") == (0 if judged else 1)
 
 
 @pytest.mark.parametrize(
@@ -505,48 +586,3 @@ def test_what_is_drawn_to_one_point_gains_nothing_and_a_point_is_refused():
     assert objective.compactness({"fan": grouped.astype(np.float32)})["fan"] < 0.01
     with pytest.raises(ValueError, match="are the same"):
         objective.compactness({"fan": np.ones((5, 3), np.float32)})
-
-
-def test_no_eval_label_reaches_a_search(tmp_path):
-    """The same search three times: without eval labels, with them, and with all of them wrong.
-
-    In 2021 every machine has clips in both subsets, and their labels lie in the same files.
-    """
-    tree = build_tree(tmp_path / "data", "dcase2021", ["fan"], {"source": 2, "target": 1}, per_cell=3)
-    spec = write(
-        tmp_path,
-        recipes={"raw_spec": {"set": {"audio.duration": 0.05, "frontend.n_fft": 128}}},
-        space={"frontend.n_mels": {"randint": [2, 60]}, "frontend.hop_length": {"randint": [16, 200]}},
-        dcase=["dcase2021"],
-        machines={"dcase2021": ["fan"]},
-        search={**SEARCH, "num_samples": 4, "sampler": {"name": "TPE", "options": {"n_startup_trials": 2}}},
-    )
-    outcomes, eval_scores = [], []
-    for labels in ("none", "true", "wrong"):
-        shutil.rmtree(tree.ground_truth, ignore_errors=True)
-        if labels != "none":
-            truth = {
-                key: dataclasses.replace(clip, is_anomaly=clip.is_anomaly == (labels == "true"))
-                for key, clip in tree.truth.items()
-            }
-            write_evaluator(dataclasses.replace(tree, truth=truth), attributes=False)
-        format_dataset(tree.data, "dcase2021")
-        places = Places.of(tree.data, tmp_path / labels)
-        sweep = load_sweep(spec)
-        judge = Judge.of(sweep)
-        studies = Studies(sweep, places, {"dcase2021": load_dataset(tree.data, "dcase2021")}, "t", write=True)
-        while studies.to_ask:
-            sample = studies.ask()
-            (trial,) = studies.trials(sample)
-            train(trial, trial.units[0], places, device="cpu")
-            verdict = judge.verdict(trial, judge.events(trial, places, "cpu"), places)
-            assert verdict["reason"] is None
-            backend, value = best_mean([verdict["values"]], True)
-            studies.tell(sample, "done", value, backend)
-        outcomes.append([(s.swept, s.value, s.backend) for s in studies.samples])
-        rows = pd.read_csv(min(places.results.glob("trials/*/*/*/output/last/fan/test_evaluate.csv")))
-        eval_scores.append(rows[(rows["subset"] == "eval") & (rows["metric"] == "mix_auc")]["value"].tolist())
-    assert outcomes[0] == outcomes[1] == outcomes[2]
-    assert len({value for _, value, _ in outcomes[0]}) > 1
-    assert np.isnan(eval_scores[0]).all()
-    assert eval_scores[1] != eval_scores[2], "else the labels were the same"

@@ -116,6 +116,7 @@ def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp
     assert trials["status"].to_dict() == {1e-2: "done", 1e-7: "stopped"}
     assert len(stopped) == 1
     assert "sweep tiny: 2 trials" in run.stdout
+    assert "  train    1 done now, 1 stopped early\n" in run.stdout
     board = pd.read_csv(world.folder() / "leaderboard.csv")
     assert board["rank"].isna().all()
     assert "Nothing is ranked" in run.stdout
@@ -129,6 +130,7 @@ def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp
     assert again == []
     status = asdray("status", "tiny", "--data", data, "--results", world.results).stdout
     assert "1 done, 1 stopped of 2 trials" in status
+    assert "  train    1 done, 1 stopped\n" in status
 
     grid = tmp_path / "grid.yaml"
     axis = {"train.learning_rate": [1e-7]}

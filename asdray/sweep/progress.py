@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -185,24 +186,29 @@ def summary_lines(
     new: Mapping[str, int],
     done: Mapping[str, int],
     failures: Sequence[Event],
+    given_up: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
     """One line per stage: how many were done before, by this run and by others meanwhile; and the rest.
 
     Args:
         done: as it is now; the only one of the counts that says how the sweep stands.
+        given_up: not done, and of trials that a scheduler stopped: nothing is left to do there.
     """
     lines = []
     for stage, total in expected.items():
         # More than once done by this run: made stale while it ran.
         fresh = min(new.get(stage, 0), done.get(stage, 0))
         already = min(before.get(stage, 0), done.get(stage, 0) - fresh)
-        failed = min(sum(event["stage"] == stage for event in failures), total - done.get(stage, 0))
+        stopped = given_up.get(stage, 0)
+        rest = total - done.get(stage, 0) - stopped
+        failed = min(sum(event["stage"] == stage for event in failures), rest)
         counts = {
             "already done": already,
             "done now": fresh,
             "done by another run": done.get(stage, 0) - already - fresh,
+            "stopped early": stopped,
             "failed": failed,
-            "left": total - done.get(stage, 0) - failed,
+            "left": rest - failed,
         }
         parts = [f"{n} {what}" for what, n in counts.items() if n]
         lines.append(f"  {stage:<9}{', '.join(parts) or 'nothing to do'}")

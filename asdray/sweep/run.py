@@ -42,6 +42,8 @@ class Result:
     before: Mapping[str, int]
     new: Mapping[str, int]
     done: Mapping[str, int]
+    given_up: Mapping[str, int]
+    """Likewise, of those not done: how many belong to trials that a scheduler stopped."""
     unfinished: Sequence[str]
     """Trials that were asked for of which something is not done."""
     failures: Sequence[Event]
@@ -87,12 +89,12 @@ def run_sweep(
         for line in changes(sweep, jobs, folder):
             view.line(line)
         outputs.write_spec(sweep, folder)
-        search, jobs = _search(sweep, jobs, places)
+        if retry_failed:
+            log.lasting.clear()
+        search, jobs = _search(sweep, jobs, places, log, retry_failed)
         chosen = [i for i, job in enumerate(jobs) if only(job)]
         stands = [standing(job, sweep, places) for job in jobs]
         before = _total(stands, chosen)
-        if retry_failed:
-            log.lasting.clear()
         while True:
             for i in chosen:
                 job = jobs[i]
@@ -125,11 +127,12 @@ def run_sweep(
             if driver.stopped or not changed:
                 break
             # Formatted anew while we ran: what that made stale is done again.
-            search, jobs = _search(sweep, jobs, places)
+            search, jobs = _search(sweep, jobs, places, log)
             chosen = [i for i, job in enumerate(jobs) if only(job)]
             stands = [standing(job, sweep, places) for job in jobs]
         view.end("stopped" if driver.stopped else "ended")
         tried = {key_of(event) for event in log.failures}
+        given_up = [i for i in chosen if search and search.state_of(jobs[i]) == "stopped"]
         old = [e for i in chosen for e in stands[i].missing(log.lasting).failed if key_of(e) not in tried]
         return Result(
             board=board,
@@ -139,24 +142,23 @@ def run_sweep(
             before=before,
             new=log.counts,
             done=_total(stands, chosen),
-            unfinished=[
-                jobs[i].trial.name
-                for i in chosen
-                if not stands[i].complete and not (search and search.state_of(jobs[i]) == "stopped")
-            ],
+            given_up=Counter(s.stage for i in given_up for s in stands[i].all if s.done is None),
+            unfinished=[jobs[i].trial.name for i in chosen if not stands[i].complete and i not in given_up],
             failures=log.failures,
             failed_before=old,
             stopped=driver.stopped,
         )
 
 
-def _search(sweep: Sweep, jobs: tuple[Job, ...], places: Places) -> tuple[Searching | None, tuple[Job, ...]]:
+def _search(
+    sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, retry_failed: bool = False
+) -> tuple[Searching | None, tuple[Job, ...]]:
     """A search as its studies stand now, and its jobs; a grid's jobs as they are."""
     if not sweep.search.samples:
         return None, jobs
     from asdray.sweep.search import open_search
 
-    return open_search(sweep, places)
+    return open_search(sweep, places, log.lasting, retry_failed)
 
 
 def _total(stands: Sequence[Standing], chosen: Iterable[int]) -> Counter[str]:

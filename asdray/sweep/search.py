@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.store import Places
+from asdray.sweep.events import Event
 from asdray.sweep.objective import ANY
 from asdray.sweep.plan import Job, Part
 from asdray.sweep.study import Sample, Studies
@@ -236,12 +238,34 @@ def stopped_jobs(sweep: Sweep, jobs: Sequence[Job], places: Places) -> list[Job]
     return [job for job in jobs if job.part == "search" and (job.trial.recipe, job.sample) in stopped]
 
 
-def open_search(sweep: Sweep, places: Places) -> tuple[Searching, tuple[Job, ...]]:
-    """A search to go on with, under the sweep's lease, and the jobs that are known of it."""
+def open_search(
+    sweep: Sweep,
+    places: Places,
+    failures: Mapping[tuple, Event] = MappingProxyType({}),
+    retry_failed: bool = False,
+) -> tuple[Searching, tuple[Job, ...]]:
+    """A search to go on with, under the sweep's lease, and the jobs that are known of it.
+
+    A failed sample is tried again where something of its trials is left that need not fail again: a worker
+    was lost, a disk was full.
+
+    Args:
+        failures: what would fail again, `asdray.sweep.events.EventLog.lasting`.
+        retry_failed: whether all that failed and make a system are tried again.
+    """
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
     studies = Studies(sweep, places, datasets, f"sweep {sweep.name}", write=True)
     jobs = known_jobs(studies, datasets)
-    return Searching(studies, datasets), jobs
+    for sample in studies.systems():
+        if sample.state == "failed":
+            own = [
+                j
+                for j in jobs
+                if (j.part, j.trial.recipe, j.sample) == ("search", sample.recipe, sample.number)
+            ]
+            if retry_failed or any(j.missing(sweep, places, failures).runs for j in own):
+                studies.reopen(sample)
+    return Searching(studies, datasets), known_jobs(studies, datasets)
 
 
 def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) -> tuple[str, float] | None:

@@ -38,17 +38,21 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     given_up = stopped_jobs(sweep, jobs, places)
     for job in jobs:
         stands = standing(job, sweep, places)
+        is_stopped = job in given_up
         broken = []
         for stage in stands.all:
             event = None if stage.done else history.broken.get(key_of(stands.event(stage))[:-1])
             broken += [event] if event else []
-            state = "done" if stage.done else "failed" if event else "left"
+            state = "done" if stage.done else "failed" if event else "stopped" if is_stopped else "left"
             stages.setdefault(stage.stage, Counter())[state] += 1
         failures += broken
         state = _state(stands.complete, job.trial.name in running, bool(broken))
-        trials["stopped" if state == "waiting" and job in given_up else state] += 1
+        trials["stopped" if state == "waiting" and is_stopped else state] += 1
     lines = [_headline(sweep.name, snapshot, alive), f"{_counts(trials, live.STATES)} of {len(jobs)} trials"]
-    lines += [f"  {name:<9}{_counts(counts, ('done', 'failed', 'left'))}" for name, counts in stages.items()]
+    lines += [
+        f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
+        for name, counts in stages.items()
+    ]
     parts: list[RenderableType] = [Text(line) for line in lines]
     if alive and snapshot:
         parts += [Text(""), render(snapshot)]

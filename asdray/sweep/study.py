@@ -22,7 +22,7 @@ from asdray.config.sweep import Sweep
 from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
-from asdray.dcase.years import nearest
+from asdray.dcase.years import get_year, nearest
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -125,14 +125,11 @@ class Studies:
                 if write and not trial.state.is_finished():
                     study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
                 continue
-            state: State = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}.get(
-                trial.state.name, "open"
-            )  # type: ignore[assignment]
-            sample = Sample(base.recipe, trial.number, swept, None, state)
-            if state != "open":
-                outcome = outcomes[f"sample {trial.number}"]
-                sample.value, sample.backend = outcome["value"], outcome["backend"]
-                sample.reason = outcome["reason"]
+            sample = Sample(base.recipe, trial.number, swept, None)
+            # Optuna's own state is that of the first try alone.
+            if trial.state.is_finished() and (outcome := outcomes[f"sample {trial.number}"]):
+                sample.state, sample.value = outcome["state"], outcome["value"]
+                sample.backend, sample.reason = outcome["backend"], outcome["reason"]
             self._make_system(base, sample)
             self.samples.append(sample)
 
@@ -214,19 +211,41 @@ class Studies:
     ) -> None:
         """Writes down what came of a sample, and of others that are the same system."""
         assert state != "open"
-        states = _optuna().trial.TrialState
+        optuna = _optuna()
+        states = optuna.trial.TrialState
         for one in self.samples:
             if one is sample or (one.state == "open" and _same(one, sample)):
                 one.state, one.value, one.backend, one.reason = state, value, backend, reason
                 study = self._studies[one.recipe]
                 # Some samplers end a study that is told, which Optuna allows in a loop of its own alone.
                 study.sampler = make_sampler(Sampler(name="Random"), 0)
-                outcome = {"value": value, "backend": backend, "reason": reason}
+                outcome = {"state": state, "value": value, "backend": backend, "reason": reason}
                 study.set_user_attr(f"sample {one.number}", outcome)
-                if state == "done":
+                asked = study.get_trials(deepcopy=False)[one.number]
+                if asked.state.is_finished():
+                    # Tried again. Optuna keeps the failure; to samplers what came of it is another trial.
+                    if state == "done":
+                        study.add_trial(
+                            optuna.trial.create_trial(
+                                params=asked.params,
+                                distributions=asked.distributions,
+                                value=value,
+                                user_attrs={"again": one.number},
+                            )
+                        )
+                elif state == "done":
                     study.tell(one.number, value)
                 else:
                     study.tell(one.number, state=states.PRUNED if state == "stopped" else states.FAIL)
+
+    def reopen(self, sample: Sample) -> None:
+        """A failed sample is to be tried again, and others that are the same system."""
+        assert sample.state == "failed", sample.name
+        assert sample.system is not None, sample.name
+        for one in self.samples:
+            if one is sample or (one.state == "failed" and _same(one, sample)):
+                self._studies[one.recipe].set_user_attr(f"sample {one.number}", None)
+                one.state, one.reason = "open", None
 
     # ------------------------------------------------------------------------------------------ choosing
 
@@ -309,18 +328,30 @@ def _same(one: Sample, other: Sample) -> bool:
 
 
 def _meaning(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> str:
-    """What a study's values speak of: another space, objective, year, seed or training clip, another study.
+    """What a study's values speak of: another space, objective, year, seed or clip, another study.
 
-    Labels have no part in it.
+    Ground truth of eval clips has no part in it: no value depends on it, and when it comes a search must
+    neither begin anew nor choose otherwise. That is why `MachineData.classes`, the attributes and domains of
+    all test clips, are left out: only ``frontend.labels: asdkit`` reads them, which `asdray.config.expand`
+    refuses in a search. `MachineData.labels` is left out as well; the labels of dev clips, which
+    ``official_dev`` reads, stand in their file names, hence in the id of the test clips.
     """
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
+    objective = sweep.search.objective
+    assert objective is not None
+    judged = {
+        dcase: [m for m in names if m in get_year(dcase).machines["dev"]]
+        for dcase, names in machines.items()
+        if objective.metric == "official_dev"
+    }
     parts = {
         "system": base.system,
         "space": base.axes,
-        "objective": sweep.search.objective,
+        "objective": objective,
         "backends": sweep.backends,
         "seeds": sweep.seeds,
         "train": {d: {m: datasets[d].machines[m].train for m in names} for d, names in machines.items()},
+        "test": {d: {m: datasets[d].machines[m].test for m in names} for d, names in judged.items()},
     }
     return digest(parts)[:8]
 
