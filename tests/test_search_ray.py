@@ -6,6 +6,7 @@ import signal
 import pandas as pd
 import pytest
 import yaml
+from marked import marks
 from sweeping import SMALL_DIS, World, asdray, make_data, spec, start, wait_for
 
 pytestmark = pytest.mark.ray
@@ -75,6 +76,10 @@ def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path)
     assert selected["backend_id"] == outcomes[best]["backend"]
     assert selected["confirmed"]
     assert selection["eval"].max() == selection[selection["oracle"]]["eval"].item()
+
+    found = marks(world.results)
+    assert found["/sweeps/tiny/selection.csv"]
+    assert all(found.values())
 
     board = pd.read_csv(world.folder() / "leaderboard.csv")
     (ranked,) = board[board["rank"].notna()].to_dict("records")

@@ -1,6 +1,7 @@
 """The main job on a real local Ray, with real wavs, through the real command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from marked import marks
 from sweeping import World, make_data, stages, start, wait_for
+
+from asdray import load_results
 
 pytestmark = pytest.mark.ray
 
@@ -73,6 +77,46 @@ def test_again_does_nothing_and_starts_no_ray(first, world):
     assert world.events() == before
     for stage, n in {"train": 3, "extract": 4, "score": 4, "evaluate": 4, "table": 2}.items():
         assert f"{stage:<9}{n} already done\n" in run.stdout
+
+
+def test_all_that_is_written_of_synthetic_data_says_so(first, world, asdray):
+    """Of the sweep, its trials, an ensemble, other metrics, a comparison, a submission and its evaluation."""
+    where = ("--data", world.data, "--results", world.results)
+    mix = {"name": "mix", "of": ["dis_baseline/knn", "ae_baseline/recon"], "seeds": "each"}
+    sweep = world.command(machines={"dcase2023": ["fan", "bandsaw"]}, ensembles=[mix])
+    dis, ae = sorted(world.results.glob("trials/*/*/seed0"), reverse=True)
+    truth = world.data / "original" / "dcase2023" / "ground_truth"
+    for command in (
+        sweep,
+        ("report", "tiny", "--metric", "mix_auc", *where),
+        ("table", dis, "--metric", "s_auc", "--data", world.data),
+        ("compare", dis, ae, "--draws", 50, "--out", world.results / "compared.csv", *where),
+        ("submit", dis, "--backend", "knn", "--out", world.results / "mine", "--data", world.data),
+        ("official", world.results / "mine", "--dcase", "dcase2023", "--ground-truth", truth, "--partial"),
+    ):
+        code, out, err = asdray(*command)
+        assert (code, err) == (0, ""), command
+        assert "synthetic" in out or command[0] == "submit", command
+    found = marks(world.results)
+    assert [name for name, marked in found.items() if not marked] == []
+    names = {name.rpartition("/")[2] for name in found}
+    assert names == {
+        *(f"leaderboard{m}.{s}" for m in ("", "-mix_auc") for s in ("csv", "parquet", "md", "tex")),
+        *(f"{m}23-{s}{std}.csv" for m in ("official", "mix_auc") for s in ("dev", "eval") for std in ("", "-std")),
+        "s_auc23-dev.csv", "s_auc23-eval.csv", "test_evaluate.csv", "metrics.parquet", "trials.parquet",
+        "compared.csv", "teams_official_score_ci95.csv",
+    }  # fmt: skip
+    assert sum(name.startswith("/sweeps/tiny/ensembles/") for name in found) == 1
+    assert set(load_results(world.folder())["dataset"]) == {"synthetic"}
+    assert (
+        json.loads((world.results / "mine" / "submission.json").read_text())["dataset"]["kind"] == "synthetic"
+    )
+    # The mark of the submission stays where the ground truth lost its own.
+    shutil.copytree(truth, world.results / "truth")
+    code, _, err = asdray(
+        "official", world.results / "mine", "--dcase", "dcase2023", "--ground-truth", world.results / "truth"
+    )
+    assert (code, "a submission of synthetic data" in err) == (2, True)
 
 
 def test_one_deleted_file_costs_only_its_stage_and_plots_can_come_later(first, world):
