@@ -71,6 +71,7 @@ def run(
     from asdray.config.plugin import load_plugins
     from asdray.config.sweep import Sweep, expand
     from asdray.stages.describe import write_trial
+    from asdray.stages.walk import walk
     from asdray.store import Places
     from asdray.sweep.plan import plan
 
@@ -100,10 +101,13 @@ def run(
     check_unchanged(places.data, dcase, job.trial.machines)
     folder = write_trial(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
     steps = _Steps(job.trial, places, job.backends, device, overwrite=False)
+    # What a sweep dropped of it is made again only where something is to read it.
+    stages = walk(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
+    again = {(one.stage, one.unit or one.machine) for one in stages if one.again}
     for unit in job.trial.units:
-        steps.train(unit.name, spec.checkpoints)
+        steps.train(unit.name, spec.checkpoints, again=("train", unit.name) in again)
     for machine in job.trial.machines:
-        steps.extract(machine, ckpt)
+        steps.extract(machine, ckpt, again=("extract", machine) in again)
         for one in job.backends:
             steps.score(machine, ckpt, one)
         steps.evaluate(machine, ckpt)
@@ -127,7 +131,7 @@ class _Steps:
         seconds = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
         print(f"{what:<40} {seconds}", flush=True)
 
-    def train(self, unit: str, checkpoints: Sequence[str]) -> None:
+    def train(self, unit: str, checkpoints: Sequence[str], again: bool = True) -> None:
         from asdray.stages.train import TrainingDiverged, train
 
         def show(p: dict) -> None:
@@ -148,6 +152,7 @@ class _Steps:
                 checkpoints=checkpoints,
                 on_epoch=show,
                 on_wait=wait,
+                again=again,
                 **self.more,
             )
         except TrainingDiverged as error:
@@ -156,10 +161,11 @@ class _Steps:
             raise typer.Exit(1) from None
         self._show(f"train {unit}", outcome)
 
-    def extract(self, machine: str, ckpt: str) -> None:
+    def extract(self, machine: str, ckpt: str, again: bool = True) -> None:
         from asdray.stages.extract import extract
 
-        self._show(f"extract {machine}", extract(self.trial, machine, ckpt, self.places, **self.more))
+        outcome = extract(self.trial, machine, ckpt, self.places, again=again, **self.more)
+        self._show(f"extract {machine}", outcome)
 
     def score(self, machine: str, ckpt: str, backend: Backend) -> None:
         from asdray.stages.score import score

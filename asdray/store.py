@@ -7,19 +7,18 @@ hold. Imports neither torch, ray nor pandas, so that planning a thousand trials 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from asdray import provenance
+from asdray.leases import is_leased as is_leased
+from asdray.leases import lease as lease
 
 if TYPE_CHECKING:
     from asdray.config.trial import Trial
@@ -226,7 +225,8 @@ class Marker:
     """The record of one finished stage, ``.done/<stage>[-<backend id>].json``.
 
     ``inputs`` maps each stage that was read to the `digest` of its marker; ``outputs`` maps file names
-    relative to the marker's folder to size and sha256.
+    relative to the marker's folder to size and sha256. Those in ``dropped`` may be gone, or half there:
+    the stage counts as done all the same, as long as nothing is to read them (`asdray.stages.kept`).
     """
 
     stage: str
@@ -238,6 +238,7 @@ class Marker:
     device: str
     versions: Mapping[str, str | None]
     extra: Mapping[str, Any]
+    dropped: Sequence[str] = ()
 
     @property
     def digest(self) -> str:
@@ -284,14 +285,14 @@ def done(
     """The stage's marker if it is done, else None.
 
     Done = the marker holds the signature asked for now and was made from the same input bytes, and its
-    outputs exist with the sizes it names.
+    outputs exist with the sizes it names, but for those that it says were dropped.
     """
     marker = read_marker(folder, stage, backend)
     if marker is None or marker.signature != signature or dict(marker.inputs) != dict(inputs or {}):
         return None
     for name, entry in marker.outputs.items():
         try:
-            if os.stat(f"{folder}/{name}").st_size != entry["size"]:
+            if name not in marker.dropped and os.stat(f"{folder}/{name}").st_size != entry["size"]:
                 return None
         except OSError:
             return None
@@ -302,9 +303,12 @@ def begin(folder: Path, stage: str, outputs: Iterable[Path], backend: str | None
     """Forgets that a stage was done, before the first of its ``outputs`` is replaced; under its lease.
 
     Without this a process killed between two outputs would leave an old marker beside new content, which
-    could pass for done: files of equal shape have equal sizes.
+    could pass for done: files of equal shape have equal sizes. A marker whose outputs were all dropped
+    promises no content, and stays: what was made of them is valid while they are made again.
     """
-    marker_path(folder, stage, backend).unlink(missing_ok=True)
+    marker = read_marker(folder, stage, backend)
+    if marker is None or not marker.dropped or set(marker.outputs) - set(marker.dropped):
+        marker_path(folder, stage, backend).unlink(missing_ok=True)
     for path in outputs:
         sweep_leftovers(path.parent, path.name)
 
@@ -343,53 +347,10 @@ def mark_done(
         versions=provenance.versions(),
         extra=dict(extra or {}),
     )
-    write_json(marker_path(folder, stage, backend), {"format": MARKER_FORMAT, **marker.__dict__})
+    write_marker(folder, marker, backend)
     return marker
 
 
-# ---------------------------------------------------------------------------------------------- leases
-
-
-@contextlib.contextmanager
-def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Holds ``folder`` for this process; waits where another process (of any sweep) holds it.
-
-    A kernel file lock: a killed owner frees it at once, nothing goes stale. Works on local disks and on
-    network file systems with POSIX locks.
-
-    Args:
-        on_wait: called once if the lease is held by somebody else at first.
-
-    Raises:
-        ValueError: the file system has no locks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lease")
-    try:
-        try:
-            # A moment of patience: `is_leased` holds the lock for as long as its question takes.
-            lock.acquire(timeout=0.1, poll_interval=0.02)
-        except Timeout:
-            if on_wait:
-                on_wait()
-            lock.acquire()
-    except (NotImplementedError, OSError) as error:
-        raise ValueError(
-            f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_leased(folder: Path) -> bool:
-    """Whether a process holds the lease of ``folder`` now; creates and changes nothing."""
-    try:
-        with open(folder / ".lease", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+def write_marker(folder: Path, marker: Marker, backend: str | None = None) -> None:
+    """Replaces the marker of a stage; under its lease."""
+    write_json(marker_path(folder, marker.stage, backend), {"format": MARKER_FORMAT, **marker.__dict__})

@@ -37,6 +37,7 @@ def extract(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    again: bool = False,
 ) -> state.Outcome:
     """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless that is done.
 
@@ -46,9 +47,11 @@ def extract(
     Args:
         ckpt: the checkpoint: ``last``, ``best`` or ``epoch_<k>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        again: makes what was dropped again; else it is done.
 
     Raises:
-        ValueError: not trained yet; a damaged checkpoint; an embedding or score that is not finite.
+        ValueError: not trained yet, or the checkpoint was dropped; a damaged checkpoint; an embedding or
+            score that is not finite.
     """
     dataset = load_dataset(places.data, trial.dcase)
     dataset.require([machine])
@@ -63,8 +66,13 @@ def extract(
         )
     with store.lease(step.folder):
         marker = step.marker
-        if marker is not None and not overwrite:
+        if marker is not None and not overwrite and not (again and marker.dropped):
             return state.Outcome(marker, found=True)
+        if step.reads_dropped:
+            raise ValueError(
+                f"the checkpoint {ckpt!r} of {trial.name}, unit {unit.name}, was dropped (keep: in a sweep "
+                f"file): `asdray train {directory.root} --ckpt {ckpt}` makes it again"
+            )
         outputs = [directory.extract(ckpt, machine, split) for split in SPLITS]
         store.begin(step.folder, step.stage, outputs)
         started = time.time()

@@ -16,7 +16,7 @@ from asdray.config.backend import Backend, OwnBackend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.stages.files import Extract, read_extract
-from asdray.stages.state import Outcome, score_step
+from asdray.stages.state import Outcome, dropped_embeddings, score_step
 from asdray.store import Places
 
 
@@ -37,7 +37,8 @@ def score(
         overwrite: do it again although it is done.
 
     Raises:
-        ValueError: not extracted yet; the backend cannot score this frontend; a score that is not finite.
+        ValueError: not extracted yet, or the embeddings were dropped; the backend cannot score this
+            frontend; a score that is not finite.
     """
     dataset = manifest.load_dataset(places.data, trial.dcase)
     dataset.require([machine])
@@ -51,6 +52,8 @@ def score(
             raise ValueError(
                 f"{trial.name}: {machine} is not extracted with checkpoint {ckpt}: run `asdray extract` first"
             )
+        if step.reads_dropped:
+            raise ValueError(dropped_embeddings(trial, machine, ckpt, places))
         started = time.time()
         train, test = (read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test"))
         known = _sections_and_domains(places.data, trial.dcase, machine, (*train.clips, *test.clips))

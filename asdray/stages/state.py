@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from asdray import store
 from asdray.config import trial as signatures
@@ -28,7 +29,8 @@ from asdray.store import Marker, Places
 class Step:
     """One stage of one unit or machine: what its marker must say.
 
-    ``inputs`` is None where something that it reads is not done: then it cannot be done either.
+    ``inputs`` is None where something that it reads is not done: then it cannot be done either. Where
+    what it reads was dropped, it may well be done, but else cannot be until that is made again.
     """
 
     stage: str
@@ -36,10 +38,11 @@ class Step:
     signature: str
     inputs: Mapping[str, str] | None = field(default_factory=dict)
     backend: str | None = None
+    reads_dropped: bool = False
 
     @property
     def marker(self) -> Marker | None:
-        """The stage's marker if it is done."""
+        """The stage's marker if it is done; what was dropped of its outputs counts as there."""
         if self.inputs is None:
             return None
         return store.done(self.folder, self.stage, self.signature, self.inputs, self.backend)
@@ -138,13 +141,16 @@ def extract_after(
     dataset: Dataset,
 ) -> Step:
     """`extract_step` behind a training that was looked up already."""
-    inputs = None
+    inputs, dropped = None, False
     if trained is not None:
-        entry = trained.outputs.get(store.checkpoint_name(ckpt))
+        name = store.checkpoint_name(ckpt)
+        entry = trained.outputs.get(name)
         inputs = {"checkpoint": entry["sha256"]} if entry else None
+        dropped = name in trained.dropped
     ids = dataset.machines[machine]
     signature = signatures.extract_signature(train.signature, ckpt, machine, ids.train, ids.test)
-    return Step("extract", store.trial_dir(places.results, trial).machine(ckpt, machine), signature, inputs)
+    folder = store.trial_dir(places.results, trial).machine(ckpt, machine)
+    return Step("extract", folder, signature, inputs, reads_dropped=dropped)
 
 
 def score_step(
@@ -158,7 +164,8 @@ def score_step(
 def score_after(extract: Step, extracted: Marker | None, backend: Backend) -> Step:
     """`score_step` behind an extraction that was looked up already."""
     signature = signatures.score_signature(extract.signature, backend)
-    return Step("score", extract.folder, signature, _needs(extract=extracted), backend_id(backend))
+    inputs, dropped = _needs(extract=extracted), bool(extracted and extracted.dropped)
+    return Step("score", extract.folder, signature, inputs, backend_id(backend), dropped)
 
 
 def evaluate_step(
@@ -245,7 +252,36 @@ def umap_step(trial: Trial, machine: str, ckpt: str, umap: Umap, places: Places,
 def umap_after(extract: Step, extracted: Marker | None, umap: Umap) -> Step:
     """`umap_step` behind an extraction that was looked up already."""
     signature = signatures.umap_signature(extract.signature, umap)
-    return Step("umap", extract.folder, signature, _needs(extract=extracted))
+    dropped = bool(extracted and extracted.dropped)
+    return Step("umap", extract.folder, signature, _needs(extract=extracted), reads_dropped=dropped)
+
+
+def reads_dropped_embeddings(
+    trial: Trial,
+    machine: str,
+    ckpt: str,
+    backends: Iterable[Backend],
+    umap: Umap | Literal[False],
+    places: Places,
+    dataset: Dataset,
+) -> bool:
+    """Whether a score or the UMAP is to be made of embeddings that were dropped."""
+    extract = extract_step(trial, machine, ckpt, places, dataset)
+    extracted = extract.marker
+    if extracted is None or not extracted.dropped:
+        return False
+    steps = [score_after(extract, extracted, backend) for backend in backends]
+    steps += [umap_after(extract, extracted, umap)] if umap else []
+    return any(step.marker is None for step in steps)
+
+
+def dropped_embeddings(trial: Trial, machine: str, ckpt: str, places: Places) -> str:
+    """What is said where they are to be read."""
+    folder = store.trial_dir(places.results, trial).root
+    return (
+        f"{trial.name}: the embeddings of {machine} with checkpoint {ckpt} were dropped (keep: in a sweep "
+        f"file): `asdray extract {folder} --machine {machine} --ckpt {ckpt}` makes them again"
+    )
 
 
 def table_step(

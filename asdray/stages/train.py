@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def train(
     on_wait: Callable[[], None] | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    again: bool = False,
 ) -> state.Outcome:
     """Trains ``unit``, unless that is done; waits where another process is at it.
 
@@ -47,6 +49,7 @@ def train(
         on_wait: called once if another process is at this unit.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         overwrite: trains anew from the first epoch, whatever is there.
+        again: makes checkpoints that were dropped again; else they count as done.
 
     Raises:
         TrainingDiverged: the loss became infinite or NaN.
@@ -67,9 +70,13 @@ def train(
             wanted = tuple(dict.fromkeys((*wanted, *kept)))
         marker = state.trained(trial, unit, wanted, places, dataset)
         if marker is not None and not overwrite:
-            return state.Outcome(marker, found=True)
-        # First of all the old marker goes: from here on the outputs are not what it says.
-        store.marker_path(step.folder, "train").unlink(missing_ok=True)
+            if not (again and marker.dropped):
+                return state.Outcome(marker, found=True)
+            # Made again as it was: what was made of it stays valid meanwhile, but nothing may read it.
+            store.write_marker(step.folder, replace(marker, dropped=sorted(marker.outputs)))
+        else:
+            # First of all the old marker goes: from here on the outputs are not what it says.
+            store.marker_path(step.folder, "train").unlink(missing_ok=True)
         history = [] if overwrite else resumable(directory, unit, wanted, step.signature)
         _clear(step.folder, keep_checkpoints=bool(history))
         started = time.time() - sum(row["seconds"] or 0 for row in history)

@@ -16,7 +16,7 @@ from asdray.config.backend import Umap
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.stages.files import read_extract
-from asdray.stages.state import Outcome, umap_step
+from asdray.stages.state import Outcome, dropped_embeddings, umap_step
 from asdray.store import Places
 
 SEED = 0
@@ -39,7 +39,8 @@ def umap(
         overwrite: do it again although it is done.
 
     Raises:
-        ValueError: not extracted yet; the frontend has no embeddings; embeddings that are not finite.
+        ValueError: not extracted yet, or the embeddings were dropped; the frontend has no embeddings;
+            embeddings that are not finite.
     """
     dataset = manifest.load_dataset(places.data, trial.dcase)
     dataset.require([machine])
@@ -53,6 +54,8 @@ def umap(
         what = f"{trial.name}: {machine}"
         if step.inputs is None:
             raise ValueError(f"{what} is not extracted with checkpoint {ckpt}: run `asdray extract` first")
+        if step.reads_dropped:
+            raise ValueError(dropped_embeddings(trial, machine, ckpt, places))
         started = time.time()
         paths = [folder / "umap.parquet", folder / "umap.png"]
         store.begin(step.folder, step.stage, paths)
