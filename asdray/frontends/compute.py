@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -36,17 +38,36 @@ def device_label(device: torch.device) -> str:
     return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
+def keep_memory() -> None:
+    """Asks glibc to reuse freed memory instead of giving it back, whatever its size; nothing elsewhere.
+
+    By default a block of more than 32 MiB is a mapping of its own: every step of a training maps, faults in,
+    zeroes and unmaps gigabytes. Changes no result. It works for the main thread; other threads take their
+    large blocks from elsewhere unless the process was started with ``MALLOC_ARENA_MAX=1``.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, mmap_threshold, mmap_max, arena_max = -1, -3, -4, -8  # of <malloc.h>
+    libc.mallopt(trim_threshold, -1)
+    if not libc.mallopt(mmap_threshold, 1 << 30):
+        libc.mallopt(mmap_max, 0)  # older ones take no threshold as large
+    libc.mallopt(arena_max, 1)  # for threads to come
+
+
 @contextlib.contextmanager
 def settings(threads: int, device: torch.device) -> Iterator[None]:
     """Reproducible computation with ``threads`` CPU threads; what was set before comes back at the end.
 
-    Torch's global random generators may be seeded freely inside. Operations without a deterministic
+    Freed memory stays with the process from then on, see `keep_memory`. Torch's global random generators may be seeded freely inside. Operations without a deterministic
     algorithm are still used, since no frontend can do without them on every device.
     """
+    keep_memory()
     before = (
         torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark,
     )
@@ -55,7 +76,8 @@ def settings(threads: int, device: torch.device) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Not `use_deterministic_algorithms`: that also tells torch's compiler, whose import takes seconds.
+        torch.set_deterministic_debug_mode("warn")
         # Otherwise every new tensor would be filled with NaN first, which costs a pass over memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
@@ -63,6 +85,6 @@ def settings(threads: int, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = before[4]
+        torch.set_deterministic_debug_mode(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = before[3]

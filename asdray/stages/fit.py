@@ -189,7 +189,6 @@ def fit(run: Run, resume: Path | None) -> None:
             devices=[run.device.index] if run.device.type == "cuda" else 1,
             max_epochs=run.options.epochs,
             logger=logger,
-            deterministic="warn",
             default_root_dir=run.folder,
             enable_checkpointing=False,
             enable_progress_bar=False,

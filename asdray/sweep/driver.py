@@ -117,6 +117,7 @@ class Driver:
             from asdray.sweep.training import Judge, Training
 
             pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
+            pool.warm_up(int(cluster.cpus))
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
             searching = self.search is not None and not self.search.over

@@ -82,6 +82,30 @@ def plot_machine(
     ]
 
 
+def warm_up(umap_options: Umap | Literal[False], learns: bool) -> None:
+    """Imports, and compiles, what this worker's tasks will need: many seconds, while others still train."""
+    import pandas  # noqa: F401 - by pyarrow, as soon as it looks at an array
+
+    import asdray.stages.evaluate
+    import asdray.stages.score
+
+    if learns:
+        import torchaudio  # noqa: F401
+
+        import asdray.audio.cache
+        import asdray.frontends.autoencoder
+        import asdray.frontends.checkpoint
+        import asdray.frontends.compute
+        import asdray.frontends.discriminative  # noqa: F401
+    if umap_options:
+        import matplotlib.figure  # noqa: F401
+        import numpy as np
+
+        from asdray.stages.umap import embed
+
+        embed(np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32), umap_options)
+
+
 def _options(need: Need) -> dict[str, Any]:
     return {
         "num_cpus": need.cpu,
@@ -112,8 +136,16 @@ class TaskPool:
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Item] = deque()
         self._running: dict[Any, Item] = {}
+        self._warming: list[Any] = []
+        """Held, so that Ray does not cancel them; never asked for their result."""
         self._process = ray.remote(**_options(needs["extract"]))(process_machine)
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
+
+    def warm_up(self, workers: int) -> None:
+        """Readies as many workers beside the trainings; tasks that come sooner do not wait for it."""
+        learns = any(job.trial.system.frontend.learns for job in self._jobs)
+        remote = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(warm_up)
+        self._warming = [remote.options(name="warm up").remote(self._umap, learns) for _ in range(workers)]
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
