@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,7 @@ class Marker:
     device: str
     versions: Mapping[str, str | None]
     extra: Mapping[str, Any]
-    dropped: Sequence[str] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -269,7 +269,7 @@ def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker 
             raw = json.loads(file.read())
         if raw.pop("format") != MARKER_FORMAT:
             return None
-        return Marker(**raw)
+        return Marker(**{**raw, "dropped": tuple(raw.get("dropped", ()))})
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         # A damaged marker proves nothing: the stage simply counts as not done and runs again.
         return None

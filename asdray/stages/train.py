@@ -73,7 +73,7 @@ def train(
             if not (again and marker.dropped):
                 return state.Outcome(marker, found=True)
             # Made again as it was: what was made of it stays valid meanwhile, but nothing may read it.
-            store.write_marker(step.folder, replace(marker, dropped=sorted(marker.outputs)))
+            store.write_marker(step.folder, replace(marker, dropped=tuple(sorted(marker.outputs))))
         else:
             # First of all the old marker goes: from here on the outputs are not what it says.
             store.marker_path(step.folder, "train").unlink(missing_ok=True)
