@@ -10,6 +10,7 @@ import typer
 
 from asdray import benchmark_command, by_hand, data_commands, scoring_commands, sweep_commands
 from asdray.by_hand import Plugins
+from asdray.config import plugin_fault
 from asdray.sweep_output import print_lines
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            app(args=arguments, obj=arguments)
+            with plugin_fault.told():
+                app(args=arguments, obj=arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -406,6 +406,45 @@ def test_the_plugin_of_a_sweep_file(file, data, tmp_path, capsys):
     assert "plugins is 3: must be a list of paths" in out.err
 
 
+@pytest.mark.parametrize(
+    ("stage", "code", "raising", "says"),
+    [
+        ("train", "self.inwards =", "raise OSError('nothing\\nfits')  #", ["OSError: nothing fits"]),
+        (
+            "train",
+            "return self.errors(self.energies(to_float(batch)))",
+            "return self.errors(to_float(batch))",
+            ["RuntimeError: ", "in loss: return self.errors(to_float(batch))", "in errors: return"],
+        ),
+        ("extract", "energies = self.energies(waves)", "energies = 1 // 0", ["ZeroDivisionError: integer"]),
+        ("score", "means = [", "queries @ queries; means = [", ["ValueError: bands-", " seed0: fan: matmul"]),
+    ],
+    ids=["build", "train", "extract", "score"],
+)
+def test_what_a_plugins_code_raises_is_told_with_its_line(
+    stage, code, raising, says, file, data, tmp_path, capsys
+):
+    recipe = tmp_path / "bands.yaml"
+    recipe.write_text(yaml.safe_dump({"about": "toy", **BANDS}))
+    before, _, after = file.read_text().partition(code)
+    file.write_text(before + raising + after)
+    line = before.count("\n") + 1
+    options = ["--data", data, "--results", tmp_path / "results", "--cache-dir", data / "cache"]
+    run = ["run", recipe, DCASE, "--plugin", file, "--machines", "fan", "--no-umap", "--backend", "centroid"]
+    err = asdray(capsys, *run, *options, check=2).err
+    assert err.startswith(f"error: {file}, line ")
+    assert f"\n  line {line}, in " in err
+    assert "Traceback" not in err
+    for part in says:
+        assert part in err
+    # The stage by hand goes on with the trial's own copy, and tells the same whatever the file is by now.
+    (folder,) = (tmp_path / "results").glob(f"trials/{DCASE}/bands-*/seed0")
+    forget_plugins()
+    file.write_text("# other\n" + before + after)
+    again = asdray(capsys, stage, folder, *options[:2], check=2).err
+    assert again[again.index("error: ") :] == err
+
+
 def test_trial_json_of_built_in_methods_names_no_plugin(data, tmp_path):
     places = Places.of(data, tmp_path / "results")
     folder = write_trial(trial_of(DIS), ["last"], [Knn()], False, places, state_dataset(places))

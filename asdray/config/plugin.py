@@ -23,6 +23,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import linecache
 import sys
 import traceback
 import typing
@@ -36,6 +37,7 @@ from pydantic import Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
 from asdray.config.base import Config
+from asdray.config.plugin_fault import MODULE_PREFIX, PluginFailed
 from asdray.dcase.years import nearest
 
 
@@ -202,23 +204,30 @@ def revived(plugin: Plugin, class_name: str) -> Config:
 
 def _module(plugin: Plugin) -> ModuleType:
     """The module that the plugin's text makes; run once per process."""
-    name = f"asdray_plugin_{plugin.sha256[:16]}_{hashlib.sha256(plugin.path.encode()).hexdigest()[:8]}"
+    name = f"{MODULE_PREFIX}{plugin.sha256[:16]}_{hashlib.sha256(plugin.path.encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
     module.__file__ = plugin.path
     sys.modules[name] = module  # annotations are looked up there
+    # So that tracebacks show these lines, also where the file has changed or lies on another machine.
+    linecache.cache[plugin.path] = (
+        len(plugin.text),
+        None,
+        plugin.text.splitlines(keepends=True),
+        plugin.path,
+    )
     try:
         exec(compile(plugin.text, plugin.path, "exec"), module.__dict__)
     except SyntaxError as error:
         del sys.modules[name]
-        raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+        raise PluginFailed(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except Exception as error:  # a stranger's code may raise anything, and each is told in the same way
         del sys.modules[name]
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f.lineno for f in reversed(frames) if f.filename == plugin.path), None)
         reason = " ".join(str(error).split())
-        raise ValueError(f"{plugin.path}, line {line}: {type(error).__name__}: {reason}") from None
+        raise PluginFailed(f"{plugin.path}, line {line}: {type(error).__name__}: {reason}") from None
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Config) and value.__module__ == name:
             value.plugin = plugin
