@@ -585,6 +585,37 @@ def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
     assert not (tmp_path / "mine_result" / official_csv.CI95_FILE).exists()
 
 
+def test_draws_and_their_seed_are_options(asdray, tmp_path):
+    case = Case("dcase2023", ("bandsaw",))
+    case.write_truth(tmp_path / "truth")
+    mine = case.write_system(tmp_path / "mine")
+    command = ["official", mine, "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth", "--partial"]
+
+    def interval(*more):
+        code, shown, _ = asdray(*command, *more)
+        assert code == 0
+        return rows_of(tmp_path / "mine_result" / official_csv.CI95_FILE)[1][1:7], shown
+
+    default, shown = interval()
+    assert default[4:] == ["2000", "0"]
+    assert "2000 draws, seed 0" in shown
+    assert interval("--draws", 2000, "--seed", 0)[0] == default
+    few, shown = interval("--draws", 300, "--seed", 7)
+    assert few[0] == default[0], "the score is not drawn"
+    assert few[2:4] != default[2:4]
+    assert few[4:] == ["300", "7"]
+    assert "300 draws, seed 7" in shown
+    for wrong, message in (
+        (("--draws", 0), "--draws 0: an interval takes 100 to 100,000 draws"),
+        (("--draws", 10**9), "an interval takes"),
+        (("--seed", -1), "--seed -1: a seed is not negative"),
+        (("--compat", "--seed", 0), "--compat takes no --draws and no --seed"),
+    ):
+        code, _, err = asdray(*command, *wrong)
+        assert (code, message in err) == (2, True)
+    assert interval()[0] == default
+
+
 # ----------------------------------------------------------------------------------------------- intervals
 
 
