@@ -30,11 +30,35 @@ class RecipeUse(Config):
     space: dict[str, Any] = Field(default={})
 
 
-class Keep(Config):
-    """What stays on disk of a finished trial."""
+class Top(Config):
+    """Only of the so many best systems."""
 
-    checkpoints: Literal["last"] = "last"
-    embeddings: Literal["all"] = "all"
+    top: Annotated[int, Field(ge=1)]
+
+
+class Keep(Config):
+    """What stays on disk of trials once nothing of the sweep is to read it any more.
+
+    By default everything: a checkpoint costs hours and embeddings minutes to make again, and neither
+    comes back byte for byte on other hardware. What is dropped counts as done, and is made again where
+    something new (a backend, another UMAP) is to read it. Scores, tables and logs always stay.
+
+    Attributes:
+        checkpoints: ``all`` of those that the sweep names and the last; ``last`` alone; ``none``; or those of
+            the K best systems. Without a checkpoint, dropped embeddings cost a training.
+        embeddings: ``all``, ``none``, or those of the K best systems.
+
+    The best are those of the leaderboard that the sweep ranks by, of a search's own trials the best of each
+    recipe by its objective. What is in no ranking yet, since a trial of it is missing, stays.
+    """
+
+    checkpoints: Literal["all", "last", "none"] | Top = "all"
+    embeddings: Literal["all", "none"] | Top = "all"
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is ever dropped."""
+        return self.checkpoints == self.embeddings == "all"
 
 
 class Need(Config):

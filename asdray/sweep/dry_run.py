@@ -12,6 +12,7 @@ from asdray.sweep.estimate import Left, Work
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
 from asdray.sweep.plan import Job, standing
+from asdray.sweep.retention import kept_share
 from asdray.sweep.standing import Missing
 
 
@@ -30,7 +31,10 @@ def plan_lines(
     """
     lines = []
     totals: Counter[str] = Counter()
-    work = Work()
+    systems = len({job.trial.system_name for job in jobs})
+    if sweep.search.samples:
+        systems = max(systems, (sweep.search.num_samples or 0) * len(sweep.recipes))
+    work = Work({stage: kept_share(sweep, stage, systems) for stage in ("train", "extract")})
     history = History(sweep_dir(places.results, sweep.name) / "events.jsonl")
     failures = {} if retry_failed else history.lasting
     threads = []
@@ -53,6 +57,7 @@ def plan_lines(
             trainings=len(missing.units),
             machines=len(missing.machines),
             umaps=len(missing.umaps),
+            again=missing.again.total(),
         )
         lines.append(f"{job.trial.name}: {_state(missing, stands.complete, any(s.done for s in stands.all))}")
     lines.append(
@@ -60,6 +65,11 @@ def plan_lines(
         f"{totals['trainings']} trainings, {totals['machines']} machines to extract and score, "
         f"{totals['umaps']} UMAPs"
     )
+    if totals["again"]:
+        lines.append(
+            f"{totals['again']} of the trainings and extractions are done again: what they made was dropped "
+            "(keep: ...), and something new is to read it"
+        )
     if sweep.search.samples:
         from asdray.sweep.search import outlook
 
@@ -74,6 +84,9 @@ def _state(missing: Missing, complete: bool, begun: bool) -> str:
     if complete:
         return "done"
     parts = [f"train {u.name}" for u in missing.units]
+    again = missing.again
+    parts += [f"{again['train']} of these again (checkpoint dropped)"] if again["train"] else []
+    parts += [f"extract {again['extract']} machines again (dropped)"] if again["extract"] else []
     parts += [f"score {len(missing.machines)} machines"] if missing.machines else []
     parts += [f"umap {len(missing.umaps)}"] if missing.umaps else []
     parts += ["table"] if missing.table and (missing.runs or not missing.failed) else []

@@ -2,15 +2,17 @@
 
 Each stage is taken to cost time in proportion to its amount: training to clips x epochs, extraction,
 scoring, evaluation and UMAP to clips, tables to 1; and disk likewise, but that of a training, which does
-not depend on clips. The rate is that of finished stages of the same system and year; where there are none,
-of the same system, else of the same recipe and year, else of the same recipe. Scoring, evaluation, UMAP and
-tables may also go by any recipe's. Where there is nothing to go by there is no estimate.
+not depend on clips; of what is made, that part counts which ``keep`` leaves in the end. The rate is that of
+finished stages of the same system and year; where there are none, of the same system, else of the same
+recipe and year, else of the same recipe. Scoring, evaluation, UMAP and tables may also go by any recipe's.
+Where there is nothing to go by there is no estimate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from asdray.config.trial import Trial
@@ -48,9 +50,14 @@ class Left:
 
 
 class Work:
-    """What is done of a sweep and what is left, as sums over equal pieces of work."""
+    """What is done of a sweep and what is left, as sums over equal pieces of work.
 
-    def __init__(self) -> None:
+    Args:
+        share: stage -> the part of its bytes that stays in the end, where that is not all of them.
+    """
+
+    def __init__(self, share: Mapping[str, float] = MappingProxyType({})) -> None:
+        self._share = share
         self._rates: dict[tuple, list[float]] = {}
         """Level -> seconds, their amount; bytes, their amount."""
         self._left: dict[Key, list[float]] = {}
@@ -111,7 +118,7 @@ class Work:
                 train += amount * per_second
             else:
                 tasks += amount * per_second
-            size += amount_of_bytes * per_byte
+            size += amount_of_bytes * per_byte * self._share.get(key[0], 1.0)
         return Left(train, tasks, size, unknown, trainings)
 
     def _put(self, index: int, job: Job, event: Mapping[str, Any], sign: int) -> None:

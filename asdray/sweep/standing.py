@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
 from typing import NamedTuple
@@ -24,6 +24,8 @@ class Done(NamedTuple):
     seconds: float
     device: str
     bytes: int
+    """Of all outputs, dropped ones included."""
+    dropped: tuple[str, ...] = ()
 
 
 class Stage(NamedTuple):
@@ -38,6 +40,8 @@ class Stage(NamedTuple):
     done: Done | None
     partial: bool
     """Of an evaluation that is not done: whether it is over those of the backends that are scored."""
+    again: bool
+    """Of a training or extraction that is not done: whether it was, and what it made was dropped."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Missing:
     """(checkpoint, machine) pairs of which extract, score or evaluate is not done."""
     umaps: tuple[tuple[str, str], ...] = ()
     table: bool = False
+    again: Counter[str] = field(default_factory=Counter)
+    """How many of these trainings and extractions were done, and what they made was dropped."""
     failed: tuple[Event, ...] = ()
     """Why the rest is not done either: it failed before, and would again."""
 
@@ -68,7 +74,7 @@ class Standing:
     @classmethod
     def of(cls, trial: Trial, found: Iterable[Found]) -> Standing:
         """From a walk over the trial's stages."""
-        return cls(trial, tuple(Stage(*one[:6], _kept(one.marker), one.partial) for one in found))
+        return cls(trial, tuple(Stage(*one[:6], _kept(one.marker), one.partial, one.again) for one in found))
 
     @property
     def stages(self) -> Iterator[tuple[Event, Done | None]]:
@@ -131,7 +137,7 @@ class Standing:
             extract, *rest = parts
             if extract in reasons or machine in lost:
                 continue
-            if _evaluates(rest, reasons):
+            if extract.again or _evaluates(rest, reasons):
                 machines.append((ckpt, machine))
             umaps += [(ckpt, machine) for s in rest if s.stage == "umap" and not (s.done or s in reasons)]
         table = self.all[-1]
@@ -140,6 +146,7 @@ class Standing:
             tuple(machines),
             tuple(umaps),
             table.done is None and table not in reasons,
+            Counter(stage.stage for stage in self.all if stage.again and stage not in reasons),
             tuple(reasons.values()),
         )
 
@@ -160,4 +167,5 @@ def _kept(marker: Marker | None) -> Done | None:
     if marker is None:
         return None
     size = sum(entry["size"] for entry in marker.outputs.values())
-    return Done(marker.signature, marker.finished, marker.seconds, sys.intern(marker.device), size)
+    device = sys.intern(marker.device)
+    return Done(marker.signature, marker.finished, marker.seconds, device, size, marker.dropped)
