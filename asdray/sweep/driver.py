@@ -23,6 +23,7 @@ from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.live import Live
 from asdray.sweep.plan import Job, log_found, standing
 from asdray.sweep.progress import View
+from asdray.sweep.retention import Retention
 from asdray.sweep.signals import Stop, stop_on_signals
 from asdray.sweep.standing import Missing, Standing
 
@@ -56,6 +57,7 @@ class Driver:
         self.places = places
         self.log = log
         self.left = left
+        self.retention = Retention(sweep, places)
         self.stopped = False
         self._view = view
         self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
@@ -135,6 +137,8 @@ class Driver:
                     news,
                     Judge.of(self.sweep) if self.search else None,
                     self.sweep.scheduler,
+                    self.sweep.backends,
+                    self.sweep.umap,
                 )
             if training:
                 training.start()
@@ -248,6 +252,7 @@ class Driver:
             for i, job in enumerate(self.jobs):
                 if self.search.sample_of(job) is ended:
                     self._row(i, running=False)
+                    self._drop(i)
             self._dirty = True
 
     def _start_tasks(self, index: int, machines: set[str], pool: Any) -> None:
@@ -320,8 +325,17 @@ class Driver:
         if not self._open[index, "extract"] and not self._open[index, "umap"]:
             self._finished.add(index)
             self._row(index, running=False)
+            self._drop(index)
             self._view.finished(index, self.jobs[index], not self._failures.get(index))
             self._dirty = True
+
+    def _drop(self, index: int) -> None:
+        """Drops what need not be kept of a trial that ended."""
+        state_of = self.search.state_of(self.jobs[index]) if self.search else None
+        if state_of == "stopped":
+            self.retention.forget_stopped(self.jobs[index].trial)
+        elif state_of != "open" and index in self._finished:  # open: its objective may be asked for again
+            self.retention.look(self.jobs[index])
 
     def _make_table(self, index: int) -> None:
         from asdray.stages.table import table
@@ -362,6 +376,7 @@ class Driver:
         outputs.write_trials(self._rows, folder)
         self._dirty = False
         board = outputs.write_results(self.sweep, self.jobs, self.places)
+        self.retention.look_beyond_the_best(self.jobs)
         self._view.board(board)
         return board
 

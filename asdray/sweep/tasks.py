@@ -35,19 +35,30 @@ def process_machine(
     machine: str,
     places: Places,
     device: str,
+    umap_options: Umap | Literal[False] = False,
+    embeddings: bool = False,
 ) -> list[Event]:
-    """Extract, score and evaluate one machine, each skipped where it is done; stops at a failure."""
+    """Extract, score and evaluate one machine, each skipped where it is done; stops at a failure.
+
+    Args:
+        umap_options: of the UMAP that follows: embeddings that were dropped are made again for it too.
+        embeddings: whether somebody is to read them in any case.
+    """
+    from asdray.dcase.manifest import load_dataset
+    from asdray.stages import state
     from asdray.stages.evaluate import evaluate
     from asdray.stages.extract import extract
     from asdray.stages.score import score
 
     at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
-    events = [
-        attempt(
-            event_of(trial, "extract", **at),
-            partial(extract, trial, machine, checkpoint, places, device=device),
-        )
-    ]
+
+    def extracted() -> state.Outcome:
+        asked = trial, machine, checkpoint
+        dataset = load_dataset(places.data, trial.dcase)
+        read = embeddings or state.reads_dropped_embeddings(*asked, backends, umap_options, places, dataset)
+        return extract(*asked, places, device=device, again=read)
+
+    events = [attempt(event_of(trial, "extract", **at), extracted)]
     if events[0]["status"] == "failed":
         return events
     for backend in backends:
@@ -138,7 +149,7 @@ class TaskPool:
         self._running: dict[Any, Item] = {}
         self._warming: list[Any] = []
         """Held, so that Ray does not cancel them; never asked for their result."""
-        self._process = ray.remote(**_options(needs["extract"]))(process_machine)
+        self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
     def warm_up(self, workers: int) -> None:
@@ -181,7 +192,7 @@ class TaskPool:
                 job.trial, item.checkpoint, item.machine, self._umap, self._places
             )
         return self._process.options(name=name).remote(
-            job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device
+            job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device, self._umap
         )
 
     def _gather(self, ref: Any, item: Item) -> list[Event]:

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import tune
 
-from asdray.config.backend import Backend
+from asdray.config.backend import Backend, Umap
 from asdray.config.search import Objective, Scheduler
 from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Trial
+from asdray.dcase.manifest import load_dataset
+from asdray.stages.walk import walk
 from asdray.store import Places
 from asdray.sweep import objective
 from asdray.sweep.events import Event, attempt, event_of
@@ -35,17 +37,24 @@ def train_job(
     places: Places,
     device: str,
     judge: Judge | None = None,
+    backends: Sequence[Backend] = (),
+    umap: Umap | Literal[False] = False,
 ) -> None:
     """Trains every unit of one trial in a Tune worker and reports each as soon as it is done.
 
     Every report carries the events that finished since the last one, so that a machine's tasks start
     while the trial's other units still train. A trial of a search is judged by its objective at the end,
     here, where the model is: the tasks that follow find those files done.
+
+    Args:
+        backends, umap: what follows; a checkpoint that was dropped is made again where it is needed for them.
     """
     from asdray.stages.train import train
 
     work: Work = config.get("work") or Work(trials[config["job"]])
     trial = work.trial
+    judged = judge if work.sample is not None else None
+    again = _to_do_again(trial, checkpoints, backends, umap, places, judged)
     compared = judge is not None and judge.scheduled and work.sample is not None
     last = 0.0
     units_done = 0
@@ -73,6 +82,7 @@ def train_job(
                 on_epoch=partial(on_epoch, unit.name),
                 on_wait=partial(on_wait, unit.name),
                 device=device,
+                again=unit.name in again,
             ),
         )
         units_done += 1
@@ -82,6 +92,26 @@ def train_job(
         tune.report({"events": (events := judge.events(trial, places, device))})
         tune.report({"judged": judge.verdict(trial, events, places)})
     tune.report({"ended": True})
+
+
+def _to_do_again(
+    trial: Trial,
+    checkpoints: Sequence[str],
+    backends: Sequence[Backend],
+    umap: Umap | Literal[False],
+    places: Places,
+    judge: Judge | None,
+) -> set[str | None]:
+    """The units whose checkpoints were dropped and are needed."""
+    machines = trial.machines if judge and judge.reads_embeddings else ()
+    try:
+        dataset = load_dataset(places.data, trial.dcase)
+        found = list(
+            walk(trial, checkpoints, trial.backends(tuple(backends)), umap, places, dataset, wanted=machines)
+        )
+    except (ValueError, KeyError):
+        return set()  # data that changed: what is wrong with them the training tells
+    return {one.unit for one in found if one.stage == "train" and one.again}
 
 
 @dataclass(frozen=True)
@@ -102,6 +132,11 @@ class Judge:
         assert sweep.search.objective is not None
         return cls(sweep.search.objective, sweep.backends, sweep.scheduler is not None)
 
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether the objective is computed from them."""
+        return self.objective.metric == "compactness"
+
     def events(self, trial: Trial, places: Places, device: str) -> list[Event]:
         """Extracts, and where the objective is a score also scores and evaluates, what it needs."""
         from asdray.sweep.tasks import process_machine
@@ -109,7 +144,15 @@ class Judge:
         backends = trial.backends(self.backends) if self.objective.metric == "official_dev" else ()
         found = []
         for machine in objective.machines_needed(self.objective, trial):
-            found += process_machine(trial, backends, self.objective.checkpoint, machine, places, device)
+            found += process_machine(
+                trial,
+                backends,
+                self.objective.checkpoint,
+                machine,
+                places,
+                device,
+                embeddings=self.reads_embeddings,
+            )
         return found
 
     def verdict(self, trial: Trial, events: Sequence[Event], places: Places) -> dict[str, Any]:
@@ -192,6 +235,7 @@ class Training(threading.Thread):
     Args:
         judge: of a search, whose trials come by `feed` until `finish`; None: all ``indices`` are trained.
         scheduler: what may stop the search's trials.
+        backends, umap: as for `train_job`.
     """
 
     def __init__(
@@ -205,6 +249,8 @@ class Training(threading.Thread):
         news: queue.SimpleQueue[tuple[str, int, Any]],
         judge: Judge | None = None,
         scheduler: Scheduler | None = None,
+        backends: Sequence[Backend] = (),
+        umap: Umap | Literal[False] = False,
     ) -> None:
         super().__init__(name="training", daemon=True)
         self._news = news
@@ -223,6 +269,8 @@ class Training(threading.Thread):
                     places=places,
                     device="cuda" if need.gpu else "cpu",
                     judge=judge,
+                    backends=backends,
+                    umap=umap,
                 ),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),
