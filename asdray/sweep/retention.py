@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -25,6 +25,9 @@ from asdray.store import Places
 from asdray.sweep import changes
 from asdray.sweep.plan import Job, load, standing
 from asdray.sweep.standing import Standing
+
+if TYPE_CHECKING:
+    from asdray.sweep.search import Searching
 
 SPLITS = ("train", "test")
 
@@ -89,12 +92,25 @@ class Retention:
             all_went &= freed is not None
         return all_went
 
-    def look_at_all(self, found: Iterable[tuple[Job, Standing]]) -> None:
-        """The same for many trials, by the leaderboard as it was written last."""
-        found = [] if self._keep.everything else list(found)
-        ranking = self._ranking([job for job, _ in found])
-        for job, stands in found:
-            self.look(job, stands, ranking)
+    def look_at_all(
+        self,
+        jobs: Sequence[Job],
+        stands: Sequence[Standing],
+        search: Searching | None,
+        best: bool = False,
+    ) -> None:
+        """The same for all trials of the sweep, but those that a search is still to judge.
+
+        Args:
+            best: whether the leaderboard in the sweep's folder is of now, to tell the best by.
+        """
+        ranking = self._ranking(jobs) if best else None
+        for job, stand in zip(jobs, stands, strict=True):
+            state = search.state_of(job) if search else None
+            if state == "stopped":
+                self.forget_stopped(job.trial)
+            elif state != "open":
+                self.look(job, stand, ranking)
 
     def look_beyond_the_best(self, jobs: Sequence[Job]) -> None:
         """Drops what goes of trials whose system is none of the best; call it with a new leaderboard."""
@@ -121,6 +137,13 @@ class Retention:
                 with contextlib.suppress(_Busy), store.lease(folder, _busy):
                     self.freed += sum(path.stat().st_size for path in folder.glob("checkpoints/*"))
                     shutil.rmtree(folder / "checkpoints")
+
+    @property
+    def told(self) -> str | None:
+        """One line on what was dropped."""
+        from asdray.sweep.dry_run import size
+
+        return f"keep: {size(self.freed)} of checkpoints and embeddings dropped" if self.freed else None
 
     @property
     def _most(self) -> int:

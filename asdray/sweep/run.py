@@ -107,6 +107,7 @@ def run_sweep(
                 if not stands[i].complete and not (search and search.rests(jobs[i]))
             }
             driver = Driver(sweep, jobs, stands, places, log, missing, left, view, search)
+            driver.retention.look_at_all(jobs, stands, search)
             if any(m.runs for m in left.values()) or (search and not search.over):
                 driver.run_on_ray(address, dashboard)
             else:
@@ -124,6 +125,10 @@ def run_sweep(
                     # What another process finished meanwhile: another sweep, or a worker that outlived
                     # the killed driver of an earlier run.
                     log_found(stand, log)
+            if not driver.stopped:
+                driver.retention.look_at_all(jobs, stands, search, best=True)
+            if line := driver.retention.told:
+                view.line(line)
             if driver.stopped or not changed:
                 break
             # Formatted anew while we ran: what that made stale is done again.
