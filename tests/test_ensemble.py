@@ -442,6 +442,7 @@ def test_load_results_reads_them_too(world):
                 "dcase": DCASE, "recipe": j.trial.recipe, "system": j.trial.system_name, "seed": j.trial.seed,
                 "part": j.part, "swept": j.swept, "status": "done", "seconds": {}, "device": None, "error": None,
                 "directory": store.trial_dir(places.results, j.trial).root.relative_to(places.results).as_posix(),
+                    "dataset": "official",
             }
             for j in jobs
         ],
