@@ -139,13 +139,6 @@ class Retention:
                     shutil.rmtree(folder / "checkpoints")
 
     @property
-    def told(self) -> str | None:
-        """One line on what was dropped."""
-        from asdray.sweep.dry_run import size
-
-        return f"keep: {size(self.freed)} of checkpoints and embeddings dropped" if self.freed else None
-
-    @property
     def _most(self) -> int:
         """A place beyond which every rule of the best has let go."""
         rules = (self._keep.checkpoints, self._keep.embeddings)

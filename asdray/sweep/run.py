@@ -19,6 +19,7 @@ from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.changes import changes
 from asdray.sweep.driver import Driver
+from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
 from asdray.sweep.plan import Job, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
@@ -127,8 +128,8 @@ def run_sweep(
                     log_found(stand, log)
             if not driver.stopped:
                 driver.retention.look_at_all(jobs, stands, search, best=True)
-            if line := driver.retention.told:
-                view.line(line)
+            if driver.retention.freed:
+                view.line(f"keep: {size(driver.retention.freed)} of checkpoints and embeddings dropped")
             if driver.stopped or not changed:
                 break
             # Formatted anew while we ran: what that made stale is done again.
