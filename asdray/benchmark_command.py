@@ -54,6 +54,7 @@ def benchmark(
     from asdray.config.load import parse_set
     from asdray.config.sweep import load_sweep
     from asdray.dcase.years import get_year
+    from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep.dry_run import plan_lines
     from asdray.sweep.plan import plan
@@ -75,6 +76,7 @@ def benchmark(
     else:
         _check_data(sweep, dcase, places)
     jobs = plan(sweep, places, str(path))
+    require_classes(places.data, [(job.trial, job.dataset) for job in jobs])
     print_lines(plan_lines(sweep, jobs, places))
     if not synthetic and _stands_alone(sweep, jobs, dcase):
         print(

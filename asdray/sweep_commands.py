@@ -52,6 +52,7 @@ def sweep(
 ) -> None:
     """Run or resume a sweep: only what is missing is done."""
     from asdray.config.load import parse_set
+    from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep.only import chooser
     from asdray.sweep.plan import load
@@ -63,6 +64,7 @@ def sweep(
             "--only chooses among the trials of a grid; which ones a search needs it says itself"
         )
     chosen = None if only is None else chooser(only, jobs)
+    require_classes(places.data, [(j.trial, j.dataset) for j in jobs if chosen is None or chosen(j)])
     if fresh:
         _forget(plan, [job for job in jobs if chosen is None or chosen(job)], places, yes, dry_run)
         if dry_run:

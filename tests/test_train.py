@@ -27,7 +27,7 @@ from asdray.config.system import System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
-from asdray.stages.columns import classes_of_test_clips
+from asdray.stages.columns import classes_of_test_clips, require_classes
 from asdray.stages.train import TrainingDiverged, train
 from asdray.store import Places
 
@@ -352,7 +352,7 @@ def test_too_few_classes(places):
         train(trial, trial.units[0], places)
 
 
-def test_classes_of_the_test_clips_where_asked_for(tmp_path):
+def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     """`labels: asdkit` knows every class of the year; the default neither sees nor signs the test clips'."""
     machines = ("fan", "bandsaw")
     places = Places.of(tmp_path / "data", tmp_path / "results")
@@ -372,6 +372,31 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path):
         train(asdkit, asdkit.units[0], places)
     sections = of(labels="asdkit", classes=("machine", "section"), loss=SubclusterAdaCos())
     assert train(sections, sections.units[0], places).marker.extra["n_classes"] == 2
+
+    # Labels and domains without names, as of an evaluator: no class of it is guessed either.
+    write_evaluator(tree, attributes=False)
+    shutil.rmtree(tree.ground_truth / "ground_truth_data")
+    format_dataset(places.data, DCASE)
+    dataset = load_dataset(places.data, DCASE)
+    says = r"not tell the attributes of some \(bandsaw 4\): put eval_data_list_2023.csv into .*ground_truth"
+    for refusing in (
+        lambda: train(asdkit, asdkit.units[0], places),
+        lambda: require_classes(places.data, [(default, dataset), (asdkit, dataset)]),
+    ):
+        with pytest.raises(ValueError, match=says):
+            refusing()
+    require_classes(places.data, [(default, dataset), (of(labels="asdkit", classes=("domain",)), dataset)])
+    spec = {
+        "name": "x",
+        "recipes": ["dis_spec_featex_asdkit"],
+        "dcase": DCASE,
+        "seeds": [0],
+        "backends": ["knn"],
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**spec, "machines": {DCASE: list(machines)}}))
+    code, _, err = asdray("sweep", tmp_path / "x.yaml", "--data", places.data, "--results", tmp_path / "r")
+    assert code == 2, "before Ray is started"
+    assert re.search(says, err)
 
     write_list(tree)
     format_dataset(places.data, DCASE)
@@ -400,7 +425,7 @@ def test_attributes_that_the_labels_of_2022_do_not_tell_are_no_classes(tmp_path)
         return set(zip(*found.values(), strict=True))
 
     format_dataset(tmp_path, "dcase2022")
-    with pytest.raises(ValueError, match=r"\(ToyCar 12\): run `asdray format dcase2022 --labels asdkit`"):
+    with pytest.raises(ValueError, match=r"\(ToyCar 12\): run `asdray format dcase2022 .*--labels asdkit`"):
         classes("machine", "attributes", "domain")
     assert classes("attributes", machines=("bearing",)) == {("vel_1_ac_0.30",)}
     assert len(classes("machine", "domain")) == 4

@@ -6,8 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from asdray import store
+from asdray.config.frontend import Discriminative
+from asdray.config.trial import Trial
 from asdray.dcase import manifest
+from asdray.dcase.hints import hint
 from asdray.dcase.manifest import Dataset
+from asdray.dcase.years import get_year
 from asdray.store import Places
 
 
@@ -51,9 +56,9 @@ def classes_of_test_clips(
     even how many do. One column per part, one row per class, sorted.
 
     Raises:
-        ValueError: test clips without ground truth, where attributes or domain are asked for, or with
-            labels but unknown attributes (2022's Toy machines), where attributes are; the year was formatted
-            anew since ``dataset`` was read.
+        ValueError: test clips without ground truth, where attributes or domain are asked for, or whose ground
+            truth does not tell the attributes (that of an evaluator alone; 2022's Toy machines), where these
+            are; the year was formatted anew since ``dataset`` was read.
     """
     table = manifest.load_manifest(data, dataset.dcase)
     now = manifest.load_dataset(data, dataset.dcase)
@@ -68,28 +73,53 @@ def classes_of_test_clips(
         if "attributes" in parts and (n := _nameless(table, dataset.dcase, machine)):
             nameless.append(f"{machine} {n}")
         found |= set(zip(*(rows[part].to_pylist() for part in parts), strict=True))
+    needs = (
+        "frontend.labels is 'asdkit', which needs to know the attributes and domains of the test clips, but"
+    )
     if unknown:
         raise ValueError(
-            "frontend.labels is 'asdkit', which needs to know the attributes and domains that occur in the "
-            f"test clips, but {dataset.dcase} has some without ground truth ({', '.join(unknown)}): add the "
-            f"ground truth and run `asdray format {dataset.dcase}` again, or choose train_only"
+            f"{needs} {dataset.dcase} has some without ground truth ({', '.join(unknown)}): "
+            f"{_get_list(data, dataset.dcase)}, or choose train_only"
         )
     if nameless:
         raise ValueError(
-            "frontend.labels is 'asdkit', which needs to know the attributes that occur in the test clips, "
-            f"but {dataset.dcase} as it is formatted does not tell those of some ({', '.join(nameless)}): "
-            f"run `asdray format {dataset.dcase} --labels asdkit`, or choose train_only"
+            f"{needs} the ground truth that {dataset.dcase} is formatted with does not tell the attributes "
+            f"of some ({', '.join(nameless)}): {_get_list(data, dataset.dcase)}, or choose train_only"
         )
     return {part: [values[i] for values in sorted(found)] for i, part in enumerate(parts)}
 
 
-def _nameless(table: Any, dcase: str, machine: str) -> int:
-    """How many test clips of a machine of 2022 have no attributes although others of its clips have some.
+def require_classes(data: Path, trials: Iterable[tuple[Trial, Dataset]]) -> None:
+    """Checks before anything is trained that what `classes_of_test_clips` needs is there.
 
-    Only there: test names of 2020 and 2021 carry none, and those of later years come with the ground truth.
-    Official labels of 2022's Toy machines know the domain of such clips, and no name.
+    Raises:
+        ValueError: as that.
     """
-    if dcase != "dcase2022":
+    asked = {
+        (trial.machines, trial.system.frontend.classes, dataset.dcase): dataset
+        for trial, dataset in trials
+        if isinstance(trial.system.frontend, Discriminative) and trial.system.frontend.labels == "asdkit"
+    }
+    for (machines, parts, _), dataset in asked.items():
+        classes_of_test_clips(data, dataset, machines, parts)
+
+
+def _get_list(data: Path, dcase: str) -> str:
+    """How the labelled names of all test clips are got."""
+    name, folder = f"eval_data_list_{get_year(dcase).year}.csv", store.ground_truth_dir(data, dcase)
+    again = f"run `{hint('format', dcase, data)}"
+    if dcase == "dcase2022":  # only so are the Toy machines' names in that list used
+        return f"{again} --labels asdkit`, with {name} in {folder}"
+    return f"put {name} into {folder} (`{hint('download', dcase, data)}` does) and {again}` again"
+
+
+def _nameless(table: Any, dcase: str, machine: str) -> int:
+    """How many test clips of a machine have no attributes although others of its clips have some.
+
+    Not of years up to 2021, whose test names carry none. From 2022 on those of eval come with the list of
+    labelled names; evaluators know labels and domains alone, as do official labels of 2022's Toy machines.
+    """
+    if get_year(dcase).year <= 2021:
         return 0
     of_test = manifest.rows(table, machine=machine, split="test")["attributes"].to_pylist()
     of_training = manifest.rows(table, machine=machine, split="train")["attributes"].to_pylist()
