@@ -263,4 +263,29 @@ def test_names_show_only_what_differs():
     }
     assert naming.option_labels(swept) == {"s1": "frontend.loss=adacos", "s2": "frontend.loss=scac(n=16)"}
     assert naming.option_labels({"s1": {"train.epochs": 2}}) == {"s1": ""}
+    loss = {"name": "scac", "n": 16, "scale": {"name": "dynamic", "at": 1}}
+    assert naming.option_labels({"s1": {"loss": loss}, "s2": {"loss": {**loss, "n": 8}}}) == {
+        "s1": "loss=scac(n=16)",
+        "s2": "loss=scac(n=8)",
+    }
+    inside = {**loss, "scale": {"name": "dynamic", "at": 2}}
+    assert naming.option_labels({"s1": {"loss": loss}, "s2": {"loss": inside}, "s3": {}}) == {
+        "s1": "loss=scac(scale=dynamic(at=1))",
+        "s2": "loss=scac(scale=dynamic(at=2))",
+        "s3": "",
+    }
+    fft, stft = {"name": "fft", "hidden": 1}, {"name": "stft", "n_fft": 256, "dim": 4}
+    lists = {
+        "s1": {"branches": [fft, stft]},
+        "s2": {"branches": [fft, {**stft, "n_fft": 512}]},
+    }
+    assert naming.option_labels(lists) == {
+        "s1": "branches=[fft, stft(n_fft=256)]",
+        "s2": "branches=[fft, stft(n_fft=512)]",
+    }
+    assert (
+        naming.option_labels({**lists, "s3": {"branches": [stft]}})["s3"]
+        == "branches=[stft(n_fft=256, dim=4)]"
+    )
+    assert naming.option_labels({"s1": {"hidden": [8, 8]}, "s2": {"hidden": [8, 4]}})["s2"] == "hidden=[8, 4]"
     assert naming.show([0.001, True, None, {"a": 1}]) == "[0.001, true, null, (a=1)]"

@@ -38,12 +38,40 @@ def show(value: Any) -> str:
 def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """System -> ``train.batch_size=32, train.epochs=4``: the swept values in which these systems differ.
 
+    Of objects only their name and what differs inside them: ``frontend.loss=arcface(margin=0.5)``.
     Pass the systems of one recipe: options of another recipe are told apart by the recipe's name.
     """
+    varied = differences(swept)
+    for name in dict.fromkeys(name for own in varied.values() for name in own):
+        having = [own for own in varied.values() if name in own]
+        for own, value in zip(having, _pruned([own[name] for own in having]), strict=True):
+            own[name] = value
     return {
         system: ", ".join(f"{name}={show(value)}" for name, value in own.items())
-        for system, own in differences(swept).items()
+        for system, own in varied.items()
     }
+
+
+def _pruned(values: Sequence[Any]) -> list[Any]:
+    """The values of one option; of objects, and of lists of equally many, without what is the same in all."""
+    if all(isinstance(value, Mapping) for value in values):
+        inner = differences({str(i): value for i, value in enumerate(values)})
+        for name in set.intersection(*(set(own) for own in inner.values())):
+            for own, value in zip(inner.values(), _pruned([v[name] for v in values]), strict=True):
+                own[name] = value
+        return [
+            {**({"name": value["name"]} if "name" in value else {}), **own}
+            for value, own in zip(values, inner.values(), strict=True)
+        ]
+    lists = all(isinstance(value, list | tuple) for value in values)
+    if lists and len({len(value) for value in values}) == 1 and _of_objects(values):
+        places = [_pruned(place) for place in zip(*values, strict=True)]
+        return [list(value) for value in zip(*places, strict=True)]
+    return list(values)
+
+
+def _of_objects(values: Sequence[Any]) -> bool:
+    return all(isinstance(item, Mapping) and "name" in item for value in values for item in value)
 
 
 def system_labels(rows: Sequence[Mapping[Any, str]]) -> list[str]:
