@@ -113,6 +113,21 @@ def test_laws_of_both_ways(seed):
         assert metrics.auc(alone, labels) == metrics.auc(members["m0"][1], labels)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_other_test_clips_change_a_rank_and_no_zscore(seed, n):
+    rng = np.random.default_rng(seed)
+    members = {f"m{i}": (rng.normal(size=8), rng.normal(size=6)) for i in range(n)}
+    higher = {name: (train, np.r_[test[0], test[1:] + 100]) for name, (train, test) in members.items()}
+    first = {
+        how: [combine(how, m, ["dev"] * 6)[1][0] for m in (members, higher)] for how in ("zscore", "rank")
+    }
+    assert first["zscore"][0] == first["zscore"][1]
+    assert first["rank"][1] == pytest.approx(1 / 12)
+    trained = {name: (10 + train, test) for name, (train, test) in members.items()}
+    assert combine("zscore", trained, ["dev"] * 6)[1][0] < first["zscore"][0]
+
+
 @given(st.lists(st.permutations(range(12)), min_size=2, max_size=5))
 def test_clips_whose_ranks_have_the_same_sum_are_tied(orders):
     members = {f"m{i}": ([1, 2], order) for i, order in enumerate(orders)}
@@ -240,7 +255,8 @@ def combined(frames, how):
 @pytest.mark.parametrize("how", ["zscore", "rank"])
 def test_all_seeds_of_every_system_are_rows_of_one(world, how):
     places, jobs = world
-    _, frame = board(world, {"name": "s", "of": "seeds", "combine": how})
+    made, frame = board(world, {"name": "s", "of": "seeds", "combine": how})
+    assert any("which other test clips it is ranked with" in n for n in made.notes) == (how == "rank")
     systems = list(dict.fromkeys(job.trial.system_name for job in jobs))
     assert set(frame.index) == {*systems, *(f"s-{name}" for name in systems)}
     for name in systems:
@@ -248,7 +264,7 @@ def test_all_seeds_of_every_system_are_rows_of_one(world, how):
         own = [job for job in jobs if job.trial.system_name == name]
         (backend,) = own[0].backends
         assert (row["recipe"], row["backend"], row["selected_by"]) == ("ensemble", backend.name, "fixed")
-        assert row["options"] == f"{how} of 2 seeds"
+        assert row["options"] == f"{ensembles.HOW[how]} of 2 seeds"
         for subset, machine in (("dev", "fan"), ("eval", "bandsaw")):
             expected = official(
                 world, machine, combined([score(world, j, machine, backend) for j in own], how)
@@ -287,6 +303,7 @@ def test_named_rows_make_one_ensemble_per_seed_or_one_of_all(world):
     row = frame.loc["all"]
     assert row[f"{DCASE}-dev_mean"] == pytest.approx(official(world, "fan", combined(everything, "rank")))
     assert (row[f"{DCASE}-dev_n"], row["backend"]) == (1, "rank")
+    assert row["options"].startswith("transductive rank of dis_baseline-")
     assert row["options"].endswith(", all seeds")
 
 

@@ -22,7 +22,7 @@ class Ensemble(Config):
     """``seeds``: of every row, all its seeds; ``top``: the ``k`` best rows; or rows by name: a recipe or a
     system, with ``/<backend>`` behind it if not all of them are meant: ``dis_baseline/knn``."""
     combine: Combine = "zscore"
-    """See `asdray.evaluation.ensemble`."""
+    """See `asdray.evaluation.ensemble`. ``zscore`` needs training scores alone; ``rank`` is transductive."""
     seeds: Literal["each", "all"] | None = None
     """``each``: an ensemble per seed, of the rows' trials of that seed, and a mean over them; ``all``: one of
     all trials. Null is ``each``; of ``seeds``, ``all``."""

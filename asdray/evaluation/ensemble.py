@@ -6,8 +6,8 @@ Scores of different systems have different units, so they are brought to one sca
   the machine's training clips. A clip's score does not depend on the other test clips.
 * ``rank``: the share of clips below, ties counted 1/2, within the pool that the clip belongs to: the
   machine's test clips of one subset, or its training clips. Unmoved by any increasing transform of a
-  system's scores and by outliers, but a test clip's score depends on which others are tested with it, which
-  a detector that hears one clip at a time does not know.
+  system's scores and by outliers, but transductive: a test clip's score depends on which others are tested
+  with it, which a detector that hears one clip at a time does not know. Such rows are marked so in tables.
 
 Source: Kittler et al. 1998, On combining classifiers, IEEE TPAMI 20(3) (sum rule); Jain, Nandakumar and Ross
 2005, Score normalization in multimodal biometric systems, Pattern Recognition 38(12) (z-score); ranks:

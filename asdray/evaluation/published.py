@@ -43,11 +43,11 @@ class Published:
     Attributes:
         mean, std: fractions; std over ``n`` trainings, None where it is not published.
         n: None where it is not said.
-        label_source: ``official``, ``evaluator`` (the challenge's own), or ``asdkit`` where that toolkit's
-            labels are others.
+        label_source: ``official``, ``evaluator`` (the challenge's own), ``asdkit`` where that toolkit's
+            labels are others, or ``unstated``.
         recipe: ours that follows the system, ``""`` if there is none.
         backend_id: of our backend that follows the system's, ``""`` if there is none.
-        source: where the number is printed.
+        source: where the number is printed, or who recorded it.
     """
 
     dcase: str

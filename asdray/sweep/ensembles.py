@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from asdray.evaluation.tables import Tables
 
+HOW = {"zscore": "zscore", "rank": "transductive rank"}
+"""What tables call the ways to combine."""
+
 Key = tuple[str, str]
 """(system, backend id): a leaderboard row of a checkpoint."""
 
@@ -179,6 +182,11 @@ def make(
                     paths.append(folder / METRICS)
         text = _described(row, members, labels, keys)
         made.append(MadeRow(row, text, _selected_by(one, n_compared), seeds, tuple(paths)))
+    if any(one.row.ensemble.combine == "rank" for one in made):
+        notes.append(
+            f"{HOW['rank'].capitalize()}: a clip's score depends on which other test clips it is ranked "
+            "with; z-scores are made with the training scores alone."
+        )
     there = {path.parent for one in made for path in one.paths}
     _remove_others(store.ensembles_dir(places.results, sweep.name), there)
     return Made(tuple(made), tuple(notes))
@@ -229,12 +237,13 @@ def _described(
     keys: Mapping[Key, Sequence[Trial]],
 ) -> str:
     one = row.ensemble
+    how = HOW[one.combine]
     if one.of == "seeds":
-        return f"{one.combine} of {len({t.seed for t in keys[row.members[0]]}) if row.members else 0} seeds"
+        return f"{how} of {len({t.seed for t in keys[row.members[0]]}) if row.members else 0} seeds"
     if members is None:
-        return f"{one.combine} of the top {one.k} by {one.chosen_by}"
+        return f"{how} of the top {one.k} by {one.chosen_by}"
     named = " + ".join(f"{system}/{labels[backend]}" for system, backend in members)
-    return f"{one.combine} of {named}{'' if one.per_seed else ', all seeds'}"
+    return f"{how} of {named}{'' if one.per_seed else ', all seeds'}"
 
 
 def _remove_others(folder: Path, keep: set[Path]) -> None:

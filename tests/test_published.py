@@ -1,0 +1,100 @@
+"""Published rows: what they may say, and that derived and second-hand ones are marked and add up."""
+
+import csv
+import re
+import statistics
+
+import pytest
+
+from asdray.dcase.years import YEARS
+from asdray.evaluation import published
+
+VALUES = published.load()
+SECOND_HAND = "as recorded by"
+
+
+def value(column, system, backend=None):
+    (found,) = [
+        v for v in VALUES if (v.column, v.system) == (column, system) and backend in (None, v.backend)
+    ]
+    return found
+
+
+def test_every_row_is_a_fraction_of_a_known_year_with_a_source():
+    columns = {f"{dcase}-{subset}" for dcase in YEARS for subset in ("dev", "eval")}
+    for v in VALUES:
+        assert v.column in columns
+        assert v.metric == "official"
+        assert 0.4 < v.mean < 0.95, "an official score; neither percent nor a fraction of a fraction"
+        assert v.std is None or (0 < v.std < 0.05 and v.n > 1), "a spread is that of several trainings"
+        assert v.label_source in ("official", "evaluator", "asdkit", "unstated")
+        assert v.source.strip() == v.source != ""
+        assert not re.search(
+            r"unverified|inferred|from memory|wizwand|third[- ]party", " ".join(map(str, vars(v).values()))
+        )
+
+
+def test_a_number_of_2026_says_who_recorded_it():
+    """None of its pages was read by us: a row is another's record, or that other's own measurement."""
+    of_2026 = [v for v in VALUES if v.dcase == "dcase2026"]
+    assert len(of_2026) > 10
+    for v in of_2026:
+        assert SECOND_HAND in v.source or v.source.startswith(("DACo experiments", "asd-experiments")), v
+    for v in VALUES:
+        if v.dcase != "dcase2026":
+            assert SECOND_HAND not in v.source
+
+
+def test_labels_are_claimed_only_where_they_are_known():
+    for v in VALUES:
+        at_first_hand = re.search(r"evaluator of|, README|ASDKit, arXiv|results page", v.source)
+        assert (v.label_source == "unstated") == (at_first_hand is None), v
+
+
+@pytest.mark.parametrize(
+    ("column", "backend", "parts"),
+    [
+        # h-means over machines of AUC (source), AUC (target) and pAUC, from the same page as the total
+        ("dcase2023-eval", "selective Mahalanobis", (78.71, 53.09, 56.82)),
+        ("dcase2023-eval", "mean squared error", (74.23, 52.54, 55.17)),
+        ("dcase2024-eval", "selective Mahalanobis", (67.18, 51.44, 53.24)),
+        ("dcase2024-eval", "mean squared error", (71.51, 50.58, 51.72)),
+        ("dcase2025-eval", "selective Mahalanobis", (71.99, 47.88, 54.59)),
+        ("dcase2025-eval", "mean squared error", (68.80, 44.95, 54.53)),
+        ("dcase2026-dev", "selective Mahalanobis", (66.46, 54.24, 53.91)),
+        # machines' official scores
+        ("dcase2026-dev", "selective Mahalanobis", (62.37, 61.33, 62.79, 51.75, 58.92, 54.29, 54.26)),
+    ],
+)
+def test_a_baselines_total_is_the_harmonic_mean_of_its_parts(column, backend, parts):
+    found = value(column, "Official autoencoder baseline", backend)
+    assert 100 * found.mean == pytest.approx(statistics.harmonic_mean(parts), abs=0.0101)
+
+
+def test_derived_rows_are_marked_and_recomputed():
+    computed = {(v.column, v.system) for v in VALUES if "(computed)" in v.source}
+    assert computed == {
+        ("dcase2020-dev", "Official autoencoder baseline"),
+        ("dcase2026-dev", "Official autoencoder baseline"),
+    }
+    auc_and_pauc = [80.09, 67.22, 72.68, 60.66, 65.16, 52.59, 72.59, 60.00, 84.99, 66.93, 66.46, 50.60]
+    found = value("dcase2020-dev", "Official autoencoder baseline")
+    assert 100 * found.mean == pytest.approx(statistics.mean(auc_and_pauc), abs=0.0101)
+
+
+@pytest.mark.parametrize("dcase", ["dcase2023", "dcase2024"])
+def test_the_challenges_baseline_is_the_better_of_the_two(dcase):
+    both = [
+        v.mean for v in VALUES if v.column == f"{dcase}-eval" and v.system == "Official autoencoder baseline"
+    ]
+    assert len(both) == 2
+    assert value(f"{dcase}-eval", "Challenge baseline").mean == pytest.approx(max(both), abs=5.1e-5)
+    assert value(f"{dcase}-eval", "Challenge top").mean > max(both)
+
+
+def test_every_file_is_told_in_the_readme():
+    readme = (published.FOLDER / "README.md").read_text()
+    for path in published.FOLDER.glob("*.csv"):
+        assert f"* `{path.name}`" in readme
+        with open(path, newline="") as file:
+            assert all(None not in row and None not in row.values() for row in csv.DictReader(file))
