@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         os.environ.setdefault(name, value)
     import ray
 
+    # Ray starts in processes of its own, for seconds: meanwhile this one imports what it needs next.
+    preloading = threading.Thread(target=_preload, daemon=True)
+    preloading.start()
     temporary: Path | None = None
     if address:
         _knock(address)
@@ -121,6 +125,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             _temp_dir=str(temporary),
         )
     try:
+        preloading.join()
         url = context.dashboard_url
         nodes = [node for node in ray.nodes() if node["Alive"]]
         yield Cluster(
@@ -134,6 +139,11 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _preload() -> None:
+    import pandas  # noqa: F401
+    import ray.tune  # noqa: F401
 
 
 def _knock(address: str) -> None:

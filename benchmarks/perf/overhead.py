@@ -1,0 +1,127 @@
+"""What does a sweep cost beside its work, and do tasks run while others train? `make perf` runs this.
+
+Overhead: sweeps of 50 and of 200 trials that do next to nothing (`raw_spec` on 8 clips of a second, one
+backend), through the command line. From the difference come the seconds per trial and the growth of the
+driver's memory per hundred trials. Exit code 1 above 0.5 seconds, or above 5 MB.
+
+Overlap: four seeds of a small `dis_baseline` with UMAP plots. Printed are how much of the tasks' time lies
+before the end of the last training, and how busy the CPUs were from the first epoch to the last table: stage
+seconds times threads over wall seconds times CPUs, which other work on the machine makes too large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+FEW, MANY = 50, 200
+MOST_SECONDS, MOST_MB = 0.5, 5.0
+
+
+def asdray(*args: object) -> None:
+    subprocess.run([sys.executable, "-m", "asdray", *map(str, args)], check=True, stdout=subprocess.DEVNULL)
+
+
+def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
+    """Runs a sweep; wall seconds, and the largest resident memory of its driver in MB."""
+    path = root / f"{name}.yaml"
+    path.write_text(json.dumps({"name": name, **spec}))
+    command = ["sweep", path, "--data", root / "data", "--results", root / name, "--no-dashboard"]
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asdray", *map(str, command)], stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"the sweep {name} failed: {' '.join(map(str, command))}")
+    return time.monotonic() - start, usage.ru_maxrss / 1024
+
+
+def overhead(root: Path) -> bool:
+    """Prints the cost of a trial without work; whether it is small enough."""
+    figures = {}
+    for count in (FEW, MANY):
+        bands = list(range(16, 16 + count))
+        figures[count] = sweep(
+            root,
+            f"noop{count}",
+            {
+                "recipes": {"raw_spec": {"space": {"frontend.n_mels": bands}}},
+                "dcase": ["dcase2022"],
+                "seeds": [0],
+                "machines": {"dcase2022": ["fan"]},
+                "backends": ["knn"],
+                "umap": False,
+            },
+        )
+        seconds, mb = figures[count]
+        print(f"{count} no-op trials: {seconds:.1f} s, the driver's memory at most {mb:.0f} MB")
+    seconds = (figures[MANY][0] - figures[FEW][0]) / (MANY - FEW)
+    mb = 100 * (figures[MANY][1] - figures[FEW][1]) / (MANY - FEW)
+    print(
+        f"each trial more: {seconds:.2f} s (at most {MOST_SECONDS}); {MANY} trials with the start of Ray: "
+        f"{figures[MANY][0] / MANY:.2f} s each; memory per 100 trials: {mb:.1f} MB (at most {MOST_MB})"
+    )
+    return max(seconds, figures[MANY][0] / MANY) <= MOST_SECONDS and mb <= MOST_MB
+
+
+def overlap(root: Path, epochs: int) -> None:
+    """Prints how much of the tasks ran while something trained."""
+    options = {"train.epochs": epochs, "train.batch_size": 16, "train.threads": 1}
+    seconds, _ = sweep(
+        root,
+        "overlap",
+        {"recipes": {"dis_baseline": {"set": options}}, "dcase": ["dcase2023"],
+         "seeds": [0, 1, 2, 3], "backends": ["knn", "kmeans"],
+         "machines": {"dcase2023": ["fan", "valve", "bandsaw"]}},
+    )  # fmt: skip
+    lines = (root / "overlap" / "sweeps" / "overlap" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    spans = [(*_span(e), e["stage"]) for e in events if not e["found"]]
+    trained = max(end for _, end, stage in spans if stage == "train")
+    begun = min(start for start, _, stage in spans if stage == "train")
+    tasks = [(start, end) for start, end, stage in spans if stage != "train"]
+    total = sum(end - start for start, end in tasks)
+    during = sum(max(0.0, min(end, trained) - start) for start, end in tasks)
+    wall = max(end for _, end, _ in spans) - begun
+    cpus = len(os.sched_getaffinity(0))
+    busy = sum(end - start for start, end, _ in spans) / (wall * cpus)
+    print(
+        f"four seeds of dis_baseline, {epochs} epochs: {seconds:.0f} s; {100 * during / total:.0f} % of the "
+        f"tasks' {total:.0f} s ran before the last training ended; from the first epoch to the last table "
+        f"{wall:.0f} s, {100 * busy:.0f} % of {cpus} CPUs busy"
+    )
+
+
+def _span(event: dict[str, Any]) -> tuple[float, float]:
+    end = datetime.fromisoformat(event["time"]).timestamp()
+    return end - event["seconds"], end
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=4, help="of each training of the overlap")
+    epochs = parser.parse_args().epochs
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        where = ("--data", root / "data")
+        asdray("synth", "dcase2023", "--machines", "fan,valve,bandsaw", "--train", 40, "--test", 20,
+               "--seconds", 2, *where)  # fmt: skip
+        asdray("format", "dcase2023", *where)
+        overlap(root, epochs)
+        asdray("synth", "dcase2022", "--machines", "fan", "--train", 4, "--test", 4, "--seconds", 1, *where)
+        asdray("format", "dcase2022", *where)
+        fine = overhead(root)
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
