@@ -57,12 +57,19 @@ def keep_memory() -> None:
     libc.mallopt(arena_max, 1)  # for threads to come
 
 
+def precision(name: str, device: torch.device) -> torch.autocast:
+    """The context for ``train.precision``: ``fp32`` changes nothing, ``bf16`` computes in bfloat16 where
+    torch's autocast deems it safe; weights, their gradients and spectra stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
+
+
 @contextlib.contextmanager
 def settings(threads: int, device: torch.device) -> Iterator[None]:
     """Reproducible computation with ``threads`` CPU threads; what was set before comes back at the end.
 
-    Freed memory stays with the process from then on, see `keep_memory`. Torch's global random generators may be seeded freely inside. Operations without a deterministic
-    algorithm are still used, since no frontend can do without them on every device.
+    Freed memory stays with the process from then on, see `keep_memory`. Torch's global random generators may
+    be seeded freely inside. Operations without a deterministic algorithm are still used, since no frontend
+    can do without them on every device.
     """
     keep_memory()
     before = (

@@ -1,0 +1,56 @@
+"""What makes training fast changes no result, and what does change one is asked for by name."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+
+import pytest
+import torch
+from tiny import AE, DIS, build_year, trial_of
+
+from asdray import store
+from asdray.config.load import with_overrides
+from asdray.frontends import compute
+from asdray.stages.train import train
+from asdray.store import Places
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    folder = tmp_path_factory.mktemp("speed")
+    build_year(folder / "data")
+    return Places.of(folder / "data", folder / "results")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="of the main thread")
+def test_freed_memory_is_used_again():
+    """A large block that was freed comes back without a page fault: no matter how large, or how often."""
+    with compute.settings(1, CPU):
+        blocks = [torch.ones(16 << 20) for _ in range(2)]  # 64 MiB each
+        del blocks
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            torch.ones(16 << 20)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 1000  # of 49152 pages
+
+
+@pytest.mark.parametrize("system", [DIS, AE], ids=["dis", "ae"])
+def test_bf16_is_asked_for_by_name(system, places):
+    """It is another system with other digits, near those of fp32; what it saves is float32."""
+    bf16 = with_overrides(system, {"train.precision": "bf16"}, "x")
+    assert with_overrides(system, {"train.precision": "fp32"}, "x").id == system.id != bf16.id
+    losses, weights = [], []
+    for one in (system, bf16):
+        trial = trial_of(one)
+        losses.append(train(trial, trial.units[0], places).marker.extra["loss"])
+        path = store.trial_dir(places.results, trial).checkpoint(trial.units[0].name, "last")
+        weights.append(torch.load(path, weights_only=True)["state_dict"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert {v.dtype for v in weights[1].values()} == {v.dtype for v in weights[0].values()}
