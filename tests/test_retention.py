@@ -1,0 +1,371 @@
+"""What a sweep keeps on disk, and what of the dropped is made again: real stages, here without Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from finished import finish
+from test_without_training import RAW
+from tiny import DCASE, MACHINES
+from trees import build_tree, write_list
+
+from asdray import store
+from asdray.dcase.format import format_dataset
+from asdray.stages.extract import extract
+from asdray.stages.score import score
+from asdray.stages.state import extract_step
+from asdray.stages.table import table
+from asdray.stages.train import train
+from asdray.store import Places
+from asdray.sweep import outputs, retention
+from asdray.sweep.dry_run import plan_lines
+from asdray.sweep.plan import load, standing
+from asdray.sweep.run import run_sweep
+from asdray.sweep.tasks import process_machine
+from asdray.sweep.training import _to_do_again
+
+NONE = {"checkpoints": "none", "embeddings": "none"}
+KNN2 = ["knn", {"name": "knn", "n_neighbors": 2}]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_list(build_tree(root, DCASE, list(MACHINES), {"source": 4, "target": 2}, n_samples=8000))
+    format_dataset(root, DCASE)
+    return root
+
+
+@pytest.fixture
+def world(data, tmp_path):
+    return World(data, tmp_path)
+
+
+class World:
+    """Sweeps over spectra, whose trainings are short, in one results folder."""
+
+    def __init__(self, data, folder):
+        self.places = Places.of(data, folder / "results")
+        self.folder = folder
+        recipe = {"about": "raw", **RAW.model_dump(mode="json")}
+        (folder / "raw.yaml").write_text(yaml.safe_dump(recipe))
+
+    def load(self, name="s", mels=(8,), **changes):
+        value = {
+            "name": name, "recipes": {"raw.yaml": {"space": {"frontend.n_mels": list(mels)}}},
+            "dcase": DCASE, "seeds": [0], "machines": {DCASE: list(MACHINES)}, "umap": False, **changes,
+        }  # fmt: skip
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(value))
+        return load(path, {}, self.places)
+
+    def work(self, **changes):
+        """What is missing of a sweep, as its driver has it done, and a run that finds nothing left."""
+        sweep, jobs = self.load(**changes)
+        events = []
+        for job in jobs:
+            asked = (sweep.checkpoints, sweep.backends, sweep.umap, self.places)
+            again = _to_do_again(job.trial, *asked, None)
+            for unit in job.trial.units:
+                found = train(
+                    job.trial, unit, self.places, checkpoints=sweep.checkpoints, again=unit.name in again
+                )
+                events += [] if found.found else ["train"]
+            for ckpt, machine in job.missing(sweep, self.places).machines:
+                done = process_machine(job.trial, job.backends, ckpt, machine, self.places, "cpu", sweep.umap)
+                assert all(e["status"] == "done" for e in done), done
+                events += [e["stage"] for e in done if not e["found"]]
+            events += (
+                [] if table(job.trial, sweep.checkpoints, job.backends, self.places).found else ["table"]
+            )
+        self.run(**changes)
+        return {stage: events.count(stage) for stage in dict.fromkeys(events)}
+
+    def run(self, **changes):
+        """The sweep with nothing left to train or extract: it starts no Ray."""
+        sweep, jobs = self.load(**changes)
+        result = run_sweep(sweep, jobs, self.places, quiet=True)
+        assert "ray._private.worker" not in sys.modules or not sys.modules["ray"].is_initialized()
+        assert not result.failures
+        assert not result.unfinished
+        return result
+
+    def kept(self, pattern="*_extract.parquet"):
+        return sorted(p for p in self.places.results.glob(f"trials/**/{pattern}"))
+
+    def trees(self):
+        """Every file that is no lease -> its time of change."""
+        return {
+            p: p.stat().st_mtime_ns
+            for p in self.places.results.glob("trials/**/*")
+            if p.is_file() and p.name != ".lease"
+        }
+
+
+def checkpoints(world):
+    return world.kept("*.ckpt")
+
+
+def test_by_default_everything_stays(world):
+    world.work()
+    assert len(world.kept()) == 2 * len(MACHINES)
+    assert len(checkpoints(world)) == 3
+
+
+def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
+    assert world.work(keep=NONE) == {"train": 3, "extract": 3, "score": 3, "evaluate": 3, "table": 1}
+    assert world.kept() == checkpoints(world) == []
+    before = world.trees()
+    assert world.run(keep=NONE).new == {}
+    assert world.trees() == before
+    sweep, jobs = world.load(keep=NONE)
+    assert "1 trials, 1 done" in "\n".join(plan_lines(sweep, jobs, world.places))
+    where = ["--data", world.places.data, "--results", world.places.results]
+    code, out, _ = asdray("status", "s", *where)
+    assert (code, "1 done of 1 trials" in out) == (0, True)
+    assert asdray("report", "s", *where)[0] == 0
+
+    sweep, jobs = world.load(keep=NONE, backends=KNN2)
+    line, *rest = plan_lines(sweep, jobs, world.places)
+    assert "train " in line
+    assert (
+        "3 of these again (checkpoint dropped), extract 3 machines again (dropped), score 3 machines" in line
+    )
+    assert "6 of the trainings and extractions are done again" in "\n".join(rest)
+    markers = {p: p.read_bytes() for p in world.kept("score-*.json")}
+    rows = {p: p.read_bytes() for p in world.kept("scores/*.parquet")}
+    # Made again with the same bytes: what the first backend made of them stays as it was.
+    assert world.work(keep=NONE, backends=KNN2) == {
+        "train": 3, "extract": 3, "score": 3, "evaluate": 3, "table": 1,
+    }  # fmt: skip
+    assert {p: p.read_bytes() for p in markers} == markers
+    assert {p: p.read_bytes() for p in rows} == rows
+    assert world.kept() == checkpoints(world) == []
+    assert len(world.kept("scores/*.parquet")) == 6
+    # The smaller sweep is done as before.
+    assert world.work(keep=NONE) == {}
+
+
+def test_a_kept_checkpoint_saves_the_training(world):
+    keep = {"embeddings": "none"}
+    world.work(keep=keep)
+    assert (len(world.kept()), len(checkpoints(world))) == (0, 3)
+    assert world.work(keep=keep, backends=KNN2) == {"extract": 3, "score": 3, "evaluate": 3, "table": 1}
+    assert world.kept() == []
+    sweep, (job,) = world.load(keep=keep, backends=KNN2, umap={})
+    missing = job.missing(sweep, world.places)
+    assert (missing.units, len(missing.machines), len(missing.umaps)) == ((), 3, 3)
+    assert missing.again == {"extract": 3}, "a plot reads them too"
+
+
+def test_other_bytes_make_stale_what_was_made_of_the_old(world):
+    sweep, (job,) = world.load(keep={"embeddings": "none"})
+    world.work(keep={"embeddings": "none"})
+    folder = store.trial_dir(world.places.results, job.trial).machine("last", "fan")
+    marker = store.read_marker(folder, "extract")
+    for entry in marker.outputs.values():
+        entry["sha256"] = "0" * 64  # as if extracted on other hardware, whose digits differ
+    store.write_marker(folder, marker)
+    old = store.read_marker(folder, "score", "knn-" + store.marked_backends(folder, "score")[0][4:])
+    store.write_marker(
+        folder, type(old)(**{**old.__dict__, "inputs": {"extract": marker.digest}}), old_name(folder)
+    )
+    assert standing(job, sweep, world.places).done["score"] == 3
+    done = world.work(keep={"embeddings": "none"}, backends=KNN2)
+    assert done == {"extract": 3, "score": 4, "evaluate": 3, "table": 1}, "fan's first score too"
+
+
+def old_name(folder):
+    (name,) = store.marked_backends(folder, "score")
+    return name
+
+
+def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
+    world.work()
+    sweep, jobs = world.load(keep=NONE)
+    run_sweep(sweep, jobs, world.places)
+    out = capsys.readouterr().out
+    assert 'changed since the last run: keep.checkpoints: "all" -> "none"' in out
+    assert "of checkpoints and embeddings dropped" in out
+    assert world.kept() == checkpoints(world) == []
+    world.run()  # what is gone does not come back by itself
+    assert world.kept() == []
+
+
+def test_last_keeps_the_last_checkpoint_alone(world):
+    world.work(checkpoints=["last", "best"], keep={"checkpoints": "last"})
+    assert [p.name for p in checkpoints(world)] == ["last.ckpt"] * 3
+    assert len(world.kept()) == 4 * len(MACHINES)
+    assert world.work(checkpoints=["last", "best"], keep={"checkpoints": "last"}) == {}
+
+
+def test_top_keeps_those_of_the_best_systems_of_the_leaderboard(world):
+    changes = {"mels": (4, 8, 12, 16), "keep": {"checkpoints": {"top": 2}, "embeddings": {"top": 1}}}
+    world.work(**changes)
+    import pandas as pd
+
+    board = pd.read_csv(store.sweep_dir(world.places.results, "s") / "leaderboard.csv")
+    best = list(board.sort_values("rank")["system"])
+    assert board["rank"].notna().all()
+    assert {p.parts[-6] for p in world.kept()} == {best[0]}
+    assert {p.parts[-6] for p in checkpoints(world)} == set(best[:2])
+    assert world.work(**changes) == {}
+
+
+def test_what_is_in_no_ranking_yet_stays(world):
+    sweep, jobs = world.load(mels=(8, 16), keep={"embeddings": {"top": 1}})
+    finish(jobs[0], sweep, world.places)
+    ranking = retention.Ranking.of(sweep, jobs, world.places)
+    assert not any(ranking.beyond(job, 1) for job in jobs)
+    keeper = retention.Retention(sweep, world.places)
+    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], None, best=True)
+    assert keeper.freed == 0
+
+
+def test_other_sweeps_protect_what_they_want_or_still_read(world):
+    others = {
+        "wants": {"keep": {"embeddings": "all", "checkpoints": "none"}},
+        "reads": {"keep": NONE, "backends": KNN2},
+        "done": {"keep": NONE},
+    }
+    sweep, (job,) = world.load(keep=NONE)
+    finish(job, sweep, world.places)
+    folders = {}
+    for name, changes in others.items():
+        other, _ = world.load(name=name, **changes)
+        folders[name] = store.sweep_dir(world.places.results, name)
+        outputs.write_spec(other, folders[name])
+
+    def left(*names):
+        for name, folder in folders.items():
+            (folder / "sweep.yaml").rename(folder / "gone") if name not in names else None
+        keeper = retention.Retention(sweep, world.places)
+        keeper.look(job)
+        for folder in folders.values():
+            if (folder / "gone").exists():
+                (folder / "gone").rename(folder / "sweep.yaml")
+        return len(world.kept()), len(checkpoints(world))
+
+    assert left("reads", "done") == (6, 0), "another backend is to be scored, but nothing extracted"
+    assert left("wants") == (6, 0)
+    (folders["done"] / "sweep.yaml").write_text("of: [another version")
+    assert left("done") == (6, 0), "it cannot be read, and may want anything"
+    other, _ = world.load(name="done", **others["done"])
+    outputs.write_spec(other, folders["done"])
+    assert left("done") == (0, 0)
+
+
+def test_nothing_goes_while_a_process_is_at_work_beside_it(world):
+    sweep, (job,) = world.load(keep=NONE)
+    finish(job, sweep, world.places)
+    keeper = retention.Retention(sweep, world.places)
+    where = store.trial_dir(world.places.results, job.trial)
+    with store.lease(where.machine("last", "fan")):
+        assert not keeper.look(job)
+    assert {p.parent.name for p in world.kept()} == {"fan"}
+    assert {p.parts[-3] for p in checkpoints(world)} == {"fan"}, "fan's process may be reading it"
+    assert keeper.look(job)
+    assert world.kept() == checkpoints(world) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from asdray.store import Places
+from asdray.sweep import retention
+from asdray.sweep.plan import load
+places = Places.of(sys.argv[2], sys.argv[3])
+sweep, (job,) = load(Path(sys.argv[4]), {}, places)
+count = 0
+unlink = Path.unlink
+def kill(path, **options):
+    global count
+    if path.suffix in (".parquet", ".ckpt"):
+        count += 1
+        if count == int(sys.argv[5]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    unlink(path, **options)
+Path.unlink = kill
+retention.Retention(sweep, places).look(job)
+"""
+
+
+def test_killed_between_marker_and_deletion_the_next_run_deletes(world):
+    sweep, (job,) = world.load(keep=NONE)
+    finish(job, sweep, world.places)
+    args = [os.path.dirname(__file__), world.places.data, world.places.results, world.folder / "s.yaml", 4]
+    run = subprocess.run([sys.executable, "-c", KILLED, *map(str, args)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert len(world.kept()) == 3, "three of six were deleted, the fourth alone is marked and still there"
+    stands = standing(job, sweep, world.places)
+    assert stands.complete
+    assert len([s for s in stands.all if s.stage == "extract" and s.done.dropped]) == 2
+    assert retention.Retention(sweep, world.places).look(job)
+    assert world.kept() == checkpoints(world) == []
+    assert standing(job, sweep, world.places).complete
+
+
+def test_an_interrupted_making_again_is_still_only_dropped(world, monkeypatch):
+    """Killed while it is extracted again: its scores stay valid, and nobody reads the half of it."""
+    world.work(keep={"embeddings": "none"})
+    sweep, (job,) = world.load(keep={"embeddings": "none"})
+    import asdray.stages.extract as stage
+
+    write = stage._write
+
+    def fail_at_test(path, *rest):
+        if path.name.startswith("test"):
+            raise KeyboardInterrupt
+        write(path, *rest)
+
+    monkeypatch.setattr(stage, "_write", fail_at_test)
+    with pytest.raises(KeyboardInterrupt):
+        extract(job.trial, "fan", "last", world.places, again=True)
+    monkeypatch.undo()
+    assert [p.name for p in world.kept()] == ["train_extract.parquet"]
+    assert standing(job, sweep, world.places).complete
+    with pytest.raises(
+        ValueError, match=r"embeddings of fan with checkpoint last were dropped.*asdray extract"
+    ):
+        score(job.trial, "fan", "last", sweep.backends[0], world.places, overwrite=True)
+    world.run(keep={"embeddings": "none"})
+    assert world.kept() == []
+    made = extract(job.trial, "fan", "last", world.places, again=True)
+    assert not made.found
+    assert not made.marker.dropped
+    assert extract(job.trial, "fan", "last", world.places, again=True).found
+
+
+def test_by_hand_says_what_to_run_and_that_works(world, asdray):
+    world.work(keep=NONE)
+    _, (job,) = world.load()
+    folder = store.trial_dir(world.places.results, job.trial).root
+    data = ["--data", world.places.data]
+    new = ["--backend", "{name: knn, n_neighbors: 3}"]
+    code, out, err = asdray("score", folder, "--machine", "fan", *new, *data)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"asdray extract {folder} --machine fan --ckpt last" in err
+    code, _, err = asdray("extract", folder, "--machine", "fan", "--ckpt", "last", *data)
+    assert code == 2
+    assert f"asdray train {folder} --ckpt last" in err
+    for command in (["train"], ["extract", "--machine", "fan"], ["score", "--machine", "fan", *new]):
+        code, out, err = asdray(command[0], folder, *command[1:], *data)
+        assert (code, err, "already done" in out) == (0, "", False)
+    assert extract_step(job.trial, "fan", "last", world.places, job.dataset).marker.dropped == ()
+
+
+def test_the_disk_that_is_left_is_what_will_be_kept(world):
+    sweep, jobs = world.load(mels=(4, 8, 12, 16))
+    finish(jobs[0], sweep, world.places, size=1_000_000)
+
+    def disk(**keep):
+        sweep, jobs = world.load(mels=(4, 8, 12, 16), keep=keep)
+        return plan_lines(sweep, jobs, world.places)[-1].split("; ")[-1]
+
+    assert disk() == "46 MiB of disk"
+    assert disk(embeddings="none") == "29 MiB of disk"
+    assert disk(embeddings={"top": 2}) == "37 MiB of disk"
