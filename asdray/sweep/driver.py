@@ -17,12 +17,12 @@ from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.stages.describe import write_trial
 from asdray.store import Places
-from asdray.sweep import outputs
 from asdray.sweep.estimate import Work
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.live import Live
 from asdray.sweep.plan import Job, log_found, standing
 from asdray.sweep.progress import View
+from asdray.sweep.report import Report
 from asdray.sweep.retention import Retention
 from asdray.sweep.signals import Stop, stop_on_signals
 from asdray.sweep.standing import Missing, Standing
@@ -30,9 +30,6 @@ from asdray.sweep.standing import Missing, Standing
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.sweep.search import Searching
-
-REFRESH_SECONDS = 5.0
-"""Shortest time between two writings of the sweep's tables while it runs."""
 
 
 class Driver:
@@ -61,14 +58,12 @@ class Driver:
         self.stopped = False
         self._view = view
         self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
-        self._rows = [
-            self._marked(job, outputs.trial_row(job, stand, places, self._failures.get(i, []), False))
-            for i, (job, stand) in enumerate(zip(jobs, stands, strict=True))
-        ]
+        self._report = Report(sweep, self.jobs, places, self._failures, search)
         work = Work()
         for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
+            self._report.add(stand)
             work.add(i, job, stand, asked=i in left)
-        self._live = Live(sweep.name, self._rows, work)
+        self._live = Live(sweep.name, self._report.rows, work)
         view.begin(len(left), self._live)
         self._training: set[int] = {i for i, m in left.items() if m.units}
         """Trials whose job has not ended."""
@@ -82,9 +77,6 @@ class Driver:
         """(trial, kind of task) -> how many wait or run."""
         self._tabled: set[int] = set()
         self._finished: set[int] = set()
-        self._refreshed = time.monotonic()
-        self._refresh_cost = 0.0
-        self._dirty = False
 
     # ------------------------------------------------------------------------------------- with Ray
 
@@ -175,7 +167,8 @@ class Driver:
             if not len(pool):
                 time.sleep(0.05)  # pool.step waits only where tasks run
             self._view.tick(len(pool))
-            self._refresh()
+            if self._report.due():
+                self.write_outputs()
 
     def _hear(self, kind: str, index: int, value: Any, pool: Any) -> None:
         """Takes one piece of news from Tune."""
@@ -185,7 +178,7 @@ class Driver:
         elif kind == "waiting":
             self._view.line(f"waiting for another process that trains {trial.name} {value}")
         elif kind == "start":
-            self._row(index, running=True)
+            self._report.row(index, running=True)
         elif kind == "event":
             self._record(index, value)
             if value["stage"] == "train" and value["status"] == "done":
@@ -205,7 +198,7 @@ class Driver:
             if kind == "stopped" and self.search:
                 self._view.finished(index, self.jobs[index], True, "stopped early")
                 self._finished.add(index)
-                self._row(index, running=False)
+                self._report.row(index, running=False)
                 return
             self._start_tasks(index, self._ready.pop(index, set()), pool)
             self._finish_if_complete(index)
@@ -237,7 +230,7 @@ class Driver:
         log_found(stand, self.log)
         self._live.work.add(len(self.jobs), job, stand)
         self.jobs.append(job)
-        self._rows.append(outputs.trial_row(job, stand, self.places, [], False))
+        self._report.add(stand)
         index = len(self.jobs) - 1
         self.left[index] = job.missing(self.sweep, self.places)
         self._view.expect(1)
@@ -251,9 +244,9 @@ class Driver:
             self._view.line(self.search.told(ended))
             for i, job in enumerate(self.jobs):
                 if self.search.sample_of(job) is ended:
-                    self._row(i, running=False)
+                    self._report.row(i, running=False)
                     self._drop(i)
-            self._dirty = True
+            self._report.changed()
 
     def _start_tasks(self, index: int, machines: set[str], pool: Any) -> None:
         """Queues what follows the training of some machines of a job, as far as it is not done."""
@@ -278,8 +271,8 @@ class Driver:
 
     def _put(self, item: Any, pool: Any) -> None:
         self._open[item.job, item.kind] += 1
-        if self._rows[item.job]["status"] == "waiting":
-            self._row(item.job, running=True)
+        if self._report.rows[item.job]["status"] == "waiting":
+            self._report.row(item.job, running=True)
         pool.put(item)
 
     def _take(self, item: Any, events: list[Event], pool: Any) -> None:
@@ -324,10 +317,10 @@ class Driver:
             self._make_table(index)
         if not self._open[index, "extract"] and not self._open[index, "umap"]:
             self._finished.add(index)
-            self._row(index, running=False)
+            self._report.row(index, running=False)
             self._drop(index)
             self._view.finished(index, self.jobs[index], not self._failures.get(index))
-            self._dirty = True
+            self._report.changed()
 
     def _drop(self, index: int) -> None:
         """Drops what need not be kept of a trial that ended."""
@@ -348,34 +341,11 @@ class Driver:
                 lambda: table(job.trial, self.sweep.checkpoints, job.backends, self.places),
             )
             self._record(index, event)
-            self._dirty = True
-
-    def _row(self, index: int, running: bool) -> None:
-        job = self.jobs[index]
-        stands = standing(job, self.sweep, self.places)
-        row = outputs.trial_row(job, stands, self.places, self._failures.get(index, []), running)
-        self._rows[index] = self._marked(job, row)
-
-    def _marked(self, job: Job, row: dict[str, Any]) -> dict[str, Any]:
-        """A trial's row with the status that only a search knows of."""
-        if self.search and row["status"] == "waiting" and self.search.state_of(job) == "stopped":
-            row["status"] = "stopped"
-        return row
-
-    def _refresh(self) -> None:
-        """Rewrites the tables when trials finished, but spends no more than a tenth of the time on it."""
-        now = time.monotonic()
-        if self._dirty and now - self._refreshed > max(REFRESH_SECONDS, 10 * self._refresh_cost):
-            self.write_outputs()
-            self._refreshed = time.monotonic()
-            self._refresh_cost = self._refreshed - now
+            self._report.changed()
 
     def write_outputs(self) -> Leaderboard:
         """``trials.parquet``, tables and leaderboard as of now."""
-        folder = store.sweep_dir(self.places.results, self.sweep.name)
-        outputs.write_trials(self._rows, folder)
-        self._dirty = False
-        board = outputs.write_results(self.sweep, self.jobs, self.places)
+        board = self._report.write()
         self.retention.look_beyond_the_best(self.jobs)
         self._view.board(board)
         return board
@@ -386,6 +356,6 @@ class Driver:
         if training:
             training.stop()
             training.join(timeout=20)
-        for index, row in enumerate(self._rows):
+        for index, row in enumerate(self._report.rows):
             if row["status"] == "running":
-                self._row(index, running=False)
+                self._report.row(index, running=False)

@@ -1,0 +1,84 @@
+"""The files that a sweep keeps of itself as of now: ``trials.parquet``, tables and leaderboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asdray import store
+from asdray.config.sweep import Sweep
+from asdray.store import Places
+from asdray.sweep import outputs
+from asdray.sweep.events import Event
+from asdray.sweep.plan import Job, standing
+from asdray.sweep.standing import Standing
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.sweep.search import Searching
+
+REFRESH_SECONDS = 5.0
+"""Shortest time between two writings of the sweep's tables while it runs."""
+
+
+class Report:
+    """The rows of ``trials.parquet`` in memory, and when all that is made from them is due.
+
+    Args:
+        jobs: the driver's, and it grows there.
+        failures: the driver's, trial -> what failed of it.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        jobs: Sequence[Job],
+        places: Places,
+        failures: Mapping[int, Sequence[Event]],
+        search: Searching | None,
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._sweep = sweep
+        self._jobs = jobs
+        self._places = places
+        self._failures = failures
+        self._search = search
+        self._written = time.monotonic()
+        self._cost = 0.0
+        self._dirty = False
+
+    def add(self, stands: Standing) -> None:
+        """The row of the first job that has none."""
+        self.rows.append(self._made(len(self.rows), stands, running=False))
+
+    def row(self, index: int, running: bool) -> None:
+        """Makes a trial's row anew from the files as they are."""
+        stands = standing(self._jobs[index], self._sweep, self._places)
+        self.rows[index] = self._made(index, stands, running)
+
+    def _made(self, index: int, stands: Standing, running: bool) -> dict[str, Any]:
+        job = self._jobs[index]
+        row = outputs.trial_row(job, stands, self._places, self._failures.get(index, []), running)
+        # The one status that only a search knows of.
+        if self._search and row["status"] == "waiting" and self._search.state_of(job) == "stopped":
+            row["status"] = "stopped"
+        return row
+
+    def changed(self) -> None:
+        """The tables are no longer as of now."""
+        self._dirty = True
+
+    def due(self) -> bool:
+        """Whether to write: something changed, and no more than a tenth of the time goes into writing."""
+        return self._dirty and time.monotonic() - self._written > max(REFRESH_SECONDS, 10 * self._cost)
+
+    def write(self) -> Leaderboard:
+        """Writes everything."""
+        started = time.monotonic()
+        outputs.write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
+        board = outputs.write_results(self._sweep, self._jobs, self._places)
+        self._written = time.monotonic()
+        self._cost = self._written - started
+        self._dirty = False
+        return board
