@@ -117,6 +117,33 @@ def test_the_margin_makes_the_target_harder_and_only_the_target():
     loss, x, y = _example(config.ArcFace(scale=8.0), soft=False)
     plain, _, _ = _example(config.ArcFace(scale=8.0, margin=0.0))
     assert loss(x, y) > plain(x, y)
+    unit, directions = torch.tensor(_unit(x.numpy())), torch.tensor(_unit(_arrays(loss.centres)[0]))
+    with torch.no_grad():
+        # How the other classes compare among themselves stays; against each of them the target loses.
+        gain = loss.log_probabilities(unit, directions, y) - plain.log_probabilities(unit, directions, y)
+    for row, target in zip(gain.tolist(), y.argmax(dim=1).tolist(), strict=True):
+        lost = row.pop(target)
+        assert max(row) - min(row) < 1e-12
+        assert lost < min(row)
+
+
+@pytest.mark.parametrize("angle", [math.pi - 0.6, math.pi - 0.4, math.pi - 0.1])
+def test_the_margin_beyond_the_far_side_is_still_that_of_the_formula(angle):
+    """A clip that lies opposite of its class, where angle + margin exceed 180 degrees."""
+    loss = build_loss(config.ArcFace(scale=8.0), 2, 3).double()
+    rays = torch.tensor([0.0, 1.0, -0.7], dtype=torch.float64)
+    loss.centres.data.copy_(torch.stack([rays.cos(), rays.sin()], dim=1))
+    at = torch.tensor([angle], dtype=torch.float64, requires_grad=True)
+    value = loss(torch.stack([at.cos(), at.sin()], dim=1), torch.eye(3, dtype=torch.float64)[:1])
+    value.backward()
+
+    def formula(angle):
+        logits = np.array([np.cos(angle + 0.5), np.cos(angle - 1.0), np.cos(angle + 0.7)])
+        return _cross_entropy(_softmax(8.0 * logits[None]), np.eye(3)[:1])
+
+    assert value.item() == pytest.approx(formula(angle), rel=1e-9)
+    slope = (formula(angle + 1e-6) - formula(angle - 1e-6)) / 2e-6
+    assert at.grad.item() == pytest.approx(slope, rel=1e-5)
 
 
 def test_scales_of_the_published_recipes():

@@ -158,6 +158,10 @@ class ArcFaceLoss(AngularLoss):
     The margin m lies on the angle to the clip's own class; of a mixed clip each class has its probability's
     share of it. With ``margin_on`` ``all`` it lies on the angle to every class.
 
+    This is eq. 3 at all angles: of a clip more than pi - m away from its class the logit rises again, and
+    beyond pi - m / 2 it is above the one without a margin. Some implementations take cos(angle) - m sin(m)
+    there. For m = 0.5 that is beyond 151 degrees, while random directions lie near 90 degrees apart.
+
     Source: Deng et al., ArcFace, CVPR 2019, eq. 3.
     """
 
