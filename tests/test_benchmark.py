@@ -220,7 +220,9 @@ def test_report_by_another_column_and_metric(asdray, official):
     assert code == 0
     assert not list(folder.glob("leaderboard-*"))
     assert sorted(p.name for p in (folder / "tables").iterdir()) == [
+        "official23-dev-std.csv",
         "official23-dev.csv",
+        "official23-eval-std.csv",
         "official23-eval.csv",
     ]
     code, _, err = asdray("report", DCASE, "--metric", "s_aucc", *official)
@@ -235,7 +237,7 @@ def test_a_trials_table_of_another_metric(asdray, official):
     assert (code, err) == (0, "")
     assert "s_auc23-eval.csv" in out
     table = pd.read_csv(trial / "output" / "last" / "s_auc23-dev.csv")
-    assert list(table.columns) == ["backend", *YEARS[DCASE].machines["dev"], "total"]
+    assert list(table.columns) == ["backend", *YEARS[DCASE].machines["dev"], "total", "dataset"]
     metrics = pd.read_parquet(trial / "metrics.parquet")
     is_it = (metrics["metric"] == "s_auc") & (metrics["section"] == -1) & (metrics["machine"] == "fan")
     assert table["fan"].tolist() == metrics["value"][is_it].tolist()

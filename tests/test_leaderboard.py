@@ -189,6 +189,16 @@ def test_a_mean_over_years_needs_every_year():
     assert b.frame["dev_amean"].notna().all()
 
 
+def test_a_mean_over_years_needs_every_seed():
+    rows = make_rows()
+    gone = pick(rows, dcase="dcase2023", system="ae-33333333", seed=1, machine="bandsaw")
+    row = board(rows[~gone]).frame.set_index("system").loc["ae-33333333"]
+    assert (row["dcase2023-eval_n"], row["dcase2023-eval_n_expected"]) == (1, 2)
+    assert not math.isnan(row["dcase2023-eval_mean"])
+    assert row[["eval_amean", "eval_hmean", "amean", "hmean"]].isna().all()
+    assert row[["dev_amean", "dev_hmean"]].notna().all()
+
+
 def test_rank_by_a_column_of_ones_choice():
     rows = make_rows()
     for by in ("dcase2023-dev", "eval_hmean", "amean", "hmean", "dev_amean"):

@@ -198,12 +198,21 @@ def _coverage(tables: Tables, machines: Mapping[str, Sequence[str]]) -> str:
 
 
 def _mean_over(frame: pd.DataFrame, mean: str, names: Sequence[str]) -> list[float | None]:
-    """One of `MEANS` of every row; null unless all of its columns have a value."""
+    """One of `MEANS` of every row; null unless all of its columns have a value over all seeds expected.
+
+    It has no room for counts: over other seeds it would stand there as if it were the same number.
+    """
     function = metrics.harmonic_mean if mean.endswith("hmean") else metrics.arithmetic_mean
-    over = [f"{name}_mean" for name in averaged(mean, names)]
-    rows = frame[over].to_numpy(dtype=float).tolist()
+    over = averaged(mean, names)
+    whole = {name: frame[f"{name}_mean"].where(~_partly(frame, name)) for name in over}
+    rows = pd.DataFrame(whole, index=frame.index).to_numpy(dtype=float).tolist()
     values = [function([None if math.isnan(v) else v for v in row]) for row in rows]
     return [math.nan if v is None else v for v in values]
+
+
+def _partly(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Rows with fewer seeds in a column than expected; a published row may tell neither number."""
+    return (frame[f"{name}_n"] < frame[f"{name}_n_expected"]).fillna(False).astype(bool)
 
 
 # ---------------------------------------------------------------------------------------------- ranking
