@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# A sweep on Slurm: one Ray over all nodes of the job, asked on with itself until the sweep is done.
+#
+#   sbatch slurm.sh SWEEP.yaml [options of `asdray sweep`]
+#
+# Edit the #SBATCH lines and the block "this site" below; the rest needs no change.
+#
+#SBATCH --job-name=asdray            # what squeue shows
+#SBATCH --nodes=2                    # machines; each becomes one Ray node
+#SBATCH --ntasks-per-node=1          # one Ray per machine, whatever its size
+#SBATCH --cpus-per-task=16           # cores of each machine for this job; Ray is told the same number
+#SBATCH --gpus-per-node=1            # leave out for CPU only
+#SBATCH --mem=64G                    # of each machine; audio, embeddings and Ray's object store live in it
+#SBATCH --time=12:00:00              # of one part: the sweep goes on in the next
+#SBATCH --requeue                    # a job that loses a machine, or is preempted, starts again by itself
+#SBATCH --signal=B:USR1@180          # seconds before the end: asdray stops cleanly, then the job is put back
+#SBATCH --output=asdray-%j.log       # one log for all parts,
+#SBATCH --open-mode=append           # each behind the one before
+set -euo pipefail
+
+# ---- this site --------------------------------------------------------------------------------------
+SHARED=${SHARED:-$PWD}                                    # on storage that every machine sees, at the same path
+VENV=${VENV:-$SHARED/.venv}                               # where asdray is installed; also on shared storage
+export ASDRAY_DATA=${ASDRAY_DATA:-$SHARED/data}           # formatted data
+export ASDRAY_RESULTS=${ASDRAY_RESULTS:-$SHARED/results}  # results
+export ASDRAY_CACHE_DIR=${ASDRAY_CACHE_DIR:-/tmp/asdray-cache-$USER}  # a machine's own disk: decoded audio
+TEMP=${TEMP_DIR:-/tmp/ray-$SLURM_JOB_ID}                  # Ray's logs and sockets: local, and short (107 characters)
+PORTS=${PORTS:-$((10000 + SLURM_JOB_ID % 110 * 200))}     # 200 ports for this job alone, below those that Linux deals out
+# ------------------------------------------------------------------------------------------------------
+
+[[ $# -ge 1 ]] || { echo "usage: sbatch slurm.sh SWEEP.yaml [options of asdray sweep]" >&2; exit 2; }
+PATH=$VENV/bin:$PATH
+
+# Whoever knows the token may run code as you on these machines: made once, readable by you alone.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$SHARED/.ray-token}
+if [[ ! -s $RAY_AUTH_TOKEN_PATH ]]; then
+    (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH")
+fi
+export RAY_USAGE_STATS_ENABLED=0  # machines without a way to the internet would wait for it
+export RAY_task_oom_retries=3     # a task that never fits into memory fails, instead of being tried for ever
+
+mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+# Only behind `&` or in $(...): exec, so that what is started there is srun itself, and can be ended.
+on() { local host=$1; shift; exec srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "$@"; }
+HEAD_IP=$(on "${HOSTS[-1]}" getent ahostsv4 "${HOSTS[0]}" | awk 'NR == 1 {print $1}')  # as another machine sees it
+ADDRESS=$HEAD_IP:$PORTS
+
+STEPS=()
+COMMON=(
+    --block                                          # stay: srun ends it with the job, and nothing else is touched
+    --num-cpus="$SLURM_CPUS_PER_TASK"                # what Slurm gave, not what the machine has
+    --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+    --temp-dir="$TEMP"
+    --node-manager-port=$((PORTS + 3)) --object-manager-port=$((PORTS + 4))
+    --metrics-export-port=$((PORTS + 5)) --runtime-env-agent-port=$((PORTS + 6))
+    --dashboard-agent-listen-port=$((PORTS + 7)) --dashboard-agent-grpc-port=$((PORTS + 8))
+    --min-worker-port=$((PORTS + 20)) --max-worker-port=$((PORTS + 199))
+)
+end() {
+    # Only our own steps: `ray stop` would end every Ray of this user on the machine, other jobs' too.
+    kill "${STEPS[@]}" 2>/dev/null || true
+    wait "${STEPS[@]}" 2>/dev/null || true
+    srun --overlap --ntasks-per-node=1 rm -rf "$TEMP" || true
+}
+trap end EXIT
+
+on "${HOSTS[0]}" ray start --head --port="$PORTS" --node-ip-address="$HEAD_IP" \
+    --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port=$((PORTS + 1)) \
+    --ray-client-server-port=$((PORTS + 2)) "${COMMON[@]}" &
+STEPS+=($!)
+for _ in {1..120}; do
+    (exec 3<> "/dev/tcp/$HEAD_IP/$PORTS") 2>/dev/null && break
+    kill -0 "${STEPS[0]}" 2>/dev/null || { echo "the head's Ray did not start: see above" >&2; exit 1; }
+    sleep 1
+done
+for host in "${HOSTS[@]:1}"; do
+    on "$host" ray start --address="$ADDRESS" "${COMMON[@]}" &
+    STEPS+=($!)
+done
+# All machines, or after five minutes those that came: the driver counts the CPUs once, when it begins.
+COUNT='import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=40)
+print(sum(node["Alive"] for node in ray.nodes()))'
+for _ in {1..60}; do
+    nodes=$(python -c "$COUNT" "$ADDRESS" 2>/dev/null || echo 0)
+    [[ $nodes -ge ${#HOSTS[@]} ]] && break
+    sleep 5
+done
+echo "$nodes of ${#HOSTS[@]} machines have joined the Ray at $ADDRESS"
+
+asdray sweep "$@" --address "$ADDRESS" &
+DRIVER=$!
+CANCELLED=
+trap 'kill -TERM $DRIVER 2>/dev/null || true' USR1              # the time is nearly over
+trap 'CANCELLED=1; kill -TERM $DRIVER 2>/dev/null || true' TERM # scancel, or preemption: Slurm decides what follows
+CODE=0
+wait $DRIVER || CODE=$?
+while kill -0 $DRIVER 2>/dev/null; do  # a signal ended the wait, not the driver
+    CODE=0
+    wait $DRIVER || CODE=$?
+done
+
+if [[ $CODE -eq 75 && -z $CANCELLED ]]; then  # stopped before it was done: the same job, later, goes on from there
+    echo "stopped with work left: back into the queue"
+    trap - EXIT
+    end
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $CODE

@@ -1,0 +1,210 @@
+"""Sweeps on a real Ray cluster of three nodes: the check at the start, lost nodes, jobs, local caches."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from ray_nodes import RAY, RayCluster, own_mounts, processes
+from sweeping import SMALL_AE, World, asdray, make_data, spec, wait_for
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(own_mounts() is None, reason="nodes need mounts of their own"),
+]
+
+MACHINES = ["fan", "bandsaw"]
+AE = {
+    "recipes": {"ae_baseline": {"set": {**SMALL_AE, "train.epochs": 8}}},
+    "machines": {"dcase2023": MACHINES},
+    "seeds": [0, 1, 2],
+}
+AE_ONE = {key: AE[key] for key in ("recipes", "machines")}
+RAW = {"recipes": {"raw_spec": {"set": {"audio.duration": 1.2}}}, "machines": {"dcase2023": MACHINES}}
+
+
+class Site:
+    """A cluster of a head and two nodes with a disk of their own for the audio cache, and a world to sweep in."""
+
+    def __init__(self, folder):
+        self.world = World(make_data(folder / "d"), folder / "results")
+        self.cache = folder / "cache"
+        self.cache.mkdir()
+        self.cluster = RayCluster()
+
+    def command(self, **changes):
+        command = [
+            *self.world.command(**changes),
+            "--cache-dir",
+            self.cache,
+            "--address",
+            self.cluster.address,
+        ]
+        return [str(part) for part in command]
+
+    def packs(self, ip):
+        """Pack -> time of its making, as the node sees them."""
+        folder = self.cluster.files(ip, self.cache)
+        return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("pack.json")}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    site = Site(tmp_path_factory.mktemp("c"))
+    try:
+        site.cluster.begin()
+        for ip in ("127.0.0.2", "127.0.0.3"):
+            site.cluster.add(ip, mounts={site.cache: "size=100m"})
+        yield site
+    finally:
+        site.cluster.end()
+
+
+BY_HAND = """
+import sys
+from asdray.cli import main
+for seed in ("0", "1", "2"):
+    try:
+        main([*sys.argv[1:], "--seed", seed])
+    except SystemExit as end:
+        assert not end.code, end.code
+"""
+
+
+def test_a_sweep_uses_all_nodes_and_ends_as_by_hand_though_one_is_lost(site, tmp_path):
+    cluster, world = site.cluster, site.world
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asdray", *site.command(**AE)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env,
+    )  # fmt: skip
+    wait_for(lambda: all(site.packs(ip) for ip in cluster.nodes), process)
+    cluster.kill("127.0.0.3")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert not [e for e in world.events() if e["status"] == "failed"], output
+
+    undisturbed = World(world.data, tmp_path / "results")
+    options = [f"{key}={json.dumps(value)}" for key, value in AE["recipes"]["ae_baseline"]["set"].items()]
+    subprocess.run(
+        [sys.executable, "-c", BY_HAND, "run", "ae_baseline", "dcase2023", "--machines", ",".join(MACHINES),
+         *[part for option in options for part in ("--set", option)], "--data", world.data,
+         "--results", undisturbed.results, "--no-umap", "--device", "cpu"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    _, events = undisturbed.sweep(**AE)
+    assert all(e["found"] for e in events if e["stage"] != "table")
+    assert world.tables() == undisturbed.tables()
+
+
+def test_a_submitted_job_joins_its_cluster_and_local_caches_are_built_once(site, tmp_path):
+    """Both nodes that are left have packs of the first sweep's machines, each in its own place."""
+    cluster, world = site.cluster, site.world
+    before = {ip: site.packs(ip) for ip in cluster.nodes}
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "s.yaml").write_text(yaml.safe_dump(spec(name="job", **RAW)))
+
+    def submit(*args):
+        command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", here, "--",
+                   sys.executable, "-m", "asdray.sweep", "s.yaml", *args]  # fmt: skip
+        return subprocess.run(
+            [str(part) for part in command], env=cluster.env, capture_output=True, text=True, timeout=200
+        )
+
+    done = submit("--data", world.data, "--results", world.results, "--cache-dir", site.cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "everything is in" in done.stdout
+    board = pd.read_csv(world.folder("job") / "leaderboard.csv")
+    assert board["dcase2023-eval_mean"].notna().all()
+    for ip, packs in before.items():
+        assert packs.items() <= site.packs(ip).items(), "built again"
+    assert any(site.packs(ip).keys() - packs.keys() for ip, packs in before.items()) or all(
+        len(packs) == 4 for packs in before.values()
+    )
+
+    lost = submit("--data", world.data, "--results", "results")
+    assert lost.returncode != 0
+    assert "lies in Ray's copy of the job's --working-dir" in lost.stdout
+
+
+def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path):
+    cluster, world = site.cluster, site.world
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "asdray", other / "asdray", ignore=shutil.ignore_patterns("__pycache__"))
+    package = other / "asdray" / "__init__.py"
+    package.write_text(re.sub('__version__ = ".*"', '__version__ = "0.0.9"', package.read_text()))
+    cluster.add("127.0.0.4", mounts={site.cache: "size=64k"}, PYTHONPATH=str(other))
+    world.results.mkdir(exist_ok=True)
+    cluster.add("127.0.0.5", mounts={world.results: "size=100m", world.data: "size=100m"})
+    run = asdray(*site.unknown(**AE_ONE), check=2, env=cluster.env, cwd=tmp_path)
+    told = run.stderr.splitlines()
+    assert re.match(r"error: some of the \d nodes of this Ray cannot do the sweep's work:", told[0])
+    lines = {ip: [line for line in told[1:] if ip in line] for ip in ("127.0.0.4", "127.0.0.5", "127.0.0.2")}
+    assert not lines["127.0.0.2"]
+    version, disk = lines["127.0.0.4"]
+    assert re.search(r"has asdray 0\.0\.9 \(source \w{8}\), here is asdray ", version)
+    assert re.search(rf"has 0\.00 GB free in {site.cache}, 0\.00 GB are needed", disk)
+    blind, dark, _ = lines["127.0.0.5"]
+    assert f"does not see --results {world.results}" in blind
+    assert f"does not see --data {world.data}" in dark
+    assert "Traceback" not in run.stderr
+    for ip in ("127.0.0.4", "127.0.0.5"):
+        cluster.kill(ip)
+
+
+def test_a_wrong_token_is_told(site):
+    env = {**site.cluster.env, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
+    run = asdray(*site.unknown(**AE_ONE), check=2, env=env)
+    assert f"the Ray at '{site.cluster.address}' does not let us in" in run.stderr
+    assert "the token in /nowhere/token must be the one that the cluster was started with" in run.stderr
+    env = {**site.cluster.env, "RAY_AUTH_TOKEN": "0123", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    run = asdray(*site.unknown(**AE_ONE), check=2, env=env)
+    assert "the token in RAY_AUTH_TOKEN must be" in run.stderr
+
+
+SILENT = """
+import os, signal, sys
+from pathlib import Path
+from asdray.store import Places
+from asdray.sweep.cluster import ray_session
+from asdray.sweep.nodes import check
+from asdray.sweep.plan import load
+spec, data, results, cache, address, raylet = sys.argv[1:]
+places = Places.of(data, results, cache)
+sweep, _ = load(Path(spec), {}, places)
+with ray_session(address, dashboard=False):
+    print(check(sweep, places, 0))
+    for size, wait in ((1e18, 60), (0, 3)):
+        if wait == 3:
+            os.kill(int(raylet), signal.SIGSTOP)
+        try:
+            check(sweep, places, size, wait)
+        except ValueError as error:
+            print(error)
+os.kill(int(raylet), signal.SIGCONT)
+"""
+
+
+def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site):
+    world, cluster = site.world, site.cluster
+    command = site.unknown(**AE_ONE)
+    (raylet,) = [
+        pid for pid in processes(cluster.nodes["127.0.0.2"].pid)
+        if Path(f"/proc/{pid}/exe").resolve().name == "raylet"
+    ]  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", SILENT, command[1], world.data, world.results, site.cache, cluster.address,
+         str(raylet)],
+        env=cluster.env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    fine, few, full, few_too, silent = run.stdout.splitlines()
+    assert fine == "[]", "nothing to say of sound nodes"
+    assert few == few_too == f"some of the {len(cluster.nodes)} nodes of this Ray cannot do the sweep's work:"
+    assert re.search(rf"GB free in {world.results}, 1000000000\.00 GB are needed: free some", full)
+    assert re.search(r"127\.0\.0\.2 \(.*\): no answer in 3 s", silent)

@@ -1,0 +1,257 @@
+"""benchmarks/cluster: what lies ready for Ray's launcher, Slurm and Kubernetes, held against the tools themselves."""
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from ray_nodes import free_ports
+
+FOLDER = Path(__file__).parent.parent / "benchmarks" / "cluster"
+SLURM = FOLDER / "slurm.sh"
+
+
+def sweep_options(args):
+    """What asdray's own command line makes of the arguments behind ``asdray sweep``."""
+    from asdray import cli
+
+    command = typer.main.get_command(cli.app).commands["sweep"]
+    return command.make_context("sweep", list(args), obj=[]).params
+
+
+def ray_options(args):
+    """What Ray's own command line makes of the arguments behind ``ray start``."""
+    from ray.scripts.scripts import start
+
+    return start.make_context("start", list(args)).params
+
+
+# ------------------------------------------------------------------------------------------ Ray's launcher
+
+
+def test_the_launcher_takes_ray_cluster_yaml():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((FOLDER / "ray-cluster.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
+    with pytest.raises(Exception, match="surprise"):
+        validate_config({**prepared, "surprise": 1})
+    for key, address in (("head_start_ray_commands", False), ("worker_start_ray_commands", True)):
+        stop, start = config[key]
+        assert stop.endswith("bin/ray stop")
+        env, _, args = start.partition("/SHARED/asdray/.venv/bin/ray start ")
+        assert "RAY_AUTH_MODE=token" in env
+        options = ray_options(shlex.split(args))
+        assert options["head"] is not address
+        assert bool(options["address"]) is address
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+# -------------------------------------------------------------------------------------------------- Slurm
+
+FAKES = {
+    # Runs the command here, as often as there are machines.
+    "srun": """
+        echo "srun $*" >> $LOG
+        while [[ $1 == --* ]]; do shift; done
+        exec "$@"
+    """,
+    "scontrol": """
+        echo "scontrol $*" >> $LOG
+        [[ $1 == show ]] && printf '%s\\n' $HOSTS || true
+    """,
+    "getent": "echo 127.0.0.1 STREAM",
+    "ray": """
+        echo "ray $*" >> $LOG
+        port=$(sed -n 's/.* --port=\\([0-9]*\\).*/\\1/p' <<< "$*")
+        trap 'echo "ray ended" >> $LOG; exit 143' TERM
+        if [[ -n $port ]]; then $REAL_PYTHON -c "$LISTEN" $port & fi
+        while :; do sleep 0.1; done
+    """,
+    "python": "echo 2",
+    "asdray": """
+        echo "asdray $*" >> $LOG
+        env | grep -E '^(RAY|ASDRAY)_' >> $LOG
+        [[ $CODE != wait ]] && exit $CODE
+        trap 'exit 75' TERM
+        touch $LOG.waits
+        while :; do sleep 0.1; done
+    """,
+}
+LISTEN = """
+import os, socket, sys, time
+s = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+parent = os.getppid()
+while os.getppid() == parent: time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Starts slurm.sh between programs that stand for Slurm's, Ray's and ours."""
+    fakes = tmp_path / "venv" / "bin"
+    fakes.mkdir(parents=True)
+    for name, code in FAKES.items():
+        (fakes / name).write_text("#!/usr/bin/env bash\n" + code)
+        (fakes / name).chmod(0o755)
+    log = tmp_path / "log"
+    log.touch()
+
+    def start(code, hosts="one two"):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "ASDRAY_", "SLURM_"))}
+        env |= {
+            "PATH": f"{fakes}:{env['PATH']}", "SHARED": str(tmp_path / "shared"), "VENV": str(fakes.parent),
+            "LOG": str(log), "CODE": code, "HOSTS": hosts, "LISTEN": LISTEN, "REAL_PYTHON": sys.executable,
+            "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "x[1-2]", "SLURM_CPUS_PER_TASK": "16",
+            "SLURM_GPUS_ON_NODE": "2", "USER": "me", "TEMP_DIR": str(tmp_path / "temp"),
+            "PORTS": str(free_ports(1)[0]),
+        }  # fmt: skip
+        (tmp_path / "shared").mkdir(exist_ok=True)
+        (tmp_path / "temp").mkdir(exist_ok=True)
+        return subprocess.Popen(
+            ["bash", SLURM, "dis grid.yaml", "--set", "seeds=[0]"],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def told():
+        return log.read_text().splitlines()
+
+    start.told, start.log, start.folder = told, log, tmp_path
+    return start
+
+
+def test_slurm_script_is_bash_and_every_option_has_a_comment():
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    if shellcheck := shutil.which("shellcheck"):
+        subprocess.run([shellcheck, SLURM], check=True)
+    text = SLURM.read_text()
+    options = re.findall(r"^#SBATCH (\S+)(.*)$", text, re.MULTILINE)
+    assert {"--requeue", "--signal=B:USR1@180", "--open-mode=append"} <= {name for name, _ in options}
+    assert all(re.match(r"\s+# \w", comment) for _, comment in options)
+    assert not re.search(r"^[^#]*\bray stop", text, re.MULTILINE)
+
+
+def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
+    process = slurm("0")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, output
+    told = slurm.told()
+    assert "2 of 2 machines have joined" in output
+    head, worker = (ray_options(shlex.split(line)[2:]) for line in told if line.startswith("ray start"))
+    assert (head["head"], worker["head"]) == (True, False)
+    (line,) = (line for line in told if line.startswith("asdray sweep"))
+    assert line.startswith("asdray sweep dis grid.yaml --set seeds=[0] --address 127.0.0.1:")
+    address = line.rpartition(" ")[2]
+    assert worker["address"] == address == f"127.0.0.1:{head['port']}"
+    for node in (head, worker):
+        assert (node["num_cpus"], node["num_gpus"], node["block"]) == (16, 2, True)
+        assert len(node["temp_dir"]) > 0
+        assert node["max_worker_port"] - head["port"] == 199
+    ports = [v for k, v in head.items() if k.endswith("port") and isinstance(v, int)]
+    assert len(set(ports)) == len(ports) == 11
+    assert sweep_options(["s.yaml", "--set", "seeds=[0]", "--address", address])["address"] == address
+    token = slurm.folder / "shared" / ".ray-token"
+    assert f"RAY_AUTH_TOKEN_PATH={token}" in told
+    assert "RAY_AUTH_MODE=token" in told
+    assert re.fullmatch(r"[0-9a-f]{64}", token.read_text())
+    assert token.stat().st_mode & 0o077 == 0
+    assert not (slurm.folder / "temp").exists(), "taken away"
+    assert not any("requeue" in line for line in told)
+    assert told.count("ray ended") == 2
+    on = [re.search(r"--nodelist=(\w+)", line)[1] for line in told if "ray start" in line and "srun" in line]
+    assert on == ["one", "two"]
+
+
+@pytest.mark.parametrize(("code", "again"), [("75", True), ("1", False), ("2", False)])
+def test_slurm_puts_only_a_stopped_sweep_back_into_the_queue(slurm, code, again):
+    process = slurm(code, hosts="one")
+    process.communicate(timeout=100)
+    assert process.returncode == int(code)
+    told = slurm.told()
+    assert ("scontrol requeue 4711" in told) is again
+    if again:
+        assert told.index("ray ended") < told.index("scontrol requeue 4711"), "Ray is gone by then"
+
+
+@pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancelled(slurm, number, again):
+    process = slurm("wait", hosts="one")
+    end = time.monotonic() + 60
+    while not Path(f"{slurm.log}.waits").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=100)
+    assert process.returncode == 75
+    assert ("scontrol requeue 4711" in slurm.told()) is again
+    assert "ray ended" in slurm.told()
+
+
+# --------------------------------------------------------------------------------------------- Kubernetes
+
+JOB = {
+    "entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
+    "rayClusterSpec",
+}  # fmt: skip
+GROUP = {"rayStartParams", "template"}
+
+
+def test_the_kuberay_job_has_what_its_resource_asks_for():
+    job = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert re.fullmatch(r"[a-z0-9-]{1,47}", job["metadata"]["name"])
+    spec = job["spec"]
+    assert set(spec) == JOB
+    cluster = spec["rayClusterSpec"]
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"}
+    lock = (FOLDER.parent.parent / "requirements.lock").read_text()
+    assert f"\nray=={cluster['rayVersion']}\n" in lock
+    assert set(cluster["headGroupSpec"]) == GROUP
+    (group,) = cluster["workerGroupSpecs"]
+    assert set(group) == GROUP | {"groupName", "replicas", "minReplicas", "maxReplicas"}
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    images = set()
+    for template in (cluster["headGroupSpec"]["template"], group["template"]):
+        pod = template["spec"]
+        (container,) = pod["containers"]
+        images.add(container["image"])
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        paths = {m["mountPath"] for m in container["volumeMounts"]}
+        assert paths == {"/shared", "/cache", "/dev/shm"}
+        options = [f"--{k}={v}" for k, v in cluster["headGroupSpec"]["rayStartParams"].items()]
+        ray_options(["--head", *options])
+    assert len(images) == 1, "one asdray on all pods"
+
+    python, flag, module, *args = shlex.split(spec["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "asdray.sweep")
+    options = sweep_options(args)
+    assert str(options["data"]).startswith("/shared/")
+    assert str(options["results"]).startswith("/shared/")
+    assert str(options["cache_dir"]) == "/cache"
+
+
+@pytest.mark.parametrize("name", ["ray-cluster.yaml", "kuberay-job.yaml"])
+def test_every_field_has_a_comment(name):
+    """Above it, beside it, or above the group of fields that it stands in."""
+    lines = (FOLDER / name).read_text().splitlines()
+    plain = {"apiVersion", "kind", "metadata", "spec", "template", "containers", "volumes", "image", "env",
+             "volumeMounts", "resources", "limits", "requests", "provider", "auth", "name", "rayClusterSpec",
+             "headGroupSpec", "workerGroupSpecs", "persistentVolumeClaim", "emptyDir", "mode", "minReplicas",
+             "maxReplicas", "rayStartParams", "max_workers", "worker_setup_commands"}  # fmt: skip
+    for before, line in itertools.pairwise(lines):
+        if (field := re.match(r"\s*(?:- )?([A-Za-z_-]+):( |$)", line)) and field[1] not in plain:
+            assert "#" in before or "#" in line or field[1].endswith("_ray_commands"), line
