@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the trials, what is left, time and disk; and stop.")
     ] = False,
+    wall_time: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop cleanly before so much time is over (exit code 75): 3h50m, 13800, 1-12:00:00."
+        ),
+    ] = None,
     no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")] = False,
 ) -> None:
@@ -54,9 +61,11 @@ def sweep(
     from asdray.config.load import parse_set
     from asdray.stages.columns import require_classes
     from asdray.store import Places
+    from asdray.sweep import walltime
     from asdray.sweep.only import chooser
     from asdray.sweep.plan import load
 
+    seconds = None if wall_time is None else walltime.parse(wall_time)
     places = Places.of(data, results, cache_dir)
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     if only is not None and plan.search.samples:
@@ -75,6 +84,8 @@ def sweep(
 
         print_lines(plan_lines(plan, jobs, places, chosen or (lambda job: True), retry_failed))
         return
+    if seconds is None and not quiet and (hint := walltime.slurm_hint(os.environ)):
+        print(hint)
     run_and_print(
         plan,
         jobs,
@@ -87,6 +98,7 @@ def sweep(
         ],  # to go on, not to restart
         only=chosen,
         retry_failed=retry_failed,
+        stop_at=None if seconds is None else walltime.stop_at(seconds),
     )
 
 

@@ -28,6 +28,7 @@ def run_and_print(
     command: Sequence[str],
     only: Callable[[Job], bool] | None = None,
     retry_failed: bool = False,
+    stop_at: float | None = None,
 ) -> None:
     """Runs or resumes a sweep, prints how it ended, and exits where something is left to be told.
 
@@ -35,6 +36,7 @@ def run_and_print(
         command: what to type to go on after a stop, without ``asdray``.
         only: the trials that are asked for; None: all.
         retry_failed: whether to try again what failed and would fail again.
+        stop_at: by ``time.monotonic``: when to stop as by a signal.
 
     Raises:
         SystemExit: 75 where it was stopped, 1 where something failed or is not complete.
@@ -52,6 +54,7 @@ def run_and_print(
         quiet=quiet,
         only=only,
         retry_failed=retry_failed,
+        stop_at=stop_at,
     )
     print_board(result.board, result.folder.name)
     left_out = len(jobs) - sum(map(only, jobs))

@@ -80,11 +80,15 @@ class Driver:
 
     # ------------------------------------------------------------------------------------- with Ray
 
-    def run_on_ray(self, address: str | None, dashboard: bool) -> None:
-        """Trains what is missing and runs the tasks that follow, until nothing is left or a signal comes."""
+    def run_on_ray(self, address: str | None, dashboard: bool, stop_at: float | None = None) -> None:
+        """Trains what is missing and runs the tasks that follow, until nothing is left or a signal comes.
+
+        Args:
+            stop_at: by ``time.monotonic``: when to stop in any case.
+        """
         from asdray.sweep.cluster import ray_session
 
-        with stop_on_signals() as stop, ray_session(address, dashboard) as cluster, self._view:
+        with stop_on_signals(stop_at) as stop, ray_session(address, dashboard) as cluster, self._view:
             stop.arm()  # Ray has made SIGTERM its own
             # Only now, like the two below: it imports ray, which a sweep with nothing to do never needs.
             from asdray.sweep import metrics
@@ -147,6 +151,8 @@ class Driver:
             self._finish_if_complete(index)
         while trains or len(pool):
             if stop.asked:
+                if stop.timed_out:
+                    self._view.line("--wall-time is nearly over", "yellow")
                 self._stop(training)
                 return
             if self.search and trains:
@@ -346,7 +352,8 @@ class Driver:
     def write_outputs(self) -> Leaderboard:
         """``trials.parquet``, tables and leaderboard as of now."""
         board = self._report.write()
-        self.retention.look_beyond_the_best(self.jobs)
+        if not self.stopped:  # else there is no time to lose
+            self.retention.look_beyond_the_best(self.jobs)
         self._view.board(board)
         return board
 

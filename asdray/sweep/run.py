@@ -64,12 +64,14 @@ def run_sweep(
     quiet: bool = False,
     only: Callable[[Job], bool] = lambda job: True,
     retry_failed: bool = False,
+    stop_at: float | None = None,
 ) -> Result:
     """Does all that is missing of a sweep.
 
     Args:
         only: the trials that are asked for; the tables are over all.
         retry_failed: whether to try again what failed before and would fail again.
+        stop_at: by ``time.monotonic``: when to stop as by a signal.
 
     Raises:
         ValueError: data that changed since they were formatted, a sweep of this name that already runs,
@@ -110,7 +112,7 @@ def run_sweep(
             driver = Driver(sweep, jobs, stands, places, log, missing, left, view, search)
             driver.retention.look_at_all(jobs, stands, search)
             if any(m.runs for m in left.values()) or (search and not search.over):
-                driver.run_on_ray(address, dashboard)
+                driver.run_on_ray(address, dashboard, stop_at)
             else:
                 driver.finish_trials_without_work()
             board = driver.write_outputs()

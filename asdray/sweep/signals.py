@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a clean stop; twice as an immediate one."""
+"""Ctrl-C, SIGTERM and the end of a given time as a clean stop; a second signal as an immediate one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody asked for the end."""
+    """Whether somebody asked for the end.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Args:
+        at: by ``time.monotonic``: when the end is asked for anyway; None: never.
+    """
+
+    def __init__(self, at: float | None = None) -> None:
+        self._at = at
+        self._signalled = False
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time is over."""
+        return self._at is not None and time.monotonic() >= self._at
+
+    @property
+    def asked(self) -> bool:
+        return self._signalled or self.timed_out
 
     def arm(self) -> None:
         """Listens for signals; once more where a library (Ray, as it starts) took one of them over."""
@@ -27,15 +42,19 @@ class Stop:
                 signal.signal(signum, self._ask)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self._signalled:
             _end_at_once(number)
-        self.asked = True
+        self._signalled = True
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process at once."""
-    stop = Stop()
+def stop_on_signals(at: float | None = None) -> Iterator[Stop]:
+    """Turns the first SIGINT or SIGTERM into a clean stop; the second ends the process at once.
+
+    Args:
+        at: as of `Stop`.
+    """
+    stop = Stop(at)
     old: dict[signal.Signals, Any] = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     stop.arm()
     try:
