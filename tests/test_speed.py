@@ -6,11 +6,14 @@ import resource
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
-from tiny import AE, DIS, build_year, trial_of
+from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 
 from asdray import store
+from asdray.audio.batches import Clips
+from asdray.audio.cache import ensure_pack
 from asdray.config.load import with_overrides
 from asdray.frontends import compute
 from asdray.stages.train import train
@@ -54,3 +57,18 @@ def test_bf16_is_asked_for_by_name(system, places):
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert {v.dtype for v in weights[1].values()} == {v.dtype for v in weights[0].values()}
+
+
+@pytest.mark.parametrize("n_samples", [6400, 20000])
+def test_clips_on_a_device_are_the_same(n_samples, places):
+    clips = Clips([ensure_pack(places, DCASE, m, "train") for m in MACHINES])
+    there = clips.on(CPU)
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, len(clips), 50)
+    starts = clips.random_starts(rng, n_samples)[index]
+    assert len(there) == len(clips)
+    assert clips.nbytes == 2 * clips.lengths.sum()
+    for crop in (None, starts):
+        here = clips.gather(index, n_samples, crop)
+        assert here.dtype == torch.int16
+        assert torch.equal(there.gather(index, n_samples, crop), here)

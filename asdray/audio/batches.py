@@ -64,6 +64,15 @@ class Clips:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all clips as `gather` returns them."""
+        return int(self.lengths.sum()) * (2 if self._channel in ("near", "far") else 4)
+
+    def on(self, device: torch.device) -> DeviceClips:
+        """The same clips in the memory of ``device``, which gathers them itself."""
+        return DeviceClips(self, device)
+
     def random_starts(self, rng: np.random.Generator, n_samples: int) -> np.ndarray:
         """For every clip, where a random crop of ``n_samples`` of its tiled form begins: ``(N,) int64``."""
         # A short clip is repeated as a whole until it is long enough; the crop may start anywhere in that.
@@ -105,6 +114,38 @@ class Clips:
             return samples[:, int(self._channel == "far")]
         near, far = samples[:, 0].astype(np.float32), samples[:, 1]
         return (near + far) * (1 / 65536) if self._channel == "mean" else (near - far) * (1 / 32768)
+
+
+_CHUNK = 1 << 24
+
+
+class DeviceClips(Clips):
+    """Clips that live on a device, copied there once: `gather` then moves no audio between devices."""
+
+    def __init__(self, clips: Clips, device: torch.device) -> None:
+        self.keys, self.lengths, self._channel = clips.keys, clips.lengths, clips._channel
+        sizes = [len(pack) for pack in clips._samples]
+        dtype = torch.int16 if clips._channel in ("near", "far") else torch.float32
+        self._all = torch.empty(sum(sizes), dtype=dtype, device=device)
+        filled = 0
+        for pack, size in zip(clips._samples, sizes, strict=True):
+            for start in range(0, size, _CHUNK):  # little of a pack is in the host's memory at once
+                mono = np.array(clips._mono(pack[start : start + _CHUNK]))
+                self._all[filled : filled + len(mono)] = torch.from_numpy(mono)
+                filled += len(mono)
+        first = np.concatenate([[0], np.cumsum(sizes)])[clips._pack] + clips._first
+        self._firsts = torch.from_numpy(first).to(device)
+        self._lengths = torch.from_numpy(clips.lengths).to(device)
+
+    def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
+        """As of `Clips`, on the device."""
+        device = self._all.device
+        clip = torch.from_numpy(np.asarray(index)).to(device)
+        begin = np.zeros(len(index), dtype=np.int64) if starts is None else starts
+        position = torch.from_numpy(begin).to(device)[:, None] + torch.arange(n_samples, device=device)
+        position %= self._lengths[clip][:, None]
+        position += self._firsts[clip][:, None]
+        return self._all[position]
 
 
 def split(n_items: int, batch_size: int) -> list[slice]:

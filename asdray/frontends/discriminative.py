@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from asdray.config.branches import FftBranch, StftBranch
     from asdray.config.frontend import Discriminative
 
+_GPU_SHARE = 0.4
+"""Of a GPU's free memory: training clips that need less live there."""
+
 
 def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """The class of every clip, such as ``fan---0---m-n_W---0``: machine, section, attributes, is_target.
@@ -197,6 +200,9 @@ class DiscriminativeFrontend(FrontendModule):
         classes = np.array(
             [index[label] for label in class_labels(self.config.classes, columns)], dtype=np.int64
         )
+        device = self.head.centres.device
+        if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
+            clips = clips.on(device)
         return ClipBatches(clips, classes, self.n_samples, batch_size, self.config)
 
     def forward(self, waves: Tensor) -> Tensor:
