@@ -51,24 +51,27 @@ class Cluster:
     """Of the largest node; one training or task runs on one node."""
     node_gpus: float
     dashboard: str | None
+    nodes: tuple[tuple[float, float], ...] = ()
+    """CPUs and GPUs of each."""
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
         """What a training and the two kinds of task reserve; asked for, or chosen.
 
-        Chosen: a training takes its threads; tasks reserve no CPU, since the driver limits how many run
-        at once (see `asdray.sweep.tasks`), so that trainings waiting in the queue never starve them. With
-        GPUs a training takes three quarters of one and an extraction the rest.
+        Chosen: a training takes its threads, and a GPU where there are some, on which it also extracts, so
+        that no task waits for one. Tasks reserve no CPU, since the driver limits how many run at once (see
+        `asdray.sweep.tasks`): trainings that wait in the queue never starve them. Where an extraction is to
+        have (a part of) a GPU of its own, a training takes three quarters.
 
         Raises:
             ValueError: more than the largest thing this Ray could ever give.
         """
-        has_gpu = self.node_gpus > 0
+        gpu = 0.0
+        if self.node_gpus > 0:
+            gpu = 0.75 if asked.extract and asked.extract.gpu else 1.0
         needs = {
-            "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=0.75 if has_gpu else 0),
-            "extract": _larger(
-                asked.extract or Need(cpu=0, gpu=0.25 if has_gpu else 0), asked.score or Need(cpu=0)
-            ),
-            "umap": asked.umap or Need(cpu=0, gpu=0),
+            "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=gpu),
+            "extract": _larger(asked.extract or Need(cpu=0), asked.score or Need(cpu=0)),
+            "umap": asked.umap or Need(cpu=0),
         }
         for kind, need in needs.items():
             limits = (("cpu", need.cpu, self.node_cpus), ("gpu", need.gpu, self.node_gpus))
@@ -76,8 +79,17 @@ class Cluster:
                 if wanted > there:
                     raise ValueError(
                         f"resources.{kind}.{what} asks for {wanted:g}, but the largest node of this Ray has "
-                        f"{there:g}: it would wait for ever; ask for less or use larger nodes"
+                        f"{there:g}: it would wait for ever; ask for less or use larger nodes "
+                        f"(in all there are {self.cpus:g} CPUs and {self.gpus:g} GPUs)"
                     )
+            if need.gpu > 1 and need.gpu % 1:
+                raise ValueError(f"resources.{kind}.gpu is {need.gpu:g}: above 1, GPUs are whole numbers")
+            if self.nodes and not any(need.cpu <= cpus and need.gpu <= gpus for cpus, gpus in self.nodes):
+                nodes = "; ".join(f"{cpus:g} CPUs, {gpus:g} GPUs" for cpus, gpus in sorted(set(self.nodes)))
+                raise ValueError(
+                    f"resources.{kind} asks for {need.cpu:g} CPUs and {need.gpu:g} GPUs, but no node of this "
+                    f"Ray has both ({nodes}): it would wait for ever; ask for less of one"
+                )
         return needs
 
 
@@ -134,6 +146,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             node_cpus=max(node["Resources"].get("CPU", 0) for node in nodes),
             node_gpus=max(node["Resources"].get("GPU", 0) for node in nodes),
             dashboard=f"http://{url}" if url else None,
+            nodes=tuple((node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes),
         )
     finally:
         ray.shutdown()

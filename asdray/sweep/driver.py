@@ -65,8 +65,10 @@ class Driver:
             work.add(i, job, stand, asked=i in left)
         self._live = Live(sweep.name, self._report.rows, work)
         view.begin(len(left), self._live)
-        self._training: set[int] = {i for i, m in left.items() if m.units}
+        self._training = set[int]()
         """Trials whose job has not ended."""
+        self._extracts = False
+        """Whether a training's worker also extracts; then a trial that lacks only that goes there too."""
         self._judged: dict[int, Any] = {}
         """Those of them that a search judges, and what came of it."""
         self._ready: dict[int, set[str]] = {}
@@ -107,6 +109,8 @@ class Driver:
 
                 for note in nodes.check(self.sweep, self.places, self._live.work.left().bytes):
                     self._view.line(note, "yellow")
+            self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
+            self._training = {i for i in self.left if self._works_with_model(i)}
             limits = [cluster.cpus / needs["train"].cpu] if needs["train"].cpu else []
             limits += [cluster.gpus / needs["train"].gpu] if needs["train"].gpu else []
             self._live.room(min(limits, default=cluster.cpus), cluster.cpus // 2, cluster.cpus)
@@ -135,6 +139,7 @@ class Driver:
                     self.sweep.scheduler,
                     self.sweep.backends,
                     self.sweep.umap,
+                    self._extracts,
                 )
             if training:
                 training.start()
@@ -187,12 +192,13 @@ class Driver:
             self._report.row(index, running=True)
         elif kind == "event":
             self._record(index, value)
-            if value["stage"] == "train" and value["status"] == "done":
-                unit = next(u for u in trial.units if u.name == value["unit"])
+            if value["stage"] == ("extract" if self._extracts else "train") and value["status"] == "done":
+                units = (u for u in trial.units if u.name == value["unit"])
+                machines = {value["machine"]} if self._extracts else set(next(units).machines)
                 if index in self._judged:  # its job goes on to what it is judged by, and needs these machines
-                    self._ready.setdefault(index, set()).update(unit.machines)
+                    self._ready.setdefault(index, set()).update(machines)
                 else:
-                    self._start_tasks(index, set(unit.machines), pool)
+                    self._start_tasks(index, machines, pool, value["checkpoint"])
         elif kind == "judged":
             self._judged[index] = value
         elif kind in ("complete", "stopped", "error"):
@@ -216,7 +222,7 @@ class Driver:
         busy = len(self._training - self._held)
         for index, judged in search.next(busy, training.slots, self.jobs, self._add):
             self._held.discard(index)
-            if judged or self.left[index].units:
+            if judged or self._works_with_model(index):
                 if judged:
                     self._judged[index] = None
                 self._training.add(index)
@@ -254,19 +260,30 @@ class Driver:
                     self._drop(i)
             self._report.changed()
 
-    def _start_tasks(self, index: int, machines: set[str], pool: Any) -> None:
-        """Queues what follows the training of some machines of a job, as far as it is not done."""
+    def _start_tasks(self, index: int, machines: set[str], pool: Any, only: str | None = None) -> None:
+        """Queues what follows the training of some machines of a job, as far as it is not done.
+
+        Args:
+            only: of this checkpoint.
+        """
         from asdray.sweep.tasks import Item
 
         missing = self.jobs[index].missing(self.sweep, self.places, self.log.lasting)
         processed = set(missing.machines)
         for ckpt, machine in missing.machines:
-            if machine in machines:
+            if machine in machines and only in (None, ckpt):
                 self._put(Item("extract", index, ckpt, machine), pool)
         for ckpt, machine in missing.umaps:
             # Where extraction is still to be done, its task queues the UMAP when it ends.
-            if machine in machines and (ckpt, machine) not in processed:
+            if machine in machines and only in (None, ckpt) and (ckpt, machine) not in processed:
                 self._put(Item("umap", index, ckpt, machine), pool)
+
+    def _works_with_model(self, index: int) -> bool:
+        """Whether a trial needs a training's worker."""
+        if self.left[index].units or not self._extracts:
+            return bool(self.left[index].units)
+        stands = standing(self.jobs[index], self.sweep, self.places)
+        return any(stage.stage == "extract" and stage.done is None for stage in stands.all)
 
     def _without_failed(self, index: int) -> Trial:
         """A job's trial without the machines whose training failed before, where each has its own."""

@@ -28,6 +28,30 @@ class Item:
     machine: str
 
 
+def extract_machine(
+    trial: Trial,
+    backends: Sequence[Backend],
+    checkpoint: str,
+    machine: str,
+    places: Places,
+    device: str,
+    umap_options: Umap | Literal[False] = False,
+    embeddings: bool = False,
+) -> Event:
+    """Extracts one machine unless that is done; see `process_machine`."""
+    from asdray.dcase.manifest import load_dataset
+    from asdray.stages import state
+    from asdray.stages.extract import extract
+
+    def extracted() -> state.Outcome:
+        asked = trial, machine, checkpoint
+        dataset = load_dataset(places.data, trial.dcase)
+        read = embeddings or state.reads_dropped_embeddings(*asked, backends, umap_options, places, dataset)
+        return extract(*asked, places, device=device, again=read)
+
+    return attempt(event_of(trial, "extract", machine=machine, checkpoint=checkpoint), extracted)
+
+
 def process_machine(
     trial: Trial,
     backends: Sequence[Backend],
@@ -44,21 +68,11 @@ def process_machine(
         umap_options: of the UMAP that follows: embeddings that were dropped are made again for it too.
         embeddings: whether somebody is to read them in any case.
     """
-    from asdray.dcase.manifest import load_dataset
-    from asdray.stages import state
     from asdray.stages.evaluate import evaluate
-    from asdray.stages.extract import extract
     from asdray.stages.score import score
 
     at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
-
-    def extracted() -> state.Outcome:
-        asked = trial, machine, checkpoint
-        dataset = load_dataset(places.data, trial.dcase)
-        read = embeddings or state.reads_dropped_embeddings(*asked, backends, umap_options, places, dataset)
-        return extract(*asked, places, device=device, again=read)
-
-    events = [attempt(event_of(trial, "extract", **at), extracted)]
+    events = [extract_machine(trial, backends, checkpoint, machine, places, device, umap_options, embeddings)]
     if events[0]["status"] == "failed":
         return events
     for backend in backends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -39,6 +40,7 @@ def train_job(
     judge: Judge | None = None,
     backends: Sequence[Backend] = (),
     umap: Umap | Literal[False] = False,
+    extracts: bool = False,
 ) -> None:
     """Trains every unit of one trial in a Tune worker and reports each as soon as it is done.
 
@@ -48,8 +50,10 @@ def train_job(
 
     Args:
         backends, umap: what follows; a checkpoint that was dropped is made again where it is needed for them.
+        extracts: whether to extract here too, on the device where the model is.
     """
     from asdray.stages.train import train
+    from asdray.sweep.tasks import extract_machine
 
     work: Work = config.get("work") or Work(trials[config["job"]])
     trial = work.trial
@@ -88,6 +92,11 @@ def train_job(
         units_done += 1
         failed_units += event["status"] == "failed"
         tune.report({"events": [event]})
+        if extracts and event["status"] == "done":
+            scored = trial.backends(tuple(backends))
+            for checkpoint, machine in itertools.product(checkpoints, unit.machines):
+                event = extract_machine(trial, scored, checkpoint, machine, places, device, umap)
+                tune.report({"events": [event]})
     if judge is not None and work.sample is not None and not failed_units:
         tune.report({"events": (events := judge.events(trial, places, device))})
         tune.report({"judged": judge.verdict(trial, events, places)})
@@ -235,7 +244,7 @@ class Training(threading.Thread):
     Args:
         judge: of a search, whose trials come by `feed` until `finish`; None: all ``indices`` are trained.
         scheduler: what may stop the search's trials.
-        backends, umap: as for `train_job`.
+        backends, umap, extracts: as for `train_job`.
     """
 
     def __init__(
@@ -251,6 +260,7 @@ class Training(threading.Thread):
         scheduler: Scheduler | None = None,
         backends: Sequence[Backend] = (),
         umap: Umap | Literal[False] = False,
+        extracts: bool = False,
     ) -> None:
         super().__init__(name="training", daemon=True)
         self._news = news
@@ -271,6 +281,7 @@ class Training(threading.Thread):
                     judge=judge,
                     backends=backends,
                     umap=umap,
+                    extracts=extracts,
                 ),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),

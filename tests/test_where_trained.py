@@ -1,0 +1,57 @@
+"""Where trainings have a GPU their workers extract too; shown on a real Ray, with CPUs in the GPU's place."""
+
+import queue
+
+import pytest
+from tiny import AE, build_year, trial_of
+
+from asdray.config.backend import Recon
+from asdray.config.sweep import Need, Resources
+from asdray.dcase.manifest import load_dataset
+from asdray.stages import state
+from asdray.store import Places
+from asdray.sweep.cluster import Cluster, ray_session
+
+
+@pytest.mark.ray
+def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_path):
+    build_year(tmp_path / "data")
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    trial = trial_of(AE)
+    news = queue.SimpleQueue()
+    with ray_session(None, dashboard=False):
+        from asdray.sweep.training import Training
+
+        training = Training(
+            [trial], [0], ("last",), Need(cpu=1), places, tmp_path, news, backends=(Recon(),), extracts=True
+        )
+        training.start()
+        training.join()
+    told = [news.get() for _ in range(news.qsize())]
+    events = [value for kind, _, value in told if kind == "event"]
+    expected = [(stage, machine) for machine in trial.machines for stage in ("train", "extract")]
+    assert [(e["stage"], e["unit"] or e["machine"]) for e in events] == expected
+    assert all(e["status"] == "done" and not e["found"] for e in events)
+    assert [kind for kind, _, _ in told[-2:]] == ["complete", "end"]
+    dataset = load_dataset(places.data, trial.dcase)
+    assert all(state.extract_step(trial, m, "last", places, dataset).marker for m in trial.machines)
+
+
+def test_what_a_training_and_a_task_reserve():
+    def needs(asked, **there):
+        cluster = Cluster(
+            **{"cpus": 16, "gpus": 0, "node_cpus": 8, "node_gpus": 0, "dashboard": None, **there}
+        )
+        found = cluster.needs(Resources.model_validate(asked), threads=2)
+        return {kind: (need.cpu, need.gpu) for kind, need in found.items()}
+
+    assert needs({}) == {"train": (2, 0), "extract": (0, 0), "umap": (0, 0)}
+    assert needs({}, node_cpus=1)["train"] == (1, 0)
+    assert needs({}, node_gpus=4) == {"train": (2, 1), "extract": (0, 0), "umap": (0, 0)}
+    # Four trainings on each GPU, which also extract there.
+    assert needs({"train": {"cpu": 1, "gpu": 0.25}}, node_gpus=1)["train"] == (1, 0.25)
+    # Extraction on a GPU of its own leaves room for it.
+    asked = {"extract": {"cpu": 1, "gpu": 0.25}, "score": {"cpu": 2}}
+    assert needs(asked, node_gpus=1) == {"train": (2, 0.75), "extract": (2, 0.25), "umap": (0, 0)}
+    with pytest.raises(ValueError, match=r"resources.train.gpu asks for 2, but the largest node .* has 1"):
+        needs({"train": {"gpu": 2}}, node_gpus=1)
