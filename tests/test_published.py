@@ -92,6 +92,29 @@ def test_the_challenges_baseline_is_the_better_of_the_two(dcase):
     assert value(f"{dcase}-eval", "Challenge top").mean > max(both)
 
 
+@pytest.mark.parametrize(
+    ("ours", "within"),
+    [
+        ("asdkit+name", True),
+        ("evaluator+name", None),
+        ("dcase2022 asdkit+name, dcase2023 evaluator", True),
+        ("dcase2022 evaluator+name, dcase2023 none", None),
+    ],
+)
+def test_scores_with_other_labels_are_not_within_anything(ours, within):
+    theirs = {r["system"]: r for r in published.leaderboard_rows(["dcase2022-dev", "dcase2022-eval"])}[
+        "ASDKit dis_spec_featex"
+    ]
+    for name in ("dcase2022-dev", "dcase2022-eval"):
+        mine = {"system": "s", "recipe": "r", "backend": "b", "label_source": ours}
+        mine |= {f"{name}_mean": theirs[f"{name}_mean"] + 0.001, f"{name}_std": 0.01}
+        mine |= {f"{name}_n": 4, f"{name}_n_expected": 4}
+        line = published._line(name, mine, theirs)
+        assert line["difference"] == pytest.approx(0.001)
+        assert line["within_spread"] is (True if name.endswith("dev") else within)
+        assert (line["spread"] is None) == (line["within_spread"] is None)
+
+
 def test_every_file_is_told_in_the_readme():
     readme = (published.FOLDER / "README.md").read_text()
     for path in published.FOLDER.glob("*.csv"):

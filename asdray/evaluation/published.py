@@ -32,7 +32,8 @@ COLUMNS = (
 )  # fmt: skip
 ASDKIT_LABELS = (
     "dcase2022-eval of the ASDKit rows was evaluated with wrong domains of 592 of the 1,200 ToyCar and "
-    "ToyTrain clips (label_source asdkit); `asdray format dcase2022 --labels asdkit` evaluates ours so too."
+    "ToyTrain clips (label_source asdkit); `asdray format dcase2022 --labels asdkit` evaluates ours so too. "
+    "Of scores with other labels it is not said whether they lie within the spread."
 )
 
 
@@ -171,7 +172,8 @@ def beside(board: Leaderboard) -> pd.DataFrame:
     ``difference`` is ours less the published; ``spread`` the standard deviation of the difference of one
     training of ours and one of theirs, ``sqrt(std^2 + published_std^2)``, or the one of both that is known;
     ``within_spread`` whether the difference is no larger. All three are null unless ours is complete, the
-    latter two where neither std is known.
+    latter two where neither std is known, or the labels of both are known to differ: then the difference is
+    none of the systems alone.
 
     Returns:
         `BESIDE_COLUMNS`, a line per column of the leaderboard, row of ours and published row.
@@ -198,7 +200,7 @@ def _line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[
     complete = 0 < n_expected == n and not math.isnan(mean)
     difference = mean - other[f"{name}_mean"] if complete else None
     known = [s for s in (std, other[f"{name}_std"]) if not math.isnan(s)]
-    spread = math.hypot(*known) if complete and known else None
+    spread = math.hypot(*known) if complete and known and _labels_agree(name, mine, other) else None
     return {
         "column": name,
         "system": mine["system"],
@@ -219,3 +221,17 @@ def _line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[
         "published_label_source": other["label_source"],
         "source": other["source"],
     }
+
+
+def _labels_agree(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Whether a column's test clips have the same labels in both rows: see `ASDKIT_LABELS`."""
+    if name != "dcase2022-eval":
+        return True
+    ours = _source_of(mine["label_source"], "dcase2022")
+    return ("asdkit" in ours) == ("asdkit" in _source_of(other["label_source"], name))
+
+
+def _source_of(label_source: str, place: str) -> str:
+    """The part of a row's label source that speaks of a year or column: all of it where it is not divided."""
+    parts = dict(part.split(" ", 1) for part in label_source.split(", ") if " " in part)
+    return parts.get(place, label_source)
