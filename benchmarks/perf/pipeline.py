@@ -1,0 +1,99 @@
+"""How long does a whole sweep take, beside the reference toolkit? About five minutes, not part of `make perf`.
+
+4 machines x (200 training + 100 test) clips of 6 s, synthetic; all four default backends and UMAP; one seed.
+As sweeps through the command line, whole processes, start-up included: the autoencoder with 5 epochs, the
+two-branch network with 4. Beside them stands what ASDKit needed for the same on two quiet cores, one process
+per stage and machine (MEASURED_SECONDS): a ratio means something on such a machine only.
+
+`after training` is from the last checkpoint to the leaderboard, `start` from the command to the first epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MACHINES = ("fan", "valve", "bearing", "gearbox")
+BACKENDS = ["knn", {"name": "knn", "smote_ratio": 0.2}, "kmeans", "knn_rescale"]
+RECIPES = {
+    "ae_baseline": {"train.epochs": 5},
+    "dis_baseline": {"train.epochs": 4, "train.batch_size": 64},
+}
+# Per recipe: everything; all that follows the training, of all machines and the tables.
+MEASURED_SECONDS = {"ae_baseline": (525.0, 4 * 84 + 15.0), "dis_baseline": (525.0, 4 * 97 + 15.0)}
+
+
+def asdray(*args: object) -> None:
+    subprocess.run([sys.executable, "-m", "asdray", *map(str, args)], check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
+    """Seconds of one sweep."""
+    results = root / f"{recipe}-{run}"
+    spec = {
+        "name": "pipeline",
+        "recipes": {recipe: {"set": RECIPES[recipe]}},
+        "dcase": ["dcase2023"],
+        "seeds": [0],
+        "machines": {"dcase2023": MACHINES},
+        "backends": BACKENDS,
+    }
+    path = root / "pipeline.yaml"
+    path.write_text(json.dumps(spec))
+    started = time.time()
+    asdray("sweep", path, "--data", root / "data", "--results", results, "--no-dashboard")
+    ended = time.time()
+    epochs = list(results.glob("trials/*/*/*/model/*/metrics.csv"))
+    trained = max(p.stat().st_mtime for p in results.glob("trials/*/*/*/model/*/checkpoints/last.ckpt"))
+    first = min(_begun(p) for p in epochs)
+    tables = (results / "sweeps" / "pipeline" / "leaderboard.csv").stat().st_mtime
+    return {
+        "all": ended - started,
+        "start": first - started,
+        "training": trained - first,
+        "after training": tables - trained,
+    }
+
+
+def _begun(metrics: Path) -> float:
+    """When the first epoch of a unit began."""
+    rows = [line.split(",") for line in metrics.read_text().splitlines()]
+    seconds = sum(float(row[rows[0].index("seconds")]) for row in rows[1:])
+    return (metrics.parent / "checkpoints" / "last.ckpt").stat().st_mtime - seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How long does a whole sweep take?")
+    parser.add_argument("--runs", type=int, default=1, help="of each sweep; medians are printed")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        where = ("--data", root / "data")
+        asdray("synth", "dcase2023", "--machines", ",".join(MACHINES), "--train", 200, "--test", 100,
+               "--seconds", 6, *where)  # fmt: skip
+        asdray("format", "dcase2023", *where)
+        print(f"{len(os.sched_getaffinity(0))} CPUs, {args.runs} runs: median (least to most) seconds\n")
+        print("| sweep | all | start | training | after training | reference / all | reference / after |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for recipe in args.recipes:
+            figures = [measure(root, recipe, run) for run in range(args.runs)]
+            cells, medians = [], {}
+            for name in figures[0]:
+                values = [figure[name] for figure in figures]
+                medians[name] = statistics.median(values)
+                cells.append(f"{medians[name]:.1f} ({min(values):.1f} to {max(values):.1f})")
+            whole, after = MEASURED_SECONDS[recipe]
+            cells += [f"{whole / medians['all']:.1f}", f"{after / medians['after training']:.1f}"]
+            print(f"| {recipe} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
