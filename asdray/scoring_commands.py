@@ -51,9 +51,7 @@ def official(
     from asdray.evaluation import official as evaluation
 
     if compat and (draws, seed) != (None, None):
-        raise ValueError(
-            "--compat takes no --draws and no --seed: the official evaluator draws nothing"
-        )
+        raise ValueError("--compat takes no --draws and no --seed: the official evaluator draws nothing")
     drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
     systems, empty = evaluation.find_systems(folder)
     against = evaluation.reference(
@@ -220,6 +218,8 @@ def submit(
         print(f"{machine:<20} threshold {found.value:.6g}{instead}")
     print(f"{len(made.files)} files of {made.clips} {subset} clips, and {RECORD}, are in {out}")
     print("checked: every clip of the manifest is there once, with a number that `asdray official` reads")
+    if made.dataset == "synthetic":
+        print("Dataset: synthetic. These scores are of no recording that the challenge knows.")
     if made.absent:
         print(f"no complete submission: the trial has no {', '.join(made.absent)}")
 

@@ -177,6 +177,10 @@ def test_wrong_paths_and_damaged_files_are_told(world, tmp_path):
     with pytest.raises(ValueError, match="is not evaluated yet: run `asdray table"):
         asdray.load_results(folder)
     assert len(asdray.load_results(tmp_path)) == 0
+    old = pa.table({name: [] for name in SCHEMA.names if name != "dataset"})
+    pq.write_table(old, store.TrialDir(folder).metrics)
+    with pytest.raises(ValueError, match=r"metrics\.parquet was written by another version"):
+        asdray.load_results(folder)
     store.TrialDir(folder).metrics.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"cannot read .*metrics\.parquet"):
         asdray.load_results(folder)

@@ -28,12 +28,14 @@ class Submitted:
         clips: how many test clips they cover.
         thresholds: machine -> its decision threshold; empty in 2020.
         absent: machines of the year's subset that the trial does not have.
+        dataset: ``official`` or ``synthetic``.
     """
 
     files: tuple[Path, ...]
     clips: int
     thresholds: Mapping[str, Threshold]
     absent: tuple[str, ...]
+    dataset: str
 
 
 def submit(
@@ -103,7 +105,7 @@ def submit(
         },
     )
     absent = tuple(m for m in year.machines[subset] if m not in machines)
-    return Submitted(tuple(files), len(scores), thresholds, absent)
+    return Submitted(tuple(files), len(scores), thresholds, absent, dataset.kind)
 
 
 def _refuse_another(record: Path, identity: Mapping[str, str | int]) -> None:
