@@ -1,0 +1,102 @@
+"""What is said of a cluster before a sweep begins, without Ray: requests that it never satisfies, unfit nodes."""
+
+import pytest
+
+from asdray.config.sweep import Resources
+from asdray.store import Places
+from asdray.sweep.cluster import Cluster
+from asdray.sweep.nodes import check, faults_of, why_refused
+
+MIXED = Cluster(cpus=20, gpus=1, node_cpus=16, node_gpus=1, dashboard=None, nodes=((16.0, 0.0), (4.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"train": {"cpu": 17}},
+            r"resources.train.cpu asks for 17, but the largest node .* has 16.*in all there are 20 CPUs and 1 GPUs",
+        ),
+        ({"umap": {"gpu": 2}}, r"resources.umap.gpu asks for 2, but the largest node of this Ray has 1"),
+        (
+            {"train": {"cpu": 8, "gpu": 0.5}},
+            r"resources.train asks for 8 CPUs and 0.5 GPUs, but no node of this Ray has both "
+            r"\(4 CPUs, 1 GPUs; 16 CPUs, 0 GPUs\)",
+        ),
+        ({"extract": {"cpu": 5}, "score": {"gpu": 1}}, r"resources.extract asks for 5 CPUs and 1 GPUs"),
+    ],
+)
+def test_what_no_node_ever_has_is_said_with_what_there_is(asked, message):
+    with pytest.raises(ValueError, match=message):
+        MIXED.needs(Resources.model_validate(asked), threads=1)
+
+
+def test_parts_of_gpus_are_fine_and_parts_of_several_are_not():
+    assert MIXED.needs(Resources.model_validate({"train": {"cpu": 4, "gpu": 0.25}}), 1)["train"].gpu == 0.25
+    big = Cluster(cpus=8, gpus=8, node_cpus=8, node_gpus=8, dashboard=None, nodes=((8.0, 8.0),))
+    assert big.needs(Resources.model_validate({"train": {"gpu": 2}}), 1)["train"].gpu == 2
+    with pytest.raises(ValueError, match=r"resources.train.gpu is 1.5: above 1, GPUs are whole numbers"):
+        big.needs(Resources.model_validate({"train": {"gpu": 1.5}}), 1)
+
+
+ASK = {"results": "/r", "data": "/d", "cache": "/c"}
+HERE = {
+    "node": "n", "source": "asdray 0.1.0 (source 1234)", "versions": {"python": "3.11.7", "torch": "2.11.0"},
+    "token": "t", "write": None, "leased": True, "datasets": {"/d/x.json": "id"}, "wavs": [], "packs": 0,
+    "cache": None, "free": 10**12, "free_cache": 10**12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seen", "wrote", "told"),
+    [
+        ({}, "t", []),
+        ({"source": None, "token": None}, None, ["has no asdray: install asdray 0.1.0"]),
+        (
+            {"versions": {"python": "3.11.9", "torch": None}},
+            "t",
+            ["has python 3.11.9 (here 3.11.7), torch missing (here 2.11.0): results would depend on the node"],
+        ),
+        ({"token": "another"}, "t", ["does not see --results /r"]),
+        ({"write": "Read-only file system"}, None, ["cannot write to --results /r (Read-only file system)"]),
+        ({}, None, ["cannot write to --results /r (the driver does not see the file)"]),
+        ({"datasets": {"/d/x.json": "other"}}, "t", ["sees another /d/x.json than is here"]),
+        ({"datasets": {"/d/x.json": None}, "wavs": ["/d/a.wav"]}, "t", ["does not see --data /d"]),
+        ({"wavs": ["/d/a.wav"]}, "t", ["does not see /d/a.wav: mount what the folders of /d/original lead to"]),
+        ({"cache": "Permission denied"}, "t", ["cannot write to --cache-dir /c (Permission denied)"]),
+        ({"packs": 2 * 10**12}, "t", ["has 1000.00 GB free in /c, 2000.00 GB are needed"]),
+        ({"free": 10**8}, "t", ["has 0.10 GB free in /r, 1.00 GB are needed"]),
+        ({"free": None, "free_cache": None}, "t", []),
+    ],
+)  # fmt: skip
+def test_what_a_node_sees_otherwise_is_told_with_the_fix(seen, wrote, told):
+    faults = faults_of({**HERE, **seen}, HERE, ASK, "t", wrote, 0.0)
+    assert len(faults) == len(told)
+    for fault, start in zip(faults, told, strict=True):
+        assert fault.startswith(start)
+
+
+def test_the_estimate_of_what_is_still_written_counts():
+    (fault,) = faults_of({**HERE, "free": 3 * 10**9}, HERE, ASK, "t", "t", 5e9)
+    assert fault.startswith("has 3.00 GB free in /r, 5.00 GB are needed: free some")
+
+
+def test_where_the_token_comes_from_is_said(monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    error = ConnectionError("Failed to connect")
+    assert "does not let us in (Failed to connect): the token in ~/.ray/auth_token" in why_refused(
+        "a:1", error
+    )
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/f")
+    assert "the token in /f must be" in why_refused("a:1", error)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert "RAY_AUTH_MODE is 'disabled' here" in why_refused("a:1", error)
+
+
+def test_results_in_the_copy_of_a_job_are_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://x.zip"}}')
+    with pytest.raises(ValueError, match="lies in Ray's copy of the job's --working-dir"):
+        check(None, Places.of("/d", "results"), 0.0)
