@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from asdray.backends import Features, score_machine
 from asdray.backends.density import local_density
+from asdray.backends.detectors import seeded
 from asdray.backends.embeddings import held_out
 from asdray.backends.gaussian import gmm, mahalanobis
 from asdray.backends.kmeans import kmeans
@@ -490,6 +491,26 @@ def test_pyod_is_pyod():
     assert (np.random.get_state()[1] == before).all()
     other = score_machine(Pyod(detector="IForest", seed=1), train, list(domain), test)
     assert (other[1] != score_machine(Pyod(detector="IForest"), train, list(domain), test)[1]).any()
+
+
+def test_detectors_that_draw_from_global_generators_are_seeded_and_leave_these_alone():
+    import random
+
+    import torch
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def drawn(seed):
+        with seeded(seed):
+            return draw()
+
+    assert drawn(3) == drawn(3)
+    assert not set(drawn(3)) & set(drawn(4))
+    with seeded(0):
+        before = drawn(5), draw()
+    with seeded(0):
+        assert draw() == before[1]
 
 
 @pytest.mark.parametrize(

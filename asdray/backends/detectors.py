@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+import random
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from asdray.backends.embeddings import Array, checked, unit
 from asdray.dcase.years import nearest
 
 _REFUSALS = (
-    AttributeError, IndexError, KeyError, RuntimeError, TypeError, ZeroDivisionError,
+    AssertionError, AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError,
+    ZeroDivisionError,
 )  # fmt: skip
 """What detectors raise, beside ValueError, at options or data that they cannot work with."""
 
@@ -37,7 +41,7 @@ def pyod(
         queries: (M, D).
         detector: name of its class.
         options: arguments of the class. ``seed`` is its ``random_state``, where it has one that is not
-            given, and seeds numpy's global generator for those that draw from it.
+            given, and seeds the global generators of Python, numpy and torch for those that draw from these.
 
     Returns:
         (M,) float64.
@@ -59,21 +63,36 @@ def pyod(
             f"(known: {', '.join(known)})"
         )
     arguments = {"random_state": seed, **options} if "random_state" in known else dict(options)
-    state = np.random.get_state()
-    np.random.seed(seed)
     try:
-        fitted = kind(**arguments)
-        fitted.fit(r)
-        scores = np.asarray(fitted.decision_function(q), dtype=np.float64)
+        with seeded(seed):
+            fitted = kind(**arguments)
+            fitted.fit(r)
+            scores = np.asarray(fitted.decision_function(q), dtype=np.float64)
     except _REFUSALS as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"PyOD's {detector} fails with the options {dict(options)}: {type(error).__name__}: {error}"
+            f"PyOD's {detector} fails with the options {dict(options)}: {type(error).__name__}: {reason}"
         ) from error
-    finally:
-        np.random.set_state(state)
     if bad := int((~np.isfinite(scores)).sum()):
         raise ValueError(f"PyOD's {detector} gives {bad} of {len(scores)} clips a score that is not finite")
     return scores
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Global generators seeded; as they were before, afterwards."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch = sys.modules.get("torch")  # there if the detector's module needs it
+    try:
+        with torch.random.fork_rng(devices=[]) if torch else contextlib.nullcontext():
+            if torch:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
 
 
 def _detector(name: str) -> type:
