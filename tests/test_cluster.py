@@ -208,3 +208,64 @@ def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site
     assert few == few_too == f"some of the {len(cluster.nodes)} nodes of this Ray cannot do the sweep's work:"
     assert re.search(rf"GB free in {world.results}, 1000000000\.00 GB are needed: free some", full)
     assert re.search(r"127\.0\.0\.2 \(.*\): no answer in 3 s", silent)
+
+
+PLACEMENT = """
+import os, queue, sys, time
+from pathlib import Path
+from asdray.config.sweep import Resources
+from asdray.store import Places
+from asdray.sweep.cluster import ray_session
+from asdray.sweep.plan import load
+spec, data, results, address, out = sys.argv[1:]
+out = Path(out)
+
+def note(config, **given):
+    # Stands for the training, which would want a real GPU: says where and when it was placed.
+    import ray
+    from ray import tune
+    def say(what):
+        line = f"{what} {config['job']} {ray.util.get_node_ip_address()} {os.environ['CUDA_VISIBLE_DEVICES']}"
+        with open(out / "log", "a") as file:
+            file.write(f"{line} {given['device']}\\n")
+    say("begin")
+    while (out / "log").read_text().count("begin") < 2:
+        time.sleep(0.05)
+    say("end")
+    tune.report({"ended": True})
+
+with ray_session(address, dashboard=False) as cluster:
+    from asdray.sweep import training
+    training.train_job = note
+    places = Places.of(data, results)
+    sweep, jobs = load(Path(spec), {}, places)
+    need = cluster.needs(sweep.resources, threads=1)["train"]
+    news = queue.SimpleQueue()
+    trials = [job.trial for job in jobs]
+    run = training.Training(trials, range(len(trials)), ("last",), need, places, out, news)
+    run.start()
+    run.join()
+"""
+
+
+def test_trials_share_a_gpu_and_no_more_of_them_than_fit_on_a_node(site, tmp_path):
+    """A GPU that Ray only believes in: what is tested is where trainings are placed."""
+    cluster, world = site.cluster, site.world
+    cluster.add("127.0.0.6", 4, "--num-gpus=1")
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        yaml.safe_dump(spec(seeds=[0, 1, 2, 3, 4], resources={"train": {"cpu": 1, "gpu": 0.5}}, **AE_ONE))
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", PLACEMENT, path, world.data, world.results, cluster.address, tmp_path],
+        env=cluster.env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(lines) == 10
+    assert {tuple(rest) for _, _, *rest in lines} == {("127.0.0.6", "0", "cuda")}
+    running = [0]
+    for what, *_ in lines:
+        running.append(running[-1] + (1 if what == "begin" else -1))
+    assert max(running) == 2, "two at once, though the node has CPUs for four"
+    cluster.kill("127.0.0.6")
