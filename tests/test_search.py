@@ -84,6 +84,7 @@ def refused(tmp_path, **changes):
         ({"search": {**SEARCH, "algorithm": "hyperopt"}}, "search.algorithm is 'hyperopt'"),
         ({"search": {"algorithm": "grid", "num_samples": 3}, "space": None}, "num_samples has no meaning in a grid"),
         ({"search": {**SEARCH, "algorithm": "random", "sampler": "TPE"}}, "sampler: random has none"),
+        ({"ensembles": [{"name": "s", "of": "top", "k": 2}]}, "ensembles are made of systems that are known beforehand"),
         ({"search": None, "space": None, "scheduler": "asha"}, "scheduler belongs to a search"),
         ({"search": None, "space": None, "confirm": {"seeds": [1]}}, "confirm belongs to a search"),
         ({"scheduler": {"name": "ahsa"}}, "scheduler.name is 'ahsa'; did you mean 'asha'?"),
