@@ -164,8 +164,8 @@ class Sweep(Config):
         if self.search.samples and self.ensembles:
             raise ValueError(
                 "ensembles are made of systems that are known beforehand, and a search's are not; to choose "
-                "among these again by the same scores would flatter twice: list what it chose in the space of "
-                "a grid, with fresh seeds, and the ensembles there"
+                "among these again by the same scores would flatter twice: list what it chose in the space "
+                "of a grid, with fresh seeds, and the ensembles there"
             )
         if self.confirm is not None and (shared := sorted(set(self.confirm.seeds) & set(self.seeds))):
             raise ValueError(
