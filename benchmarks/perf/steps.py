@@ -1,0 +1,313 @@
+"""The training steps that `train.py` and `gpu.py` measure, on generated audio, and how they are measured.
+
+Uses networks, losses, features and batches of asdray directly: needs numpy and torch, and neither
+asdray's other packages nor an installed asdray. `tests/test_speed.py` sees to it that the steps are those
+of the frontends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from asdray.audio import features
+from asdray.audio.batches import Clips, split
+from asdray.frontends import compute
+from asdray.frontends.augment import draw_mixup, mix
+from asdray.frontends.losses import AdaCosLoss
+from asdray.frontends.networks import AutoencoderNetwork, FftNetwork, SqueezeExcite, StftNetwork
+
+RATE = features.SAMPLE_RATE
+N_CLASSES = 187  # of 2023
+N_FFT, HOP, FIRST, LAST = 1024, 512, 13, 512
+N_MELS, N_FRAMES = 128, 5
+
+
+def make_clips(n: int, seconds: float, seed: int = 0) -> Clips:
+    """``n`` clips of noise in one int16 array, as a pack holds them."""
+    length = int(seconds * RATE)
+    noise = np.random.default_rng(seed).integers(-3000, 3000, 1 << 20, dtype=np.int16)
+    samples = np.resize(noise, (n * length, 1))
+    offsets = np.arange(n + 1, dtype=np.int64) * length
+    return Clips([SimpleNamespace(clips=tuple(map(str, range(n))), samples=samples, offsets=offsets)])  # type: ignore[list-item]
+
+
+class TwoBranch(nn.Module):
+    """The two-branch network with a fixed AdaCos head, mixup before it: the recipe ``dis_baseline``."""
+
+    window: Tensor
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.fft = FftNetwork(int(seconds * RATE) // 2 + 1, 128, (256, 64, 16), (64, 32, 4), 4, 128)
+        self.register_buffer("window", features.hann(N_FFT))
+        self.stft = StftNetwork(LAST - FIRST + 1, (16, 32, 64, 128), 128)
+        self.head = AdaCosLoss(256, N_CLASSES, trainable=False)
+
+    def spectra(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        return features.spectrum(waves), features.spectrogram(waves, self.window, HOP, FIRST, LAST)
+
+    def prepare(self, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """``(samples, classes, partner, share)`` -> spectra and targets."""
+        samples, classes, partner, share = batch
+        targets = F.one_hot(classes, N_CLASSES).to(torch.float32)
+        waves = mix(features.to_float(samples), partner, share)
+        return self.spectra(waves), mix(targets, partner, share)
+
+    def loss(self, prepared: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        (spectrum, bins), targets = prepared
+        return self.head(torch.cat([self.fft(spectrum), self.stft(bins)], dim=1), targets)
+
+    def extract(self, waves: Tensor) -> Tensor:
+        spectrum, bins = self.spectra(waves)
+        return torch.cat([self.fft(spectrum), self.stft(bins)], dim=1)
+
+
+class Vectors(nn.Module):
+    """The autoencoder: the recipe ``ae_baseline``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = AutoencoderNetwork(N_FRAMES * N_MELS, (128,) * 4, 8)
+
+    def prepare(self, batch: tuple[Tensor, ...]) -> Tensor:
+        return batch[0]
+
+    def loss(self, vectors: Tensor) -> Tensor:
+        return F.mse_loss(self.network(vectors)[0], vectors)
+
+
+def clip_batches(
+    clips: Clips, seconds: float, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """Training batches without end, gathered from ``clips`` wherever they live."""
+    rng = np.random.default_rng(0)
+    n_samples = int(seconds * RATE)
+    classes = rng.integers(0, N_CLASSES, len(clips))
+    while True:
+        order = rng.permutation(len(clips))
+        starts = clips.random_starts(rng, n_samples)
+        for part in split(len(clips), batch_size):
+            index = order[part]
+            if len(index) != batch_size:
+                continue
+            partner, share = draw_mixup(rng, batch_size, 0.5)
+            drawn = (classes[index], partner, share)
+            samples = clips.gather(index, n_samples, starts[index])
+            yield tuple(t.to(device) for t in (samples, *map(torch.from_numpy, drawn)))
+
+
+def vector_batches(batch_size: int, device: torch.device, n_frames: int = 60_000) -> Iterator[tuple[Tensor]]:
+    """Vectors without end, gathered by index from frames that live on the device."""
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.normal(size=(n_frames, N_MELS)).astype(np.float32)).to(device)
+    while True:
+        order = torch.from_numpy(rng.permutation(n_frames - N_FRAMES + 1)).to(device)
+        for starts in order.split(batch_size):
+            if len(starts) == batch_size:
+                yield (features.stack_frames(frames, starts, N_FRAMES),)
+
+
+# -------------------------------------------------------------------------------------------- measuring
+
+
+class Clock:
+    """Seconds: of the CPU where that computes (other users of the machine do not count), else by the wall."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    def __call__(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+
+def median(work: Callable[[], Any], clock: Clock, repeats: int = 5, inner: int = 1) -> float:
+    """Seconds of one ``work()``; once unmeasured before."""
+    work()
+    found = []
+    for _ in range(repeats):
+        began = clock()
+        for _ in range(inner):
+            work()
+        found.append((clock() - began) / inner)
+    return statistics.median(found)
+
+
+def machine_speed(device: torch.device, quick: bool = False) -> dict[str, float]:
+    """What the machine reaches: FLOP/s of products (matrix or convolution, whichever is faster) in
+    ``fp32`` and ``bf16``, and bytes/s of ``memory`` read and written."""
+    clock = Clock(device)
+    n = 8192 if device.type == "cuda" else 512 if quick else 1024
+    channels = 256 if device.type == "cuda" else 64
+    speed = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        matrix = 2 * n**3 / median(lambda a=a, b=b: a @ b, clock, inner=5)
+        x = torch.randn(16, channels, 32, 32, device=device).to(dtype, memory_format=torch.channels_last)
+        w = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+        flops = 2 * 16 * 32 * 32 * channels**2 * 9
+        convolution = flops / median(lambda x=x, w=w: F.conv2d(x, w, padding=1), clock, inner=5)
+        speed[name] = max(matrix, convolution)
+    big = torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)
+    other = torch.empty_like(big)
+    speed["memory"] = 2 * 4 * big.numel() / median(lambda: other.copy_(big), clock, inner=3)
+    return speed
+
+
+class Work(TorchDispatchMode):
+    """Counts what the operations inside do, forward and backward.
+
+    Attributes:
+        flops: of products and convolutions, two per multiply-add; FFTs count nothing.
+        nbytes: of all tensors that operations read and write, each once per operation, views not counted.
+        ops: (flops, bytes) of every operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[tuple[float, float]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        flops = formula(*args, **(kwargs or {}), out_val=out) if formula else 0
+        if func.is_view:
+            return out
+        tensors = [t for t in _flat((args, kwargs, out)) if isinstance(t, Tensor)]
+        self.ops.append((float(flops), float(sum(t.numel() * t.element_size() for t in tensors))))
+        return out
+
+    @property
+    def flops(self) -> float:
+        return sum(f for f, _ in self.ops)
+
+    @property
+    def nbytes(self) -> float:
+        return sum(b for _, b in self.ops)
+
+    def limit(self, speed: dict[str, float], precision: str) -> float:
+        """Seconds that the operations, one after another, need at the machine's best speeds."""
+        return sum(max(f / speed[precision], b / speed["memory"]) for f, b in self.ops)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _flat(one)
+    elif isinstance(value, dict):
+        yield from _flat(list(value.values()))
+    else:
+        yield value
+
+
+def layers_alone(
+    module: nn.Module, run: Callable[[], Any], context: Callable[[], Any], clock: Clock, repeats: int
+) -> float:
+    """Seconds of all layers, forward and backward, each timed alone at the shapes that it has in `run`."""
+    seen: list[tuple[nn.Module, Tensor, bool]] = []
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen.append((layer, args[0].detach().clone(), args[0].requires_grad))
+
+    inside = {m for gate in module.modules() if isinstance(gate, SqueezeExcite) for m in gate.children()}
+    leaves = [
+        m for m in module.modules() if isinstance(m, SqueezeExcite) or not (list(m.children()) or m in inside)
+    ]
+    handles = [
+        m.register_forward_hook(note)
+        for m in leaves
+        if not isinstance(m, AdaCosLoss | nn.Flatten | nn.Identity)
+    ]
+    with context():
+        run()
+    for handle in handles:
+        handle.remove()
+    total = 0.0
+    for layer, shaped, needs_grad in seen:
+        x = shaped.requires_grad_(needs_grad)
+        with context():
+            out = layer(x)
+        gradient = torch.ones_like(out)
+
+        def both(layer: nn.Module = layer, x: Tensor = x, gradient: Tensor = gradient) -> None:
+            with context():
+                out = layer(x)
+            if out.requires_grad:
+                out.backward(gradient)
+            x.grad = None
+            layer.zero_grad()
+
+        total += median(both, clock, repeats)
+    return total
+
+
+def peak_mebibytes(device: torch.device) -> float:
+    """Of the GPU's allocator, or of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def saved_mebibytes(loss: Callable[[], Tensor]) -> float:
+    """What the forward pass keeps for the backward pass."""
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss()
+    return sum(kept.values()) / 2**20
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """The machine in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
+        )
+    return f"{threads} thread(s) of {model}, torch {torch.__version__}"
+
+
+__all__ = [
+    "Clips",
+    "Clock",
+    "TwoBranch",
+    "Vectors",
+    "Work",
+    "clip_batches",
+    "compute",
+    "describe",
+    "layers_alone",
+    "machine_speed",
+    "make_clips",
+    "median",
+    "peak_mebibytes",
+    "saved_mebibytes",
+    "vector_batches",
+]

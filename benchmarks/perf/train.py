@@ -1,0 +1,233 @@
+"""How long does a training step take, what of, and how far is that from the machine's limit?
+
+    python benchmarks/perf/train.py [--device cuda] [--quick] [--threads N]
+
+Steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and bf16, and of the
+autoencoder (batch 256), on generated audio. Every row runs in a process of its own. Times are CPU seconds
+(with `--device cuda` seconds), medians. A table in Markdown:
+
+* step: from one batch to the next, everything included; (least to most); and of that the shares of its parts.
+  ``wait`` is what the wall clock says more than the CPU: others at work, or the disk;
+* alone: the sum of the layers, spectra, loss and optimiser, each timed alone at the same shapes; the step
+  divided by that should be at most 1.4;
+* limit: all operations of the step one after another, each at the machine's measured speed of products or
+  of memory, whichever it needs longer for;
+* stock: the same step as torch does it unasked: the C allocator's defaults, channels first, AdamW not fused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import steps
+import torch
+
+PARTS = ("gather", "feature", "forward", "backward", "optimiser")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one row measures."""
+
+    network: str
+    seconds: float
+    precision: str
+    stock: bool = False
+    batch_size: int = 64
+
+
+def rows(quick: bool, device: str) -> Iterator[Row]:
+    """All rows of the table."""
+    lengths = (6.0,) if quick else (6.0, 10.0, 18.0)
+    size = 256 if device == "cuda" else 64
+    for seconds in lengths:
+        for precision in ("fp32", "bf16"):
+            yield Row("two branches", seconds, precision, batch_size=size)
+        if device == "cpu":
+            yield Row("two branches", seconds, "fp32", stock=True)
+    yield Row("autoencoder", 0, "fp32", batch_size=256)
+
+
+def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, Any]:
+    """The figures of one row."""
+    device = torch.device(device_name)
+    clock = steps.Clock(device)
+    with contextlib.ExitStack() as stack:
+        if row.stock:
+            torch.set_num_threads(threads)
+        else:
+            stack.enter_context(steps.compute.settings(threads, device))
+        torch.manual_seed(0)
+        if row.network == "autoencoder":
+            model: Any = steps.Vectors().to(device)
+            batches: Iterator[Any] = steps.vector_batches(row.batch_size, device)
+            counts, inner = (3, 20) if quick else (7, 100)
+        else:
+            clips = steps.make_clips(4 * row.batch_size, row.seconds)
+            if device.type == "cuda":
+                clips = clips.on(device)
+            model = steps.TwoBranch(row.seconds).to(device)
+            batches = steps.clip_batches(clips, row.seconds, row.batch_size, device)
+            counts, inner = (3 if quick else 5), (1 if device.type == "cpu" else 20)
+        if row.stock:
+            model = model.to(memory_format=torch.contiguous_format)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=None if row.stock else True)
+
+        def context() -> Any:
+            return steps.compute.precision(row.precision, device)
+
+        spent = dict.fromkeys(PARTS, 0.0)
+
+        def step(parts: bool = False) -> None:
+            last = clock() if parts else 0.0
+
+            def lap(part: str) -> None:
+                nonlocal last
+                if parts:
+                    now = clock()
+                    spent[part] += now - last
+                    last = now
+
+            batch = next(batches)
+            lap("gather")
+            optimizer.zero_grad()
+            with context():
+                prepared = model.prepare(batch)
+                lap("feature")
+                loss = model.loss(prepared)
+            lap("forward")
+            loss.backward()
+            lap("backward")
+            optimizer.step()
+            lap("optimiser")
+
+        for _ in range(2 * inner if inner > 1 else 3):
+            step()
+        found, walls = [], []
+        for _ in range(counts):
+            began, wall = clock(), time.perf_counter()
+            for _ in range(inner):
+                step()
+            found.append((clock() - began) / inner)
+            walls.append((time.perf_counter() - wall) / inner)
+        peak = steps.peak_mebibytes(device)
+        for _ in range(counts * min(inner, 20)):
+            step(parts=True)
+        whole = sum(spent.values())
+        told: dict[str, Any] = {
+            "step": statistics.median(found),
+            "least": min(found),
+            "most": max(found),
+            "wall": statistics.median(walls),
+            "peak": peak,
+            "parts": {part: value / whole for part, value in spent.items()},
+        }
+        if row.stock:
+            return told
+        batch = next(batches)
+        with context():
+            prepared = model.prepare(batch)
+        told["saved"] = steps.saved_mebibytes(lambda: _loss(model, prepared, context))
+        work = steps.Work()
+        with work:
+            step()
+        speed = steps.machine_speed(device, quick)
+        told |= {"flops": work.flops, "nbytes": work.nbytes, "speed": speed}
+        told["limit"] = work.limit(speed, row.precision)
+        repeats = 3 if device.type == "cpu" and row.network != "autoencoder" else 20
+        alone = steps.layers_alone(model, lambda: model.loss(model.prepare(batch)), context, clock, repeats)
+        alone += steps.median(lambda: model.prepare(batch), clock, repeats)
+        alone += steps.median(optimizer.step, clock, repeats)
+        told["alone"] = alone + _head_alone(model, row, context, clock, repeats, device)
+        return told
+
+
+def _loss(model: Any, prepared: Any, context: Any) -> torch.Tensor:
+    with context():
+        return model.loss(prepared)
+
+
+def _head_alone(model: Any, row: Row, context: Any, clock: Any, repeats: int, device: torch.device) -> float:
+    """Seconds of the loss, forward and backward."""
+    if row.network == "autoencoder":
+        out = torch.randn(row.batch_size, steps.N_FRAMES * steps.N_MELS, device=device, requires_grad=True)
+        other = torch.randn_like(out)
+        return steps.median(lambda: torch.nn.functional.mse_loss(out, other).backward(), clock, repeats)
+    embeddings = torch.randn(row.batch_size, 256, device=device, requires_grad=True)
+    targets = torch.softmax(torch.randn(row.batch_size, steps.N_CLASSES, device=device), dim=1)
+    return steps.median(lambda: model.head(embeddings, targets).backward(), clock, repeats)
+
+
+def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
+    """The figures in Markdown."""
+    stock = {(r.network, r.seconds): t["step"] for r, t in results if r.stock}
+    head = [
+        "step", "precision", "batch", "s (least-most)", "items/s", "peak MiB", "saved MiB", *PARTS, "wait",
+        "GFLOP", "GB", "limit s", "s / limit", "s / alone", "stock / s",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for row, told in results:
+        step = told["step"]
+        name = (
+            row.network + (f", {row.seconds:g} s" if row.seconds else "") + (" (stock)" if row.stock else "")
+        )
+        cells = [
+            name,
+            row.precision,
+            str(row.batch_size),
+            f"{step:.4g} ({told['least']:.4g}-{told['most']:.4g})",
+            f"{row.batch_size / step:,.0f}",
+            f"{told['peak']:,.0f}",
+            f"{told['saved']:,.0f}" if "saved" in told else "",
+            *(f"{told['parts'][part]:.0%}" for part in PARTS),
+            f"{max(0.0, 1 - step / told['wall']):.0%}",
+        ]
+        if "limit" in told:
+            cells += [
+                f"{told['flops'] / 1e9:.3g}",
+                f"{told['nbytes'] / 1e9:.3g}",
+                f"{told['limit']:.3g}",
+                f"{step / told['limit']:.2f}",
+                f"{step / told['alone']:.2f}",
+            ]
+        else:
+            cells += [""] * 5
+        slow = stock.get((row.network, row.seconds))
+        cells.append(f"{slow / step:.2f}" if slow and not row.stock else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="clips of 6 s only, fewer repeats")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("no GPU here: run this with --device cpu, or where there is one")
+        return
+    results = []
+    # A process per row: its peak memory and its allocator are its own.
+    spawn = multiprocessing.get_context("spawn")
+    for row in rows(options.quick, options.device):
+        with spawn.Pool(1) as pool:
+            told = pool.apply(measure, (row, options.device, options.threads, options.quick))
+        results.append((row, told))
+        print(f"{row}: {told['step']:.4g} s", flush=True)
+    speed = results[0][1]["speed"]
+    print(f"\n{steps.describe(torch.device(options.device), options.threads)}: products "
+          f"{speed['fp32'] / 1e9:,.0f} (fp32) and {speed['bf16'] / 1e9:,.0f} (bf16) GFLOP/s, "
+          f"memory {speed['memory'] / 1e9:,.0f} GB/s\n")  # fmt: skip
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
