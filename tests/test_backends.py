@@ -527,6 +527,7 @@ def test_detectors_that_draw_from_global_generators_are_seeded_and_leave_these_a
             {"detector": "KNN", "options": {"method": "foo"}},
             r"KNN fails with the options \{'method': 'foo'\}: AttributeError: ",
         ),
+        ({"detector": "SOD"}, r"SOD fails with the options \{\}: ValueError: Expected n_neighbors"),
     ],
 )
 def test_what_pyod_does_not_know_is_said(options, message):

@@ -19,9 +19,9 @@ from asdray.dcase.years import nearest
 
 _REFUSALS = (
     AssertionError, AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError,
-    ZeroDivisionError,
+    ValueError, ZeroDivisionError,
 )  # fmt: skip
-"""What detectors raise, beside ValueError, at options or data that they cannot work with."""
+"""What detectors raise at options or data that they cannot work with."""
 
 
 def pyod(
@@ -34,6 +34,9 @@ def pyod(
     seed: int = 0,
 ) -> Array:
     """Scores queries by the decision function of a PyOD detector fitted to all references.
+
+    Some detectors (COF, SOD, SOS) keep nothing of what they are fitted to: theirs compares the queries with
+    each other alone.
 
     Args:
         references: (N, D); scaled to length 1 under ``normalize``, like the queries.

@@ -125,7 +125,8 @@ class Pyod(Config):
 
     name: Literal["pyod"] = "pyod"
     detector: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    """Name of the class, such as ``ECOD``, ``IForest`` or ``LOF``."""
+    """Name of the class, such as ``ECOD``, ``IForest`` or ``LOF``: any that scores vectors. COF, SOD and SOS
+    compare test clips with each other, not with the training clips."""
     options: dict[str, Any] = Field(default={})
     """Arguments of the class; its ``random_state``, where it has one, is ``seed`` if it is not given."""
     normalize: bool = True
