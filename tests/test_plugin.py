@@ -30,6 +30,7 @@ from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.train import train
 from asdray.store import Places
+from asdray.sweep.events import attempt
 
 EXAMPLE = Path(__file__).parent / "plugin_example.py"
 BANDS = {"frontend": {"name": "bands"}, "train": {"epochs": 2, "batch_size": 4}, "audio": {"duration": 0.4}}
@@ -325,6 +326,20 @@ def test_backends_that_give_the_wrong_shape_are_named(tmp_path):
     clips = Features(np.random.default_rng(0).normal(size=(10, 3)), {}, [0] * 10)
     with pytest.raises(ValueError, match=r"backend 'centroid' gives scores of shape \(3,\) for 2 clips"):
         score_machine(backend, clips, ["source"] * 10, clips)
+
+
+def test_a_sweep_records_the_line_of_a_plugin_that_raises(file):
+    from asdray.backends import Features, score_machine
+
+    file.write_text(file.read_text().replace("means = [", "queries @ queries; means = ["))
+    load_plugins([file])
+    (backend,) = check_backends(["centroid"], "x")
+    clips = Features(np.random.default_rng(0).normal(size=(10, 3)), {}, [0] * 10)
+    event = attempt({}, lambda: score_machine(backend, clips, ["source"] * 10, clips))
+    line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if "queries @" in text)
+    assert event["error"].startswith(f"{file}, line {line}: ValueError: matmul")
+    assert len(event["error"].splitlines()) == 1
+    assert "queries @ queries; means" in event["details"]
 
 
 # ---------------------------------------------------------------------------------- from the command line
