@@ -1,4 +1,4 @@
-"""How long does a whole sweep take, beside the reference toolkit? About five minutes, not part of `make perf`.
+"""How long does a whole sweep take, beside the reference toolkit? Five minutes, and no part of `make perf`.
 
 4 machines x (200 training + 100 test) clips of 6 s, synthetic; all four default backends and UMAP; one seed.
 As sweeps through the command line, whole processes, start-up included: the autoencoder with 5 epochs, the
