@@ -184,6 +184,14 @@ def test_slurm_puts_only_a_stopped_sweep_back_into_the_queue(slurm, code, again)
         assert told.index("ray ended") < told.index("scontrol requeue 4711"), "Ray is gone by then"
 
 
+def test_slurm_says_that_ray_did_not_start(slurm):
+    (slurm.folder / "venv" / "bin" / "ray").write_text("#!/usr/bin/env bash\nexit 1\n")
+    process = slurm("0", hosts="one")
+    assert "the first machine's Ray did not start" in process.communicate(timeout=100)[0]
+    assert process.returncode == 1
+    assert not any(line.startswith("asdray") for line in slurm.told())
+
+
 @pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancelled(slurm, number, again):
     process = slurm("wait", hosts="one")

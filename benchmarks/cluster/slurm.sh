@@ -68,9 +68,10 @@ on "${HOSTS[0]}" ray start --head --port="$PORTS" --node-ip-address="$HEAD_IP" \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port=$((PORTS + 1)) \
     --ray-client-server-port=$((PORTS + 2)) "${COMMON[@]}" &
 STEPS+=($!)
+head_lives() { kill -0 "${STEPS[0]}" 2>/dev/null || { echo "the first machine's Ray did not start: see above" >&2; exit 1; }; }
 for _ in {1..120}; do
-    (exec 3<> "/dev/tcp/$HEAD_IP/$PORTS") 2>/dev/null && break
-    kill -0 "${STEPS[0]}" 2>/dev/null || { echo "the head's Ray did not start: see above" >&2; exit 1; }
+    head_lives
+    timeout 2 bash -c "exec 3<> /dev/tcp/$HEAD_IP/$PORTS" 2>/dev/null && break
     sleep 1
 done
 for host in "${HOSTS[@]:1}"; do
@@ -81,6 +82,7 @@ done
 COUNT='import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=40)
 print(sum(node["Alive"] for node in ray.nodes()))'
 for _ in {1..60}; do
+    head_lives
     nodes=$(python -c "$COUNT" "$ADDRESS" 2>/dev/null || echo 0)
     [[ $nodes -ge ${#HOSTS[@]} ]] && break
     sleep 5
