@@ -171,6 +171,7 @@ def test_a_wrong_token_is_told(site):
 SILENT = """
 import os, signal, sys
 from pathlib import Path
+from asdray import store
 from asdray.store import Places
 from asdray.sweep.cluster import ray_session
 from asdray.sweep.nodes import check
@@ -178,7 +179,7 @@ from asdray.sweep.plan import load
 spec, data, results, cache, address, raylet = sys.argv[1:]
 places = Places.of(data, results, cache)
 sweep, _ = load(Path(spec), {}, places)
-with ray_session(address, dashboard=False):
+with ray_session(address, dashboard=False), store.lease(store.sweep_dir(places.results, sweep.name)):
     print(check(sweep, places, 0))
     for size, wait in ((1e18, 60), (0, 3)):
         if wait == 3:
