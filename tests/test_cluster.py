@@ -48,6 +48,12 @@ class Site:
         ]
         return [str(part) for part in command]
 
+    def unknown(self, **changes):
+        """A command that has something to do; its sweep is called ``never``."""
+        command = self.command()
+        Path(command[1]).write_text(yaml.safe_dump(spec(name="never", seeds=[9], **changes)))
+        return command
+
     def packs(self, ip):
         """Pack -> time of its making, as the node sees them."""
         folder = self.cluster.files(ip, self.cache)

@@ -83,7 +83,7 @@ COUNT='import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level
 print(sum(node["Alive"] for node in ray.nodes()))'
 for _ in {1..60}; do
     head_lives
-    nodes=$(python -c "$COUNT" "$ADDRESS" 2>/dev/null || echo 0)
+    nodes=$(timeout 60 python -c "$COUNT" "$ADDRESS" 2>/dev/null || echo 0)
     [[ $nodes -ge ${#HOSTS[@]} ]] && break
     sleep 5
 done
