@@ -246,8 +246,8 @@ def open_search(
 ) -> tuple[Searching, tuple[Job, ...]]:
     """A search to go on with, under the sweep's lease, and the jobs that are known of it.
 
-    A failed sample is tried again where something of its trials is left that need not fail again: a worker
-    was lost, a disk was full.
+    A failed sample is tried again where something of its trials is left and none of it would fail again: a
+    worker was lost, a disk was full.
 
     Args:
         failures: what would fail again, `asdray.sweep.events.EventLog.lasting`.
@@ -258,12 +258,11 @@ def open_search(
     jobs = known_jobs(studies, datasets)
     for sample in studies.systems():
         if sample.state == "failed":
-            own = [
-                j
-                for j in jobs
-                if (j.part, j.trial.recipe, j.sample) == ("search", sample.recipe, sample.number)
-            ]
-            if retry_failed or any(j.missing(sweep, places, failures).runs for j in own):
+            key = ("search", sample.recipe, sample.number)
+            own = [job for job in jobs if (job.part, job.trial.recipe, job.sample) == key]
+            missing = [job.missing(sweep, places, failures) for job in own]
+            would_help = any(m.runs for m in missing) and not any(m.failed for m in missing)
+            if retry_failed or would_help:
                 studies.reopen(sample)
     return Searching(studies, datasets), known_jobs(studies, datasets)
 
