@@ -1,11 +1,15 @@
 """What a sweep keeps on disk, and what of the dropped is made again: real stages, here without Ray."""
 
+import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import sweeping
 import yaml
 from finished import finish
 from test_without_training import RAW
@@ -20,10 +24,12 @@ from asdray.stages.state import extract_step
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import outputs, retention
+from asdray.sweep import outputs, retention, walltime
+from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.plan import load, standing
 from asdray.sweep.run import run_sweep
+from asdray.sweep.signals import stop_on_signals
 from asdray.sweep.tasks import process_machine
 from asdray.sweep.training import _to_do_again
 
@@ -369,3 +375,96 @@ def test_the_disk_that_is_left_is_what_will_be_kept(world):
     assert disk() == "46 MiB of disk"
     assert disk(embeddings="none") == "29 MiB of disk"
     assert disk(embeddings={"top": 2}) == "37 MiB of disk"
+
+
+@pytest.mark.ray
+def test_on_ray_what_is_needed_again_is_made_and_dropped_again(world):
+    world.work(keep=NONE)
+    rows = {p: p.read_bytes() for p in world.kept("scores/*.parquet")}
+    world.load(keep=NONE, backends=KNN2)
+    places = ["--data", world.places.data, "--results", world.places.results]
+    command = ["sweep", world.folder / "s.yaml", *places, "--no-dashboard"]
+    log = store.sweep_dir(world.places.results, "s") / "events.jsonl"
+    before = len(log.read_text().splitlines())
+    run = sweeping.asdray(*command, "--wall-time", "1h")  # it ends sooner
+    events = [json.loads(line) for line in log.read_text().splitlines()[before:]]
+    assert all(e["status"] == "done" for e in events)
+    assert sweeping.stages(events)["score"] == 3
+    assert sweeping.stages(events)["evaluate"] == 3
+    assert {p: p.read_bytes() for p in rows} == rows
+    assert len(world.kept("scores/*.parquet")) == 6
+    assert world.kept() == checkpoints(world) == []
+    assert "of checkpoints and embeddings dropped" in run.stdout
+
+
+# --------------------------------------------------------------------------------------------- the time given
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("3h50m", 13800),
+        ("230m", 13800),
+        ("13800", 13800),
+        ("03:50:00", 13800),
+        ("2d", 172800),
+        ("1-12:00:00", 129600),
+        ("0-3", 10800),
+        ("2-12:30", 217800),
+    ],
+)
+def test_times(text, seconds):
+    assert walltime.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "3:50", "4 hours", "1h90", "-5", "1e3", "00:61:00", "1m1h"])
+def test_no_times(asdray, text):
+    code, out, err = asdray("sweep", "s.yaml", "--wall-time", text)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"--wall-time is {text!r}: must be a time such as 3h50m" in err
+
+
+def test_the_time_counts_from_the_start_of_the_process():
+    code = "from asdray.sweep.walltime import process_age; print(process_age())"
+    started = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < float(run.stdout) < time.monotonic() - started + 0.02, "the system counts in 10 ms"
+    left = walltime.stop_at(5000) - time.monotonic()
+    assert left + walltime.process_age() == pytest.approx(5000 - walltime.RESERVE, abs=1)
+    assert walltime.stop_at(20) - time.monotonic() + walltime.process_age() == pytest.approx(15, abs=1)
+
+
+def test_over_time_a_run_stops_as_by_a_signal(world, asdray, monkeypatch):
+    world.work()
+    world.load(backends=KNN2)
+
+    def without_ray(driver, address, dashboard, stop_at):
+        with stop_on_signals(stop_at) as stop:
+            driver._loop(["a task that waits"], None, queue.SimpleQueue(), stop, 1)
+
+    monkeypatch.setattr(Driver, "run_on_ray", without_ray)
+    where = ["--data", world.places.data, "--results", world.places.results]
+    code, out, err = asdray("sweep", world.folder / "s.yaml", *where, "--wall-time", "1")
+    assert code == 75
+    assert "--wall-time is nearly over" in out
+    assert "score    3 already done, 3 left" in out
+    assert err.startswith(f"stopped; to go on: asdray sweep {world.folder / 's.yaml'} ")
+
+
+def test_when_the_time_is_over_a_signal_still_counts_as_the_first():
+    with stop_on_signals(time.monotonic() + 1000) as stop:
+        assert not stop.asked
+    with stop_on_signals(time.monotonic()) as stop:
+        assert stop.asked
+        signal.raise_signal(signal.SIGTERM)  # a second would end this process at once
+        assert stop.asked
+
+
+def test_a_slurm_job_that_tells_its_end_is_told_what_would_stop_before_it():
+    assert walltime.slurm_hint({}) is None
+    assert walltime.slurm_hint({"SLURM_JOB_END_TIME": "soon"}) is None
+    assert walltime.slurm_hint({"SLURM_JOB_END_TIME": str(int(time.time()))}) is None
+    hint = walltime.slurm_hint({"SLURM_JOB_END_TIME": str(int(time.time()) + 13830)})
+    assert hint is not None
+    assert "in 3 h 50 min" in hint
+    assert hint.endswith("--wall-time 230m")
