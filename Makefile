@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock perf benchmark clean
+.PHONY: help install demo test lint type check format lock perf chaos benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +29,9 @@ demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends 
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+chaos: $(STAMP)  ## Run the tests that kill nodes in the middle; they take longer
+	$(BIN)/python -m pytest -q -m chaos
 
 lint: $(STAMP)  ## Check style
 	$(BIN)/ruff check .
