@@ -200,7 +200,7 @@ class DiscriminativeFrontend(FrontendModule):
         classes = np.array(
             [index[label] for label in class_labels(self.config.classes, columns)], dtype=np.int64
         )
-        device = self.head.centres.device
+        device = next(self.branches.parameters()).device  # a plugin's loss may have no weights
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
         return ClipBatches(clips, classes, self.n_samples, batch_size, self.config)
