@@ -206,4 +206,5 @@ def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) ->
             columns[name] = pa.array(value.double().numpy())
     assert list(keys) == sorted(keys)
     with store.atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        # A dictionary of numbers that hardly repeat would make the file half as large again.
+        pq.write_table(pa.table(columns), temporary, use_dictionary=False)
