@@ -193,6 +193,13 @@ def test_losses_are_computed_in_float32_under_bf16_autocast(name):
     assert inside.dtype == half.dtype == torch.float32
     assert inside.item() == loss(x, y).item()
     assert half.item() == loss(x.bfloat16().float(), y).item()
+    x = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss(x, y).backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+    assert loss.centres.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", CASES)
