@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 
-from asdray import store
+from asdray import frontends, store
 from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack
-from asdray.config.load import with_overrides
+from asdray.config.load import load_recipe, with_overrides
 from asdray.frontends import compute
+from asdray.frontends.discriminative import ClipBatch
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -72,3 +76,48 @@ def test_clips_on_a_device_are_the_same(n_samples, places):
         here = clips.gather(index, n_samples, crop)
         assert here.dtype == torch.int16
         assert torch.equal(there.gather(index, n_samples, crop), here)
+
+
+# ----------------------------------------------------------------------------------- what benchmarks measure
+
+PERF = Path(__file__).parent.parent / "benchmarks" / "perf"
+
+BARE = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in {"pydantic", "ray", "optuna", "umap", "soundfile", "lightning", "pyarrow"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+sys.path.insert(0, sys.argv[1])
+import gpu, train
+"""
+
+
+def test_benchmarks_of_steps_run_where_little_is_installed():
+    subprocess.run([sys.executable, "-c", BARE, str(PERF)], check=True, timeout=300)
+
+
+def test_benchmarks_measure_the_steps_of_the_frontends(monkeypatch):
+    """The same weights and batch have the same loss, bit for bit, as in what is trained."""
+    monkeypatch.syspath_prepend(str(PERF))
+    steps = importlib.import_module("steps")
+    torch.manual_seed(0)
+    seconds = 5
+    labels = [f"{i:03d}" for i in range(steps.N_CLASSES)]
+    columns = {"machine": labels, "section": labels, "attributes": labels, "domain": labels}
+    frontend = frontends.build(load_recipe("dis_baseline").system.frontend, seconds * 16000, columns=columns)
+    model = steps.TwoBranch(seconds)
+    model.fft.load_state_dict(frontend.branches[0].network.state_dict())
+    model.stft.load_state_dict(frontend.branches[1].network.state_dict())
+    model.head.load_state_dict(frontend.head.state_dict())
+    batch = next(steps.clip_batches(steps.make_clips(4, seconds), seconds, 4, CPU))
+    assert torch.equal(model.loss(model.prepare(batch)), frontend.loss(ClipBatch(*batch)))
+
+    frontend = frontends.build(load_recipe("ae_baseline").system.frontend, 16000)
+    model = steps.Vectors()
+    model.network.load_state_dict(frontend.network.state_dict())
+    batch = next(steps.vector_batches(16, CPU, 100))
+    assert torch.equal(model.loss(model.prepare(batch)), frontend.loss(batch[0]))
