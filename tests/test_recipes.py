@@ -49,7 +49,8 @@ SUBSPACE = {"name": "subspace", "weight": 1.0, "loss": LEARNT}
 
 def _train(epochs: int, batch_size: int, weight_decay: float) -> dict:
     sizes = {"epochs": epochs, "batch_size": batch_size}
-    return sizes | {"learning_rate": 1e-3, "weight_decay": weight_decay, "threads": 1}
+    options = {"learning_rate": 1e-3, "weight_decay": weight_decay, "threads": 1, "precision": "fp32"}
+    return sizes | options
 
 
 DISCRIMINATIVE = {  # branches, loss, heads, mixup
