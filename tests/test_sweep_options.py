@@ -23,13 +23,14 @@ from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep.changes import changes
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.estimate import work_of
+from asdray.sweep.estimate import Work, work_of
 from asdray.sweep.events import EventLog, attempt, event_of
 from asdray.sweep.fresh import delete, results_of
 from asdray.sweep.live import Live, duration, write
 from asdray.sweep.only import chooser
 from asdray.sweep.outputs import trial_row, write_spec, write_trials
 from asdray.sweep.plan import load, log_found, standing
+from asdray.sweep.progress import render
 from asdray.sweep.status import status
 
 
@@ -552,12 +553,22 @@ def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
     os.close(master)
 
 
+def test_the_best_so_far_says_whether_it_is_of_synthetic_data():
+    row = {"system": "a", "backend": "knn", "column": "dcase2023-eval", "score": 0.5, "complete": True}
+    for dataset, words in (("synthetic", "best so far (synthetic data)"), ("official", "best so far  ")):
+        snapshot = Live("s", [], Work()).snapshot() | {"leaderboard": [{**row, "dataset": dataset}]}
+        with (console := Console(width=150)).capture() as shown:
+            console.print(render(snapshot))
+        assert words in shown.get()
+        assert "50.00" in shown.get()
+
+
 VIEW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from asdray.store import Places
-from asdray.sweep.estimate import work_of
+from asdray.sweep.estimate import Work, work_of
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.live import Live
 from asdray.sweep.plan import load, standing

@@ -83,6 +83,7 @@ class Live:
                 "checkpoint": row["checkpoint"],
                 "column": board.rank_by,
                 "score": float(row[column]),
+                "dataset": row["dataset"],
                 "complete": complete,  # else not all of its trials are there, or it is a search's own
             }
             for complete, (_, row) in zip(

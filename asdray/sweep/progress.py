@@ -149,9 +149,9 @@ def render(snapshot: Mapping[str, Any]) -> RenderableType:
             )
         parts.append(table)
     if snapshot["leaderboard"]:
-        table = Table(
-            "best so far", "backend", snapshot["leaderboard"][0]["column"], box=None, padding=(0, 2, 0, 0)
-        )
+        best = snapshot["leaderboard"][0]
+        what = "best so far" if best["dataset"] == "official" else f"best so far ({best['dataset']} data)"
+        table = Table(what, "backend", best["column"], box=None, padding=(0, 2, 0, 0))
         for row in snapshot["leaderboard"]:
             complete = "" if row["complete"] else " (not all trials yet)"
             table.add_row(row["system"], row["backend"], f"{100 * row['score']:.2f}{complete}")
