@@ -16,7 +16,7 @@ from test_without_training import RAW
 from tiny import DCASE, MACHINES
 from trees import build_tree, write_list
 
-from asdray import store
+from asdray import load_results, store
 from asdray.dcase.format import format_dataset
 from asdray.stages.extract import extract
 from asdray.stages.score import score
@@ -133,6 +133,7 @@ def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
     code, out, _ = asdray("status", "s", *where)
     assert (code, "1 done of 1 trials" in out) == (0, True)
     assert asdray("report", "s", *where)[0] == 0
+    assert load_results(store.sweep_dir(world.places.results, "s"))["value"].notna().any()
 
     sweep, jobs = world.load(keep=NONE, backends=KNN2)
     line, *rest = plan_lines(sweep, jobs, world.places)

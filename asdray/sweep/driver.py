@@ -23,7 +23,7 @@ from asdray.sweep.live import Live
 from asdray.sweep.plan import Job, log_found, standing
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
-from asdray.sweep.retention import Retention
+from asdray.sweep.retention import Retention, kept_shares
 from asdray.sweep.signals import Stop, stop_on_signals
 from asdray.sweep.standing import Missing, Standing
 
@@ -59,7 +59,7 @@ class Driver:
         self._view = view
         self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
         self._report = Report(sweep, self.jobs, places, self._failures, search)
-        work = Work()
+        work = Work(kept_shares(sweep, jobs))
         for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
             self._report.add(stand)
             work.add(i, job, stand, asked=i in left)

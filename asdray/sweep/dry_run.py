@@ -12,7 +12,7 @@ from asdray.sweep.estimate import Left, Work
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
 from asdray.sweep.plan import Job, standing
-from asdray.sweep.retention import kept_share
+from asdray.sweep.retention import kept_shares
 from asdray.sweep.standing import Missing
 
 
@@ -31,10 +31,7 @@ def plan_lines(
     """
     lines = []
     totals: Counter[str] = Counter()
-    systems = len({job.trial.system_name for job in jobs})
-    if sweep.search.samples:
-        systems = max(systems, (sweep.search.num_samples or 0) * len(sweep.recipes))
-    work = Work({stage: kept_share(sweep, stage, systems) for stage in ("train", "extract")})
+    work = Work(kept_shares(sweep, jobs))
     history = History(sweep_dir(places.results, sweep.name) / "events.jsonl")
     failures = {} if retry_failed else history.lasting
     threads = []

@@ -179,13 +179,20 @@ def wants(keep: Keep, piece: Piece, job: Job, ranking: Ranking | None) -> bool:
     return rule in ("all", piece.checkpoint)
 
 
-def kept_share(sweep: Sweep, stage: str, systems: int) -> float:
-    """About which part of a stage's bytes stays, over all trials of so many systems."""
-    rule = {"train": sweep.keep.checkpoints, "extract": sweep.keep.embeddings}.get(stage, "all")
-    if isinstance(rule, Top):
-        best = rule.top * (len(sweep.recipes) if sweep.search.samples else 1)
-        return min(1.0, best / max(1, systems))
-    return {"all": 1.0, "none": 0.0, "last": 1 / len({*sweep.checkpoints, "last"})}[rule]
+def kept_shares(sweep: Sweep, jobs: Iterable[Job]) -> dict[str, float]:
+    """Stage -> about which part of its bytes stays in the end, over all trials of a sweep."""
+    systems = len({job.trial.system_name for job in jobs})
+    best_of = 1
+    if sweep.search.samples:
+        systems = max(systems, (sweep.search.num_samples or 0) * len(sweep.recipes))
+        best_of = len(sweep.recipes)
+
+    def share(rule: str | Top) -> float:
+        if isinstance(rule, Top):
+            return min(1.0, rule.top * best_of / max(1, systems))
+        return {"all": 1.0, "none": 0.0, "last": 1 / len({*sweep.checkpoints, "last"})}[rule]
+
+    return {"train": share(sweep.keep.checkpoints), "extract": share(sweep.keep.embeddings)}
 
 
 def _has_top(keep: Keep) -> bool:
