@@ -17,7 +17,9 @@ from tiny import DCASE, MACHINES
 from trees import build_tree, write_list
 
 from asdray import load_results, store
+from asdray.config.search import Objective
 from asdray.dcase.format import format_dataset
+from asdray.dcase.manifest import load_dataset
 from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.state import extract_step
@@ -29,9 +31,11 @@ from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.plan import load, standing
 from asdray.sweep.run import run_sweep
+from asdray.sweep.search import open_search
 from asdray.sweep.signals import stop_on_signals
+from asdray.sweep.study import Studies
 from asdray.sweep.tasks import process_machine
-from asdray.sweep.training import _to_do_again
+from asdray.sweep.training import Judge, _to_do_again
 
 NONE = {"checkpoints": "none", "embeddings": "none"}
 KNN2 = ["knn", {"name": "knn", "n_neighbors": 2}]
@@ -168,6 +172,20 @@ def test_a_kept_checkpoint_saves_the_training(world):
     assert missing.again == {"extract": 3}, "a plot reads them too"
 
 
+def test_an_objective_that_reads_embeddings_has_them_made_again(world):
+    world.work(keep=NONE)
+    sweep, (job,) = world.load(keep=NONE)
+    asked = (job.trial, ["last"], sweep.backends, False, world.places)
+    assert _to_do_again(*asked, None) == set()
+    judge = Judge(Objective(metric="compactness"), sweep.backends, scheduled=False)
+    assert _to_do_again(*asked, judge) == set(MACHINES)
+    for unit in job.trial.units:
+        train(job.trial, unit, world.places, again=True)
+    events = judge.events(job.trial, world.places, "cpu")
+    assert [e["stage"] for e in events if not e["found"]] == ["extract"] * 3
+    assert judge.verdict(job.trial, events, world.places)["reason"] is None
+
+
 def test_other_bytes_make_stale_what_was_made_of_the_old(world):
     sweep, (job,) = world.load(keep={"embeddings": "none"})
     world.work(keep={"embeddings": "none"})
@@ -230,6 +248,28 @@ def test_what_is_in_no_ranking_yet_stays(world):
     keeper = retention.Retention(sweep, world.places)
     keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], None, best=True)
     assert keeper.freed == 0
+
+
+def test_of_a_search_the_best_by_its_objective_stay_and_open_samples_wait(world):
+    search = {"algorithm": "random", "num_samples": 4, "objective": {"metric": "compactness"}}
+    asked = {"mels": range(4, 64), "search": search, "keep": {"embeddings": {"top": 1}}}
+    sweep, jobs = world.load(**asked)
+    assert jobs == ()
+    datasets = {DCASE: load_dataset(world.places.data, DCASE)}
+    store.sweep_dir(world.places.results, "s").mkdir(parents=True)
+    studies = Studies(sweep, world.places, datasets, "s.yaml", write=True)
+    samples = [studies.ask() for _ in range(4)]
+    assert len(studies.systems()) == 4
+    for value, sample in zip((0.5, 0.2, 0.9), samples, strict=False):
+        studies.tell(sample, "done", value)
+    sweep, jobs = world.load(**asked)
+    for job in jobs:
+        finish(job, sweep, world.places)
+    searching, jobs = open_search(sweep, world.places)
+    keeper = retention.Retention(sweep, world.places)
+    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching, best=True)
+    kept = {sample.system.id for sample in (samples[1], samples[3])}  # the lower the better; the last is open
+    assert {p.parts[-6].rpartition("-")[2] for p in world.kept()} == kept
 
 
 def test_other_sweeps_protect_what_they_want_or_still_read(world):
