@@ -22,9 +22,8 @@ MACHINES = ["fan", "bandsaw"]
 AE = {
     "recipes": {"ae_baseline": {"set": {**SMALL_AE, "train.epochs": 8}}},
     "machines": {"dcase2023": MACHINES},
-    "seeds": [0, 1, 2],
 }
-AE_ONE = {key: AE[key] for key in ("recipes", "machines")}
+RAW = {"recipes": {"raw_spec": {"set": {"audio.duration": 1.2}}}, "machines": {"dcase2023": MACHINES}}
 
 
 class Site:
@@ -81,26 +80,26 @@ for seed in sys.argv[1].split(","):
 """
 
 
-def by_hand(world, results, seeds):
+def by_hand(world, results, recipe, seeds, **sweep):
     """The same trials without Ray, in one process, and the tables that a sweep makes of them."""
     undisturbed = World(world.data, results)
-    options = [f"{key}={json.dumps(value)}" for key, value in AE["recipes"]["ae_baseline"]["set"].items()]
+    options = [f"{key}={json.dumps(value)}" for key, value in sweep["recipes"][recipe]["set"].items()]
     subprocess.run(
-        [sys.executable, "-c", BY_HAND, ",".join(map(str, seeds)), "run", "ae_baseline", "dcase2023",
+        [sys.executable, "-c", BY_HAND, ",".join(map(str, seeds)), "run", recipe, "dcase2023",
          "--machines", ",".join(MACHINES), *[part for option in options for part in ("--set", option)],
          "--data", world.data, "--results", undisturbed.results, "--no-umap", "--device", "cpu"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    _, events = undisturbed.sweep(**{**AE, "seeds": seeds})
+    _, events = undisturbed.sweep(seeds=seeds, **sweep)
     assert all(e["found"] for e in events if e["stage"] != "table")
     return undisturbed.tables()
 
 
-def test_a_submitted_job_uses_all_nodes_and_ends_as_by_hand(site, tmp_path):
+def test_a_submitted_job_joins_its_cluster_and_ends_as_by_hand(site, tmp_path):
     cluster, world = site.cluster, site.world
     here = tmp_path / "here"
     here.mkdir()
-    (here / "s.yaml").write_text(yaml.safe_dump(spec(**AE)))
+    (here / "s.yaml").write_text(yaml.safe_dump(spec(**RAW)))
 
     def submit(*args):
         command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", here, "--",
@@ -113,34 +112,33 @@ def test_a_submitted_job_uses_all_nodes_and_ends_as_by_hand(site, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything is in" in done.stdout
     assert not list(world.folder().glob(".nodes-*"))
-    for ip in cluster.nodes:
-        assert site.packs(ip), f"nothing ran on {ip}"
-    assert world.tables() == by_hand(world, tmp_path / "results", AE["seeds"])
+    assert any(site.packs(ip) for ip in cluster.nodes)
+    assert world.tables() == by_hand(world, tmp_path / "results", "raw_spec", [0], **RAW)
 
-    lost = submit("--data", world.data, "--results", "results", "--set", "seeds=[7]")
+    lost = submit("--data", world.data, "--results", "results")
     assert lost.returncode != 0
     assert "lies in Ray's copy of the job's --working-dir" in lost.stdout
 
 
 @pytest.mark.chaos
-def test_a_lost_node_changes_nothing_and_packs_stay_where_they_are(site, tmp_path):
+def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they_are(site, tmp_path):
     cluster, world = site.cluster, site.world
     cluster.add("127.0.0.7", mounts={site.cache: "size=100m"})
     seeds = [3, 4, 5, 6]
     process = subprocess.Popen(
-        [sys.executable, "-m", "asdray", *site.command(**{**AE, "seeds": seeds})],
+        [sys.executable, "-m", "asdray", *site.command(seeds=seeds, **AE)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env,
     )  # fmt: skip
-    wait_for(lambda: site.packs("127.0.0.7"), process)  # it trains there, or extracts
+    wait_for(lambda: all(site.packs(ip) for ip in cluster.nodes), process, 600)
     cluster.kill("127.0.0.7")
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert not [e for e in world.events() if e["status"] == "failed"], output
-    assert world.tables() == by_hand(world, tmp_path / "results", seeds)
+    assert world.tables() == by_hand(world, tmp_path / "results", "ae_baseline", seeds, **AE)
 
     before = {ip: site.packs(ip) for ip in cluster.nodes}
     assert any(before.values())
-    asdray(*site.command(**{**AE, "seeds": [*seeds, 8]}), env=cluster.env)
+    asdray(*site.command(seeds=[*seeds, 8], **AE), env=cluster.env)
     for ip, packs in before.items():
         assert packs.items() <= site.packs(ip).items(), "built again"
 
@@ -154,7 +152,7 @@ def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path
     cluster.add("127.0.0.4", mounts={site.cache: "size=64k"}, PYTHONPATH=str(other))
     world.results.mkdir(exist_ok=True)
     cluster.add("127.0.0.5", mounts={world.results: "size=100m", world.data: "size=100m"})
-    run = asdray(*site.unknown(**AE_ONE), check=2, env=cluster.env, cwd=tmp_path)
+    run = asdray(*site.unknown(**AE), check=2, env=cluster.env, cwd=tmp_path)
     told = run.stderr.splitlines()
     assert re.match(r"error: some of the \d nodes of this Ray cannot do the sweep's work:", told[0])
     lines = {ip: [line for line in told[1:] if ip in line] for ip in ("127.0.0.4", "127.0.0.5", "127.0.0.2")}
@@ -172,11 +170,11 @@ def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path
 
 def test_a_wrong_token_is_told(site):
     env = {**site.cluster.env, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
-    run = asdray(*site.unknown(**AE_ONE), check=2, env=env)
+    run = asdray(*site.unknown(**AE), check=2, env=env)
     assert f"the Ray at '{site.cluster.address}' does not let us in" in run.stderr
     assert "the token in /nowhere/token must be the one that the cluster was started with" in run.stderr
     env = {**site.cluster.env, "RAY_AUTH_TOKEN": "0123", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
-    run = asdray(*site.unknown(**AE_ONE), check=2, env=env)
+    run = asdray(*site.unknown(**AE), check=2, env=env)
     assert "the token in RAY_AUTH_TOKEN must be" in run.stderr
 
 
@@ -206,7 +204,7 @@ os.kill(int(raylet), signal.SIGCONT)
 
 def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site):
     world, cluster = site.world, site.cluster
-    command = site.unknown(**AE_ONE)
+    command = site.unknown(**AE)
     (raylet,) = [
         pid for pid in processes(cluster.nodes["127.0.0.2"].pid)
         if Path(f"/proc/{pid}/exe").resolve().name == "raylet"
@@ -267,7 +265,7 @@ def test_trials_share_a_gpu_and_no_more_of_them_than_fit_on_a_node(site, tmp_pat
     cluster.add("127.0.0.6", 4, "--num-gpus=1")
     path = tmp_path / "s.yaml"
     path.write_text(
-        yaml.safe_dump(spec(seeds=[0, 1, 2, 3, 4], resources={"train": {"cpu": 1, "gpu": 0.5}}, **AE_ONE))
+        yaml.safe_dump(spec(seeds=[0, 1, 2, 3, 4], resources={"train": {"cpu": 1, "gpu": 0.5}}, **AE))
     )
     run = subprocess.run(
         [sys.executable, "-c", PLACEMENT, path, world.data, world.results, cluster.address, tmp_path],
