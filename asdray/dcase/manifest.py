@@ -207,7 +207,7 @@ class Dataset:
             raise ValueError(
                 f"{self.dcase} is formatted without {', '.join(missing)}{nearest(missing[0], self.machines)} "
                 f"(there: {', '.join(self.machines)}): put the missing machines' folders beside the others "
-                "and format the year again, or leave them out with `machines:`"
+                "and format the year again, or leave them out (`machines:` of a sweep, `--machines` by hand)"
             )
 
 
