@@ -364,9 +364,9 @@ def _print_tables(folder: Path, paths: Sequence[Path]) -> None:
 
 def _one_thread_for_blas() -> None:
     """As in the sweep's workers, so that both give the same digits. Before numpy is imported."""
-    from asdray.sweep.cluster import THREAD_ENV
+    from asdray.sweep.cluster import WORKER_ENV
 
-    os.environ.update(THREAD_ENV)
+    os.environ.update(WORKER_ENV)
 
 
 def _yaml_value(text: str) -> Any:

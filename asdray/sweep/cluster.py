@@ -18,11 +18,14 @@ from asdray.sweep.nodes import why_refused
 
 # One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are
 # set from the system's own option. By hand (`asdray run`) the same is set, so that both give the same digits.
-THREAD_ENV = {
+WORKER_ENV = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
+    # Tune trains in a thread, which glibc would give an arena of its own: that returns large blocks to the
+    # system and asks for them again in every step, whatever `asdray.frontends.compute` sets for the main one.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 _RAY_ENV = {
@@ -118,13 +121,13 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": THREAD_ENV},
+                runtime_env={"env_vars": WORKER_ENV},
             )
         except (ray.exceptions.AuthenticationError, ConnectionError) as error:
             raise ValueError(why_refused(address, error)) from None
     else:
         _remove_dead_folders()
-        os.environ.update(THREAD_ENV)  # inherited by the workers, which costs less than a runtime_env
+        os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
         # Short: the paths of Unix sockets below it may have 107 characters.
         temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
         context = ray.init(
