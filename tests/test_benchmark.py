@@ -17,7 +17,7 @@ from asdray.config.sweep import load_sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.years import YEARS
 from asdray.evaluation import published
-from asdray.sweep.cluster import THREAD_ENV
+from asdray.sweep.cluster import WORKER_ENV
 
 DCASE = "dcase2023"
 SMOTE = "{name: knn, smote_ratio: 0.2}"
@@ -26,7 +26,7 @@ SMOTE = "{name: knn, smote_ratio: 0.2}"
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch):
     """The commands set these for the whole process, which here is that of other tests too."""
-    for name, value in THREAD_ENV.items():
+    for name, value in WORKER_ENV.items():
         monkeypatch.setenv(name, value)
 
 
@@ -152,7 +152,7 @@ def official(tmp_path_factory):
     format_dataset(root / "data", DCASE)
     places = ["--data", root / "data", "--results", root / "results"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        for name, value in THREAD_ENV.items():
+        for name, value in WORKER_ENV.items():
             patch.setenv(name, value)
         main(["run", "raw_spec", DCASE, "--backend", SMOTE, "--no-umap", *map(str, places)])
     assert ended.value.code == 0

@@ -18,13 +18,13 @@ from asdray.dcase.manifest import load_dataset
 from asdray.dcase.synth import synthesise
 from asdray.stages.describe import read_trial, write_trial
 from asdray.store import Places
-from asdray.sweep.cluster import THREAD_ENV
+from asdray.sweep.cluster import WORKER_ENV
 
 
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch):
     """The commands set these for the whole process, which here is that of other tests too."""
-    for name, value in THREAD_ENV.items():
+    for name, value in WORKER_ENV.items():
         monkeypatch.setenv(name, value)
 
 
