@@ -54,9 +54,8 @@ def official(
         raise ValueError("--compat takes no --draws and no --seed: the official evaluator draws nothing")
     drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
     systems, empty = evaluation.find_systems(folder)
-    against = evaluation.reference(
-        load_ground_truth(ground_truth, dcase), evaluation.kind_of_truth(ground_truth)
-    )
+    truth = load_ground_truth(ground_truth, dcase)
+    against = evaluation.reference(truth, evaluation.kind_of_truth(truth))
     results: list[SystemResult] = []
     faults: dict[str, str] = {}
     for name, path in systems.items():

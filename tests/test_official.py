@@ -386,6 +386,29 @@ official score,,0.6992230854605993
 """
 
 
+def test_synthetic_truth_is_known_by_whichever_way_it_is_reached(tmp_path):
+    case = Case("dcase2023", ())
+    case.machines = ("bandsaw",)
+    case.clips = {("bandsaw", 0): [("section_00_0000.wav", "source", 1, 9.0, 1)]}
+    year = tmp_path / "d" / "original" / "dcase2023"
+    truth = year / "ground_truth"
+    case.write_truth(truth)
+
+    def kind(folder):
+        return official.kind_of_truth(load_ground_truth(folder, "dcase2023"))
+
+    links = [tmp_path / "linked", tmp_path / "clone" / "ground_truth_data"]
+    links[1].parent.mkdir()
+    for link, to in zip(links, (truth, truth / "ground_truth_data"), strict=True):
+        link.symlink_to(to)
+    ways = [truth, year, year.parent, tmp_path / "d", links[0], links[1].parent]
+    (year.with_name("dcase2022")).mkdir()
+    (year.with_name("dcase2022") / "synthetic.json").touch()  # another year's says nothing of this one
+    assert {kind(way) for way in ways} == {"official"}
+    (year / "synthetic.json").touch()
+    assert [kind(way) for way in ways] == ["synthetic"] * len(ways)
+
+
 def test_a_result_by_hand(asdray, tmp_path):
     """Worked out on paper: anomalies at 9, 8, 5, 2, source normals at 1, 6, target normals at 4, 7.
 

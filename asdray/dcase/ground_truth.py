@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -68,12 +68,14 @@ class GroundTruth:
             (subset, machine, split, file name); eval test clips stand under their anonymous and, where it
             is known, their labelled name. Recipes that follow the published names do not read it.
         notes: what is missing, a line per machine and kind with its count.
+        sources: the files and folders that were read.
     """
 
     dcase: str
     clips: Mapping[Key, Truth]
     revealed: Mapping[Published, str]
     notes: tuple[str, ...] = ()
+    sources: tuple[Path, ...] = field(default=(), compare=False)
 
     def get(self, machine: str, name: str) -> Truth | None:
         """What is known of the clip, or None."""
@@ -112,6 +114,7 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
         clips,
         _by_every_name({clip: next(iter(told.values())) for clip, told in revealed.items()}, clips),
         (*_missing(clips, dcase, labels), *_untied(revealed, dcase)),
+        tuple(source.path for source in sources),
     )
 
 

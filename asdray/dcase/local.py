@@ -10,12 +10,12 @@ from pathlib import Path
 from asdray import store
 from asdray.dcase.fetch import digest_of
 from asdray.dcase.hints import hint
+from asdray.dcase.manifest import SYNTHETIC_MARKS
 from asdray.dcase.placed import holds_something, prune, subset_folder
 from asdray.dcase.records import Zip, zips
 from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
 
 _SUBSET_FOLDERS = tuple(f"{subset}_data" for subset in SUBSETS)
-_MARKS = ("synthetic.json", "synthetic-unfinished.json")
 
 
 def find_tree(source: Path, dcase: str, wanted: Iterable[Zip]) -> Path | None:
@@ -87,7 +87,7 @@ def _refuse_synthetic(root: Path) -> None:
             parts += [raw, *(raw / machine for machine in _machines_in(raw))]
     folders = {folder for p in parts for folder in (p.resolve(), *p.resolve().parents[:3])}
     for folder in sorted(folders):
-        for name in _MARKS:
+        for name in SYNTHETIC_MARKS:
             if (folder / name).exists():
                 raise ValueError(
                     f"--from: {folder} holds synthetic data ({name}), which must not pass for official: "

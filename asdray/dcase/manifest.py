@@ -29,6 +29,9 @@ DATASET_FORMAT = 3
 
 _ID = b"asdray.manifest"  # where clips.parquet holds `Dataset.manifest`
 
+SYNTHETIC_MARKS = ("synthetic.json", "synthetic-unfinished.json")
+"""What lies in the folder of a year whose originals, ground truth included, ``asdray synth`` made."""
+
 UNKNOWN = "unknown"
 """Stands for a null domain or label in the keys of `MachineData.counts`."""
 
@@ -119,7 +122,7 @@ def dataset_kind(data: Path, dcase: str) -> str:
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
         return "synthetic"
-    if os.path.exists(path.with_name("synthetic-unfinished.json")):
+    if os.path.exists(path.with_name(SYNTHETIC_MARKS[1])):
         raise ValueError(
             f"the synthetic dataset in {path.parent} is unfinished: run `{hint('synth', dcase, data)}` again"
         )
@@ -128,7 +131,7 @@ def dataset_kind(data: Path, dcase: str) -> str:
 
 def synthetic_path(data: Path, dcase: str) -> Path:
     """``synthetic.json``: the mark of a complete synthetic dataset, with its counts."""
-    return data / "original" / dcase / "synthetic.json"
+    return data / "original" / dcase / SYNTHETIC_MARKS[0]
 
 
 # ------------------------------------------------------------------------------------------- the summary

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from asdray import store
 from asdray.dcase.ground_truth import GroundTruth
+from asdray.dcase.manifest import SYNTHETIC_MARKS
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
 from asdray.evaluation.bootstrap import (
@@ -103,9 +104,16 @@ class SystemResult:
     ignored: tuple[str, ...]
 
 
-def kind_of_truth(folder: Path) -> str:
-    """``synthetic`` where the mark of a synthetic dataset lies beside the ground truth, else ``official``."""
-    return "synthetic" if (folder.absolute().parent / "synthetic.json").exists() else "official"
+def kind_of_truth(truth: GroundTruth) -> str:
+    """``synthetic`` where a synthetic dataset's mark lies above any file that was read, else ``official``.
+
+    Whichever folder was named, and on both ways there: as the path goes, and as links lead.
+    """
+    for path in truth.sources:
+        for folder in (*path.absolute().parents, *path.resolve().parents):
+            if any((folder / mark).exists() for mark in SYNTHETIC_MARKS):
+                return "synthetic"
+    return "official"
 
 
 def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
