@@ -63,7 +63,7 @@ def test_the_launcher_takes_ray_cluster_yaml():
 FAKES = {
     # Runs the command here, as often as there are machines.
     "srun": """
-        echo "srun $*" >> $LOG
+        echo "srun[$SRUN_CPUS_PER_TASK] $*" >> $LOG
         while [[ $1 == --* ]]; do shift; done
         exec "$@"
     """,
@@ -166,11 +166,29 @@ def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
     assert "RAY_AUTH_MODE=token" in told
     assert re.fullmatch(r"[0-9a-f]{64}", token.read_text())
     assert token.stat().st_mode & 0o077 == 0
+    assert os.listdir(token.parent) == [".ray-token"]
+    assert "warning" not in output
     assert not (slurm.folder / "temp").exists(), "taken away"
     assert not any("requeue" in line for line in told)
     assert told.count("ray ended") == 2
-    on = [re.search(r"--nodelist=(\w+)", line)[1] for line in told if "ray start" in line and "srun" in line]
+    steps = [line for line in told if line.startswith("srun")]
+    assert all(line.startswith("srun[16] ") for line in steps), "srun does not take it from sbatch"
+    on = [re.search(r"--nodelist=(\w+)", line)[1] for line in steps if "ray start" in line]
     assert on == ["one", "two"]
+
+
+def test_slurm_takes_the_token_of_a_job_that_was_faster_and_says_who_may_read_it(slurm):
+    folder = slurm.folder / "shared"
+    token = folder / ".ray-token"
+    faster = f"#!/usr/bin/env bash\n(umask 022; echo theirs > {token})\necho ours\n"
+    (slurm.folder / "venv" / "bin" / "od").write_text(faster)
+    (slurm.folder / "venv" / "bin" / "od").chmod(0o755)
+    process = slurm("0", hosts="one")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, output
+    assert token.read_text() == "theirs\n"
+    assert os.listdir(folder) == [".ray-token"]
+    assert f"others than you may read or change {token}: chmod 600" in output
 
 
 @pytest.mark.parametrize(("code", "again"), [("75", True), ("1", False), ("2", False)])

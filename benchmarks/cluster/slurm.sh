@@ -31,14 +31,24 @@ PORTS=${PORTS:-$((10000 + SLURM_JOB_ID % 110 * 200))}     # 200 ports for this j
 [[ $# -ge 1 ]] || { echo "usage: sbatch slurm.sh SWEEP.yaml [options of asdray sweep]" >&2; exit 2; }
 PATH=$VENV/bin:$PATH
 
-# Whoever knows the token may run code as you on these machines: made once, readable by you alone.
+# Whoever knows the token may run code as you on these machines: made once, readable by you alone. Of jobs that begin at
+# the same time one makes it: `ln` puts a whole file there, and fails where there is one.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$SHARED/.ray-token}
-if [[ ! -s $RAY_AUTH_TOKEN_PATH ]]; then
-    (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH")
+if [[ ! -e $RAY_AUTH_TOKEN_PATH ]]; then
+    NEW=$(mktemp "$RAY_AUTH_TOKEN_PATH.XXXXXX")  # with mode 600
+    od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$NEW"
+    ln "$NEW" "$RAY_AUTH_TOKEN_PATH" 2>/dev/null || [[ -e $RAY_AUTH_TOKEN_PATH ]]
+    rm -f "$NEW"
+fi
+[[ -s $RAY_AUTH_TOKEN_PATH ]] || { echo "$RAY_AUTH_TOKEN_PATH is empty: delete it, and begin again" >&2; exit 2; }
+if [[ -n $(find -L "$RAY_AUTH_TOKEN_PATH" -perm /077) ]]; then
+    echo "warning: others than you may read or change $RAY_AUTH_TOKEN_PATH: chmod 600, or delete it for a new one" >&2
 fi
 export RAY_USAGE_STATS_ENABLED=0  # machines without a way to the internet would wait for it
 export RAY_task_oom_retries=3     # a task that never fits into memory fails, instead of being tried for ever
 
+# From Slurm 22.05 on srun does not take this from sbatch: each step, Ray among them, would have one core.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # Only behind `&` or in $(...): exec, so that what is started there is srun itself, and can be ended.
 on() { local host=$1; shift; exec srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "$@"; }
