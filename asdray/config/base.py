@@ -45,6 +45,8 @@ class Config(BaseModel):
 
 def canonical(value: Any) -> Any:
     """``value`` as plain JSON data in which equal configurations are equal, whatever was left to defaults."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
     if isinstance(value, Config):
         later = type(value).later
         fields = {
@@ -55,14 +57,16 @@ def canonical(value: Any) -> Any:
         if value.plugin is not None:
             fields["plugin"] = value.plugin.sha256
         return {"numerics": type(value).numerics, **fields}
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         return {str(k): canonical(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     return value
 
 
+_TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def digest(value: Any) -> str:
     """Hex sha256 of the canonical form."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_TEXT.encode(canonical(value)).encode()).hexdigest()

@@ -170,11 +170,18 @@ class MachineData:
     ) -> int:
         """Clips that are what is named (``label``: ``normal``, ``anomaly`` or ``unknown``)."""
         asked = (subset, split, domain, label)
-        return sum(
-            n
-            for key, n in self.counts.items()
-            if all(a in (None, k) for a, k in zip(asked, key.split("/"), strict=True))
-        )
+        if asked not in self._counted:
+            self._counted[asked] = sum(
+                n
+                for key, n in self.counts.items()
+                if all(a in (None, k) for a, k in zip(asked, key.split("/"), strict=True))
+            )
+        return self._counted[asked]
+
+    @functools.cached_property
+    def _counted(self) -> dict[tuple[str | None, ...], int]:
+        """What `count` was asked already: planning a thousand trials asks the same a hundred thousand times."""
+        return {}
 
     def split_id(self, split: str) -> str | None:
         """The id of ``train``, ``test`` or ``supplemental``; None without a clip in it."""

@@ -161,11 +161,11 @@ def score_step(
     return score_after(extract, extract.marker, backend)
 
 
-def score_after(extract: Step, extracted: Marker | None, backend: Backend) -> Step:
-    """`score_step` behind an extraction that was looked up already."""
+def score_after(extract: Step, extracted: Marker | None, backend: Backend, name: str | None = None) -> Step:
+    """`score_step` behind an extraction that was looked up already; ``name``: the backend's id, if known."""
     signature = signatures.score_signature(extract.signature, backend)
     inputs, dropped = _needs(extract=extracted), bool(extracted and extracted.dropped)
-    return Step("score", extract.folder, signature, inputs, backend_id(backend), dropped)
+    return Step("score", extract.folder, signature, inputs, name or backend_id(backend), dropped)
 
 
 def evaluate_step(
@@ -231,10 +231,13 @@ def _evaluated(
     trial: Trial, machine: str, ckpt: str, places: Places, dataset: Dataset
 ) -> tuple[Step, Marker] | None:
     """The evaluation that is there, over whichever backends it covers; None if it is none of now."""
+    folder = store.trial_dir(places.results, trial).machine(ckpt, machine)
+    there = store.read_marker(folder, "evaluate")
+    if there is None or not there.inputs:  # most often, and the signatures below cost a hundred times more
+        return None
     extract = extract_step(trial, machine, ckpt, places, dataset)
-    there = store.read_marker(extract.folder, "evaluate")
-    scored = _scores_on_disk(extract, extract.marker) if there is not None else {}
-    if there is None or not there.inputs or not set(there.inputs) <= set(scored):
+    scored = _scores_on_disk(extract, extract.marker)
+    if not set(there.inputs) <= set(scored):
         return None
     markers = {name: scored[name] for name in there.inputs}
     scores = {name: marker.signature for name, marker in markers.items()}

@@ -84,6 +84,7 @@ def _rest(
     wanted: Container[str],
 ) -> Iterator[Found]:
     """What follows the trainings; adds to ``again``."""
+    named = {backend_id(backend): backend for backend in backends}
     known: dict[tuple[str, str], tuple[state.Step, Marker]] = {}
     for ckpt in checkpoints:
         for machine in trial.machines:
@@ -92,9 +93,9 @@ def _rest(
             extract = state.extract_after(*train, trial, machine, ckpt, places, dataset)
             extracted = extract.marker
             scored: dict[str, tuple[state.Step, Marker | None]] = {}
-            for backend in backends:
-                step = state.score_after(extract, extracted, backend)
-                scored[backend_id(backend)] = step, step.marker
+            for name, backend in named.items():
+                step = state.score_after(extract, extracted, backend, name)
+                scored[name] = step, step.marker
             plot = state.umap_after(extract, extracted, umap) if umap else None
             plotted = plot.marker if plot else None
             lacking = machine in wanted or any(marker is None for _, marker in scored.values())
