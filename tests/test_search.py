@@ -495,6 +495,21 @@ def test_without_a_limit_every_place_for_a_training_is_kept_busy(tmp_path, place
     assert {i for i, _ in ask(busy=0)} <= held
 
 
+def test_two_spellings_of_a_system_are_trained_once_and_take_one_place(tmp_path, places):
+    search, _, ask = driver(
+        tmp_path,
+        places,
+        space={"frontend.loss": [{"name": "adacos"}, {"name": "adacos", "dynamic": False}]},
+        search={**SEARCH, "algorithm": "random", "num_samples": 12, "max_concurrent": 3},
+    )
+    ((index, _),) = ask()
+    assert len({str(s.swept) for s in search.studies.samples}) == 2
+    search.ended(index, {"values": {"knn-1": 0.5}, "reason": None}, False)
+    assert {(s.state, s.value) for s in search.studies.samples} == {("done", 0.5)}
+    assert ask() == []
+    assert search.over
+
+
 def test_the_backend_that_suits_a_system_best_decides():
     assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 1.0}], True) == ("b", 2.0)
     assert best_mean([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 1.0}], False) == ("a", 1.5)

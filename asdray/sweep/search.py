@@ -15,7 +15,7 @@ from asdray.store import Places
 from asdray.sweep.events import Event
 from asdray.sweep.objective import ANY
 from asdray.sweep.plan import Job, Part
-from asdray.sweep.study import Sample, Studies
+from asdray.sweep.study import Sample, Studies, same_system
 
 
 def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
@@ -126,8 +126,8 @@ class Searching:
             sample = self._pop()
             if sample is None:
                 break
-            twin = any(o.sample.recipe == sample.recipe and o.sample.swept == sample.swept
-                       for o in self._open.values())  # fmt: skip
+            # One that is the same system is told with it, however its options are spelled.
+            twin = any(same_system(o.sample, sample) for o in self._open.values())
             if sample.state == "open" and sample.system is not None and not twin:
                 found += self._begin(sample, jobs, add)
         if self.studies.over and not self._confirmed:

@@ -186,7 +186,7 @@ class Studies:
             self.tell(sample, "failed", reason=reason)
             return sample
         for other in self.samples:
-            if other is not sample and _same(other, sample) and other.state != "open":
+            if other is not sample and same_system(other, sample) and other.state != "open":
                 self.tell(sample, other.state, other.value, other.backend, other.reason)
                 break
         return sample
@@ -214,7 +214,7 @@ class Studies:
         optuna = _optuna()
         states = optuna.trial.TrialState
         for one in self.samples:
-            if one is sample or (one.state == "open" and _same(one, sample)):
+            if one is sample or (one.state == "open" and same_system(one, sample)):
                 one.state, one.value, one.backend, one.reason = state, value, backend, reason
                 study = self._studies[one.recipe]
                 # Some samplers end a study that is told, which Optuna allows in a loop of its own alone.
@@ -243,7 +243,7 @@ class Studies:
         assert sample.state == "failed", sample.name
         assert sample.system is not None, sample.name
         for one in self.samples:
-            if one is sample or (one.state == "failed" and _same(one, sample)):
+            if one is sample or (one.state == "failed" and same_system(one, sample)):
                 self._studies[one.recipe].set_user_attr(f"sample {one.number}", None)
                 one.state, one.reason = "open", None
 
@@ -258,7 +258,7 @@ class Studies:
         """The finished samples of a recipe (all), the best first, each system once."""
         found = [s for s in self.samples if s.state == "done" and recipe in (None, s.recipe)]
         found.sort(key=lambda s: -(s.value or 0.0) if self._maximize else (s.value or 0.0))
-        return [s for i, s in enumerate(found) if not any(_same(s, better) for better in found[:i])]
+        return [s for i, s in enumerate(found) if not any(same_system(s, better) for better in found[:i])]
 
     def chosen(self) -> list[Sample]:
         """The systems to confirm, once the search is over: of each recipe the best ``top_k``."""
@@ -270,7 +270,7 @@ class Studies:
     def systems(self) -> list[Sample]:
         """The samples that make a system, each system once."""
         found = [s for s in self.samples if s.system is not None]
-        return [s for i, s in enumerate(found) if not any(_same(s, first) for first in found[:i])]
+        return [s for i, s in enumerate(found) if not any(same_system(s, first) for first in found[:i])]
 
     def trials(self, sample: Sample) -> list[Trial]:
         """The trials of a sampled system: all years and seeds of the search."""
@@ -321,7 +321,8 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     return made
 
 
-def _same(one: Sample, other: Sample) -> bool:
+def same_system(one: Sample, other: Sample) -> bool:
+    """Whether two samples are one system; two spellings of it are."""
     if one.system is None or other.system is None:
         return False
     return one.recipe == other.recipe and one.system.id == other.system.id
