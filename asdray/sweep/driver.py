@@ -145,7 +145,7 @@ class Driver:
                 training.start()
                 if self.search:
                     for index in sorted(self._training - self._held):
-                        training.feed(index, self.jobs[index].trial)
+                        training.feed(index, self._without_failed(index))
             for index in sorted(set(self.left) - self._training - self._held):
                 self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
             self._loop(pool, training, news, stop, max(1, int(cluster.cpus)))
