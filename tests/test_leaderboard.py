@@ -408,6 +408,8 @@ def test_ours_beside_what_it_follows():
     assert row["difference"] == pytest.approx(0.65 - 0.6543)
     assert row["spread"] == pytest.approx(0.0126), "ours does not vary here"
     assert row["within_spread"]
+    once = official_board({name: ("dis_spec_featex_asdkit", smote)}, seeds=(0,))
+    assert published.beside(once)["spread"].tolist()[1] == pytest.approx(math.sqrt(2) * 0.0126)
     row = frame.loc["dcase2023-dev"]
     assert row["difference"] == pytest.approx(0.65 - 0.6432)
     assert not row["within_spread"]
@@ -431,7 +433,9 @@ def test_an_incomplete_row_has_no_difference():
     assert pd.isna(row["difference"])
     assert pd.isna(row["within_spread"])
     (row,) = published.beside(b).to_dict("records")
-    assert row["spread"] == pytest.approx(row["std"]), "of one published run nobody knows a spread"
+    assert pd.isna(row["published_std"])
+    assert row["spread"] == pytest.approx(math.sqrt(2) * row["std"]), "their one training scatters like ours"
+    assert "taken to be the other's" in text.BESIDE_NOTE
 
 
 # ------------------------------------------------------------------------------------------------ LaTeX

@@ -216,7 +216,8 @@ def beside_table(frame: pd.DataFrame) -> Table:
 
 BESIDE_NOTE = (
     "Difference: ours less theirs. Spread: standard deviation over seeds of the difference of one training "
-    "of ours and one of theirs; within: the difference is no larger."
+    "of ours and one of theirs; where that of one of them is not known, it is taken to be the other's, which "
+    "gives sqrt(2) times the other's. Within: the difference is no larger."
 )
 
 

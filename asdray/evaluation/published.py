@@ -170,10 +170,11 @@ def beside(board: Leaderboard) -> pd.DataFrame:
     """Our rows of shipped recipes, as they are and at the last epoch, beside the results that they follow.
 
     ``difference`` is ours less the published; ``spread`` the standard deviation of the difference of one
-    training of ours and one of theirs, ``sqrt(std^2 + published_std^2)``, or the one of both that is known;
-    ``within_spread`` whether the difference is no larger. All three are null unless ours is complete, the
-    latter two where neither std is known, or the labels of both are known to differ: then the difference is
-    none of the systems alone.
+    training of ours and one of theirs, ``sqrt(std^2 + published_std^2)``; where one of the two is unknown, as
+    of a single training, it is taken to be the other, hence ``sqrt(2)`` times that. ``within_spread``:
+    whether the difference is no larger. All three are null unless ours is complete, the latter two where
+    neither std is known, or the labels of both are known to differ: then the difference is none of the
+    systems alone.
 
     Returns:
         `BESIDE_COLUMNS`, a line per column of the leaderboard, row of ours and published row.
@@ -200,7 +201,8 @@ def _line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[
     complete = 0 < n_expected == n and not math.isnan(mean)
     difference = mean - other[f"{name}_mean"] if complete else None
     known = [s for s in (std, other[f"{name}_std"]) if not math.isnan(s)]
-    spread = math.hypot(*known) if complete and known and _labels_agree(name, mine, other) else None
+    comparable = complete and known and _labels_agree(name, mine, other)
+    spread = math.hypot(known[0], known[-1]) if comparable else None
     return {
         "column": name,
         "system": mine["system"],
