@@ -180,7 +180,7 @@ class MachineData:
 
     @functools.cached_property
     def _counted(self) -> dict[tuple[str | None, ...], int]:
-        """What `count` was asked already: planning a thousand trials asks the same a hundred thousand times."""
+        """What `count` was asked already: a plan asks the same a hundred thousand times."""
         return {}
 
     def split_id(self, split: str) -> str | None:
