@@ -1,5 +1,7 @@
 """benchmarks/cluster: what lies ready for Ray's launcher, Slurm and Kubernetes, held against the tools themselves."""
 
+import copy
+import functools
 import itertools
 import os
 import re
@@ -11,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema  # Ray needs it, so it is there
 import pytest
 import typer
 import yaml
 from ray_nodes import free_ports
+from rayjob_schema import rayjob
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "cluster"
 SLURM = FOLDER / "slurm.sh"
@@ -227,27 +231,80 @@ def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancell
 
 # --------------------------------------------------------------------------------------------- Kubernetes
 
-JOB = {
-    "entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
-    "rayClusterSpec",
+KUBERAY = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def faults():
+    """Where a RayJob is not what the operator takes."""
+    from ray.scripts.scripts import start
+
+    options = {name.removeprefix("--") for option in start.params for name in option.opts}
+    validator = jsonschema.Draft202012Validator(rayjob(options))
+    return lambda job: [f"{error.json_path}: {error.message}" for error in validator.iter_errors(job)]
+
+
+def places(value, at=()):
+    """The path of everything in nested dictionaries and lists."""
+    yield at
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*at, key))
+
+
+def changed(path, change):
+    """The job with ``change(holder, key)`` made at ``path``."""
+    job = copy.deepcopy(KUBERAY)  # what YAML's anchors share stays shared
+    holder = functools.reduce(lambda value, key: value[key], path[:-1], job)
+    change(holder, path[-1])
+    return job
+
+
+EVERYWHERE = [path for path in places(KUBERAY) if path]
+WRONG = {str: 7, int: "7", bool: "true", dict: [], list: {}}
+CHOICES = [
+    path for path in EVERYWHERE if path[-1] in {"apiVersion", "kind", "submissionMode", "mode", "medium"}
+]
+OPTIONAL = {
+    "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayVersion",
+    "authOptions", "mode", "workerGroupSpecs", "replicas", "dashboard-host", "resources", "requests", "limits",
+    "cpu", "memory", "nvidia.com/gpu", "env", "value", "volumeMounts", "volumes", "sizeLimit", "medium",
 }  # fmt: skip
-GROUP = {"rayStartParams", "template"}
 
 
-def test_the_kuberay_job_has_what_its_resource_asks_for():
-    job = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert re.fullmatch(r"[a-z0-9-]{1,47}", job["metadata"]["name"])
-    spec = job["spec"]
-    assert set(spec) == JOB
+def test_the_kuberay_job_is_what_its_operator_takes_and_any_slip_is_seen(faults):
+    assert faults(KUBERAY) == []
+    assert len(CHOICES) == 6
+
+    def rename(holder, key):
+        holder[f"{key}s"] = holder.pop(key)
+
+    def retype(holder, key):
+        holder[key] = WRONG[type(holder[key])]
+
+    def misspell(holder, key):
+        holder[key] = holder[key].swapcase()
+
+    def leave_out(holder, key):
+        del holder[key]
+
+    named = [path for path in EVERYWHERE if isinstance(path[-1], str)]
+    needed = [path for path in named if path[-1] not in OPTIONAL]
+    assert len(needed) > 30
+    for change, paths in ((rename, named), (retype, EVERYWHERE), (misspell, CHOICES), (leave_out, needed)):
+        for path in paths:
+            assert faults(changed(path, change)), f"{change.__name__} at {path}"
+    assert faults({**KUBERAY, "metadata": {"name": "As_dray"}})
+
+
+def test_the_kuberay_job_does_the_work_of_one_sweep():
+    spec = KUBERAY["spec"]
     cluster = spec["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
     assert cluster["authOptions"] == {"mode": "token"}
+    assert spec["backoffLimit"] == 1
     lock = (FOLDER.parent.parent / "requirements.lock").read_text()
     assert f"\nray=={cluster['rayVersion']}\n" in lock
-    assert set(cluster["headGroupSpec"]) == GROUP
     (group,) = cluster["workerGroupSpecs"]
-    assert set(group) == GROUP | {"groupName", "replicas", "minReplicas", "maxReplicas"}
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     images = set()
     for template in (cluster["headGroupSpec"]["template"], group["template"]):
@@ -258,8 +315,8 @@ def test_the_kuberay_job_has_what_its_resource_asks_for():
         assert container["resources"]["requests"] == container["resources"]["limits"]
         paths = {m["mountPath"] for m in container["volumeMounts"]}
         assert paths == {"/shared", "/cache", "/dev/shm"}
-        options = [f"--{k}={v}" for k, v in cluster["headGroupSpec"]["rayStartParams"].items()]
-        ray_options(["--head", *options])
+    options = [f"--{k}={v}" for k, v in cluster["headGroupSpec"]["rayStartParams"].items()]
+    ray_options(["--head", *options])
     assert len(images) == 1, "one asdray on all pods"
 
     python, flag, module, *args = shlex.split(spec["entrypoint"])
