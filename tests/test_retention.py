@@ -13,7 +13,7 @@ import sweeping
 import yaml
 from finished import finish
 from test_without_training import RAW
-from tiny import DCASE, MACHINES
+from tiny import AE, DCASE, MACHINES
 from trees import build_tree, write_list
 
 from asdray import load_results, store
@@ -270,6 +270,56 @@ def test_of_a_search_the_best_by_its_objective_stay_and_open_samples_wait(world)
     keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching, best=True)
     kept = {sample.system.id for sample in (samples[1], samples[3])}  # the lower the better; the last is open
     assert {p.parts[-6].rpartition("-")[2] for p in world.kept()} == kept
+
+
+def stopped_search(world, keep):
+    """A search whose one system, of two seeds, was stopped: seed 0 had ended, seed 1 was only trained."""
+    search = {"algorithm": "random", "num_samples": 1, "objective": {"metric": "compactness"}}
+    recipe = {"about": "ae", **AE.model_dump(mode="json")}
+    (world.folder / "ae.yaml").write_text(yaml.safe_dump(recipe))
+    asked = {"recipes": ["ae.yaml"], "seeds": [0, 1], "search": search, "scheduler": "asha", "keep": keep}
+    sweep, _ = world.load(**asked)
+    store.sweep_dir(world.places.results, "s").mkdir(parents=True, exist_ok=True)
+    datasets = {DCASE: load_dataset(world.places.data, DCASE)}
+    studies = Studies(sweep, world.places, datasets, "s.yaml", write=True)
+    studies.tell(studies.ask(), "stopped")
+    searching, jobs = open_search(sweep, world.places)
+    finish(jobs[0], sweep, world.places)
+    finish(jobs[1], sweep, world.places, until="extract")
+    return sweep, jobs, searching
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (NONE, (0, 0)),
+        ({"checkpoints": "last"}, (12, 6)),
+        ({"embeddings": {"top": 5}}, (0, 6)),
+        ({"checkpoints": {"top": 5}}, (12, 0)),
+    ],
+)
+def test_of_what_a_scheduler_stopped_nothing_is_one_of_the_best_or_still_read(world, keep, left):
+    sweep, jobs, searching = stopped_search(world, keep)
+    assert (len(world.kept()), len(checkpoints(world))) == (12, 6)
+    keeper = retention.Retention(sweep, world.places)
+    with store.lease(store.trial_dir(world.places.results, jobs[1].trial).model("fan")):
+        keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching)
+        assert len(checkpoints(world)) == (left[1] or 1), "fan's process may be reading it"
+    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching)
+    assert (len(world.kept()), len(checkpoints(world))) == left
+    assert keeper.freed == 100 * (18 - sum(left))
+
+
+def test_what_a_scheduler_stopped_stays_where_another_sweep_is_to_read_it(world):
+    sweep, jobs, searching = stopped_search(world, NONE)
+    other, _ = world.load(name="other", recipes=["ae.yaml"], seeds=[1], keep=NONE)
+    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
+    retention.Retention(sweep, world.places).look_at_all(
+        jobs, [standing(j, sweep, world.places) for j in jobs], searching
+    )
+    assert {p.parts[-5] for p in world.kept()} == {"seed1"}
+    assert len(world.kept()) == 6
+    assert checkpoints(world) == [], "all that it is to read is extracted"
 
 
 def test_other_sweeps_protect_what_they_want_or_still_read(world):

@@ -49,7 +49,8 @@ class Keep(Config):
         embeddings: ``all``, ``none``, or those of the K best systems.
 
     The best are those of the leaderboard that the sweep ranks by, of a search's own trials the best of each
-    recipe by its objective. What is in no ranking yet, since a trial of it is missing, stays.
+    recipe by its objective. What is in no ranking yet, since a trial of it is missing, stays; what a
+    scheduler stopped is none of the best.
     """
 
     checkpoints: Literal["all", "last", "none"] | Top = "all"

@@ -205,11 +205,12 @@ class Driver:
             if kind == "error":
                 self._record(index, failed(event_of(trial, "train"), value))
             self._training.discard(index)
+            if kind == "stopped" and self.search:
+                self._finished.add(index)
             if index in self._judged:
                 self._tell(index, stopped=kind == "stopped")
             if kind == "stopped" and self.search:
                 self._view.finished(index, self.jobs[index], True, "stopped early")
-                self._finished.add(index)
                 self._report.row(index, running=False)
                 return
             self._start_tasks(index, self._ready.pop(index, set()), pool)
@@ -348,9 +349,11 @@ class Driver:
     def _drop(self, index: int) -> None:
         """Drops what need not be kept of a trial that ended."""
         state_of = self.search.state_of(self.jobs[index]) if self.search else None
+        if state_of == "open" or index not in self._finished:  # open: its objective may be asked for again
+            return
         if state_of == "stopped":
-            self.retention.forget_stopped(self.jobs[index].trial)
-        elif state_of != "open" and index in self._finished:  # open: its objective may be asked for again
+            self.retention.forget_stopped(self.jobs[index])
+        else:
             self.retention.look(self.jobs[index])
 
     def _make_table(self, index: int) -> None:

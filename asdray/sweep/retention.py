@@ -21,6 +21,7 @@ import yaml
 from asdray import store
 from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
+from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep import changes
 from asdray.sweep.plan import Job, load, standing
@@ -72,13 +73,16 @@ class Retention:
         if self._keep.everything:
             return True
         stands = stands or standing(job, self._sweep, self._places)
+        found = unread(stands, self._sweep.checkpoints)
+        return self._let_go(job, (one for one in found if not wants(self._keep, one[0], job, ranking)))
+
+    def _let_go(self, job: Job, unwanted: Iterable[tuple[Piece, str, tuple[str, ...]]]) -> bool:
+        """Drops what nobody else wants of these pieces of a trial; whether all went."""
         directory = store.trial_dir(self._places.results, job.trial)
         needed: set[Piece] | None = set()
         asked = False
         all_went = True
-        for piece, signature, dropped in unread(stands, self._sweep.checkpoints):
-            if wants(self._keep, piece, job, ranking):
-                continue
+        for piece, signature, dropped in unwanted:
             folder, names, beside = _files(directory, piece, job.trial)
             if set(names) <= set(dropped) and not any((folder / name).exists() for name in names):
                 continue
@@ -106,10 +110,10 @@ class Retention:
         """
         ranking = self._ranking(jobs) if best else None
         for job, stand in zip(jobs, stands, strict=True):
-            state = search.state_of(job) if search else None
-            if state == "stopped":
-                self.forget_stopped(job.trial)
-            elif state != "open":
+            outcome = search.state_of(job) if search else None
+            if outcome == "stopped":
+                self.forget_stopped(job)
+            elif outcome != "open":
                 self.look(job, stand, ranking)
 
     def look_beyond_the_best(self, jobs: Sequence[Job]) -> None:
@@ -126,8 +130,17 @@ class Retention:
             if self.look(job, ranking=ranking) and ranking.beyond(job, self._most):
                 self._settled.add(name)
 
-    def forget_stopped(self, trial: Trial) -> None:
-        """Deletes the checkpoints of trainings that a scheduler stopped: going on would start anew."""
+    def forget_stopped(self, job: Job) -> None:
+        """Drops what need not be kept of a trial whose sample a scheduler stopped, and which has ended.
+
+        Nobody is to read on there, whatever is lacking, and such a system is none of the best. Trainings
+        that were cut short lose their checkpoints: going on would start anew.
+        """
+        if self._keep.everything:
+            return
+        found = _made(job, self._sweep.checkpoints, self._places)
+        self._let_go(job, (one for one in found if not wants(self._keep, one[0], job, None, stopped=True)))
+        trial = job.trial
         if self._keep.checkpoints in ("all", "last") or self._others.cover(trial):
             return
         directory = store.trial_dir(self._places.results, trial)
@@ -171,11 +184,26 @@ def unread(stands: Standing, checkpoints: Iterable[str]) -> Iterator[tuple[Piece
                     yield Piece("train", unit.name, ckpt), stage.done.signature, stage.done.dropped
 
 
-def wants(keep: Keep, piece: Piece, job: Job, ranking: Ranking | None) -> bool:
-    """Whether a sweep wants a piece of a trial kept."""
+def _made(
+    job: Job, checkpoints: Iterable[str], places: Places
+) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
+    """As `unread`: all that was made of a trial, read or not."""
+    trial, dataset = job.trial, job.dataset
+    for piece in sorted(_pieces(trial, checkpoints)):
+        if piece.stage == "extract":
+            step = state.extract_step(trial, piece.of, piece.checkpoint, places, dataset)
+        else:
+            unit = next(u for u in trial.units if u.name == piece.of)
+            step = state.train_step(trial, unit, places, dataset)
+        if (marker := step.marker) is not None:
+            yield piece, marker.signature, marker.dropped
+
+
+def wants(keep: Keep, piece: Piece, job: Job, ranking: Ranking | None, stopped: bool = False) -> bool:
+    """Whether a sweep wants a piece of a trial kept; ``stopped``: by a scheduler, thus none of the best."""
     rule = keep.embeddings if piece.stage == "extract" else keep.checkpoints
     if isinstance(rule, Top):
-        return ranking is None or not ranking.beyond(job, rule.top)
+        return not stopped and (ranking is None or not ranking.beyond(job, rule.top))
     return rule in ("all", piece.checkpoint)
 
 
