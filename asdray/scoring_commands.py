@@ -74,7 +74,7 @@ def official(
     lacking = against.missing
     _print_results(results, against, compat, bool(lacking) and (partial or compat))
     if against.dataset == "synthetic":
-        print("Dataset: synthetic. These numbers say that files and scores fit, nothing about real machines.")
+        print(official_csv.SYNTHETIC)
     if lacking:
         print(f"the ground truth of {dcase} lacks {', '.join(lacking)}")
         if partial or compat:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 FIXED = (
-    # The challenge's own formats have no place for a mark; `submission.json` and
-    # `teams_official_score_ci95.csv`, which lie beside them, have.
+    # The challenge's own formats have no place for a mark; `submission.json`, and
+    # `teams_official_score_ci95.csv` or `dataset.txt`, which lie beside them, have.
     "*/anomaly_score_*.csv",
     "*/decision_result_*.csv",
     "*/*_result.csv",
@@ -23,8 +23,8 @@ FIXED = (
     # Ray Tune's own logs.
     "*/tune/*",
 )
-"""Files whose form others fixed. Not marked either is what has a row per clip (a column ``clip``): scores,
-embeddings and plots are no results, and trial.json stands above them."""
+"""Files whose form others fixed. Not marked either are Parquet files with a row per clip (a column ``clip``):
+scores, embeddings and points of plots are no results, and trial.json stands above them."""
 
 
 def marks(folder: Path, kind: str = "synthetic") -> dict[str, bool]:
@@ -39,10 +39,11 @@ def marks(folder: Path, kind: str = "synthetic") -> dict[str, bool]:
             continue
         if path.suffix == ".parquet":
             columns = pq.read_table(path).to_pydict()
+            if "clip" in columns:
+                continue
         else:
             with open(path, newline="") as file:
                 head, *rows = csv.reader(file)
             columns = {column: [row[i] for row in rows] for i, column in enumerate(head)}
-        if "clip" not in columns:
-            found[name] = set(columns.get("dataset", ["none"])) <= {kind}
+        found[name] = set(columns.get("dataset", ["none"])) <= {kind}
     return found

@@ -430,6 +430,15 @@ def test_a_result_by_hand(asdray, tmp_path):
     (tmp_path / "synthetic.json").touch()  # as `asdray synth` leaves it beside the ground truth
     code, shown, _ = asdray("official", tmp_path / "mine", *where, "--partial")
     assert (code, "Dataset: synthetic" in shown) == (0, True)
+    mark = tmp_path / "mine_result" / official_csv.MARK_FILE
+    assert not mark.exists(), "the table of intervals has a column for it"
+    for made, marked in ((True, True), (False, False)):
+        if not made:
+            (tmp_path / "synthetic.json").unlink()
+        assert asdray("official", tmp_path / "mine", *where, "--compat")[0] == 0
+        assert mark.exists() == marked
+        assert not marked or mark.read_text().startswith("Dataset: synthetic.")
+    assert asdray("official", tmp_path / "mine", *where, "--partial")[0] == 0
     found = rows_of(tmp_path / "mine_result" / "mine_result.csv")
     expected = list(csv.reader(io.StringIO(BY_HAND)))
     assert found[-2][:2] == ["official score ci95", ""]

@@ -179,7 +179,9 @@ def test_evaluate_and_table(trial, places):
     ids = [backend_id(b) for b in BACKENDS]
     for machine, subset in zip(MACHINES, ("dev", "eval"), strict=True):
         view = pd.read_csv(directory.score_view(CKPT, machine, "test"))
-        assert list(view.columns) == ["clip", "machine", "section", "domain", "is_anomaly", *sorted(ids)]
+        facts = ["clip", "machine", "section", "domain", "is_anomaly"]
+        assert list(view.columns) == [*facts, *sorted(ids), "dataset"]
+        assert set(view["dataset"]) == {"official"}
         assert len(view) == 16
         evaluated = {
             (r["section"], r["backend"], r["metric"]): float(r["value"])
@@ -354,6 +356,8 @@ def test_umap(trial, places):
     assert np.isfinite(first.to_pandas()[["x", "y"]].to_numpy()).all()
     picture = (folder / "umap.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+    assert f"Title\0{trial.name} fan".encode() in picture
+    assert b"synthetic" not in picture
     assert umap(trial, "fan", CKPT, Umap(), places).found
     again = umap(trial, "fan", CKPT, Umap(), places, overwrite=True)
     assert again.marker.digest == outcome.marker.digest

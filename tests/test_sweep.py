@@ -104,6 +104,7 @@ def test_all_that_is_written_of_synthetic_data_says_so(first, world, asdray):
         *(f"leaderboard{m}.{s}" for m in ("", "-mix_auc") for s in ("csv", "parquet", "md", "tex")),
         *(f"{m}23-{s}{std}.csv" for m in ("official", "mix_auc") for s in ("dev", "eval") for std in ("", "-std")),
         "s_auc23-dev.csv", "s_auc23-eval.csv", "test_evaluate.csv", "metrics.parquet", "trials.parquet",
+        "train_score.csv", "test_score.csv",
         "compared.csv", "teams_official_score_ci95.csv",
     }  # fmt: skip
     assert sum(name.startswith("/sweeps/tiny/ensembles/") for name in found) == 1
@@ -127,7 +128,9 @@ def test_one_deleted_file_costs_only_its_stage_and_plots_can_come_later(first, w
     assert victim.read_bytes() == content
     plots = [e for e in events if e["stage"] == "umap"]
     assert len(plots) == 4, "asked for only now"
-    assert len(list(world.results.glob("trials/*/*/*/output/last/*/umap/umap.png"))) == 4
+    pictures = list(world.results.glob("trials/*/*/*/output/last/*/umap/umap.png"))
+    assert len(pictures) == 4
+    assert all(b"(synthetic data)" in picture.read_bytes() for picture in pictures), "in the title"
     rest = [e for e in events if e["stage"] != "umap"]
     assert set(stages(rest)) <= {"score", "evaluate", "table"}
     assert stages(rest)["score"] == 1

@@ -12,7 +12,7 @@ Two faults of the originals are mended unless ``compat`` is asked for:
 
 Without ``compat`` there is one file more, ``teams_official_score_ci95.csv``, with the official score of each
 system and both ends of its interval (the evaluators of 2020 and 2021 print neither), and the kind of data,
-for which the originals have no place.
+for which the originals have no place. With ``compat`` a file ``dataset.txt`` says so of synthetic data.
 
 Where the ground truth lacks machines or sections, the official score and its interval are empty, unless
 ``compat`` or a partial score is asked for; means over all machines are of those that are there.
@@ -56,6 +56,8 @@ _MEANS_2022 = (("smix_auc", "tmix_auc"), ("mix_pauc", "mix_pauc"), *_DECISIONS)
 _OVER_ALL = " over all machine types, sections, and domains"
 
 CI95_FILE = "teams_official_score_ci95.csv"
+MARK_FILE = "dataset.txt"
+SYNTHETIC = "Dataset: synthetic. These numbers say that files and scores fit, nothing about real machines."
 
 
 def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, compat: bool) -> list[Path]:
@@ -71,10 +73,13 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
     if not compat:
         header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
         tables[CI95_FILE] = [header, *([*_ci95_row(result), against.dataset] for result in results)]
-    if compat:  # one of an earlier run would speak of other files
-        (folder / CI95_FILE).unlink(missing_ok=True)
-    for name, rows in tables.items():
-        store.write_text(folder / name, csv_text(rows))
+    texts = {name: csv_text(rows) for name, rows in tables.items()}
+    if compat and against.dataset == "synthetic":
+        texts[MARK_FILE] = f"{SYNTHETIC}\n"
+    for name in {CI95_FILE, MARK_FILE} - set(texts):  # of an earlier run it would speak of other files
+        (folder / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        store.write_text(folder / name, text)
     return [folder / name for name in tables]
 
 

@@ -31,8 +31,8 @@ def evaluate(
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
-    The former has `Row`'s columns and ``dataset``, the kind of data that `Dataset.kind` tells: from here the
-    mark goes into every file that is made of these rows.
+    The former has `Row`'s columns and, as the others, ``dataset``, the kind of data that `Dataset.kind`
+    tells: from here the mark goes into every file that is made of these rows.
 
     Covers the backends asked for, and others whose scores are there and up to date (see
     `asdray.stages.state.evaluate_step`). Without labels the values are null.
@@ -69,7 +69,7 @@ def evaluate(
         rows = _rows(trial.dcase, machine, clips["test"], scores)
         write_csv(outputs[0], [*Row._fields, "dataset"], ([*row, dataset.kind] for row in rows))
         for path, split in zip(views, SPLITS, strict=True):
-            _write_view(path, clips[split], scores)
+            _write_view(path, clips[split], scores, dataset.kind)
         options = {name: store.read_marker(folder, "score", name) for name in ids}
         marker = store.mark_done(
             step.folder,
@@ -100,8 +100,10 @@ def _rows(
     return evaluate_machine(get_year(dcase), machine, in_order, **columns)
 
 
-def _write_view(path: Path, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]]) -> None:
+def _write_view(
+    path: Path, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]], dataset: str
+) -> None:
     """A readable score file; nothing of asdray reads it."""
     columns = ("clip", "machine", "section", "domain", "is_anomaly")
-    rows = ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values())] for c in clips)
-    write_csv(path, [*columns, *scores], rows)
+    rows = ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values()), dataset] for c in clips)
+    write_csv(path, [*columns, *scores, "dataset"], rows)

@@ -73,7 +73,8 @@ def umap(
             pq.write_table(pa.table(columns), temporary)
         table = manifest.rows(manifest.load_manifest(places.data, trial.dcase), machine=machine)
         facts = {row["clip"]: row for row in table.to_pylist()}
-        _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}")
+        mark = " (synthetic data)" if dataset.kind == "synthetic" else ""
+        _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}{mark}")
         marker = store.mark_done(
             step.folder, step.stage, step.signature, outputs=paths, started=started, inputs=step.inputs
         )
@@ -141,4 +142,4 @@ def _plot(path: Path, rows: list[dict[str, Any]], points: NDArray[np.float32], t
     axes.set_yticks([])
     axes.legend(fontsize=7)
     with store.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, metadata={"Title": title})
