@@ -201,7 +201,8 @@ def test_evaluate_and_table(trial, places):
         assert train[ids].notna().all(axis=None)
 
         official = pd.read_csv(directory.output(CKPT) / f"official23-{subset}.csv")
-        assert list(official.columns) == ["backend", machine, "total", "dataset"]
+        assert list(official.columns) == ["backend", machine, "total", "machines", "dataset"]
+        assert set(official["machines"]) == {"1 of 7"}
         assert official["backend"].tolist() == ["knn(n_neighbors=1)", "knn(n_neighbors=2)"]
         assert official[machine].tolist() == [evaluated["-1", name, "official"] for name in ids]
         assert official["total"].tolist() == pytest.approx(official[machine].tolist())

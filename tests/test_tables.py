@@ -24,12 +24,21 @@ def test_machines_in_keeps_the_years_order():
     assert tables.machines_in("dcase2022", "eval", ["valve", "fan"]) == ("fan", "valve")
 
 
+def test_what_a_total_is_over():
+    assert tables.coverage("dcase2023", "eval", ["fan", "bandsaw"]) == "1 of 7"
+    every = get_year("dcase2023").all_machines
+    assert tables.coverage("dcase2023", "eval", every) == tables.coverage("dcase2023", "dev", every) == "all"
+    empty = tables.load_rows([])
+    assert set(tables.trial_table(empty, "dcase2023", "dev", every, {"knn-1": "knn"})["machines"]) == {"all"}
+
+
 def test_trial_table():
     rows = make_rows()
     one = rows[pick(rows, dcase="dcase2023", system="dis-11111111", seed=1)]
     labels = {b: LABELS[b] for b in BACKENDS["dis"]}
     table = tables.trial_table(one, "dcase2023", "eval", MACHINES["dcase2023"], labels)
-    assert list(table.columns) == ["backend", "bandsaw", "ToyTank", "total"]
+    assert list(table.columns) == ["backend", "bandsaw", "ToyTank", "total", "machines"]
+    assert set(table["machines"]) == {"2 of 7"}
     assert list(table["backend"]) == list(labels.values())
     for backend, row in zip(labels, table.to_dict("records"), strict=True):
         mine = one[pick(one, backend=backend, subset="eval", metric="official")]
@@ -61,7 +70,7 @@ def test_sweep_table_is_mean_and_std_over_seeds():
     assert list(found) == list(itertools.product(MACHINES, ("dev", "eval")))
     table = found["dcase2022", "dev"]
     assert list(table.columns) == [
-        "system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected",
+        "system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected", "machines",
         "fan", "valve", "total_mean", "total_std", "fan_std", "valve_std",
     ]  # fmt: skip
     assert len(table) == 5
@@ -164,6 +173,7 @@ def test_tables_on_disk_and_rows_from_disk(tmp_path):
     ]  # fmt: skip
     mean, std = (pd.read_csv(path) for path in written[:2])
     head = ["system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected"]
+    head += ["machines"]
     assert list(mean.columns) == [*head, "fan", "valve", "total_mean", "total_std", "dataset"]
     assert list(std.columns) == [*head, "fan", "valve", "total", "dataset"]
     table = sweep(rows)["dcase2022", "dev"]
@@ -171,6 +181,7 @@ def test_tables_on_disk_and_rows_from_disk(tmp_path):
     assert std["fan"].tolist() == table["fan_std"].tolist()
     assert std["total"].tolist() == mean["total_std"].tolist()
     assert set(mean["dataset"]) == set(std["dataset"]) == {"synthetic"}
+    assert set(mean["machines"]) == set(std["machines"]) == {"2 of 7"}
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match=r"bad\.parquet is damaged"):
         tables.load_rows([tmp_path / "bad.parquet"])

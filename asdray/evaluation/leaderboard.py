@@ -15,9 +15,8 @@ from typing import Any
 import pandas as pd
 
 from asdray.config.ranking import MEANS, averaged, check_rank_by
-from asdray.dcase.years import get_year
 from asdray.evaluation import metrics
-from asdray.evaluation.tables import Tables, machines_in
+from asdray.evaluation.tables import Tables, coverage
 
 ID_COLUMNS = (
     "rank", "system", "recipe", "options", "backend", "backend_id", "checkpoint", "origin", "source",
@@ -187,14 +186,9 @@ def _label_source(sources: Mapping[str, str]) -> str:
 
 
 def _coverage(tables: Tables, machines: Mapping[str, Sequence[str]]) -> str:
-    """``all``, or how many machines each column speaks of: a mean over fewer is another number."""
-    partial = []
-    for dcase, subset in tables:
-        have = len(machines_in(dcase, subset, machines[dcase]))
-        of = len(get_year(dcase).machines[subset])
-        if have < of:
-            partial.append(f"{dcase}-{subset} {have} of {of}")
-    return ", ".join(partial) or "all"
+    """``all``, or how many machines each column speaks of that speaks of fewer."""
+    covered = {f"{dcase}-{subset}": coverage(dcase, subset, machines[dcase]) for dcase, subset in tables}
+    return ", ".join(f"{name} {part}" for name, part in covered.items() if part != "all") or "all"
 
 
 def _mean_over(frame: pd.DataFrame, mean: str, names: Sequence[str]) -> list[float | None]:

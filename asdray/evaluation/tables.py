@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 COLUMNS = tuple(name for name in SCHEMA.names if name != "dataset")
 TRIAL_KEYS = ["recipe", "system", "seed", "checkpoint", "backend"]
 ROW_KEYS = ["recipe", "system", "checkpoint", "backend"]
-HEAD = ("system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected")
+HEAD = ("system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected", "machines")
 
 Tables = dict[tuple[str, Subset], pd.DataFrame]
 """(dcase, subset) -> table."""
@@ -81,6 +81,12 @@ def planned_rows(
 def machines_in(dcase: str, subset: Subset, machines: Sequence[str]) -> tuple[str, ...]:
     """Those of ``machines`` that the subset has, in the organisers' order."""
     return tuple(m for m in get_year(dcase).machines[subset] if m in set(machines))
+
+
+def coverage(dcase: str, subset: Subset, machines: Sequence[str]) -> str:
+    """``all``, or of how many of the subset's machines a total speaks: ``1 of 7`` is another number."""
+    have, of = len(machines_in(dcase, subset, machines)), len(get_year(dcase).machines[subset])
+    return "all" if have == of else f"{have} of {of}"
 
 
 def check_metric(name: str) -> str:
@@ -136,19 +142,23 @@ def trial_table(
     labels: Mapping[str, str],
     metric: str = "official",
 ) -> pd.DataFrame:
-    """A trial's table of one checkpoint: backend (its label), one column per machine, total.
+    """A trial's table of one checkpoint: backend (its label), one column per machine, total, machines.
 
     Args:
         rows: of one trial and checkpoint.
         machines: those that the trial was asked for; the total is null unless all of them have a value.
         labels: backend id -> label; only these are shown, in this order.
+
+    Returns:
+        What the total is over is in ``machines``, see `coverage`.
     """
     columns = machines_in(dcase, subset, machines)
     scores = _trial_scores(rows, dcase, subset, columns, metric)
     scores = scores.set_index("backend").reindex(list(labels))
     assert scores.index.is_unique, "rows of one trial and checkpoint"
     scores.insert(0, "label", [labels[b] for b in scores.index])
-    return scores[["label", *columns, "total"]].rename(columns={"label": "backend"}).reset_index(drop=True)
+    shown = scores[["label", *columns, "total"]].assign(machines=coverage(dcase, subset, machines))
+    return shown.rename(columns={"label": "backend"}).reset_index(drop=True)
 
 
 def sweep_table(
@@ -174,8 +184,9 @@ def sweep_table(
         options: system -> its swept values, readable.
 
     Returns:
-        Columns system, recipe, options, backend, backend_id, checkpoint, n, n_expected, the mean of each
-        machine, total_mean, total_std, the standard deviation of each machine as ``<machine>_std``.
+        Columns system, recipe, options, backend, backend_id, checkpoint, n, n_expected, machines (see
+        `coverage`), the mean of each machine, total_mean, total_std, the standard deviation of each machine
+        as ``<machine>_std``.
     """
     columns = machines_in(dcase, subset, machines)
     spreads = [f"{machine}_std" for machine in columns]
@@ -202,6 +213,7 @@ def sweep_table(
                 "checkpoint": checkpoint,
                 "n": len(known),
                 "n_expected": len(at),
+                "machines": coverage(dcase, subset, machines),
                 **dict(zip(columns, means, strict=False)),
                 "total_mean": means[-1],
                 "total_std": stds[-1],
