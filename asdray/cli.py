@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,11 +12,15 @@ import typer
 from asdray import benchmark_command, by_hand, data_commands, scoring_commands, sweep_commands
 from asdray.by_hand import Plugins
 from asdray.config import plugin_fault
+from asdray.sweep.signals import sigterm_as_ctrl_c
 from asdray.sweep_output import print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+_CTRL_C = 130
+"""How typer ends a command that is interrupted."""
 
 app = typer.Typer(
     name="asdray",
@@ -32,14 +37,22 @@ app.add_typer(benchmark_command.app)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0 all done, 1 something failed and is listed, 2 the input was wrong."""
+    """Runs a command and exits.
+
+    0: all done; 1: something failed and is listed; 2: the input was wrong; 75: stopped, to be run again.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            with plugin_fault.told():
+            with sigterm_as_ctrl_c(), plugin_fault.told():
                 app(args=arguments, obj=arguments)
         finally:
             sys.stdout.flush()
+    except SystemExit as error:
+        if error.code != _CTRL_C:
+            raise
+        print(f"stopped; to go on: asdray {shlex.join(arguments)}", file=sys.stderr)
+        sys.exit(75)
     except BrokenPipeError:
         # Whoever read our output has seen enough. What is still buffered goes nowhere, without a complaint.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +71,6 @@ def synth(
 
 @app.command()
 def download(
-    context: typer.Context,
     dcase: Dcase,
     machines: Machines = "all",
     subset: Annotated[Literal["dev", "eval"] | None, typer.Option(help="Default: both.")] = None,
@@ -99,24 +97,20 @@ def download(
     from asdray.dcase.download_view import View, report_lines
 
     data = data.expanduser().absolute()
-    try:
-        with View(Console(highlight=False)) as view:
-            report = download_dataset(
-                data,
-                dcase,
-                machines=_machine_list(machines),
-                subset=subset,
-                ground_truth=not no_ground_truth,
-                base_url=base_url,
-                source=None if source is None else source.expanduser().absolute(),
-                keep_zips=keep_zips,
-                jobs=jobs,
-                on_progress=view.step,
-                on_note=view.note,
-            )
-    except KeyboardInterrupt:
-        print(f"stopped; to go on: asdray {shlex.join(context.obj)}", file=sys.stderr)
-        sys.exit(75)
+    with View(Console(highlight=False)) as view:
+        report = download_dataset(
+            data,
+            dcase,
+            machines=_machine_list(machines),
+            subset=subset,
+            ground_truth=not no_ground_truth,
+            base_url=base_url,
+            source=None if source is None else source.expanduser().absolute(),
+            keep_zips=keep_zips,
+            jobs=jobs,
+            on_progress=view.step,
+            on_note=view.note,
+        )
     for line in report_lines(report, data):
         print(line)
     if report.failed:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -167,36 +168,87 @@ def test_the_loss_reported_is_the_mean_over_all_items(undisturbed):
 
 # ------------------------------------------------------------------------------------------- interruption
 
-KILLED = """
+STOPPED = """
 import os, signal, sys
-import asdray.stages.fit  # before the forks: one import serves both
+import asdray.stages.fit  # before the forks: one import serves all
 sys.path.insert(0, {tests!r})
 from tiny import AE, DIS, trial_of
+from asdray.cli import main
+from asdray.config.backend import Knn
+from asdray.frontends.autoencoder import AutoencoderFrontend
+from asdray.stages.describe import write_trial
 from asdray.stages.train import train
+from asdray.dcase.manifest import load_dataset
 from asdray.store import Places
+
+def in_a_child(work):
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def on_epoch(row):
     if row["epoch"] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
+def killed(system):
+    trial = trial_of(system)
+    places = Places.of({data!r}, {results!r} + "/SIGKILL")
+    train(trial, trial.units[0], places, checkpoints={checkpoints!r}, on_epoch=on_epoch)
+
 for system in (DIS, AE):
-    child = os.fork()
-    if child == 0:
-        trial = trial_of(system)
-        train(trial, trial.units[0], Places.of({data!r}, {results!r}), checkpoints={checkpoints!r}, on_epoch=on_epoch)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert in_a_child(lambda: killed(system)) == -signal.SIGKILL
+
+def by_hand(signum):
+    trial = trial_of(AE)
+    places = Places.of({data!r}, {results!r} + "/" + signum.name)
+    folder = write_trial(trial, ["last"], [Knn()], False, places, load_dataset(places.data, trial.dcase))
+    loss, calls = AutoencoderFrontend.loss, 0
+
+    def counted(self, batch):
+        nonlocal calls
+        calls += 1
+        os.write(steps, str(calls).encode() + b" ")
+        if calls == n_steps + 2:
+            os.kill(os.getpid(), signum)
+        return loss(self, batch)
+
+    AutoencoderFrontend.loss = counted
+    steps = os.open(places.results / "steps", os.O_WRONLY | os.O_CREAT)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(places.results / name, os.O_WRONLY | os.O_CREAT), number)
+    try:
+        main(["train", str(folder), "--machine", "ToyCar", "--data", {data!r}])
+    except SystemExit as end:
+        os._exit(end.code)
+
+n_steps = {n_steps}
+for signum in (signal.SIGTERM, signal.SIGINT):
+    code = in_a_child(lambda: by_hand(signum))
+    assert code == 75, (signum, code)
 """
+N_STEPS = -(-6 * (8000 // 128 + 1 - 4) // AE.train.batch_size)
+"""Of an epoch of the autoencoder: whole clips, longer than audio.duration."""
 
 
-def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, places):
-    code = KILLED.format(
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory) -> Path:
+    """Results of trainings that signals ended, in a folder for each signal."""
+    results = tmp_path_factory.mktemp("stopped")
+    code = STOPPED.format(
         tests=str(Path(__file__).parent),
-        data=str(places.data),
-        results=str(places.results),
+        data=str(data),
+        results=str(results),
         checkpoints=WITH_BEST,
+        n_steps=N_STEPS,
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    return results
+
+
+def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, stopped):
+    places = Places.of(undisturbed.data, stopped / "SIGKILL")
     for system in SYSTEMS.values():
         trial = trial_of(system)
         folder = folder_of(places, system)
@@ -216,6 +268,19 @@ def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, pl
         assert len(list(folder.glob("events.out.tfevents.*"))) == 1
         assert not list(folder.rglob(".tmp-*"))
         assert "goes on after epoch 2" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_training_by_hand_at_once(signum, undisturbed, stopped):
+    places = Places.of(undisturbed.data, stopped / signum.name)
+    assert f"stopped; to go on: asdray train {places.results}" in (places.results / "stderr").read_text()
+    steps = (places.results / "steps").read_text().split()
+    assert len(steps) == N_STEPS + 2, "no step after that in which the signal came"
+    trial = trial_of(AE)
+    seen: list[dict] = []
+    train(trial, trial.units[0], places, on_epoch=seen.append)
+    assert [row["epoch"] for row in seen] == [2, 3, 4]
+    assert_same(checkpoint(places, AE), checkpoint(undisturbed, AE))
 
 
 def test_a_finished_training_is_found_and_untouched(undisturbed):
@@ -343,6 +408,33 @@ def test_ctrl_c_stays_ctrl_c(places):
     assert signal.getsignal(signal.SIGINT) is before
     assert len(checkpoint(places, AE)["asdray"]["history"]) >= 1
     assert store.read_marker(folder_of(places, AE), "train") is None
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_sigterm_means_in_a_training_what_it_meant_before(in_main_thread, places):
+    """Only the main thread may set it; a Tune worker trains in another one."""
+
+    def terminated(*_: object) -> None:
+        raise Stop
+
+    def on_epoch(row: dict) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list = []
+    trial = trial_of(AE)
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        work = threading.Thread(
+            target=train, args=(trial, trial.units[0], places), kwargs={"on_epoch": on_epoch}
+        )
+        (work.run if in_main_thread else work.start)()
+        if not in_main_thread:
+            work.join()
+        assert signal.getsignal(signal.SIGTERM) is terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [terminated] * EPOCHS
+    assert train(trial, trial.units[0], places).found
 
 
 def test_too_few_classes(places):

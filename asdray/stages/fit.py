@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ class _Training(pl.LightningModule):
         self._run = run
         self._losses: list[Tensor] = []
         self._began = 0.0
+        self._sigterm: Any = signal.getsignal(signal.SIGTERM)
 
     def train_dataloader(self) -> range:
         return range(1)
@@ -86,6 +88,12 @@ class _Training(pl.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,
         )
+
+    def on_train_start(self) -> None:
+        # Lightning has just made SIGTERM a flag, at which it looks between batches, that is epochs, and then
+        # leaves with exit code 0. It shall mean what it meant to this process.
+        if self._sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm)
 
     def on_train_epoch_start(self) -> None:
         run = self._run

@@ -65,6 +65,24 @@ def stop_on_signals(at: float | None = None) -> Iterator[Stop]:
                 signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends what runs inside by KeyboardInterrupt; a second one does what it did before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, old)
+        raise KeyboardInterrupt
+
+    old: Any = signal.signal(signal.SIGTERM, interrupt) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
 def _end_at_once(number: int) -> None:
     """Ends this process and the Ray that it started; what was finished is kept, as after a kill."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
