@@ -26,7 +26,7 @@ from asdray.stages.state import extract_step
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import outputs, retention, walltime
+from asdray.sweep import others, outputs, retention, walltime
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.plan import load, standing
@@ -323,7 +323,7 @@ def test_what_a_scheduler_stopped_stays_where_another_sweep_is_to_read_it(world)
 
 
 def test_other_sweeps_protect_what_they_want_or_still_read(world):
-    others = {
+    specs = {
         "wants": {"keep": {"embeddings": "all", "checkpoints": "none"}},
         "reads": {"keep": NONE, "backends": KNN2},
         "done": {"keep": NONE},
@@ -331,7 +331,7 @@ def test_other_sweeps_protect_what_they_want_or_still_read(world):
     sweep, (job,) = world.load(keep=NONE)
     finish(job, sweep, world.places)
     folders = {}
-    for name, changes in others.items():
+    for name, changes in specs.items():
         other, _ = world.load(name=name, **changes)
         folders[name] = store.sweep_dir(world.places.results, name)
         outputs.write_spec(other, folders[name])
@@ -350,9 +350,38 @@ def test_other_sweeps_protect_what_they_want_or_still_read(world):
     assert left("wants") == (6, 0)
     (folders["done"] / "sweep.yaml").write_text("of: [another version")
     assert left("done") == (6, 0), "it cannot be read, and may want anything"
-    other, _ = world.load(name="done", **others["done"])
+    other, _ = world.load(name="done", **specs["done"])
     outputs.write_spec(other, folders["done"])
     assert left("done") == (0, 0)
+
+
+def test_beside_a_sweep_that_protects_it_a_trial_is_looked_at_once(world, monkeypatch):
+    changes = {"mels": (4, 8, 12), "keep": {"embeddings": {"top": 1}}}
+    sweep, jobs = world.load(**changes)
+    for job in jobs:
+        finish(job, sweep, world.places)
+    rows = [f"{rank},{job.trial.system_name}" for rank, job in enumerate(jobs, 1)]
+    folder = store.sweep_dir(world.places.results, "s")
+    folder.mkdir(parents=True)
+    (folder / "leaderboard.csv").write_text("\n".join(["rank,system", *rows]))
+    other, _ = world.load(name="other", mels=changes["mels"])
+    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
+    asked = []
+    for module in (retention, others):
+        monkeypatch.setattr(module, "standing", lambda job, *a: asked.append(job.trial) or standing(job, *a))
+    keeper = retention.Retention(sweep, world.places)
+
+    def looked():
+        asked.clear()
+        keeper.look_beyond_the_best(jobs)
+        return len(asked), len(world.kept())
+
+    assert looked() == (4, 18), "two trials, for two sweeps"
+    assert looked() == (0, 18)
+    other, _ = world.load(name="other", mels=changes["mels"], keep=NONE)
+    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
+    assert looked() == (4, 6)
+    assert looked() == (0, 6)
 
 
 def test_nothing_goes_while_a_process_is_at_work_beside_it(world):

@@ -20,10 +20,11 @@ from asdray.store import Places
 from asdray.sweep.estimate import Work
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.live import Live
+from asdray.sweep.pieces import kept_shares
 from asdray.sweep.plan import Job, log_found, standing
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
-from asdray.sweep.retention import Retention, kept_shares
+from asdray.sweep.retention import Retention
 from asdray.sweep.signals import Stop, stop_on_signals
 from asdray.sweep.standing import Missing, Standing
 
@@ -371,9 +372,10 @@ class Driver:
 
     def write_outputs(self) -> Leaderboard:
         """``trials.parquet``, tables and leaderboard as of now."""
-        board = self._report.write()
-        if not self.stopped:  # else there is no time to lose
-            self.retention.look_beyond_the_best(self.jobs)
+        if self.stopped:  # there is no time to lose
+            board = self._report.write()
+        else:
+            board = self._report.write(lambda: self.retention.look_beyond_the_best(self.jobs))
         self._view.board(board)
         return board
 

@@ -11,8 +11,8 @@ from asdray.store import Places, sweep_dir
 from asdray.sweep.estimate import Left, Work
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
+from asdray.sweep.pieces import kept_shares
 from asdray.sweep.plan import Job, standing
-from asdray.sweep.retention import kept_shares
 from asdray.sweep.standing import Missing
 
 

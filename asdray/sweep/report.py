@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
@@ -73,11 +73,12 @@ class Report:
         """Whether to write: something changed, and no more than a tenth of the time goes into writing."""
         return self._dirty and time.monotonic() - self._written > max(REFRESH_SECONDS, 10 * self._cost)
 
-    def write(self) -> Leaderboard:
-        """Writes everything."""
+    def write(self, then: Callable[[], None] = lambda: None) -> Leaderboard:
+        """Writes everything; ``then``: what is done with it, which costs the driver's loop time too."""
         started = time.monotonic()
         outputs.write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
         board = outputs.write_results(self._sweep, self._jobs, self._places)
+        then()
         self._written = time.monotonic()
         self._cost = self._written - started
         self._dirty = False
