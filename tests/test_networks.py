@@ -328,6 +328,15 @@ def test_classes_without_a_training_clip():
     assert module.head.centres.shape == (5, 10)
 
 
+def test_classes_without_a_training_clip_do_not_make_up_for_too_few_with_one():
+    config = SMALL.model_copy(update={"classes": ("machine", "attributes")})
+    heard = {**COLUMNS, "machine": ["fan"] * 4, "attributes": ["noAttribute"] * 4}
+    unheard = {**heard, "attributes": ["a", "b", "c", "noAttribute"]}
+    for more in (None, unheard):
+        with pytest.raises(ValueError, match="the training clips make 1 class of sound"):
+            frontends.build(config, 32_000, columns=heard, unheard=more)
+
+
 def test_frontend_modules_import_nothing_heavy():
     code = (
         "import sys, asdray.frontends.networks, asdray.frontends.losses, asdray.audio.batches\n"

@@ -89,6 +89,7 @@ def build(
         match config:
             case frontend.Discriminative():
                 from asdray.frontends.discriminative import DiscriminativeFrontend, class_labels
+                from asdray.frontends.losses import require_classes
 
                 if saved is not None:
                     classes = saved["classes"]
@@ -96,6 +97,7 @@ def build(
                     assert columns is not None
                     known = set(class_labels(config.classes, columns))
                     if unheard is not None:
+                        require_classes(len(known))  # by those that no training clip has nothing is learnt
                         known |= set(class_labels(config.classes, unheard))
                     classes = sorted(known)
                 return DiscriminativeFrontend(config, n_samples, classes)

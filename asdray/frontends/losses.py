@@ -21,6 +21,15 @@ _MAX_COSINE = 1 - 1e-7
 """The derivative of an angle is infinite where its cosine is 1."""
 
 
+def require_classes(n_classes: int) -> None:
+    """Raises ValueError for too few classes of training clips to learn from."""
+    if n_classes < 2:
+        raise ValueError(
+            f"the training clips make {n_classes} class of sound, but a discriminative frontend learns "
+            "by telling classes apart: train on more machines, or add parts to frontend.classes"
+        )
+
+
 class AngularLoss(nn.Module):
     """What all losses share: class centres, of which each class c owns those from cK to cK + K - 1.
 
@@ -38,11 +47,7 @@ class AngularLoss(nn.Module):
 
     def __init__(self, embedding_dim: int, n_classes: int, per_class: int, trainable: bool) -> None:
         super().__init__()
-        if n_classes < 2:
-            raise ValueError(
-                f"the training clips make {n_classes} class of sound, but a discriminative frontend learns "
-                "by telling classes apart: train on more machines, or add parts to frontend.classes"
-            )
+        require_classes(n_classes)
         self.per_class = per_class
         centres = torch.empty(n_classes * per_class, embedding_dim)
         nn.init.xavier_uniform_(centres)
