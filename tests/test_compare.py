@@ -264,7 +264,8 @@ def world(tmp_path_factory):
 
 def run(asdray, world, *args):
     places = world[0]
-    return asdray("compare", *args, "--data", places.data, "--results", places.results, "--draws", 50)
+    where = ("--data", places.data, "--results", places.results)
+    return asdray("compare", *where, "--draws", 100, *args)
 
 
 def table_of(trial, places, subset, backend):
@@ -347,6 +348,8 @@ def test_what_learns_nothing_has_one_seed_and_is_compared_with_all(asdray, world
         (["dis_baseline", "ae_baseline", "--backend", "{name: knn, n_neighbors: [1, 2]}"], "names 2 backends"),
         (["dis_baseline", "ae_baseline", "--backend", "knn", "--ckpt", "best"], "with checkpoint best"),
         (["dis_baseline", "ae_baseline", "--ckpt", "worst"], "worst"),
+        (["dis_baseline", "ae_baseline", "--draws", 1], "--draws 1: an interval takes 100 to 100,000 draws"),
+        (["dis_baseline", "ae_baseline", "--draws", 10**6], "an interval takes"),
         (["@2024", "ae_baseline", "--backend", "knn"], "have no year in common (A has dcase2024; B has dcase2023)"),
     ],
 )  # fmt: skip

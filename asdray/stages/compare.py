@@ -18,7 +18,7 @@ from asdray.dcase import manifest
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation import naming
-from asdray.evaluation.bootstrap import DRAWS, SectionScores
+from asdray.evaluation.bootstrap import DRAWS, SectionScores, check_draws
 from asdray.evaluation.compare import Column, Comparison
 from asdray.evaluation.compare import compare as compare_columns
 from asdray.evaluation.leaderboard import one_kind
@@ -98,12 +98,11 @@ def compare(
             where it has scored B too.
 
     Raises:
-        ValueError: no such system, no such backend, nothing in common, data or labels that are not there,
-            synthetic beside official data.
+        ValueError: too few or too many draws; no such system, no such backend, nothing in common, data or
+            labels that are not there, synthetic beside official data.
     """
     check_checkpoint(ckpt)
-    if draws < 1:
-        raise ValueError(f"--draws {draws}: at least one is needed")
+    check_draws(draws, seed)
     datasets: dict[str, Dataset] = {}
     found = tuple(_load(find_trials(one, results), data, ckpt, datasets) for one in what)
     chosen_a = _choose(found[0], "A", what[0], backends[0], ckpt)
