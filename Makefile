@@ -27,10 +27,10 @@ demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends 
 	$(BIN)/asdray format dcase2023 --data demo/data
 	$(BIN)/asdray sweep sweeps/demo.yaml $(DEMO) --no-dashboard
 
-test: $(STAMP)  ## Run all tests
+test: $(STAMP)  ## Run the tests; what takes minutes on a Ray cluster is in chaos
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-chaos: $(STAMP)  ## Run the tests that kill nodes in the middle; they take longer
+chaos: $(STAMP)  ## Run the other tests: nodes are killed, stopped, unfit, or have GPUs
 	$(BIN)/python -m pytest -q -m chaos
 
 lint: $(STAMP)  ## Check style
