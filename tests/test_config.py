@@ -299,6 +299,10 @@ def test_unreadable_file(path):
         ({"backends": ["knm"]}, r"backends.0.name is 'knm'; did you mean 'knn'\?"),
         ({"backends": [{"name": "knn", "n_neighbours": 2}]}, r"'backends.0.n_neighbours'; did you mean 'n_neighbors'\?"),
         ({"backends": ["knn", "knn"]}, "twice"),
+        (
+            {"backends": ["recon", {"name": "knn", "smote_ratio": {"uniform": [0, 0.5]}}]},
+            r"backends.1.smote_ratio is .*: uniform is sampled, and backends are not: give a list of values",
+        ),
         ({"backends": []}, "backends"),
         ({"checkpoints": ["lst"]}, "checkpoints.0 is 'lst'"),
         ({"umap": {"metrik": "cosine"}}, r"'umap.metrik'; did you mean 'metric'\?"),

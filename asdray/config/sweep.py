@@ -16,7 +16,7 @@ from asdray.config.expand import expand
 from asdray.config.load import read_yaml, validate
 from asdray.config.plugin import load_plugins
 from asdray.config.ranking import check_rank_by
-from asdray.config.search import Confirm, Scheduler, Search
+from asdray.config.search import Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -260,12 +260,23 @@ def _refuse_twice(values: Any, where: str) -> None:
 
 
 def _expand_backends(items: list) -> list:
-    """Names become objects; list values become one backend per combination."""
+    """Names become objects; list values become one backend per combination.
+
+    Raises:
+        ValueError: an option that is written as an axis of a search.
+    """
     expanded: list = []
-    for item in items:
+    for i, item in enumerate(items):
         if isinstance(item, str):
             expanded.append({"name": item})
         elif isinstance(item, Mapping):
+            for option, value in item.items():
+                if kind := axis_kind(value):
+                    raise ValueError(
+                        f"backends.{i}.{option} is {value!r}: {kind} is sampled, and backends are not: give "
+                        "a list of values; every system is scored by each of them, which trains nothing, and "
+                        "a search judges it by the best"
+                    )
             axes = {k: v if isinstance(v, list) else [v] for k, v in item.items()}
             expanded += [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
         else:
