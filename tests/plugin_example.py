@@ -39,7 +39,12 @@ class BandsConfig(FrontendConfig):
 
 
 class Bands(FrontendModule):
-    """Log energies of frequency bands, and how badly a linear bottleneck of three numbers keeps them."""
+    """Log energies of frequency bands, and how badly a linear bottleneck of three numbers keeps them.
+
+    Embeddings are the energies relative to the mean of the machine's training clips.
+    """
+
+    needs_training_clips = True
 
     def __init__(self, config, n_samples, columns, saved):
         super().__init__()
@@ -66,7 +71,13 @@ class Bands(FrontendModule):
 
     def extract(self, waves):
         energies = self.energies(waves)
-        return {"embedding": energies, "recon": self.errors(energies)}
+        return {"embedding": energies - self.usual, "recon": self.errors(energies)}
+
+    def prepare(self, clips, columns, batch_size, rng):
+        device = self.inwards.weight.device
+        everything = np.arange(len(clips))
+        parts = [clips.gather(everything[b], self.n_samples) for b in split(len(clips), batch_size)]
+        self.usual = torch.cat([self.energies(to_float(part.to(device))) for part in parts]).mean(dim=0)
 
 
 class Waves:

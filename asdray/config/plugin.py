@@ -6,7 +6,11 @@ implements it:
 * ``LOSSES``: a `Config`; ``Loss(config, embedding_dim, n_classes)`` is a torch module that takes embeddings
   ``(B, D) float32`` and targets ``(B, C) float32`` to the batch's mean loss ``()``;
 * ``FRONTENDS``: an `asdray.config.frontend.FrontendConfig`; ``Frontend(config, n_samples, columns, saved)``
-  is an `asdray.frontends.base.FrontendModule`; the arguments are those of `asdray.frontends.build`;
+  is an `asdray.frontends.base.FrontendModule`; the arguments are those of `asdray.frontends.build`. It has
+  ``extract(waves)``, and where it learns ``training_data(clips, columns, batch_size, rng)`` and
+  ``loss(batch)``; with ``needs_training_clips = True`` also ``prepare(clips, columns, batch_size, rng)``,
+  which is called with a machine's training clips before they and its test clips are extracted. What each
+  takes and gives, `asdray.frontends` says;
 * ``BACKENDS``: an `asdray.config.backend.BackendConfig`; ``score(config, references, domain, queries)`` takes
   embeddings ``(N, D)`` of the training clips, ``(N,)`` ``source`` or ``target``, and ``(M, D)`` embeddings to
   ``(M,)`` anomaly scores. It is called for each fifth of the training clips with the others as references.

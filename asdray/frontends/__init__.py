@@ -52,7 +52,7 @@ class TrainingData(Protocol):
         ...
 
     def held_out(self) -> Iterator[Any]:
-        """Batches that are never trained on, for ``validation_loss``; may be none."""
+        """Batches, each with its ``len``, that are never trained on, for ``validation_loss``; may be none."""
         ...
 
 
@@ -75,17 +75,18 @@ def build(
         seed: of the initial weights. Torch's global generator is neither used nor changed.
 
     Raises:
-        ValueError: the configuration does not fit the clips or the classes.
+        ValueError: the configuration does not fit the clips or the classes; a plugin's frontend is none.
     """
     import torch
 
     from asdray.config import frontend
     from asdray.config.plugin import implementation
+    from asdray.frontends.base import checked
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if from_plugin := implementation(config):
-            return from_plugin(config, n_samples, columns, saved)
+            return checked(from_plugin(config, n_samples, columns, saved), config)
         match config:
             case frontend.Discriminative():
                 from asdray.frontends.discriminative import DiscriminativeFrontend, class_labels

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from asdray.audio.batches import Clips
+
+if TYPE_CHECKING:
+    from asdray.config.frontend import FrontendConfig
+
+_CALLS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
+_CALLS_IN_TRAINING = {"training_data": ("clips", "columns", "batch_size", "rng"), "loss": ("batch",)}
 
 
 class FrontendModule(nn.Module):
@@ -42,3 +49,25 @@ class FrontendModule(nn.Module):
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """``embedding (B, D) float32`` of clips ``(B, L) float32``, and each of its own scores ``(B,)``."""
         raise NotImplementedError
+
+
+def checked(frontend: Any, config: FrontendConfig) -> Any:
+    """``frontend``, which a plugin made, if it can be called as asdray is going to.
+
+    Raises:
+        ValueError: it cannot; the message says how it must be.
+    """
+    name = f"frontend {config.name!r}: {type(frontend).__name__}"
+    if not isinstance(frontend, FrontendModule):
+        raise ValueError(f"{name} does not derive from asdray.frontends.base.FrontendModule")
+    for method, arguments in {**_CALLS, **(_CALLS_IN_TRAINING if config.learns else {})}.items():
+        found = getattr(frontend, method, None)
+        wanted = f"{method}({', '.join(arguments)})"
+        if found is None or getattr(found, "__func__", None) is FrontendModule.extract:
+            raise ValueError(f"{name} has no {wanted}")
+        signature = inspect.signature(found)
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            raise ValueError(f"{name}.{method}{signature} cannot be called as {wanted}") from None
+    return frontend
