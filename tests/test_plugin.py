@@ -268,6 +268,10 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
         marker = train(trial, unit, places).marker
         assert np.isfinite(marker.extra["loss"])
         extract(trial, "fan", "last", places)
+        if system.frontend.name == "bands":  # what it learnt of the training clips in `prepare` counts
+            found = store.trial_dir(places.results, trial).extract("last", "fan", "train")
+            embeddings = np.stack(pq.read_table(found)["embedding"].to_numpy())
+            assert np.abs(embeddings.mean(axis=0)).max() < 1e-5 < np.abs(embeddings).max()
         applying = trial.backends(backends)
         assert [b.name for b in applying][:1] == ["centroid"]
         for backend in applying:
@@ -275,6 +279,77 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
             path = store.trial_dir(places.results, trial).scores("last", "fan", backend_id(backend))
             assert np.isfinite(pq.read_table(path)["score"].to_numpy()).all()
         assert train(trial, unit, places).found
+
+
+@pytest.mark.parametrize(
+    ("code", "instead", "says"),
+    [
+        ("yield self.clips", "return  #", "epoch() gives None, not batches"),
+        ("for batch in self.batches:", "for batch in ():", "epoch() gives 0 of the 2 batches of sizes"),
+        (
+            "for batch in self.batches:",
+            "for batch in self.batches[:1]:",
+            "epoch() gives 1 of the 2 batches of sizes",
+        ),
+        (
+            "for batch in self.batches:",
+            "for batch in __import__('itertools').cycle(self.batches):",
+            "epoch() gives more than the 2 batches of sizes",
+        ),
+        (
+            "starts[order[batch]])",
+            "starts[order[batch]])[1:]",
+            "batch 1 of epoch() has shape (3, 6400), but sizes says 4",
+        ),
+        (
+            "(to_float(batch))).mean()",
+            "(to_float(batch)))",
+            "loss() gives shape (4,), not a tensor of shape ()",
+        ),
+        ("(to_float(batch))).mean()", "(to_float(batch))).mean().item()", "loss() gives a float, not a"),
+        ("(to_float(batch))).mean()", "(to_float(batch))).mean().detach()", "that depends on no weight"),
+        ("def saved(", "parameters = lambda *_: iter(())\n\n    def saved(", "it has no weights to learn"),
+        ("yield from ()", "return", "held_out() gives None, not batches"),
+        ('items = "clips"', "", "training_data() gives a Waves without items"),
+        (
+            "def prepare(self, clips, columns, batch_size, rng)",
+            "def prepare(self, clips, columns)",
+            "Bands.prepare(clips, columns) cannot be called as prepare(clips, columns, batch_size, rng)",
+        ),
+        ("def training_data(", "def trainingdata(", "has no training_data(clips, columns, batch_size, rng)"),
+        ("def loss(self, batch)", "def loss(self)", "Bands.loss() cannot be called as loss(batch)"),
+        ("def extract(", "def embed(", "Bands has no extract(waves)"),
+        (
+            "(FrontendModule)",
+            "(nn.Module)",
+            "Bands does not derive from asdray.frontends.base.FrontendModule",
+        ),
+    ],
+)
+def test_a_frontend_that_is_none_is_told_in_one_line(code, instead, says, file, data, tmp_path):
+    text = file.read_text()
+    assert text.count(code) == 1
+    file.write_text(text.replace(code, instead))
+    load_plugins([file])
+    trial = trial_of(systems()[1], machines=("fan",))
+    with pytest.raises(ValueError) as error:
+        train(trial, trial.units[0], Places.of(data, tmp_path / "results", data / "cache"))
+    assert str(error.value).startswith("frontend 'bands': ")
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_loss_that_is_none_is_told_with_its_name(file, data, tmp_path):
+    file.write_text(
+        file.read_text().replace(
+            "(self.linear(embeddings), targets,", "(self.linear(embeddings), targets, reduction='none',"
+        )
+    )
+    load_plugins([file])
+    trial = trial_of(systems()[0])
+    says = r"frontend 'discriminative' with the loss 'softmax': loss\(\) gives shape \(8,\), not"
+    with pytest.raises(ValueError, match=says):
+        train(trial, trial.units[0], Places.of(data, tmp_path / "results", data / "cache"))
 
 
 def test_what_a_changed_file_makes_undone(data, tmp_path):

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ class Run:
     """One training: what is trained, how, and where its files go.
 
     Attributes:
+        name: what is trained, in an error's words.
         header: entries of ``asdray`` in every checkpoint besides the history.
         checkpoint: name -> path.
         checkpoints: the names to write: ``last``, ``best``, ``epoch_<k>``.
@@ -46,6 +47,7 @@ class Run:
         report: called with the newest row after its epoch's files are written.
     """
 
+    name: str
     frontend: Learning
     data: TrainingData
     options: Train
@@ -82,8 +84,11 @@ class _Training(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         options = self._run.options
+        parameters = list(self.frontend.parameters())
+        if not any(p.requires_grad for p in parameters):
+            raise self._wrong("it has no weights to learn")
         return torch.optim.AdamW(
-            self.frontend.parameters(),
+            parameters,
             lr=options.learning_rate,
             weight_decay=options.weight_decay,
             fused=True,
@@ -106,16 +111,43 @@ class _Training(pl.LightningModule):
     def training_step(self, *_: Any) -> None:
         run = self._run
         optimizer = self.trainer.optimizers[0]
-        for batch in run.data.epoch(generator(run.seed, run.unit, len(run.history))):
+        sizes = run.data.sizes
+        for batch in self._batches("epoch", generator(run.seed, run.unit, len(run.history))):
+            done = len(self._losses)
+            if done == len(sizes):
+                raise self._wrong(f"epoch() gives more than the {done} batches of sizes")
+            if isinstance(batch, Tensor) and batch.shape[:1] != (sizes[done],):
+                shape = tuple(batch.shape)
+                raise self._wrong(
+                    f"batch {done + 1} of epoch() has shape {shape}, but sizes says {sizes[done]}"
+                )
             optimizer.zero_grad()
             loss = self._loss(batch)
+            if not loss.requires_grad:
+                raise self._wrong("loss() gives a number that depends on no weight")
             loss.backward()
             optimizer.step()
             self._losses.append(loss.detach())
+        if len(self._losses) < len(sizes):
+            raise self._wrong(f"epoch() gives {len(self._losses)} of the {len(sizes)} batches of sizes")
+
+    def _batches(self, method: str, *args: Any) -> Iterable[Any]:
+        found: Any = getattr(self._run.data, method)(*args)
+        if not isinstance(found, Iterable):
+            raise self._wrong(f"{method}() gives {found!r}, not batches")
+        return found
 
     def _loss(self, batch: Any) -> Tensor:
         with compute.precision(self._run.options.precision, self._run.device):
-            return self.frontend.loss(move_data_to_device(batch, self._run.device))
+            loss: Any = self.frontend.loss(move_data_to_device(batch, self._run.device))
+        if not isinstance(loss, Tensor) or loss.shape:
+            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise self._wrong(f"loss() gives {what}, not a tensor of shape ()")
+        return loss
+
+    def _wrong(self, what: str) -> ValueError:
+        """What a plugin does otherwise than `asdray.frontends` says."""
+        return ValueError(f"{self._run.name}: {what}")
 
     def on_train_epoch_end(self) -> None:
         run = self._run
@@ -149,7 +181,7 @@ class _Training(pl.LightningModule):
         total, n_items = 0.0, 0
         self.frontend.eval()
         with torch.no_grad():
-            for batch in self._run.data.held_out():
+            for batch in self._batches("held_out"):
                 total += float(self._loss(batch)) * len(batch)
                 n_items += len(batch)
         self.frontend.train()
@@ -188,6 +220,7 @@ def fit(run: Run, resume: Path | None) -> None:
 
     Raises:
         TrainingDiverged: a loss or weight became infinite or NaN; that epoch leaves no files.
+        ValueError: a plugin's frontend or loss is not as `asdray.frontends` says.
         KeyboardInterrupt: as it came.
     """
     logger = TensorBoardLogger(run.folder, name="", version="", default_hp_metric=False)

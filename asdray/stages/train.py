@@ -155,6 +155,14 @@ def _train(
 
             held_out = generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
             data = frontend.training_data(clips, columns, options.batch_size, held_out)
+            name = f"frontend {config.name!r}"
+            if config.name == "discriminative":
+                name += f" with the loss {config.loss.name!r}"
+            lacking = [a for a in ("items", "sizes", "epoch", "held_out") if not hasattr(data, a)]
+            if lacking:
+                raise ValueError(
+                    f"{name}: training_data() gives a {type(data).__name__} without {', '.join(lacking)}"
+                )
             if sum(data.sizes) < 2:
                 raise ValueError(
                     f"unit {unit.name} of {trial.dcase} has {sum(data.sizes)} training {data.items}: "
@@ -172,6 +180,7 @@ def _train(
                     on_epoch({**told, "epochs": options.epochs})
 
             run = fit.Run(
+                name=name,
                 frontend=frontend,
                 data=data,
                 options=options,
