@@ -336,6 +336,14 @@ def test_what_learns_nothing_has_one_seed_and_is_compared_with_all(asdray, world
     assert "3 seeds: what the interval says" in shown
 
 
+def test_who_had_the_classes_of_test_clips_is_told(asdray, world):
+    finished(world[0], DCASE, "dis_spec_adacos_fixed_asdkit", 0)
+    code, shown, err = run(asdray, world, "dis_spec_adacos_fixed_asdkit", "dis_baseline", "--backend", "knn")
+    assert (code, err) == (0, "")
+    assert "A: attributes and domains of test clips were classes, too (frontend.labels: asdkit).\n" in shown
+    assert "B: attributes" not in shown
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

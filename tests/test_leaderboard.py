@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asdray.config.backend import Knn, Own, Recon, backend_id
-from asdray.config.load import load_recipe
+from asdray.config.load import load_recipe, with_overrides
 from asdray.config.ranking import MEANS, check_rank_by
 from asdray.dcase.years import SUBSETS, YEARS
-from asdray.evaluation import leaderboard, published, tables
+from asdray.evaluation import leaderboard, naming, published, tables
 from asdray.evaluation import leaderboard_text as text
 
 
 def test_leaderboard_ranks_by_the_mean_of_eval_columns():
     rows = make_rows()
     frame = board(rows).frame
-    assert list(frame.columns[:13]) == list(leaderboard.ID_COLUMNS)
-    assert list(frame.columns[13:]) == [
+    assert list(frame.columns[:14]) == list(leaderboard.ID_COLUMNS)
+    assert list(frame.columns[14:]) == [
         f"{dcase}-{subset}_{part}"
         for dcase, subset in itertools.product(MACHINES, ("dev", "eval"))
         for part in ("mean", "std", "n", "n_expected")
@@ -126,6 +126,23 @@ def test_label_sources_are_told_per_year_where_they_differ():
         sweep(make_rows()), MACHINES, kinds, {"dcase2022": "name+evaluator", "dcase2023": ""}
     )
     assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
+
+
+def test_whose_classes_were_those_of_test_clips_too_is_told():
+    asdkit = with_overrides(load_recipe("dis_baseline").system, {"frontend.labels": "asdkit"}, "set")
+    told = [naming.classes_from(f) for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
+    assert told == ["train+test", ""]
+    classes = {"dis-11111111": "train", "dis-22222222": told[0], "ae-33333333": told[1]}
+    rows = make_rows()
+    b = board(rows, classes_from=classes)
+    assert dict(zip(b.frame["system"], b.frame["classes_from"], strict=True)) == classes
+    shown = text.markdown(b)
+    assert shown.count("| train+test |") == 2, "one row per backend"
+    assert "Classes from train+test: the attributes and domains of test clips were classes" in shown
+    assert "classes from" not in text.markdown(board(rows, classes_from={**classes, "dis-22222222": "train"}))
+    theirs = {r["system"]: r["classes_from"] for r in published.leaderboard_rows(["dcase2023-eval"])}
+    assert theirs["ASDKit dis_spec_featex"] == "train+test"
+    assert theirs["ASDKit raw_spec"] == theirs["Challenge top"] == ""
 
 
 def test_synthetic_and_official_never_meet():

@@ -20,7 +20,7 @@ from asdray.evaluation.tables import Tables, coverage
 
 ID_COLUMNS = (
     "rank", "system", "recipe", "options", "backend", "backend_id", "checkpoint", "origin", "source",
-    "selected_by", "label_source", "dataset", "machines",
+    "selected_by", "label_source", "dataset", "machines", "classes_from",
 )  # fmt: skip
 _KEYS = ["system", "recipe", "options", "backend", "backend_id", "checkpoint"]
 
@@ -85,6 +85,7 @@ def build(
     unranked: Sequence[Mapping[str, Any]] = (),
     selected_by: str | Mapping[str, str] = "fixed",
     best_by: Mapping[str, str] = MappingProxyType({}),
+    classes_from: Mapping[str, str] = MappingProxyType({}),
     metric: str = "official",
 ) -> Leaderboard:
     """Puts the tables of a sweep side by side and ranks the complete rows.
@@ -105,6 +106,7 @@ def build(
         unranked: rows of ours that are shown behind all others and never ranked, such as a search's own.
         selected_by: what the systems of ``tables`` were chosen by, of all of them or per recipe.
         best_by: see `rows_of`.
+        classes_from: system -> `naming.classes_from`, for all rows of ours.
 
     Raises:
         ValueError: both kinds of dataset, a published row beside synthetic data, an unknown ``rank_by``.
@@ -117,7 +119,8 @@ def build(
         raise ValueError(f"no row of other data stands beside those of {dataset} data")
     ours = rows_of(tables, machines, label_sources, dataset, selected_by, best_by)
     columns = [*ID_COLUMNS[1:], *(c for n in names for c in columns_of(n))]
-    frame = pd.DataFrame([*ours, *more, *unranked], columns=columns)
+    rows = [{"classes_from": classes_from.get(row["system"], ""), **row} for row in (*ours, *more, *unranked)]
+    frame = pd.DataFrame(rows, columns=columns)
     frame = frame.astype({c: kind for n in names for c, kind in zip(columns_of(n), _DTYPES, strict=True)})
     for mean in MEANS:
         frame[mean] = _mean_over(frame, mean, names)
@@ -270,6 +273,11 @@ def _notes(
     ours = frame[frame["origin"] == "ours"]
     if len(ours) and ours["machines"].iloc[0] != "all":
         notes.append(f"Not all machines of the year: {ours['machines'].iloc[0]}.")
+    if "train+test" in set(frame["classes_from"]):
+        notes.append(
+            "Classes from train+test: the attributes and domains of test clips were classes of the training, "
+            "too (frontend.labels: asdkit)."
+        )
     if unlabelled:
         hint = "; rank by another column, such as dev_amean" if set(over) & set(unlabelled) else ""
         notes.append(f"Labels are missing in {' and '.join(unlabelled)}: no scores there{hint}.")

@@ -53,6 +53,8 @@ def _names(board: Leaderboard) -> dict[str, list[str]]:
         columns["checkpoint"] = list(frame["checkpoint"])
     if frame["selected_by"][frame["origin"] == "ours"].nunique() > 1:
         columns["selected by"] = list(frame["selected_by"])
+    if (frame["classes_from"] == "train+test").any():
+        columns["classes from"] = list(frame["classes_from"])
     if (frame["origin"] != "ours").any():
         numbers = _sources(board)
         columns["origin"] = [

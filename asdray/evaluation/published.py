@@ -18,6 +18,7 @@ from asdray.config.backend import backend_id
 from asdray.config.load import load_recipe, parse_yaml, recipe_names
 from asdray.config.sweep import check_backends
 from asdray.dcase.years import SUBSETS, get_year
+from asdray.evaluation import naming
 from asdray.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def leaderboard_rows(
             "label_source": ", ".join(dict.fromkeys(f"{v.column} {v.label_source}" for v in mine)),
             "dataset": "official",
             "machines": "all",
+            "classes_from": naming.classes_from(load_recipe(mine[0].recipe).system.frontend)
+            if mine[0].recipe
+            else "",
         }
         sources = {v.label_source for v in mine}
         if len(sources) == 1:

@@ -140,6 +140,11 @@ def compare(
         if not next(iter(side.values())).trial.system.frontend.has_one_seed
     ]
     notes += _about_seeds(min(counts)) if counts else []
+    for side, trials in zip(SIDES, sides, strict=True):
+        if naming.classes_from(next(iter(trials.values())).trial.system.frontend) == "train+test":
+            notes.append(
+                f"{side}: attributes and domains of test clips were classes, too (frontend.labels: asdkit)."
+            )
     labels_of = naming.backend_labels(
         {name: side[next(iter(side))].backends[name] for name, side in zip(chosen, sides, strict=True)}
     )

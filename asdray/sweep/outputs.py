@@ -202,6 +202,7 @@ def _board(
         datasets = {dcase: datasets[dcase] for dcase in machines}
     made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
     best_by = {job.trial.system_name: ensembles.best_by(job.trial) for job in jobs}
+    classes_from = {j.trial.system_name: naming.classes_from(j.trial.system.frontend) for j in jobs}
     kinds = {name: d.kind for name, d in datasets.items()}
     more: list[dict[str, Any]] = []
     if set(kinds.values()) == {"official"}:
@@ -219,6 +220,9 @@ def _board(
     if metric != "official" and sweep.ensembles:  # whose members the official score chooses
         official = tables.sweep_tables(tables.load_rows(finished), planned, machines, labels, options)
     combined = ensembles.make(sweep, [j.trial for j in jobs], datasets, places, official, labels)
+    for one in combined.rows:  # of its members the one that read the most: "" < "train" < "train+test"
+        own_classes = (classes_from[system] for system, _ in one.row.members or ())
+        classes_from[one.row.system] = max(own_classes, default="")
     kind = leaderboard.one_kind(kinds)
     more += ensembles.leaderboard_rows(combined, machines, sources, kind, labels, metric, best_by)
     searched = None
@@ -245,6 +249,7 @@ def _board(
         unranked=searched.rows if searched else (),
         selected_by=searched.selected_by if searched else "fixed",
         best_by=best_by,
+        classes_from=classes_from,
         metric=metric,
     )
     board = replace(board, notes=(*board.notes, *combined.notes, *(searched.notes if searched else ())))
