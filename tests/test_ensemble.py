@@ -265,6 +265,7 @@ def test_all_seeds_of_every_system_are_rows_of_one(world, how):
         (backend,) = own[0].backends
         assert (row["recipe"], row["backend"], row["selected_by"]) == ("ensemble", backend.name, "fixed")
         assert row["options"] == f"{ensembles.HOW[how]} of 2 seeds"
+        assert row["classes_from"] == frame.loc[name, "classes_from"]
         for subset, machine in (("dev", "fan"), ("eval", "bandsaw")):
             expected = official(
                 world, machine, combined([score(world, j, machine, backend) for j in own], how)
