@@ -9,6 +9,7 @@ import yaml
 from finished import finish
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tiny import DCASE, MACHINES, build_year
 
 from asdray.config.backend import backend_id
@@ -21,10 +22,15 @@ from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
 from asdray.store import Places, sweep_dir
 from asdray.sweep import objective, selection
+from asdray.sweep.dry_run import plan_lines
+from asdray.sweep.estimate import Coming
+from asdray.sweep.estimate import Work as Amounts
 from asdray.sweep.events import event_of, failed
+from asdray.sweep.live import Live
 from asdray.sweep.plan import Job, standing
-from asdray.sweep.progress import summary_lines
+from asdray.sweep.progress import summary_lines, trials_line
 from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
+from asdray.sweep.status import status
 from asdray.sweep.steering import LOSS, TIME, PerYear, Work
 from asdray.sweep.study import Studies
 
@@ -384,6 +390,49 @@ def test_what_a_scheduler_stopped_is_not_left_to_do():
     counts = {"train": 5}, {"train": 1}, {"train": 1}, {"train": 2}, [{"stage": "train"}]
     (line,) = summary_lines(*counts, {"train": 1})
     assert line.split(maxsplit=1)[1] == "1 already done, 1 done now, 1 stopped early, 1 failed, 1 left"
+
+
+def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
+    changes = {
+        "seeds": [0, 1],
+        "umap": False,
+        "search": {**SEARCH, "num_samples": 5},
+        "confirm": {"top_k": 2, "seeds": [5]},
+        "scheduler": "asha",
+    }
+    sweep = studies_of(tmp_path, places, only_read=True, **changes).sweep
+
+    def lines():
+        studies = studies_of(tmp_path, places, only_read=True, **changes)
+        return plan_lines(sweep, known_jobs(studies, {DCASE: load_dataset(places.data, DCASE)}), places)
+
+    assert lines()[-1] == "no estimate of time and disk yet: nothing like it is finished"
+    studies = studies_of(tmp_path, places, **changes)
+    first, second = studies.ask(), studies.ask()
+    jobs = known_jobs(studies, {DCASE: load_dataset(places.data, DCASE)})
+    for job in jobs[:2]:
+        finish(job, sweep, places, seconds=600)
+    studies.tell(first, "done", 0.5, "knn-1")
+    # 2 trials of the second system, 3 x 2 of the systems to come, 2 x 1 that confirm: 600 s for each training.
+    assert lines()[-1].startswith("about 1 h 40 min of training and ")
+    assert "without" not in lines()[-1]
+    studies.tell(second, "stopped")
+    assert lines()[-1].startswith("about 80 min of training and ")
+    assert f"{jobs[2].trial.name}: stopped by the scheduler" in lines()
+    search = Searching(studies, {DCASE: load_dataset(places.data, DCASE)})
+    work = Amounts()
+    for i, job in enumerate(jobs[:2]):
+        work.add(i, job, standing(job, sweep, places))
+    work.come = [*search.to_come, Coming("search", "ae_baseline", 4, {DCASE: 2})]
+    left = work.left()
+    assert (left.train, left.without) == (pytest.approx(8 * 600, rel=0.01), 4)
+    snapshot = Live("hunt", [{"status": "done"}], work).snapshot()
+    assert trials_line(snapshot).startswith("1 of 1 trials done, 7 systems to come, 2 to confirm; about ")
+    assert trials_line(snapshot).endswith(" left without the 4 systems to come")
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(status(sweep, jobs, places))
+    assert "2 done, 2 stopped of 4 trials, 3 systems to come, 2 to confirm" in captured.get()
 
 
 def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path, places):

@@ -64,6 +64,7 @@ class Driver:
         for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
             self._report.add(stand)
             work.add(i, job, stand, asked=i in left)
+        work.come = search.to_come if search else ()
         self._live = Live(sweep.name, self._report.rows, work)
         view.begin(len(left), self._live)
         self._training = set[int]()
@@ -89,7 +90,7 @@ class Driver:
         Args:
             stop_at: by ``time.monotonic``: when to stop in any case.
         """
-        from asdray.sweep.cluster import ray_session
+        from asdray.sweep.cluster import larger, ray_session
 
         with stop_on_signals(stop_at) as stop, ray_session(address, dashboard) as cluster, self._view:
             stop.arm()  # Ray has made SIGTERM its own
@@ -112,18 +113,17 @@ class Driver:
                     self._view.line(note, "yellow")
             self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
             self._training = {i for i in self.left if self._works_with_model(i)}
-            limits = [cluster.cpus / needs["train"].cpu] if needs["train"].cpu else []
-            limits += [cluster.gpus / needs["train"].gpu] if needs["train"].gpu else []
-            self._live.room(min(limits, default=cluster.cpus), cluster.cpus // 2, cluster.cpus)
+            self._live.room(cluster.trainings(needs["train"]), cluster.cpus // 2, cluster.cpus)
             # Only now: both modules import ray, which a sweep with nothing to do never needs.
             from asdray.sweep.tasks import TaskPool
             from asdray.sweep.training import Judge, Training
 
             pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
-            pool.warm_up(int(cluster.cpus))
+            searching = self.search is not None and not self.search.over
+            known = sum(len(m.machines) + len(m.umaps) for m in self.left.values())
+            pool.warm_up(cluster.workers(None if searching else known))
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
-            searching = self.search is not None and not self.search.over
             if self._training or searching:
                 logs = store.sweep_dir(self.places.results, self.sweep.name) / "tune"
                 logs.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,8 @@ class Driver:
                     self.sweep.scheduler,
                     self.sweep.backends,
                     self.sweep.umap,
-                    self._extracts,
+                    self._lost_extractions() if self._extracts else None,
+                    larger(needs["extract"], needs["umap"]),
                 )
             if training:
                 training.start()
@@ -232,6 +233,7 @@ class Driver:
             else:
                 self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
                 self._finish_if_complete(index)
+        self._live.work.come = search.to_come
         if search.over and not self._training:
             training.finish()
 
@@ -285,7 +287,13 @@ class Driver:
         if self.left[index].units or not self._extracts:
             return bool(self.left[index].units)
         stands = standing(self.jobs[index], self.sweep, self.places)
-        return any(stage.stage == "extract" and stage.done is None for stage in stands.all)
+        left = {(s.checkpoint, s.machine) for s in stands.all if s.stage == "extract" and s.done is None}
+        return not left.isdisjoint(self.left[index].machines)
+
+    def _lost_extractions(self) -> frozenset[tuple[int, str, str]]:
+        """(trial, checkpoint, machine) of those that failed before and would again."""
+        failed = ((i, e) for i, events in self._failures.items() for e in events)
+        return frozenset((i, e["checkpoint"], e["machine"]) for i, e in failed if e["stage"] == "extract")
 
     def _without_failed(self, index: int) -> Trial:
         """A job's trial without the machines whose training failed before, where each has its own."""

@@ -35,11 +35,24 @@ def plan_lines(
     history = History(sweep_dir(places.results, sweep.name) / "events.jsonl")
     failures = {} if retry_failed else history.lasting
     threads = []
+    search = None
+    stopped: set[str] = set()
+    if sweep.search.samples:
+        from asdray.sweep.search import outlook, read_studies, stopped_trials, to_come
+
+        search, _ = read_studies(sweep, places)
+        stopped = stopped_trials(search, jobs)
+        work.come = to_come(search)
     for index, job in enumerate(jobs):
         stands = standing(job, sweep, places)
         chosen = only(job)
-        work.add(index, job, stands, asked=chosen)
+        given_up = job.trial.name in stopped and not stands.complete
+        work.add(index, job, stands, asked=chosen and not given_up)
         if not chosen:
+            continue
+        if given_up:
+            totals["trials"] += 1
+            lines.append(f"{job.trial.name}: stopped by the scheduler")
             continue
         missing = stands.missing(failures)
         for event in missing.failed:
@@ -67,11 +80,9 @@ def plan_lines(
             f"{totals['again']} of the trainings and extractions are done again: what they made was dropped "
             "(keep: ...), and something new is to read it"
         )
-    if sweep.search.samples:
-        from asdray.sweep.search import outlook
-
-        lines += outlook(sweep, places)
-    if totals["with_work"]:
+    if search:
+        lines += outlook(search)
+    if totals["with_work"] or work.come:
         lines.append(_estimate(work.left(), max(threads, default=1)))
     return lines
 
@@ -95,7 +106,7 @@ def _state(missing: Missing, complete: bool, begun: bool) -> str:
 
 
 def _estimate(left: Left, threads: int) -> str:
-    if left.unknown and not (left.train or left.tasks):
+    if (left.unknown or left.without) and not (left.train or left.tasks):
         return "no estimate of time and disk yet: nothing like it is finished"
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wall = left.seconds(max(1, cpus // threads), max(1, cpus // 2), cpus)
@@ -103,7 +114,10 @@ def _estimate(left: Left, threads: int) -> str:
         f"about {duration(left.train)} of training and {duration(left.tasks)} of other work, one after the "
         f"other; {duration(wall)} on {cpus} cores like this machine's; {size(left.bytes)} of disk"
     )
-    return f"{text}; and {left.unknown} stages of which nothing like it is finished" if left.unknown else text
+    text += f"; and {left.unknown} stages of which nothing like it is finished" if left.unknown else ""
+    return text + (
+        f"; without {left.without} systems to come, like which none is finished" if left.without else ""
+    )
 
 
 def size(n: float) -> str:

@@ -5,24 +5,36 @@ scoring, evaluation and UMAP to clips, tables to 1; and disk likewise, but that 
 not depend on clips; of what is made, that part counts which ``keep`` leaves in the end. The rate is that of
 finished stages of the same system and year; where there are none, of the same system, else of the same
 recipe and year, else of the same recipe. Scoring, evaluation, UMAP and tables may also go by any recipe's.
-Where there is nothing to go by there is no estimate.
+Where there is nothing to go by there is no estimate. What a search is still to come to is taken to be as the
+systems of its recipe are on average, and never stopped early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.sweep.events import Event
-from asdray.sweep.plan import Job
+from asdray.sweep.plan import Job, Part
 from asdray.sweep.standing import Standing
 
 Key = tuple[str, str | None, str, str, str]
 """stage, backend, recipe, system, dcase: what has a rate of its own."""
+
+
+class Coming(NamedTuple):
+    """Systems of a recipe that a search is still to come to."""
+
+    part: Part
+    recipe: str
+    systems: int
+    trials: Mapping[str, int]
+    """dcase -> how many of each system."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Left:
         bytes: disk.
         unknown: stages without an estimate.
         unknown_trainings: those of them that are trainings.
+        without: systems still to come that are in none of these, since nothing like them is finished.
     """
 
     train: float
@@ -42,6 +55,7 @@ class Left:
     bytes: float
     unknown: int
     unknown_trainings: int = 0
+    without: int = 0
 
     def seconds(self, trainings: float, tasks: float, cpus: float) -> float:
         """Of the sweep: so many trainings at once, so many tasks beside them, and ``cpus`` behind them."""
@@ -54,9 +68,13 @@ class Work:
 
     Args:
         share: stage -> the part of its bytes that stays in the end, where that is not all of them.
+
+    Attributes:
+        come: what a search is still to come to; whoever drives it keeps it as of now.
     """
 
     def __init__(self, share: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.come: Sequence[Coming] = ()
         self._share = share
         self._rates: dict[tuple, list[float]] = {}
         """Level -> seconds, their amount; bytes, their amount."""
@@ -64,10 +82,22 @@ class Work:
         """Number of stages, amount of seconds, amount of bytes."""
         self._open: dict[int, set[tuple]] = {}
         """Job -> its stages that are left."""
+        self._trials: Counter[tuple[str, str]] = Counter()
+        """Of a search: (recipe, dcase) -> how many trials are known, done or not."""
+        self._shapes: dict[tuple[str, str], dict[tuple[str, str | None], list[float]]] = {}
+        """Likewise -> (stage, backend) -> amount of seconds, amount of bytes, over all of them."""
 
     def add(self, index: int, job: Job, stands: Standing, asked: bool = True) -> None:
         """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
+        of_recipe = job.trial.recipe, job.trial.dcase
+        self._trials[of_recipe] += 1
         for stage in stands.all:
+            if job.part != "grid":
+                sums = self._shapes.setdefault(of_recipe, {}).setdefault(
+                    (stage.stage, stage.backend), [0.0, 0.0]
+                )
+                for i, amount in enumerate(_amounts(job.trial, stands.event(stage), job.dataset)):
+                    sums[i] += amount
             if stage.done is not None:
                 self._learn(job.trial, stands.event(stage), job.dataset, stage.done.seconds, stage.done.bytes)
             elif asked:
@@ -119,7 +149,36 @@ class Work:
             else:
                 tasks += amount * per_second
             size += amount_of_bytes * per_byte * self._share.get(key[0], 1.0)
-        return Left(train, tasks, size, unknown, trainings)
+        without = 0
+        for coming in self.come:
+            if (costs := self._costs(coming)) is None:
+                without += coming.systems
+            else:
+                train, tasks, size = train + costs[0], tasks + costs[1], size + costs[2]
+        return Left(train, tasks, size, unknown, trainings, without)
+
+    def _costs(self, coming: Coming) -> tuple[float, float, float] | None:
+        """Seconds of training and of the rest, and bytes; None where nothing like it is finished."""
+        train = tasks = size = 0.0
+        for dcase, each in coming.trials.items():
+            known = [year for recipe, year in self._shapes if recipe == coming.recipe]
+            years = [dcase] if dcase in known else known
+            trials = sum(self._trials[coming.recipe, year] for year in years)
+            if not trials:
+                return None
+            n = coming.systems * each / trials
+            for year in years:
+                for (stage, backend), (amount, amount_of_bytes) in self._shapes[coming.recipe, year].items():
+                    rate = self._rate((stage, backend, coming.recipe, "", dcase))
+                    if rate is None and stage in ("train", "extract"):
+                        return None
+                    per_second, per_byte = rate or (0.0, 0.0)
+                    if stage == "train":
+                        train += n * amount * per_second
+                    else:
+                        tasks += n * amount * per_second
+                    size += n * amount_of_bytes * per_byte * self._share.get(stage, 1.0)
+        return train, tasks, size
 
     def _put(self, index: int, job: Job, event: Mapping[str, Any], sign: int) -> None:
         stage = tuple(event[k] for k in ("stage", "unit", "checkpoint", "machine", "backend"))

@@ -6,14 +6,14 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
-from asdray.sweep.estimate import Work
+from asdray.sweep.estimate import Coming, Work
 from asdray.sweep.events import Event
 from asdray.sweep.plan import Job
 
@@ -94,7 +94,8 @@ class Live:
     def snapshot(self, state: str = "running") -> dict[str, Any]:
         """Everything that is to be shown, as JSON data.
 
-        ``seconds_left`` are null where nothing is known; ``score`` is a fraction.
+        ``seconds_left`` are null where nothing is known; ``score`` is a fraction. ``to_come`` are the systems
+        that a search has not come to yet; ``without``: those of them that ``seconds_left`` leaves out.
         """
         counts = Counter(row["status"] for row in self._rows)
         training = [_training(job, progress) for job, progress in self._training.values()]
@@ -103,7 +104,7 @@ class Live:
         longest = max((t["seconds_left"] for t in training), default=0.0)
         train = max(left.train - done, 0.0)
         seconds: float | None = max(longest, replace(left, train=train).seconds(*self._slots))
-        if left.unknown_trainings or (left.unknown and not seconds):
+        if left.unknown_trainings or ((left.unknown or left.without) and not seconds):
             seconds = None
         return {
             "sweep": self._name,
@@ -121,8 +122,24 @@ class Live:
             "training": training,
             "clips_per_second": sum(t["clips_per_second"] for t in training),
             "seconds_left": seconds,
+            "to_come": to_come_of(self.work.come),
+            "without": left.without,
             "leaderboard": self._board,
         }
+
+
+def to_come_of(come: Iterable[Coming]) -> dict[str, int]:
+    """``search`` and ``confirm`` -> how many systems are still to come."""
+    counts: Counter[str] = Counter()
+    for coming in come:
+        counts[coming.part] += coming.systems
+    return dict(counts)
+
+
+def systems_to_come(counts: Mapping[str, int]) -> list[str]:
+    """What is said of these: ``9 systems to come``, ``3 to confirm``."""
+    words = {"search": "systems to come", "confirm": "to confirm"}
+    return [f"{counts[part]} {what}" for part, what in words.items() if counts.get(part)]
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -165,12 +165,14 @@ def trials_line(snapshot: Mapping[str, Any]) -> str:
     counts = snapshot["trials"]
     parts = [f"{counts['done']} of {sum(counts.values())} trials done"]
     parts += [f"{n} {state}" for state, n in counts.items() if n and state != "done"]
+    parts += live.systems_to_come(snapshot.get("to_come", {}))
     text = ", ".join(parts)
     if snapshot["tasks"]:
         text += f"; {snapshot['tasks']} tasks waiting or running"
     if snapshot["seconds_left"] is None:
         return f"{text}; no estimate of the time left yet"
-    return f"{text}; about {duration(snapshot['seconds_left'])} left"
+    text = f"{text}; about {duration(snapshot['seconds_left'])} left"
+    return f"{text} without the {n} systems to come" if (n := snapshot.get("without")) else text
 
 
 def failure_line(event: Event) -> str:

@@ -12,6 +12,7 @@ from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.store import Places
+from asdray.sweep.estimate import Coming
 from asdray.sweep.events import Event
 from asdray.sweep.objective import ANY
 from asdray.sweep.plan import Job, Part
@@ -38,9 +39,28 @@ def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, 
     return tuple(found.values())
 
 
-def outlook(sweep: Sweep, places: Places) -> list[str]:
+def to_come(studies: Studies) -> list[Coming]:
+    """The systems that a search is still to come to, those that it will confirm among them."""
+    sweep = studies.sweep
+    found = []
+    for base in studies.bases:
+        one_seed = base.system.frontend.has_one_seed
+        if (n := studies.left(base)) > 0:
+            seeds = 1 if one_seed else len(sweep.seeds)
+            found.append(Coming("search", base.recipe, n, dict.fromkeys(sweep.dcase, seeds)))
+        if sweep.confirm is not None and not studies.over:
+            # A trial that all seeds share is the search's own already.
+            years = [y for y in sweep.board_years if not (one_seed and y in sweep.dcase)]
+            trials = dict.fromkeys(years, 1 if one_seed else len(sweep.confirm.seeds))
+            best = min(sweep.confirm.top_k, sweep.search.num_samples or 1 if base.axes else 1)
+            if trials:
+                found.append(Coming("confirm", base.recipe, best, trials))
+    return found
+
+
+def outlook(studies: Studies) -> list[str]:
     """What a dry run says of a search besides the trials that are known."""
-    studies, _ = read_studies(sweep, places)
+    sweep = studies.sweep
     states = [s.state for s in studies.samples]
     told = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
     replicates = len(sweep.dcase) * len(sweep.seeds)
@@ -102,6 +122,11 @@ class Searching:
     def over(self) -> bool:
         """Whether there is nothing more to ask for: all samples told, confirmation under way."""
         return self.studies.over and (self._confirmed or not self.studies.chosen())
+
+    @property
+    def to_come(self) -> list[Coming]:
+        """The systems that it is still to come to."""
+        return to_come(self.studies)
 
     def rests(self, job: Job) -> bool:
         """Whether a job is not gone on with: its sample was stopped, or failed."""
@@ -229,13 +254,10 @@ def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Datas
     return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
 
 
-def stopped_jobs(sweep: Sweep, jobs: Sequence[Job], places: Places) -> list[Job]:
-    """Those trials of a search whose sample a scheduler stopped; of a grid none."""
-    if not sweep.search.samples:
-        return []
-    studies, _ = read_studies(sweep, places)
+def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
+    """The names of those trials of a search whose sample a scheduler stopped."""
     stopped = {(s.recipe, s.number) for s in studies.samples if s.state == "stopped"}
-    return [job for job in jobs if job.part == "search" and (job.trial.recipe, job.sample) in stopped]
+    return {j.trial.name for j in jobs if j.part == "search" and (j.trial.recipe, j.sample) in stopped}
 
 
 def open_search(

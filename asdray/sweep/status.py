@@ -16,7 +16,7 @@ from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.plan import Job, standing
 from asdray.sweep.progress import failure_line, render
-from asdray.sweep.search import stopped_jobs
+from asdray.sweep.search import read_studies, stopped_trials, to_come
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
@@ -35,10 +35,15 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     trials: Counter[str] = Counter()
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
-    given_up = stopped_jobs(sweep, jobs, places)
+    given_up: set[str] = set()
+    come: list[str] = []
+    if sweep.search.samples:
+        studies, _ = read_studies(sweep, places)
+        given_up = stopped_trials(studies, jobs)
+        come = live.systems_to_come(live.to_come_of(to_come(studies)))
     for job in jobs:
         stands = standing(job, sweep, places)
-        is_stopped = job in given_up
+        is_stopped = job.trial.name in given_up
         broken = []
         for stage in stands.all:
             event = None if stage.done else history.broken.get(key_of(stands.event(stage))[:-1])
@@ -48,7 +53,8 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         failures += broken
         state = _state(stands.complete, job.trial.name in running, bool(broken))
         trials["stopped" if state == "waiting" and is_stopped else state] += 1
-    lines = [_headline(sweep.name, snapshot, alive), f"{_counts(trials, live.STATES)} of {len(jobs)} trials"]
+    counted = f"{_counts(trials, live.STATES)} of {len(jobs)} trials"
+    lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]
     lines += [
         f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
         for name, counts in stages.items()

@@ -66,6 +66,9 @@ def study_file(places: Places, name: str) -> Path:
 class Studies:
     """All studies of a sweep and their samples, in the order of their numbers.
 
+    Attributes:
+        bases: the recipes of the sweep.
+
     Args:
         datasets: of the sweep's years.
         write: whether studies are made where there are none yet; the sweep's lease is held then.
@@ -79,7 +82,7 @@ class Studies:
     ) -> None:
         self.sweep = sweep
         self.where = where
-        self._bases = bases(sweep, where)
+        self.bases = bases(sweep, where)
         self._studies: dict[str, optuna.Study] = {}
         self.samples: list[Sample] = []
         if sweep.search.algorithm == "optuna":
@@ -94,7 +97,7 @@ class Studies:
         try:
             storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
             known = optuna.study.get_all_study_names(storage)
-            for base in self._bases:
+            for base in self.bases:
                 name = f"{base.recipe}-{_meaning(sweep, base, datasets)}"
                 if name not in known and not write:
                     continue
@@ -106,7 +109,7 @@ class Studies:
                 )
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}): move it away and run the command again") from None
-        for base in self._bases:
+        for base in self.bases:
             if base.recipe in self._studies:
                 self._read(base, write)
 
@@ -146,12 +149,12 @@ class Studies:
     @property
     def recipes(self) -> tuple[str, ...]:
         """Their names."""
-        return tuple(base.recipe for base in self._bases)
+        return tuple(base.recipe for base in self.bases)
 
     @property
     def threads(self) -> int:
         """The most that a recipe trains with, before any axis."""
-        return max(base.system.train.threads for base in self._bases)
+        return max(base.system.train.threads for base in self.bases)
 
     # ------------------------------------------------------------------------------------------- asking
 
@@ -163,14 +166,14 @@ class Studies:
     @property
     def to_ask(self) -> int:
         """How many samples are still to be suggested."""
-        return sum(max(0, self.left(base)) for base in self._bases)
+        return sum(max(0, self.left(base)) for base in self.bases)
 
     def ask(self) -> Sample:
         """The next sample, of the recipe that lacks most. Failed at once where its values make no system.
 
         A system that was suggested before takes over what came of it, as soon as that is known.
         """
-        base = max(self._bases, key=self.left)
+        base = max(self.bases, key=self.left)
         study = self._studies[base.recipe]
         number = len(study.get_trials(deepcopy=False))
         study.sampler = self._sampler(base.recipe, number)
@@ -265,7 +268,7 @@ class Studies:
         confirm = self.sweep.confirm
         if confirm is None or not self.over:
             return []
-        return [s for base in self._bases for s in self.ranked(base.recipe)[: confirm.top_k]]
+        return [s for base in self.bases for s in self.ranked(base.recipe)[: confirm.top_k]]
 
     def systems(self) -> list[Sample]:
         """The samples that make a system, each system once."""
