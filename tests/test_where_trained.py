@@ -19,22 +19,45 @@ def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_pat
     places = Places.of(tmp_path / "data", tmp_path / "results")
     trial = trial_of(AE)
     news = queue.SimpleQueue()
+    lost = trial.machines[1]
+    """A machine whose extraction failed before, and would again."""
     with ray_session(None, dashboard=False):
         from asdray.sweep.training import Training
 
         training = Training(
-            [trial], [0], ("last",), Need(cpu=1), places, tmp_path, news, backends=(Recon(),), extracts=True
+            [trial],
+            [0],
+            ("last",),
+            Need(cpu=1),
+            places,
+            tmp_path,
+            news,
+            backends=(Recon(),),
+            extracts_but={(0, "last", lost)},
         )
         training.start()
         training.join()
     told = [news.get() for _ in range(news.qsize())]
     events = [value for kind, _, value in told if kind == "event"]
     expected = [(stage, machine) for machine in trial.machines for stage in ("train", "extract")]
+    expected.remove(("extract", lost))
     assert [(e["stage"], e["unit"] or e["machine"]) for e in events] == expected
     assert all(e["status"] == "done" and not e["found"] for e in events)
     assert [kind for kind, _, _ in told[-2:]] == ["complete", "end"]
     dataset = load_dataset(places.data, trial.dcase)
-    assert all(state.extract_step(trial, m, "last", places, dataset).marker for m in trial.machines)
+    done = [m for m in trial.machines if state.extract_step(trial, m, "last", places, dataset).marker]
+    assert done == [m for m in trial.machines if m != lost]
+
+
+def test_beside_trainings_there_is_room_for_what_a_task_reserves():
+    from asdray.sweep.training import _slots
+
+    one, nothing = Need(cpu=1), Need(cpu=0)
+    assert _slots(one, nothing, 2, 0) == 2
+    assert _slots(one, one, 2, 0) == 1
+    assert _slots(one, one, 1, 0) == 1, "else nothing would train"
+    assert _slots(Need(cpu=1, gpu=0.25), Need(cpu=1, gpu=0.25), 16, 1) == 3
+    assert _slots(Need(cpu=0), nothing, 4, 0) == 4
 
 
 def test_what_a_training_and_a_task_reserve():

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asdray.config.sweep import Need, Resources
 from asdray.sweep.nodes import why_refused
@@ -35,6 +36,8 @@ _RAY_ENV = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Nothing of ours depends on Tune's csv, json and TensorBoard loggers: each training writes its own.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nor does anything read Tune's snapshots of all trials: the markers tell what is done.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     # A task that never fits into memory is killed and started again without end otherwise.
@@ -57,6 +60,16 @@ class Cluster:
     nodes: tuple[tuple[float, float], ...] = ()
     """CPUs and GPUs of each."""
 
+    def trainings(self, need: Need) -> float:
+        """How many trainings run at once."""
+        limits = [self.cpus / need.cpu] if need.cpu else []
+        return min(limits + ([self.gpus / need.gpu] if need.gpu else []), default=self.cpus)
+
+    def workers(self, tasks: int | None) -> int:
+        """How many workers to ready for so many tasks, None: nobody knows how many."""
+        most = min(int(self.cpus), MOST_READY * max(1, len(self.nodes)))
+        return most if tasks is None else min(most, tasks)
+
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
         """What a training and the two kinds of task reserve; asked for, or chosen.
 
@@ -73,7 +86,7 @@ class Cluster:
             gpu = 0.75 if asked.extract and asked.extract.gpu else 1.0
         needs = {
             "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=gpu),
-            "extract": _larger(asked.extract or Need(cpu=0), asked.score or Need(cpu=0)),
+            "extract": larger(asked.extract or Need(cpu=0), asked.score or Need(cpu=0)),
             "umap": asked.umap or Need(cpu=0),
         }
         for kind, need in needs.items():
@@ -96,7 +109,12 @@ class Cluster:
         return needs
 
 
-def _larger(one: Need, other: Need) -> Need:
+MOST_READY = 8
+"""Workers per node that get ready for tasks while others train; each is a gigabyte."""
+
+
+def larger(one: Need, other: Need) -> Need:
+    """What both fit into."""
     return Need(cpu=max(one.cpu, other.cpu), gpu=max(one.gpu, other.gpu))
 
 
@@ -130,15 +148,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
         # Short: the paths of Unix sockets below it may have 107 characters.
         temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
-        context = ray.init(
-            address="local",
-            num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(temporary),
-        )
+        context = _start(dashboard, temporary)
     try:
         preloading.join()
         url = context.dashboard_url
@@ -155,6 +165,28 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start(dashboard: bool, temporary: Path) -> Any:
+    """Starts a Ray of our own; once more where a busy machine did not come up within Ray's 30 seconds."""
+    import ray
+
+    for last in (False, True):
+        try:
+            return ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(temporary),
+            )
+        except Exception as error:  # Ray has no class of its own for this
+            if last or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise AssertionError
 
 
 def _preload() -> None:

@@ -167,7 +167,11 @@ class TaskPool:
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
     def warm_up(self, workers: int) -> None:
-        """Readies as many workers beside the trainings; tasks that come sooner do not wait for it."""
+        """Readies some workers beside the trainings; tasks that come sooner do not wait for it.
+
+        Args:
+            workers: at most as many, of a gigabyte each.
+        """
         learns = any(job.trial.system.frontend.learns for job in self._jobs)
         remote = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(warm_up)
         self._warming = [remote.options(name="warm up").remote(self._umap, learns) for _ in range(workers)]

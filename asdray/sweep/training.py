@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from asdray.sweep.events import Event, attempt, event_of
 from asdray.sweep.steering import LOSS, TIME, Feed, PerYear, Work
 from asdray.sweep.study import Sample
 
+NOTHING = Need(cpu=0)
+
 REPORT_SECONDS = 0.5
 """Epochs that follow each other faster are reported together."""
 
@@ -40,7 +42,7 @@ def train_job(
     judge: Judge | None = None,
     backends: Sequence[Backend] = (),
     umap: Umap | Literal[False] = False,
-    extracts: bool = False,
+    extracts_but: Container[tuple[int, str, str]] | None = None,
 ) -> None:
     """Trains every unit of one trial in a Tune worker and reports each as soon as it is done.
 
@@ -50,7 +52,8 @@ def train_job(
 
     Args:
         backends, umap: what follows; a checkpoint that was dropped is made again where it is needed for them.
-        extracts: whether to extract here too, on the device where the model is.
+        extracts_but: to extract here too, on the device where the model is, all but these (job index,
+            checkpoint, machine); None: nothing.
     """
     from asdray.stages.train import train
     from asdray.sweep.tasks import extract_machine
@@ -92,9 +95,11 @@ def train_job(
         units_done += 1
         failed_units += event["status"] == "failed"
         tune.report({"events": [event]})
-        if extracts and event["status"] == "done":
+        if extracts_but is not None and event["status"] == "done":
             scored = trial.backends(tuple(backends))
             for checkpoint, machine in itertools.product(checkpoints, unit.machines):
+                if (config["job"], checkpoint, machine) in extracts_but:
+                    continue
                 event = extract_machine(trial, scored, checkpoint, machine, places, device, umap)
                 tune.report({"events": [event]})
     if judge is not None and work.sample is not None and not failed_units:
@@ -229,9 +234,10 @@ class _StopWhen(tune.Stopper):
         return self._stop.is_set()
 
 
-def _slots(need: Need, cpus: float, gpus: float) -> int:
-    """How many trainings run at once."""
-    limits = [int(there / wanted) for wanted, there in ((need.cpu, cpus), (need.gpu, gpus)) if wanted]
+def _slots(need: Need, beside: Need, cpus: float, gpus: float) -> int:
+    """How many trainings run at once: what a task reserves stays free beside them, or none would ever run."""
+    room = ((need.cpu, cpus - beside.cpu), (need.gpu, gpus - beside.gpu))
+    limits = [int(there / wanted) for wanted, there in room if wanted]
     return max(1, min(limits, default=int(cpus)))
 
 
@@ -244,7 +250,8 @@ class Training(threading.Thread):
     Args:
         judge: of a search, whose trials come by `feed` until `finish`; None: all ``indices`` are trained.
         scheduler: what may stop the search's trials.
-        backends, umap, extracts: as for `train_job`.
+        backends, umap, extracts_but: as for `train_job`.
+        beside: what the largest task reserves.
     """
 
     def __init__(
@@ -260,7 +267,8 @@ class Training(threading.Thread):
         scheduler: Scheduler | None = None,
         backends: Sequence[Backend] = (),
         umap: Umap | Literal[False] = False,
-        extracts: bool = False,
+        extracts_but: Container[tuple[int, str, str]] | None = None,
+        beside: Need = NOTHING,
     ) -> None:
         super().__init__(name="training", daemon=True)
         self._news = news
@@ -269,7 +277,7 @@ class Training(threading.Thread):
         self._names = names
         self._feed = Feed() if judge else None
         resources = ray.cluster_resources()
-        self.slots = _slots(need, resources.get("CPU", 0), resources.get("GPU", 0))
+        self.slots = _slots(need, beside, resources.get("CPU", 0), resources.get("GPU", 0))
         self._tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -281,13 +289,15 @@ class Training(threading.Thread):
                     judge=judge,
                     backends=backends,
                     umap=umap,
-                    extracts=extracts,
+                    extracts_but=extracts_but,
                 ),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),
             param_space={} if judge else {"job": tune.grid_search(list(indices))},
             tune_config=tune.TuneConfig(
                 search_alg=self._feed,
+                # Else as many as fit: more where nodes join.
+                max_concurrent_trials=self.slots if not judge and (beside.cpu or beside.gpu) else None,
                 num_samples=-1 if judge else 1,
                 scheduler=PerYear(scheduler) if scheduler else None,
                 reuse_actors=True,  # lightning's import takes ten seconds; once per worker is enough
