@@ -54,6 +54,7 @@ perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/official.py
 	$(BIN)/python benchmarks/perf/tables.py
 	$(BIN)/python benchmarks/perf/backends.py
+	$(BIN)/python benchmarks/perf/overhead.py
 	$(BIN)/python benchmarks/perf/train.py --quick
 
 benchmark: $(STAMP)  ## A year's recipes beside published results: DCASE=dcase2022 [DATA=synthetic] [SET="seeds=[0]"]
