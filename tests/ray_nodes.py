@@ -52,9 +52,12 @@ def processes(session: int) -> list[int]:
 
 
 class RayCluster:
-    """A head with a dashboard, and nodes that are added and killed. Only what it started is ever killed."""
+    """A head, and nodes that are added and killed. Only what it started is ever killed.
 
-    def __init__(self):
+    ``dashboard``: jobs are submitted to it; it takes as much of the machine as three nodes.
+    """
+
+    def __init__(self, dashboard=False):
         # Short: the paths of Unix sockets below it may have 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
         self.token = self.folder / "token"
@@ -66,15 +69,19 @@ class RayCluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
+            # Workers in advance, which none of our tasks could use: these have an environment of their own.
+            "RAY_enable_worker_prestart": "0",
+            "RAY_prestart_worker_first_driver": "0",
         }
         self.env.pop("RAY_ADDRESS", None)
         self.nodes: dict[str, subprocess.Popen] = {}
-        port, dashboard, client = free_ports(3)
+        port, dashboard_port, client = free_ports(3)
         self.address = f"{HEAD}:{port}"
-        self.dashboard = f"http://{HEAD}:{dashboard}"
+        self.dashboard = f"http://{HEAD}:{dashboard_port}"
         self._head = [
-            "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
-            f"--ray-client-server-port={client}",
+            "--head", f"--port={port}", f"--dashboard-port={dashboard_port}",
+            f"--include-dashboard={str(dashboard).lower()}",
+            f"--ray-client-server-port={client}", "--no-monitor",
         ]  # fmt: skip
 
     def begin(self, cpus=1) -> None:

@@ -1,5 +1,9 @@
-"""Sweeps on a real Ray cluster of three nodes: the check at the start, lost nodes, jobs, local caches."""
+"""Sweeps on a real Ray cluster of three nodes: the check at the start, lost nodes, jobs, local caches.
 
+By default one small sweep of three nodes, compared with a run by hand; `make chaos` runs the others.
+"""
+
+import contextlib
 import json
 import re
 import shutil
@@ -13,17 +17,22 @@ from ray_nodes import RAY, RayCluster, own_mounts, processes
 from sweeping import SMALL_AE, World, asdray, make_data, spec, wait_for
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.skipif(own_mounts() is None, reason="nodes need mounts of their own"),
-]
+pytestmark = pytest.mark.ray
+needs_mounts = pytest.mark.skipif(own_mounts() is None, reason="nodes need mounts of their own")
 
-MACHINES = ["fan", "bandsaw"]
+MACHINES = ["fan"]
+SEEDS = [0, 1]
+"""As few as train on two nodes: what a worker imports is most of what this file costs."""
 AE = {
     "recipes": {"ae_baseline": {"set": {**SMALL_AE, "train.epochs": 8}}},
     "machines": {"dcase2023": MACHINES},
 }
 RAW = {"recipes": {"raw_spec": {"set": {"audio.duration": 1.2}}}, "machines": {"dcase2023": MACHINES}}
+
+
+def start(args, env):
+    command = [sys.executable, "-m", "asdray", *args]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 class Site:
@@ -56,6 +65,9 @@ class Site:
         folder = self.cluster.files(ip, self.cache)
         return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("pack.json")}
 
+    def mounts(self):
+        return {self.cache: "size=100m"} if own_mounts() else None
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -63,78 +75,103 @@ def site(tmp_path_factory):
     try:
         site.cluster.begin()
         for ip in ("127.0.0.2", "127.0.0.3"):
-            site.cluster.add(ip, mounts={site.cache: "size=100m"})
+            site.cluster.add(ip, mounts=site.mounts())
         yield site
     finally:
         site.cluster.end()
 
 
-BY_HAND = """
-import sys
-from asdray.cli import main
-for seed in sys.argv[1].split(","):
-    try:
-        main([*sys.argv[2:], "--seed", seed])
-    except SystemExit as end:
-        assert not end.code, end.code
-"""
+@pytest.fixture(scope="module")
+def swept(site):
+    """A sweep of the three nodes: what it printed, and every pack that it made, per node."""
+    process = start(site.command(seeds=SEEDS, **AE), site.cluster.env)
+    made = {ip: set() for ip in site.cluster.nodes}
+    output = None
+    while output is None:
+        for ip in made:
+            made[ip].update(site.packs(ip).items())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            output = process.communicate(timeout=0.2)[0]
+    assert process.returncode == 0, output
+    return output, made
 
 
-def by_hand(world, results, recipe, seeds, **sweep):
-    """The same trials without Ray, in one process, and the tables that a sweep makes of them."""
-    undisturbed = World(world.data, results)
-    options = [f"{key}={json.dumps(value)}" for key, value in sweep["recipes"][recipe]["set"].items()]
-    subprocess.run(
-        [sys.executable, "-c", BY_HAND, ",".join(map(str, seeds)), "run", recipe, "dcase2023",
-         "--machines", ",".join(MACHINES), *[part for option in options for part in ("--set", option)],
-         "--data", world.data, "--results", undisturbed.results, "--no-umap", "--device", "cpu"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    _, events = undisturbed.sweep(seeds=seeds, **sweep)
-    assert all(e["found"] for e in events if e["stage"] != "table")
-    return undisturbed.tables()
+@pytest.fixture
+def by_hand(site, tmp_path, asdray):
+    """The same trials without Ray, in this process, and the tables that a sweep makes of them."""
+
+    def run(seeds):
+        undisturbed = World(site.world.data, tmp_path / "results")
+        options = [f"{k}={json.dumps(v)}" for k, v in AE["recipes"]["ae_baseline"]["set"].items()]
+        for seed in seeds:
+            code, _, error = asdray(
+                "run", "ae_baseline", "dcase2023", "--machines", ",".join(MACHINES), "--seed", seed,
+                *[part for option in options for part in ("--set", option)],
+                "--data", undisturbed.data, "--results", undisturbed.results, "--no-umap", "--device", "cpu",
+            )  # fmt: skip
+            assert not code, error
+        code, _, error = asdray(*undisturbed.command(seeds=seeds, **AE))
+        assert not code, error
+        assert all(e["found"] for e in undisturbed.events() if e["stage"] != "table")
+        return undisturbed.tables()
+
+    return run
 
 
-def test_a_submitted_job_joins_its_cluster_and_ends_as_by_hand(site, tmp_path):
-    cluster, world = site.cluster, site.world
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "s.yaml").write_text(yaml.safe_dump(spec(**RAW)))
+def test_a_sweep_of_several_nodes_ends_as_by_hand(site, swept, by_hand):
+    world, (output, _) = site.world, swept
+    assert "everything is in" in output
+    assert not list(world.folder().glob(".nodes-*"))
+    assert world.tables() == by_hand(SEEDS)
+
+
+@needs_mounts
+def test_several_nodes_work_and_each_decodes_its_audio_once(swept):
+    _, made = swept
+    assert len(made) == 3
+    assert sum(bool(packs) for packs in made.values()) >= 2
+    for packs in made.values():
+        assert len(packs) == len(dict(packs)), "built again"
+
+
+@pytest.mark.chaos
+def test_a_submitted_job_joins_its_cluster_and_keeps_its_results_out_of_its_copy(site, tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(spec(name="job", **RAW)))
+    cluster = RayCluster(dashboard=True)
 
     def submit(*args):
-        command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", here, "--",
-                   sys.executable, "-m", "asdray.sweep", "s.yaml", *args]  # fmt: skip
+        command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", tmp_path, "--",
+                   sys.executable, "-m", "asdray.sweep", "s.yaml", "--data", site.world.data, *args]  # fmt: skip
         return subprocess.run(
             [str(part) for part in command], env=cluster.env, capture_output=True, text=True, check=False
         )
 
-    done = submit("--data", world.data, "--results", world.results, "--cache-dir", site.cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "everything is in" in done.stdout
-    assert not list(world.folder().glob(".nodes-*"))
-    assert any(site.packs(ip) for ip in cluster.nodes)
-    assert world.tables() == by_hand(world, tmp_path / "results", "raw_spec", [0], **RAW)
+    try:
+        cluster.begin()
+        done = submit("--results", site.world.results)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "everything is in" in done.stdout
+        assert site.world.tables("job")
+        lost = submit("--results", "results")
+        assert lost.returncode != 0
+        assert "lies in Ray's copy of the job's --working-dir" in lost.stdout
+    finally:
+        cluster.end()
 
-    lost = submit("--data", world.data, "--results", "results")
-    assert lost.returncode != 0
-    assert "lies in Ray's copy of the job's --working-dir" in lost.stdout
 
-
+@needs_mounts
 @pytest.mark.chaos
-def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they_are(site, tmp_path):
+def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they_are(site, by_hand):
     cluster, world = site.cluster, site.world
-    cluster.add("127.0.0.7", mounts={site.cache: "size=100m"})
+    cluster.add("127.0.0.7", mounts=site.mounts())
     seeds = [3, 4, 5, 6]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asdray", *site.command(seeds=seeds, **AE)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env,
-    )  # fmt: skip
+    process = start(site.command(seeds=seeds, **AE), cluster.env)
     wait_for(lambda: all(site.packs(ip) for ip in cluster.nodes), process, 600)
     cluster.kill("127.0.0.7")
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert not [e for e in world.events() if e["status"] == "failed"], output
-    assert world.tables() == by_hand(world, tmp_path / "results", "ae_baseline", seeds, **AE)
+    assert world.tables() == by_hand(seeds)
 
     before = {ip: site.packs(ip) for ip in cluster.nodes}
     assert any(before.values())
@@ -143,6 +180,8 @@ def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they
         assert packs.items() <= site.packs(ip).items(), "built again"
 
 
+@needs_mounts
+@pytest.mark.chaos
 def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path):
     cluster, world = site.cluster, site.world
     other = tmp_path / "other"
@@ -168,11 +207,15 @@ def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path
         cluster.kill(ip)
 
 
-def test_a_wrong_token_is_told(site):
+def test_a_token_that_is_not_there_is_told(site):
     env = {**site.cluster.env, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
     run = asdray(*site.unknown(**AE), check=2, env=env)
     assert f"the Ray at '{site.cluster.address}' does not let us in" in run.stderr
     assert "the token in /nowhere/token must be the one that the cluster was started with" in run.stderr
+
+
+@pytest.mark.chaos
+def test_a_wrong_token_is_told(site):
     env = {**site.cluster.env, "RAY_AUTH_TOKEN": "0123", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
     run = asdray(*site.unknown(**AE), check=2, env=env)
     assert "the token in RAY_AUTH_TOKEN must be" in run.stderr
@@ -202,6 +245,7 @@ os.kill(int(raylet), signal.SIGCONT)
 """
 
 
+@pytest.mark.chaos
 def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site):
     world, cluster = site.world, site.cluster
     command = site.unknown(**AE)
@@ -259,6 +303,7 @@ with ray_session(address, dashboard=False) as cluster:
 """
 
 
+@pytest.mark.chaos
 def test_trials_share_a_gpu_and_no_more_of_them_than_fit_on_a_node(site, tmp_path):
     """A GPU that Ray only believes in: what is tested is where trainings are placed."""
     cluster, world = site.cluster, site.world
