@@ -6,6 +6,7 @@ time limit on a single example: a busy machine says nothing about the code.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ from hypothesis import settings
 
 settings.register_profile("asdray", deadline=None)
 settings.load_profile("asdray")
+
+# A shell that starts the tests in its background has them ignore Ctrl-C, and their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")

@@ -237,7 +237,7 @@ def test_a_trials_table_of_another_metric(asdray, official):
     assert (code, err) == (0, "")
     assert "s_auc23-eval.csv" in out
     table = pd.read_csv(trial / "output" / "last" / "s_auc23-dev.csv")
-    assert list(table.columns) == ["backend", *YEARS[DCASE].machines["dev"], "total", "dataset"]
+    assert list(table.columns) == ["backend", *YEARS[DCASE].machines["dev"], "total", "machines", "dataset"]
     metrics = pd.read_parquet(trial / "metrics.parquet")
     is_it = (metrics["metric"] == "s_auc") & (metrics["section"] == -1) & (metrics["machine"] == "fan")
     assert table["fan"].tolist() == metrics["value"][is_it].tolist()

@@ -1,9 +1,13 @@
 """Where trainings have a GPU their workers extract too; shown on a real Ray, with CPUs in the GPU's place."""
 
+import json
 import queue
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tiny import AE, build_year, trial_of
+from tiny import AE, MACHINES, build_year, trial_of
 
 from asdray.config.backend import Recon
 from asdray.config.sweep import Need, Resources
@@ -12,41 +16,44 @@ from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster, ray_session
 
+LOST = MACHINES[1]
+"""A machine whose extraction failed before, and would again."""
 
-@pytest.mark.ray
-def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_path):
-    build_year(tmp_path / "data")
-    places = Places.of(tmp_path / "data", tmp_path / "results")
-    trial = trial_of(AE)
+
+def train_and_extract(folder):
+    """In a process of its own: Ray keeps the token of another test's cluster in memory."""
+    places = Places.of(folder / "data", folder / "results")
     news = queue.SimpleQueue()
-    lost = trial.machines[1]
-    """A machine whose extraction failed before, and would again."""
     with ray_session(None, dashboard=False):
         from asdray.sweep.training import Training
 
+        lost = {(0, "last", LOST)}
         training = Training(
-            [trial],
-            [0],
-            ("last",),
-            Need(cpu=1),
-            places,
-            tmp_path,
-            news,
-            backends=(Recon(),),
-            extracts_but={(0, "last", lost)},
-        )
+            [trial_of(AE)], [0], ("last",), Need(cpu=1), places, folder, news, backends=(Recon(),),
+            extracts_but=lost,
+        )  # fmt: skip
         training.start()
         training.join()
     told = [news.get() for _ in range(news.qsize())]
     events = [value for kind, _, value in told if kind == "event"]
+    (folder / "told.json").write_text(json.dumps([events, [kind for kind, _, _ in told]]))
+
+
+@pytest.mark.ray
+def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_path):
+    build_year(tmp_path / "data")
+    subprocess.run([sys.executable, __file__, tmp_path], check=True)
+    events, kinds = json.loads((tmp_path / "told.json").read_text())
+    trial = trial_of(AE)
     expected = [(stage, machine) for machine in trial.machines for stage in ("train", "extract")]
-    expected.remove(("extract", lost))
+    expected.remove(("extract", LOST))
     assert [(e["stage"], e["unit"] or e["machine"]) for e in events] == expected
     assert all(e["status"] == "done" and not e["found"] for e in events)
-    assert [kind for kind, _, _ in told[-2:]] == ["complete", "end"]
+    assert kinds[-2:] == ["complete", "end"]
+    places = Places.of(tmp_path / "data", tmp_path / "results")
     dataset = load_dataset(places.data, trial.dcase)
     done = [m for m in trial.machines if state.extract_step(trial, m, "last", places, dataset).marker]
-    assert done == [m for m in trial.machines if m != lost]
+    assert done == [m for m in trial.machines if m != LOST]
 
 
 def test_beside_trainings_there_is_room_for_what_a_task_reserves():
@@ -78,3 +85,7 @@ def test_what_a_training_and_a_task_reserve():
     assert needs(asked, node_gpus=1) == {"train": (2, 0.75), "extract": (2, 0.25), "umap": (0, 0)}
     with pytest.raises(ValueError, match=r"resources.train.gpu asks for 2, but the largest node .* has 1"):
         needs({"train": {"gpu": 2}}, node_gpus=1)
+
+
+if __name__ == "__main__":
+    train_and_extract(Path(sys.argv[1]))

@@ -66,8 +66,8 @@ class Cluster:
         return min(limits + ([self.gpus / need.gpu] if need.gpu else []), default=self.cpus)
 
     def workers(self, tasks: int | None) -> int:
-        """How many workers to ready for so many tasks, None: nobody knows how many."""
-        most = min(int(self.cpus), MOST_READY * max(1, len(self.nodes)))
+        """How many workers to ready for so many tasks (None: unknown): as many as run beside trainings."""
+        most = min(max(1, int(self.cpus) // 2), MOST_READY * max(1, len(self.nodes)))
         return most if tasks is None else min(most, tasks)
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:

@@ -121,7 +121,8 @@ class Driver:
             pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
             searching = self.search is not None and not self.search.over
             known = sum(len(m.machines) + len(m.umaps) for m in self.left.values())
-            pool.warm_up(cluster.workers(None if searching else known))
+            if self._training or searching:
+                pool.warm_up(cluster.workers(None if searching else known))
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
             if self._training or searching:
