@@ -48,7 +48,7 @@ def spec() -> dict:
         "machines": {DCASE: MACHINES},
         "backends": [*DEFAULTS, "centroid"],
         "resources": {"train": {"cpu": 2}},
-        "umap": False,
+        "umap": {},
         "plugins": ["methods.py"],
     }
 
