@@ -57,7 +57,7 @@ def canonical(value: Any) -> Any:
         if value.plugin is not None:
             fields["plugin"] = value.plugin.sha256
         return {"numerics": type(value).numerics, **fields}
-    if isinstance(value, dict | Mapping):
+    if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]

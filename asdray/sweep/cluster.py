@@ -60,11 +60,6 @@ class Cluster:
     nodes: tuple[tuple[float, float], ...] = ()
     """CPUs and GPUs of each."""
 
-    def trainings(self, need: Need) -> float:
-        """How many trainings run at once."""
-        limits = [self.cpus / need.cpu] if need.cpu else []
-        return min(limits + ([self.gpus / need.gpu] if need.gpu else []), default=self.cpus)
-
     def workers(self, tasks: int | None) -> int:
         """How many workers to ready for so many tasks (None: unknown): as many as run beside trainings."""
         most = min(max(1, int(self.cpus) // 2), MOST_READY * max(1, len(self.nodes)))

@@ -113,7 +113,6 @@ class Driver:
                     self._view.line(note, "yellow")
             self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
             self._training = {i for i in self.left if self._works_with_model(i)}
-            self._live.room(cluster.trainings(needs["train"]), cluster.cpus // 2, cluster.cpus)
             # Only now: both modules import ray, which a sweep with nothing to do never needs.
             from asdray.sweep.tasks import TaskPool
             from asdray.sweep.training import Judge, Training
@@ -144,6 +143,7 @@ class Driver:
                     self._lost_extractions() if self._extracts else None,
                     larger(needs["extract"], needs["umap"]),
                 )
+            self._live.room(training.slots if training else 1, cluster.cpus // 2, cluster.cpus)
             if training:
                 training.start()
                 if self.search:
