@@ -14,6 +14,9 @@ import pytest
 from sweeping import SMALL_AE, SMALL_DIS, World, asdray, make_data, stages, start, wait_for
 from terminal import in_terminal, read_until
 
+from asdray.store import Places, lease, trial_dir
+from asdray.sweep.plan import load
+
 pytestmark = pytest.mark.ray
 
 
@@ -80,18 +83,38 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(data, tmp_path):
 
 def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     world = World(data, tmp_path / "results")
-    recipes = {"dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 5000}}}
-    command = [arg for arg in world.command(recipes=recipes) if arg != "--no-dashboard"]
-    process, terminal = in_terminal("-m", "asdray", *command, RAY_metrics_report_interval_ms="500")
-    shown = read_until(terminal, "clips/s", seconds=180)
-    assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+; metrics: http://", shown)
-    assert "1 running" in read_until(terminal, " left", seconds=30)
+    changes = {
+        "recipes": {
+            "ae_baseline": {"set": {**SMALL_AE, "train.epochs": 1}},
+            "dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 5000}},
+        },
+        "machines": {"dcase2023": ["fan"]},
+        "resources": {"train": {"cpu": len(os.sched_getaffinity(0))}},  # one after the other
+    }
+    command = [arg for arg in world.command(**changes) if arg != "--no-dashboard"]
+    first, second = load(command[1], {}, Places.of(data, world.results))[1]
+    folder = trial_dir(world.results, first.trial).model(first.trial.units[0].name)
+    with lease(folder):  # the first training waits for it
+        process, terminal = in_terminal(
+            "-m", "asdray", *command, RAY_metrics_report_interval_ms="500", RAY_AUTH_TOKEN=TOKEN
+        )
+        shown = read_until(terminal, "waiting for another process", seconds=180)
+        url = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+); metrics: http://", shown)[1]
+        titles = [f"ray::train {job.trial.name}" for job in (first, second)]
+        wait_for(lambda: titles[0] in workers(url), process, 60)
+        worker = workers(url)[titles[0]]
+    read_until(terminal, "clips/s", seconds=60)
+    assert re.search(r"[12] running", read_until(terminal, " left", seconds=30))
     snapshot = world.folder() / "status.json"  # written less often than the screen is drawn
     wait_for(
         lambda: json.loads(snapshot.read_text())["training"],
         process,
         60,
         lambda: read_until(terminal, "clips/s"),
+    )
+
+    wait_for(
+        lambda: workers(url).get(titles[1]) == worker, process, 60, lambda: read_until(terminal, "clips/s")
     )
 
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
@@ -101,7 +124,7 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     url = json.loads((world.folder() / "status.json").read_text())["metrics"]
     speed = r'ray_asdray_clips_per_second\{.*sweep="tiny".*\} (?!0\.0)'
     wait_for(lambda: re.search(speed, text_at(url)), process, 60, lambda: read_until(terminal, "clips/s"))
-    assert re.search(r'ray_asdray_trials\{.*state="running",sweep="tiny".*\} 1\.0', text_at(url))
+    assert re.search(r'ray_asdray_trials\{.*state="running",sweep="tiny".*\} [12]\.0', text_at(url))
 
     os.write(terminal, b"\x03")
     rest = read_until(terminal, None, seconds=90)
@@ -114,8 +137,19 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     assert "not running; it was stopped at" in status
 
 
+TOKEN = "0123456789abcdef" * 2
+
+
+def workers(url):
+    """Title -> process of every worker, as the dashboard's page of nodes shows them."""
+    (node,) = json.loads(text_at(f"{url}/nodes?view=summary"))["data"]["summary"]
+    detail = json.loads(text_at(f"{url}/nodes/{node['raylet']['nodeId']}"))["data"]["detail"]
+    return {worker["cmdline"][0]: worker["pid"] for worker in detail["workers"] if worker["cmdline"]}
+
+
 def text_at(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read().decode()
 
 

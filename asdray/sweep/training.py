@@ -67,15 +67,21 @@ def train_job(
     units_done = 0
     failed_units = 0
 
+    def report(news: dict[str, Any]) -> None:
+        tune.report(news)
+        _show(trial)  # Ray's own title is set again by the call that asks for what comes next
+
+    _show(trial)
+
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
         nonlocal last
         if compared or time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
             done = units_done * progress["epochs"] + progress["epoch"]
-            tune.report({"epoch": {**progress, "unit": unit}, TIME: done, LOSS: progress["loss"]})
+            report({"epoch": {**progress, "unit": unit}, TIME: done, LOSS: progress["loss"]})
 
     def on_wait(unit: str) -> None:
-        tune.report({"waiting": unit})
+        report({"waiting": unit})
 
     for unit in trial.units:
         event = attempt(
@@ -94,18 +100,28 @@ def train_job(
         )
         units_done += 1
         failed_units += event["status"] == "failed"
-        tune.report({"events": [event]})
+        report({"events": [event]})
         if extracts_but is not None and event["status"] == "done":
             scored = trial.backends(tuple(backends))
             for checkpoint, machine in itertools.product(checkpoints, unit.machines):
                 if (config["job"], checkpoint, machine) in extracts_but:
                     continue
                 event = extract_machine(trial, scored, checkpoint, machine, places, device, umap)
-                tune.report({"events": [event]})
+                report({"events": [event]})
     if judge is not None and work.sample is not None and not failed_units:
-        tune.report({"events": (events := judge.events(trial, places, device))})
-        tune.report({"judged": judge.verdict(trial, events, places)})
-    tune.report({"ended": True})
+        report({"events": (events := judge.events(trial, places, device))})
+        report({"judged": judge.verdict(trial, events, places)})
+    report({"ended": True})
+
+
+def _show(trial: Trial) -> None:
+    """Names this process after the training that it does, on the dashboard's page of nodes and in ``ps``.
+
+    A reused actor keeps the name of its first trial, and a call of Tune's names the process after itself.
+    """
+    entitle = getattr(ray._raylet, "setproctitle", None)  # not public: where it is missing, nothing is shown
+    if entitle and ray.is_initialized():
+        entitle(f"ray::train {trial.name}")
 
 
 def _to_do_again(
