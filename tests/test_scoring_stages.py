@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -366,6 +368,23 @@ def test_umap(trial, places):
     assert not umap(trial, "fan", CKPT, Umap(metric="euclidean", n_neighbors=3), places).found
     assert not score(trial, "fan", CKPT, Knn(), places).found
     assert json.loads(store.marker_path(folder.parent, "umap").read_text())["stage"] == "umap"
+
+
+def test_another_process_does_not_compile_umap_again():
+    """Numba's cache on disk serves every worker of a machine, once any process has filled it."""
+    embed(np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), Umap())
+    script = (
+        "import numpy as np\n"
+        "from numba.core import event\n"
+        "from asdray.config.backend import Umap\n"
+        "from asdray.stages.umap import embed\n"
+        "with event.install_recorder('numba:compile') as compiled:\n"
+        "    embed(np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32), Umap())\n"
+        "fits = [e.data['dispatcher'].__name__ for _, e in compiled.buffer if e.is_start]\n"
+        "print('optimize_layout_euclidean' in str(fits), 'smooth_knn_dist' in str(fits))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["False", "False"]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 5, 16, 40])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -88,9 +90,7 @@ def embed(x: NDArray[np.float32], options: Umap) -> NDArray[np.float32]:
     """
     if len(x) < 3:  # nothing to lay out
         return np.column_stack([np.arange(len(x)), np.zeros(len(x))]).astype(np.float32)
-    import umap as learn
-
-    reducer = learn.UMAP(
+    reducer = _umap_learn().UMAP(
         n_neighbors=min(options.n_neighbors, len(x) - 1),
         min_dist=options.min_dist,
         metric=options.metric,
@@ -100,6 +100,24 @@ def embed(x: NDArray[np.float32], options: Umap) -> NDArray[np.float32]:
         init="spectral" if len(x) > 10 else "random",
     )
     return reducer.fit_transform(x).astype(np.float32)
+
+
+@functools.cache
+def _umap_learn() -> Any:
+    """umap-learn, whose functions compile for ten seconds: once per machine here, not once per process.
+
+    Unlike the neighbour search it builds on (pynndescent), it leaves Numba's cache on disk unused. The same
+    machine code runs either way.
+    """
+    import umap
+    from numba.core.dispatcher import Dispatcher
+
+    for module in (umap.distances, umap.layouts, umap.spectral, umap.umap_, umap.utils):
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                with contextlib.suppress(RuntimeError):  # nowhere to write: compiles as ever
+                    function.enable_caching()
+    return umap
 
 
 # split, label -> colour, size in points^2, and what the legend calls it; later ones lie on top.
