@@ -7,14 +7,17 @@ hold. Imports neither torch, ray nor pandas, so that planning a thousand trials 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from asdray import provenance
 from asdray.leases import is_leased as is_leased
@@ -240,11 +243,14 @@ class Marker:
     extra: Mapping[str, Any]
     dropped: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Hash of the outputs' content: equal digests mean that a reader would read the same bytes."""
         content = {name: entry["sha256"] for name, entry in self.outputs.items()}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(_SORTED.encode(content).encode()).hexdigest()
+
+
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 
 def marker_path(folder: Path, stage: str, backend: str | None = None) -> Path:
@@ -264,15 +270,28 @@ def marked_backends(folder: Path, stage: str) -> list[str]:
 
 def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker | None:
     """The marker of a stage, or None where there is none that this version can read."""
+    name = f"{stage}-{backend}" if backend else stage
     try:
-        with open(marker_path(folder, stage, backend), "rb") as file:
-            raw = json.loads(file.read())
+        raw = from_json(_read(f"{folder}/.done/{name}.json"))
         if raw.pop("format") != MARKER_FORMAT:
             return None
-        return Marker(**{**raw, "dropped": tuple(raw.get("dropped", ()))})
+        raw["dropped"] = tuple(raw.get("dropped", ()))
+        return Marker(**raw)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         # A damaged marker proves nothing: the stage simply counts as not done and runs again.
         return None
+
+
+def _read(path: str) -> bytes:
+    """A small file; in half the time that ``open`` takes, which counts for a hundred thousand markers."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, 1 << 16)
+        while more := os.read(descriptor, 1 << 16):
+            data += more
+    finally:
+        os.close(descriptor)
+    return data
 
 
 def done(
@@ -288,7 +307,7 @@ def done(
     outputs exist with the sizes it names, but for those that it says were dropped.
     """
     marker = read_marker(folder, stage, backend)
-    if marker is None or marker.signature != signature or dict(marker.inputs) != dict(inputs or {}):
+    if marker is None or marker.signature != signature or marker.inputs != (inputs or {}):
         return None
     for name, entry in marker.outputs.items():
         try:
@@ -353,4 +372,5 @@ def mark_done(
 
 def write_marker(folder: Path, marker: Marker, backend: str | None = None) -> None:
     """Replaces the marker of a stage; under its lease."""
-    write_json(marker_path(folder, marker.stage, backend), {"format": MARKER_FORMAT, **marker.__dict__})
+    content = {field.name: getattr(marker, field.name) for field in fields(marker)}
+    write_json(marker_path(folder, marker.stage, backend), {"format": MARKER_FORMAT, **content})

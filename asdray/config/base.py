@@ -45,18 +45,24 @@ class Config(BaseModel):
 
 def canonical(value: Any) -> Any:
     """``value`` as plain JSON data in which equal configurations are equal, whatever was left to defaults."""
-    if value is None or type(value) in (str, int, float, bool):
+    kind = type(value)
+    # The usual kinds first: a large sweep asks a hundred thousand times, and `isinstance` of a model is slow.
+    if value is None or kind in (str, int, float, bool):
         return value
+    if kind is dict:
+        return {str(k): v if type(v) is str else canonical(v) for k, v in value.items()}
+    if kind in (list, tuple):
+        return [canonical(v) for v in value]
     if isinstance(value, Config):
-        later = type(value).later
+        later = kind.later
         fields = {
             name: canonical(getattr(value, name))
-            for name in type(value).model_fields
+            for name in kind.model_fields
             if not (name in later and getattr(value, name) == later[name])
         }
         if value.plugin is not None:
             fields["plugin"] = value.plugin.sha256
-        return {"numerics": type(value).numerics, **fields}
+        return {"numerics": kind.numerics, **fields}
     if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
