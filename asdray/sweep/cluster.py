@@ -104,6 +104,9 @@ class Cluster:
         return needs
 
 
+STARTS = 3
+"""How often a start of Ray is tried on a machine that is too busy for it."""
+
 MOST_READY = 8
 """Workers per node that get ready for tasks while others train; each is a gigabyte."""
 
@@ -163,10 +166,14 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 
 
 def _start(dashboard: bool, temporary: Path) -> Any:
-    """Starts a Ray of our own; once more where a busy machine did not come up within Ray's 30 seconds."""
+    """Starts a Ray of our own; again where a busy machine did not come up within Ray's 30 seconds.
+
+    Raises:
+        ValueError: it never did.
+    """
     import ray
 
-    for last in (False, True):
+    for _ in range(STARTS):
         try:
             return ray.init(
                 address="local",
@@ -178,10 +185,14 @@ def _start(dashboard: bool, temporary: Path) -> Any:
                 _temp_dir=str(temporary),
             )
         except Exception as error:  # Ray has no class of its own for this
-            if last or "timed out during startup" not in str(error):
+            if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-    raise AssertionError
+    raise ValueError(
+        f"Ray did not start within 30 seconds, {STARTS} times (load {os.getloadavg()[0]:.0f} on "
+        f"{os.cpu_count()} CPUs): run the command again when this machine is less busy, or join a Ray that "
+        "runs with --address"
+    )
 
 
 def _preload() -> None:
