@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,21 @@ def test_only_sweep_imports_ray(path):
     names = {module.split(".")[0] for module, _ in imports_of(path)}
     if "ray" in names:
         assert package_of(name_of(path)) == "sweep"
+
+
+HEAVY = ("torch", "ray", "lightning", "umap", "sklearn", "pandas", "scipy", "matplotlib", "pyarrow", "numpy")
+
+
+@pytest.mark.parametrize("command", ["--help", "recipes"])
+def test_commands_that_only_tell_import_nothing_heavy(command):
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('loaded:', sorted({set(HEAVY)} & set(sys.modules))))\n"
+        "from asdray.cli import main; main(sys.argv[1:])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("loaded: []\n")
 
 
 def test_modules_are_short():

@@ -20,6 +20,7 @@ from asdray.audio.cache import ensure_pack
 from asdray.config.load import load_recipe, with_overrides
 from asdray.frontends import compute
 from asdray.frontends.discriminative import ClipBatch
+from asdray.stages.extract import extract
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -76,6 +77,19 @@ def test_clips_on_a_device_are_the_same(n_samples, places):
         here = clips.gather(index, n_samples, crop)
         assert here.dtype == torch.int16
         assert torch.equal(there.gather(index, n_samples, crop), here)
+
+
+def test_packed_audio_is_all_that_training_and_extraction_read(tmp_path):
+    build_year(tmp_path / "data")
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    for machine in MACHINES:
+        for split in ("train", "test"):
+            ensure_pack(places, DCASE, machine, split)
+    for wav in (tmp_path / "data" / "original").rglob("*.wav"):
+        wav.unlink()
+    trial = trial_of(with_overrides(DIS, {"train.epochs": 1}, "x"))
+    assert not train(trial, trial.units[0], places).found
+    assert not extract(trial, MACHINES[0], "last", places).found
 
 
 # ----------------------------------------------------------------------------------- what benchmarks measure

@@ -428,7 +428,7 @@ def loaded(command):
     """Which heavy modules a command imported."""
     code = (
         "import sys, atexit\n"
-        "heavy = ('torch', 'ray', 'pandas', 'lightning', 'optuna')\n"
+        "heavy = ('torch', 'ray', 'pandas', 'lightning', 'optuna', 'umap', 'sklearn', 'numpy')\n"
         "atexit.register(lambda: print('loaded:', [m for m in heavy if m in sys.modules]))\n"
         "from asdray.cli import main; main(sys.argv[1:])"
     )

@@ -31,14 +31,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from asdray.dcase.years import ScoreRule
+from asdray.evaluation import METRICS as METRICS
 
 EPS = 2.220446049250313e-16
 """Floor of every term of a harmonic mean, as in the official evaluators: an AUC of 0 must not divide by 0."""
 
 MAX_FPR = 0.1
 """p of the partial AUC, in all years."""
-
-METRICS = ("s_auc", "t_auc", "s_pauc", "t_pauc", "smix_auc", "tmix_auc", "mix_auc", "mix_pauc")
 
 OFFICIAL_TERMS: Mapping[ScoreRule, tuple[str, ...]] = {
     "machine_mean": ("s_auc", "s_pauc"),

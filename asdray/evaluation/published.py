@@ -18,8 +18,7 @@ from asdray.config.backend import backend_id
 from asdray.config.load import load_recipe, parse_yaml, recipe_names
 from asdray.config.sweep import check_backends
 from asdray.dcase.years import SUBSETS, get_year
-from asdray.evaluation import naming
-from asdray.evaluation.metrics import METRICS
+from asdray.evaluation import METRICS, naming
 
 if TYPE_CHECKING:
     import pandas as pd
