@@ -110,10 +110,10 @@ class TrialDir:
         return self.model(unit) / checkpoint_name(ckpt)
 
     def output(self, ckpt: str) -> Path:
-        return self.root / "output" / ckpt
+        return self.root / f"output/{ckpt}"
 
     def machine(self, ckpt: str, machine: str) -> Path:
-        return self.output(ckpt) / machine
+        return self.root / f"output/{ckpt}/{machine}"
 
     def extract(self, ckpt: str, machine: str, split: str) -> Path:
         return self.machine(ckpt, machine) / f"{split}_extract.parquet"
@@ -133,7 +133,7 @@ class TrialDir:
 
 def trial_dir(results: Path, trial: Trial) -> TrialDir:
     """The folder of a trial."""
-    return TrialDir(results / "trials" / trial.dcase / trial.system_name / f"seed{trial.seed}")
+    return TrialDir(results / f"trials/{trial.dcase}/{trial.system_name}/seed{trial.seed}")
 
 
 def sweep_dir(results: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -32,6 +33,11 @@ class Config(BaseModel):
     numerics: ClassVar[int] = 1
     later: ClassVar[Mapping[str, Any]] = {}
     plugin: ClassVar[Plugin | None] = None
+
+    @functools.cached_property
+    def canonical_json(self) -> str:
+        """Its part of a text that `digest_of` hashes."""
+        return _TEXT.encode(canonical(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What is defined in a plugin is pickled with its source: no other process could import it."""
@@ -76,3 +82,9 @@ _TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 def digest(value: Any) -> str:
     """Hex sha256 of the canonical form."""
     return hashlib.sha256(_TEXT.encode(canonical(value)).encode()).hexdigest()
+
+
+def digest_of(**parts: str) -> str:
+    """`digest` of a mapping whose values are JSON of canonical forms already."""
+    text = ",".join([f'"{name}":{parts[name]}' for name in sorted(parts)])
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
-from asdray.config.base import digest
+from asdray.config.base import digest, digest_of
 from asdray.config.system import System
 from asdray.dcase.years import get_year
 
@@ -106,8 +106,12 @@ def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_i
     )
 
 
+def _stage(name: str) -> str:
+    return f'["{name}",{NUMERICS[name]}]'
+
+
 def score_signature(extract: str, backend: Backend) -> str:
-    return digest({"stage": ("score", NUMERICS["score"]), "extract": extract, "backend": backend})
+    return digest_of(stage=_stage("score"), extract=f'"{extract}"', backend=backend.canonical_json)
 
 
 def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
@@ -117,7 +121,7 @@ def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
 
 def umap_signature(extract: str, umap: Umap) -> str:
     """Without labels: they colour the plot but move no point, and new ground truth repeats no UMAP."""
-    return digest({"stage": ("umap", NUMERICS["umap"]), "extract": extract, "umap": umap})
+    return digest_of(stage=_stage("umap"), extract=f'"{extract}"', umap=umap.canonical_json)
 
 
 def table_signature(evaluations: Mapping[str, str]) -> str:

@@ -85,10 +85,11 @@ def _rest(
 ) -> Iterator[Found]:
     """What follows the trainings; adds to ``again``."""
     named = {backend_id(backend): backend for backend in backends}
+    unit_of = {machine: unit.name for unit in trial.units for machine in unit.machines}
     known: dict[tuple[str, str], tuple[state.Step, Marker]] = {}
     for ckpt in checkpoints:
         for machine in trial.machines:
-            unit = trial.unit_of(machine).name
+            unit = unit_of[machine]
             train = trainings[unit], markers[unit]
             extract = state.extract_after(*train, trial, machine, ckpt, places, dataset)
             extracted = extract.marker
