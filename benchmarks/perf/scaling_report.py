@@ -1,0 +1,311 @@
+"""What the points of `scaling.py` say: lines, a table, a plot, a forecast of a benchmark of 180 trainings."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import format as formatting
+import numpy as np
+
+from asdray.dcase.years import get_year
+
+Points = Sequence[dict[str, Any]]
+
+Shown = list[tuple[str, str, str]]
+"""Series, figure, and how the plot calls it."""
+
+_SWEEP_TIME = [("cpu", "driver, CPU"), ("others_cpu", "all other processes, CPU"), ("wall", "wall")]
+_SWEEP_MEMORY = [("rss", "driver"), ("others_anon", "all other processes")]
+_STEPS = ("step fp32", "step bf16", "extraction")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What grows with one thing, told per so many of it."""
+
+    x: str
+    per: int
+    times: Shown
+    memory: Shown
+
+
+_OF_MACHINE = [("backends of a machine", "four backends"), ("UMAP of a machine", "UMAP")]
+PANELS = (
+    Panel(
+        "clips",
+        1000,
+        [("format", "cpu", "format"), ("pack", "value", "pack and read"),
+         ("backends", "value", "four backends"), ("official", "cpu", "official")],
+        [("format", "rss", "format"), ("pack", "anon", "pack and read, own memory"),
+         ("backends", "rss", "four backends"), ("official", "rss", "official")],
+    ),
+    Panel(
+        "clips of a machine",
+        1000,
+        [(series, "value", name) for series, name in _OF_MACHINE],
+        [(series, "rss", name) for series, name in _OF_MACHINE],
+    ),
+    Panel(
+        "seconds of a clip",
+        1,
+        [(series, "value", series) for series in _STEPS],
+        [(series, "rss", series) for series in _STEPS],
+    ),
+    Panel(
+        "machines",
+        1,
+        [("machines", figure, name) for figure, name in _SWEEP_TIME],
+        [("machines", figure, name) for figure, name in _SWEEP_MEMORY],
+    ),
+    Panel(
+        "trials",
+        100,
+        [*(("trials", figure, name) for figure, name in _SWEEP_TIME), ("tables", "cpu", "tables alone")],
+        [*(("trials", figure, name) for figure, name in _SWEEP_MEMORY), ("tables", "rss", "tables alone")],
+    ),
+    Panel("nodes", 1, [("nodes", "cpu", "driver, CPU")], [("nodes", "rss", "driver")]),
+)  # fmt: skip
+
+YEARS = ("dcase2020", "dcase2021", "dcase2022", "dcase2023", "dcase2024")
+RECIPES, SEEDS, EPOCHS = 9, 4, 16
+GPUS = (1, 8, 64)
+
+
+# ----------------------------------------------------------------------------------------------- lines
+
+
+@dataclass(frozen=True)
+class Line:
+    """The least-squares line through the medians of the points at each x."""
+
+    x: np.ndarray
+    y: np.ndarray
+    intercept: float
+    slope: float
+
+    @classmethod
+    def through(cls, points: Points, series: str, figure: str) -> Line | None:
+        """None with fewer than two different x."""
+        found: dict[int, list[float]] = {}
+        for point in points:
+            if point["series"] == series and figure in point:
+                found.setdefault(point["x"], []).append(point[figure])
+        if len(found) < 2:
+            return None
+        x = np.array(sorted(found), float)
+        y = np.array([statistics.median(found[int(one)]) for one in x])
+        slope, intercept = np.polyfit(x, y, 1)
+        return cls(x, y, float(intercept), float(slope))
+
+    def __call__(self, x: float) -> float:
+        return self.intercept + self.slope * x
+
+    def between(self, x: float) -> float:
+        """Along the points themselves, for what is no line; behind the last as between the last two."""
+        if x <= self.x[-1]:
+            return float(np.interp(x, self.x, self.y))
+        return float(self.y[-1] + (self.y[-1] - self.y[-2]) / (self.x[-1] - self.x[-2]) * (x - self.x[-1]))
+
+    @property
+    def residuals(self) -> np.ndarray:
+        return self.y - (self.intercept + self.slope * self.x)
+
+    @property
+    def r2(self) -> float:
+        whole = float(((self.y - self.y.mean()) ** 2).sum())
+        return 1 - float((self.residuals**2).sum()) / whole if whole else 1.0
+
+    @property
+    def verdict(self) -> str:
+        """``flat``: grows by less than a tenth over all x; ``line``: no point is further from it than a
+        twentieth of what it grows by (a tenth: ``nearly``); else ``no line``."""
+        grown = abs(self.slope) * (self.x[-1] - self.x[0])
+        furthest = float(np.abs(self.residuals).max())
+        if grown < 0.1 * self.y.mean() and furthest < 0.1 * self.y.mean():
+            return "flat"
+        return "line" if furthest <= 0.05 * grown else "nearly" if furthest <= 0.1 * grown else "no line"
+
+
+def table(points: Points) -> str:
+    """All lines in Markdown."""
+    rows = [
+        "| grows with | what | from, to | at 0 | and per | more | R² | furthest from the line | |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for panel in PANELS:
+        for unit, shown in (("s", panel.times), ("MiB", panel.memory)):
+            for series, figure, name in shown:
+                if (line := Line.through(points, series, figure)) is None:
+                    continue
+                at = int(np.abs(line.residuals).argmax())
+                away = float(line.residuals[at])
+                cells = [
+                    panel.x,
+                    name,
+                    f"{line.x[0]:,.0f} to {line.x[-1]:,.0f}",
+                    f"{_number(line.intercept)} {unit}",
+                    f"{panel.per:,}",
+                    f"{_number(line.slope * panel.per)} {unit}",
+                    f"{line.r2:.3f}",
+                    f"{_number(away, sign=True)} {unit} ({abs(away) / line.y[at]:.0%}) at {line.x[at]:,.0f}",
+                    line.verdict,
+                ]
+                rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _number(value: float, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{value:{plus},.0f}" if abs(value) >= 100 else f"{value:{plus}.3g}"
+
+
+def plot(points: Points, path: Path) -> None:
+    """Points and lines, a panel for time and one for memory of each dimension, as SVG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "asdray", "font.size": 8}):
+        figure = Figure(figsize=(12, 13), layout="constrained")
+        axes = figure.subplots(4, 3)
+        for i, panel in enumerate(PANELS):
+            for j, (label, shown) in enumerate((("seconds", panel.times), ("MiB at most", panel.memory))):
+                ax = axes[2 * (i // 3) + j][i % 3]
+                for k, (series, quantity, name) in enumerate(shown):
+                    if line := Line.through(points, series, quantity):
+                        ends = [0, line.x[-1]]
+                        ax.plot(ends, [line(x) for x in ends], color=f"C{k}", linewidth=1)
+                        ax.plot(line.x, line.y, "o", color=f"C{k}", markersize=4, label=name)
+                        ax.legend(frameon=False)
+                ax.set(xlabel=panel.x, ylabel=label)
+                ax.set_ylim(bottom=0)
+                ax.spines[["top", "right"]].set_visible(False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
+# ---------------------------------------------------------------------------------------- the benchmark
+
+
+@dataclass(frozen=True)
+class Year:
+    """What a year asks of one training of all its machines."""
+
+    train: int
+    test: int
+    machines: int
+    seconds: float
+
+    @classmethod
+    def of(cls, dcase: str) -> Year:
+        """Nominal counts of the organisers; 2020's as in `perf/format.py`."""
+        year = get_year(dcase)
+        train = test = 0
+        for subset in ("dev", "eval"):
+            for machine, sections in year.sections[subset].items():
+                for section in sections:
+                    if dcase == formatting.DCASE:
+                        train += formatting.DEV_TRAIN if subset == "dev" else formatting.EVAL_TRAIN
+                    else:
+                        train += sum(year.train_per_section.values())
+                    for domain in year.domains:
+                        each = year.test_per_cell or formatting.DEV_TEST // 2
+                        test += sum(year.test_counts.get((subset, machine, section, domain), (each, each)))
+        return cls(train, test, len(year.all_machines), year.duration_max)
+
+
+def makespan(seconds: Sequence[float], gpus: int) -> float:
+    """Until the last of some trainings ends, each beginning on the GPU that is free first."""
+    free = [0.0] * gpus
+    for one in seconds:
+        heapq.heappush(free, heapq.heappop(free) + one)
+    return max(free)
+
+
+def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
+    """What the lines say about 180 trainings, in Markdown.
+
+    Args:
+        gpu_clips, gpu_extraction: clips/s of 10 s that one GPU trains on, and extracts.
+    """
+    asked = [(s, "value") for s in (*_STEPS, "decoding", *(series for series, _ in _OF_MACHINE))]
+    asked += itertools.product(("machines", "trials", "nodes"), ("cpu", "others_cpu", "wall", "rss"))
+    found = {key: Line.through(points, *key) for key in asked}
+    if missing := sorted({series for (series, _), line in found.items() if line is None}):
+        return f"No forecast: it needs two points at least of {', '.join(missing)}."
+    fit = {key: line for key, line in found.items() if line}
+    batch = next(p["batch"] for p in points if "batch" in p)
+    # The sweeps over machines have some trials each.
+    per_machine = next(p["trials"] for p in points if p["series"] == "machines")
+    driver_machine, task = (fit["machines", figure].slope / per_machine for figure in ("cpu", "others_cpu"))
+
+    years = [Year.of(dcase) for dcase in YEARS]
+    trainings = []
+    tasks = plots = driver = 0.0
+    cpu = {"fp32": 0.0, "bf16": 0.0}
+    for _, year, _ in itertools.product(range(RECIPES), years, range(SEEDS)):
+        clips = year.train + year.test
+        trainings.append(year.seconds / 10 * (EPOCHS * year.train / gpu_clips + clips / gpu_extraction))
+        backends = fit["backends of a machine", "value"].between(year.train / year.machines)
+        tasks += year.machines * (task + backends)
+        plots += year.machines * fit["UMAP of a machine", "value"].between(clips / year.machines)
+        driver += fit["trials", "cpu"].slope + (year.machines - 1) * driver_machine
+        extraction = clips * fit["extraction", "value"](year.seconds)
+        for precision in cpu:
+            steps = EPOCHS * year.train * fit[f"step {precision}", "value"](year.seconds)
+            cpu[precision] += (steps + extraction) / batch
+    count, gpu = len(trainings), sum(trainings)
+    audio = [(y.train + y.test) * fit["decoding", "value"](10) for y in years]
+    start = fit["trials", "wall"].intercept
+    busy = tasks / gpu, (tasks + plots) / gpu
+    # A training holds a CPU, and tasks may have half of all while something trains.
+    needed = [max(1 + load, 2 * load) for load in busy]
+
+    text = [
+        f"{count} trainings: {RECIPES} recipes like `dis_baseline`, {SEEDS} seeds, {YEARS[0]} to {YEARS[-1]} "
+        f"({sum(y.train for y in years):,} training and {sum(y.test for y in years):,} test clips), {EPOCHS} "
+        f"epochs. **Assumed, since no GPU was measured**: one trains on {gpu_clips:,.0f} and extracts "
+        f"{gpu_extraction:,.0f} clips of 10 s per second, and others in proportion to their length.",
+        "",
+        "| GPUs | trainings take | GPUs in use | driver in use | CPUs in use by tasks | with UMAP |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for gpus in GPUS:
+        span = makespan(trainings, gpus)
+        text.append(
+            f"| {gpus} | {_time(span)} | {gpu / span / gpus:.0%} | {driver / span:.1%} "
+            f"| {tasks / span:.1f} | {(tasks + plots) / span:.1f} |"
+        )
+    text += [
+        "",
+        f"* A training: {_time(gpu / count)} of a GPU ({_time(min(trainings))} to {_time(max(trainings))}), "
+        f"{driver / count:.2f} s of the driver's CPU, {tasks / count:.0f} s of CPU in tasks "
+        f"({(tasks + plots) / count:.0f} s with UMAP).",
+        f"* Tasks keep up with **{needed[0]:.1f} CPUs per GPU** ({needed[1]:.1f} with UMAP): one for the "
+        f"training, {busy[0]:.2f} ({busy[1]:.2f}) for tasks, which get at most half of all CPUs meanwhile.",
+        f"* The driver is one process: it would be the bottleneck from {gpu / driver:,.0f} GPUs on, and more "
+        f"GPUs than the {count} trainings have nothing to do. The sweep's start is {_time(start)} more.",
+        f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials. Seven nodes more "
+        f"cost it {7 * fit['nodes', 'cpu'].slope:.1f} s of CPU and {7 * fit['nodes', 'rss'].slope:.0f} MiB.",
+        f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} the largest year).",
+        f"* On CPUs, as measured: {cpu['fp32'] / 86400:,.0f} CPU days in fp32, {cpu['bf16'] / 86400:,.0f} in "
+        f"bf16; {cpu['fp32'] / gpu:,.0f} and {cpu['bf16'] / gpu:,.0f} CPUs are as fast as one such GPU.",
+    ]
+    return "\n".join(text)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def report(points: Points, picture: Path, gpu_clips: float, gpu_extraction: float) -> str:
+    """Draws the plot; returns the table and the prediction."""
+    plot(points, picture)
+    return f"\n{table(points)}\n\n{prediction(points, gpu_clips, gpu_extraction)}\n\n{picture}"
