@@ -264,8 +264,9 @@ def read_clip(path: Path, out: np.ndarray) -> str | None:
 
 def _constant(samples: np.ndarray) -> str | None:
     """What to say of ``(n, channels) int16`` samples of which some channel never changes; else None."""
-    lowest = samples.min(axis=0)
-    dead = np.flatnonzero(lowest == samples.max(axis=0))
+    # Channel by channel: with axis=0 NumPy takes thirty times as long for two channels.
+    lowest = np.array([channel.min() for channel in samples.T])
+    dead = np.flatnonzero(lowest == [channel.max() for channel in samples.T])
     told = []
     for channel in dead:
         value = "zeros" if lowest[channel] == 0 else f"the value {lowest[channel]}"
