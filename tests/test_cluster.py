@@ -268,7 +268,7 @@ def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site
 PLACEMENT = """
 import os, queue, sys, time
 from pathlib import Path
-from asdray.config.sweep import Resources
+from asdray.config.resources import Resources
 from asdray.store import Places
 from asdray.sweep.cluster import ray_session
 from asdray.sweep.plan import load
@@ -310,7 +310,7 @@ def test_trials_share_a_gpu_and_no_more_of_them_than_fit_on_a_node(site, tmp_pat
     cluster.add("127.0.0.6", 4, "--num-gpus=1")
     path = tmp_path / "s.yaml"
     path.write_text(
-        yaml.safe_dump(spec(seeds=[0, 1, 2, 3, 4], resources={"train": {"cpu": 1, "gpu": 0.5}}, **AE))
+        yaml.safe_dump(spec(seeds=[0, 1, 2, 3, 4], resources={"train": {"gpu": 0.25, "per_node": 2}}, **AE))
     )
     run = subprocess.run(
         [sys.executable, "-c", PLACEMENT, path, world.data, world.results, cluster.address, tmp_path],
@@ -323,5 +323,5 @@ def test_trials_share_a_gpu_and_no_more_of_them_than_fit_on_a_node(site, tmp_pat
     running = [0]
     for what, *_ in lines:
         running.append(running[-1] + (1 if what == "begin" else -1))
-    assert max(running) == 2, "two at once, though the node has CPUs for four"
+    assert max(running) == 2, "two at once, though the node has CPUs and parts of its GPU for four"
     cluster.kill("127.0.0.6")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asdray.config.sweep import Resources
+from asdray.config.resources import Resources
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster
 from asdray.sweep.nodes import check, faults_of, why_refused
@@ -37,6 +37,44 @@ def test_parts_of_gpus_are_fine_and_parts_of_several_are_not():
     assert big.needs(Resources.model_validate({"train": {"gpu": 2}}), 1)["train"].gpu == 2
     with pytest.raises(ValueError, match=r"resources.train.gpu is 1.5: above 1, GPUs are whole numbers"):
         big.needs(Resources.model_validate({"train": {"gpu": 1.5}}), 1)
+
+
+@pytest.mark.parametrize("per_node", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("nodes", [((16.0, 0.0),), ((16.0, 4.0), (64.0, 0.0)), ((16.0, 1.0), (5.0, 1.0))])
+def test_no_more_trainings_than_asked_for_fit_on_a_node(nodes, per_node):
+    gpus = max(gpus for _, gpus in nodes)
+    there = {"cpus": 0, "gpus": 0, "node_cpus": max(nodes)[0], "node_gpus": gpus, "dashboard": None}
+    cluster = Cluster(**there, nodes=nodes)
+    asked = Resources.model_validate({"train": {"per_node": per_node}})
+    need = cluster.needs(asked, threads=1)["train"]
+    assert (need.gpu > 0) == (gpus > 0)
+    trains = [node for node in nodes if node[1] >= need.gpu]
+    fit = [min([int(c / need.cpu), *([int(g / need.gpu) for _ in "x" if need.gpu])]) for c, g in trains]
+    assert max(fit) == per_node
+    notes = cluster.notes(need)
+    assert bool(notes) == (0 in fit)
+    if notes:
+        assert f"per_node is {per_node}: a training reserves {need.cpu:g} CPUs" in notes[0]
+        assert "1 of this Ray's 2 nodes have less: they train nothing" in notes[0]
+
+
+def test_a_limit_per_node_never_reserves_less_than_is_asked_for_otherwise():
+    cluster = Cluster(cpus=16, gpus=2, node_cpus=16, node_gpus=2, dashboard=None, nodes=((16.0, 2.0),))
+
+    def need(**train):
+        found = cluster.needs(Resources.model_validate({"train": train}), threads=4)["train"]
+        return found.cpu, found.gpu
+
+    assert need(per_node=8) == (4, 0.25), "threads: four at once"
+    assert need(per_node=8, cpu=1) == (1.7778, 0.25)
+    assert need(per_node=2, cpu=1, gpu=0.5) == (5.3334, 0.5)
+    assert need(per_node=3, gpu=0) == (4.0001, 0)
+    for bad, message in (
+        ({"train": {"per_node": 0}}, "greater than or equal to 1"),
+        ({"umap": {"per_node": 2}}, r"umap.per_node is 2, but only trainings are limited per node"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Resources.model_validate(bad)
 
 
 ASK = {"results": "/r", "data": "/d", "cache": "/c"}

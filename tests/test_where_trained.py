@@ -10,7 +10,7 @@ import pytest
 from tiny import AE, MACHINES, build_year, trial_of
 
 from asdray.config.backend import Recon
-from asdray.config.sweep import Need, Resources
+from asdray.config.resources import Need, Resources
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
 from asdray.store import Places
@@ -60,11 +60,12 @@ def test_beside_trainings_there_is_room_for_what_a_task_reserves():
     from asdray.sweep.training import _slots
 
     one, nothing = Need(cpu=1), Need(cpu=0)
-    assert _slots(one, nothing, 2, 0) == 2
-    assert _slots(one, one, 2, 0) == 1
-    assert _slots(one, one, 1, 0) == 1, "else nothing would train"
-    assert _slots(Need(cpu=1, gpu=0.25), Need(cpu=1, gpu=0.25), 16, 1) == 3
-    assert _slots(Need(cpu=0), nothing, 4, 0) == 4
+    assert _slots(one, nothing, [(2, 0)]) == 2
+    assert _slots(one, one, [(2, 0)]) == 1
+    assert _slots(one, one, [(1, 0)]) == 1, "else nothing would train"
+    assert _slots(Need(cpu=1, gpu=0.25), Need(cpu=1, gpu=0.25), [(16, 1)]) == 3
+    assert _slots(Need(cpu=0), nothing, [(4, 0)]) == 4
+    assert _slots(Need(cpu=2), nothing, [(3, 0), (3, 0)]) == 2, "one node each, not three of six CPUs"
 
 
 def test_what_a_training_and_a_task_reserve():

@@ -16,6 +16,7 @@ from asdray.config.expand import expand
 from asdray.config.load import read_yaml, validate
 from asdray.config.plugin import load_plugins
 from asdray.config.ranking import check_rank_by
+from asdray.config.resources import Resources
 from asdray.config.search import Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
@@ -60,23 +61,6 @@ class Keep(Config):
     def everything(self) -> bool:
         """Whether nothing is ever dropped."""
         return self.checkpoints == self.embeddings == "all"
-
-
-class Need(Config):
-    """What one training, or one post-training Ray task, reserves on its node."""
-
-    cpu: Annotated[float, Field(ge=0)] = 1.0
-    gpu: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Resources(Config):
-    """Reservations per kind of work; what is left out is chosen automatically."""
-
-    train: Need | None = None
-    extract: Need | None = None
-    score: Need | None = None
-    """One task takes a machine through extract, score and evaluate: it reserves the larger of both."""
-    umap: Need | None = None
 
 
 class Sweep(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdray.config.sweep import Need, Resources
+from asdray.config.resources import Need, Resources
 from asdray.sweep.nodes import why_refused
 
 # One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are
@@ -79,8 +80,9 @@ class Cluster:
         gpu = 0.0
         if self.node_gpus > 0:
             gpu = 0.75 if asked.extract and asked.extract.gpu else 1.0
+        train = asked.train or Need(cpu=min(threads, self.node_cpus), gpu=gpu)
         needs = {
-            "train": asked.train or Need(cpu=min(threads, self.node_cpus), gpu=gpu),
+            "train": self._limited(train, threads, gpu) if train.per_node else train,
             "extract": larger(asked.extract or Need(cpu=0), asked.score or Need(cpu=0)),
             "umap": asked.umap or Need(cpu=0),
         }
@@ -102,6 +104,36 @@ class Cluster:
                     f"Ray has both ({nodes}): it would wait for ever; ask for less of one"
                 )
         return needs
+
+    def _limited(self, asked: Need, threads: int, gpu: float) -> Need:
+        """What a training reserves of which ``per_node`` may run on a node, and no more then fit on any.
+
+        Ray has no limit per node that holds for Tune's trials: they reserve the least CPUs, in Ray's steps of
+        0.0001, that make the largest node full. So many share the GPUs of a node that has fewer.
+        """
+        assert asked.per_node
+        if self.node_gpus:
+            gpu = math.floor(gpu / math.ceil(asked.per_node / self.node_gpus) * 10_000) / 10_000
+        chosen = {"cpu": min(threads, self.node_cpus), "gpu": gpu}
+        need = Need(**{**chosen, **asked.model_dump(exclude_unset=True)})
+        full = math.floor(self._largest(need) / (asked.per_node + 1) * 10_000 + 1) / 10_000
+        return need.model_copy(update={"cpu": max(need.cpu, full)})
+
+    def _largest(self, need: Need) -> float:
+        """CPUs of the largest node that could train; 0: none could."""
+        nodes = self.nodes or ((self.node_cpus, self.node_gpus),)
+        return max((cpus for cpus, gpus in nodes if need.cpu <= cpus and need.gpu <= gpus), default=0.0)
+
+    def notes(self, train: Need) -> list[str]:
+        """What is said at the start of nodes that train nothing since a larger one is limited."""
+        small = sum(0 < cpus < train.cpu and train.gpu <= gpus for cpus, gpus in self.nodes)
+        if not (train.per_node and small):
+            return []
+        return [
+            f"resources.train.per_node is {train.per_node}: a training reserves {train.cpu:g} CPUs, that no "
+            f"more fit on the largest node; {small} of this Ray's {len(self.nodes)} nodes have less: they "
+            "train nothing"
+        ]
 
 
 STARTS = 3

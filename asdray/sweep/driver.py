@@ -109,7 +109,8 @@ class Driver:
             if address:
                 from asdray.sweep import nodes
 
-                for note in nodes.check(self.sweep, self.places, self._live.work.left().bytes):
+                told = nodes.check(self.sweep, self.places, self._live.work.left().bytes)
+                for note in (*cluster.notes(needs["train"]), *told):
                     self._view.line(note, "yellow")
             self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
             self._training = {i for i in self.left if self._works_with_model(i)}

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from asdray.config.resources import Need
 from asdray.config.sweep import Sweep
 from asdray.store import Places, sweep_dir
 from asdray.sweep.estimate import Left, Work
@@ -83,7 +84,7 @@ def plan_lines(
     if search:
         lines += outlook(search)
     if totals["with_work"] or work.come:
-        lines.append(_estimate(work.left(), max(threads, default=1)))
+        lines.append(_estimate(work.left(), max(threads, default=1), sweep.resources.train))
     return lines
 
 
@@ -105,11 +106,14 @@ def _state(missing: Missing, complete: bool, begun: bool) -> str:
     return f"{state}: {', '.join(parts)}"
 
 
-def _estimate(left: Left, threads: int) -> str:
+def _estimate(left: Left, threads: int, asked: Need | None) -> str:
     if (left.unknown or left.without) and not (left.train or left.tasks):
         return "no estimate of time and disk yet: nothing like it is finished"
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wall = left.seconds(max(1, cpus // threads), max(1, cpus // 2), cpus)
+    trainings = max(1, cpus // threads)
+    if asked and asked.per_node:
+        trainings = min(trainings, asked.per_node)
+    wall = left.seconds(trainings, max(1, cpus // 2), cpus)
     text = (
         f"about {duration(left.train)} of training and {duration(left.tasks)} of other work, one after the "
         f"other; {duration(wall)} on {cpus} cores like this machine's; {size(left.bytes)} of disk"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import ray
 
 from asdray.config.backend import Backend, Umap, backend_id
-from asdray.config.sweep import Need
+from asdray.config.resources import Need
 from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed

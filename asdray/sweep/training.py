@@ -16,8 +16,9 @@ import ray
 from ray import tune
 
 from asdray.config.backend import Backend, Umap
+from asdray.config.resources import Need
 from asdray.config.search import Objective, Scheduler
-from asdray.config.sweep import Need, Sweep
+from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.stages.walk import walk
@@ -250,11 +251,20 @@ class _StopWhen(tune.Stopper):
         return self._stop.is_set()
 
 
-def _slots(need: Need, beside: Need, cpus: float, gpus: float) -> int:
-    """How many trainings run at once: what a task reserves stays free beside them, or none would ever run."""
-    room = ((need.cpu, cpus - beside.cpu), (need.gpu, gpus - beside.gpu))
-    limits = [int(there / wanted) for wanted, there in room if wanted]
-    return max(1, min(limits, default=int(cpus)))
+def _slots(need: Need, beside: Need, nodes: Sequence[tuple[float, float]]) -> int:
+    """How many trainings run at once: what a task reserves stays free beside them, or none would ever run.
+
+    Args:
+        nodes: CPUs and GPUs of each; a training runs on one.
+    """
+    cpus, gpus = (sum(kind) for kind in zip(*nodes, strict=True))
+    at_most = sum(_fit(need, *node) for node in nodes)
+    return max(1, min(at_most, _fit(need, cpus - beside.cpu, gpus - beside.gpu)))
+
+
+def _fit(need: Need, cpus: float, gpus: float) -> int:
+    limits = [int(there / wanted) for wanted, there in ((need.cpu, cpus), (need.gpu, gpus)) if wanted]
+    return min(limits, default=int(cpus))
 
 
 class Training(threading.Thread):
@@ -292,8 +302,8 @@ class Training(threading.Thread):
         names = {i: trials[i].name for i in indices}
         self._names = names
         self._feed = Feed() if judge else None
-        resources = ray.cluster_resources()
-        self.slots = _slots(need, beside, resources.get("CPU", 0), resources.get("GPU", 0))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.slots = _slots(need, beside, [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes])
         self._tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
