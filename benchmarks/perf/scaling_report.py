@@ -183,7 +183,7 @@ def plot(points: Points, path: Path) -> None:
                         ax.plot(line.x, line.y, "o", color=f"C{k}", markersize=4, label=name)
                         ax.legend(frameon=False)
                 ax.set(xlabel=panel.x, ylabel=label)
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
                 ax.spines[["top", "right"]].set_visible(False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
@@ -243,6 +243,8 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     # The sweeps over machines have some trials each.
     per_machine = next(p["trials"] for p in points if p["series"] == "machines")
     driver_machine, task = (fit["machines", figure].slope / per_machine for figure in ("cpu", "others_cpu"))
+    if min(driver_machine, task, fit["trials", "cpu"].slope) <= 0:
+        return "No forecast: more machines or trials seem to cost less: too few points, or too close."
 
     years = [Year.of(dcase) for dcase in YEARS]
     trainings = []
