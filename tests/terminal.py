@@ -25,7 +25,7 @@ def in_terminal(*args, **environment):
     return process, master
 
 
-def read_until(master, words, seconds=60):
+def read_until(master, words, seconds=200):
     """What a terminal shows up to ``words``, or to its end for None."""
     shown = ""
     end = time.monotonic() + seconds

@@ -148,7 +148,7 @@ def test_slurm_script_is_bash_and_every_option_has_a_comment():
 
 def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
     process = slurm("0")
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     told = slurm.told()
     assert "2 of 2 machines have joined" in output
@@ -188,7 +188,7 @@ def test_slurm_takes_the_token_of_a_job_that_was_faster_and_says_who_may_read_it
     (slurm.folder / "venv" / "bin" / "od").write_text(faster)
     (slurm.folder / "venv" / "bin" / "od").chmod(0o755)
     process = slurm("0", hosts="one")
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert token.read_text() == "theirs\n"
     assert os.listdir(folder) == [".ray-token"]
@@ -198,7 +198,7 @@ def test_slurm_takes_the_token_of_a_job_that_was_faster_and_says_who_may_read_it
 @pytest.mark.parametrize(("code", "again"), [("75", True), ("1", False), ("2", False)])
 def test_slurm_puts_only_a_stopped_sweep_back_into_the_queue(slurm, code, again):
     process = slurm(code, hosts="one")
-    process.communicate(timeout=100)
+    process.communicate(timeout=300)
     assert process.returncode == int(code)
     told = slurm.told()
     assert ("scontrol requeue 4711" in told) is again
@@ -209,7 +209,7 @@ def test_slurm_puts_only_a_stopped_sweep_back_into_the_queue(slurm, code, again)
 def test_slurm_says_that_ray_did_not_start(slurm):
     (slurm.folder / "venv" / "bin" / "ray").write_text("#!/usr/bin/env bash\nexit 1\n")
     process = slurm("0", hosts="one")
-    assert "the first machine's Ray did not start" in process.communicate(timeout=100)[0]
+    assert "the first machine's Ray did not start" in process.communicate(timeout=300)[0]
     assert process.returncode == 1
     assert not any(line.startswith("asdray") for line in slurm.told())
 
@@ -217,13 +217,13 @@ def test_slurm_says_that_ray_did_not_start(slurm):
 @pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancelled(slurm, number, again):
     process = slurm("wait", hosts="one")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while not Path(f"{slurm.log}.waits").exists():
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(number)
-    process.communicate(timeout=100)
+    process.communicate(timeout=300)
     assert process.returncode == 75
     assert ("scontrol requeue 4711" in slurm.told()) is again
     assert "ray ended" in slurm.told()
