@@ -24,10 +24,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+# What whoever runs the tests has set for commands of their own.
+for name in (
+    "ASDRAY_CACHE_DIR", "ASDRAY_DATA", "ASDRAY_RESULTS", "FORCE_COLOR", "NO_COLOR", "RAY_ADDRESS",
+    "SLURM_JOB_END_TIME",
+):  # fmt: skip
+    os.environ.pop(name, None)
+
 
 def pytest_collection_modifyitems(items):
     """Files with a Ray of their own first: they take longest, and one that began last would end alone."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.fixture(autouse=True)
+def _alone():
+    """No test sees what another one did to their process: commands set variables for all of theirs."""
+    environment, folder = dict(os.environ), os.getcwd()
+    yield
+    assert os.getcwd() == folder
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+    if os.environ != environment:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 @pytest.fixture
