@@ -1,0 +1,229 @@
+"""What the measuring scripts share: whole commands, one trial through the stages in this process, tables.
+
+CPU seconds hardly see what else runs on the machine; wall seconds do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asdray.config.trial import Trial
+    from asdray.store import Places
+
+DCASE = "dcase2023"
+MACHINES = ("fan", "valve", "bearing", "gearbox")
+BACKENDS = ["knn", {"name": "knn", "smote_ratio": 0.2}, "kmeans", "knn_rescale"]
+RATE = 16000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the wall and of the CPU, and the peak of resident memory in MiB."""
+
+    wall: float
+    cpu: float
+    mib: float
+
+
+def asdray(*args: object) -> Cost:
+    """One command, the whole process; stops this script if it fails."""
+    command = [sys.executable, "-m", "asdray", *map(str, args)]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: asdray {' '.join(command[3:])}")
+    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+class Meter:
+    """The cost of what runs in this process, piece by piece."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Cost]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        _forget_peak()
+        wall, cpu = time.perf_counter(), _cpu()
+        yield
+        self.found.setdefault(name, []).append(
+            Cost(time.perf_counter() - wall, _cpu() - cpu, status("VmHWM"))
+        )
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status(name: str, pid: int | str = "self") -> float:
+    """A line of a process's memory in MiB: ``VmHWM`` (its peak), ``VmRSS``, ``RssAnon``; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+class Tree:
+    """A command and all its descendants, seen every ``every`` seconds while it runs.
+
+    Attributes:
+        seen: (time, CPU seconds of all processes so far). What a process used between the last look and
+            its end is missing.
+        peaks: process -> (its name, the peak of its resident memory in MiB).
+    """
+
+    def __init__(self, command: Sequence[object], every: float = 0.25) -> None:
+        self.seen: list[tuple[float, float]] = []
+        self.peaks: dict[int, tuple[str, float]] = {}
+        self._used: dict[tuple[int, str], float] = {}
+        start = time.time()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "asdray", *map(str, command)], stdout=subprocess.DEVNULL
+        )
+        self.pid = process.pid
+        while process.poll() is None:
+            self._look()
+            time.sleep(every)
+        if process.returncode:
+            raise SystemExit(f"failed: asdray {' '.join(map(str, command))}")
+        self.wall = time.time() - start
+
+    def _look(self) -> None:
+        parents, used = {}, {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+                pid = int(folder.name)
+                parents[pid] = int(fields[1])
+                used[pid] = (fields[19], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        mine = {self.pid} | {pid for pid, begun in self._used if used.get(pid, ("",))[0] == begun}
+        while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+            mine |= more  # one that was adopted by another meanwhile is known from before
+        for pid in mine & set(used):
+            begun, seconds = used[pid]
+            self._used[pid, begun] = seconds
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+                self.peaks[pid] = (name, max(status("VmHWM", pid), self.peaks.get(pid, ("", 0.0))[1]))
+        self.seen.append((time.time(), sum(self._used.values())))
+
+    def cpu(self, begin: float, end: float) -> float:
+        """CPU seconds between two times."""
+        used = []
+        for moment in (begin, end):
+            after = next((i for i, (at, _) in enumerate(self.seen) if at >= moment), len(self.seen) - 1)
+            (t0, c0), (t1, c1) = self.seen[max(after - 1, 0)], self.seen[after]
+            part = min(1.0, (moment - t0) / (t1 - t0)) if t1 > t0 else 1.0
+            used.append(c0 + part * (c1 - c0))
+        return used[1] - used[0]
+
+
+def make_data(data: Path, machines: Iterable[str], train: int, test: int, seconds: float) -> Cost:
+    """A synthetic 2023, formatted; the cost of formatting it."""
+    asdray("synth", DCASE, "--machines", ",".join(machines), "--train", train, "--test", test,
+           "--seconds", seconds, "--data", data)  # fmt: skip
+    return asdray("format", DCASE, "--data", data)
+
+
+def trial_of(
+    recipe: str, options: dict[str, object], seed: int, machines: Sequence[str], dcase: str = DCASE
+) -> Trial:
+    from asdray.config.load import load_recipe, with_overrides
+    from asdray.config.trial import Trial
+
+    system = with_overrides(load_recipe(recipe).system, options, recipe)
+    return Trial(dcase, recipe, system, seed, tuple(machines))
+
+
+def all_stages(
+    trial: Trial,
+    places: Places,
+    meter: Callable[[str], AbstractContextManager[object]],
+    backends: Sequence[object] = BACKENDS,
+    plots: bool = True,
+) -> None:
+    """Every stage of a trial, one after the other in this process, each inside ``meter(its name)``."""
+    from asdray.config.backend import Umap
+    from asdray.config.sweep import check_backends
+    from asdray.stages.evaluate import evaluate
+    from asdray.stages.extract import extract
+    from asdray.stages.score import score
+    from asdray.stages.table import table
+    from asdray.stages.train import train
+    from asdray.stages.umap import umap
+
+    applied = trial.backends(check_backends(list(backends), "backends"))
+    for unit in trial.units:
+        with meter("train"):
+            train(trial, unit, places)
+    for machine in trial.machines:
+        with meter("extract"):
+            extract(trial, machine, "last", places)
+        for backend in applied:
+            with meter(f"score, {backend.name}"):
+                score(trial, machine, "last", backend, places)
+        with meter("evaluate"):
+            evaluate(trial, machine, "last", applied, places)
+        if plots:
+            with meter("UMAP"):
+                umap(trial, machine, "last", Umap(), places)
+    with meter("table"):
+        table(trial, ("last",), applied, places)
+
+
+def ensure_packs(places: Places, machines: Iterable[str]) -> None:
+    from asdray.audio.cache import ensure_pack
+
+    for machine, split in itertools.product(machines, ("train", "test")):
+        ensure_pack(places, DCASE, machine, split)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """``0.62 (0.60-0.71)``: the median, the least and the most; of one value that."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print(f"| {' | '.join(head)} |\n|---|{'---:|' * (len(head) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print(flush=True)
+
+
+def here() -> str:
+    """The machine, and whether packages are compiled: where they are not, every process compiles them."""
+    typer = importlib.util.find_spec("typer")
+    assert typer is not None
+    assert typer.origin is not None
+    compiled = Path(importlib.util.cache_from_source(typer.origin)).exists()
+    load = os.getloadavg()[0]
+    return (
+        f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, load {load:.1f}; "
+        f"packages are {'compiled' if compiled else 'NOT compiled to bytecode: each process compiles them'}"
+    )
