@@ -91,22 +91,30 @@ class Work:
         """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
         of_recipe = job.trial.recipe, job.trial.dcase
         self._trials[of_recipe] += 1
+        learnt: dict[tuple[str, str | None], list[float]] = {}
         for stage in stands.all:
+            what = stage.stage, stage.backend
+            amount, amount_of_bytes = _amounts(job.trial, stage.stage, stage.unit, stage.machine, job.dataset)
             if job.part != "grid":
-                sums = self._shapes.setdefault(of_recipe, {}).setdefault(
-                    (stage.stage, stage.backend), [0.0, 0.0]
-                )
-                for i, amount in enumerate(_amounts(job.trial, stands.event(stage), job.dataset)):
-                    sums[i] += amount
+                shape = self._shapes.setdefault(of_recipe, {}).setdefault(what, [0.0, 0.0])
+                shape[0] += amount
+                shape[1] += amount_of_bytes
             if stage.done is not None:
-                self._learn(job.trial, stands.event(stage), job.dataset, stage.done.seconds, stage.done.bytes)
+                sums = learnt.setdefault(what, [0.0, 0.0, 0.0, 0.0])
+                sums[0] += stage.done.seconds
+                sums[1] += amount
+                sums[2] += stage.done.bytes
+                sums[3] += amount_of_bytes
             elif asked:
                 self._put(index, job, stands.event(stage), 1)
+        for (name, backend), values in learnt.items():
+            self._note(job.trial, {"stage": name, "backend": backend}, values)
 
     def take(self, index: int, job: Job, event: Event) -> None:
         """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""
         if event["status"] == "done":
-            self._learn(job.trial, event, job.dataset, event["seconds"], None)
+            amount, _ = _amounts_of(job.trial, event, job.dataset)
+            self._note(job.trial, event, (event["seconds"], amount, 0, 0))
             self._put(index, job, event, -1)
             return
         for one in list(self._open.get(index, ())):
@@ -130,7 +138,7 @@ class Work:
     def epoch(self, job: Job, unit: str, seconds: float) -> None:
         """Takes in how long an epoch of a training that still runs took."""
         event = {"stage": "train", "unit": unit, "machine": None, "backend": None}
-        amount, _ = _amounts(job.trial, event, job.dataset)
+        amount, _ = _amounts_of(job.trial, event, job.dataset)
         self._note(job.trial, event, (seconds, amount / job.trial.system.train.epochs, 0, 0))
 
     def left(self) -> Left:
@@ -187,18 +195,12 @@ class Work:
             return  # it ended before, or was never asked for
         (there.add if sign > 0 else there.discard)(stage)
         key = _key(job.trial, event)
-        for i, amount in enumerate((1.0, *_amounts(job.trial, event, job.dataset))):
+        for i, amount in enumerate((1.0, *_amounts_of(job.trial, event, job.dataset))):
             self._left.setdefault(key, [0.0, 0.0, 0.0])[i] += sign * amount
         if round(self._left[key][0]) == 0:
             del self._left[key]
 
-    def _learn(
-        self, trial: Trial, event: Mapping[str, Any], dataset: Dataset, seconds: float, size: int | None
-    ) -> None:
-        amount, amount_of_bytes = _amounts(trial, event, dataset)
-        self._note(trial, event, (seconds, amount, size or 0, 0 if size is None else amount_of_bytes))
-
-    def _note(self, trial: Trial, event: Mapping[str, Any], values: tuple[float, ...]) -> None:
+    def _note(self, trial: Trial, event: Mapping[str, Any], values: Sequence[float]) -> None:
         for level in _levels(_key(trial, event)):
             sums = self._rates.setdefault(level, [0.0, 0.0, 0.0, 0.0])
             for i, value in enumerate(values):
@@ -237,16 +239,22 @@ def _levels(key: Key) -> Iterator[tuple]:
         yield what
 
 
-def _amounts(trial: Trial, event: Mapping[str, Any], dataset: Dataset) -> tuple[float, float]:
+def _amounts_of(trial: Trial, event: Mapping[str, Any], dataset: Dataset) -> tuple[float, float]:
+    return _amounts(trial, event["stage"], event["unit"], event["machine"], dataset)
+
+
+def _amounts(
+    trial: Trial, stage: str, unit: str | None, machine: str | None, dataset: Dataset
+) -> tuple[float, float]:
     """What a stage's seconds, and its bytes, are in proportion to."""
-    stage = event["stage"]
     if stage == "table":
         return 1.0, 1.0
     if stage == "train":
-        unit = next(u for u in trial.units if u.name == event["unit"])
-        clips = sum(_clips(dataset, m)[0] for m in unit.machines)
+        machines = next(u.machines for u in trial.units if u.name == unit)
+        clips = sum(_clips(dataset, m)[0] for m in machines)
         return float(max(1, clips) * trial.system.train.epochs), 1.0
-    train, test = _clips(dataset, event["machine"])
+    assert machine
+    train, test = _clips(dataset, machine)
     clips = test if stage == "evaluate" else train + test
     return float(max(1, clips)), float(max(1, clips))
 
