@@ -2,11 +2,13 @@
 
 Overhead: sweeps of 50 and of 200 trials that do next to nothing (`raw_spec` on 8 clips of a second, one
 backend), through the command line. From the difference come the seconds per trial and the growth of the
-driver's memory per hundred trials. Exit code 1 above 0.5 seconds, or above 5 MB.
+driver's memory per hundred trials. Exit code 1 above 0.5 seconds, above 5 MB, or where the driver's peak is
+600 MB or more. The peak is of resident memory, shared libraries included (about 110 MB of it). What is paid
+once is in both sweeps: the first writing of tables takes 13 MB, 9 of them pages of libraries.
 
-Overlap: four seeds of a small `dis_baseline` with UMAP plots. Printed are how much of the tasks' time lies
-before the end of the last training, and how busy the CPUs were from the first epoch to the last table: stage
-seconds times threads over wall seconds times CPUs, which other work on the machine makes too large.
+Overlap: four seeds of a small `dis_baseline` with UMAP plots. Printed is how much of the tasks' time lies
+before the end of the last training. How busy the CPUs are is not told here: the seconds of stages are wall
+seconds, more than there are where others use the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 FEW, MANY = 50, 200
-MOST_SECONDS, MOST_MB = 0.5, 5.0
+MOST_SECONDS, MOST_MB, MOST_PEAK_MB = 0.5, 5.0, 600.0
 
 
 def asdray(*args: object) -> None:
@@ -68,9 +70,11 @@ def overhead(root: Path) -> bool:
     mb = 100 * (figures[MANY][1] - figures[FEW][1]) / (MANY - FEW)
     print(
         f"each trial more: {seconds:.2f} s (at most {MOST_SECONDS}); {MANY} trials with the start of Ray: "
-        f"{figures[MANY][0] / MANY:.2f} s each; memory per 100 trials: {mb:.1f} MB (at most {MOST_MB})"
+        f"{figures[MANY][0] / MANY:.2f} s each; memory per 100 trials: {mb:.1f} MB (at most {MOST_MB}), "
+        f"its peak {figures[MANY][1]:.0f} MB (below {MOST_PEAK_MB:.0f})"
     )
-    return max(seconds, figures[MANY][0] / MANY) <= MOST_SECONDS and mb <= MOST_MB
+    quick = max(seconds, figures[MANY][0] / MANY) <= MOST_SECONDS
+    return quick and mb <= MOST_MB and figures[MANY][1] < MOST_PEAK_MB
 
 
 def overlap(root: Path, epochs: int) -> None:
@@ -87,17 +91,12 @@ def overlap(root: Path, epochs: int) -> None:
     events = [json.loads(line) for line in lines]
     spans = [(*_span(e), e["stage"]) for e in events if not e["found"]]
     trained = max(end for _, end, stage in spans if stage == "train")
-    begun = min(start for start, _, stage in spans if stage == "train")
     tasks = [(start, end) for start, end, stage in spans if stage != "train"]
     total = sum(end - start for start, end in tasks)
     during = sum(max(0.0, min(end, trained) - start) for start, end in tasks)
-    wall = max(end for _, end, _ in spans) - begun
-    cpus = len(os.sched_getaffinity(0))
-    busy = sum(end - start for start, end, _ in spans) / (wall * cpus)
     print(
         f"four seeds of dis_baseline, {epochs} epochs: {seconds:.0f} s; {100 * during / total:.0f} % of the "
-        f"tasks' {total:.0f} s ran before the last training ended; from the first epoch to the last table "
-        f"{wall:.0f} s, {100 * busy:.0f} % of {cpus} CPUs busy"
+        f"tasks' {total:.0f} s ran before the last training ended"
     )
 
 
