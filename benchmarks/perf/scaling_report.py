@@ -234,11 +234,12 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         gpu_clips, gpu_extraction: clips/s of 10 s that one GPU trains on, and extracts.
     """
     asked = [(s, "value") for s in (*_STEPS, "decoding", *(series for series, _ in _OF_MACHINE))]
-    asked += itertools.product(("machines", "trials", "nodes"), ("cpu", "others_cpu", "wall", "rss"))
+    asked += itertools.product(("machines", "trials"), ("cpu", "others_cpu", "wall", "rss"))
     found = {key: Line.through(points, *key) for key in asked}
     if missing := sorted({series for (series, _), line in found.items() if line is None}):
         return f"No forecast: it needs two points at least of {', '.join(missing)}."
     fit = {key: line for key, line in found.items() if line}
+    nodes = [Line.through(points, "nodes", figure) for figure in ("cpu", "rss")]
     batch = next(p["batch"] for p in points if "batch" in p)
     # The sweeps over machines have some trials each.
     per_machine = next(p["trials"] for p in points if p["series"] == "machines")
@@ -292,8 +293,10 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         f"training, {busy[0]:.2f} ({busy[1]:.2f}) for tasks, which get at most half of all CPUs meanwhile.",
         f"* The driver is one process: it would be the bottleneck from {gpu / driver:,.0f} GPUs on, and more "
         f"GPUs than the {count} trainings have nothing to do. The sweep's start is {_time(start)} more.",
-        f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials. Seven nodes more "
-        f"cost it {7 * fit['nodes', 'cpu'].slope:.1f} s of CPU and {7 * fit['nodes', 'rss'].slope:.0f} MiB.",
+        f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials. "
+        + "Each node more costs it {} s of CPU and {} MiB.".format(
+            *(_number(n.slope) if n else "?" for n in nodes)
+        ),
         f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} the largest year).",
         f"* On CPUs, as measured: {cpu['fp32'] / 86400:,.0f} CPU days in fp32, {cpu['bf16'] / 86400:,.0f} in "
         f"bf16; {cpu['fp32'] / gpu:,.0f} and {cpu['bf16'] / gpu:,.0f} CPUs are as fast as one such GPU.",
