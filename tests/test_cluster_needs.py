@@ -138,3 +138,14 @@ def test_results_in_the_copy_of_a_job_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://x.zip"}}')
     with pytest.raises(ValueError, match="lies in Ray's copy of the job's --working-dir"):
         check(None, Places.of("/d", "results"), 0.0)
+
+
+def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
+    from ray import cloudpickle
+
+    from asdray.sweep.training import _Names
+
+    names = _Names({i: f"dis_baseline-{i:08x} dcase2023 seed0" for i in range(1000)})
+    sent = cloudpickle.dumps(lambda index: f"train {names[index]}")
+    assert names[7] == "dis_baseline-00000007 dcase2023 seed0"
+    assert len(sent) < 5000

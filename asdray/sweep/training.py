@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
 import time
@@ -225,6 +226,9 @@ class _Listener(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         ended = (trial.last_result or {}).get("ended")
+        # Statistics of every number ever reported, 12 kB, which Tune keeps for its own tables.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
         self._news.put(("complete" if ended else "stopped", trial.config["job"], None))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -235,6 +239,14 @@ def _reason(trial: Any) -> str:
     error = trial.get_error() if hasattr(trial, "get_error") else None
     text = " ".join(str(error or "its worker was lost").split())
     return f"training stopped after its retries: {text[:400]}"
+
+
+class _Names(dict[int, str]):
+    """Job index -> its trial's name. Tune pickles it with every trial, and never uses these copies: empty,
+    else they would be all names as often as there are trials."""
+
+    def __reduce__(self) -> tuple:
+        return _Names, ()
 
 
 class _StopWhen(tune.Stopper):
@@ -299,11 +311,13 @@ class Training(threading.Thread):
         super().__init__(name="training", daemon=True)
         self._news = news
         self._stop_event = threading.Event()
-        names = {i: trials[i].name for i in indices}
+        names = _Names({i: trials[i].name for i in indices})
         self._names = names
         self._feed = Feed() if judge else None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.slots = _slots(need, beside, [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes])
+        # How many wait for a place at once: unasked, Tune has Ray keep 200, of 50 kB each, of a grid.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if judge else str(max(16, self.slots))
         self._tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -357,8 +371,10 @@ class Training(threading.Thread):
         self._stop_event.set()
 
     def run(self) -> None:
+        tuner = self._tuner
+        del self._tuner  # else what it keeps of every trial stays while the last tasks run
         try:
-            self._tuner.fit()
+            tuner.fit()
         except BaseException as error:  # handed to the driver's loop, which raises it there
             self._news.put(("end", -1, error))
         else:
