@@ -126,7 +126,8 @@ class Tree:
             self._used[pid, begun] = seconds
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-                self.peaks[pid] = (name, max(status("VmHWM", pid), self.peaks.get(pid, ("", 0.0))[1]))
+                before = self.peaks.get(pid, ("", 0.0))  # a process that just ended has neither any more
+                self.peaks[pid] = (name or before[0], max(status("VmHWM", pid), before[1]))
         self.seen.append((time.time(), sum(self._used.values())))
 
     def cpu(self, begin: float, end: float) -> float:
