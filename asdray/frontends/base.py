@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from asdray.audio.batches import Clips
+from asdray.audio.features import to_float
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
@@ -49,6 +51,32 @@ class FrontendModule(nn.Module):
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """``embedding (B, D) float32`` of clips ``(B, L) float32``, and each of its own scores ``(B,)``."""
         raise NotImplementedError
+
+
+def extract_all(
+    frontend: FrontendModule, clips: Clips, n_samples: int | None, batch_size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """``frontend.extract`` of all N clips, on the CPU.
+
+    Args:
+        n_samples: of every clip; None = each at its own length.
+        batch_size: clips at once.
+
+    Returns:
+        As of ``extract``, ``(N, ...)``, in the order of ``clips``.
+    """
+    wanted = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
+    order, parts = [], []
+    for length in np.unique(wanted):
+        (same,) = np.nonzero(wanted == length)
+        for start in range(0, len(same), batch_size):
+            index = same[start : start + batch_size]
+            waves = to_float(clips.gather(index, int(length)).to(device))
+            order.append(index)
+            # Left on the device: a GPU is not waited for, and computes while the next clips are gathered.
+            parts.append(frontend.extract(waves))
+    place = torch.from_numpy(np.argsort(np.concatenate(order)))
+    return {name: torch.cat([part[name] for part in parts]).cpu()[place] for name in parts[0]}
 
 
 def checked(frontend: Any, config: FrontendConfig) -> Any:

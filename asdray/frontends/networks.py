@@ -1,5 +1,8 @@
 """The networks, as plain torch modules: tensors in, tensors out. They import nothing of asdray.
 
+Where nothing needs what comes into a ReLU or a sum again, it is overwritten: the same values, and fewer large
+maps at once.
+
 Legend for shapes: B clips or vectors, C channels, F frequency bins, T frames, D embedding dimensions.
 """
 
@@ -66,7 +69,7 @@ class FftNetwork(nn.Module):
         for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
             layers += [
                 nn.Conv1d(channels if i else 1, channels, kernel, stride, bias=False),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 SqueezeExcite(channels),
             ]
             length = (length - kernel) // stride + 1
@@ -97,7 +100,7 @@ class ResidualBlock(nn.Module):
             nn.ReLU(),
             nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
             batch_norm_2d(channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             SqueezeExcite(channels),
         )
@@ -110,7 +113,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, F, T)`` -> ``(B, C, ceil(F / stride), ceil(T / stride))``."""
         x = self.norm(x)
-        return self.shortcut(x) + self.branch(x)
+        out = self.branch(x)
+        out += self.shortcut(x)  # in place: one map less
+        return out
 
 
 class StftNetwork(nn.Module):
@@ -132,8 +137,9 @@ class StftNetwork(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(1, channels[0], 7, 2, bias=False),
             batch_norm_2d(channels[0]),
-            nn.ReLU(),
+            # Pooled before the ReLU, not after it: the same values and gradients, on a quarter of the map.
             nn.MaxPool2d(3, 2),
+            nn.ReLU(inplace=True),
         )
         height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
         blocks: list[nn.Module] = []

@@ -20,8 +20,6 @@ from asdray.store import Places
 if TYPE_CHECKING:
     import torch
 
-    from asdray.audio.batches import Clips
-    from asdray.frontends import Frontend
 
 SPLITS = ("train", "test")
 
@@ -136,6 +134,7 @@ def _from_audio(
     from asdray.audio.batches import WEIGHTS, Clips, generator
     from asdray.audio.cache import pack_of
     from asdray.frontends import checkpoint
+    from asdray.frontends.base import extract_all
 
     system = trial.system
     assert system.frontend.name != "precomputed"
@@ -155,29 +154,7 @@ def _from_audio(
                     generator(trial.seed, f"{trial.unit_of(machine).name}/held-out", WEIGHTS),
                 )
             one_length = None if system.audio.duration == "native" else n_samples
-            yield clips.keys, _run(frontend, clips, one_length, batch_size, device)
-
-
-def _run(
-    frontend: Frontend, clips: Clips, n_samples: int | None, batch_size: int, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """``frontend.extract`` of all clips, on the CPU; with ``n_samples`` None of each at its own length."""
-    import numpy as np
-    import torch
-
-    from asdray.audio.features import to_float
-
-    wanted = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
-    order, parts = [], []
-    for length in np.unique(wanted):
-        (same,) = np.nonzero(wanted == length)
-        for start in range(0, len(same), batch_size):
-            index = same[start : start + batch_size]
-            waves = to_float(clips.gather(index, int(length)).to(device))
-            order.append(index)
-            parts.append({name: value.cpu() for name, value in frontend.extract(waves).items()})
-    place = torch.from_numpy(np.argsort(np.concatenate(order)))
-    return {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
+            yield clips.keys, extract_all(frontend, clips, one_length, batch_size, device)
 
 
 def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:

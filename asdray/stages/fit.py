@@ -125,6 +125,7 @@ class _Training(pl.LightningModule):
             loss = self._loss(batch)
             if not loss.requires_grad:
                 raise self._wrong("loss() gives a number that depends on no weight")
+            del batch  # room for the backward pass
             loss.backward()
             optimizer.step()
             self._losses.append(loss.detach())

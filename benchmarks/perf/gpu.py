@@ -1,13 +1,15 @@
 """What a GPU reaches: training of both networks, many autoencoders at once, extraction.
 
-    python benchmarks/perf/gpu.py [--out FILE.md] [--seconds 10] [--device cpu]
+    python benchmarks/perf/gpu.py [--out FILE.md] [--seconds 5] [--minutes 20] [--parts ...] [--device cpu]
 
-One script for a machine lent for minutes: it needs numpy, torch and this repository, and no data. It writes a
-Markdown table as it goes, so that what is measured stays if the time runs out. ``--device cpu`` runs the same
-code at tiny sizes, to see that it runs; without a GPU nothing else is done.
+One script for a machine lent for minutes: it needs numpy, torch, torchaudio and this repository, and no data.
+Every part runs in a process of its own and has its share of ``--minutes``; a figure that fails says so, and
+the others follow. Prints rows as they come, and at the end all of them as JSON. ``--out`` writes both, the
+JSON beside FILE.md, after every row. ``--device cpu`` runs the same code at tiny sizes, to see that it runs.
 
 Variants: ``eager``, as the pipeline runs; ``graph``, the step captured as a CUDA graph; ``free``, eager
-without deterministic algorithms and with cuDNN's choice of the fastest.
+without deterministic algorithms and with cuDNN's choice of the fastest; ``compiled``, likewise, with the
+network and loss through torch.compile.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,25 +40,35 @@ TARGETS = {
 MACHINES = 14  # of 2023
 
 
-class Table:
-    """Rows of the result, printed and written as they come."""
+class Rows:
+    """What one part found: each row goes through ``send`` to the process that prints."""
 
-    def __init__(self, path: Path | None, title: str) -> None:
-        self._path = path
-        self._write(
-            f"{title}\n\n| what | variant | batch | value | unit | target |\n|---|---|---:|---:|---|---:|"
-        )
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
 
     def add(self, what: str, variant: str, batch: int, value: float, unit: str, target: float | None) -> None:
-        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        wanted = f"{target:,.9g}" if target else ""
-        self._write(f"| {what} | {variant} | {batch} | {shown} | {unit} | {wanted} |")
+        self._send(
+            {"what": what, "variant": variant, "batch": batch, "value": value, "unit": unit, "target": target}
+        )
 
-    def _write(self, text: str) -> None:
-        print(text, flush=True)
-        if self._path:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(text + "\n")
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong inside is a row too: the machine is lent for minutes only."""
+        try:
+            yield
+        except Exception as error:
+            told = str(error).strip().splitlines() or [""]
+            self._send({"what": what, "failed": f"{type(error).__name__}: {told[0][:200]}"})
+
+
+def markdown(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    if "failed" in row:
+        return f"| {row['what']} | failed | | {row['failed']} | | |"
+    value = row["value"]
+    shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    wanted = f"{row['target']:,.9g}" if row["target"] else ""
+    return f"| {row['what']} | {row['variant']} | {row['batch']} | {shown} | {row['unit']} | {wanted} |"
 
 
 def rate(work: Callable[[], Any], items: int, device: torch.device, seconds: float) -> float:
@@ -79,18 +93,19 @@ def rate(work: Callable[[], Any], items: int, device: torch.device, seconds: flo
 class Step:
     """A training step of a model, eager or as a graph; its input is copied to where the graph reads it."""
 
-    def __init__(self, model: Any, batch: tuple[Tensor, ...], precision: str, graph: bool) -> None:
+    def __init__(self, model: Any, batch: tuple[Tensor, ...], precision: str, variant: str) -> None:
         self._model = model
+        self._loss = torch.compile(model.loss) if variant == "compiled" else model.loss
         self._precision = precision
         self._device = batch[0].device
         self._static = tuple(t.clone() for t in batch)
-        graph = graph and self._device.type == "cuda"
+        graph = variant == "graph" and self._device.type == "cuda"
         self._optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=graph)
         self._graph = self._capture() if graph else None
 
     def _run(self, batch: tuple[Tensor, ...]) -> None:
         with steps.compute.precision(self._precision, self._device):
-            loss = self._model.loss(self._model.prepare(batch))
+            loss = self._loss(self._model.prepare(batch))
         loss.backward()
         self._optimizer.step()
 
@@ -120,38 +135,38 @@ class Step:
 
 @contextlib.contextmanager
 def setting(variant: str, device: torch.device) -> Iterator[None]:
-    """The pipeline's settings, or with ``free`` those of fastest computation."""
+    """The pipeline's settings, or with ``free`` and ``compiled`` those of fastest computation."""
     with steps.compute.settings(torch.get_num_threads(), device):
-        if variant == "free":
+        if variant in ("free", "compiled"):
             torch.set_deterministic_debug_mode("default")
             torch.backends.cudnn.benchmark = True
         yield
 
 
-def two_branches(table: Table, device: torch.device, seconds: float, tiny: bool) -> None:
+def two_branches(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
     """Training, data included, beside the same step on one batch that stays on the device."""
     clip_seconds = 5.0 if tiny else 10.0
+    name = f"two branches, {clip_seconds:g} s, bf16"
     here = steps.make_clips(8 if tiny else 4096, clip_seconds)
     there = here.on(device)
-    for size, variant in itertools.product((4,) if tiny else (64, 256), ("eager", "graph", "free")):
-        with setting(variant, device):
+    variants = ("eager", "graph", "free") + (() if tiny else ("compiled",))
+    for variant, size in itertools.product(variants, (4,) if tiny else (64, 256)):
+        with rows.attempt(f"{name}, {variant}, {size}"), setting(variant, device):
             torch.manual_seed(0)
             model = steps.TwoBranch(clip_seconds).to(device)
             batches = steps.clip_batches(there, clip_seconds, size, device)
             one = next(batches)
-            step = Step(model, one, "bf16", variant == "graph")
+            step = Step(model, one, "bf16", variant)
             alone = rate(lambda: step(one), size, device, seconds)  # noqa: B023 - called at once
             whole = rate(lambda: step(next(batches)), size, device, seconds)  # noqa: B023
-            name = f"two branches, {clip_seconds:g} s, bf16"
-            target = TARGETS["two branches"]
-            table.add(f"{name}, training", variant, size, whole, "clips/s", target)
-            table.add(f"{name}, same batch", variant, size, alone, "clips/s", None)
+            rows.add(f"{name}, training", variant, size, whole, "clips/s", TARGETS["two branches"])
+            rows.add(f"{name}, same batch", variant, size, alone, "clips/s", None)
             target = TARGETS["two branches / same batch"]
-            table.add(f"{name}, training / same batch", variant, size, whole / alone, "", target)
+            rows.add(f"{name}, training / same batch", variant, size, whole / alone, "", target)
             if variant == "eager":
                 copied = steps.clip_batches(here, clip_seconds, size, device)
                 whole = rate(lambda: step(next(copied)), size, device, seconds)  # noqa: B023
-                table.add(f"{name}, audio copied every step", variant, size, whole, "clips/s", None)
+                rows.add(f"{name}, audio copied every step", variant, size, whole, "clips/s", None)
 
 
 class Stacked(nn.Module):
@@ -191,103 +206,155 @@ class Stacked(nn.Module):
         return F.mse_loss(x, vectors) * len(vectors)
 
 
-def autoencoders(table: Table, device: torch.device, seconds: float, tiny: bool) -> None:
-    """One model alone, then those of all machines of a year: in turns, concurrently, stacked."""
-    size, n_frames = (256, 60_000) if not tiny else (32, 1000)
+def autoencoders(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
+    """One model alone, then those of all machines of a year: concurrently, each on a stream, and stacked."""
+    size, n_frames = (32, 1000) if tiny else (256, 60_000)
     count = 3 if tiny else MACHINES
     for variant in ("eager", "graph"):
-        with setting(variant, device):
+        with rows.attempt(f"autoencoder, {variant}"), setting(variant, device):
             torch.manual_seed(0)
             batches = steps.vector_batches(size, device, n_frames)
-            step = Step(steps.Vectors().to(device), next(batches), "fp32", variant == "graph")
+            step = Step(steps.Vectors().to(device), next(batches), "fp32", variant)
             found = rate(lambda: step(next(batches)), size, device, seconds)  # noqa: B023
-            table.add("autoencoder, training", variant, size, found, "vectors/s", TARGETS["autoencoder"])
+            rows.add("autoencoder, training", variant, size, found, "vectors/s", TARGETS["autoencoder"])
 
-            models = [steps.Vectors().to(device) for _ in range(count)]
-            many = [Step(model, next(batches), "fp32", variant == "graph") for model in models]
-            streams = [torch.cuda.Stream() for _ in models] if device.type == "cuda" else [None] * count
+        with rows.attempt(f"{count} autoencoders, a stream each, {variant}"), setting(variant, device):
+            own = [steps.vector_batches(size, device, n_frames) for _ in range(count)]
+            many = [Step(steps.Vectors().to(device), next(b), "fp32", variant) for b in own]
+            streams = [torch.cuda.Stream() for _ in many] if device.type == "cuda" else [None] * count
 
-            def together(
-                many: list[Step] = many, streams: list[Any] = streams, batches: Any = batches
-            ) -> None:
-                for one, stream in zip(many, streams, strict=True):
+            def together(many: list[Step] = many, streams: list[Any] = streams, own: Any = own) -> None:
+                for one, stream, batches in zip(many, streams, own, strict=True):
                     with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
                         one(next(batches))
 
             found = rate(together, count * size, device, seconds)
             target = TARGETS["autoencoders"]
-            table.add(f"{count} autoencoders, a stream each", variant, size, found, "vectors/s", target)
+            rows.add(f"{count} autoencoders, a stream each", variant, size, found, "vectors/s", target)
 
+        with rows.attempt(f"{count} autoencoders, stacked, {variant}"), setting(variant, device):
+            models = [steps.Vectors().to(device) for _ in range(count)]
             stacked = Stacked([model.network for model in models]).to(device)
-            batch = torch.stack([next(batches)[0] for _ in range(count)])
+            at_once = steps.stacked_batches(count, size, device, n_frames)
+            batch = next(at_once)
             with torch.no_grad():
-                wanted = sum(float(m.loss(x)) for m, x in zip(models, batch, strict=True))
-                got = float(stacked.loss(batch))
+                wanted = sum(float(m.loss(x)) for m, x in zip(models, batch[0], strict=True))
+                got = float(stacked.loss(batch[0]))
             assert abs(got - wanted) < 1e-3 * wanted, (got, wanted)
-            step = Step(stacked, (batch,), "fp32", variant == "graph")
-
-            def at_once(step: Step = step, batches: Any = batches) -> None:
-                step((torch.stack([next(batches)[0] for _ in range(count)]),))
-
-            found = rate(at_once, count * size, device, seconds)
-            table.add(f"{count} autoencoders, stacked", variant, size, found, "vectors/s", target)
+            step = Step(stacked, batch, "fp32", variant)
+            found = rate(lambda: step(next(at_once)), count * size, device, seconds)  # noqa: B023
+            target = TARGETS["autoencoders"]
+            rows.add(f"{count} autoencoders, stacked", variant, size, found, "vectors/s", target)
 
 
-def extraction(table: Table, device: torch.device, seconds: float, tiny: bool) -> None:
+def extraction(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
     """Embeddings of whole clips, from the clips' int16 to float32 in the host's memory."""
     clip_seconds = 5.0 if tiny else 10.0
     here = steps.make_clips(8 if tiny else 2048, clip_seconds)
     places = {"audio copied": here, "audio on the device": here.on(device)}
     n_samples = int(clip_seconds * steps.RATE)
-    model = steps.TwoBranch(clip_seconds).to(device).eval()
-    for size, (where, clips), precision in itertools.product(
-        (4,) if tiny else (64, 256), places.items(), ("fp32", "bf16")
+    models = {
+        "two branches": steps.TwoBranch(clip_seconds).to(device).eval(),
+        "autoencoder": steps.autoencoder_frontend().to(device).eval(),
+    }
+    for (name, model), precision, (where, clips), size in itertools.product(
+        models.items(), ("fp32", "bf16"), places.items(), (4,) if tiny else (64, 256)
     ):
+        if name == "autoencoder" and precision == "bf16":
+            continue
 
-        def work(size: int = size, clips: Any = clips, precision: str = precision) -> None:
-            index = steps.np.arange(len(clips))
-            found = []
-            for part in steps.split(len(clips), size):
-                waves = steps.features.to_float(clips.gather(index[part], n_samples).to(device))
-                with steps.compute.precision(precision, device):
-                    found.append(model.extract(waves).float())
-            torch.cat(found).cpu()
+        def work(
+            size: int = size, clips: Any = clips, precision: str = precision, model: Any = model
+        ) -> None:
+            with steps.compute.precision(precision, device):
+                steps.extract_all(model, clips, n_samples, size, device)
 
-        with setting("eager", device), torch.inference_mode():
+        what = f"extraction, {name}, {clip_seconds:g} s, {precision}, {where}"
+        with rows.attempt(what), setting("eager", device), torch.inference_mode():
             value = rate(work, len(clips), device, seconds)
-        what = f"extraction, {clip_seconds:g} s, {precision}, {where}"
-        table.add(what, "eager", size, value, "clips/s", TARGETS["extraction"])
+            target = TARGETS["extraction"] if name == "two branches" else None
+            rows.add(what, "eager", size, value, "clips/s", target)
+
+
+def speed(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
+    """What the machine reaches in products and in memory."""
+    with rows.attempt("speed"), setting("eager", device):
+        found = steps.machine_speed(device, quick=tiny)
+        for name in ("fp32", "bf16"):
+            rows.add(f"products, {name}", "", 0, found[name] / 1e12, "TFLOP/s", None)
+        rows.add("memory", "", 0, found["memory"] / 1e9, "GB/s", None)
+
+
+PARTS = {f.__name__: f for f in (speed, autoencoders, extraction, two_branches)}
+
+
+def run_part(name: str, device_name: str, seconds: float, pipe: Any) -> None:
+    """One part, in a process of its own."""
+    device = torch.device(device_name)
+    tiny = device.type == "cpu"
+    if tiny:
+        torch.set_num_threads(1)
+    rows = Rows(pipe.send)
+    with rows.attempt(name):
+        PARTS[name](rows, device, seconds, tiny)
+    pipe.close()
+
+
+def received(name: str, device_name: str, seconds: float, limit: float) -> Iterator[dict[str, Any]]:
+    """The rows of one part, as they come; after ``limit`` seconds it is ended."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=run_part, args=(name, device_name, seconds, theirs))
+    process.start()
+    theirs.close()
+    until = time.monotonic() + limit
+    try:
+        while ours.poll(max(0.0, until - time.monotonic())):
+            yield ours.recv()
+        yield {"what": name, "failed": f"not done after {limit:.0f} s"}
+    except EOFError:  # it is done, or has died
+        process.join(10)
+        if process.exitcode:
+            yield {"what": name, "failed": f"exit code {process.exitcode}"}
+    finally:
+        if process.is_alive():
+            process.kill()
+        process.join()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--out", type=Path, help="append the table to this file")
+    parser.add_argument("--out", type=Path, help="write the table to this file, and the JSON beside it")
     parser.add_argument("--seconds", type=float, default=5.0, help="per figure")
+    parser.add_argument("--minutes", type=float, default=20.0, help="for all parts together")
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here: nothing is measured (--device cpu tries the code at tiny sizes)")
         return
-    device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
-    tiny = device.type == "cpu"
-    seconds = 0.1 if tiny else options.seconds
-    if tiny:
-        torch.set_num_threads(1)
-    with setting("eager", device):
-        speed = steps.machine_speed(device, quick=tiny)
-    table = Table(
-        options.out,
-        f"{steps.describe(device, torch.get_num_threads())}: products {speed['fp32'] / 1e12:.3g} (fp32) and "
-        f"{speed['bf16'] / 1e12:.3g} (bf16) TFLOP/s, memory {speed['memory'] / 1e9:,.0f} GB/s",
-    )
-    failed = False
-    for part in (two_branches, autoencoders, extraction):
-        try:
-            part(table, device, seconds, tiny)
-        except RuntimeError as error:  # the next part may still run: the machine is lent for minutes only
-            failed = True
-            print(f"{part.__name__} failed: {error}", file=sys.stderr, flush=True)
-    sys.exit(int(failed))
+    device_name, seconds = ("cuda:0", options.seconds) if options.device == "cuda" else ("cpu", 0.1)
+    machine = steps.describe(torch.device(device_name), 1)
+    table = [
+        f"{machine}\n",
+        "| what | variant | batch | value | unit | target |",
+        "|---|---|---:|---:|---|---:|",
+    ]
+    print("\n".join(table), flush=True)
+    found: list[dict[str, Any]] = []
+    until = time.monotonic() + 60 * options.minutes
+    for i, name in enumerate(options.parts):
+        share = max(1.0, (until - time.monotonic()) / (len(options.parts) - i))
+        for row in received(name, device_name, seconds, share):
+            found.append(row)
+            table.append(markdown(row))
+            print(table[-1], flush=True)
+            if options.out:
+                options.out.write_text("\n".join(table) + "\n", encoding="utf-8")
+                told = json.dumps({"machine": machine, "rows": found}, indent=1)
+                options.out.with_suffix(".json").write_text(told + "\n", encoding="utf-8")
+    print("\n" + json.dumps({"machine": machine, "rows": found}), flush=True)
+    sys.exit(int(any("failed" in row for row in found)))
 
 
 if __name__ == "__main__":

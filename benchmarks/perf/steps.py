@@ -31,6 +31,8 @@ from asdray.audio import features
 from asdray.audio.batches import Clips, split
 from asdray.frontends import compute
 from asdray.frontends.augment import draw_mixup, mix
+from asdray.frontends.autoencoder import AutoencoderFrontend
+from asdray.frontends.base import extract_all
 from asdray.frontends.losses import AdaCosLoss
 from asdray.frontends.networks import AutoencoderNetwork, FftNetwork, SqueezeExcite, StftNetwork
 
@@ -75,9 +77,9 @@ class TwoBranch(nn.Module):
         (spectrum, bins), targets = prepared
         return self.head(torch.cat([self.fft(spectrum), self.stft(bins)], dim=1), targets)
 
-    def extract(self, waves: Tensor) -> Tensor:
+    def extract(self, waves: Tensor) -> dict[str, Tensor]:
         spectrum, bins = self.spectra(waves)
-        return torch.cat([self.fft(spectrum), self.stft(bins)], dim=1)
+        return {"embedding": torch.cat([self.fft(spectrum), self.stft(bins)], dim=1).float()}
 
 
 class Vectors(nn.Module):
@@ -92,6 +94,23 @@ class Vectors(nn.Module):
 
     def loss(self, vectors: Tensor) -> Tensor:
         return F.mse_loss(self.network(vectors)[0], vectors)
+
+
+def autoencoder_frontend() -> AutoencoderFrontend:
+    """The frontend of the recipe ``ae_baseline`` with fresh weights: what extracts its clips."""
+    config = SimpleNamespace(
+        n_frames=N_FRAMES,
+        hop_length=HOP,
+        n_mels=N_MELS,
+        n_fft=N_FFT,
+        mel_scale="htk",
+        power=1,
+        window_norm=True,
+        hidden=(128,) * 4,
+        bottleneck=8,
+        scores=("recon",),
+    )
+    return AutoencoderFrontend(config)  # type: ignore[arg-type]
 
 
 def clip_batches(
@@ -114,6 +133,22 @@ def clip_batches(
             yield tuple(t.to(device) for t in (samples, *map(torch.from_numpy, drawn)))
 
 
+def stacked_batches(
+    count: int, batch_size: int, device: torch.device, n_frames: int = 60_000
+) -> Iterator[tuple[Tensor]]:
+    """Vectors ``(count, B, width)`` without end: a batch of each of ``count`` machines, each from its own
+    frames in its own order, all gathered at once."""
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.normal(size=(count * n_frames, N_MELS)).astype(np.float32)).to(device)
+    first = np.arange(count)[:, None] * n_frames
+    while True:
+        orders = np.stack([rng.permutation(n_frames - N_FRAMES + 1) for _ in range(count)]) + first
+        for starts in torch.from_numpy(orders).to(device).split(batch_size, dim=1):
+            if starts.shape[1] == batch_size:
+                vectors = features.stack_frames(frames, starts.reshape(-1), N_FRAMES)
+                yield (vectors.view(count, batch_size, -1),)
+
+
 def vector_batches(batch_size: int, device: torch.device, n_frames: int = 60_000) -> Iterator[tuple[Tensor]]:
     """Vectors without end, gathered by index from frames that live on the device."""
     rng = np.random.default_rng(0)
@@ -129,16 +164,17 @@ def vector_batches(batch_size: int, device: torch.device, n_frames: int = 60_000
 
 
 class Clock:
-    """Seconds: of the CPU where that computes (other users of the machine do not count), else by the wall."""
+    """Seconds: of the CPU where one thread computes (other users of the machine do not count), else by the
+    wall."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+    def __init__(self, device: torch.device, threads: int = 1) -> None:
+        self._cuda = device.type == "cuda"
+        self._wall = self._cuda or threads > 1
 
     def __call__(self) -> float:
-        if self.cuda:
+        if self._cuda:
             torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
+        return time.perf_counter() if self._wall else time.process_time()
 
 
 def median(work: Callable[[], Any], clock: Clock, repeats: int = 5, inner: int = 1) -> float:
@@ -156,7 +192,7 @@ def median(work: Callable[[], Any], clock: Clock, repeats: int = 5, inner: int =
 def machine_speed(device: torch.device, quick: bool = False) -> dict[str, float]:
     """What the machine reaches: FLOP/s of products (matrix or convolution, whichever is faster) in
     ``fp32`` and ``bf16``, and bytes/s of ``memory`` read and written."""
-    clock = Clock(device)
+    clock = Clock(device, torch.get_num_threads())
     n = 8192 if device.type == "cuda" else 512 if quick else 1024
     channels = 256 if device.type == "cuda" else 64
     speed = {}
@@ -244,6 +280,8 @@ def layers_alone(
         handle.remove()
     total = 0.0
     for layer, shaped, needs_grad in seen:
+        if isinstance(layer, nn.ReLU):
+            layer = nn.ReLU()  # in place it would overwrite what it is timed with
         x = shaped.requires_grad_(needs_grad)
         with context():
             out = layer(x)
@@ -300,9 +338,11 @@ __all__ = [
     "TwoBranch",
     "Vectors",
     "Work",
+    "autoencoder_frontend",
     "clip_batches",
     "compute",
     "describe",
+    "extract_all",
     "layers_alone",
     "machine_speed",
     "make_clips",

@@ -3,8 +3,8 @@
     python benchmarks/perf/train.py [--device cuda] [--quick] [--threads N]
 
 Steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and bf16, and of the
-autoencoder (batch 256), on generated audio. Every row runs in a process of its own. Times are CPU seconds
-(with `--device cuda` seconds), medians. A table in Markdown:
+autoencoder (batch 256), on generated audio; and extraction by both. Every row runs in a process of its own.
+Times are CPU seconds (with `--device cuda` seconds), medians. Tables in Markdown. Of training:
 
 * step: from one batch to the next, everything included; (least to most); and of that the shares of its parts.
   ``wait`` is what the wall clock says more than the CPU: others at work, or the disk;
@@ -13,6 +13,12 @@ autoencoder (batch 256), on generated audio. Every row runs in a process of its 
 * limit: all operations of the step one after another, each at the machine's measured speed of products or
   of memory, whichever it needs longer for;
 * stock: the same step as torch does it unasked: the C allocator's defaults, channels first, AdamW not fused.
+
+Of extraction: a clip in `extract_all`, from int16 to embeddings and scores, and how much longer that takes
+than a clip's features and pass through the network alone, on one batch of 64.
+
+With more than one thread the CPU's seconds say little: the table then has those of the wall, which only a
+quiet machine gives rightly.
 """
 
 from __future__ import annotations
@@ -58,7 +64,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
 def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, Any]:
     """The figures of one row."""
     device = torch.device(device_name)
-    clock = steps.Clock(device)
+    clock = steps.Clock(device, threads)
     with contextlib.ExitStack() as stack:
         if row.stock:
             torch.set_num_threads(threads)
@@ -103,6 +109,7 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
                 lap("feature")
                 loss = model.loss(prepared)
             lap("forward")
+            del batch, prepared  # as in training, where nothing holds them either
             loss.backward()
             lap("backward")
             optimizer.step()
@@ -147,6 +154,51 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
         alone += steps.median(optimizer.step, clock, repeats)
         told["alone"] = alone + _head_alone(model, row, context, clock, repeats, device)
         return told
+
+
+def measure_extraction(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, float]:
+    """Seconds per clip: of extraction, and of features and network alone on one batch."""
+    device = torch.device(device_name)
+    clock = steps.Clock(device, threads)
+    with steps.compute.settings(threads, device), torch.inference_mode():
+        torch.manual_seed(0)
+        clips = steps.make_clips(3 * row.batch_size, row.seconds)
+        n_samples = int(row.seconds * steps.RATE)
+        waves = steps.features.to_float(clips.gather(steps.np.arange(row.batch_size), n_samples)).to(device)
+        if row.network == "autoencoder":
+            frontend: Any = steps.autoencoder_frontend().to(device).eval()
+
+            def alone() -> None:
+                vectors = frontend.frames(waves).unfold(1, steps.N_FRAMES, 1).transpose(2, 3).flatten(2)
+                frontend.network(vectors.reshape(-1, vectors.shape[2]))
+        else:
+            frontend = steps.TwoBranch(row.seconds).to(device).eval()
+
+            def alone() -> None:
+                frontend.extract(waves)
+
+        repeats = 3 if quick else 7
+        whole = steps.median(
+            lambda: steps.extract_all(frontend, clips, n_samples, row.batch_size, device), clock, repeats
+        )
+        peak = steps.peak_mebibytes(device)
+        one = steps.median(alone, clock, repeats)
+    return {"extract": whole / len(clips), "alone": one / row.batch_size, "peak": peak}
+
+
+def extraction_table(results: list[tuple[Row, dict[str, float]]]) -> str:
+    """The figures of extraction in Markdown."""
+    lines = [
+        "| extraction | batch | clips/s | ms a clip | features and network | all / those | peak MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row, told in results:
+        lines.append(
+            f"| {row.network}, {row.seconds:g} s | {row.batch_size} | {1 / told['extract']:,.0f} | "
+            f"{1000 * told['extract']:.3g} | {1000 * told['alone']:.3g} | "
+            f"{told['extract'] / told['alone']:.2f} | {told['peak']:,.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def _loss(model: Any, prepared: Any, context: Any) -> torch.Tensor:
@@ -222,11 +274,19 @@ def main() -> None:
             told = pool.apply(measure, (row, options.device, options.threads, options.quick))
         results.append((row, told))
         print(f"{row}: {told['step']:.4g} s", flush=True)
+    extracted = []
+    for network in ("two branches", "autoencoder"):
+        row = Row(network, 10.0 if options.device == "cuda" else 6.0, "fp32")
+        with spawn.Pool(1) as pool:
+            told = pool.apply(measure_extraction, (row, options.device, options.threads, options.quick))
+        extracted.append((row, told))
+        print(f"extraction, {network}: {told['extract']:.4g} s a clip", flush=True)
     speed = results[0][1]["speed"]
     print(f"\n{steps.describe(torch.device(options.device), options.threads)}: products "
           f"{speed['fp32'] / 1e9:,.0f} (fp32) and {speed['bf16'] / 1e9:,.0f} (bf16) GFLOP/s, "
           f"memory {speed['memory'] / 1e9:,.0f} GB/s\n")  # fmt: skip
     print(table(results))
+    print("\n" + extraction_table(extracted))
 
 
 if __name__ == "__main__":
