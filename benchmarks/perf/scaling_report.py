@@ -125,6 +125,8 @@ class Line:
     def verdict(self) -> str:
         """``flat``: grows by less than a tenth over all x; ``line``: no point is further from it than a
         twentieth of what it grows by (a tenth: ``nearly``); else ``no line``."""
+        if len(self.x) < 3:
+            return "two points"
         grown = abs(self.slope) * (self.x[-1] - self.x[0])
         furthest = float(np.abs(self.residuals).max())
         if grown < 0.1 * self.y.mean() and furthest < 0.1 * self.y.mean():
@@ -240,6 +242,7 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         return f"No forecast: it needs two points at least of {', '.join(missing)}."
     fit = {key: line for key, line in found.items() if line}
     nodes = [Line.through(points, "nodes", figure) for figure in ("cpu", "rss")]
+    more = [_number(line.slope) if line else "" for line in nodes]
     batch = next(p["batch"] for p in points if "batch" in p)
     # The sweeps over machines have some trials each.
     per_machine = next(p["trials"] for p in points if p["series"] == "machines")
@@ -293,10 +296,8 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         f"training, {busy[0]:.2f} ({busy[1]:.2f}) for tasks, which get at most half of all CPUs meanwhile.",
         f"* The driver is one process: it would be the bottleneck from {gpu / driver:,.0f} GPUs on, and more "
         f"GPUs than the {count} trainings have nothing to do. The sweep's start is {_time(start)} more.",
-        f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials. "
-        + "Each node more costs it {} s of CPU and {} MiB.".format(
-            *(_number(n.slope) if n else "?" for n in nodes)
-        ),
+        f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials."
+        + (" Each node more costs it {} s of CPU and {} MiB.".format(*more) if all(more) else ""),
         f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} the largest year).",
         f"* On CPUs, as measured: {cpu['fp32'] / 86400:,.0f} CPU days in fp32, {cpu['bf16'] / 86400:,.0f} in "
         f"bf16; {cpu['fp32'] / gpu:,.0f} and {cpu['bf16'] / gpu:,.0f} CPUs are as fast as one such GPU.",
