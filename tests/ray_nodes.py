@@ -75,18 +75,27 @@ class RayCluster:
         }
         self.env.pop("RAY_ADDRESS", None)
         self.nodes: dict[str, subprocess.Popen] = {}
-        port, dashboard_port, client = free_ports(3)
-        self.address = f"{HEAD}:{port}"
-        self.dashboard = f"http://{HEAD}:{dashboard_port}"
-        self._head = [
-            "--head", f"--port={port}", f"--dashboard-port={dashboard_port}",
-            f"--include-dashboard={str(dashboard).lower()}",
-            f"--ray-client-server-port={client}", "--no-monitor",
-        ]  # fmt: skip
+        self._has_dashboard = dashboard
+        self.address = self.dashboard = ""
+        """Of the head, once it runs."""
 
     def begin(self, cpus=1) -> None:
         """Starts the head; whatever comes of it, call `end`."""
-        self._start(HEAD, cpus, *self._head)
+        for attempt in range(3):
+            port, dashboard_port, client = free_ports(3)
+            self.address = f"{HEAD}:{port}"
+            self.dashboard = f"http://{HEAD}:{dashboard_port}"
+            try:
+                self._start(
+                    HEAD, cpus, "--head", f"--port={port}", f"--dashboard-port={dashboard_port}",
+                    f"--include-dashboard={str(self._has_dashboard).lower()}",
+                    f"--ray-client-server-port={client}", "--no-monitor",
+                )  # fmt: skip
+                return
+            except AssertionError:  # somebody else may have taken one of the ports meanwhile
+                if attempt == 2:
+                    raise
+                self.kill(HEAD)
 
     def add(self, ip, cpus=1, *options, mounts: dict[Path, str] | None = None, **env) -> None:
         """One more node, ``127.0.0.x``; ``mounts``: folders that are its own, path -> options of its tmpfs."""

@@ -8,6 +8,9 @@ from collections import Counter
 
 import yaml
 
+from asdray.dcase.format import format_dataset
+from asdray.dcase.synth import synthesise
+
 MACHINES = ["fan", "valve", "bandsaw"]
 SMALL_DIS = {
     "audio.duration": 1.2,
@@ -52,7 +55,7 @@ def asdray(*args, check=0, **kwargs):
         [sys.executable, "-m", "asdray", *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         **kwargs,
     )
     assert run.returncode == check, run.stdout + run.stderr
@@ -61,9 +64,8 @@ def asdray(*args, check=0, **kwargs):
 
 def make_data(root):
     """A small synthetic dcase2023 below ``root``, formatted."""
-    asdray("synth", "dcase2023", "--machines", ",".join(MACHINES), "--train", 12, "--test", 8,
-           "--seconds", 1.2, "--data", root)  # fmt: skip
-    asdray("format", "dcase2023", "--data", root)
+    synthesise(root, "dcase2023", machines=MACHINES, train=12, test=8, seconds=1.2, workers=1)
+    format_dataset(root, "dcase2023")
     return root
 
 
@@ -73,8 +75,8 @@ class World:
     def __init__(self, data, results):
         self.data, self.results = data, results
 
-    def command(self, name="sweep.yaml", **changes):
-        path = self.results.parent / name
+    def command(self, file="sweep.yaml", **changes):
+        path = self.results.parent / file
         path.write_text(yaml.safe_dump(spec(**changes)))
         return ["sweep", path, "--data", self.data, "--results", self.results, "--no-dashboard"]
 
@@ -103,15 +105,39 @@ def stages(events, **where):
     return Counter(e["stage"] for e in events if not e["found"] and all(e[k] == v for k, v in where.items()))
 
 
-def wait_for(condition, process, seconds=180, meanwhile=lambda: None):
+def by_hand(asdray, world, **changes):
+    """A sweep's trials without Ray, in this process (``asdray``: the fixture); the tables that it makes of them."""
+    asked = spec(**changes)
+    (dcase,) = asked["dcase"]
+    for recipe, of in asked["recipes"].items():
+        options = [
+            part for key, value in of["set"].items() for part in ("--set", f"{key}={json.dumps(value)}")
+        ]
+        for seed in asked["seeds"]:
+            code, _, error = asdray(
+                "run", recipe, dcase, "--machines", ",".join(asked["machines"][dcase]), "--seed", seed, *options,
+                "--data", world.data, "--results", world.results, "--no-umap", "--device", "cpu",
+            )  # fmt: skip
+            assert not code, error
+    code, _, error = asdray(*world.command(**changes))
+    assert not code, error
+    assert all(e["found"] for e in world.events(asked["name"]) if e["stage"] != "table")
+    return world.tables(asked["name"])
+
+
+def wait_for(condition, process, seconds=400, meanwhile=lambda: None):
+    """Waits while ``process`` runs; ends it where it does not get there."""
     end = time.monotonic() + seconds
     while not condition():
         meanwhile()
-        assert process.poll() is None, "ended before it could be killed:\n" + process.communicate()[0]
-        assert time.monotonic() < end, "did not get there"
+        assert process.poll() is None, "ended too soon:\n" + (process.communicate()[0] or "")
+        if time.monotonic() > end:
+            process.terminate()
+            raise AssertionError(f"not there after {seconds} s")
         time.sleep(0.05)
 
 
 def start(world, **changes):
+    """A sweep that runs beside the test; see `wait_for`."""
     command = [sys.executable, "-m", "asdray", *map(str, world.command(**changes))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

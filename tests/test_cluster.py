@@ -4,7 +4,6 @@ By default one small sweep of three nodes, compared with a run by hand; `make ch
 """
 
 import contextlib
-import json
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ray_nodes import RAY, RayCluster, own_mounts, processes
-from sweeping import SMALL_AE, World, asdray, make_data, spec, wait_for
+from sweeping import SMALL_AE, World, asdray, by_hand, make_data, spec, wait_for
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.ray
@@ -97,32 +96,16 @@ def swept(site):
 
 
 @pytest.fixture
-def by_hand(site, tmp_path, asdray):
-    """The same trials without Ray, in this process, and the tables that a sweep makes of them."""
-
-    def run(seeds):
-        undisturbed = World(site.world.data, tmp_path / "results")
-        options = [f"{k}={json.dumps(v)}" for k, v in AE["recipes"]["ae_baseline"]["set"].items()]
-        for seed in seeds:
-            code, _, error = asdray(
-                "run", "ae_baseline", "dcase2023", "--machines", ",".join(MACHINES), "--seed", seed,
-                *[part for option in options for part in ("--set", option)],
-                "--data", undisturbed.data, "--results", undisturbed.results, "--no-umap", "--device", "cpu",
-            )  # fmt: skip
-            assert not code, error
-        code, _, error = asdray(*undisturbed.command(seeds=seeds, **AE))
-        assert not code, error
-        assert all(e["found"] for e in undisturbed.events() if e["stage"] != "table")
-        return undisturbed.tables()
-
-    return run
+def undisturbed(site, tmp_path, asdray):
+    """The tables of the same trials by hand."""
+    return lambda seeds: by_hand(asdray, World(site.world.data, tmp_path / "results"), seeds=seeds, **AE)
 
 
-def test_a_sweep_of_several_nodes_ends_as_by_hand(site, swept, by_hand):
+def test_a_sweep_of_several_nodes_ends_as_by_hand(site, swept, undisturbed):
     world, (output, _) = site.world, swept
     assert "everything is in" in output
     assert not list(world.folder().glob(".nodes-*"))
-    assert world.tables() == by_hand(SEEDS)
+    assert world.tables() == undisturbed(SEEDS)
 
 
 @needs_mounts
@@ -161,7 +144,7 @@ def test_a_submitted_job_joins_its_cluster_and_keeps_its_results_out_of_its_copy
 
 @needs_mounts
 @pytest.mark.chaos
-def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they_are(site, by_hand):
+def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they_are(site, undisturbed):
     cluster, world = site.cluster, site.world
     cluster.add("127.0.0.7", mounts=site.mounts())
     seeds = [3, 4, 5, 6]
@@ -171,7 +154,7 @@ def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert not [e for e in world.events() if e["status"] == "failed"], output
-    assert world.tables() == by_hand(seeds)
+    assert world.tables() == undisturbed(seeds)
 
     before = {ip: site.packs(ip) for ip in cluster.nodes}
     assert any(before.values())
@@ -205,6 +188,13 @@ def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path
     assert "Traceback" not in run.stderr
     for ip in ("127.0.0.4", "127.0.0.5"):
         cluster.kill(ip)
+
+
+def test_more_than_any_node_has_is_said_at_once(site):
+    command = site.unknown(**AE, resources={"train": {"cpu": 1000}})
+    run = asdray(*command, check=2, env=site.cluster.env)
+    assert "resources.train.cpu asks for 1000, but the largest node of this Ray has 1:" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_a_token_that_is_not_there_is_told(site):

@@ -1,7 +1,6 @@
 """Every shipped recipe, and methods from a plugin, through the whole pipeline in one sweep on a local Ray.
 
-One machine that both subsets have, and one training worker: what takes time are tasks and imports. The plots of
-a sweep on Ray are in test_sweep.
+One machine that both subsets have, and one training worker: what takes time are tasks and imports.
 """
 
 from __future__ import annotations
@@ -51,6 +50,12 @@ def spec() -> dict:
         "umap": {},
         "plugins": ["methods.py"],
     }
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins_left():
+    yield
+    forget_plugins()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,6 @@ def test_the_sweep_keeps_its_plugin(results, asdray):
     assert code == 0, err
     assert (folder / "leaderboard.csv").read_text() == before
     frame = load_results(folder)
-    forget_plugins()
     assert {"bands", "softmax"} < set(frame["recipe"])
 
 

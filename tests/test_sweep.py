@@ -1,20 +1,36 @@
-"""The main job on a real local Ray, with real wavs, through the real command line."""
+"""The main job on a real local Ray, with real wavs, through the real command line.
+
+What is interrupted and run to its end is done once; each test goes on with a copy of its results.
+"""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from marked import marks
-from sweeping import World, make_data, stages, start, wait_for
+from sweeping import SMALL_AE, SMALL_DIS, World, by_hand, make_data, stages, start, wait_for
 
 from asdray import load_results
+from asdray.store import Places, lease, trial_dir
+from asdray.sweep.plan import load
 
 pytestmark = pytest.mark.ray
+
+DIS = {**SMALL_DIS, "train.epochs": 60}
+"""Long enough to be killed between its first epoch and its last."""
+TWO = {
+    "recipes": {"dis_baseline": {"set": DIS}, "ae_baseline": {"set": SMALL_AE}},
+    "machines": {"dcase2023": ["fan", "bandsaw"]},
+}
+"""Both recipes, two of the three machines."""
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +39,59 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world(data, tmp_path_factory):
-    return World(data, tmp_path_factory.mktemp("w") / "results")
+def first(data, tmp_path_factory):
+    """A sweep that was killed, stopped, and run to its end: its results, and what was seen of each run."""
+    world = World(data, tmp_path_factory.mktemp("w") / "results")
+    jobs = load(world.command(**TWO)[1], {}, Places.of(data, world.results))[1]
+    (ae,) = [job.trial for job in jobs if job.trial.recipe == "ae_baseline"]
+    with lease(trial_dir(world.results, ae).machine("last", "bandsaw")):  # waited for: no run ends by itself
+        process = start(world, **TWO)
+        wait_for(lambda: list(world.results.glob("trials/*/dis*/*/model/*/checkpoints/last.ckpt")), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed = world.events()
+
+        process = start(world, **TWO)
+        wait_for(lambda: any(not e["found"] for e in world.events()[len(killed) :]), process)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=300)[0]
+    stopped = SimpleNamespace(output=output, code=process.returncode, pid=process.pid, events=world.events())
+    run, _ = world.sweep(**TWO)
+    return SimpleNamespace(world=world, killed=killed, stopped=stopped, output=run.stdout)
 
 
-@pytest.fixture(scope="module")
-def first(world):
-    """Two of the three machines, both recipes."""
-    run, events = world.sweep(machines={"dcase2023": ["fan", "bandsaw"]})
-    return run, events, world.tables()
+@pytest.fixture
+def world(first, data, tmp_path):
+    """The finished sweep, for this test alone."""
+    shutil.copytree(first.world.results, tmp_path / "results")
+    return World(data, tmp_path / "results")
+
+
+def keys(events):
+    """Which stage of what, of each event."""
+    return [(e["recipe"], e["stage"], e["unit"], e["machine"], e["backend"]) for e in events]
+
+
+def test_sigterm_stops_cleanly(first):
+    stopped = first.stopped
+    assert stopped.code == 75, stopped.output
+    assert "to go on: asdray sweep" in stopped.output
+    assert "Traceback" not in stopped.output
+    assert not list(Path("/tmp").glob(f"asdray-{stopped.pid}-*")), "its Ray's folder is gone"
+    assert ("ae_baseline", "extract", None, "bandsaw", None) not in keys(stopped.events)
+
+
+def test_killed_and_stopped_it_goes_on_and_gives_the_tables_of_a_run_by_hand(first, world, tmp_path, asdray):
+    assert not [e for e in first.killed if e["recipe"] == "dis_baseline"], "killed in training"
+    calm = World(world.data, tmp_path / "calm")
+    assert world.tables() == by_hand(asdray, calm, **TWO)
+    done = Counter(keys(world.events()))
+    assert max(done.values()) == 1, "a finished stage was repeated"
+    assert set(done) == set(keys(calm.events()))
 
 
 def test_a_sweep_ends_with_a_leaderboard(first, world):
-    run, events, _ = first
-    assert stages(events) == {"train": 3, "extract": 4, "score": 4, "evaluate": 4, "table": 2}
-    assert all(e["status"] == "done" for e in events)
+    assert all(e["status"] == "done" for e in world.events())
     board = pd.read_csv(world.folder() / "leaderboard.csv")
     assert list(board["recipe"].sort_values()) == ["ae_baseline", "dis_baseline"]
     assert set(board["backend"]) == {"knn", "recon"}
@@ -47,8 +101,9 @@ def test_a_sweep_ends_with_a_leaderboard(first, world):
         assert (board[f"dcase2023-{subset}_n"] == board[f"dcase2023-{subset}_n_expected"]).all()
         assert board[f"dcase2023-{subset}_std"].isna().all(), "one seed has no deviation"
     assert "synthetic" in (world.folder() / "leaderboard.md").read_text()
-    assert "dis_baseline" in run.stdout
-    assert "extract  4 done now" in run.stdout
+    assert "dis_baseline" in first.output
+    before, now = re.search(r"extract +(\d) already done, (\d) done now", first.output).groups()
+    assert int(before) + int(now) == 4
 
     trials = pd.read_parquet(world.folder() / "trials.parquet")
     assert list(trials["status"]) == ["done", "done"]
@@ -63,12 +118,12 @@ def test_a_sweep_ends_with_a_leaderboard(first, world):
         assert list(folder.glob("model/*/events.out.tfevents.*"))
 
 
-def test_again_does_nothing_and_starts_no_ray(first, world):
+def test_again_does_nothing_and_starts_no_ray(world):
     code = (
         "import sys, atexit; atexit.register(lambda: print('ray started:', 'ray' in sys.modules));"
         "from asdray.cli import main; main(sys.argv[1:])"
     )
-    command = world.command(machines={"dcase2023": ["fan", "bandsaw"]})
+    command = world.command(**TWO)
     before = world.events()
     run = subprocess.run(
         [sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True
@@ -79,11 +134,11 @@ def test_again_does_nothing_and_starts_no_ray(first, world):
         assert f"{stage:<9}{n} already done\n" in run.stdout
 
 
-def test_all_that_is_written_of_synthetic_data_says_so(first, world, asdray):
+def test_all_that_is_written_of_synthetic_data_says_so(world, asdray):
     """Of the sweep, its trials, an ensemble, other metrics, a comparison, a submission and its evaluation."""
     where = ("--data", world.data, "--results", world.results)
     mix = {"name": "mix", "of": ["dis_baseline/knn", "ae_baseline/recon"], "seeds": "each"}
-    sweep = world.command(machines={"dcase2023": ["fan", "bandsaw"]}, ensembles=[mix])
+    sweep = world.command(**TWO, ensembles=[mix])
     dis, ae = sorted(world.results.glob("trials/*/*/seed0"), reverse=True)
     truth = world.data / "original" / "dcase2023" / "ground_truth"
     for command in (
@@ -120,70 +175,64 @@ def test_all_that_is_written_of_synthetic_data_says_so(first, world, asdray):
     assert (code, "a submission of synthetic data" in err) == (2, True)
 
 
-def test_one_deleted_file_costs_only_its_stage_and_plots_can_come_later(first, world):
+def test_one_deleted_file_costs_only_its_stage_a_backend_only_scores_and_plots_can_come_later(world, asdray):
     (victim,) = world.results.glob("trials/dcase2023/dis_baseline-*/seed0/output/last/fan/scores/*.parquet")
     content = victim.read_bytes()
     victim.unlink()
-    _, events = world.sweep(machines={"dcase2023": ["fan", "bandsaw"]}, umap={})
+    more = {**TWO, "backends": ["knn", {"name": "knn", "metric": "euclidean"}], "umap": {}}
+    _, events = world.sweep(**more)
     assert victim.read_bytes() == content
-    plots = [e for e in events if e["stage"] == "umap"]
-    assert len(plots) == 4, "asked for only now"
     pictures = list(world.results.glob("trials/*/*/*/output/last/*/umap/umap.png"))
-    assert len(pictures) == 4
+    assert len(pictures) == 4, "asked for only now"
     assert all(b"(synthetic data)" in picture.read_bytes() for picture in pictures), "in the title"
-    rest = [e for e in events if e["stage"] != "umap"]
-    assert set(stages(rest)) <= {"score", "evaluate", "table"}
-    assert stages(rest)["score"] == 1
-    assert {e["machine"] for e in rest} <= {"fan", None}
-
-
-def test_more_machines_train_the_shared_network_anew_and_keep_finished_autoencoders(first, world):
-    _, events = world.sweep()
-    assert stages(events, recipe="dis_baseline") == {
-        "train": 1, "extract": 3, "score": 3, "evaluate": 3, "table": 1,
-    }  # fmt: skip
-    assert stages(events, recipe="ae_baseline") == {
-        "train": 1, "extract": 1, "score": 1, "evaluate": 1, "table": 1,
-    }  # fmt: skip
-    (train,) = [e for e in events if e["stage"] == "train" and e["recipe"] == "ae_baseline"]
-    assert train["unit"] == "valve"
-
-
-def test_one_more_seed_trains_only_that_seed_and_one_more_backend_only_scores(first, world):
-    world.sweep()  # where this test runs alone; else nothing is left of it
-    _, events = world.sweep(seeds=[0, 1])
-    assert {e["seed"] for e in events} == {1}
-    assert stages(events)["train"] == 4
-
-    _, events = world.sweep(seeds=[0, 1], backends=["knn", {"name": "knn", "metric": "euclidean"}])
-    assert stages(events) == {"score": 6, "evaluate": 6, "table": 2}
+    assert stages(events, recipe="ae_baseline") == {"umap": 2}
+    assert stages(events, recipe="dis_baseline") == {"score": 3, "evaluate": 2, "table": 1, "umap": 2}
+    assert [e["machine"] for e in events if e["backend"] == victim.stem and not e["found"]] == ["fan"]
     board = pd.read_csv(world.folder() / "leaderboard.csv")
     assert set(board["backend"]) == {"knn(metric=cosine)", "knn(metric=euclidean)", "recon"}
-    assert board["dcase2023-eval_std"].notna().all()
     # The smaller sweep on the same trials still has nothing to do.
-    _, events = world.sweep(seeds=[0, 1])
-    assert events == []
+    before = world.events()
+    assert asdray(*world.command(**TWO))[0] == 0
+    assert world.events() == before
 
 
-def test_killed_twice_gives_the_tables_of_an_undisturbed_run(first, data, tmp_path):
-    two = {"dcase2023": ["fan", "bandsaw"]}
-    world = World(data, tmp_path / "results")
-    process = start(world, machines=two)
-    wait_for(lambda: list(world.results.glob("trials/*/dis*/*/model/*/checkpoints/last.ckpt")), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not [e for e in world.events() if e["recipe"] == "dis_baseline"], "killed in training"
-
-    process = start(world, machines=two)
-    wait_for(lambda: any(e["stage"] == "extract" for e in world.events()), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-    world.sweep(machines=two)
-    _, calm_events, calm_tables = first
-    assert world.tables() == calm_tables
-    done = Counter((e["recipe"], e["stage"], e["unit"], e["machine"], e["backend"]) for e in world.events())
-    assert max(done.values()) == 1, "a finished stage was repeated"
-    assert set(done) == {
-        (e["recipe"], e["stage"], e["unit"], e["machine"], e["backend"]) for e in calm_events
+def test_what_is_added_is_trained_alone_and_what_fails_stops_nothing_else(world, asdray):
+    """A third machine, which the shared network is trained anew for; a second seed; a rate that diverges."""
+    more = {
+        "recipes": {**TWO["recipes"], "dis_baseline": {"set": DIS, "space": {"train.learning_rate": [1e-3, 1e30]}}},
+        "seeds": [0, 1],
+    }  # fmt: skip
+    run, events = world.sweep(check=1, **more)
+    lost = [e for e in events if e["status"] == "failed"]
+    assert [(e["stage"], e["recipe"]) for e in lost] == [("train", "dis_baseline")] * 2
+    assert {e["seed"] for e in lost} == {0, 1}
+    assert "2 stages failed" in run.stderr
+    done = [e for e in events if e["status"] == "done" and not e["found"]]
+    of_a_machine = {"train": 1, "extract": 1, "score": 1, "evaluate": 1, "table": 1}
+    assert stages(done, seed=0, recipe="ae_baseline") == of_a_machine
+    assert {e["unit"] or e["machine"] for e in done if (e["seed"], e["recipe"]) == (0, "ae_baseline")} == {
+        "valve",
+        None,
     }
+    assert stages(done, seed=1, recipe="ae_baseline") == {s: 1 if s == "table" else 3 for s in of_a_machine}
+    for seed in (0, 1):
+        assert stages(done, seed=seed, recipe="dis_baseline") == {
+            "train": 1, "extract": 3, "score": 3, "evaluate": 3, "table": 1,
+        }  # fmt: skip
+
+    trials = pd.read_parquet(world.folder() / "trials.parquet")
+    trials = trials[trials["recipe"] == "dis_baseline"].set_index("train.learning_rate")
+    assert list(trials.loc[1e-3, "status"]) == ["done"] * 2
+    assert list(trials.loc[1e30, "status"]) == ["failed"] * 2
+    assert all("epoch" in e["error"] for e in lost)
+    assert all(e["error"] in " ".join(trials.loc[1e30, "error"]) for e in lost)
+    board = pd.read_csv(world.folder() / "leaderboard.csv")
+    ranked = board[board["rank"].notna()]
+    assert set(ranked["recipe"]) == {"ae_baseline", "dis_baseline"}
+    assert ranked["dcase2023-eval_std"].notna().all()
+    assert board[board["rank"].isna()]["dcase2023-eval_n"].tolist() == [0]
+    # Once more: it would fail again, so it is not tried, and Ray is not started.
+    before = world.events()
+    code, _, err = asdray(*world.command(**more))
+    assert (code, "failed before; --retry-failed tries again:" in err) == (1, True)
+    assert world.events() == before

@@ -4,14 +4,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import urllib.request
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from sweeping import SMALL_AE, SMALL_DIS, World, asdray, make_data, stages, start, wait_for
+from sweeping import SMALL_AE, SMALL_DIS, World, asdray, by_hand, make_data, stages, start, wait_for
 from terminal import in_terminal, read_until
 
 from asdray.store import Places, lease, trial_dir
@@ -25,60 +23,39 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("d"))
 
 
-def test_ground_truth_that_comes_later_repeats_evaluation_alone(data, tmp_path):
+def test_labels_that_come_while_a_sweep_runs_are_in_its_tables_and_repeat_evaluation_alone(
+    data, tmp_path, asdray
+):
     copy = tmp_path / "data"
     shutil.copytree(data / "original", copy / "original", copy_function=shutil.copy2)
     truth = copy / "original" / "dcase2023" / "ground_truth"
     truth.rename(tmp_path / "later")
-    assert "without a label" in asdray("format", "dcase2023", "--data", copy).stdout
+    assert "without a label" in asdray("format", "dcase2023", "--data", copy)[1]
     world = World(copy, tmp_path / "results")
     recipes = {"ae_baseline": {"set": {**SMALL_AE, "train.epochs": 1}}}
-    _, events = world.sweep(recipes=recipes)
-    assert all(e["status"] == "done" for e in events)
+    by_hand(asdray, world, recipes=recipes)
     board = pd.read_csv(world.folder() / "leaderboard.csv")
     assert board["dcase2023-eval_mean"].isna().all()
     assert board["dcase2023-dev_mean"].notna().all()
 
-    asdray("format", "dcase2023", "--data", copy, "--ground-truth", tmp_path / "later")
-    _, events = world.sweep(recipes=recipes)
+    before = len(world.events())
+    more = {"recipes": recipes, "seeds": [0, 1]}
+    jobs = load(world.command(**more)[1], {}, Places.of(copy, world.results))[1]
+    with lease(trial_dir(world.results, jobs[1].trial).model("bandsaw")):  # it cannot end without the labels
+        process = start(world, **more)
+        wait_for(lambda: len(world.events()) > before, process)
+        code, _, error = asdray("format", "dcase2023", "--data", copy, "--ground-truth", tmp_path / "later")
+        assert not code, error
+    output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    events = world.events()[before:]
+    assert all(e["status"] == "done" for e in events)
     # Only bandsaw is an eval machine: the labels of the others did not change.
-    assert stages(events) == {"evaluate": 1, "table": 1}
-    assert pd.read_csv(world.folder() / "leaderboard.csv")["dcase2023-eval_mean"].notna().all()
-
-
-def test_a_failing_trial_is_recorded_and_stops_nothing_else(data, tmp_path):
-    world = World(data, tmp_path / "results")
-    recipes = {
-        "dis_baseline": {"set": SMALL_DIS, "space": {"train.learning_rate": [1.0e-3, 1.0e30]}},
-    }
-    run, events = world.sweep(check=1, recipes=recipes)
-    assert "1 stages failed" in run.stderr
-    # Once more: it would fail again, so it is not tried, and Ray is not started.
-    again, more = world.sweep(check=1, recipes=recipes)
-    assert "failed before; --retry-failed tries again:" in again.stderr
-    assert more == []
-    (failure,) = [e for e in events if e["status"] == "failed" and e["stage"] == "train"]
-    assert "epoch" in failure["error"]
-    trials = pd.read_parquet(world.folder() / "trials.parquet").set_index("train.learning_rate")
-    assert trials.loc[1e-3, "status"] == "done"
-    assert trials.loc[1e30, "status"] == "failed"
-    assert failure["error"] in trials.loc[1e30, "error"]
-    board = pd.read_csv(world.folder() / "leaderboard.csv")
-    assert board["rank"].isna().sum() == 1
-    assert board[board["rank"].isna()]["dcase2023-eval_n"].tolist() == [0]
-
-
-def test_sigterm_stops_cleanly_and_the_same_command_goes_on(data, tmp_path):
-    world = World(data, tmp_path / "results")
-    recipes = {"dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 400}}}
-    process = start(world, recipes=recipes)
-    wait_for(lambda: list(world.results.glob("trials/*/*/*/model/*/checkpoints/last.ckpt")), process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=90)[0]
-    assert process.returncode == 75, output
-    assert "to go on: asdray sweep" in output
-    assert "Traceback" not in output
-    assert not list(Path("/tmp").glob(f"asdray-{process.pid}-*")), "its Ray's folder is gone"
+    assert stages(events, seed=0) == {"evaluate": 1, "table": 1}
+    assert stages(events, seed=1)["extract"] == stages(events, seed=1)["score"] == 3
+    (row,) = pd.read_csv(world.folder() / "leaderboard.csv").to_dict("records")
+    assert 0 <= row["dcase2023-eval_mean"] <= 1
+    assert row["dcase2023-eval_n"] == row["dcase2023-eval_n_expected"] == 2
 
 
 def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
@@ -98,23 +75,23 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
         process, terminal = in_terminal(
             "-m", "asdray", *command, RAY_metrics_report_interval_ms="500", RAY_AUTH_TOKEN=TOKEN
         )
-        shown = read_until(terminal, "waiting for another process", seconds=180)
+        shown = read_until(terminal, "waiting for another process", seconds=400)
         url = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+); metrics: http://", shown)[1]
         titles = [f"ray::train {job.trial.name}" for job in (first, second)]
-        wait_for(lambda: titles[0] in workers(url), process, 60)
+        wait_for(lambda: titles[0] in workers(url), process, 200)
         worker = workers(url)[titles[0]]
-    read_until(terminal, "clips/s", seconds=60)
-    assert re.search(r"[12] running", read_until(terminal, " left", seconds=30))
+    read_until(terminal, "clips/s")
+    assert re.search(r"[12] running", read_until(terminal, " left"))
     snapshot = world.folder() / "status.json"  # written less often than the screen is drawn
     wait_for(
         lambda: json.loads(snapshot.read_text())["training"],
         process,
-        60,
+        200,
         lambda: read_until(terminal, "clips/s"),
     )
 
     wait_for(
-        lambda: workers(url).get(titles[1]) == worker, process, 60, lambda: read_until(terminal, "clips/s")
+        lambda: workers(url).get(titles[1]) == worker, process, 200, lambda: read_until(terminal, "clips/s")
     )
 
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
@@ -123,13 +100,13 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     assert re.search(r"dis_baseline-\w+ dcase2023 seed0 .*/5000", status)
     url = json.loads((world.folder() / "status.json").read_text())["metrics"]
     speed = r'ray_asdray_clips_per_second\{.*sweep="tiny".*\} (?!0\.0)'
-    wait_for(lambda: re.search(speed, text_at(url)), process, 60, lambda: read_until(terminal, "clips/s"))
+    wait_for(lambda: re.search(speed, text_at(url)), process, 200, lambda: read_until(terminal, "clips/s"))
     assert re.search(r'ray_asdray_trials\{.*state="running",sweep="tiny".*\} [12]\.0', text_at(url))
 
     os.write(terminal, b"\x03")
-    rest = read_until(terminal, None, seconds=90)
+    rest = read_until(terminal, None, seconds=200)
     os.close(terminal)
-    assert process.wait(60) == 75
+    assert process.wait(200) == 75
     assert "stopping: what is finished is kept" in rest
     assert "to go on: asdray sweep" in rest
     assert "Traceback" not in rest
@@ -142,14 +119,17 @@ TOKEN = "0123456789abcdef" * 2
 
 def workers(url):
     """Title -> process of every worker, as the dashboard's page of nodes shows them."""
-    (node,) = json.loads(text_at(f"{url}/nodes?view=summary"))["data"]["summary"]
-    detail = json.loads(text_at(f"{url}/nodes/{node['raylet']['nodeId']}"))["data"]["detail"]
-    return {worker["cmdline"][0]: worker["pid"] for worker in detail["workers"] if worker["cmdline"]}
+    found = {}
+    for node in json.loads(text_at(f"{url}/nodes?view=summary"))["data"]["summary"]:
+        if "nodeId" in node.get("raylet", ()):  # what a node is and has comes in bit by bit
+            detail = json.loads(text_at(f"{url}/nodes/{node['raylet']['nodeId']}"))["data"]["detail"]
+            found |= {w["cmdline"][0]: w["pid"] for w in detail.get("workers") or () if w.get("cmdline")}
+    return found
 
 
 def text_at(url):
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -162,11 +142,11 @@ def text_at(url):
         ({"machines": {"dcase2023": ["fan", "ToyCar"]}}, "ToyCar"),
     ],
 )
-def test_wrong_input_is_one_message_and_nothing_runs(data, tmp_path, changes, message):
+def test_wrong_input_is_one_message_and_nothing_runs(data, tmp_path, asdray, changes, message):
     world = World(data, tmp_path / "results")
-    run = asdray(*world.command(**changes), check=2)
-    assert message in run.stderr
-    assert "Traceback" not in run.stderr
+    code, _, err = asdray(*world.command(**changes))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
     assert not world.results.exists()
 
 
@@ -179,41 +159,19 @@ def test_an_address_where_nobody_listens_is_said_at_once(data, tmp_path):
     assert f"no Ray answers at '{address}'" in run.stderr
 
 
-def test_more_than_any_node_has_is_said_at_once(data, tmp_path):
-    world = World(data, tmp_path / "results")
-    run = asdray(*world.command(resources={"train": {"cpu": 1000}}), check=2)
-    assert "resources.train.cpu asks for 1000, but the largest node of this Ray has" in run.stderr
-
-
-def test_labels_that_come_while_a_sweep_runs_are_in_its_tables(data, tmp_path):
-    copy = tmp_path / "data"
-    shutil.copytree(data / "original", copy / "original", copy_function=shutil.copy2)
-    (copy / "original" / "dcase2023" / "ground_truth").rename(tmp_path / "later")
-    asdray("format", "dcase2023", "--data", copy)
-    world = World(copy, tmp_path / "results")
-    recipes = {"ae_baseline": {"set": SMALL_AE}}
-    process = start(world, recipes=recipes)
-    wait_for(lambda: list(world.results.glob("trials/*/*/*/model/*/checkpoints/last.ckpt")), process)
-    asdray("format", "dcase2023", "--data", copy, "--ground-truth", tmp_path / "later")
-    output = process.communicate(timeout=180)[0]
-    assert process.returncode == 0, output
-    assert pd.read_csv(world.folder() / "leaderboard.csv")["dcase2023-eval_mean"].notna().all()
-
-
-def test_data_changed_after_format_are_noticed(data, tmp_path):
+def test_data_changed_after_format_are_noticed(data, tmp_path, asdray):
     copy = tmp_path / "data"
     shutil.copytree(data, copy, symlinks=True, copy_function=shutil.copy2)
     victim = next((copy / "original").glob("dcase2023/dev_data/raw/fan/train/*.wav"))
     os.utime(victim, (1, 1))
-    run = asdray(*World(copy, tmp_path / "results").command(), check=2)
-    assert victim.name in run.stderr
-    assert "asdray format dcase2023" in run.stderr
+    code, _, err = asdray(*World(copy, tmp_path / "results").command())
+    assert code == 2
+    assert victim.name in err
+    assert "asdray format dcase2023" in err
 
 
 def test_a_running_sweep_refuses_a_second_one_of_its_name(data, tmp_path):
     world = World(data, tmp_path / "results")
-    from asdray import store
-
-    with store.lease(world.folder()):
+    with lease(world.folder()):
         run = asdray(*world.command(), check=2)
     assert "already runs" in run.stderr
