@@ -1,5 +1,6 @@
 """Markers, atomic writes and leases: what a killed process may and may not leave behind."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -45,6 +46,15 @@ def test_marker_says_what_made_it(folder):
     assert raw["outputs"]["a.txt"] == {"size": 5, "sha256": store.sha256_file(folder / "a.txt")}
     assert raw["versions"]["torch"]
     assert raw["extra"] == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["z/ü", 'a "b"']])
+def test_digest_is_that_of_the_outputs_as_json(names):
+    """Old markers name the digests of what was read: its text must never change."""
+    sums = {name: f"{i:064x}" for i, name in enumerate(names)}
+    outputs = {name: {"size": 1, "sha256": sha256} for name, sha256 in sums.items()}
+    marker = store.Marker("s", "x", {}, outputs, 1.0, "", "cpu", {}, {})
+    assert marker.digest == hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def test_digest_is_of_content_alone(folder):

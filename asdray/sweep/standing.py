@@ -74,7 +74,15 @@ class Standing:
     @classmethod
     def of(cls, trial: Trial, found: Iterable[Found]) -> Standing:
         """From a walk over the trial's stages."""
-        return cls(trial, tuple(Stage(*one[:6], _kept(one.marker), one.partial, one.again) for one in found))
+        return cls(
+            trial,
+            tuple(
+                [
+                    Stage(stage, unit, machine, ckpt, backend, signature, _kept(marker), partial, again)
+                    for stage, unit, machine, ckpt, backend, signature, marker, partial, again in found
+                ]
+            ),
+        )
 
     @property
     def stages(self) -> Iterator[tuple[Event, Done | None]]:
@@ -166,6 +174,6 @@ def _evaluates(stages: Sequence[Stage], failed: Container[Stage]) -> bool:
 def _kept(marker: Marker | None) -> Done | None:
     if marker is None:
         return None
-    size = sum(entry["size"] for entry in marker.outputs.values())
+    size = sum([entry["size"] for entry in marker.outputs.values()])
     device = sys.intern(marker.device)
     return Done(marker.signature, marker.finished, marker.seconds, device, size, marker.dropped)
