@@ -77,9 +77,9 @@ FAKES = {
     """,
     "getent": "echo 127.0.0.1 STREAM",
     "ray": """
+        trap 'echo "ray ended" >> $LOG; exit 143' TERM
         echo "ray $*" >> $LOG
         port=$(sed -n 's/.* --port=\\([0-9]*\\).*/\\1/p' <<< "$*")
-        trap 'echo "ray ended" >> $LOG; exit 143' TERM
         if [[ -n $port ]]; then $REAL_PYTHON -c "$LISTEN" $port & fi
         while :; do sleep 0.1; done
     """,
@@ -174,6 +174,11 @@ def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
     assert "warning" not in output
     assert not (slurm.folder / "temp").exists(), "taken away"
     assert not any("requeue" in line for line in told)
+    end = time.monotonic() + 200
+    while told.count("ray ended") < 2:  # each ends by its own signal
+        assert time.monotonic() < end
+        time.sleep(0.02)
+        told = slurm.told()
     assert told.count("ray ended") == 2
     steps = [line for line in told if line.startswith("srun")]
     assert all(line.startswith("srun[16] ") for line in steps), "srun does not take it from sbatch"
