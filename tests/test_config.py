@@ -22,7 +22,7 @@ from asdray.config.load import (
 from asdray.config.losses import AdaCos
 from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.system import System
-from asdray.config.trial import Trial, extract_signature, score_signature, train_signature
+from asdray.config.trial import NUMERICS, Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS
 
 DIS = load_recipe("dis_baseline").system
@@ -192,6 +192,19 @@ def test_every_signature_depends_on_what_it_reads():
     variants = [base, ("u", *base[1:]), ("t", "best", *base[2:]), (*base[:3], "z", "b"), (*base[:4], "z")]
     assert len({extract_signature(*v) for v in variants}) == 5
     assert score_signature("e", Knn()) != score_signature("e", Knn(n_neighbors=2))
+
+
+@pytest.mark.parametrize(
+    "backend", [Knn(), Knn(smote_ratio=0.2), Knn().model_copy(update={"metric": "cosine"})]
+)
+def test_signatures_made_from_text_are_those_of_the_configuration(backend):
+    """What is done must stay done: these digests are in markers."""
+    backend.canonical_json  # noqa: B018 - kept from here on
+    other = backend.model_copy(update={"n_neighbors": 7})
+    for one in (backend, other):
+        whole = {"stage": ("score", NUMERICS["score"]), "extract": "e", "backend": one}
+        assert score_signature("e", one) == digest(whole)
+    assert score_signature("e", other) != score_signature("e", backend)
 
 
 def test_backends_that_apply():

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +38,12 @@ class Config(BaseModel):
     def canonical_json(self) -> str:
         """Its part of a text that `digest_of` hashes."""
         return _TEXT.encode(canonical(self))
+
+    def model_copy(self, **options: Any) -> Self:
+        """As pydantic's, whose copy of one that was changed would keep the text of the original."""
+        copied = super().model_copy(**options)
+        copied.__dict__.pop("canonical_json", None)
+        return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What is defined in a plugin is pickled with its source: no other process could import it."""
