@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed
 from asdray.sweep.plan import Job
+
+COLD_SECONDS = 10.0
+"""About what a worker needs before its first task: it starts, and imports torch, scikit-learn and UMAP."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class TaskPool:
 
     The limit stands in for CPU reservations, which would let trainings that wait in Tune's queue starve
     the tasks, or the tasks starve them. While trainings run, half as many tasks as CPUs may; then as
-    many as CPUs.
+    many as CPUs. A worker more starts only where the others would be busy for longer than it needs to.
     """
 
     def __init__(
@@ -160,7 +164,12 @@ class TaskPool:
         self._umap = umap
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Item] = deque()
-        self._running: dict[Any, Item] = {}
+        self._running: dict[Any, tuple[Item, float]] = {}
+        """With the time of submission."""
+        self._workers = 0
+        """How many got ready, or had a task."""
+        self._ended, self._seconds = 0, 0.0
+        """Tasks, and how long their stages took in all."""
         self._warming: list[Any] = []
         """Held, so that Ray does not cancel them; never asked for their result."""
         self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
@@ -174,6 +183,7 @@ class TaskPool:
         """
         learns = any(job.trial.system.frontend.learns for job in self._jobs)
         remote = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(warm_up)
+        self._workers = workers
         self._warming = [remote.options(name="warm up").remote(self._umap, learns) for _ in range(workers)]
 
     def __len__(self) -> int:
@@ -190,16 +200,30 @@ class TaskPool:
     def step(self, slots: int, timeout: float) -> list[tuple[Item, list[Event]]]:
         """Submits what fits, waits up to ``timeout`` seconds, and returns the tasks that ended."""
         while self._waiting and len(self._running) < slots:
+            if len(self._running) == self._workers and not self._pays():
+                break
             item = self._waiting.popleft()
-            self._running[self._submit(item)] = item
+            self._running[self._submit(item)] = item, time.monotonic()
+            self._workers = max(self._workers, len(self._running))
         if not self._running:
             return []
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout)
         ended = []
         for ref in ready:
-            item = self._running.pop(ref)
-            ended.append((item, self._gather(ref, item)))
+            item, _ = self._running.pop(ref)
+            events = self._gather(ref, item)
+            self._ended += 1
+            self._seconds += sum(e["seconds"] or 0.0 for e in events if not e["found"])
+            ended.append((item, events))
         return ended
+
+    def _pays(self) -> bool:
+        """Whether the workers there are would take longer for what waits than one more takes to start."""
+        if not self._workers:
+            return True
+        oldest = max((time.monotonic() - begun for _, begun in self._running.values()), default=0.0)
+        usual = max(oldest, self._seconds / self._ended if self._ended else 0.0)
+        return len(self._waiting) * usual / self._workers > COLD_SECONDS
 
     def _submit(self, item: Item) -> Any:
         job = self._jobs[item.job]
