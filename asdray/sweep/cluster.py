@@ -28,6 +28,9 @@ WORKER_ENV = {
     # Tune trains in a thread, which glibc would give an arena of its own: that returns large blocks to the
     # system and asks for them again in every step, whatever `asdray.frontends.compute` sets for the main one.
     "MALLOC_ARENA_MAX": "1",
+    # Of every block glibc cuts off crumbs, so that it is aligned as torch asks. Kept in the thread's cache
+    # they leave a freed block too small for the next of its size, and the heap grows by half a gigabyte.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 
 _RAY_ENV = {

@@ -27,6 +27,7 @@ import argparse
 import contextlib
 import dataclasses
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ from typing import Any
 
 import steps
 import torch
+
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+"""What a sweep starts its workers with (`asdray.sweep.cluster.WORKER_ENV`)."""
 
 PARTS = ("gather", "feature", "forward", "backward", "optimiser")
 
@@ -270,11 +274,14 @@ def main() -> None:
     # A process per row: its peak memory and its allocator are its own.
     spawn = multiprocessing.get_context("spawn")
     for row in rows(options.quick, options.device):
+        for name, value in ALLOCATOR.items():
+            os.environ.pop(name, None) if row.stock else os.environ.update({name: value})
         with spawn.Pool(1) as pool:
             told = pool.apply(measure, (row, options.device, options.threads, options.quick))
         results.append((row, told))
         print(f"{row}: {told['step']:.4g} s", flush=True)
     extracted = []
+    os.environ.update(ALLOCATOR)
     for network in ("two branches", "autoencoder"):
         row = Row(network, 10.0 if options.device == "cuda" else 6.0, "fp32")
         with spawn.Pool(1) as pool:
