@@ -46,6 +46,9 @@ _RAY_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # A task that never fits into memory is killed and started again without end otherwise.
     "RAY_task_oom_retries": "3",
+    # Trainings take all CPUs and with them all places of idle workers: after a second without a task the one
+    # that has imported and compiled everything would be killed.
+    "RAY_idle_worker_killing_time_threshold_ms": "300000",
     # Of a job (`ray job submit --runtime-env-json ...`) all but the threads is kept.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }

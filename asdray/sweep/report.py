@@ -72,8 +72,8 @@ class Report:
         self._dirty = True
 
     def due(self) -> bool:
-        """Whether to write: something changed, and no more than a tenth of the time goes into writing."""
-        return self._dirty and time.monotonic() - self._written > max(REFRESH_SECONDS, 10 * self._cost)
+        """Whether to write: something changed, and no more than a twentieth of the time goes into writing."""
+        return self._dirty and time.monotonic() - self._written > max(REFRESH_SECONDS, 20 * self._cost)
 
     def write(self, then: Callable[[], None] = lambda: None) -> Leaderboard:
         """Writes everything; ``then``: what is done with it, which costs the driver's loop time too."""
