@@ -43,13 +43,6 @@ def by_hand(recipes: dict[str, dict[str, Any]], data: Path, results: Path, machi
     return time.process_time()
 
 
-def begun(metrics: Path) -> float:
-    """When the first epoch of a unit began."""
-    rows = [line.split(",") for line in metrics.read_text().splitlines()]
-    seconds = sum(float(row[rows[0].index("seconds")]) for row in rows[1:])
-    return (metrics.parent / "checkpoints" / "last.ckpt").stat().st_mtime - seconds
-
-
 def idle() -> float:
     """CPU seconds in which this machine's CPUs had nothing to do, of all since it started."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
@@ -89,7 +82,7 @@ def main() -> int:
             ("sweep", root / "busy.yaml", "--data", data, "--results", results, "--no-dashboard", "--quiet")
         )
         quiet = idle() - quiet
-        first = min(begun(path) for path in results.glob("trials/*/*/*/model/*/metrics.csv"))
+        first = min(runs.begun(path) for path in results.glob("trials/*/*/*/model/*/metrics.csv"))
         last = (results / "sweeps" / "busy" / "leaderboard.csv").stat().st_mtime
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
         with multiprocessing.get_context("spawn").Pool(1) as pool:

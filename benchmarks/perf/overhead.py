@@ -15,21 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import runs
+
 FEW, MANY = 50, 200
 MOST_SECONDS, MOST_MB, MOST_PEAK_MB = 0.5, 5.0, 600.0
-
-
-def asdray(*args: object) -> None:
-    subprocess.run([sys.executable, "-m", "asdray", *map(str, args)], check=True, stdout=subprocess.DEVNULL)
 
 
 def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
@@ -37,14 +32,8 @@ def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
     path = root / f"{name}.yaml"
     path.write_text(json.dumps({"name": name, **spec}))
     command = ["sweep", path, "--data", root / "data", "--results", root / name, "--no-dashboard"]
-    start = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asdray", *map(str, command)], stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the sweep {name} failed: {' '.join(map(str, command))}")
-    return time.monotonic() - start, usage.ru_maxrss / 1024
+    cost = runs.asdray(*command)
+    return cost.wall, cost.mib
 
 
 def overhead(root: Path) -> bool:
@@ -112,12 +101,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         where = ("--data", root / "data")
-        asdray("synth", "dcase2023", "--machines", "fan,valve,bandsaw", "--train", 40, "--test", 20,
-               "--seconds", 2, *where)  # fmt: skip
-        asdray("format", "dcase2023", *where)
+        runs.make_data(root / "data", ("fan", "valve", "bandsaw"), 40, 20, 2)
         overlap(root, epochs)
-        asdray("synth", "dcase2022", "--machines", "fan", "--train", 4, "--test", 4, "--seconds", 1, *where)
-        asdray("format", "dcase2022", *where)
+        runs.asdray(
+            "synth", "dcase2022", "--machines", "fan", "--train", 4, "--test", 4, "--seconds", 1, *where
+        )
+        runs.asdray("format", "dcase2022", *where)
         fine = overhead(root)
     sys.exit(0 if fine else 1)
 

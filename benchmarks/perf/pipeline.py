@@ -13,26 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-MACHINES = ("fan", "valve", "bearing", "gearbox")
-BACKENDS = ["knn", {"name": "knn", "smote_ratio": 0.2}, "kmeans", "knn_rescale"]
+import runs
+
+TRAIN, TEST, SECONDS = 200, 100, 6
 RECIPES = {
-    "ae_baseline": {"train.epochs": 5, "audio.duration": 6},
-    "dis_baseline": {"train.epochs": 4, "train.batch_size": 64, "audio.duration": 6},
+    "ae_baseline": {"train.epochs": 5, "audio.duration": SECONDS},
+    "dis_baseline": {"train.epochs": 4, "train.batch_size": 64, "audio.duration": SECONDS},
 }
 # Per recipe: everything; all that follows the training, of all machines and the tables.
 MEASURED_SECONDS = {"ae_baseline": (525.0, 4 * 84 + 15.0), "dis_baseline": (525.0, 4 * 97 + 15.0)}
-
-
-def asdray(*args: object) -> None:
-    subprocess.run([sys.executable, "-m", "asdray", *map(str, args)], check=True, stdout=subprocess.DEVNULL)
 
 
 def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
@@ -41,19 +35,19 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
     spec = {
         "name": "pipeline",
         "recipes": {recipe: {"set": RECIPES[recipe]}},
-        "dcase": ["dcase2023"],
+        "dcase": [runs.DCASE],
         "seeds": [0],
-        "machines": {"dcase2023": MACHINES},
-        "backends": BACKENDS,
+        "machines": {runs.DCASE: runs.MACHINES},
+        "backends": runs.BACKENDS,
     }
     path = root / "pipeline.yaml"
     path.write_text(json.dumps(spec))
     started = time.time()
-    asdray("sweep", path, "--data", root / "data", "--results", results, "--no-dashboard")
+    runs.asdray("sweep", path, "--data", root / "data", "--results", results, "--no-dashboard")
     ended = time.time()
     epochs = list(results.glob("trials/*/*/*/model/*/metrics.csv"))
     trained = max(p.stat().st_mtime for p in results.glob("trials/*/*/*/model/*/checkpoints/last.ckpt"))
-    first = min(_begun(p) for p in epochs)
+    first = min(runs.begun(p) for p in epochs)
     tables = (results / "sweeps" / "pipeline" / "leaderboard.csv").stat().st_mtime
     return {
         "all": ended - started,
@@ -63,13 +57,6 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
     }
 
 
-def _begun(metrics: Path) -> float:
-    """When the first epoch of a unit began."""
-    rows = [line.split(",") for line in metrics.read_text().splitlines()]
-    seconds = sum(float(row[rows[0].index("seconds")]) for row in rows[1:])
-    return (metrics.parent / "checkpoints" / "last.ckpt").stat().st_mtime - seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long does a whole sweep take?")
     parser.add_argument("--runs", type=int, default=1, help="of each sweep; medians are printed")
@@ -77,11 +64,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        where = ("--data", root / "data")
-        asdray("synth", "dcase2023", "--machines", ",".join(MACHINES), "--train", 200, "--test", 100,
-               "--seconds", 6, *where)  # fmt: skip
-        asdray("format", "dcase2023", *where)
-        print(f"{len(os.sched_getaffinity(0))} CPUs, {args.runs} runs: median (least to most) seconds\n")
+        runs.make_data(root / "data", runs.MACHINES, TRAIN, TEST, SECONDS)
+        print(f"{runs.here()}; {len(runs.MACHINES)} machines x ({TRAIN} + {TEST}) clips of {SECONDS} s, "
+              f"{args.runs} runs: median (least to most) seconds\n")  # fmt: skip
         print("| sweep | all | start | training | after training | reference / all | reference / after |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for recipe in args.recipes:

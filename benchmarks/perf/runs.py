@@ -141,6 +141,13 @@ class Tree:
         return used[1] - used[0]
 
 
+def begun(metrics: Path) -> float:
+    """When the first epoch of a unit began."""
+    rows = [line.split(",") for line in metrics.read_text().splitlines()]
+    seconds = sum(float(row[rows[0].index("seconds")]) for row in rows[1:])
+    return (metrics.parent / "checkpoints" / "last.ckpt").stat().st_mtime - seconds
+
+
 def make_data(data: Path, machines: Iterable[str], train: int, test: int, seconds: float) -> Cost:
     """A synthetic 2023, formatted; the cost of formatting it."""
     asdray("synth", DCASE, "--machines", ",".join(machines), "--train", train, "--test", test,

@@ -261,6 +261,14 @@ def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def set_allocator(as_in_sweeps: bool) -> None:
+    """Has the processes to come start as a sweep's workers do, or with the C library's own settings."""
+    for name in ALLOCATOR:
+        os.environ.pop(name, None)
+    if as_in_sweeps:
+        os.environ.update(ALLOCATOR)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -274,14 +282,13 @@ def main() -> None:
     # A process per row: its peak memory and its allocator are its own.
     spawn = multiprocessing.get_context("spawn")
     for row in rows(options.quick, options.device):
-        for name, value in ALLOCATOR.items():
-            os.environ.pop(name, None) if row.stock else os.environ.update({name: value})
+        set_allocator(as_in_sweeps=not row.stock)
         with spawn.Pool(1) as pool:
             told = pool.apply(measure, (row, options.device, options.threads, options.quick))
         results.append((row, told))
         print(f"{row}: {told['step']:.4g} s", flush=True)
     extracted = []
-    os.environ.update(ALLOCATOR)
+    set_allocator(as_in_sweeps=True)
     for network in ("two branches", "autoencoder"):
         row = Row(network, 10.0 if options.device == "cuda" else 6.0, "fp32")
         with spawn.Pool(1) as pool:
