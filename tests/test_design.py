@@ -27,6 +27,7 @@ LEVEL = {
     "config": 1,
     "recipes": 1,
     "provenance": 1,
+    "allocator": 1,
     "store": 2,
     "dcase": 3,
     "evaluation": 4,

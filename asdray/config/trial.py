@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Trial:
     seed: int
     machines: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def system_name(self) -> str:
         """``dis_baseline-1a2b3c4d``: column ``system`` of every file, and the trial's folder."""
         return f"{self.recipe}-{self.system.id}"
@@ -46,7 +47,7 @@ class Trial:
         """``dis_baseline-1a2b3c4d dcase2023 seed0``: for logs and the Ray dashboard."""
         return f"{self.system_name} {self.dcase} seed{self.seed}"
 
-    @property
+    @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
         """The models to train: one for all machines, or one per machine."""
         if self.system.frontend.scope == "machine":

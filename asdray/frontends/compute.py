@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 
 import torch
+
+from asdray.allocator import keep_memory
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,25 +38,6 @@ def device_label(device: torch.device) -> str:
     return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
-def keep_memory() -> None:
-    """Asks glibc to reuse freed memory instead of giving it back, whatever its size; nothing elsewhere.
-
-    By default a block of more than 32 MiB is a mapping of its own: every step of a training maps, faults in,
-    zeroes and unmaps gigabytes. Changes no result. It works for the main thread; other threads take their
-    large blocks from elsewhere unless the process was started with ``MALLOC_ARENA_MAX=1``.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    trim_threshold, mmap_threshold, mmap_max, arena_max = -1, -3, -4, -8  # of <malloc.h>
-    libc.mallopt(trim_threshold, -1)
-    if not libc.mallopt(mmap_threshold, 1 << 30):
-        libc.mallopt(mmap_max, 0)  # older ones take no threshold as large
-    libc.mallopt(arena_max, 1)  # for threads to come
-
-
 def precision(name: str, device: torch.device) -> torch.autocast:
     """The context for ``train.precision``: ``fp32`` changes nothing, ``bf16`` computes in bfloat16 where
     torch's autocast deems it safe; weights, their gradients and spectra stay in float32."""
@@ -67,9 +48,9 @@ def precision(name: str, device: torch.device) -> torch.autocast:
 def settings(threads: int, device: torch.device) -> Iterator[None]:
     """Reproducible computation with ``threads`` CPU threads; what was set before comes back at the end.
 
-    Freed memory stays with the process from then on, see `keep_memory`. Torch's global random generators may
-    be seeded freely inside. Operations without a deterministic algorithm are still used, since no frontend
-    can do without them on every device.
+    Freed memory stays with the process from then on, see `asdray.allocator`. Torch's global random generators
+    may be seeded freely inside. Operations without a deterministic algorithm are still used: no frontend can
+    do without them on every device.
     """
     keep_memory()
     before = (

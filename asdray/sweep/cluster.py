@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -187,6 +188,8 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         context = _start(dashboard, temporary)
     try:
         preloading.join()
+        gc.collect()
+        gc.freeze()  # what was imported stays: from now on no collection looks at it
         url = context.dashboard_url
         nodes = [node for node in ray.nodes() if node["Alive"]]
         yield Cluster(
@@ -198,6 +201,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             nodes=tuple((node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes),
         )
     finally:
+        gc.unfreeze()
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)

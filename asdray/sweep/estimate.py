@@ -11,6 +11,7 @@ systems of its recipe are on average, and never stopped early.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Work:
     def __init__(self, share: Mapping[str, float] = MappingProxyType({})) -> None:
         self.come: Sequence[Coming] = ()
         self._share = share
-        self._rates: dict[tuple, list[float]] = {}
+        self._rates: dict[tuple, array[float]] = {}
         """Level -> seconds, their amount; bytes, their amount."""
         self._left: dict[Key, list[float]] = {}
         """Number of stages, amount of seconds, amount of bytes."""
@@ -202,7 +203,7 @@ class Work:
 
     def _note(self, trial: Trial, event: Mapping[str, Any], values: Sequence[float]) -> None:
         for level in _levels(_key(trial, event)):
-            sums = self._rates.setdefault(level, [0.0, 0.0, 0.0, 0.0])
+            sums = self._rates.setdefault(level, array("d", (0.0, 0.0, 0.0, 0.0)))
             for i, value in enumerate(values):
                 sums[i] += value
 

@@ -123,7 +123,9 @@ class History:
         """`key_of` -> the failure of a stage that would fail again; forgotten once it is done."""
         self.broken: dict[tuple, Event] = {}
         """The same for every failure, by `key_of` without the signature."""
-        self._done: set[tuple] = set()
+        self._done: set[int] = set()
+        """Hashes of `key_of`: a large sweep has a hundred thousand, and all that two equal ones could do is
+        that a stage which was found done has no line."""
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for event in map(_parse, file):
@@ -132,7 +134,7 @@ class History:
     def _remember(self, event: Event) -> None:
         key = key_of(event)
         if event.get("status") == "done":
-            self._done.add(key)
+            self._done.add(hash(key))
             self.lasting.pop(key, None)
             self.broken.pop(key[:-1], None)
         elif event.get("status") == "failed":
@@ -163,7 +165,7 @@ class EventLog(History):
     def add(self, event: Event) -> bool:
         """Writes the event unless its stage is already logged as done. Returns whether it was new."""
         if event["status"] == "done":
-            if key_of(event) in self._done and event["found"]:
+            if hash(key_of(event)) in self._done and event["found"]:
                 return False
             if not event["found"]:
                 self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asdray import store
+from asdray import allocator, store
 from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import outputs
@@ -81,15 +80,9 @@ class Report:
         outputs.write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
         board = outputs.write_results(self._sweep, self._jobs, self._places)
         then()
-        _give_back()
+        gc.collect()  # what was imported is frozen while Ray runs, so this looks at little
+        allocator.give_back()
         self._written = time.monotonic()
         self._cost = self._written - started
         self._dirty = False
         return board
-
-
-def _give_back() -> None:
-    """Returns freed memory to the system where the C library is glibc, which by itself keeps what lies below
-    something still in use: after every writing of tables a little more."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)

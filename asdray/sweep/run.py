@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asdray import store
+from asdray import allocator, store
 from asdray.config.sweep import Sweep
 from asdray.stages.describe import write_trial
 from asdray.store import Places
@@ -77,6 +77,7 @@ def run_sweep(
         ValueError: data that changed since they were formatted, a sweep of this name that already runs,
             a request that the cluster can never satisfy.
     """
+    allocator.share_heap()  # before Arrow, Ray and Tune start threads by the dozen
     from asdray.audio.cache import check_unchanged
 
     for dcase in sweep.years:
@@ -111,6 +112,8 @@ def run_sweep(
             }
             driver = Driver(sweep, jobs, stands, places, log, missing, left, view, search)
             driver.retention.look_at_all(jobs, stands, search)
+            if left:
+                stands, missing = [], []  # of before: nothing to hold for as long as a sweep takes
             if any(m.runs for m in left.values()) or (search and not search.over):
                 driver.run_on_ray(address, dashboard, stop_at)
             else:

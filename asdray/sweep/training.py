@@ -248,6 +248,18 @@ class _Names(dict[int, str]):
     def __reduce__(self) -> tuple:
         return _Names, ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Names:
+        return self
+
+    # Methods, not lambdas: those Tune would write out with every trial, three kilobytes of code.
+    def shown(self, trial: Any) -> str:
+        """The name of Tune's trial."""
+        return f"train {self[trial.config['job']]}"
+
+    def folder(self, trial: Any) -> str:
+        """The name of its folder in Tune's logs."""
+        return self[trial.config["job"]].replace(" ", "-")
+
 
 class _StopWhen(tune.Stopper):
     def __init__(self, stop: threading.Event) -> None:
@@ -341,8 +353,8 @@ class Training(threading.Thread):
                 num_samples=-1 if judge else 1,
                 scheduler=PerYear(scheduler) if scheduler else None,
                 reuse_actors=True,  # lightning's import takes ten seconds; once per worker is enough
-                trial_name_creator=lambda trial: f"train {names[trial.config['job']]}",
-                trial_dirname_creator=lambda trial: names[trial.config["job"]].replace(" ", "-"),
+                trial_name_creator=names.shown,
+                trial_dirname_creator=names.folder,
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
