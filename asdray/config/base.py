@@ -94,3 +94,12 @@ def digest_of(**parts: str) -> str:
     """`digest` of a mapping whose values are JSON of canonical forms already."""
     text = ",".join([f'"{name}":{parts[name]}' for name in sorted(parts)])
     return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+text_of = json.encoder.encode_basestring_ascii
+"""JSON of a string, as a part of `digest_of`."""
+
+
+def texts_of(values: Mapping[str, str]) -> str:
+    """JSON of a mapping of strings, as a part of `digest_of`."""
+    return f"{{{','.join([f'{text_of(k)}:{text_of(v)}' for k, v in sorted(values.items())])}}}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
-from asdray.config.base import digest, digest_of
+from asdray.config.base import digest, digest_of, text_of, texts_of
 from asdray.config.system import System
 from asdray.dcase.years import get_year
 
@@ -71,6 +71,10 @@ class Trial:
 # Pure functions of what a stage depends on; `asdray.stages.state` gathers the arguments.
 
 
+def _stage(name: str) -> str:
+    return f'["{name}",{NUMERICS[name]}]'
+
+
 def train_signature(
     trial: Trial,
     unit: Unit,
@@ -83,48 +87,42 @@ def train_signature(
         train_ids: the id of every machine's training split.
         more: what else it reads: kind -> machine -> id.
     """
-    parts = {
-        "stage": ("train", NUMERICS["train"]),
-        "system": trial.system,
-        "dcase": trial.dcase,
-        "seed": trial.seed,
-        "unit": unit.name,
-        "data": {m: train_ids[m] for m in unit.machines},
-    }
-    return digest({**parts, **(more or {})})
+    return digest_of(
+        stage=_stage("train"),
+        system=trial.system.canonical_json,
+        dcase=text_of(trial.dcase),
+        seed=str(trial.seed),
+        unit=text_of(unit.name),
+        data=texts_of({m: train_ids[m] for m in unit.machines}),
+        **{kind: texts_of(ids) for kind, ids in (more or {}).items()},
+    )
 
 
 def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:
     """``train``: the signature of the unit's training; ids of the machine's two splits."""
-    return digest(
-        {
-            "stage": ("extract", NUMERICS["extract"]),
-            "train": train,
-            "checkpoint": ckpt,
-            "machine": machine,
-            "data": (train_id, test_id),
-        }
+    return digest_of(
+        stage=_stage("extract"),
+        train=text_of(train),
+        checkpoint=text_of(ckpt),
+        machine=text_of(machine),
+        data=f"[{text_of(train_id)},{text_of(test_id)}]",
     )
 
 
-def _stage(name: str) -> str:
-    return f'["{name}",{NUMERICS[name]}]'
-
-
 def score_signature(extract: str, backend: Backend) -> str:
-    return digest_of(stage=_stage("score"), extract=f'"{extract}"', backend=backend.canonical_json)
+    return digest_of(stage=_stage("score"), extract=text_of(extract), backend=backend.canonical_json)
 
 
 def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
     """``scores``: backend id -> score signature; ``labels_id``: hash of the machine's test labels."""
-    return digest({"stage": ("evaluate", NUMERICS["evaluate"]), "scores": scores, "labels": labels_id})
+    return digest_of(stage=_stage("evaluate"), scores=texts_of(scores), labels=text_of(labels_id))
 
 
 def umap_signature(extract: str, umap: Umap) -> str:
     """Without labels: they colour the plot but move no point, and new ground truth repeats no UMAP."""
-    return digest_of(stage=_stage("umap"), extract=f'"{extract}"', umap=umap.canonical_json)
+    return digest_of(stage=_stage("umap"), extract=text_of(extract), umap=umap.canonical_json)
 
 
 def table_signature(evaluations: Mapping[str, str]) -> str:
     """``evaluations``: ``<checkpoint>/<machine>`` -> evaluate signature."""
-    return digest({"stage": ("table", NUMERICS["table"]), "evaluations": evaluations})
+    return digest_of(stage=_stage("table"), evaluations=texts_of(evaluations))

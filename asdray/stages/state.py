@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from asdray import store
 from asdray.config import trial as signatures
@@ -25,8 +25,7 @@ from asdray.dcase.years import get_year
 from asdray.store import Marker, Places
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One stage of one unit or machine: what its marker must say.
 
     ``inputs`` is None where something that it reads is not done: then it cannot be done either. Where
@@ -36,7 +35,7 @@ class Step:
     stage: str
     folder: Path
     signature: str
-    inputs: Mapping[str, str] | None = field(default_factory=dict)
+    inputs: Mapping[str, str] | None = MappingProxyType({})
     backend: str | None = None
     reads_dropped: bool = False
 

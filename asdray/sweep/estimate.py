@@ -22,7 +22,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.sweep.events import Event
 from asdray.sweep.plan import Job, Part
-from asdray.sweep.standing import Standing
+from asdray.sweep.standing import Stage, Standing
 
 Key = tuple[str, str | None, str, str, str]
 """stage, backend, recipe, system, dcase: what has a rate of its own."""
@@ -82,7 +82,7 @@ class Work:
         self._left: dict[Key, list[float]] = {}
         """Number of stages, amount of seconds, amount of bytes."""
         self._open: dict[int, set[tuple]] = {}
-        """Job -> its stages that are left."""
+        """Job -> its stages that are left, the first five fields of `Stage`."""
         self._trials: Counter[tuple[str, str]] = Counter()
         """Of a search: (recipe, dcase) -> how many trials are known, done or not."""
         self._shapes: dict[tuple[str, str], dict[tuple[str, str | None], list[float]]] = {}
@@ -93,6 +93,8 @@ class Work:
         of_recipe = job.trial.recipe, job.trial.dcase
         self._trials[of_recipe] += 1
         learnt: dict[tuple[str, str | None], list[float]] = {}
+        lacking: dict[tuple[str, str | None], list[float]] = {}
+        there: set[tuple] = set()
         for stage in stands.all:
             what = stage.stage, stage.backend
             amount, amount_of_bytes = _amounts(job.trial, stage.stage, stage.unit, stage.machine, job.dataset)
@@ -107,40 +109,40 @@ class Work:
                 sums[2] += stage.done.bytes
                 sums[3] += amount_of_bytes
             elif asked:
-                self._put(index, job, stands.event(stage), 1)
-        for (name, backend), values in learnt.items():
-            self._note(job.trial, {"stage": name, "backend": backend}, values)
+                sums = lacking.setdefault(what, [0.0, 0.0, 0.0])
+                sums[0] += 1
+                sums[1] += amount
+                sums[2] += amount_of_bytes
+                there.add(stage[:5])
+        for what, values in learnt.items():
+            self._note(_key(job.trial, *what), values)
+        for what, values in lacking.items():
+            left = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
+            left[:] = [have + more for have, more in zip(left, values, strict=True)]
+        if there:
+            self._open[index] = there
 
     def take(self, index: int, job: Job, event: Event) -> None:
         """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""
         if event["status"] == "done":
-            amount, _ = _amounts_of(job.trial, event, job.dataset)
-            self._note(job.trial, event, (event["seconds"], amount, 0, 0))
-            self._put(index, job, event, -1)
+            amount, _ = _amounts(job.trial, event["stage"], event["unit"], event["machine"], job.dataset)
+            self._note(_key(job.trial, event["stage"], event["backend"]), (event["seconds"], amount, 0, 0))
+            self._close(index, job, tuple(event[name] for name in Stage._fields[:5]))
             return
         for one in list(self._open.get(index, ())):
-            stage, unit, ckpt, machine, backend = one
-            if _follows(job.trial, event, stage, unit, ckpt, machine, backend):
-                at = {
-                    "stage": stage,
-                    "unit": unit,
-                    "checkpoint": ckpt,
-                    "machine": machine,
-                    "backend": backend,
-                }
-                self._put(index, job, at, -1)
+            if _follows(job.trial, event, *one):
+                self._close(index, job, one)
 
     def drop(self, index: int, job: Job) -> None:
         """Nothing more is done of a trial."""
-        for stage, unit, ckpt, machine, backend in list(self._open.get(index, ())):
-            at = {"stage": stage, "unit": unit, "checkpoint": ckpt, "machine": machine, "backend": backend}
-            self._put(index, job, at, -1)
+        for one in list(self._open.get(index, ())):
+            self._close(index, job, one)
 
     def epoch(self, job: Job, unit: str, seconds: float) -> None:
         """Takes in how long an epoch of a training that still runs took."""
-        event = {"stage": "train", "unit": unit, "machine": None, "backend": None}
-        amount, _ = _amounts_of(job.trial, event, job.dataset)
-        self._note(job.trial, event, (seconds, amount / job.trial.system.train.epochs, 0, 0))
+        amount, _ = _amounts(job.trial, "train", unit, None, job.dataset)
+        values = (seconds, amount / job.trial.system.train.epochs, 0, 0)
+        self._note(_key(job.trial, "train", None), values)
 
     def left(self) -> Left:
         """The estimate as of now."""
@@ -189,20 +191,21 @@ class Work:
                     size += n * amount_of_bytes * per_byte * self._share.get(stage, 1.0)
         return train, tasks, size
 
-    def _put(self, index: int, job: Job, event: Mapping[str, Any], sign: int) -> None:
-        stage = tuple(event[k] for k in ("stage", "unit", "checkpoint", "machine", "backend"))
-        there = self._open.setdefault(index, set())
-        if (stage in there) == (sign > 0):
+    def _close(self, index: int, job: Job, one: tuple) -> None:
+        """Takes a stage out of what is left, once."""
+        there = self._open.get(index, set())
+        if one not in there:
             return  # it ended before, or was never asked for
-        (there.add if sign > 0 else there.discard)(stage)
-        key = _key(job.trial, event)
-        for i, amount in enumerate((1.0, *_amounts_of(job.trial, event, job.dataset))):
-            self._left.setdefault(key, [0.0, 0.0, 0.0])[i] += sign * amount
+        there.discard(one)
+        stage, unit, machine, _, backend = one
+        key = _key(job.trial, stage, backend)
+        for i, amount in enumerate((1.0, *_amounts(job.trial, stage, unit, machine, job.dataset))):
+            self._left[key][i] -= amount
         if round(self._left[key][0]) == 0:
             del self._left[key]
 
-    def _note(self, trial: Trial, event: Mapping[str, Any], values: Sequence[float]) -> None:
-        for level in _levels(_key(trial, event)):
+    def _note(self, key: Key, values: Sequence[float]) -> None:
+        for level in _levels(key):
             sums = self._rates.setdefault(level, array("d", (0.0, 0.0, 0.0, 0.0)))
             for i, value in enumerate(values):
                 sums[i] += value
@@ -227,8 +230,8 @@ def work_of(jobs: Iterable[tuple[Job, Standing]]) -> Work:
     return work
 
 
-def _key(trial: Trial, event: Mapping[str, Any]) -> Key:
-    return event["stage"], event["backend"], trial.recipe, trial.system_name, trial.dcase
+def _key(trial: Trial, stage: str, backend: str | None) -> Key:
+    return stage, backend, trial.recipe, trial.system_name, trial.dcase
 
 
 def _levels(key: Key) -> Iterator[tuple]:
@@ -240,10 +243,6 @@ def _levels(key: Key) -> Iterator[tuple]:
         yield what
 
 
-def _amounts_of(trial: Trial, event: Mapping[str, Any], dataset: Dataset) -> tuple[float, float]:
-    return _amounts(trial, event["stage"], event["unit"], event["machine"], dataset)
-
-
 def _amounts(
     trial: Trial, stage: str, unit: str | None, machine: str | None, dataset: Dataset
 ) -> tuple[float, float]:
@@ -252,17 +251,12 @@ def _amounts(
         return 1.0, 1.0
     if stage == "train":
         machines = next(u.machines for u in trial.units if u.name == unit)
-        clips = sum(_clips(dataset, m)[0] for m in machines)
+        clips = sum(dataset.machines[m].count(split="train") for m in machines)
         return float(max(1, clips) * trial.system.train.epochs), 1.0
     assert machine
-    train, test = _clips(dataset, machine)
-    clips = test if stage == "evaluate" else train + test
-    return float(max(1, clips)), float(max(1, clips))
-
-
-def _clips(dataset: Dataset, machine: str) -> tuple[int, int]:
     data = dataset.machines[machine]
-    return data.count(split="train"), data.count(split="test")
+    clips = data.count(split="test") + (0 if stage == "evaluate" else data.count(split="train"))
+    return float(max(1, clips)), float(max(1, clips))
 
 
 def _follows(
@@ -270,8 +264,8 @@ def _follows(
     event: Event,
     stage: str,
     unit: str | None,
-    ckpt: str | None,
     machine: str | None,
+    ckpt: str | None,
     backend: str | None,
 ) -> bool:
     """Whether a stage is the one of ``event``, or cannot be done without it."""
