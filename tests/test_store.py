@@ -72,6 +72,18 @@ def test_a_damaged_marker_counts_as_not_done(folder, damage):
     assert store.done(folder, "score", "sig") is None
 
 
+def test_a_marker_with_a_field_more_or_less_counts_as_not_done(folder):
+    """Another version wrote it: it may mean by the others what this one does not."""
+    mark(folder)
+    path = folder / ".done" / "score.json"
+    raw = json.loads(path.read_text())
+    for changed in ({**raw, "new": 1}, {k: v for k, v in raw.items() if k != "seconds"}):
+        path.write_text(json.dumps(changed))
+        assert store.done(folder, "score", "sig") is None
+    path.write_text(json.dumps({k: v for k, v in raw.items() if k != "dropped"}))  # of before it could be
+    assert store.done(folder, "score", "sig") is not None
+
+
 def test_atomic_path_leaves_old_or_new_never_half(tmp_path):
     target = tmp_path / "deep" / "table.csv"
     store.write_text(target, "old")

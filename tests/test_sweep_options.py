@@ -21,6 +21,7 @@ from asdray import store
 from asdray.config.backend import backend_id
 from asdray.stages import state
 from asdray.store import Places
+from asdray.sweep import plan
 from asdray.sweep.changes import changes
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Work, work_of
@@ -303,6 +304,21 @@ def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
     again = "\n".join(plan_lines(sweep, jobs, world.places, retry_failed=True))
     assert "waiting: train fan, train ToyCar, train bandsaw" in again
     assert len(lasting) == 1
+
+
+def test_many_trials_are_looked_at_by_several_processes_and_told_as_by_one(world, monkeypatch):
+    sweep, jobs = world.load(seeds=list(range(40)), umap=False)
+    assert len(jobs) > plan.FEW
+    for job in jobs[:5]:
+        finish(job, sweep, world.places)
+    finish(jobs[-1], sweep, world.places, until="train")
+    dry_run = world.asdray("sweep", world.path, "--dry-run").stdout.splitlines()
+    told = world.asdray("status", world.path).stdout
+    # In this process, which has threads and must not fork, one after the other.
+    monkeypatch.setattr(plan, "FEW", len(jobs) + 1)
+    assert dry_run == plan_lines(sweep, jobs, world.places)
+    assert sum(line.endswith(": done") for line in dry_run) == 5
+    assert "5 done, 115 waiting of 120 trials" in told
 
 
 # -------------------------------------------------------------------------------------------- changed files

@@ -13,7 +13,7 @@ from asdray.sweep.estimate import Left, Work
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.plan import Job, standing
+from asdray.sweep.plan import Job, standings
 from asdray.sweep.standing import Missing
 
 
@@ -44,8 +44,7 @@ def plan_lines(
         search, _ = read_studies(sweep, places)
         stopped = stopped_trials(search, jobs)
         work.come = to_come(search)
-    for index, job in enumerate(jobs):
-        stands = standing(job, sweep, places)
+    for index, (job, stands) in enumerate(zip(jobs, standings(jobs, sweep, places), strict=True)):
         chosen = only(job)
         given_up = job.trial.name in stopped and not stands.complete
         work.add(index, job, stands, asked=chosen and not given_up)

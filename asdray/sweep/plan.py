@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +18,7 @@ from asdray.stages.walk import walk
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import Event, EventLog, finished
-from asdray.sweep.standing import Missing, Standing
+from asdray.sweep.standing import Missing, Stage, Standing
 
 Part = Literal["grid", "search", "confirm"]
 
@@ -86,6 +88,38 @@ def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
     """How a trial stands on disk now."""
     found = walk(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
     return Standing.of(job.trial, found)
+
+
+FEW = 100
+"""Trials that are looked at in less time than it takes to share them out."""
+
+_shared: tuple[Sequence[Job], Sweep, Places]
+"""What `standings` hands to its processes: they inherit it, which is faster than pickling."""
+
+
+def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Standing]:
+    """`standing` of every job, in their order; of many of them with all CPUs, where processes fork.
+
+    For commands that only tell: a process that has threads must not fork.
+    """
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    if cpus == 1 or len(jobs) < FEW:
+        yield from (standing(job, sweep, places) for job in jobs)
+        return
+    import multiprocessing
+
+    global _shared
+    _shared = jobs, sweep, places
+    step = FEW // 4
+    parts = [range(start, min(start + step, len(jobs))) for start in range(0, len(jobs), step)]
+    with multiprocessing.get_context("fork").Pool(min(cpus, len(parts))) as pool:
+        for part, found in zip(parts, pool.imap(_stand, parts), strict=True):
+            yield from (Standing(jobs[i].trial, all_) for i, all_ in zip(part, found, strict=True))
+
+
+def _stand(part: range) -> list[tuple[Stage, ...]]:
+    jobs, sweep, places = _shared
+    return [standing(jobs[i], sweep, places).all for i in part]
 
 
 def log_found(stands: Standing, log: EventLog) -> None:

@@ -14,7 +14,7 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.plan import Job, standing
+from asdray.sweep.plan import Job, standings
 from asdray.sweep.progress import failure_line, render
 from asdray.sweep.search import read_studies, stopped_trials, to_come
 
@@ -41,8 +41,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
         come = live.systems_to_come(live.to_come_of(to_come(studies)))
-    for job in jobs:
-        stands = standing(job, sweep, places)
+    for job, stands in zip(jobs, standings(jobs, sweep, places), strict=True):
         is_stopped = job.trial.name in given_up
         broken = []
         for stage in stands.all:

@@ -96,6 +96,10 @@ def main() -> int:
         [
             ("the sweep, the whole command", f"{tree.wall:.0f} s", ""),
             ("CPU seconds of its processes", f"{tree.seen[-1][1]:.0f}", ""),
+            *(
+                (f"... of these {kind}", f"{sum(used):.0f}: {' '.join(f'{s:.0f}' for s in used)}", "")
+                for kind, used in tree.shares().items()
+            ),
             ("to the first training step", f"{tree.wall - (tree.seen[-1][0] - first):.0f} s", ""),
             ("first training step to last table", f"{last - first:.0f} s", ""),
             ("busy meanwhile", f"{100 * busy:.0f} %", f">= {100 * LEAST_BUSY:.0f} %"),

@@ -130,6 +130,16 @@ class Tree:
                 self.peaks[pid] = (name or before[0], max(status("VmHWM", pid), before[1]))
         self.seen.append((time.time(), sum(self._used.values())))
 
+    def shares(self) -> dict[str, list[float]]:
+        """CPU seconds of every process, the most first: of the ``driver``, the ``workers``, ``Ray's own``."""
+        found: dict[str, list[float]] = {"driver": [], "workers": [], "Ray's own": []}
+        for (pid, _), seconds in self._used.items():
+            name = self.peaks[pid][0]
+            worker = name.startswith("ray::") and not name.endswith("Agent")
+            kind = "driver" if pid == self.pid else "workers" if worker else "Ray's own"
+            found[kind].append(seconds)
+        return {kind: sorted(values, reverse=True) for kind, values in found.items()}
+
     def cpu(self, begin: float, end: float) -> float:
         """CPU seconds between two times."""
         used = []
