@@ -21,7 +21,7 @@ from asdray.sweep.estimate import Work
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.live import Live
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.plan import Job, log_found, standing
+from asdray.sweep.plan import Job, in_order, log_found, standing
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
 from asdray.sweep.retention import Retention
@@ -131,7 +131,7 @@ class Driver:
                 trials = [self._without_failed(i) for i in range(len(self.jobs))]
                 training = Training(
                     trials,
-                    sorted(self._training),
+                    in_order(self._training, self.jobs),
                     self.sweep.checkpoints,
                     needs["train"],
                     self.places,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep, expand, load_sweep
@@ -18,7 +20,10 @@ from asdray.stages.walk import walk
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import Event, EventLog, finished
-from asdray.sweep.standing import Missing, Stage, Standing
+from asdray.sweep.standing import Missing, Standing
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Part = Literal["grid", "search", "confirm"]
 
@@ -93,9 +98,6 @@ def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
 FEW = 100
 """Trials that are looked at in less time than it takes to share them out."""
 
-_shared: tuple[Sequence[Job], Sweep, Places]
-"""What `standings` hands to its processes: they inherit it, which is faster than pickling."""
-
 
 def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Standing]:
     """`standing` of every job, in their order; of many of them with all CPUs, where processes fork.
@@ -108,18 +110,40 @@ def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Sta
         return
     import multiprocessing
 
-    global _shared
-    _shared = jobs, sweep, places
-    step = FEW // 4
-    parts = [range(start, min(start + step, len(jobs))) for start in range(0, len(jobs), step)]
-    with multiprocessing.get_context("fork").Pool(min(cpus, len(parts))) as pool:
-        for part, found in zip(parts, pool.imap(_stand, parts), strict=True):
-            yield from (Standing(jobs[i].trial, all_) for i, all_ in zip(part, found, strict=True))
+    fork = multiprocessing.get_context("fork")  # jobs are inherited: pickling them takes as long as the work
+    parts = []
+    for i in range(cpus):
+        mine = jobs[len(jobs) * i // cpus : len(jobs) * (i + 1) // cpus]
+        receiver, sender = fork.Pipe(duplex=False)
+        process = fork.Process(target=_stand, args=(mine, sweep, places, sender), daemon=True)
+        process.start()
+        sender.close()  # else the end of a child that was killed would never be heard of
+        parts.append((mine, receiver))
+    for mine, receiver in parts:
+        try:
+            found = receiver.recv()
+        except EOFError:
+            raise RuntimeError("a process that looked at trials was killed: run the command again") from None
+        if isinstance(found, ValueError):
+            raise found
+        yield from (Standing(job.trial, all_) for job, all_ in zip(mine, found, strict=True))
 
 
-def _stand(part: range) -> list[tuple[Stage, ...]]:
-    jobs, sweep, places = _shared
-    return [standing(jobs[i], sweep, places).all for i in part]
+def _stand(jobs: Sequence[Job], sweep: Sweep, places: Places, sender: Connection) -> None:
+    """In a process of its own, which ends by a signal as any does, whatever its parent makes of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    gc.disable()  # it makes a hundred thousand small things that all stay
+    try:
+        sender.send([standing(job, sweep, places).all for job in jobs])
+    except ValueError as error:
+        sender.send(error)
+
+
+def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:
+    """Trials to train in the order in which they begin: last those that give their machines to tasks one by
+    one, so that a sweep does not end with all tasks of a whole trial left and no training beside them."""
+    return sorted(training, key=lambda i: (jobs[i].trial.system.frontend.scope == "machine", i))
 
 
 def log_found(stands: Standing, log: EventLog) -> None:

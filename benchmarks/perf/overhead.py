@@ -33,7 +33,7 @@ def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
     path.write_text(json.dumps({"name": name, **spec}))
     command = ["sweep", path, "--data", root / "data", "--results", root / name, "--no-dashboard"]
     cost = runs.asdray(*command)
-    return cost.wall, cost.mib
+    return cost.wall, cost.mib * 1.048576
 
 
 def overhead(root: Path) -> bool:
