@@ -347,6 +347,21 @@ def test_wrong_sweep(changes, message):
             {"recipes": {"dis_baseline": {"set": {"audio.duration": 1.0}}}},
             "dcase2023: clips of 1 s are too short",
         ),
+        (
+            {"recipes": {"dis_baseline": {"set": {"train.epochs": 3}}}, "space": {"train.epochs": [1, 2]}},
+            "w: recipes.dis_baseline.set.train.epochs is fixed, but train.epochs varies in a space",
+        ),
+        (
+            {
+                "recipes": {
+                    "dis_baseline": {
+                        "set": {"frontend.loss.trainable": True},
+                        "space": {"frontend.loss": [{"name": "adacos"}]},
+                    }
+                }
+            },
+            "set.frontend.loss.trainable is fixed, but frontend.loss varies",
+        ),
     ],
 )
 def test_wrong_expansion(changes, message):

@@ -334,8 +334,39 @@ def test_what_changed_in_the_file_is_told(world):
     sweep, jobs = world.load(seeds=[1, 2], backends=["knn", {"name": "knn", "n_neighbors": 2}])
     lines = changes(sweep, jobs, world.folder)
     assert lines[0] == "changed since the last run: seeds: [0, 1] -> [1, 2]"
-    assert lines[1].startswith("changed since the last run: backends: [{")
+    assert lines[1].startswith(
+        'changed since the last run: backends: now with {"name": "knn", "n_neighbors": 2, '
+    )
+    assert "without" not in lines[1]
     assert lines[2:] == ["trials: 3 new, 3 as before, 3 no longer asked for (their results stay)"]
+    assert plan_lines(sweep, jobs, world.places)[:3] == lines, "a dry run says it before all else"
+
+
+def test_a_search_that_asks_something_else_says_that_it_begins_anew(world):
+    sweep, jobs = world.load()
+    write_trials(
+        [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs],
+        world.folder,
+    )
+    search = {"algorithm": "random", "num_samples": 2, "objective": {"metric": "train_loss"}}
+    assert changes(*world.load(search=search), world.folder) == [
+        "the search begins anew, since it asks something else now: 6 trials no longer count (their results stay, and "
+        "are found done where it comes to the same systems)"
+    ]
+
+
+def test_what_changed_of_long_lists_is_what_came_and_went(world):
+    backends = ["knn", {"name": "kmeans", "n_clusters": 8}, {"name": "mahalanobis"}]
+    write_spec(world.load(backends=backends)[0], world.folder)
+    (line,) = changes(*world.load(backends=["knn", {"name": "kmeans", "n_clusters": 9}]), world.folder)
+    come, gone = line.split(" and without ")
+    assert come.startswith(
+        'changed since the last run: backends: now with {"name": "kmeans", "n_clusters": 9, '
+    )
+    assert gone.startswith('{"name": "kmeans", "n_clusters": 8, ')
+    assert '"mahalanobis"' in gone
+    (line,) = changes(*world.load(backends=backends[::-1]), world.folder)
+    assert line == "changed since the last run: backends: now in another order"
 
 
 # -------------------------------------------------------------------------------------------------- --fresh

@@ -61,9 +61,20 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
             for path, axis in space.items():
                 check(axis, f"{place}.{path}")
         axes = {**sweep.space, **use.space}
+        _refuse_fixed(use.set, axes, at)
         found.append(Base(_stem(name), system, axes, f"{at}.space" if use.space else f"{where}: space"))
     _refuse_twice([base.recipe for base in found], f"{where}: recipes")
     return tuple(found)
+
+
+def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None:
+    """Raises ValueError where an axis would overwrite, in every trial, what is said to be fixed."""
+    for path, axis in itertools.product(fixed, axes):
+        if path == axis or path.startswith(f"{axis}."):
+            raise ValueError(
+                f"{where}.set.{path} is fixed, but {axis} varies in a space, which would overwrite it: take "
+                "it out of 'set', or name the axis only in the 'space' of those recipes that are to vary it"
+            )
 
 
 def _check_grid_axis(values: Any, where: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from asdray.config.resources import Need
 from asdray.config.sweep import Sweep
 from asdray.store import Places, sweep_dir
+from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Left, Work
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
@@ -24,16 +25,17 @@ def plan_lines(
     only: Callable[[Job], bool] = lambda job: True,
     retry_failed: bool = False,
 ) -> list[str]:
-    """Every trial with what is left of it, the sums, and an estimate.
+    """What changed since the last run, every trial with what is left of it, the sums, and an estimate.
 
     Args:
         only: the trials that are asked for; the others help to estimate.
         retry_failed: whether what failed before is to be tried again.
     """
-    lines = []
+    folder = sweep_dir(places.results, sweep.name)
+    lines = changes(sweep, jobs, folder)
     totals: Counter[str] = Counter()
     work = Work(kept_shares(sweep, jobs))
-    history = History(sweep_dir(places.results, sweep.name) / "events.jsonl")
+    history = History(folder / "events.jsonl")
     failures = {} if retry_failed else history.lasting
     threads = []
     search = None
