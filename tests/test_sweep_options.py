@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from board_rows import board, make_rows, pick
 from finished import finish
 from rich.console import Console
 from terminal import in_terminal, read_until
@@ -608,6 +609,21 @@ def test_the_best_so_far_says_whether_it_is_of_synthetic_data():
             console.print(render(snapshot))
         assert words in shown.get()
         assert "50.00" in shown.get()
+
+
+def test_of_the_best_so_far_those_are_marked_of_which_trials_are_missing_and_a_search_s_own_are_not():
+    rows = make_rows()
+    rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.9
+    less = rows[~pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")]
+    live = Live("s", [], Work())
+    live.board(board(less, rank_by="dcase2023-eval"))
+    told = {row["system"]: row["complete"] for row in live.snapshot()["leaderboard"]}
+    assert told == {"dis-11111111": True, "dis-22222222": False, "ae-33333333": True}
+    own = board(rows).frame.to_dict("records")  # of a search: shown behind all others, and never ranked
+    everything = board(rows.iloc[:0], rank_by="dcase2023-eval", unranked=own)
+    live.board(everything)
+    assert everything.frame["rank"].isna().all()
+    assert all(row["complete"] for row in live.snapshot()["leaderboard"])
 
 
 VIEW = """

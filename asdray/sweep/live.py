@@ -76,6 +76,10 @@ class Live:
         """The leaderboard as it is now."""
         column = board.rank_by if board.rank_by in board.frame else f"{board.rank_by}_mean"
         ours = board.frame[(board.frame["origin"] == "ours") & board.frame[column].notna()]
+        there, expected = (
+            ours[[f"{name}_{of}" for name in board.names]].fillna(0).to_numpy() for of in ("n", "n_expected")
+        )
+        whole = (there == expected).all(axis=1).tolist()
         self._board = [
             {
                 "system": row["system"],
@@ -84,11 +88,9 @@ class Live:
                 "column": board.rank_by,
                 "score": float(row[column]),
                 "dataset": row["dataset"],
-                "complete": complete,  # else not all of its trials are there, or it is a search's own
+                "complete": complete,  # else not all of its trials are there
             }
-            for complete, (_, row) in zip(
-                ours["rank"].notna().tolist(), ours.head(TOP).iterrows(), strict=False
-            )
+            for complete, (_, row) in zip(whole, ours.head(TOP).iterrows(), strict=False)
         ]
 
     def snapshot(self, state: str = "running") -> dict[str, Any]:
