@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Container, Sequence
@@ -30,6 +31,9 @@ from asdray.sweep.steering import LOSS, TIME, Feed, PerYear, Work
 from asdray.sweep.study import Sample
 
 NOTHING = Need(cpu=0)
+
+NICE = 19
+"""How much a training on the CPU gives way to tasks: Ray's workers have 15."""
 
 REPORT_SECONDS = 0.5
 """Epochs that follow each other faster are reported together."""
@@ -74,6 +78,10 @@ def train_job(
         _show(trial)  # Ray's own title is set again by the call that asks for what comes next
 
     _show(trial)
+    if device == "cpu" and sys.platform == "linux":
+        # This thread alone. Else tasks get a third of two CPUs, and most UMAPs are left to the end, where the
+        # workers that trained are of no use and others would have to start.
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
         nonlocal last
