@@ -140,7 +140,8 @@ def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
     assert load_results(store.sweep_dir(world.places.results, "s"))["value"].notna().any()
 
     sweep, jobs = world.load(keep=NONE, backends=KNN2)
-    line, *rest = plan_lines(sweep, jobs, world.places)
+    changed, line, *rest = plan_lines(sweep, jobs, world.places)
+    assert changed.startswith("changed since the last run: backends: ")
     assert "train " in line
     assert (
         "3 of these again (checkpoint dropped), extract 3 machines again (dropped), score 3 machines" in line

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 from finished import finish
@@ -21,18 +22,20 @@ from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
 from asdray.store import Places, sweep_dir
-from asdray.sweep import objective, selection
+from asdray.sweep import objective, selection, study
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Coming
 from asdray.sweep.estimate import Work as Amounts
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.live import Live
+from asdray.sweep.objective import study_names
+from asdray.sweep.others import Others
 from asdray.sweep.plan import Job, standing
 from asdray.sweep.progress import summary_lines, trials_line
 from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
 from asdray.sweep.status import status
 from asdray.sweep.steering import LOSS, TIME, PerYear, Work
-from asdray.sweep.study import Studies
+from asdray.sweep.study import Studies, study_file
 
 SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
 SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}
@@ -95,6 +98,10 @@ def refused(tmp_path, **changes):
         ({"search": None, "space": None, "confirm": {"seeds": [1]}}, "confirm belongs to a search"),
         ({"scheduler": {"name": "ahsa"}}, "scheduler.name is 'ahsa'; did you mean 'asha'?"),
         ({"scheduler": "asha", "space": {"train.epochs": [1, 2]}}, "leave train.epochs out of the space"),
+        ({"scheduler": "asha", "recipes": {"raw_spec": None}, "space": {"frontend.n_mels": [8, 16]}}, "nothing is trained"),
+        ({"scheduler": {"name": "median", "grace_period": 5}, "recipes": {"dis_baseline": {"set": {"train.epochs": 4}}}}, "with grace_period 5 it stops nothing, no trial has over 4 epochs"),
+        ({"scheduler": "asha", "space": {"frontend.loss": [{"name": "adacos"}, {"name": "arcface"}]}}, "those of adacos, arcface cannot be compared"),
+        ({"scheduler": "asha", "space": {"frontend.heads": [[], [{"name": "featex"}]]}}, "those of adacos, adacos + featex (subcluster_adacos) cannot be compared"),
         ({"confirm": {"seeds": [0, 1]}}, "the search used 0 too"),
         ({"confirm": {"seeds": [1], "dcase": ["dcase2032"]}}, "unknown DCASE year 'dcase2032'"),
         ({"machines": {DCASE: ["bandsaw"]}}, "needs a dev machine"),
@@ -106,6 +113,16 @@ def refused(tmp_path, **changes):
 )  # fmt: skip
 def test_what_cannot_be_searched_is_said_with_its_place(tmp_path, changes, message):
     assert message in refused(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("changes", [
+    {"recipes": {"dis_baseline": None, "raw_spec": None}, "space": None},
+    {"recipes": {"dis_baseline": None, "dis_spec_featex": None}},
+    {"recipes": {"ae_baseline": {"set": {"train.epochs": 1}}}, "scheduler": {"name": "asha", "grace_period": 7}},
+    {"space": {"frontend.loss": [{"name": "arcface", "trainable": {"choice": [True, False]}}]}},
+])  # fmt: skip
+def test_a_scheduler_may_have_recipes_that_learn_nothing_or_otherwise_beside_each_other(tmp_path, changes):
+    assert load_sweep(write(tmp_path, **{"scheduler": "asha", **changes})).scheduler is not None
 
 
 def test_a_search_reads_back_from_the_spec_that_is_written_of_it(tmp_path):
@@ -229,6 +246,8 @@ def play(studies, n=100):
     {},
     {"sampler": {"name": "TPE", "options": {"n_startup_trials": 2}}},
     {"sampler": {"name": "CmaEs", "options": {"n_startup_trials": 2}}},
+    {"sampler": {"name": "GP", "options": {"n_startup_trials": 2}}},
+    {"sampler": {"name": "NSGAII", "options": {"population_size": 2}}},
     {"sampler": "QMC"},
 ])  # fmt: skip
 def test_a_resumed_search_goes_on_as_an_undisturbed_one(tmp_path, year, search):
@@ -439,9 +458,108 @@ def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path,
     assert studies_of(tmp_path, places, only_read=True).samples == []
     assert not places.results.exists()
     play(studies_of(tmp_path, places))
+    folder = sweep_dir(places.results, "hunt")
+    (folder / "sweep.yaml").write_text((tmp_path / "sweep.yaml").read_text())
+    others = Others("mine", places)
+    before, version = contents(folder), others.version()
     assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
-    assert studies_of(tmp_path, places, search={**SEARCH, "objective": "train_loss"}).samples == []
-    assert len(studies_of(tmp_path, places, only_read=True).samples) == 4
+    # Also what another objective or other backends would find, and while the folder cannot be written.
+    other = {"search": {**SEARCH, "objective": "train_loss"}}
+    assert studies_of(tmp_path, places, only_read=True, **other).samples == []
+    assert len(studies_of(tmp_path, places, only_read=True, backends=["knn", "gmm"]).samples) == 4
+    read = studies_of(tmp_path, places, only_read=True)
+    (trial,) = read.trials(read.samples[0])
+    assert others.cover(trial)
+    assert (contents(folder), others.version()) == (before, version)
+    assert studies_of(tmp_path, places, **other).samples == []
+    # To go on with what is there writes nothing either before something is asked.
+    before = contents(folder)
+    assert len(studies_of(tmp_path, places).samples) == 4
+    assert contents(folder) == before
+
+
+def contents(folder):
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+def test_studies_are_what_optuna_dashboard_opens(tmp_path, places):
+    play(studies_of(tmp_path, places, recipes={"dis_baseline": None, "ae_baseline": None}))
+    journal = optuna.storages.journal.JournalFileBackend(str(study_file(places, "hunt")))
+    found = optuna.get_all_study_summaries(optuna.storages.JournalStorage(journal))
+    names = {s.study_name.split("-")[0]: s.n_trials for s in found}
+    assert names == {"dis_baseline": 4, "ae_baseline": 4}
+    assert all(s.direction.name == "MAXIMIZE" and s.best_trial.value is not None for s in found)
+
+
+KNN = {"name": "knn", "n_neighbors": 1}
+BACKEND_FREE = [{"metric": "official_dev", "backend": KNN}, "train_loss", "compactness"]
+
+
+@pytest.mark.parametrize("objective", BACKEND_FREE)
+def test_a_backend_more_changes_no_study_that_reads_none_of_it(tmp_path, places, objective):
+    search = {**SEARCH, "objective": objective}
+    told = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
+    more = studies_of(tmp_path, places, search=search, backends=["gmm", KNN])
+    assert (play(more, 0), more.over) == (told, True)
+
+
+def test_where_the_best_backend_judges_a_backend_more_judges_the_same_systems_anew(tmp_path, places):
+    def studies(*backends, **other):
+        return studies_of(tmp_path, places, backends=[*backends], **other)
+
+    # As it is: two done, one stopped, one whose value is still to come, one to be suggested.
+    search = {**SEARCH, "num_samples": 5}
+    first = studies("knn", search=search)
+    asked = [first.ask() for _ in range(4)]
+    for sample in asked[:2]:
+        first.tell(sample, "done", landscape(sample), "knn-1")
+    first.tell(asked[2], "stopped")
+
+    expected = [(s.number, s.swept, s.system) for s in asked]
+    for only_read in (True, False, False):  # the third time all of it is there
+        more = studies("knn", "gmm", search=search, only_read=only_read)
+        assert [(s.number, s.swept, s.system) for s in more.samples] == expected
+        assert [(s.state, s.value) for s in more.samples] == [
+            ("open", None), ("open", None), ("stopped", None), ("open", None)
+        ]  # fmt: skip
+        assert more.to_ask == 1
+    for sample in more.samples:
+        if sample.state == "open":
+            more.tell(sample, "done", 2 * landscape(sample), "gmm-1")
+    last = more.ask()
+    more.tell(last, "done", 1.0, "gmm-1")
+    assert more.ranked()[0] is last
+    # Back to the first list: its own values stay, and what came since is judged by it too.
+    for only_read in (True, False):
+        back = studies("knn", search=search, only_read=only_read)
+        assert [(s.swept, s.state, s.value) for s in back.samples] == [
+            *((s.swept, "done", landscape(s)) for s in asked[:2]),
+            (asked[2].swept, "stopped", None),
+            (asked[3].swept, "open", None),
+            (last.swept, "open", None),
+        ]
+        assert back.to_ask == 0
+
+
+@pytest.mark.parametrize("objective", ["official_dev", *BACKEND_FREE])
+def test_a_study_by_its_earlier_name_goes_on(tmp_path, places, monkeypatch, objective):
+    search = {**SEARCH, "objective": objective}
+    with monkeypatch.context() as before:
+        before.setattr(study, "study_names", lambda *args: (study_names(*args)[1],) * 3)
+        told = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
+    for only_read in (True, False):
+        now = studies_of(tmp_path, places, search=search, backends=[KNN], only_read=only_read)
+        assert play(now, 0) == told
+
+
+def test_a_search_chooses_its_trials_itself(tmp_path, places, asdray):
+    path = write(tmp_path, machines={DCASE: list(MACHINES)})
+    code, _, err = asdray(
+        "sweep", path, "--data", places.data, "--results", places.results, "--only", "seed=0"
+    )
+    assert code == 2
+    assert "--only chooses among the trials of a grid" in err
+    assert not places.results.exists()
 
 
 @pytest.mark.parametrize("objective", ["official_dev", "train_loss"])
@@ -473,13 +591,30 @@ def test_clips_that_a_value_is_made_of_are_part_of_a_study_and_what_is_said_of_e
     ("sampler", "message"),
     [
         ("TEP", "search.sampler is 'TEP'; did you mean 'TPE'?"),
+        ("tep", "search.sampler is 'tep'; did you mean 'TPE'?"),
+        ("grid", "search.sampler is 'grid'"),
         ({"name": "TPE", "options": {"n_startup": 3}}, "TPE has no 'n_startup'; did you mean 'n_startup_trials'?"),
+        ({"name": "tpe", "options": {"multivariate": True, "n_startup_trials": "x"}}, "test: search.sampler.options: TPE cannot ask with n_startup_trials 'x' ("),
+        ({"name": "TPE", "options": {"gamma": 3}}, "search.sampler.options: TPE cannot ask with gamma 3 ("),
+        ("brute-force", "search.sampler: BruteForce cannot draw train.learning_rate ("),
     ],
 )  # fmt: skip
 def test_an_unknown_sampler_is_said_before_anything_runs(tmp_path, places, sampler, message):
     with pytest.raises(ValueError) as caught:
         studies_of(tmp_path, places, search={**SEARCH, "sampler": sampler}, only_read=True)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("tpe", "TPE"), ("CMA-ES", "CmaEs"), ("cmaes", "CmaEs"), ("gp", "GP"), ("nsga2", "NSGAII"), ("NSGA-III", "NSGAIII"), ("QMCSampler", "QMC")],
+)  # fmt: skip
+def test_a_sampler_is_known_in_whatever_spelling(tmp_path, places, spelled, name):
+    one, other = (
+        play(studies_of(tmp_path, Places.of(places.data, tmp_path / sampler), search={**SEARCH, "sampler": sampler}), 2)
+        for sampler in (spelled, name)
+    )  # fmt: skip
+    assert one == other
 
 
 # ---------------------------------------------------------------------------------- what is to be run next

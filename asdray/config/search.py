@@ -248,7 +248,10 @@ class Objective(Config):
 
 
 class Sampler(Config):
-    """One of Optuna's samplers by name (``TPE``, ``GP``, ``CmaEs``, ...) with its options."""
+    """One of Optuna's samplers by name (``TPE``, ``GP``, ``CmaEs``, ...) with its options.
+
+    In whatever spelling: ``cma-es`` and ``CmaEsSampler`` are one, ``nsga2`` and ``NSGAII``.
+    """
 
     name: str = "TPE"
     options: dict[str, Any] = Field(default={})
@@ -316,7 +319,8 @@ class Asha(Config):
     Source: Li et al., A system for massively parallel hyperparameter tuning, MLSys 2020; Ray Tune's
     ``ASHAScheduler``. Rungs lie at ``grace_period``, times ``reduction_factor``, ... epochs, counted over all
     units of a trial, years apart. Which trainings are stopped depends on which come first. As every
-    scheduler, it is of use only where training losses can be compared: not where losses or augmentation vary.
+    scheduler, it is of use only where training losses can be compared: not where augmentation or options of a
+    loss vary; where losses themselves do, it is refused.
     """
 
     name: Literal["asha"] = "asha"

@@ -9,19 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asdray.config.backend import Backend, Knn, Umap, backend_id
+from asdray.config.backend import Backend, Knn, Seed, Umap, backend_id
 from asdray.config.base import Config
 from asdray.config.ensemble import Ensemble
-from asdray.config.expand import expand
+from asdray.config.expand import bases, expand, trials_of
+from asdray.config.frontend import Discriminative, FrontendConfig
 from asdray.config.load import read_yaml, validate
 from asdray.config.plugin import load_plugins
 from asdray.config.ranking import check_rank_by
 from asdray.config.resources import Resources
-from asdray.config.search import Confirm, Scheduler, Search, axis_kind
+from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind, corners
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 
 
 class RecipeUse(Config):
@@ -316,7 +314,34 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
         raise ValueError(f"{path}: {error}") from None
     sweep = validate(Sweep, value, str(path))
     expand(sweep, str(path))
+    if sweep.scheduler is not None:
+        _check_scheduler(sweep, sweep.scheduler, str(path))
     return sweep
+
+
+def _check_scheduler(sweep: Sweep, scheduler: Scheduler, where: str) -> None:
+    """Raises ValueError where a scheduler could stop nothing, or would compare losses of different kinds."""
+    longest = 0
+    for base in bases(sweep, where):
+        systems = [s for swept in corners(base.axes) if (s := base.varied(swept)).frontend.learns]
+        if len(losses := sorted({_loss(s.frontend) for s in systems})) > 1:
+            raise ValueError(
+                f"{base.where}: {scheduler.name} stops by training losses, and those of {', '.join(losses)} "
+                "cannot be compared: search each in a recipe file of its own, or leave the scheduler out"
+            )
+        for system in systems:
+            trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds[:1], where)
+            longest = max(longest, *(system.train.epochs * len(trial.units) for trial in trials))
+    if (n := scheduler.grace_period) > longest:
+        why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
+        raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")
+
+
+def _loss(frontend: FrontendConfig) -> str:
+    """What a frontend's training loss is made of, without options."""
+    if not isinstance(frontend, Discriminative):
+        return frontend.name
+    return " + ".join((frontend.loss.name, *sorted(f"{h.name} ({h.loss.name})" for h in frontend.heads)))
 
 
 def _split(key: str, value: Mapping) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a search judges a trial by: a number per backend, from files that the stages wrote.
+"""What a search judges, and by what: a number per backend, from files that the stages wrote.
 
 Nothing here can see the eval subset: of an evaluation only the rows of the dev subset are read, and the other
 two objectives read no label at all.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from asdray import store
 from asdray.config.backend import Backend, backend_id
+from asdray.config.base import digest
+from asdray.config.expand import Base
 from asdray.config.search import Objective
+from asdray.config.sweep import Sweep
+from asdray.config.system import System
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
+from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
 from asdray.stages import state
 from asdray.store import Places
@@ -29,6 +34,43 @@ ANY = ""
 
 COLLAPSED = 1e-6
 """Mean cosine distance below which embeddings count as one point: float32 tells nothing apart there."""
+
+
+State = Literal["open", "done", "stopped", "failed"]
+
+
+@dataclass
+class Sample:
+    """A suggested system and what came of it.
+
+    Attributes:
+        number: in its recipe's study.
+        swept: option path -> value.
+        system: None where these values make none.
+        value: of the objective, the mean over years and seeds.
+        backend: the id of the one that gave it, `ANY` where none did.
+        reason: why it failed.
+    """
+
+    recipe: str
+    number: int
+    swept: dict[str, Any]
+    system: System | None
+    state: State = "open"
+    value: float | None = None
+    backend: str | None = None
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe} sample {self.number}"
+
+
+def same_system(one: Sample, other: Sample) -> bool:
+    """Whether two samples are one system; two spellings of it are."""
+    if one.system is None or other.system is None:
+        return False
+    return one.recipe == other.recipe and one.system.id == other.system.id
 
 
 def machines_needed(objective: Objective, trial: Trial) -> tuple[str, ...]:
@@ -100,6 +142,43 @@ def _dev_rows(path: Path) -> dict[str, float | None]:
             for row in csv.DictReader(file)
             if row["subset"] == "dev" and row["metric"] == "official" and int(row["section"]) == ALL_SECTIONS
         }
+
+
+def study_names(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> tuple[str, str, str]:
+    """The name of a recipe's study; what it was called before; how names of the same by other backends begin.
+
+    A name stands for what values speak of: another space, objective, year, seed or clip, another study.
+    Backends are part of it only where the best of them judges: Optuna keeps a value for good, and values by
+    two lists of backends cannot be compared. The systems go over to the study of the new list, which judges
+    them anew; their trainings are found done.
+
+    Ground truth of eval clips has no part in it: no value depends on it, and when it comes a search must
+    neither begin anew nor choose otherwise. That is why `MachineData.classes`, the attributes and domains of
+    all test clips, are left out: only ``frontend.labels: asdkit`` reads them, which `asdray.config.expand`
+    refuses in a search. `MachineData.labels` is left out as well; the labels of dev clips, which
+    ``official_dev`` reads, stand in their file names, hence in the id of the test clips.
+    """
+    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
+    objective = sweep.search.objective
+    assert objective is not None
+    judged = {
+        dcase: [m for m in names if m in get_year(dcase).machines["dev"]]
+        for dcase, names in machines.items()
+        if objective.metric == "official_dev"
+    }
+    parts = {
+        "system": base.system,
+        "space": base.axes,
+        "objective": objective,
+        "seeds": sweep.seeds,
+        "train": {d: {m: datasets[d].machines[m].train for m in names} for d, names in machines.items()},
+        "test": {d: {m: datasets[d].machines[m].test for m in names} for d, names in judged.items()},
+    }
+    start = f"{base.recipe}-{digest(parts)[:8]}"
+    by_best = objective.metric == "official_dev" and objective.backend is None
+    name = f"{start}-{digest(sweep.backends)[:8]}" if by_best else start
+    # Once every study was told apart by the backends: it is gone on with as long as they are the same.
+    return name, f"{base.recipe}-{digest({**parts, 'backends': sweep.backends})[:8]}", start
 
 
 # ------------------------------------------------------------------------------------------- compactness

@@ -71,6 +71,10 @@ class PerYear(FIFOScheduler):
     Losses of two years say nothing of each other, and two seeds of one system shall not compete.
 
     As soon as one trial of a sample is stopped, the others of it are too: the sample is out.
+
+    What it compares with is kept nowhere: each run of the driver begins with none, and hears only of epochs
+    that are trained in it. After an interruption a training may go on that an undisturbed search would have
+    stopped; what was stopped stays so.
     """
 
     def __init__(self, options: Scheduler) -> None:

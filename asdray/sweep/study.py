@@ -8,54 +8,25 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.config.base import digest
 from asdray.config.expand import Base, bases, trials_of
 from asdray.config.search import Sampler, draw
 from asdray.config.sweep import Sweep
-from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
-from asdray.dcase.years import get_year, nearest
+from asdray.dcase.years import nearest
 from asdray.store import Places
+from asdray.sweep.objective import Sample, State, same_system, study_names
 
 if TYPE_CHECKING:
     import optuna
-
-State = Literal["open", "done", "stopped", "failed"]
-
-
-@dataclass
-class Sample:
-    """A suggested system and what came of it.
-
-    Attributes:
-        number: in its recipe's study.
-        swept: option path -> value.
-        system: None where these values make none.
-        value: of the objective, the mean over years and seeds.
-        backend: the id of the one that gave it, `asdray.sweep.objective.ANY` where none did.
-        reason: why it failed.
-    """
-
-    recipe: str
-    number: int
-    swept: dict[str, Any]
-    system: System | None
-    state: State = "open"
-    value: float | None = None
-    backend: str | None = None
-    reason: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.recipe} sample {self.number}"
 
 
 def study_file(places: Places, name: str) -> Path:
@@ -71,10 +42,10 @@ class Studies:
 
     Args:
         datasets: of the sweep's years.
-        write: whether studies are made where there are none yet; the sweep's lease is held then.
+        write: whether studies are made, under the sweep's lease; without, nothing is written.
 
     Raises:
-        ValueError: a study file that Optuna cannot read.
+        ValueError: a sampler that cannot ask for the space, a study file that Optuna cannot read.
     """
 
     def __init__(
@@ -86,7 +57,11 @@ class Studies:
         self._studies: dict[str, optuna.Study] = {}
         self.samples: list[Sample] = []
         if sweep.search.algorithm == "optuna":
-            make_sampler(sweep.search.sampler or Sampler(), 0)  # a wrong name or option is said at once
+            try:
+                for base in self.bases:
+                    check_sampler(sweep.search.sampler or Sampler(), base.axes)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
         path = study_file(places, sweep.name)
         if not write and not path.exists():
             return
@@ -94,19 +69,26 @@ class Studies:
         if write and path.exists():
             _drop_torn_line(path)
         optuna = _optuna()
+        direction = "maximize" if self._maximize else "minimize"
+        load = optuna.load_study  # `create_study` would write a line, also where there is one
         try:
             storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
             known = optuna.study.get_all_study_names(storage)
             for base in self.bases:
-                name = f"{base.recipe}-{_meaning(sweep, base, datasets)}"
-                if name not in known and not write:
-                    continue
-                self._studies[base.recipe] = optuna.create_study(
-                    storage=storage,
-                    study_name=name,
-                    direction="maximize" if self._maximize else "minimize",
-                    load_if_exists=True,
-                )
+                name, earlier, start = study_names(sweep, base, datasets)
+                name = earlier if name not in known and earlier in known else name
+                own = load(study_name=name, storage=storage) if name in known else None
+                kin = [
+                    load(study_name=n, storage=storage) for n in known if n.startswith(start) and n != name
+                ]
+                if write:
+                    own = own or optuna.create_study(storage=storage, study_name=name, direction=direction)
+                elif kin:
+                    own = _in_memory(own, direction)
+                if own is not None:
+                    self._studies[base.recipe] = own
+                    for other in kin:
+                        _take_over(own, other)
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}): move it away and run the command again") from None
         for base in self.bases:
@@ -177,8 +159,7 @@ class Studies:
         study = self._studies[base.recipe]
         number = len(study.get_trials(deepcopy=False))
         study.sampler = self._sampler(base.recipe, number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of samplers, on spaces that they cannot see as a whole
+        with warnings.catch_warnings(action="ignore"):  # of samplers, on spaces not seen as a whole
             trial = study.ask()
             assert trial.number == number, "the sweep's lease is ours"
             swept = draw(base.axes, trial)
@@ -201,7 +182,7 @@ class Studies:
             return make_sampler(Sampler(name="Random"), int(digest([search.seed, recipe, number])[:8], 16))
         options = search.sampler or Sampler()
         # A quasi-random sequence counts the numbers itself, and must stay the same one.
-        part = None if options.name.startswith("QMC") else number
+        part = None if sampler_name(options) == "QMC" else number
         return make_sampler(options, int(digest([search.seed, recipe, part])[:8], 16))
 
     def tell(
@@ -290,21 +271,66 @@ class Studies:
         return trials_of(sweep, sample.recipe, sample.system, sweep.board_years, seeds, self.where)
 
 
+def _in_memory(own: optuna.Study | None, direction: str) -> optuna.Study:
+    """A copy that can be written without a trace."""
+    copy = _optuna().create_study(direction=direction)
+    if own is not None:
+        copy.add_trials(own.get_trials(deepcopy=False))
+        for key, value in own.user_attrs.items():
+            copy.set_user_attr(key, value)
+    return copy
+
+
+def _take_over(own: optuna.Study, other: optuna.Study) -> None:
+    """Gives a study what it lacks of the same search by other backends: trained already, judged anew.
+
+    What was stopped or failed stays so. What a sampler kept there for itself is left: QMC starts over.
+    """
+    optuna = _optuna()
+    states = {"stopped": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
+    met = [asked.user_attrs.get("swept") for asked in own.get_trials(deepcopy=False)]
+    outcomes = other.user_attrs
+    for asked in other.get_trials(deepcopy=False):
+        swept = asked.user_attrs.get("swept")
+        if swept is None or swept in met:
+            continue
+        outcome = outcomes.get(f"sample {asked.number}") or {"state": "open"}
+        if outcome["state"] in states:
+            own.set_user_attr(f"sample {len(met)}", outcome)
+        trial = optuna.trial.create_trial(
+            state=states.get(outcome["state"], optuna.trial.TrialState.RUNNING),
+            params=asked.params,
+            distributions=asked.distributions,
+            user_attrs={"swept": swept},
+        )
+        own.add_trial(trial)
+        met.append(swept)
+
+
+def sampler_name(sampler: Sampler) -> str:
+    """A sampler's name as Optuna spells it: ``CmaEs`` of ``cma-es``, ``NSGAII`` of ``nsga2``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    names = [n.removesuffix("Sampler") for n in dir(_optuna().samplers) if n.endswith("Sampler")]
+    known = {n.lower(): n for n in names if n not in ("", "Base", "BaseGA", "Grid", "PartialFixed")}
+    name = re.sub("[-_ ]", "", sampler.name.lower()).removesuffix("sampler")
+    name = {"nsga2": "nsgaii", "nsga3": "nsgaiii"}.get(name, name)
+    if name not in known:
+        close = nearest(name.upper(), [n.upper() for n in known])
+        raise ValueError(f"search.sampler is {sampler.name!r}{close} (known: {', '.join(known.values())})")
+    return known[name]
+
+
 def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     """One of Optuna's samplers.
 
     Raises:
         ValueError: an unknown name or option, or a package that it needs and that is not there.
     """
-    module = _optuna().samplers
-    known = [n.removesuffix("Sampler") for n in dir(module) if n.endswith("Sampler")]
-    known = [n for n in known if n not in ("", "Base", "BaseGA", "Grid", "PartialFixed")]
-    name = sampler.name.removesuffix("Sampler")
-    if name not in known:
-        raise ValueError(
-            f"search.sampler is {sampler.name!r}{nearest(name, known)} (known: {', '.join(known)})"
-        )
-    factory = getattr(module, f"{name}Sampler")
+    name = sampler_name(sampler)
+    factory = getattr(_optuna().samplers, f"{name}Sampler")
     options = inspect.signature(factory).parameters
     for option in sampler.options:
         if option not in options:
@@ -314,8 +340,7 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
             )
     given = {"seed": seed} if "seed" in options else {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of samplers that Optuna calls experimental
+        with warnings.catch_warnings(action="ignore"):  # of samplers that Optuna calls experimental
             made = factory(**{**given, **sampler.options})
     except (TypeError, ValueError) as error:
         raise ValueError(f"search.sampler: {name}: {error}") from None
@@ -324,40 +349,38 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     return made
 
 
-def same_system(one: Sample, other: Sample) -> bool:
-    """Whether two samples are one system; two spellings of it are."""
-    if one.system is None or other.system is None:
-        return False
-    return one.recipe == other.recipe and one.system.id == other.system.id
+def check_sampler(sampler: Sampler, space: Mapping[str, Any]) -> None:
+    """Raises ValueError where a sampler cannot ask for a space: much of it Optuna tells only when it asks."""
+    make_sampler(sampler, 0)
+    name, given = sampler_name(sampler), sampler.options
+    if failure := _failure(Sampler(name=name), space):
+        raise ValueError(
+            f"search.sampler: {name} cannot draw {failure[0]} ({failure[1]}): make it a list of values, a "
+            "randint or a quniform, or choose another sampler"
+        )
+    if failure := _failure(sampler, space):
+        alone = [o for o in given if _failure(Sampler(name=name, options={o: given[o]}), space)]
+        wrong = ", ".join(f"{o} {given[o]!r}" for o in alone or given)
+        raise ValueError(f"search.sampler.options: {name} cannot ask with {wrong} ({failure[1]}): correct it")
 
 
-def _meaning(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> str:
-    """What a study's values speak of: another space, objective, year, seed or clip, another study.
-
-    Ground truth of eval clips has no part in it: no value depends on it, and when it comes a search must
-    neither begin anew nor choose otherwise. That is why `MachineData.classes`, the attributes and domains of
-    all test clips, are left out: only ``frontend.labels: asdkit`` reads them, which `asdray.config.expand`
-    refuses in a search. `MachineData.labels` is left out as well; the labels of dev clips, which
-    ``official_dev`` reads, stand in their file names, hence in the id of the test clips.
-    """
-    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
-    objective = sweep.search.objective
-    assert objective is not None
-    judged = {
-        dcase: [m for m in names if m in get_year(dcase).machines["dev"]]
-        for dcase, names in machines.items()
-        if objective.metric == "official_dev"
-    }
-    parts = {
-        "system": base.system,
-        "space": base.axes,
-        "objective": objective,
-        "backends": sweep.backends,
-        "seeds": sweep.seeds,
-        "train": {d: {m: datasets[d].machines[m].train for m in names} for d, names in machines.items()},
-        "test": {d: {m: datasets[d].machines[m].test for m in names} for d, names in judged.items()},
-    }
-    return digest(parts)[:8]
+def _failure(sampler: Sampler, space: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Asks a study in memory a few times; the axis at which that failed, and Optuna's words for it."""
+    study, name, path = _optuna().create_study(), sampler_name(sampler), ""
+    for n in range(4):
+        # These two read options after a random start alone, which is cut short here.
+        soon = {"n_startup_trials": 1} if n and name in ("TPE", "CmaEs") else {}
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                study.sampler = make_sampler(Sampler(name=name, options={**sampler.options, **soon}), n)
+                trial = study.ask()
+                for path, axis in space.items():
+                    draw({path: axis}, trial)
+        except (TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
+            return path, str(error) or type(error).__name__
+        study.sampler = make_sampler(Sampler(name="Random"), 0)
+        study.tell(trial, float(n))
+    return None
 
 
 def _drop_torn_line(path: Path) -> None:

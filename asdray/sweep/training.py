@@ -79,8 +79,7 @@ def train_job(
 
     _show(trial)
     if device == "cpu" and sys.platform == "linux":
-        # This thread alone. Else tasks get a third of two CPUs, and most UMAPs are left to the end, where the
-        # workers that trained are of no use and others would have to start.
+        # This thread alone. Else most UMAPs are left to the end, where others would have to start for them.
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
