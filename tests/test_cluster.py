@@ -35,7 +35,10 @@ def start(args, env):
 
 
 class Site:
-    """A cluster of a head and two nodes with a disk of their own for the audio cache, and a world to sweep in."""
+    """A cluster of two nodes with a disk of their own for the audio cache, and a world to sweep in.
+
+    Its head has no CPUs, as one that is kept free for the driver.
+    """
 
     def __init__(self, folder):
         self.world = World(make_data(folder / "d"), folder / "results")
@@ -72,7 +75,7 @@ class Site:
 def site(tmp_path_factory):
     site = Site(tmp_path_factory.mktemp("c"))
     try:
-        site.cluster.begin()
+        site.cluster.begin(cpus=0)
         for ip in ("127.0.0.2", "127.0.0.3"):
             site.cluster.add(ip, mounts=site.mounts())
         yield site
@@ -112,7 +115,8 @@ def test_a_sweep_of_several_nodes_ends_as_by_hand(site, swept, undisturbed):
 def test_several_nodes_work_and_each_decodes_its_audio_once(swept):
     _, made = swept
     assert len(made) == 3
-    assert sum(bool(packs) for packs in made.values()) >= 2
+    assert not made.pop("127.0.0.1"), "without CPUs it is to do nothing"
+    assert all(made.values())
     for packs in made.values():
         assert len(packs) == len(dict(packs)), "built again"
 
@@ -149,7 +153,8 @@ def test_all_nodes_work_and_a_lost_one_changes_nothing_and_packs_stay_where_they
     cluster.add("127.0.0.7", mounts=site.mounts())
     seeds = [3, 4, 5, 6]
     process = start(site.command(seeds=seeds, **AE), cluster.env)
-    wait_for(lambda: all(site.packs(ip) for ip in cluster.nodes), process, 600)
+    working = [ip for ip in cluster.nodes if ip != "127.0.0.1"]
+    wait_for(lambda: all(site.packs(ip) for ip in working), process, 600)
     cluster.kill("127.0.0.7")
     output = process.communicate()[0]
     assert process.returncode == 0, output

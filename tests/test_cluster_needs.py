@@ -1,8 +1,12 @@
 """What is said of a cluster before a sweep begins, without Ray: requests that it never satisfies, unfit nodes."""
 
+from collections import Counter
+
 import pytest
 
+from asdray.config.load import validate
 from asdray.config.resources import Resources
+from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster
 from asdray.sweep.nodes import check, faults_of, why_refused
@@ -35,8 +39,99 @@ def test_parts_of_gpus_are_fine_and_parts_of_several_are_not():
     assert MIXED.needs(Resources.model_validate({"train": {"cpu": 4, "gpu": 0.25}}), 1)["train"].gpu == 0.25
     big = Cluster(cpus=8, gpus=8, node_cpus=8, node_gpus=8, dashboard=None, nodes=((8.0, 8.0),))
     assert big.needs(Resources.model_validate({"train": {"gpu": 2}}), 1)["train"].gpu == 2
-    with pytest.raises(ValueError, match=r"resources.train.gpu is 1.5: above 1, GPUs are whole numbers"):
-        big.needs(Resources.model_validate({"train": {"gpu": 1.5}}), 1)
+    for kind in ("train", "umap"):
+        with pytest.raises(ValueError) as caught:
+            validate(Resources, {kind: {"gpu": 1.5}}, "w")
+        assert str(caught.value) == (
+            f"w: {kind}.gpu: 1.5 GPUs cannot be had, above 1 they are whole numbers: ask for 1 or 2, or for a "
+            "part of one (0.5)"
+        )
+
+
+def test_what_is_left_out_is_chosen_as_where_nothing_is_asked_for():
+    there = {"cpus": 16, "node_cpus": 16, "dashboard": None}
+    cpus = Cluster(gpus=0, node_gpus=0, nodes=((16.0, 0.0),), **there)
+    gpus = Cluster(gpus=2, node_gpus=2, nodes=((16.0, 2.0),), **there)
+
+    def needs(cluster, **asked):
+        found = cluster.needs(Resources.model_validate(asked), threads=8)
+        return [(need.cpu, need.gpu) for need in found.values()]
+
+    nothing = (0, 0)
+    assert needs(gpus, train={"cpu": 4}) == [(4, 1), nothing, nothing]
+    assert needs(gpus, train={"gpu": 0.25}) == [(8, 0.25), nothing, nothing]
+    assert needs(gpus, train={"cpu": 4, "gpu": 0}) == [(4, 0), nothing, nothing], "who wants none says so"
+    assert needs(gpus, train={}) == needs(gpus)
+    assert needs(cpus, train={"cpu": 4}) == [(4, 0), nothing, nothing]
+    asked = {"train": {"cpu": 4}, "extract": {"gpu": 0.25}, "umap": {"cpu": 1}}
+    assert needs(gpus, **asked) == [(4, 0.75), (0, 0.25), (1, 0)]
+    # The GPU is where fewer CPUs are than a training has threads.
+    assert needs(MIXED, train={"gpu": 0.5}) == [(4, 0.5), nothing, nothing]
+    with pytest.raises(
+        ValueError, match=r"asks for 16 CPUs and 1 GPUs, but no node .* both .*gpu: 0 for none"
+    ):
+        needs(MIXED, train={"cpu": 16})
+
+
+def test_what_sweep_yaml_says_of_reservations_chooses_as_the_users_file():
+    for asked in ({"train": {"cpu": 4}}, {"train": {"gpu": 0.0}, "umap": {"cpu": 1.0}}, {"train": {}}):
+        written = Resources.model_validate(asked).model_dump(mode="json")
+        assert {kind: need for kind, need in written.items() if need is not None} == asked
+
+
+@pytest.mark.parametrize("train", [{"cpu": 0}, {"cpu": 0.00001}, {"cpu": 0, "gpu": 0}])
+def test_a_training_that_would_reserve_nothing_is_refused_before_ray_starts(train):
+    spec = {"name": "s", "recipes": ["raw_spec"], "dcase": ["dcase2023"], "seeds": [0]}
+    message = r"^w: resources.train: cpu is .*: set resources.train.cpu to 1 or more"
+    with pytest.raises(ValueError, match=message):
+        validate(Sweep, {**spec, "resources": {"train": train}}, "w")
+
+
+def test_a_training_may_do_without_cpus_where_it_has_something_else():
+    for train in ({"cpu": 0, "gpu": 0.5}, {"cpu": 0, "per_node": 2}):
+        Resources.model_validate({"train": train})
+
+
+def test_a_ray_without_any_cpu_is_said():
+    bare = Cluster(cpus=0, gpus=0, node_cpus=0, node_gpus=0, dashboard=None, nodes=((0.0, 0.0),))
+    with pytest.raises(ValueError, match="none of this Ray's 1 nodes has a CPU to train on: add nodes"):
+        bare.needs(Resources(), threads=1)
+
+
+def ray_of(monkeypatch, **cpus):
+    """Has Ray tell of nodes with so many CPUs; returns what may be changed of them later."""
+    import ray
+
+    nodes = {n: {"NodeID": n, "Alive": True, "Resources": {"CPU": c} if c else {}} for n, c in cpus.items()}
+    monkeypatch.setattr(ray, "nodes", lambda: list(nodes.values()))
+    return nodes
+
+
+def test_tasks_go_to_nodes_with_cpus_as_many_as_they_have(monkeypatch):
+    from asdray.sweep import tasks
+
+    now = [0.0]
+    monkeypatch.setattr(tasks.time, "monotonic", lambda: now[0])
+    there = ray_of(monkeypatch, head=0, a=2, b=6)
+    nodes, running = tasks.Nodes(), []
+    for _ in range(8):
+        running.append(nodes.least_busy(running))
+    assert Counter(running) == {"a": 2, "b": 6}
+    running.remove("a")
+    assert nodes.least_busy(running) == "a", "where one ended"
+
+    there["b"]["Alive"] = False
+    there["c"] = {**there["a"], "NodeID": "c"}
+    now[0] += tasks.LOOK_SECONDS
+    assert {nodes.least_busy([]), nodes.least_busy(["a"])} == {"a", "c"}, "nodes that join and die"
+
+
+@pytest.mark.parametrize("cpus", [{"only": 2}, {"head": 0, "gpus": 0}])
+def test_ray_chooses_where_there_is_no_choice(monkeypatch, cpus):
+    from asdray.sweep.tasks import Nodes
+
+    ray_of(monkeypatch, **cpus)
+    assert Nodes().least_busy([]) is None
 
 
 @pytest.mark.parametrize("per_node", [1, 2, 3, 5, 7])

@@ -4,11 +4,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from ray_nodes import processes
 from sweeping import SMALL_AE, SMALL_DIS, World, asdray, by_hand, make_data, stages, start, wait_for
 from terminal import in_terminal, read_until
 
@@ -62,8 +67,8 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     world = World(data, tmp_path / "results")
     changes = {
         "recipes": {
-            "ae_baseline": {"set": {**SMALL_AE, "train.epochs": 1}},
-            "dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 5000}},
+            "dis_baseline": {"set": {**SMALL_DIS, "train.epochs": 1}},
+            "dis_spec_scac_fixed": {"set": {**SMALL_DIS, "train.epochs": 5000}},
         },
         "machines": {"dcase2023": ["fan"]},
         "resources": {"train": {"cpu": len(os.sched_getaffinity(0))}},  # one after the other
@@ -97,7 +102,7 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
     assert "sweep tiny: running since" in status
     assert "Ray dashboard http://127.0.0.1:" in status
-    assert re.search(r"dis_baseline-\w+ dcase2023 seed0 .*/5000", status)
+    assert re.search(r"dis_spec_scac_fixed-\w+ dcase2023 seed0 .*/5000", status)
     url = json.loads((world.folder() / "status.json").read_text())["metrics"]
     speed = r'ray_asdray_clips_per_second\{.*sweep="tiny".*\} (?!0\.0)'
     wait_for(lambda: re.search(speed, text_at(url)), process, 200, lambda: read_until(terminal, "clips/s"))
@@ -112,6 +117,26 @@ def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
     assert "Traceback" not in rest
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
     assert "not running; it was stopped at" in status
+
+
+def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
+    world = World(data, tmp_path / "results")
+    command = [sys.executable, "-m", "asdray", *map(str, world.command())]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    # Ray's first act, seconds before it has started.
+    wait_for(lambda: list(Path("/tmp").glob(f"asdray-{process.pid}-*/session_2*")), process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 75, output
+    assert "to go on: asdray sweep" in output
+    assert "Traceback" not in output
+    assert not list(Path("/tmp").glob(f"asdray-{process.pid}-*"))
+    assert not processes(process.pid)
+    status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
+    assert "not running; it was stopped at" in status
+    assert not [e for e in world.events() if e["status"] == "failed"]
 
 
 TOKEN = "0123456789abcdef" * 2

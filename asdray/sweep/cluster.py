@@ -70,29 +70,35 @@ class Cluster:
 
     def workers(self, tasks: int | None) -> int:
         """How many workers to ready for so many tasks (None: unknown): as many as run beside trainings."""
-        most = min(max(1, int(self.cpus) // 2), MOST_READY * max(1, len(self.nodes)))
+        working = sum(cpus > 0 for cpus, _ in self.nodes)
+        most = min(max(1, int(self.cpus) // 2), MOST_READY * max(1, working))
         return most if tasks is None else min(most, tasks)
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
-        """What a training and the two kinds of task reserve; asked for, or chosen.
+        """What a training and the two kinds of task reserve; each option asked for, or else chosen.
 
         Chosen: a training takes its threads, and a GPU where there are some, on which it also extracts, so
         that no task waits for one. Tasks reserve no CPU, since the driver limits how many run at once (see
         `asdray.sweep.tasks`): trainings that wait in the queue never starve them. Where an extraction is to
-        have (a part of) a GPU of its own, a training takes three quarters.
+        have (a part of) a GPU of its own, a training takes three quarters. Who asks for CPUs alone still gets
+        the GPU, and who asks for (a part of) a GPU alone still gets the threads: ``gpu: 0`` wants none.
 
         Raises:
-            ValueError: more than the largest thing this Ray could ever give.
+            ValueError: more than the largest thing this Ray could ever give, or nothing.
         """
         gpu = 0.0
         if self.node_gpus > 0:
             gpu = 0.75 if asked.extract and asked.extract.gpu else 1.0
-        train = asked.train or Need(cpu=min(threads, self.node_cpus), gpu=gpu)
         needs = {
-            "train": self._limited(train, threads, gpu) if train.per_node else train,
-            "extract": larger(asked.extract or Need(cpu=0), asked.score or Need(cpu=0)),
-            "umap": asked.umap or Need(cpu=0),
+            "train": self._training(asked.train or Need(), threads, gpu),
+            "extract": larger(asked.extract or Need(), asked.score or Need()),
+            "umap": asked.umap or Need(),
         }
+        if not needs["train"].cpu and not needs["train"].gpu:
+            raise ValueError(
+                f"none of this Ray's {len(self._each)} nodes has a CPU to train on: add nodes that have some "
+                "(--num-cpus of `ray start`), and run the command again once they have joined"
+            )
         for kind, need in needs.items():
             limits = (("cpu", need.cpu, self.node_cpus), ("gpu", need.gpu, self.node_gpus))
             for what, wanted, there in limits:
@@ -102,34 +108,42 @@ class Cluster:
                         f"{there:g}: it would wait for ever; ask for less or use larger nodes "
                         f"(in all there are {self.cpus:g} CPUs and {self.gpus:g} GPUs)"
                     )
-            if need.gpu > 1 and need.gpu % 1:
-                raise ValueError(f"resources.{kind}.gpu is {need.gpu:g}: above 1, GPUs are whole numbers")
             if self.nodes and not any(need.cpu <= cpus and need.gpu <= gpus for cpus, gpus in self.nodes):
                 nodes = "; ".join(f"{cpus:g} CPUs, {gpus:g} GPUs" for cpus, gpus in sorted(set(self.nodes)))
                 raise ValueError(
                     f"resources.{kind} asks for {need.cpu:g} CPUs and {need.gpu:g} GPUs, but no node of this "
-                    f"Ray has both ({nodes}): it would wait for ever; ask for less of one"
+                    f"Ray has both ({nodes}): it would wait for ever; ask for less of one "
+                    "(gpu: 0 for none)"
                 )
         return needs
 
-    def _limited(self, asked: Need, threads: int, gpu: float) -> Need:
-        """What a training reserves of which ``per_node`` may run on a node, and no more then fit on any.
+    def _training(self, asked: Need, threads: int, gpu: float) -> Need:
+        """What a training reserves: what was asked for, the rest as chosen.
 
-        Ray has no limit per node that holds for Tune's trials: they reserve the least CPUs, in Ray's steps of
-        0.0001, that make the largest node full. So many share the GPUs of a node that has fewer.
+        With ``per_node`` so many may run on a node, and no more then fit on any. Ray has no limit per node
+        that holds for Tune's trials: they reserve the least CPUs, in Ray's steps of 0.0001, that make the
+        largest node full. So many share the GPUs of a node that has fewer.
         """
-        assert asked.per_node
-        if self.node_gpus:
+        given = asked.model_dump()
+        if asked.per_node and self.node_gpus:
             gpu = math.floor(gpu / math.ceil(asked.per_node / self.node_gpus) * 10_000) / 10_000
-        chosen = {"cpu": min(threads, self.node_cpus), "gpu": gpu}
-        need = Need(**{**chosen, **asked.model_dump(exclude_unset=True)})
-        full = math.floor(self._largest(need) / (asked.per_node + 1) * 10_000 + 1) / 10_000
+        gpu = given.get("gpu", gpu)
+        # Not more than there are beside the GPU: nodes with most CPUs are often those without one.
+        beside = max((cpus for cpus, gpus in self._each if gpu <= gpus), default=self.node_cpus)
+        need = Need(**{"cpu": min(threads, beside), "gpu": gpu, **given})
+        if not need.per_node:
+            return need
+        full = math.floor(self._largest(need) / (need.per_node + 1) * 10_000 + 1) / 10_000
         return need.model_copy(update={"cpu": max(need.cpu, full)})
 
     def _largest(self, need: Need) -> float:
         """CPUs of the largest node that could train; 0: none could."""
-        nodes = self.nodes or ((self.node_cpus, self.node_gpus),)
-        return max((cpus for cpus, gpus in nodes if need.cpu <= cpus and need.gpu <= gpus), default=0.0)
+        fit = (cpus for cpus, gpus in self._each if need.cpu <= cpus and need.gpu <= gpus)
+        return max(fit, default=0.0)
+
+    @property
+    def _each(self) -> tuple[tuple[float, float], ...]:
+        return self.nodes or ((self.node_cpus, self.node_gpus),)
 
     def notes(self, train: Need) -> list[str]:
         """What is said at the start of nodes that train nothing since a larger one is limited."""
@@ -172,12 +186,13 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     if address:
         _knock(address)
         try:
-            context = ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": WORKER_ENV},
-            )
+            with _sigterm_stays_ours():
+                context = ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": WORKER_ENV},
+                )
         except (ray.exceptions.AuthenticationError, ConnectionError) as error:
             raise ValueError(why_refused(address, error)) from None
     else:
@@ -185,7 +200,8 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
         # Short: the paths of Unix sockets below it may have 107 characters.
         temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
-        context = _start(dashboard, temporary)
+        with _sigterm_stays_ours():
+            context = _start(dashboard, temporary)
     try:
         preloading.join()
         gc.collect()
@@ -205,6 +221,25 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sigterm_stays_ours() -> Iterator[None]:
+    """Keeps Ray from taking SIGTERM over as it starts.
+
+    Its own handler ends the process with code 15 and without a word, wherever the start has come to: half a
+    Ray would be left to be cleaned up. Ours notes the wish to stop, which the sweep's loop then follows.
+    """
+    import ray
+
+    # Not public: Ray has no option for it.
+    utils: Any = ray._private.utils
+    take = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = take
 
 
 def _start(dashboard: bool, temporary: Path) -> Any:

@@ -93,7 +93,7 @@ class Driver:
         from asdray.sweep.cluster import larger, ray_session
 
         with stop_on_signals(stop_at) as stop, ray_session(address, dashboard) as cluster, self._view:
-            stop.arm()  # Ray has made SIGTERM its own
+            stop.arm()  # should Ray have made a signal its own
             # Only now, like the two below: it imports ray, which a sweep with nothing to do never needs.
             from asdray.sweep import metrics
 

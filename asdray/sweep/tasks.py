@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.resources import Need
@@ -20,6 +21,9 @@ from asdray.sweep.plan import Job
 
 COLD_SECONDS = 10.0
 """About what a worker needs before its first task: it starts, and imports torch, scikit-learn and UMAP."""
+
+LOOK_SECONDS = 10.0
+"""How old the list of nodes may be that a task's node is chosen from."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,39 @@ def _options(need: Need) -> dict[str, Any]:
     }
 
 
+class Nodes:
+    """The nodes for tasks that reserve nothing: those with CPUs, each as busy as it has of them.
+
+    To Ray a task without a reservation fits anywhere, also on a head that is kept free (``--num-cpus=0``);
+    and with one, however small, trainings that hold all CPUs of a node would starve it.
+    """
+
+    def __init__(self) -> None:
+        self._cpus: dict[str, float] = {}
+        self._looked = -LOOK_SECONDS
+
+    def least_busy(self, there: Iterable[str | None]) -> str | None:
+        """The node for one more task; None: Ray may choose, there is one node or none with CPUs.
+
+        Of equals it is always the same, whose worker is warm.
+
+        Args:
+            there: the nodes of those that run.
+        """
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in alive}
+            self._cpus = {node: n for node, n in sorted(cpus.items()) if n > 0} if len(alive) > 1 else {}
+            self._looked = time.monotonic()
+        busy = Counter(there)
+        return min(self._cpus, key=lambda node: (busy[node] + 1) / self._cpus[node], default=None)
+
+
+def _on(node: str | None) -> Any:
+    """Where a task is to run, as Ray takes it; elsewhere once the node is lost."""
+    return "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+
+
 class TaskPool:
     """Submits at most ``slots`` tasks at once and gathers their events.
 
@@ -164,8 +201,11 @@ class TaskPool:
         self._umap = umap
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Item] = deque()
-        self._running: dict[Any, tuple[Item, float]] = {}
-        """With the time of submission."""
+        self._running: dict[Any, tuple[Item, float, str | None]] = {}
+        """With the time of submission, and the node where that was chosen here."""
+        self._nodes = Nodes()
+        self._free = {kind for kind, need in needs.items() if not need.cpu and not need.gpu}
+        """Kinds of task that reserve nothing."""
         self._workers = 0
         """How many got ready, or had a task."""
         self._ended, self._seconds = 0, 0.0
@@ -182,9 +222,13 @@ class TaskPool:
             workers: at most as many, of a gigabyte each.
         """
         learns = any(job.trial.system.frontend.learns for job in self._jobs)
-        remote = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(warm_up)
+        remote = ray.remote(num_cpus=0, max_retries=0)(warm_up)
         self._workers = workers
-        self._warming = [remote.options(name="warm up").remote(self._umap, learns) for _ in range(workers)]
+        nodes: list[str | None] = []
+        for _ in range(workers):  # one after the other as the tasks will be: on the same nodes
+            nodes.append(node := self._nodes.least_busy(nodes))
+            options = {"name": "warm up", "scheduling_strategy": _on(node)}
+            self._warming.append(remote.options(**options).remote(self._umap, learns))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -202,15 +246,14 @@ class TaskPool:
         while self._waiting and len(self._running) < slots:
             if len(self._running) == self._workers and not self._pays():
                 break
-            item = self._waiting.popleft()
-            self._running[self._submit(item)] = item, time.monotonic()
+            self._submit(self._waiting.popleft())
             self._workers = max(self._workers, len(self._running))
         if not self._running:
             return []
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout)
         ended = []
         for ref in ready:
-            item, _ = self._running.pop(ref)
+            item, *_ = self._running.pop(ref)
             events = self._gather(ref, item)
             self._ended += 1
             self._seconds += sum(e["seconds"] or 0.0 for e in events if not e["found"])
@@ -221,21 +264,27 @@ class TaskPool:
         """Whether the workers there are would take longer for what waits than one more takes to start."""
         if not self._workers:
             return True
-        oldest = max((time.monotonic() - begun for _, begun in self._running.values()), default=0.0)
+        oldest = max((time.monotonic() - begun for _, begun, _ in self._running.values()), default=0.0)
         usual = max(oldest, self._seconds / self._ended if self._ended else 0.0)
         return len(self._waiting) * usual / self._workers > COLD_SECONDS
 
-    def _submit(self, item: Item) -> Any:
+    def _submit(self, item: Item) -> None:
         job = self._jobs[item.job]
-        name = f"{item.kind} {item.machine} {job.trial.name}"
+        options: dict[str, Any] = {"name": f"{item.kind} {item.machine} {job.trial.name}"}
+        node = None
+        if item.kind in self._free:
+            node = self._nodes.least_busy(node for *_, node in self._running.values())
+            options["scheduling_strategy"] = _on(node)
         if item.kind == "umap":
             assert isinstance(self._umap, Umap)
-            return self._plot.options(name=name).remote(
+            ref = self._plot.options(**options).remote(
                 job.trial, item.checkpoint, item.machine, self._umap, self._places
             )
-        return self._process.options(name=name).remote(
-            job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device, self._umap
-        )
+        else:
+            ref = self._process.options(**options).remote(
+                job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device, self._umap
+            )
+        self._running[ref] = item, time.monotonic(), node
 
     def _gather(self, ref: Any, item: Item) -> list[Event]:
         try:
