@@ -50,6 +50,8 @@ _RAY_ENV = {
     # Trainings take all CPUs and with them all places of idle workers: after a second without a task the one
     # that has imported and compiled everything would be killed.
     "RAY_idle_worker_killing_time_threshold_ms": "300000",
+    # Ray's own is 15, which trainings on the CPU still get: tasks come before them.
+    "RAY_worker_niceness": "10",
     # Of a job (`ray job submit --runtime-env-json ...`) all but the threads is kept.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }

@@ -32,8 +32,8 @@ from asdray.sweep.study import Sample
 
 NOTHING = Need(cpu=0)
 
-NICE = 19
-"""How much a training on the CPU gives way to tasks: Ray's workers have 15."""
+NICER = 5
+"""How much a training on the CPU gives way to tasks: they have 10 where Ray is ours, see `sweep.cluster`."""
 
 REPORT_SECONDS = 0.5
 """Epochs that follow each other faster are reported together."""
@@ -80,7 +80,7 @@ def train_job(
     _show(trial)
     if device == "cpu" and sys.platform == "linux":
         # This thread alone. Else most UMAPs are left to the end, where others would have to start for them.
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        os.setpriority(os.PRIO_PROCESS, 0, min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICER))
 
     def on_epoch(unit: str, progress: dict[str, Any]) -> None:
         nonlocal last
