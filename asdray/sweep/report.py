@@ -77,12 +77,17 @@ class Report:
     def write(self, then: Callable[[], None] = lambda: None) -> Leaderboard:
         """Writes everything; ``then``: what is done with it, which costs the driver's loop time too."""
         started = time.monotonic()
+        _tidy()  # the driver's memory is largest while it writes
         outputs.write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
         board = outputs.write_results(self._sweep, self._jobs, self._places)
         then()
-        gc.collect()  # what was imported is frozen while Ray runs, so this looks at little
-        allocator.give_back()
+        _tidy()
         self._written = time.monotonic()
         self._cost = self._written - started
         self._dirty = False
         return board
+
+
+def _tidy() -> None:
+    gc.collect()  # what was imported is frozen while Ray runs, so this looks at little
+    allocator.give_back()

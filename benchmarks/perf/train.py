@@ -242,7 +242,7 @@ def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
             f"{row.batch_size / step:,.0f}",
             f"{told['peak']:,.0f}",
             f"{told['saved']:,.0f}" if "saved" in told else "",
-            *(f"{told['parts'][part]:.0%}" for part in PARTS),
+            *(f"{told['parts'][part]:.1%}" for part in PARTS),
             f"{max(0.0, 1 - step / told['wall']):.0%}",
         ]
         if "limit" in told:
