@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from asdray import provenance
+from asdray.config.base import text_of
 from asdray.leases import is_leased as is_leased
 from asdray.leases import lease as lease
 
@@ -254,11 +255,10 @@ class Marker:
 
         That of ``{name: sha256}`` as ``json.dumps`` writes it with sorted keys, at a third of its time.
         """
-        content = [f'{_QUOTED(name)}: "{entry["sha256"]}"' for name, entry in sorted(self.outputs.items())]
+        content = [f'{text_of(name)}: "{entry["sha256"]}"' for name, entry in sorted(self.outputs.items())]
         return hashlib.sha256(f"{{{', '.join(content)}}}".encode()).hexdigest()
 
 
-_QUOTED = json.encoder.encode_basestring_ascii
 _FIELDS = {field.name for field in fields(Marker)}
 
 

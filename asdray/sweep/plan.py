@@ -96,7 +96,7 @@ def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
 
 
 FEW = 100
-"""Trials that are looked at in less time than it takes to share them out."""
+"""Fewer trials are not worth sharing out, nor half as many a process of their own."""
 
 
 def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Standing]:
@@ -105,7 +105,8 @@ def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Sta
     For commands that only tell: a process that has threads must not fork.
     """
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    if cpus == 1 or len(jobs) < FEW:
+    cpus = min(cpus, 2 * len(jobs) // FEW)
+    if cpus < 2:
         yield from (standing(job, sweep, places) for job in jobs)
         return
     import multiprocessing
