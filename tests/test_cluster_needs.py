@@ -244,3 +244,20 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
     sent = cloudpickle.dumps(lambda index: f"train {names[index]}")
     assert names[7] == "dis_baseline-00000007 dcase2023 seed0"
     assert len(sent) < 5000
+
+
+@pytest.mark.parametrize(
+    ("cpus", "tasks", "trainings", "ready"),
+    [
+        (2, 16, 2, (1, 0)),  # trainings hold every CPU: what gets ready costs them time
+        (2, 16, 1, (1, 1)),  # a CPU is idle beside the only training
+        (2, 1, 1, (1, 0)),
+        (2, 0, 1, (0, 0)),
+        (2, None, 1, (1, 0)),  # a search: trainings come as long as there is room
+        (64, 1000, 1, (8, 0)),  # of a gigabyte each
+        (8, 6, 4, (4, 2)),
+    ],
+)
+def test_idle_cpus_ready_the_workers_that_follow_the_trainings(cpus, tasks, trainings, ready):
+    one = Cluster(cpus, 0, node_cpus=cpus, node_gpus=0, dashboard=None, nodes=((float(cpus), 0.0),))
+    assert one.workers(tasks, trainings) == ready

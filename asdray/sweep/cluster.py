@@ -70,11 +70,22 @@ class Cluster:
     nodes: tuple[tuple[float, float], ...] = ()
     """CPUs and GPUs of each."""
 
-    def workers(self, tasks: int | None) -> int:
-        """How many workers to ready for so many tasks (None: unknown): as many as run beside trainings."""
+    def workers(self, tasks: int | None, trainings: float) -> tuple[int, int]:
+        """How many workers to ready beside the trainings, and how many more after those.
+
+        The former run tasks meanwhile. The others are for the time when all CPUs are the tasks': only where
+        some CPU is idle until then, which readies them for nothing.
+
+        Args:
+            tasks: how many there are; None: unknown.
+            trainings: CPUs that they take.
+        """
         working = sum(cpus > 0 for cpus, _ in self.nodes)
-        most = min(max(1, int(self.cpus) // 2), MOST_READY * max(1, working))
-        return most if tasks is None else min(most, tasks)
+        most = min(max(1, int(self.cpus)), MOST_READY * max(1, working))
+        most = most if tasks is None else min(most, tasks)
+        first = min(most, max(1, int(self.cpus) // 2))
+        idle = tasks is not None and self.cpus - trainings >= 1
+        return first, most - first if idle else 0
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
         """What a training and the two kinds of task reserve; each option asked for, or else chosen.

@@ -93,9 +93,13 @@ class Driver:
         from asdray.sweep.cluster import larger, ray_session
 
         with stop_on_signals(stop_at) as stop, ray_session(address, dashboard) as cluster, self._view:
-            stop.arm()  # should Ray have made a signal its own
-            # Only now, like the two below: it imports ray, which a sweep with nothing to do never needs.
+            if stop.asked:  # while Ray started
+                self._stop(stop)
+                return
+            # Only now: they import ray, which a sweep with nothing to do never needs.
             from asdray.sweep import metrics
+            from asdray.sweep.tasks import TaskPool
+            from asdray.sweep.training import Judge, Training
 
             self._view.export(metrics.Metrics(self.sweep.name))
             self._live.dashboard, self._live.metrics = cluster.dashboard, metrics.address()
@@ -114,15 +118,8 @@ class Driver:
                     self._view.line(note, "yellow")
             self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
             self._training = {i for i in self.left if self._works_with_model(i)}
-            # Only now: both modules import ray, which a sweep with nothing to do never needs.
-            from asdray.sweep.tasks import TaskPool
-            from asdray.sweep.training import Judge, Training
-
             pool = TaskPool(self.jobs, needs, self.places, self.sweep.umap)
             searching = self.search is not None and not self.search.over
-            known = sum(len(m.machines) + len(m.umaps) for m in self.left.values())
-            if self._training or searching:
-                pool.warm_up(cluster.workers(None if searching else known))
             news: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
             training = None
             if self._training or searching:
@@ -146,6 +143,9 @@ class Driver:
                 )
             self._live.room(training.slots if training else 1, cluster.cpus // 2, cluster.cpus)
             if training:
+                known = sum(len(m.machines) + len(m.umaps) for m in self.left.values())
+                taken = min(len(self._training), training.slots) * needs["train"].cpu
+                pool.warm_up(*cluster.workers(None if searching else known, taken))
                 training.start()
                 if self.search:
                     for index in sorted(self._training - self._held):
@@ -160,9 +160,7 @@ class Driver:
             self._finish_if_complete(index)
         while trains or len(pool):
             if stop.asked:
-                if stop.timed_out:
-                    self._view.line("--wall-time is nearly over", "yellow")
-                self._stop(training)
+                self._stop(stop, training)
                 return
             if self.search and trains:
                 self._steer(self.search, training, pool)
@@ -389,8 +387,10 @@ class Driver:
         self._view.board(board)
         return board
 
-    def _stop(self, training: Any) -> None:
+    def _stop(self, stop: Stop, training: Any = None) -> None:
         self.stopped = True
+        if stop.timed_out:
+            self._view.line("--wall-time is nearly over", "yellow")
         self._view.line("stopping: what is finished is kept, trainings go on from their last epoch", "yellow")
         if training:
             training.stop()

@@ -36,7 +36,7 @@ class Stop:
         return self._signalled or self.timed_out
 
     def arm(self) -> None:
-        """Listens for signals; once more where a library (Ray, as it starts) took one of them over."""
+        """Listens for signals."""
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 signal.signal(signum, self._ask)

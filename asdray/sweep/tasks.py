@@ -115,8 +115,14 @@ def plot_machine(
     ]
 
 
-def warm_up(umap_options: Umap | Literal[False], learns: bool) -> None:
-    """Imports, and compiles, what this worker's tasks will need: many seconds, while others still train."""
+def warm_up(umap_options: Umap | Literal[False], learns: bool, after: Sequence[Any] = ()) -> None:
+    """Imports, and compiles, what this worker's tasks will need: many seconds, while others still train.
+
+    Args:
+        after: likewise of other workers, that are to be ready first.
+    """
+    if after:
+        ray.wait(list(after), num_returns=len(after))
     import pandas  # noqa: F401 - by pyarrow, as soon as it looks at an array
 
     import asdray.stages.evaluate
@@ -215,20 +221,22 @@ class TaskPool:
         self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
-    def warm_up(self, workers: int) -> None:
+    def warm_up(self, workers: int, later: int = 0) -> None:
         """Readies some workers beside the trainings; tasks that come sooner do not wait for it.
 
         Args:
             workers: at most as many, of a gigabyte each.
+            later: as many more, one after the other, once those are ready.
         """
         learns = any(job.trial.system.frontend.learns for job in self._jobs)
         remote = ray.remote(num_cpus=0, max_retries=0)(warm_up)
-        self._workers = workers
+        self._workers = workers + later
         nodes: list[str | None] = []
-        for _ in range(workers):  # one after the other as the tasks will be: on the same nodes
+        for number in range(workers + later):  # one after the other as the tasks will be: on the same nodes
             nodes.append(node := self._nodes.least_busy(nodes))
             options = {"name": "warm up", "scheduling_strategy": _on(node)}
-            self._warming.append(remote.options(**options).remote(self._umap, learns))
+            after = self._warming[:] if number >= workers else []
+            self._warming.append(remote.options(**options).remote(self._umap, learns, after))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
