@@ -2,9 +2,10 @@
 
 4 machines x (200 training + 100 test) clips of 6 s, synthetic; all four default backends and UMAP; one seed.
 As sweeps through the command line, whole processes, start-up included: the autoencoder with 5 epochs, the
-two-branch network with 4. Beside them stands what ASDKit needed for the same on two quiet cores, one process
-per stage and machine (MEASURED_SECONDS): a ratio means something on such a machine only. Clips are not padded
-to the year's longest (18 s), as they were not there.
+two-branch network with 4. Beside them stands what ASDKit needs for the same, one process per stage and
+machine: with ``--asdkit CHECKOUT PYTHON`` measured in the same run (see `reference.py`; twenty minutes more),
+else what it needed on two quiet cores (MEASURED_SECONDS), and then a ratio means something on such a machine
+only. Clips are not padded to the year's longest (18 s), neither by us nor by it.
 
 `after training` is from the last checkpoint to the leaderboard, `start` from the command to the first epoch.
 """
@@ -18,13 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import reference
 import runs
+from reference import OURS, SECONDS, TEST, TRAIN
 
-TRAIN, TEST, SECONDS = 200, 100, 6
-RECIPES = {
-    "ae_baseline": {"train.epochs": 5, "audio.duration": SECONDS},
-    "dis_baseline": {"train.epochs": 4, "train.batch_size": 64, "audio.duration": SECONDS},
-}
 # Per recipe: everything; all that follows the training, of all machines and the tables.
 MEASURED_SECONDS = {"ae_baseline": (525.0, 4 * 84 + 15.0), "dis_baseline": (525.0, 4 * 97 + 15.0)}
 
@@ -34,7 +32,7 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
     results = root / f"{recipe}-{run}"
     spec = {
         "name": "pipeline",
-        "recipes": {recipe: {"set": RECIPES[recipe]}},
+        "recipes": {recipe: {"set": OURS[recipe]}},
         "dcase": [runs.DCASE],
         "seeds": [0],
         "machines": {runs.DCASE: runs.MACHINES},
@@ -60,7 +58,8 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long does a whole sweep take?")
     parser.add_argument("--runs", type=int, default=1, help="of each sweep; medians are printed")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--asdkit", type=Path, nargs=2, metavar=("CHECKOUT", "PYTHON"), help="measure it too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -69,6 +68,7 @@ def main() -> None:
               f"{args.runs} runs: median (least to most) seconds\n")  # fmt: skip
         print("| sweep | all | start | training | after training | reference / all | reference / after |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        theirs: dict[str, list[reference.Stage]] = {}
         for recipe in args.recipes:
             figures = [measure(root, recipe, run) for run in range(args.runs)]
             cells, medians = [], {}
@@ -77,8 +77,15 @@ def main() -> None:
                 medians[name] = statistics.median(values)
                 cells.append(f"{medians[name]:.1f} ({min(values):.1f} to {max(values):.1f})")
             whole, after = MEASURED_SECONDS[recipe]
+            if args.asdkit:
+                toolkit = reference.Toolkit(args.asdkit[0].resolve(), args.asdkit[1].absolute())
+                stages = reference.pipeline(toolkit, recipe, root / "data", root / f"asdkit-{recipe}")
+                whole, after = sum(stage.wall for stage in stages), reference.after_training(stages)
+                theirs[recipe] = stages
             cells += [f"{whole / medians['all']:.1f}", f"{after / medians['after training']:.1f}"]
             print(f"| {recipe} | {' | '.join(cells)} |", flush=True)
+        for recipe, stages in theirs.items():
+            reference.print_stages(recipe, stages)
 
 
 if __name__ == "__main__":

@@ -204,9 +204,12 @@ def references(root: Path, quick: bool) -> Iterator[Point]:
 
 def length(root: Path, quick: bool) -> Iterator[Point]:
     """What grows with the seconds of a clip."""
+    import steps
+    import torch
+
     batch = 8 if quick else 64
     for seconds in (5, 6) if quick else (6, 10, 14, 18):
-        for precision in ("fp32", "bf16"):
+        for precision in steps.precisions(torch.device("cpu")):
             yield f"step {precision}", seconds, lambda s=seconds, p=precision: work("step", s, p, batch)
         yield "extraction", seconds, lambda s=seconds: work("extraction", s, batch)
         yield "decoding", seconds, lambda s=seconds: work("decoding", s, root)

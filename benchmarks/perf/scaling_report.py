@@ -235,7 +235,9 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     Args:
         gpu_clips, gpu_extraction: clips/s of 10 s that one GPU trains on, and extracts.
     """
-    asked = [(s, "value") for s in (*_STEPS, "decoding", *(series for series, _ in _OF_MACHINE))]
+    precisions = [p for p in ("fp32", "bf16") if Line.through(points, f"step {p}", "value")] or ["fp32"]
+    lengths = (*(f"step {p}" for p in precisions), "extraction", "decoding")
+    asked = [(s, "value") for s in (*lengths, *(series for series, _ in _OF_MACHINE))]
     asked += itertools.product(("machines", "trials"), ("cpu", "others_cpu", "wall", "rss"))
     found = {key: Line.through(points, *key) for key in asked}
     if missing := sorted({series for (series, _), line in found.items() if line is None}):
@@ -253,7 +255,7 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     years = [Year.of(dcase) for dcase in YEARS]
     trainings = []
     tasks = plots = driver = 0.0
-    cpu = {"fp32": 0.0, "bf16": 0.0}
+    cpu = dict.fromkeys(precisions, 0.0)
     for _, year, _ in itertools.product(range(RECIPES), years, range(SEEDS)):
         clips = year.train + year.test
         trainings.append(year.seconds / 10 * (EPOCHS * year.train / gpu_clips + clips / gpu_extraction))
@@ -299,8 +301,11 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials."
         + (" Each node more costs it {} s of CPU and {} MiB.".format(*more) if all(more) else ""),
         f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} the largest year).",
-        f"* On CPUs, as measured: {cpu['fp32'] / 86400:,.0f} CPU days in fp32, {cpu['bf16'] / 86400:,.0f} in "
-        f"bf16; {cpu['fp32'] / gpu:,.0f} and {cpu['bf16'] / gpu:,.0f} CPUs are as fast as one such GPU.",
+        *(
+            f"* On CPUs in {precision}, as measured: {seconds / 86400:,.0f} CPU days; one such GPU is "
+            f"as fast as {seconds / gpu:,.0f} of them."
+            for precision, seconds in cpu.items()
+        ),
     ]
     return "\n".join(text)
 

@@ -189,6 +189,12 @@ def median(work: Callable[[], Any], clock: Clock, repeats: int = 5, inner: int =
     return statistics.median(found)
 
 
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those worth measuring: without AVX-512 a CPU only emulates bf16, ten times slower than fp32."""
+    emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+    return ("fp32",) if emulated else ("fp32", "bf16")
+
+
 def machine_speed(device: torch.device, quick: bool = False) -> dict[str, float]:
     """What the machine reaches: FLOP/s of products (matrix or convolution, whichever is faster) in
     ``fp32`` and ``bf16``, and bytes/s of ``memory`` read and written."""
@@ -348,6 +354,7 @@ __all__ = [
     "make_clips",
     "median",
     "peak_mebibytes",
+    "precisions",
     "saved_mebibytes",
     "vector_batches",
 ]

@@ -2,9 +2,10 @@
 
     python benchmarks/perf/train.py [--device cuda] [--quick] [--threads N]
 
-Steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and bf16, and of the
-autoencoder (batch 256), on generated audio; and extraction by both. Every row runs in a process of its own.
-Times are CPU seconds (with `--device cuda` seconds), medians. Tables in Markdown. Of training:
+Steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and, unless a CPU only emulates
+it, bf16, and of the autoencoder (batch 256), on generated audio; and extraction by both. Every row runs in a
+process of its own. Times are CPU seconds (with `--device cuda` seconds), medians. Tables in Markdown. Of
+training:
 
 * step: from one batch to the next, everything included; (least to most); and of that the shares of its parts.
   ``wait`` is what the wall clock says more than the CPU: others at work, or the disk;
@@ -58,7 +59,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     lengths = (6.0,) if quick else (6.0, 10.0, 18.0)
     size = 256 if device == "cuda" else 64
     for seconds in lengths:
-        for precision in ("fp32", "bf16"):
+        for precision in steps.precisions(torch.device(device)):
             yield Row("two branches", seconds, precision, batch_size=size)
         if device == "cpu":
             yield Row("two branches", seconds, "fp32", stock=True)
