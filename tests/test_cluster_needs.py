@@ -247,17 +247,17 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
 
 
 @pytest.mark.parametrize(
-    ("cpus", "tasks", "trainings", "ready"),
+    ("cpus", "tasks", "queued", "ready"),
     [
-        (2, 16, 2, (1, 0)),  # trainings hold every CPU: what gets ready costs them time
-        (2, 16, 1, (1, 1)),  # a CPU is idle beside the only training
-        (2, 1, 1, (1, 0)),
-        (2, 0, 1, (0, 0)),
-        (2, None, 1, (1, 0)),  # a search: trainings come as long as there is room
-        (64, 1000, 1, (8, 0)),  # of a gigabyte each
-        (8, 6, 4, (4, 2)),
+        (2, 16, True, (1, 0)),
+        (2, 16, False, (1, 1)),
+        (2, 1, False, (1, 0)),
+        (2, 0, False, (0, 0)),
+        (2, None, True, (1, 0)),
+        (64, 1000, False, (8, 0)),  # of a gigabyte each
+        (8, 6, False, (4, 2)),
     ],
 )
-def test_idle_cpus_ready_the_workers_that_follow_the_trainings(cpus, tasks, trainings, ready):
+def test_where_no_training_waits_all_workers_that_follow_get_ready(cpus, tasks, queued, ready):
     one = Cluster(cpus, 0, node_cpus=cpus, node_gpus=0, dashboard=None, nodes=((float(cpus), 0.0),))
-    assert one.workers(tasks, trainings) == ready
+    assert one.workers(tasks, queued) == ready

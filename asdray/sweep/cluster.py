@@ -70,22 +70,21 @@ class Cluster:
     nodes: tuple[tuple[float, float], ...] = ()
     """CPUs and GPUs of each."""
 
-    def workers(self, tasks: int | None, trainings: float) -> tuple[int, int]:
+    def workers(self, tasks: int | None, queued: bool) -> tuple[int, int]:
         """How many workers to ready beside the trainings, and how many more after those.
 
-        The former run tasks meanwhile. The others are for the time when all CPUs are the tasks': only where
-        some CPU is idle until then, which readies them for nothing.
+        The former run tasks meanwhile. The others are for the time when all CPUs are the tasks': they get
+        ready where that comes soon, since all trainings run at once.
 
         Args:
             tasks: how many there are; None: unknown.
-            trainings: CPUs that they take.
+            queued: whether trainings wait for others to end.
         """
         working = sum(cpus > 0 for cpus, _ in self.nodes)
         most = min(max(1, int(self.cpus)), MOST_READY * max(1, working))
         most = most if tasks is None else min(most, tasks)
         first = min(most, max(1, int(self.cpus) // 2))
-        idle = tasks is not None and self.cpus - trainings >= 1
-        return first, most - first if idle else 0
+        return first, 0 if queued else most - first
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
         """What a training and the two kinds of task reserve; each option asked for, or else chosen.

@@ -144,8 +144,8 @@ class Driver:
             self._live.room(training.slots if training else 1, cluster.cpus // 2, cluster.cpus)
             if training:
                 known = sum(len(m.machines) + len(m.umaps) for m in self.left.values())
-                taken = min(len(self._training), training.slots) * needs["train"].cpu
-                pool.warm_up(*cluster.workers(None if searching else known, taken))
+                queued = searching or len(self._training) > training.slots
+                pool.warm_up(*cluster.workers(None if searching else known, queued))
                 training.start()
                 if self.search:
                     for index in sorted(self._training - self._held):

@@ -190,7 +190,9 @@ def summary_lines(
     failures: Sequence[Event],
     given_up: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
-    """One line per stage: how many were done before, by this run and by others meanwhile; and the rest.
+    """One line per stage: how many were done before, by this run and meanwhile; and the rest.
+
+    Meanwhile: by another run, or by tasks of this one that ended after it was stopped.
 
     Args:
         done: as it is now; the only one of the counts that says how the sweep stands.
@@ -207,7 +209,7 @@ def summary_lines(
         counts = {
             "already done": already,
             "done now": fresh,
-            "done by another run": done.get(stage, 0) - already - fresh,
+            "done meanwhile": done.get(stage, 0) - already - fresh,
             "stopped early": stopped,
             "failed": failed,
             "left": rest - failed,
