@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
-from asdray.config.load import validate
+from asdray.config.load import load_recipe, validate, with_overrides
 from asdray.config.resources import Resources
 from asdray.config.sweep import Sweep
+from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster
 from asdray.sweep.nodes import check, faults_of, why_refused
@@ -261,3 +262,13 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
 def test_where_no_training_waits_all_workers_that_follow_get_ready(cpus, tasks, queued, ready):
     one = Cluster(cpus, 0, node_cpus=cpus, node_gpus=0, dashboard=None, nodes=((float(cpus), 0.0),))
     assert one.workers(tasks, queued) == ready
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "slots"), [("extract", "cpu", 3), ("extract", "cuda", 1), ("umap", "cpu", 1)]
+)
+def test_an_extraction_counts_as_often_as_it_has_threads(kind, device, slots):
+    from asdray.sweep.tasks import slots_of
+
+    system = with_overrides(load_recipe("dis_baseline").system, {"train.threads": 3}, "r")
+    assert slots_of(kind, Trial("dcase2023", "dis_baseline", system, 0, ("fan",)), device) == slots

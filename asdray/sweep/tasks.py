@@ -145,6 +145,11 @@ def warm_up(umap_options: Umap | Literal[False], learns: bool, after: Sequence[A
         embed(np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32), umap_options)
 
 
+def slots_of(kind: Literal["extract", "umap"], trial: Trial, device: str) -> int:
+    """How many tasks of one thread a task stands for."""
+    return trial.system.train.threads if kind == "extract" and device == "cpu" else 1
+
+
 def _options(need: Need) -> dict[str, Any]:
     return {
         "num_cpus": need.cpu,
@@ -188,11 +193,12 @@ def _on(node: str | None) -> Any:
 
 
 class TaskPool:
-    """Submits at most ``slots`` tasks at once and gathers their events.
+    """Submits tasks, at once no more than fill ``slots``, and gathers their events.
 
-    The limit stands in for CPU reservations, which would let trainings that wait in Tune's queue starve
-    the tasks, or the tasks starve them. While trainings run, half as many tasks as CPUs may; then as
-    many as CPUs. A worker more starts only where the others would be busy for longer than it needs to.
+    A task takes a slot, an extraction on the CPU one for each thread of its system. The limit stands in for
+    CPU reservations, which would let trainings that wait in Tune's queue starve the tasks, or the tasks
+    starve them. While trainings run, half of all CPUs are slots; then all are. A worker more starts only
+    where the others would be busy for longer than it needs to.
     """
 
     def __init__(
@@ -251,7 +257,7 @@ class TaskPool:
 
     def step(self, slots: int, timeout: float) -> list[tuple[Item, list[Event]]]:
         """Submits what fits, waits up to ``timeout`` seconds, and returns the tasks that ended."""
-        while self._waiting and len(self._running) < slots:
+        while self._waiting and self._fits(self._waiting[0], slots):
             if len(self._running) == self._workers and not self._pays():
                 break
             self._submit(self._waiting.popleft())
@@ -267,6 +273,12 @@ class TaskPool:
             self._seconds += sum(e["seconds"] or 0.0 for e in events if not e["found"])
             ended.append((item, events))
         return ended
+
+    def _fits(self, item: Item, slots: int) -> bool:
+        """Whether one more task finds its slots free; the first does in any case."""
+        items = [item, *(other for other, *_ in self._running.values())]
+        taken = [slots_of(one.kind, self._jobs[one.job].trial, self._device) for one in items]
+        return len(items) == 1 or sum(taken) <= slots
 
     def _pays(self) -> bool:
         """Whether the workers there are would take longer for what waits than one more takes to start."""

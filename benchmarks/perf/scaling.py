@@ -204,12 +204,11 @@ def references(root: Path, quick: bool) -> Iterator[Point]:
 
 def length(root: Path, quick: bool) -> Iterator[Point]:
     """What grows with the seconds of a clip."""
-    import steps
-    import torch
-
+    # In a process of its own: the peaks of all that this one starts later would hold torch's memory too.
+    precisions = ("fp32", "bf16")[: int(work("precisions")["value"])]
     batch = 8 if quick else 64
     for seconds in (5, 6) if quick else (6, 10, 14, 18):
-        for precision in steps.precisions(torch.device("cpu")):
+        for precision in precisions:
             yield f"step {precision}", seconds, lambda s=seconds, p=precision: work("step", s, p, batch)
         yield "extraction", seconds, lambda s=seconds: work("extraction", s, batch)
         yield "decoding", seconds, lambda s=seconds: work("decoding", s, root)

@@ -102,6 +102,14 @@ def step(seconds: str, precision: str, batch_size: str) -> None:
         tell(value=steps.median(one, steps.Clock(device), 5), batch=size)
 
 
+def precisions() -> None:
+    """How many of fp32 and bf16 are worth measuring."""
+    import steps
+    import torch
+
+    tell(value=len(steps.precisions(torch.device("cpu"))))
+
+
 def extraction(seconds: str, batch_size: str) -> None:
     """Embeddings of a batch of clips."""
     import steps
@@ -154,5 +162,5 @@ def tables(trials: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    works = (pack, backends, umap, step, extraction, decoding, build_tables, tables)
+    works = (pack, backends, umap, step, precisions, extraction, decoding, build_tables, tables)
     next(work for work in works if work.__name__ == sys.argv[1])(*sys.argv[2:])
