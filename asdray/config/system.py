@@ -27,8 +27,8 @@ class Train(Config):
     threads: Positive = 1
     """CPU threads of the process; they change the order of sums, so they belong to the system."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the steps' products; ``bf16`` is faster and rounds to 8 bits. Sums, weights and all that follows
-    training stay in 32 bits."""
+    """Of the steps' products; ``bf16`` rounds to 8 bits and is faster where a CPU does not emulate it. Sums,
+    weights and all that follows training stay in 32 bits."""
 
     later: ClassVar[Mapping[str, Any]] = {"precision": "fp32"}
 
