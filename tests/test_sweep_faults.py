@@ -144,7 +144,6 @@ def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
     while left := processes(process.pid):
         assert time.monotonic() < gone_by, left
         time.sleep(0.1)
-    assert not list(world.results.glob("trials/*/*/*/model")), "nothing begins that is to be stopped"
     assert not [e for e in world.events() if e["status"] == "failed"]
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
     assert "not running; it was stopped at" in status
