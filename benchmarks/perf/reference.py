@@ -1,13 +1,13 @@
 """What does ASDKit, the reference toolkit, need for the work of `pipeline.py`? Ten minutes for each recipe.
 
-    python benchmarks/perf/reference.py CHECKOUT PYTHON --epoch
+    python benchmarks/perf/reference.py CHECKOUT PYTHON
 
 CHECKOUT is one of its repository (TakuyaFujimura/dcase-asd-toolkit), PYTHON an interpreter that has its
 packages; none of it is part of asdray. Each stage of each machine is a process of its own, one after the
 other, as its job scripts run them, on the data and with the options of `pipeline.py`, which calls this with
 `--asdkit CHECKOUT PYTHON`. Where a version of it has other names for an option, change them in `stages`.
 
-By itself, with --epoch, this compares one epoch of training: two branches, batch 64, clips of 6 and of 18 s,
+By itself this compares one epoch of training: two branches, batch 64, clips of 6 and of 18 s,
 ours in fp32 and, unless the CPU only emulates it, bf16. An epoch is what the second costs more than the first
 alone: imports and set-up are in neither. With --threads 1 both get one thread, as in a sweep that trains on
 every CPU; else both get two.
@@ -198,7 +198,6 @@ def main() -> None:
     )
     parser.add_argument("checkout", type=Path)
     parser.add_argument("python", type=Path)
-    parser.add_argument("--epoch", action="store_true", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=int, nargs="+", default=[6, 18])
     args = parser.parse_args()
