@@ -77,6 +77,7 @@ def test_sigterm_stops_cleanly(first):
     assert stopped.code == 75, stopped.output
     assert "to go on: asdray sweep" in stopped.output
     assert "Traceback" not in stopped.output
+    assert "SIGTERM received" not in stopped.output, "Ray's handler aborts a stop of over 3 s"
     assert not list(Path("/tmp").glob(f"asdray-{stopped.pid}-*")), "its Ray's folder is gone"
     assert ("ae_baseline", "extract", None, "bandsaw", None) not in keys(stopped.events)
 

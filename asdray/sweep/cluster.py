@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -239,8 +240,10 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 def _sigterm_stays_ours() -> Iterator[None]:
     """Keeps Ray from taking SIGTERM over as it starts.
 
-    Its own handler ends the process with code 15 and without a word, wherever the start has come to: half a
-    Ray would be left to be cleaned up. Ours notes the wish to stop, which the sweep's loop then follows.
+    It would do so twice. Its handler in Python ends the process with code 15 and without a word, wherever the
+    start has come to: half a Ray would be left to be cleaned up. And its C++ core puts a handler before
+    Python's that writes a stack trace, sets an alarm of 3 seconds which aborts the process, and only then
+    calls ours: a clean stop may take longer. Ours notes the wish to stop, and the sweep's loop follows it.
     """
     import ray
 
@@ -252,6 +255,10 @@ def _sigterm_stays_ours() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = take
+        if threading.current_thread() is threading.main_thread():
+            # As Python knows it; set again, it is first in the process as well.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            signal.alarm(0)  # of a SIGTERM that came meanwhile
 
 
 def _start(dashboard: bool, temporary: Path) -> Any:
