@@ -262,9 +262,14 @@ class Marker:
 _FIELDS = {field.name for field in fields(Marker)}
 
 
+def marker_name(stage: str, backend: str | None = None) -> str:
+    """A stage's marker, relative to the folder in which its outputs lie."""
+    return f".done/{stage}-{backend}.json" if backend else f".done/{stage}.json"
+
+
 def marker_path(folder: Path, stage: str, backend: str | None = None) -> Path:
     """The marker of a stage whose outputs lie in ``folder``."""
-    return folder / (f".done/{stage}-{backend}.json" if backend else f".done/{stage}.json")
+    return folder / marker_name(stage, backend)
 
 
 def marked_backends(folder: Path, stage: str) -> list[str]:
@@ -279,9 +284,8 @@ def marked_backends(folder: Path, stage: str) -> list[str]:
 
 def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker | None:
     """The marker of a stage, or None where there is none that this version can read."""
-    name = f"{stage}-{backend}" if backend else stage
     try:
-        raw = from_json(_read(f"{folder}/.done/{name}.json"))
+        raw = from_json(_read(f"{folder}/{marker_name(stage, backend)}"))
         if raw.pop("format") != MARKER_FORMAT:
             return None
         raw["dropped"] = tuple(raw.get("dropped", ()))

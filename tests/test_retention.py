@@ -26,7 +26,7 @@ from asdray.stages.state import extract_step
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import others, outputs, retention, walltime
+from asdray.sweep import others, outputs, retention, seen, walltime
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.plan import load, standing
@@ -218,6 +218,15 @@ def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
     assert "of checkpoints and embeddings dropped" in out
     assert world.kept() == checkpoints(world) == []
     world.run()  # what is gone does not come back by itself
+    assert world.kept() == []
+
+
+def test_a_run_leaves_what_the_next_look_at_its_trials_needs(world, monkeypatch):
+    """Of the trials as they are once what need not be kept was dropped."""
+    monkeypatch.setattr(seen, "FEW", 2)
+    world.work(mels=(8, 16), keep=NONE)
+    sweep, jobs = world.load(mels=(8, 16), keep=NONE)
+    assert all(seen.Seen(sweep, world.places).settled(job) for job in jobs)
     assert world.kept() == []
 
 

@@ -22,7 +22,7 @@ from asdray import store
 from asdray.config.backend import backend_id
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep import plan
+from asdray.sweep import seen
 from asdray.sweep.changes import changes
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Work, work_of
@@ -309,17 +309,26 @@ def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
 
 def test_many_trials_are_looked_at_by_several_processes_and_told_as_by_one(world, monkeypatch):
     sweep, jobs = world.load(seeds=list(range(40)), umap=False)
-    assert len(jobs) > plan.FEW
+    assert len(jobs) > seen.FEW
     for job in jobs[:5]:
         finish(job, sweep, world.places)
     finish(jobs[-1], sweep, world.places, until="train")
-    dry_run = world.asdray("sweep", world.path, "--dry-run").stdout.splitlines()
-    told = world.asdray("status", world.path).stdout
-    # In this process, which has threads and must not fork, one after the other.
-    monkeypatch.setattr(plan, "FEW", len(jobs) + 1)
-    assert dry_run == plan_lines(sweep, jobs, world.places)
-    assert sum(line.endswith(": done") for line in dry_run) == 5
-    assert "5 done, 115 waiting of 120 trials" in told
+    world.folder.mkdir(parents=True)
+    remembered = world.folder / "seen.jsonl"
+    for known in (0, 4):  # remembered, but for one that changes
+        assert remembered.exists() == bool(known)
+        dry_run = world.asdray("sweep", world.path, "--dry-run").stdout.splitlines()
+        told = world.asdray("status", world.path).stdout
+        # In this process, which has threads and must not fork, one after the other, and from the markers alone.
+        with monkeypatch.context() as patch:
+            patch.setattr(seen, "FEW", len(jobs) + 1)
+            patch.setattr(seen.Seen, "settled", lambda self, job: None)
+            assert dry_run == plan_lines(sweep, jobs, world.places)
+        assert sum(line.endswith(": done") for line in dry_run) == 5 - bool(known)
+        assert f"{5 - bool(known)} done, " in told
+        assert len(remembered.read_text().splitlines()) == 5, "what is new alone is worth writing"
+        where = store.trial_dir(world.places.results, jobs[2].trial)
+        where.evaluate("last", "fan").unlink(missing_ok=True)
 
 
 # -------------------------------------------------------------------------------------------- changed files

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from asdray.config.resources import Need
 from asdray.config.sweep import Sweep
 from asdray.store import Places, sweep_dir
 from asdray.sweep.changes import changes
-from asdray.sweep.estimate import Left, Work
+from asdray.sweep.estimate import Alike, Left, Sum, Work, follows, sums
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.plan import Job, standings
-from asdray.sweep.standing import Missing
+from asdray.sweep.plan import Job
+from asdray.sweep.seen import Settled, told
+from asdray.sweep.standing import Missing, Standing
+
+
+class _Told(NamedTuple):
+    """Of one trial."""
+
+    complete: bool
+    begun: bool
+    missing: Missing
+    done: Mapping[Alike, Sum]
+    left: Mapping[Alike, Sum]
+    lost: Mapping[Alike, Sum]
 
 
 def plan_lines(
@@ -46,24 +59,33 @@ def plan_lines(
         search, _ = read_studies(sweep, places)
         stopped = stopped_trials(search, jobs)
         work.come = to_come(search)
-    for index, (job, stands) in enumerate(zip(jobs, standings(jobs, sweep, places), strict=True)):
+
+    def tell(job: Job, stands: Standing | Settled) -> _Told:
+        if isinstance(stands, Settled):
+            return _Told(True, True, Missing(), stands.sums, {}, {})
+        missing = stands.missing(failures)
+        done = [stage for stage in stands.all if stage.done]
+        lost = {s for s in stands.open if any(follows(job.trial, e, *s[:5]) for e in missing.failed)}
+        left = [stage for stage in stands.open if stage not in lost]
+        of_all = (sums(job, stages) for stages in (done, left, lost))
+        return _Told(stands.complete, bool(done), missing, *of_all)
+
+    for job, one in zip(jobs, told(jobs, sweep, places, tell), strict=True):
         chosen = only(job)
-        given_up = job.trial.name in stopped and not stands.complete
-        work.add(index, job, stands, asked=chosen and not given_up)
+        given_up = job.trial.name in stopped and not one.complete
+        work.count(job, one.done, one.left, chosen and not given_up, one.lost)
         if not chosen:
             continue
         if given_up:
             totals["trials"] += 1
             lines.append(f"{job.trial.name}: stopped by the scheduler")
             continue
-        missing = stands.missing(failures)
-        for event in missing.failed:
-            work.take(index, job, event)
+        missing = one.missing
         if missing.units:
             threads.append(job.trial.system.train.threads)
         totals += Counter(
             trials=1,
-            done=stands.complete,
+            done=one.complete,
             with_work=missing.runs,
             failed=bool(missing.failed),
             trainings=len(missing.units),
@@ -71,7 +93,7 @@ def plan_lines(
             umaps=len(missing.umaps),
             again=missing.again.total(),
         )
-        lines.append(f"{job.trial.name}: {_state(missing, stands.complete, any(s.done for s in stands.all))}")
+        lines.append(f"{job.trial.name}: {_state(missing, one.complete, one.begun)}")
     lines.append(
         f"{totals['trials']} trials, {totals['done']} done, {totals['failed']} failed before; left: "
         f"{totals['trainings']} trainings, {totals['machines']} machines to extract and score, "

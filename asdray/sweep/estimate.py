@@ -28,6 +28,39 @@ Key = tuple[str, str | None, str, str, str]
 """stage, backend, recipe, system, dcase: what has a rate of its own."""
 
 
+Alike = tuple[str, str | None]
+"""stage, backend: the stages of a trial that are added up."""
+
+
+class Sum(NamedTuple):
+    """Over stages that are alike; seconds and bytes of those that are not done are 0."""
+
+    stages: int
+    seconds: float
+    amount: float
+    bytes: int
+    amount_of_bytes: float
+
+
+def sums(job: Job, stages: Iterable[Stage]) -> dict[Alike, Sum]:
+    """Stages of a trial added up."""
+    found: dict[Alike, list] = {}
+    amounts: dict[tuple, tuple[float, float]] = {}
+    for stage in stages:
+        total = found.setdefault((stage.stage, stage.backend), [0, 0.0, 0.0, 0, 0.0])
+        what = stage[:3]  # several backends score the same clips
+        if what not in amounts:
+            amounts[what] = _amounts(job.trial, *what, job.dataset)
+        amount, amount_of_bytes = amounts[what]
+        total[0] += 1
+        total[2] += amount
+        total[4] += amount_of_bytes
+        if stage.done is not None:
+            total[1] += stage.done.seconds
+            total[3] += stage.done.bytes
+    return {what: Sum(*total) for what, total in found.items()}
+
+
 class Coming(NamedTuple):
     """Systems of a recipe that a search is still to come to."""
 
@@ -90,37 +123,38 @@ class Work:
 
     def add(self, index: int, job: Job, stands: Standing, asked: bool = True) -> None:
         """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
+        left = stands.open
+        self.count(job, sums(job, (s for s in stands.all if s.done)), sums(job, left), asked)
+        if asked and left:
+            self._open[index] = {stage[:5] for stage in left}
+
+    def count(
+        self,
+        job: Job,
+        done: Mapping[Alike, Sum],
+        left: Mapping[Alike, Sum],
+        asked: bool = True,
+        lost: Mapping[Alike, Sum] = MappingProxyType({}),
+    ) -> None:
+        """`add` of sums, for an estimate that is made once: no stage can be taken out again.
+
+        Args:
+            lost: what is not done either, since it failed before or follows what did.
+        """
         of_recipe = job.trial.recipe, job.trial.dcase
         self._trials[of_recipe] += 1
-        learnt: dict[tuple[str, str | None], list[float]] = {}
-        lacking: dict[tuple[str, str | None], list[float]] = {}
-        there: set[tuple] = set()
-        for stage in stands.all:
-            what = stage.stage, stage.backend
-            amount, amount_of_bytes = _amounts(job.trial, stage.stage, stage.unit, stage.machine, job.dataset)
-            if job.part != "grid":
-                shape = self._shapes.setdefault(of_recipe, {}).setdefault(what, [0.0, 0.0])
-                shape[0] += amount
-                shape[1] += amount_of_bytes
-            if stage.done is not None:
-                sums = learnt.setdefault(what, [0.0, 0.0, 0.0, 0.0])
-                sums[0] += stage.done.seconds
-                sums[1] += amount
-                sums[2] += stage.done.bytes
-                sums[3] += amount_of_bytes
-            elif asked:
-                sums = lacking.setdefault(what, [0.0, 0.0, 0.0])
-                sums[0] += 1
-                sums[1] += amount
-                sums[2] += amount_of_bytes
-                there.add(stage[:5])
-        for what, values in learnt.items():
-            self._note(_key(job.trial, *what), values)
-        for what, values in lacking.items():
-            left = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
-            left[:] = [have + more for have, more in zip(left, values, strict=True)]
-        if there:
-            self._open[index] = there
+        if job.part != "grid":
+            shapes = self._shapes.setdefault(of_recipe, {})
+            for what, total in (*done.items(), *left.items(), *lost.items()):
+                shape = shapes.setdefault(what, [0.0, 0.0])
+                shape[0] += total.amount
+                shape[1] += total.amount_of_bytes
+        for what, total in done.items():
+            self._note(_key(job.trial, *what), total[1:])
+        for what, total in left.items() if asked else ():
+            sums_left = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
+            more = total.stages, total.amount, total.amount_of_bytes
+            sums_left[:] = [have + one for have, one in zip(sums_left, more, strict=True)]
 
     def take(self, index: int, job: Job, event: Event) -> None:
         """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""
@@ -130,7 +164,7 @@ class Work:
             self._close(index, job, tuple(event[name] for name in Stage._fields[:5]))
             return
         for one in list(self._open.get(index, ())):
-            if _follows(job.trial, event, *one):
+            if follows(job.trial, event, *one):
                 self._close(index, job, one)
 
     def drop(self, index: int, job: Job) -> None:
@@ -259,7 +293,7 @@ def _amounts(
     return float(max(1, clips)), float(max(1, clips))
 
 
-def _follows(
+def follows(
     trial: Trial,
     event: Event,
     stage: str,

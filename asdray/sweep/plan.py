@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep, expand, load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
-from asdray.stages.walk import walk
+from asdray.stages.walk import Found, walk
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import Event, EventLog, finished
 from asdray.sweep.standing import Missing, Standing
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 Part = Literal["grid", "search", "confirm"]
 
@@ -89,56 +82,14 @@ def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> N
             )
 
 
+def found_of(job: Job, sweep: Sweep, places: Places) -> Iterator[Found]:
+    """Every stage of a trial as its markers are now."""
+    return walk(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
+
+
 def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
     """How a trial stands on disk now."""
-    found = walk(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-    return Standing.of(job.trial, found)
-
-
-FEW = 100
-"""Fewer trials are not worth sharing out, nor half as many a process of their own."""
-
-
-def standings(jobs: Sequence[Job], sweep: Sweep, places: Places) -> Iterator[Standing]:
-    """`standing` of every job, in their order; of many of them with all CPUs, where processes fork.
-
-    For commands that only tell: a process that has threads must not fork.
-    """
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    cpus = min(cpus, 2 * len(jobs) // FEW)
-    if cpus < 2:
-        yield from (standing(job, sweep, places) for job in jobs)
-        return
-    import multiprocessing
-
-    fork = multiprocessing.get_context("fork")  # jobs are inherited: pickling them takes as long as the work
-    parts = []
-    for i in range(cpus):
-        mine = jobs[len(jobs) * i // cpus : len(jobs) * (i + 1) // cpus]
-        receiver, sender = fork.Pipe(duplex=False)
-        process = fork.Process(target=_stand, args=(mine, sweep, places, sender), daemon=True)
-        process.start()
-        sender.close()  # else the end of a child that was killed would never be heard of
-        parts.append((mine, receiver))
-    for mine, receiver in parts:
-        try:
-            found = receiver.recv()
-        except EOFError:
-            raise RuntimeError("a process that looked at trials was killed: run the command again") from None
-        if isinstance(found, ValueError):
-            raise found
-        yield from (Standing(job.trial, all_) for job, all_ in zip(mine, found, strict=True))
-
-
-def _stand(jobs: Sequence[Job], sweep: Sweep, places: Places, sender: Connection) -> None:
-    """In a process of its own, which ends by a signal as any does, whatever its parent makes of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    gc.disable()  # it makes a hundred thousand small things that all stay
-    try:
-        sender.send([standing(job, sweep, places).all for job in jobs])
-    except ValueError as error:
-        sender.send(error)
+    return Standing.of(job.trial, found_of(job, sweep, places))
 
 
 def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:

@@ -23,6 +23,7 @@ from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
 from asdray.sweep.plan import Job, log_found, standing, with_datasets_of_now
 from asdray.sweep.progress import View
+from asdray.sweep.seen import remember
 from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def run_sweep(
                     log_found(stand, log)
             if not driver.stopped:
                 driver.retention.look_at_all(jobs, stands, search, best=True)
+                remember(jobs, sweep, places)
             if driver.retention.freed:
                 view.line(f"keep: {size(driver.retention.freed)} of checkpoints and embeddings dropped")
             if driver.stopped or not changed:

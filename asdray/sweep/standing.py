@@ -112,6 +112,11 @@ class Standing:
         return event
 
     @property
+    def open(self) -> list[Stage]:
+        """The stages that are not done."""
+        return [stage for stage in self.all if stage.done is None]
+
+    @property
     def complete(self) -> bool:
         return all(stage.done is not None for stage in self.all)
 

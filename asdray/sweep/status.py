@@ -14,9 +14,11 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.plan import Job, standings
+from asdray.sweep.plan import Job
 from asdray.sweep.progress import failure_line, render
 from asdray.sweep.search import read_studies, stopped_trials, to_come
+from asdray.sweep.seen import Settled, told
+from asdray.sweep.standing import Standing
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
@@ -41,16 +43,29 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
         come = live.systems_to_come(live.to_come_of(to_come(studies)))
-    for job, stands in zip(jobs, standings(jobs, sweep, places), strict=True):
-        is_stopped = job.trial.name in given_up
+
+    def tell(job: Job, stands: Standing | Settled) -> tuple[Counter[tuple[str, str]], list[Event]]:
+        """(stage, state) -> how many, and what failed."""
+        counts: Counter[tuple[str, str]] = Counter()
+        if isinstance(stands, Settled):
+            for (name, _), total in stands.sums.items():
+                counts[name, "done"] += total.stages
+            return counts, []
+        open_ = "stopped" if job.trial.name in given_up else "left"
         broken = []
         for stage in stands.all:
             event = None if stage.done else history.broken.get(key_of(stands.event(stage))[:-1])
             broken += [event] if event else []
-            state = "done" if stage.done else "failed" if event else "stopped" if is_stopped else "left"
-            stages.setdefault(stage.stage, Counter())[state] += 1
+            counts[stage.stage, "done" if stage.done else "failed" if event else open_] += 1
+        return counts, broken
+
+    for job, (counts, broken) in zip(jobs, told(jobs, sweep, places, tell), strict=True):
+        is_stopped = job.trial.name in given_up
+        for (stage, state), n in counts.items():
+            stages.setdefault(stage, Counter())[state] += n
         failures += broken
-        state = _state(stands.complete, job.trial.name in running, bool(broken))
+        complete = all(state == "done" for _, state in counts)
+        state = _state(complete, job.trial.name in running, bool(broken))
         trials["stopped" if state == "waiting" and is_stopped else state] += 1
     counted = f"{_counts(trials, live.STATES)} of {len(jobs)} trials"
     lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]

@@ -1,0 +1,302 @@
+"""What commands that only tell find out about every trial: with all CPUs, and without reading twice.
+
+A trial of 14 machines with four backends and UMAP has a hundred markers. They stay the only truth, but once a
+trial was found complete, ``seen.jsonl`` in the sweep's folder says what was asked of it, and of what size and
+time every folder, marker and output was that said so. While the same is asked and all of that is as it was, a
+look at each replaces reading and comparing. To delete the file costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from pydantic_core import from_json
+
+from asdray import store
+from asdray.config.base import digest_of, text_of
+from asdray.config.sweep import Sweep
+from asdray.stages import state
+from asdray.stages.walk import Found
+from asdray.store import Marker, Places, TrialDir
+from asdray.sweep.estimate import Alike, Sum, sums
+from asdray.sweep.plan import Job, found_of
+from asdray.sweep.standing import Standing
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+T = TypeVar("T")
+
+FEW = 100
+"""Fewer trials are neither shared out nor remembered, nor is half as many worth a process of its own."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A trial that was found complete before, and is as it was then."""
+
+    sums: Mapping[Alike, Sum]
+    """Over its stages, which are all done."""
+
+
+Tell = Callable[[Job, Standing | Settled], T]
+
+
+def told(jobs: Sequence[Job], sweep: Sweep, places: Places, tell: Tell[T]) -> list[T]:
+    """What ``tell`` says of every job, in their order; of many of them with all CPUs, where processes fork.
+
+    For commands that only tell: a process that has threads must not fork.
+
+    Raises:
+        ValueError: precomputed embeddings that cannot be read.
+    """
+    seen = Seen(sweep, places)
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    cpus = max(1, min(cpus, 2 * len(jobs) // FEW))
+    shares = [jobs[len(jobs) * i // cpus : len(jobs) * (i + 1) // cpus] for i in range(cpus)]
+    looks = _in_processes(shares, seen, tell) if cpus > 1 else [_look(jobs, seen, tell)]
+    lines = [line for look in looks for line in look.lines]
+    if len(jobs) >= FEW and any(line is not None for _, line in lines):
+        seen.keep(lines)
+    return [one for look in looks for one in look.told]
+
+
+def remember(jobs: Sequence[Job], sweep: Sweep, places: Places) -> None:
+    """Looks at every trial so that the next command that only tells need not, but for what changes.
+
+    Raises:
+        ValueError: precomputed embeddings that cannot be read.
+    """
+    if len(jobs) >= FEW:
+        seen = Seen(sweep, places)
+        looks = (_look([job], seen, lambda job, stands: None) for job in jobs)
+        seen.keep(line for look in looks for line in look.lines)
+
+
+# ---------------------------------------------------------------------------------------------- looking
+
+
+class _Look(NamedTuple):
+    told: list
+    lines: list[tuple[str, bytes | None]]
+    """Trial -> what is to be remembered; None: what is known already. Without those that are not complete."""
+
+
+def _look(jobs: Sequence[Job], seen: Seen, tell: Tell) -> _Look:
+    look = _Look([], [])
+    for job in jobs:
+        settled = seen.settled(job)
+        if settled is not None:
+            look.told.append(tell(job, settled))
+            look.lines.append((job.trial.name, None))
+            continue
+        stands, line = seen.stands(job)
+        look.told.append(tell(job, stands))
+        if line is not None:
+            look.lines.append((job.trial.name, line))
+    return look
+
+
+def _in_processes(shares: Sequence[Sequence[Job]], seen: Seen, tell: Tell) -> list[_Look]:
+    import multiprocessing
+
+    fork = multiprocessing.get_context("fork")  # jobs are inherited: pickling them takes as long as the work
+    receivers = []
+    for share in shares:
+        receiver, sender = fork.Pipe(duplex=False)
+        process = fork.Process(target=_look_and_send, args=(share, seen, tell, sender), daemon=True)
+        process.start()
+        sender.close()  # else the end of a child that was killed would never be heard of
+        receivers.append(receiver)
+    looks = []
+    for receiver in receivers:
+        try:
+            look = receiver.recv()
+        except EOFError:
+            raise RuntimeError("a process that looked at trials was killed: run the command again") from None
+        if isinstance(look, ValueError):
+            raise look
+        looks.append(look)
+    return looks
+
+
+def _look_and_send(share: Sequence[Job], seen: Seen, tell: Tell, sender: Connection) -> None:
+    """In a process of its own, which ends by a signal as any does, whatever its parent makes of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    gc.disable()  # it makes a hundred thousand small things that all stay
+    try:
+        sender.send(_look(share, seen, tell))
+    except ValueError as error:
+        sender.send(error)
+
+
+# ------------------------------------------------------------------------------------------ remembering
+
+File = tuple[str, int | None, int | None]
+"""Path below the trial's folder; bytes (of a folder None, of what is not there -1), and time of change in ns
+(of an output None: what is done goes by its size alone)."""
+
+
+class Seen:
+    """The trials of a sweep that were found complete, as they were then."""
+
+    def __init__(self, sweep: Sweep, places: Places) -> None:
+        self._sweep = sweep
+        self._places = places
+        self._path = store.sweep_dir(places.results, sweep.name) / "seen.jsonl"
+        self._lines: dict[str, bytes] = {}
+        with contextlib.suppress(OSError):
+            for line in self._path.read_bytes().split(b"\n"):
+                name, _, entry = line.partition(b"\t")
+                self._lines[name.decode(errors="replace")] = entry
+
+    def settled(self, job: Job) -> Settled | None:
+        """A trial that is complete, by what is remembered of it; None: that is for its markers to say."""
+        line = self._lines.get(job.trial.name)
+        if line is None:
+            return None
+        try:
+            entry = from_json(line)
+            if entry["asked"] != self._asked(job) or not _as_it_was(self._root(job), entry["files"]):
+                return None
+            return Settled({(stage, backend): Sum(*rest) for stage, backend, *rest in entry["sums"]})
+        except (ValueError, KeyError, TypeError):
+            return None  # damaged
+
+    def stands(self, job: Job) -> tuple[Standing, bytes | None]:
+        """How a trial stands by its markers, and what to remember of it where it is complete."""
+        # Files that change while the markers are read are then not as they were.
+        files = None if self._lacks_table(job) else _files_of(self._root(job))
+        found = list(found_of(job, self._sweep, self._places))
+        stands = Standing.of(job.trial, found)
+        if files is None or not stands.complete:
+            return stands, None
+        outputs = _outputs(store.trial_dir(self._places.results, job.trial), found, files)
+        alike = [[*what, *values] for what, values in sums(job, stands.all).items()]
+        entry = {"asked": self._asked(job), "sums": alike, "files": [*files, *outputs]}
+        return stands, json.dumps(entry, separators=(",", ":")).encode()
+
+    def keep(self, lines: Iterable[tuple[str, bytes | None]]) -> None:
+        """Remembers these trials and no others; those whose line is None as they are remembered already.
+
+        Nothing comes of it where that cannot be written, or the sweep was never run.
+        """
+        if not self._path.parent.is_dir():
+            return
+        with (
+            contextlib.suppress(OSError),
+            store.atomic_path(self._path) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            for name, line in lines:
+                file.write(name.encode() + b"\t" + (line or self._lines[name]) + b"\n")
+
+    def _root(self, job: Job) -> str:
+        return str(store.trial_dir(self._places.results, job.trial).root)
+
+    def _lacks_table(self, job: Job) -> bool:
+        directory = store.trial_dir(self._places.results, job.trial)
+        return not os.path.exists(store.marker_path(directory.root, "table"))
+
+    def _asked(self, job: Job) -> str:
+        """Hash of all that makes a trial complete or not, but for its own files."""
+        trial, sweep, machines = job.trial, self._sweep, job.dataset.machines
+        trainings = [state.train_step(trial, u, self._places, job.dataset).signature for u in trial.units]
+        ids = [(m, machines[m].train, machines[m].test, machines[m].labels) for m in trial.machines]
+        return digest_of(
+            code=text_of(_code()),
+            trainings=_list(map(text_of, trainings)),
+            data=_list([_list(map(text_of, of_machine)) for of_machine in ids]),
+            checkpoints=_list(map(text_of, sweep.checkpoints)),
+            backends=_list([backend.canonical_json for backend in job.backends]),
+            umap=sweep.umap.canonical_json if sweep.umap else "false",
+        )
+
+
+def _list(parts: Iterable[str]) -> str:
+    return f"[{','.join(parts)}]"
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of the modules that decide whether a trial is complete, and what is remembered of it."""
+    package = Path(__file__).parents[1]
+    names = ("store.py", "stages/state.py", "stages/walk.py", "sweep/standing.py", "sweep/estimate.py")
+    files = [*(package / name for name in names), Path(__file__), *sorted((package / "config").glob("*.py"))]
+    return hashlib.sha256(b"".join([file.read_bytes() for file in files])).hexdigest()
+
+
+def _as_it_was(root: str, files: Iterable[File]) -> bool:
+    for path, size, changed in files:
+        try:
+            now = os.stat(f"{root}/{path}")
+        except OSError:
+            if size != -1:
+                return False
+            continue
+        if size is not None and now.st_size != size:
+            return False
+        if changed is not None and now.st_mtime_ns != changed:
+            return False
+    return True
+
+
+def _files_of(root: str) -> list[File] | None:
+    """Every folder of a trial, and every marker; None: they change just now."""
+    files: list[File] = []
+    folders = [""]
+    try:
+        for below in folders:  # which grows
+            files.append((below, None, os.stat(f"{root}/{below}").st_mtime_ns))
+            marked = below.endswith(".done/")
+            for entry in os.scandir(f"{root}/{below}"):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{below}{entry.name}/")
+                elif marked:
+                    now = entry.stat()
+                    files.append((f"{below}{entry.name}", now.st_size, now.st_mtime_ns))
+    except OSError:
+        return None
+    return files
+
+
+def _outputs(directory: TrialDir, found: Iterable[Found], files: Iterable[File]) -> Iterator[File]:
+    """What the markers among ``files`` say was made, and was not dropped since."""
+    known: dict[str, Marker | None] = {}
+    for (unit, ckpt, machine), stages in groupby(found, lambda one: (one.unit, one.checkpoint, one.machine)):
+        folder = directory.model(unit) if unit else directory.root
+        folder = directory.machine(ckpt, machine) if ckpt and machine else folder
+        root = f"{folder}/"[len(f"{directory.root}/") :]
+        known |= {root + store.marker_name(one.stage, one.backend): one.marker for one in stages}
+    for path, size, _ in files:
+        if size is None:
+            continue
+        below, _, name = path.rpartition(".done/")
+        if marker := known.get(path):
+            for output, entry in marker.outputs.items():
+                if output not in marker.dropped:
+                    yield f"{below}{output}", entry["size"], None
+        else:  # of another sweep over the trial, which may share its tables, or of none any more: as it is
+            marker = store.read_marker(directory.root / below, name.removesuffix(".json"))
+            for output in marker.outputs if marker else ():
+                yield f"{below}{output}", _bytes_of(directory.root / below / output), None
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
