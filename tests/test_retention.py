@@ -226,7 +226,7 @@ def test_a_run_leaves_what_the_next_look_at_its_trials_needs(world, monkeypatch)
     monkeypatch.setattr(seen, "FEW", 2)
     world.work(mels=(8, 16), keep=NONE)
     sweep, jobs = world.load(mels=(8, 16), keep=NONE)
-    assert all(seen.Seen(sweep, world.places).settled(job) for job in jobs)
+    assert all(seen.Seen(sweep, world.places, 2).settled(job) for job in jobs)
     assert world.kept() == []
 
 

@@ -62,13 +62,13 @@ def told(jobs: Sequence[Job], sweep: Sweep, places: Places, tell: Tell[T]) -> li
     Raises:
         ValueError: precomputed embeddings that cannot be read.
     """
-    seen = Seen(sweep, places)
+    seen = Seen(sweep, places, len(jobs))
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     cpus = max(1, min(cpus, 2 * len(jobs) // FEW))
     shares = [jobs[len(jobs) * i // cpus : len(jobs) * (i + 1) // cpus] for i in range(cpus)]
     looks = _in_processes(shares, seen, tell) if cpus > 1 else [_look(jobs, seen, tell)]
     lines = [line for look in looks for line in look.lines]
-    if len(jobs) >= FEW and any(line is not None for _, line in lines):
+    if any(line is not None for _, line in lines):
         seen.keep(lines)
     return [one for look in looks for one in look.told]
 
@@ -79,10 +79,9 @@ def remember(jobs: Sequence[Job], sweep: Sweep, places: Places) -> None:
     Raises:
         ValueError: precomputed embeddings that cannot be read.
     """
-    if len(jobs) >= FEW:
-        seen = Seen(sweep, places)
-        looks = (_look([job], seen, lambda job, stands: None) for job in jobs)
-        seen.keep(line for look in looks for line in look.lines)
+    seen = Seen(sweep, places, len(jobs))
+    looks = (_look([job], seen, lambda job, stands: None) for job in jobs)
+    seen.keep(line for look in looks for line in look.lines)
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -153,10 +152,12 @@ File = tuple[str, int | None, int | None]
 class Seen:
     """The trials of a sweep that were found complete, as they were then."""
 
-    def __init__(self, sweep: Sweep, places: Places) -> None:
+    def __init__(self, sweep: Sweep, places: Places, trials: int) -> None:
         self._sweep = sweep
         self._places = places
-        self._path = store.sweep_dir(places.results, sweep.name) / "seen.jsonl"
+        folder = store.sweep_dir(places.results, sweep.name)
+        self._keeps = trials >= FEW and folder.is_dir()  # else they are few, or the sweep was never run
+        self._path = folder / "seen.jsonl"
         self._lines: dict[str, bytes] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_bytes().split(b"\n"):
@@ -179,7 +180,7 @@ class Seen:
     def stands(self, job: Job) -> tuple[Standing, bytes | None]:
         """How a trial stands by its markers, and what to remember of it where it is complete."""
         # Files that change while the markers are read are then not as they were.
-        files = None if self._lacks_table(job) else _files_of(self._root(job))
+        files = _files_of(self._root(job)) if self._keeps and self._has_table(job) else None
         found = list(found_of(job, self._sweep, self._places))
         stands = Standing.of(job.trial, found)
         if files is None or not stands.complete:
@@ -192,9 +193,9 @@ class Seen:
     def keep(self, lines: Iterable[tuple[str, bytes | None]]) -> None:
         """Remembers these trials and no others; those whose line is None as they are remembered already.
 
-        Nothing comes of it where that cannot be written, or the sweep was never run.
+        Nothing comes of it where that cannot be written.
         """
-        if not self._path.parent.is_dir():
+        if not self._keeps:
             return
         with (
             contextlib.suppress(OSError),
@@ -207,9 +208,9 @@ class Seen:
     def _root(self, job: Job) -> str:
         return str(store.trial_dir(self._places.results, job.trial).root)
 
-    def _lacks_table(self, job: Job) -> bool:
-        directory = store.trial_dir(self._places.results, job.trial)
-        return not os.path.exists(store.marker_path(directory.root, "table"))
+    def _has_table(self, job: Job) -> bool:
+        root = store.trial_dir(self._places.results, job.trial).root
+        return os.path.exists(store.marker_path(root, "table"))
 
     def _asked(self, job: Job) -> str:
         """Hash of all that makes a trial complete or not, but for its own files."""
