@@ -86,13 +86,14 @@ class World:
 
 
 def test_one_walk_finds_what_the_stages_themselves_find(world):
-    sweep, jobs = world.load(seeds=[0], backends=["knn", {"name": "knn", "n_neighbors": 2}])
-    job = jobs[0]
+    backends = ["knn", {"name": "knn", "n_neighbors": 2}]
+    sweep, (job,) = world.load(recipes=["dis.yaml"], seeds=[0], backends=backends)
     trial, dataset = job.trial, job.dataset
     finish(job, sweep, world.places)
     # Another sweep's backend and checkpoint on the same trial.
-    more, other = world.load(seeds=[0], backends=[{"name": "knn", "n_neighbors": 4}], umap=False)
-    finish(other[0], more, world.places)
+    fourth = {"name": "knn", "n_neighbors": 4}
+    more, (other,) = world.load(recipes=["dis.yaml"], seeds=[0], backends=[fourth], umap=False)
+    finish(other, more, world.places)
 
     def asked(stage):
         """The signature and the marker of a stage, as the stage itself asks."""
@@ -124,6 +125,13 @@ def test_one_walk_finds_what_the_stages_themselves_find(world):
         marker.write_bytes(content)
     assert compare() == everything
     assert len(counts) > 3
+    # A backend more is asked for: evaluations and tables are over those that are scored.
+    sweep, (job,) = world.load(
+        recipes=["dis.yaml"], seeds=[0], backends=[*backends, {"name": "knn", "n_neighbors": 3}]
+    )
+    assert compare() == everything - len(MACHINES)
+    markers[-1].unlink()
+    assert compare() == everything - len(MACHINES) - 1
 
 
 def test_planning_reads_each_marker_once(world, monkeypatch):
@@ -134,6 +142,10 @@ def test_planning_reads_each_marker_once(world, monkeypatch):
     monkeypatch.setattr(store, "read_marker", lambda *args: read.append(args) or original(*args))
     assert standing(jobs[0], sweep, world.places).complete
     assert len(read) == len(set(read)) == 1 + 4 * len(MACHINES) + 1
+    read.clear()
+    more, jobs = world.load(seeds=[0], backends=["knn", "kmeans"])
+    assert standing(jobs[0], more, world.places).done["score"] == len(MACHINES)
+    assert len(read) == len(set(read)) == 1 + 5 * len(MACHINES) + 1, "what is not there is tried once, too"
 
 
 # ------------------------------------------------------------------------------------------------- --only

@@ -109,12 +109,14 @@ def _rest(
                 yield Found("score", None, machine, ckpt, name, step.signature, marker)
             evaluate = state.evaluate_after(extract, extracted, scored, dataset.machines[machine])
             evaluated = evaluate.marker
+            partial = False
             if evaluated is not None:
                 known[ckpt, machine] = evaluate, evaluated
-            partial = False
-            if evaluated is None and (have := {k: v for k, v in scored.items() if v[1] is not None}):
-                step = state.evaluate_after(extract, extracted, have, dataset.machines[machine])
-                partial = step.marker is not None
+            elif have := {name: score for name, score in scored.items() if score[1] is not None}:
+                some = state.evaluate_after(extract, extracted, have, dataset.machines[machine])
+                if (over_some := some.marker) is not None:
+                    partial = True
+                    known[ckpt, machine] = some, over_some
             yield Found("evaluate", None, machine, ckpt, None, evaluate.signature, evaluated, partial)
             if plot:
                 yield Found("umap", None, machine, ckpt, None, plot.signature, plotted)

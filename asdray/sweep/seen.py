@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from pydantic_core import from_json
 
 from asdray import store
+from asdray.config.backend import backend_id
 from asdray.config.base import digest_of, text_of
 from asdray.config.sweep import Sweep
 from asdray.stages import state
@@ -180,7 +181,7 @@ class Seen:
     def stands(self, job: Job) -> tuple[Standing, bytes | None]:
         """How a trial stands by its markers, and what to remember of it where it is complete."""
         # Files that change while the markers are read are then not as they were.
-        files = _files_of(self._root(job)) if self._keeps and self._has_table(job) else None
+        files = _files_of(self._root(job)) if self._keeps and self._may_be_complete(job) else None
         found = list(found_of(job, self._sweep, self._places))
         stands = Standing.of(job.trial, found)
         if files is None or not stands.complete:
@@ -208,9 +209,14 @@ class Seen:
     def _root(self, job: Job) -> str:
         return str(store.trial_dir(self._places.results, job.trial).root)
 
-    def _has_table(self, job: Job) -> bool:
-        root = store.trial_dir(self._places.results, job.trial).root
-        return os.path.exists(store.marker_path(root, "table"))
+    def _may_be_complete(self, job: Job) -> bool:
+        """Whether the last markers that are asked for are there; most often that tells, and costs little."""
+        directory = store.trial_dir(self._places.results, job.trial)
+        of_machine = directory.machine(self._sweep.checkpoints[-1], job.trial.machines[-1])
+        markers = [store.marker_path(directory.root, "table"), store.marker_path(of_machine, "evaluate")]
+        markers += [store.marker_path(of_machine, "score", backend_id(backend)) for backend in job.backends]
+        markers += [store.marker_path(of_machine, "umap")] if self._sweep.umap else []
+        return all(os.path.exists(marker) for marker in markers)
 
     def _asked(self, job: Job) -> str:
         """Hash of all that makes a trial complete or not, but for its own files."""
