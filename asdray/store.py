@@ -110,6 +110,10 @@ class TrialDir:
     def checkpoint(self, unit: str, ckpt: str) -> Path:
         return self.model(unit) / checkpoint_name(ckpt)
 
+    @property
+    def outputs(self) -> Path:
+        return self.root / "output"
+
     def output(self, ckpt: str) -> Path:
         return self.root / f"output/{ckpt}"
 

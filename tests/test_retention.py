@@ -224,6 +224,7 @@ def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
 def test_a_run_leaves_what_the_next_look_at_its_trials_needs(world, monkeypatch):
     """Of the trials as they are once what need not be kept was dropped."""
     monkeypatch.setattr(seen, "FEW", 2)
+    monkeypatch.setattr(seen, "SETTLED_SECONDS", 0)
     world.work(mels=(8, 16), keep=NONE)
     sweep, jobs = world.load(mels=(8, 16), keep=NONE)
     assert all(seen.Seen(sweep, world.places, 2).settled(job) for job in jobs)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from finished import finish
 from rich.console import Console
-from tiny import DCASE, DIS, MACHINES, build_year
+from tiny import AE, DCASE, DIS, MACHINES, build_year
 
 from asdray import store
 from asdray.stages import state
@@ -31,6 +31,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def world(data, tmp_path, monkeypatch):
     monkeypatch.setattr(seen, "FEW", 1)  # else a few trials are read each time
+    monkeypatch.setattr(seen, "SETTLED_SECONDS", 0)  # and such as were finished just now
     monkeypatch.setattr(
         os, "sched_getaffinity", lambda pid: {0}
     )  # this process has threads: it must not fork
@@ -43,7 +44,9 @@ class World:
     def __init__(self, data, folder, monkeypatch):
         self.places = Places.of(data, folder / "results")
         self.path = folder / "s.yaml"
-        (folder / "dis.yaml").write_text(yaml.safe_dump({"about": "dis", **DIS.model_dump(mode="json")}))
+        for name, system in (("dis", DIS), ("ae", AE)):
+            recipe = {"about": name, **system.model_dump(mode="json")}
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
         self.sweep, self.jobs = self.load()
         for job, until in zip(self.jobs, ("table", "table", "evaluate"), strict=False):
             finish(job, self.sweep, self.places, until=until)
@@ -194,6 +197,69 @@ def test_what_another_sweep_shares_with_a_trial_is_watched_too(world):
         assert sum(line.endswith(": done") for line in after) == 1
         in_place(path, content)
         assert world.tell()[0] == told
+
+
+def test_machines_of_another_sweep_that_share_no_model_are_left_to_the_markers(world):
+    """A trial's tables are over them too: they go by data that this sweep does not name."""
+    ae = {"recipes": {"ae.yaml": {}}, "seeds": [0], "umap": False}
+    sweep, (job,) = world.load(**ae, machines={DCASE: ["ToyCar"]})
+    finish(job, sweep, world.places)
+    assert [world.tell([job], sweep)[1] for _ in range(2)] == [1, 0], "the models of its own machines only"
+    other, (theirs,) = world.load(**ae, machines={DCASE: ["fan"]})
+    finish(theirs, other, world.places)
+    finish(job, sweep, world.places)
+    told, n = world.tell([job], sweep)
+    assert n == 1
+    assert world.tell([job], sweep) == (told, 1)
+    changed, _ = world.tell([with_other(job, "labels")], sweep)
+    assert any("begun: table" in line for line in changed)
+    assert changed == world.without_memory([with_other(job, "labels")], sweep)
+
+
+def test_what_another_sweep_lost_may_come_back(world):
+    """Of two sizes, without a trace in any folder or marker: then the evaluation is to be over it again."""
+    scored_by_another_sweep(world)
+    (path,) = [p for p in world.folder.scores("last", "fan", "x").parent.iterdir() if p.stat().st_size == 1]
+    in_place(path, b"")
+    told, _ = world.tell()
+    assert sum(line.endswith(": done") for line in told) == 2
+    assert world.tell() == (told, 3), "left to the markers"
+    in_place(path, b"x")
+    assert sum(line.endswith(": done") for line in world.tell()[0]) == 1
+
+
+def test_what_is_behind_a_link_is_left_to_the_markers(world, tmp_path):
+    (world.folder.root / "output").rename(tmp_path / "elsewhere")
+    (world.folder.root / "output").symlink_to(tmp_path / "elsewhere")
+    told, _ = world.tell()
+    assert sum(line.endswith(": done") for line in told) == 2
+    assert world.tell() == (told, 3)
+    marker_gone(world)
+    assert sum(line.endswith(": done") for line in world.tell()[0]) == 1
+
+
+@pytest.mark.parametrize("content", ["null", "{", "not readable"])
+def test_a_marker_that_nobody_asks_for_stops_no_one(world, content):
+    """Of an older sweep, say. Whatever is wrong with it, the trial is complete."""
+    marker = store.marker_path(world.machine(), "old")
+    if content == "not readable":
+        marker.mkdir()  # permissions do not bind the superuser
+    else:
+        found = json.loads(world.score_marker().read_text())
+        marker.write_text(json.dumps({**found, "outputs": None}) if content == "null" else content)
+    told, _ = world.tell()
+    assert sum(line.endswith(": done") for line in told) == 2
+    assert world.tell()[0] == told
+
+
+def test_what_changed_just_now_is_not_remembered_yet(world, monkeypatch):
+    """A clock of whole seconds would not tell the next change from this one."""
+    monkeypatch.setattr(seen, "SETTLED_SECONDS", 60)
+    for path in store.trial_dir(world.places.results, world.jobs[1].trial).root.rglob("*"):
+        os.utime(path, (1, 1))
+    os.utime(store.trial_dir(world.places.results, world.jobs[1].trial).root, (1, 1))
+    told, _ = world.tell()
+    assert world.tell() == (told, 3), "all but the second, which is old"
 
 
 def test_what_is_asked_for_is_part_of_what_is_remembered(world):

@@ -326,6 +326,8 @@ def test_many_trials_are_looked_at_by_several_processes_and_told_as_by_one(world
         finish(job, sweep, world.places)
     finish(jobs[-1], sweep, world.places, until="train")
     world.folder.mkdir(parents=True)
+    for path in world.places.results.rglob("*"):
+        os.utime(path, (1, 1))  # not just now
     remembered = world.folder / "seen.jsonl"
     for known in (0, 4):  # remembered, but for one that changes
         assert remembered.exists() == bool(known)
@@ -333,8 +335,9 @@ def test_many_trials_are_looked_at_by_several_processes_and_told_as_by_one(world
         told = world.asdray("status", world.path).stdout
         # In this process, which has threads and must not fork, one after the other, and from the markers alone.
         with monkeypatch.context() as patch:
-            patch.setattr(seen, "FEW", len(jobs) + 1)
+            patch.setattr(seen, "SHARE", len(jobs) + 1)
             patch.setattr(seen.Seen, "settled", lambda self, job: None)
+            patch.setattr(seen.Seen, "keep", lambda self, lines: None)
             assert dry_run == plan_lines(sweep, jobs, world.places)
         assert sum(line.endswith(": done") for line in dry_run) == 5 - bool(known)
         assert f"{5 - bool(known)} done, " in told

@@ -306,7 +306,7 @@ def table_step(
     directory = store.trial_dir(places.results, trial)
     evaluations: dict[str, str] = {}
     inputs: dict[str, str] = {}
-    for ckpt in sorted({*checkpoints, *_folders(directory.root / "output")}):
+    for ckpt in sorted({*checkpoints, *_folders(directory.outputs)}):
         everything = _with_finished_machines(trial, directory.output(ckpt), dataset)
         for machine in everything.machines:
             if found := known.get((ckpt, machine)):

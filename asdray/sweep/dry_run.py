@@ -11,7 +11,7 @@ from asdray.config.resources import Need
 from asdray.config.sweep import Sweep
 from asdray.store import Places, sweep_dir
 from asdray.sweep.changes import changes
-from asdray.sweep.estimate import Alike, Left, Sum, Work, follows, sums
+from asdray.sweep.estimate import Alike, Left, Sum, Work, add_up, follows
 from asdray.sweep.events import History
 from asdray.sweep.live import duration
 from asdray.sweep.pieces import kept_shares
@@ -21,7 +21,7 @@ from asdray.sweep.standing import Missing, Standing
 
 
 class _Told(NamedTuple):
-    """Of one trial."""
+    """What the process that looked at a trial says of it."""
 
     complete: bool
     begun: bool
@@ -67,7 +67,7 @@ def plan_lines(
         done = [stage for stage in stands.all if stage.done]
         lost = {s for s in stands.open if any(follows(job.trial, e, *s[:5]) for e in missing.failed)}
         left = [stage for stage in stands.open if stage not in lost]
-        of_all = (sums(job, stages) for stages in (done, left, lost))
+        of_all = (add_up(job, stages) for stages in (done, left, lost))
         return _Told(stands.complete, bool(done), missing, *of_all)
 
     for job, one in zip(jobs, told(jobs, sweep, places, tell), strict=True):

@@ -42,7 +42,7 @@ class Sum(NamedTuple):
     amount_of_bytes: float
 
 
-def sums(job: Job, stages: Iterable[Stage]) -> dict[Alike, Sum]:
+def add_up(job: Job, stages: Iterable[Stage]) -> dict[Alike, Sum]:
     """Stages of a trial added up."""
     found: dict[Alike, list] = {}
     amounts: dict[tuple, tuple[float, float]] = {}
@@ -124,7 +124,7 @@ class Work:
     def add(self, index: int, job: Job, stands: Standing, asked: bool = True) -> None:
         """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
         left = stands.open
-        self.count(job, sums(job, (s for s in stands.all if s.done)), sums(job, left), asked)
+        self.count(job, add_up(job, (s for s in stands.all if s.done)), add_up(job, left), asked)
         if asked and left:
             self._open[index] = {stage[:5] for stage in left}
 
@@ -152,9 +152,9 @@ class Work:
         for what, total in done.items():
             self._note(_key(job.trial, *what), total[1:])
         for what, total in left.items() if asked else ():
-            sums_left = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
+            sums = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
             more = total.stages, total.amount, total.amount_of_bytes
-            sums_left[:] = [have + one for have, one in zip(sums_left, more, strict=True)]
+            sums[:] = [have + one for have, one in zip(sums, more, strict=True)]
 
     def take(self, index: int, job: Job, event: Event) -> None:
         """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""

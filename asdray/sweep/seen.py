@@ -16,7 +16,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,10 +29,11 @@ from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.base import digest_of, text_of
 from asdray.config.sweep import Sweep
+from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.stages.walk import Found
 from asdray.store import Marker, Places, TrialDir
-from asdray.sweep.estimate import Alike, Sum, sums
+from asdray.sweep.estimate import Alike, Sum, add_up
 from asdray.sweep.plan import Job, found_of
 from asdray.sweep.standing import Standing
 
@@ -41,7 +43,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FEW = 100
-"""Fewer trials are neither shared out nor remembered, nor is half as many worth a process of its own."""
+"""Fewer trials are not worth remembering."""
+SHARE = 50
+"""Fewer trials are not worth a process of their own."""
+SETTLED_SECONDS = 2.0
+"""What changed later than so long ago could change again within the same tick of a coarse clock."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def told(jobs: Sequence[Job], sweep: Sweep, places: Places, tell: Tell[T]) -> li
     """
     seen = Seen(sweep, places, len(jobs))
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    cpus = max(1, min(cpus, 2 * len(jobs) // FEW))
+    cpus = max(1, min(cpus, len(jobs) // SHARE))
     shares = [jobs[len(jobs) * i // cpus : len(jobs) * (i + 1) // cpus] for i in range(cpus)]
     looks = _in_processes(shares, seen, tell) if cpus > 1 else [_look(jobs, seen, tell)]
     lines = [line for look in looks for line in look.lines]
@@ -77,12 +83,12 @@ def told(jobs: Sequence[Job], sweep: Sweep, places: Places, tell: Tell[T]) -> li
 def remember(jobs: Sequence[Job], sweep: Sweep, places: Places) -> None:
     """Looks at every trial so that the next command that only tells need not, but for what changes.
 
-    Raises:
-        ValueError: precomputed embeddings that cannot be read.
+    Nothing comes of it where something cannot be read.
     """
     seen = Seen(sweep, places, len(jobs))
-    looks = (_look([job], seen, lambda job, stands: None) for job in jobs)
-    seen.keep(line for look in looks for line in look.lines)
+    if seen.keeps:
+        with contextlib.suppress(ValueError, OSError):
+            seen.keep(_look(jobs, seen, lambda job, stands: None).lines)
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -126,7 +132,7 @@ def _in_processes(shares: Sequence[Sequence[Job]], seen: Seen, tell: Tell) -> li
             look = receiver.recv()
         except EOFError:
             raise RuntimeError("a process that looked at trials was killed: run the command again") from None
-        if isinstance(look, ValueError):
+        if isinstance(look, Exception):
             raise look
         looks.append(look)
     return looks
@@ -139,15 +145,15 @@ def _look_and_send(share: Sequence[Job], seen: Seen, tell: Tell, sender: Connect
     gc.disable()  # it makes a hundred thousand small things that all stay
     try:
         sender.send(_look(share, seen, tell))
-    except ValueError as error:
+    except Exception as error:
         sender.send(error)
 
 
 # ------------------------------------------------------------------------------------------ remembering
 
 File = tuple[str, int | None, int | None]
-"""Path below the trial's folder; bytes (of a folder None, of what is not there -1), and time of change in ns
-(of an output None: what is done goes by its size alone)."""
+"""Path below the trial's folder, bytes (of a folder None), time of change in ns (of an output None: whether a
+stage is done goes by its size alone)."""
 
 
 class Seen:
@@ -157,7 +163,8 @@ class Seen:
         self._sweep = sweep
         self._places = places
         folder = store.sweep_dir(places.results, sweep.name)
-        self._keeps = trials >= FEW and folder.is_dir()  # else they are few, or the sweep was never run
+        self.keeps = trials >= FEW and folder.is_dir()
+        """Whether anything is remembered: not of few trials, nor of a sweep that was never run."""
         self._path = folder / "seen.jsonl"
         self._lines: dict[str, bytes] = {}
         with contextlib.suppress(OSError):
@@ -172,7 +179,8 @@ class Seen:
             return None
         try:
             entry = from_json(line)
-            if entry["asked"] != self._asked(job) or not _as_it_was(self._root(job), entry["files"]):
+            root = store.trial_dir(self._places.results, job.trial).root
+            if entry["asked"] != self._asked(job) or not _as_it_was(root, entry["files"]):
                 return None
             return Settled({(stage, backend): Sum(*rest) for stage, backend, *rest in entry["sums"]})
         except (ValueError, KeyError, TypeError):
@@ -180,14 +188,14 @@ class Seen:
 
     def stands(self, job: Job) -> tuple[Standing, bytes | None]:
         """How a trial stands by its markers, and what to remember of it where it is complete."""
+        directory = store.trial_dir(self._places.results, job.trial)
         # Files that change while the markers are read are then not as they were.
-        files = _files_of(self._root(job)) if self._keeps and self._may_be_complete(job) else None
+        files = _files_of(directory, job.trial) if self.keeps and self._may_be_complete(job) else None
         found = list(found_of(job, self._sweep, self._places))
         stands = Standing.of(job.trial, found)
-        if files is None or not stands.complete:
+        if files is None or not stands.complete or (outputs := _outputs(directory, found, files)) is None:
             return stands, None
-        outputs = _outputs(store.trial_dir(self._places.results, job.trial), found, files)
-        alike = [[*what, *values] for what, values in sums(job, stands.all).items()]
+        alike = [[*what, *values] for what, values in add_up(job, stands.all).items()]
         entry = {"asked": self._asked(job), "sums": alike, "files": [*files, *outputs]}
         return stands, json.dumps(entry, separators=(",", ":")).encode()
 
@@ -196,18 +204,14 @@ class Seen:
 
         Nothing comes of it where that cannot be written.
         """
-        if not self._keeps:
-            return
-        with (
-            contextlib.suppress(OSError),
-            store.atomic_path(self._path) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            for name, line in lines:
-                file.write(name.encode() + b"\t" + (line or self._lines[name]) + b"\n")
-
-    def _root(self, job: Job) -> str:
-        return str(store.trial_dir(self._places.results, job.trial).root)
+        content = b"".join(
+            [name.encode() + b"\t" + (line or self._lines[name]) + b"\n" for name, line in lines]
+        )
+        with contextlib.suppress(OSError):
+            # Without a lease: two that write at once can at worst cost each other what they remembered.
+            store.sweep_leftovers(self._path.parent, self._path.name)
+            with store.atomic_path(self._path) as temporary:
+                temporary.write_bytes(content)
 
     def _may_be_complete(self, job: Job) -> bool:
         """Whether the last markers that are asked for are there; most often that tells, and costs little."""
@@ -239,30 +243,28 @@ def _list(parts: Iterable[str]) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Hash of the modules that decide whether a trial is complete, and what is remembered of it."""
+    """Hash of asdray's own source: another version may think otherwise of what is complete."""
     package = Path(__file__).parents[1]
-    names = ("store.py", "stages/state.py", "stages/walk.py", "sweep/standing.py", "sweep/estimate.py")
-    files = [*(package / name for name in names), Path(__file__), *sorted((package / "config").glob("*.py"))]
+    files = sorted(package.rglob("*.py"))
     return hashlib.sha256(b"".join([file.read_bytes() for file in files])).hexdigest()
 
 
-def _as_it_was(root: str, files: Iterable[File]) -> bool:
-    for path, size, changed in files:
-        try:
+def _as_it_was(root: Path, files: Iterable[File]) -> bool:
+    try:
+        for path, size, changed in files:
             now = os.stat(f"{root}/{path}")
-        except OSError:
-            if size != -1:
+            if size is not None and now.st_size != size:
                 return False
-            continue
-        if size is not None and now.st_size != size:
-            return False
-        if changed is not None and now.st_mtime_ns != changed:
-            return False
+            if changed is not None and now.st_mtime_ns != changed:
+                return False
+    except OSError:
+        return False
     return True
 
 
-def _files_of(root: str) -> list[File] | None:
-    """Every folder of a trial, and every marker; None: they change just now."""
+def _files_of(directory: TrialDir, trial: Trial) -> list[File] | None:
+    """Every folder of a trial, and every marker; None: these are not all that says whether it is complete."""
+    root = str(directory.root)
     files: list[File] = []
     folders = [""]
     try:
@@ -270,40 +272,57 @@ def _files_of(root: str) -> list[File] | None:
             files.append((below, None, os.stat(f"{root}/{below}").st_mtime_ns))
             marked = below.endswith(".done/")
             for entry in os.scandir(f"{root}/{below}"):
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():
+                    if entry.is_symlink():
+                        return None  # what is behind it could point anywhere
                     folders.append(f"{below}{entry.name}/")
                 elif marked:
                     now = entry.stat()
                     files.append((f"{below}{entry.name}", now.st_size, now.st_mtime_ns))
     except OSError:
+        return None  # it changes just now
+    latest = max([changed for _, _, changed in files if changed])
+    if latest > (time.time() - SETTLED_SECONDS) * 1e9:
         return None
+    if trial.system.frontend.scope == "machine" and _other_machines(directory, trial, folders):
+        return None  # of another sweep: the trial's tables go by the data of these, too
     return files
 
 
-def _outputs(directory: TrialDir, found: Iterable[Found], files: Iterable[File]) -> Iterator[File]:
-    """What the markers among ``files`` say was made, and was not dropped since."""
+def _other_machines(directory: TrialDir, trial: Trial, folders: Iterable[str]) -> bool:
+    """Whether outputs are there of machines that the trial was not asked for."""
+    own = set(trial.machines)
+    outputs = f"{directory.outputs.relative_to(directory.root)}/"
+    below = [folder.removeprefix(outputs).split("/") for folder in folders if folder.startswith(outputs)]
+    return any(len(parts) == 3 and parts[1] not in own for parts in below)
+
+
+def _outputs(directory: TrialDir, found: Iterable[Found], files: Iterable[File]) -> list[File] | None:
+    """What the markers among ``files`` say was made, and was not dropped since.
+
+    None: a marker that nobody asked for is not as a marker should be; let the next look read it again.
+    """
     known: dict[str, Marker | None] = {}
     for (unit, ckpt, machine), stages in groupby(found, lambda one: (one.unit, one.checkpoint, one.machine)):
         folder = directory.model(unit) if unit else directory.root
         folder = directory.machine(ckpt, machine) if ckpt and machine else folder
         root = f"{folder}/"[len(f"{directory.root}/") :]
         known |= {root + store.marker_name(one.stage, one.backend): one.marker for one in stages}
-    for path, size, _ in files:
-        if size is None:
-            continue
-        below, _, name = path.rpartition(".done/")
-        if marker := known.get(path):
-            for output, entry in marker.outputs.items():
-                if output not in marker.dropped:
-                    yield f"{below}{output}", entry["size"], None
-        else:  # of another sweep over the trial, which may share its tables, or of none any more: as it is
-            marker = store.read_marker(directory.root / below, name.removesuffix(".json"))
-            for output in marker.outputs if marker else ():
-                yield f"{below}{output}", _bytes_of(directory.root / below / output), None
-
-
-def _bytes_of(path: Path) -> int:
+    outputs: list[File] = []
     try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+        for path, size, _ in files:
+            if size is None:
+                continue
+            below, _, name = path.rpartition(".done/")
+            own = known.get(path)
+            # Else of another sweep over the trial, which may share its tables, or of none any more.
+            marker = own or store.read_marker(directory.root / below, name.removesuffix(".json"))
+            if marker is None:
+                return None
+            made = [(n, entry["size"]) for n, entry in marker.outputs.items() if n not in marker.dropped]
+            if own is None and any(os.stat(directory.root / below / n).st_size != size for n, size in made):
+                return None
+            outputs += [(f"{below}{n}", size, None) for n, size in made]
+    except (OSError, AttributeError, TypeError, KeyError):
+        return None
+    return outputs
