@@ -64,9 +64,9 @@ def plan_lines(
         if isinstance(stands, Settled):
             return _Told(True, True, Missing(), stands.sums, {}, {})
         missing = stands.missing(failures)
-        done = [stage for stage in stands.all if stage.done]
-        lost = {s for s in stands.open if any(follows(job.trial, e, *s[:5]) for e in missing.failed)}
-        left = [stage for stage in stands.open if stage not in lost]
+        done, undone = [stage for stage in stands.all if stage.done], stands.open
+        lost = {s for s in undone if any(follows(job.trial, e, *s[:5]) for e in missing.failed)}
+        left = [stage for stage in undone if stage not in lost]
         of_all = (add_up(job, stages) for stages in (done, left, lost))
         return _Told(stands.complete, bool(done), missing, *of_all)
 

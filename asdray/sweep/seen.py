@@ -27,7 +27,7 @@ from pydantic_core import from_json
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.base import digest_of, text_of
+from asdray.config.base import digest
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.stages import state
@@ -225,20 +225,20 @@ class Seen:
     def _asked(self, job: Job) -> str:
         """Hash of all that makes a trial complete or not, but for its own files."""
         trial, sweep, machines = job.trial, self._sweep, job.dataset.machines
-        trainings = [state.train_step(trial, u, self._places, job.dataset).signature for u in trial.units]
-        ids = [(m, machines[m].train, machines[m].test, machines[m].labels) for m in trial.machines]
-        return digest_of(
-            code=text_of(_code()),
-            trainings=_list(map(text_of, trainings)),
-            data=_list([_list(map(text_of, of_machine)) for of_machine in ids]),
-            checkpoints=_list(map(text_of, sweep.checkpoints)),
-            backends=_list([backend.canonical_json for backend in job.backends]),
-            umap=sweep.umap.canonical_json if sweep.umap else "false",
+        return digest(
+            {
+                "code": _code(),
+                "trainings": [
+                    state.train_step(trial, unit, self._places, job.dataset).signature for unit in trial.units
+                ],
+                "data": [
+                    (m, machines[m].train, machines[m].test, machines[m].labels) for m in trial.machines
+                ],
+                "checkpoints": sweep.checkpoints,
+                "backends": [backend.canonical_json for backend in job.backends],
+                "umap": sweep.umap.canonical_json if sweep.umap else None,
+            }
         )
-
-
-def _list(parts: Iterable[str]) -> str:
-    return f"[{','.join(parts)}]"
 
 
 @functools.cache
@@ -271,7 +271,7 @@ def _files_of(directory: TrialDir, trial: Trial) -> list[File] | None:
         for below in folders:  # which grows
             files.append((below, None, os.stat(f"{root}/{below}").st_mtime_ns))
             marked = below.endswith(".done/")
-            for entry in os.scandir(f"{root}/{below}"):
+            for entry in list(os.scandir(f"{root}/{below}")):  # all of it: that closes the folder
                 if entry.is_dir():
                     if entry.is_symlink():
                         return None  # what is behind it could point anywhere
