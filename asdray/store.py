@@ -25,6 +25,8 @@ from asdray.leases import is_leased as is_leased
 from asdray.leases import lease as lease
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from asdray.config.trial import Trial
 
 MARKER_FORMAT = 1
@@ -156,6 +158,61 @@ def sweep_dirs(results: Path) -> list[Path]:
     return sorted(path.parent for path in (results / "sweeps").glob("*/sweep.yaml"))
 
 
+def trial_dirs(results: Path) -> list[TrialDir]:
+    """The folders of all trials below ``results``, sorted."""
+    return [TrialDir(path.parent) for path in sorted(results.glob("trials/*/*/seed*/trial.json"))]
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """Every file in the folder of a sweep, ``<results>/sweeps/<name>``."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The sweep file with every default written out."""
+        return self.root / "sweep.yaml"
+
+    @property
+    def trials(self) -> Path:
+        """One row per trial: swept options, status, seconds, folder."""
+        return self.root / "trials.parquet"
+
+    @property
+    def events(self) -> Path:
+        """One line per finished or failed stage."""
+        return self.root / "events.jsonl"
+
+    @property
+    def study(self) -> Path:
+        """The samples of a search, in Optuna's journal format."""
+        return self.root / "study.journal"
+
+    @property
+    def status(self) -> Path:
+        """Progress of the run, for ``asdray status``."""
+        return self.root / "status.json"
+
+    @property
+    def selection(self) -> Path:
+        """One row per system, backend and checkpoint of a search."""
+        return self.root / "selection.csv"
+
+    @property
+    def tables(self) -> Path:
+        """The folder of the tables of every year and subset."""
+        return self.root / "tables"
+
+    def leaderboard(self, suffix: str = "csv", metric: str = "official") -> Path:
+        """The leaderboard as ``csv``, ``parquet``, ``md`` or ``tex``, by default of the official score."""
+        return self.root / f"leaderboard{'' if metric == 'official' else f'-{metric}'}.{suffix}"
+
+    def beside_published(self, suffix: str) -> Path:
+        """The sweep's scores beside published scores, as ``csv`` or ``md``."""
+        return self.root / f"beside_published.{suffix}"
+
+
 def ensembles_dir(results: Path, sweep: str) -> Path:
     """Everything of a sweep's ensembles."""
     return sweep_dir(results, sweep) / "ensembles"
@@ -213,6 +270,36 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"there is no file {path}") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
+
+
+def read_parquet(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """The Parquet table at ``path``.
+
+    Args:
+        columns: the columns to read; all by default.
+
+    Raises:
+        ValueError: missing or damaged file, with its name.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:  # not `pq.read_table`: it imports pandas, and reads a folder `seed=0` in the path as a column
+        return pq.ParquetFile(str(path)).read(None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and run the command that wrote it again"
+        ) from None
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Writes ``table`` atomically; ``options`` are those of `pyarrow.parquet.write_table`."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, **options)
 
 
 def sha256_file(path: Path) -> str:
