@@ -16,7 +16,7 @@ from asdray.sweep_output import print_board, print_lines, run_and_print, sweep_f
 if TYPE_CHECKING:
     from asdray.config.sweep import Sweep
     from asdray.store import Places
-    from asdray.sweep.plan import Job
+    from asdray.sweep.jobs import Job
 
 app = typer.Typer()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from asdray.config.sweep import Sweep
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.store import Places
-    from asdray.sweep.plan import Job
+    from asdray.sweep.jobs import Job
 
 
 def run_and_print(

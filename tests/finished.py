@@ -10,7 +10,7 @@ from asdray.config.backend import backend_id
 from asdray.config.sweep import Sweep
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 
 
 def finish(

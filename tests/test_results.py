@@ -23,7 +23,8 @@ from asdray.evaluation.tables import SCHEMA
 from asdray.stages.describe import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
-from asdray.sweep.plan import plan, standing
+from asdray.sweep.jobs import standing
+from asdray.sweep.plan import plan
 
 DCASE = "dcase2023"
 HEAD = ["system", "recipe"]

@@ -29,7 +29,8 @@ from asdray.store import Places
 from asdray.sweep import others, outputs, retention, seen, walltime
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.plan import load, standing
+from asdray.sweep.jobs import standing
+from asdray.sweep.plan import load
 from asdray.sweep.run import run_sweep
 from asdray.sweep.search import open_search
 from asdray.sweep.signals import stop_on_signals

@@ -27,10 +27,10 @@ from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Coming
 from asdray.sweep.estimate import Work as Amounts
 from asdray.sweep.events import event_of, failed
+from asdray.sweep.jobs import Job, standing
 from asdray.sweep.live import Live
 from asdray.sweep.objective import study_names
 from asdray.sweep.others import Others
-from asdray.sweep.plan import Job, standing
 from asdray.sweep.progress import summary_lines, trials_line
 from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
 from asdray.sweep.status import status

@@ -28,10 +28,11 @@ from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Work, work_of
 from asdray.sweep.events import EventLog, attempt, event_of
 from asdray.sweep.fresh import delete, results_of
+from asdray.sweep.jobs import standing
 from asdray.sweep.live import Live, duration, write
 from asdray.sweep.only import chooser
 from asdray.sweep.outputs import trial_row, write_spec, write_trials
-from asdray.sweep.plan import load, log_found, standing
+from asdray.sweep.plan import load, log_found
 from asdray.sweep.progress import render
 from asdray.sweep.status import status
 
@@ -658,7 +659,8 @@ from asdray.store import Places
 from asdray.sweep.estimate import Work, work_of
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.live import Live
-from asdray.sweep.plan import load, standing
+from asdray.sweep.jobs import standing
+from asdray.sweep.plan import load
 from asdray.sweep.progress import View
 places = Places.of(sys.argv[1], sys.argv[2])
 sweep, jobs = load(Path(sys.argv[3]), {}, places)

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from asdray.config.sweep import Sweep
+from asdray.sweep.jobs import Job
 from asdray.sweep.outputs import resolved
-from asdray.sweep.plan import Job
 
 SHOWN = 8
 """Changed options that are listed."""

@@ -19,9 +19,10 @@ from asdray.stages.describe import write_trial
 from asdray.store import Places
 from asdray.sweep.estimate import Work
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
+from asdray.sweep.jobs import Job, standing
 from asdray.sweep.live import Live
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.plan import Job, in_order, log_found, standing
+from asdray.sweep.plan import in_order, log_found
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
 from asdray.sweep.retention import Retention

@@ -13,9 +13,9 @@ from asdray.store import Places, sweep_dir
 from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Alike, Left, Sum, Work, add_up, follows
 from asdray.sweep.events import History
+from asdray.sweep.jobs import Job
 from asdray.sweep.live import duration
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.plan import Job
 from asdray.sweep.seen import Settled, told
 from asdray.sweep.standing import Missing, Standing
 

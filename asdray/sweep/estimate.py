@@ -21,7 +21,7 @@ from typing import NamedTuple
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.sweep.events import Event
-from asdray.sweep.plan import Job, Part
+from asdray.sweep.jobs import Job, Part
 from asdray.sweep.standing import Stage, Standing
 
 Key = tuple[str, str | None, str, str, str]

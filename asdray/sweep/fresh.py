@@ -13,7 +13,7 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import changes
 from asdray.sweep.events import forget
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asdray import provenance, store
 from asdray.sweep.estimate import Coming, Work
 from asdray.sweep.events import Event
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard

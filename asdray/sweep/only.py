@@ -9,7 +9,7 @@ from typing import Any
 
 from asdray.config.load import parse_yaml
 from asdray.dcase.years import nearest
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 
 _FIXED: dict[str, Callable[[Job], tuple]] = {
     "dcase": lambda job: (job.trial.dcase,),

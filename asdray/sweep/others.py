@@ -13,8 +13,9 @@ from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep import changes
+from asdray.sweep.jobs import Job, standing
 from asdray.sweep.pieces import Piece, Ranking, has_top, pieces_of, unread, wants
-from asdray.sweep.plan import Job, load, standing
+from asdray.sweep.plan import load
 
 TrialKey = tuple[str, str, int]
 """dcase, system, seed."""

@@ -18,7 +18,8 @@ from asdray.dcase.years import get_year
 from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.plan import Job, Standing
+from asdray.sweep.jobs import Job
+from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.store import Places
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 from asdray.sweep.standing import Standing
 
 

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep, expand, load_sweep
-from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
-from asdray.stages.walk import Found, walk
 from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.events import Event, EventLog, finished
-from asdray.sweep.standing import Missing, Standing
-
-Part = Literal["grid", "search", "confirm"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial of a sweep, with the options that were swept to make it."""
-
-    trial: Trial
-    swept: Mapping[str, Any]
-    dataset: Dataset
-    backends: tuple[Backend, ...]
-    part: Part = "grid"
-    sample: int | None = None
-    """Of a search: the number of the sample that it belongs to, in its recipe's study."""
-
-    def missing(
-        self, sweep: Sweep, places: Places, failures: Mapping[tuple, Event] = MappingProxyType({})
-    ) -> Missing:
-        """What is left to do of it, but for what `asdray.sweep.events.EventLog.lasting` says failed."""
-        return standing(self, sweep, places).missing(failures)
+from asdray.sweep.events import EventLog, finished
+from asdray.sweep.jobs import Job
+from asdray.sweep.standing import Standing
 
 
 def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
@@ -80,16 +56,6 @@ def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> N
                 f"{where}: {dataset.dcase} has no {split} clips of {', '.join(empty)}: get them and run "
                 f"`asdray format {dataset.dcase}` again, or leave these machines out (machines: ...)"
             )
-
-
-def found_of(job: Job, sweep: Sweep, places: Places) -> Iterator[Found]:
-    """Every stage of a trial as its markers are now."""
-    return walk(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-
-
-def standing(job: Job, sweep: Sweep, places: Places) -> Standing:
-    """How a trial stands on disk now."""
-    return Standing.of(job.trial, found_of(job, sweep, places))
 
 
 def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from asdray.sweep import live
 from asdray.sweep.events import Event
+from asdray.sweep.jobs import Job
 from asdray.sweep.live import Live, Pace, duration
-from asdray.sweep.plan import Job
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard

@@ -12,7 +12,7 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.events import Event
-from asdray.sweep.plan import Job, standing
+from asdray.sweep.jobs import Job, standing
 from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from asdray import store
 from asdray.config.sweep import Sweep, Top
 from asdray.config.trial import Trial
 from asdray.store import Places
+from asdray.sweep.jobs import Job, standing
 from asdray.sweep.others import Others
 from asdray.sweep.pieces import Piece, Ranking, has_top, made, unread, wants
-from asdray.sweep.plan import Job, standing
 from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:

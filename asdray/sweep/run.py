@@ -21,7 +21,8 @@ from asdray.sweep.changes import changes
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.plan import Job, log_found, standing, with_datasets_of_now
+from asdray.sweep.jobs import Job, standing
+from asdray.sweep.plan import log_found, with_datasets_of_now
 from asdray.sweep.progress import View
 from asdray.sweep.seen import remember
 from asdray.sweep.standing import Standing

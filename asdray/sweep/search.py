@@ -14,8 +14,8 @@ from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.store import Places
 from asdray.sweep.estimate import Coming
 from asdray.sweep.events import Event
+from asdray.sweep.jobs import Job, Part
 from asdray.sweep.objective import ANY
-from asdray.sweep.plan import Job, Part
 from asdray.sweep.study import Sample, Studies, same_system
 
 

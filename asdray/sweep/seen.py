@@ -34,7 +34,7 @@ from asdray.stages import state
 from asdray.stages.walk import Found
 from asdray.store import Marker, Places, TrialDir
 from asdray.sweep.estimate import Alike, Sum, add_up
-from asdray.sweep.plan import Job, found_of
+from asdray.sweep.jobs import Job, found_of
 from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 from asdray.sweep.progress import failure_line, render
 from asdray.sweep.search import read_studies, stopped_trials, to_come
 from asdray.sweep.seen import Settled, told

@@ -17,7 +17,7 @@ from asdray.config.resources import Need
 from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed
-from asdray.sweep.plan import Job
+from asdray.sweep.jobs import Job
 
 COLD_SECONDS = 10.0
 """About what a worker needs before its first task: it starts, and imports torch, scikit-learn and UMAP."""
