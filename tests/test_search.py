@@ -24,8 +24,7 @@ from asdray.dcase.years import get_year
 from asdray.store import Places, sweep_dir
 from asdray.sweep import objective, selection, study
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.estimate import Coming
-from asdray.sweep.estimate import Work as Amounts
+from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.jobs import Job, standing
 from asdray.sweep.live import Live
@@ -439,13 +438,13 @@ def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
     assert lines()[-1].startswith("about 80 min of training and ")
     assert f"{jobs[2].trial.name}: stopped by the scheduler" in lines()
     search = Searching(studies, {DCASE: load_dataset(places.data, DCASE)})
-    work = Amounts()
+    estimator = Estimator()
     for i, job in enumerate(jobs[:2]):
-        work.add(i, job, standing(job, sweep, places))
-    work.come = [*search.to_come, Coming("search", "ae_baseline", 4, {DCASE: 2})]
-    left = work.left()
-    assert (left.train, left.without) == (pytest.approx(8 * 600, rel=0.01), 4)
-    snapshot = Live("hunt", [{"status": "done"}], work).snapshot()
+        estimator.add_trial(i, job.trial, job.dataset, standing(job, sweep, places).all)
+    estimator.upcoming = [*search.to_come, UpcomingSystems("search", "ae_baseline", 4, 2)]
+    left = estimator.estimate()
+    assert (left.train_seconds, left.unknown_systems) == (pytest.approx(8 * 600, rel=0.01), 4)
+    snapshot = Live("hunt", [{"status": "done"}], estimator).snapshot()
     assert trials_line(snapshot).startswith("1 of 1 trials done, 7 systems to come, 2 to confirm; about ")
     assert trials_line(snapshot).endswith(" left without the 4 systems to come")
     console = Console(width=200)

@@ -25,7 +25,7 @@ from asdray.store import Places
 from asdray.sweep import seen
 from asdray.sweep.changes import changes
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.estimate import Work, work_of
+from asdray.sweep.estimate import Estimate, Estimator
 from asdray.sweep.events import EventLog, attempt, event_of
 from asdray.sweep.fresh import delete, results_of
 from asdray.sweep.jobs import standing
@@ -439,6 +439,14 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
 # ------------------------------------------------------------------------------- --dry-run and the estimates
 
 
+def estimator_of(sweep, jobs, places):
+    """An estimator that knows all of these trials as they are on disk."""
+    estimator = Estimator()
+    for index, job in enumerate(jobs):
+        estimator.add_trial(index, job.trial, job.dataset, standing(job, sweep, places).all)
+    return estimator
+
+
 def test_a_dry_run_estimates_by_what_is_finished(world):
     sweep, jobs = world.load(umap=False)
     lines = plan_lines(sweep, jobs, world.places)
@@ -453,17 +461,16 @@ def test_a_dry_run_estimates_by_what_is_finished(world):
     )
     value = json.loads(marker.read_text())
     marker.write_text(json.dumps({**value, "seconds": 1000.0}))
-    work = work_of([(job, standing(job, sweep, world.places)) for job in jobs[:4]])
-    left = work.left()
-    assert left.train == pytest.approx(3000)
-    assert left.tasks == pytest.approx(3 * 100, rel=0.01)
-    assert left.unknown == 0
+    left = estimator_of(sweep, jobs[:4], world.places).estimate()
+    assert left.train_seconds == pytest.approx(3000)
+    assert left.task_seconds == pytest.approx(3 * 100, rel=0.01)
+    assert left.unknown_stages == 0
     assert left.bytes == pytest.approx(3 * (100 + 3 * 4 * 100 + 100))
-    assert left.seconds(3, 1, 2) == pytest.approx(1000, rel=0.01)
-    # With the autoencoder, of which no training is finished and no extraction.
+    assert left.wall_seconds(3, 1, 2) == pytest.approx(1000, rel=0.01)
+    # With the autoencoder, of which no training is finished and no extraction; scores go by the other recipe's.
     lines = plan_lines(sweep, jobs, world.places)
     assert lines[0].endswith(": done")
-    assert "and 18 stages of which nothing like it is finished" in lines[-1]
+    assert "and 12 stages of which nothing like it is finished" in lines[-1]
     assert lines[-1].startswith("about 50 min of training and ")
     assert len(plan_lines(sweep, jobs, world.places, chooser("seed=0", jobs))) == 3 + 2
 
@@ -471,30 +478,31 @@ def test_a_dry_run_estimates_by_what_is_finished(world):
 def test_the_amount_left_follows_the_events(world):
     sweep, jobs = world.load(umap=False, seeds=[0])
     dis, ae = jobs[0], jobs[2]
-    for seconds in (1.0, 100.0):  # the rate is that of the same system, whatever others took
-        finish(jobs[1], sweep, world.places, seconds=seconds)
-    work = work_of([(job, standing(job, sweep, world.places)) for job in jobs])
-    before = work.left()
-    assert before.train == pytest.approx(100, rel=0.01)
+    finish(jobs[1], sweep, world.places, seconds=100.0)
+    estimator = estimator_of(sweep, jobs, world.places)
+    before = estimator.estimate()
+    assert before.train_seconds == pytest.approx(100, rel=0.01)
     unit = dis.trial.units[0].name
-    work.epoch(dis, unit, 0.5)  # now its own: two of them count alike per clip and epoch
-    assert work.left().train == pytest.approx(0.5 * DIS.train.epochs)
-    at = {"seconds": 3.0, "status": "done", "found": False}
-    work.take(0, dis, {**event_of(dis.trial, "train", unit=unit), **at})
-    work.take(0, dis, {**event_of(dis.trial, "train", unit=unit), **at})
-    assert work.left().train == 0
-    tasks = work.left().tasks
+    estimator.epoch_ended(0, unit, 50.0)  # as much as the other trial took for all of its epochs but one
+    epochs = DIS.train.epochs
+    assert estimator.estimate().train_seconds == pytest.approx(epochs * 150 / (epochs + 1))
+    done = {"seconds": 3.0, "status": "done", "found": False}
+    estimator.stage_ended(0, {**event_of(dis.trial, "train", unit=unit), **done})
+    estimator.stage_ended(0, {**event_of(dis.trial, "train", unit=unit), **done})
+    assert estimator.estimate().train_seconds == 0
+    tasks = estimator.estimate().task_seconds
     lost = {"status": "failed"}
-    work.take(0, dis, {**event_of(dis.trial, "extract", machine="fan", checkpoint="last"), **lost})
-    assert work.left().tasks == pytest.approx(tasks - 300, rel=0.01), (
+    estimator.stage_ended(0, {**event_of(dis.trial, "extract", machine="fan", checkpoint="last"), **lost})
+    left = estimator.estimate()
+    assert left.task_seconds == pytest.approx(tasks - 300, rel=0.01), (
         "extract, score and evaluate of a machine"
     )
-    unknown = work.left().unknown
-    work.take(2, ae, {**event_of(ae.trial, "train", unit="fan"), **lost})
-    assert work.left().unknown == unknown - 3, "its training, extraction and score"
-    for index, job in enumerate(jobs):
-        work.drop(index, job)
-    assert work.left() == type(before)(0, 0, 0, 0, 0)
+    unknown = left.unknown_stages
+    estimator.stage_ended(2, {**event_of(ae.trial, "train", unit="fan"), **lost})
+    assert estimator.estimate().unknown_stages == unknown - 2, "its training and extraction"
+    for index in range(len(jobs)):
+        estimator.trial_ended(index)
+    assert estimator.estimate() == Estimate()
 
 
 def loaded(command):
@@ -550,7 +558,7 @@ def test_status_before_during_and_after_a_run(world):
     finish(jobs[0], sweep, world.places)
     fail(world, sweep, jobs[2], "train", OSError("disk full"), unit="fan")
     rows = [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs]
-    live = Live("s", rows, work_of([(job, standing(job, sweep, world.places)) for job in jobs]))
+    live = Live("s", rows, estimator_of(sweep, jobs, world.places))
     progress = {"unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0}
     live.epoch(1, jobs[1], progress)
     rows[1]["status"] = "running"
@@ -629,7 +637,7 @@ def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
 def test_the_best_so_far_says_whether_it_is_of_synthetic_data():
     row = {"system": "a", "backend": "knn", "column": "dcase2023-eval", "score": 0.5, "complete": True}
     for dataset, words in (("synthetic", "best so far (synthetic data)"), ("official", "best so far  ")):
-        snapshot = Live("s", [], Work()).snapshot() | {"leaderboard": [{**row, "dataset": dataset}]}
+        snapshot = Live("s", [], Estimator()).snapshot() | {"leaderboard": [{**row, "dataset": dataset}]}
         with (console := Console(width=150)).capture() as shown:
             console.print(render(snapshot))
         assert words in shown.get()
@@ -640,7 +648,7 @@ def test_of_the_best_so_far_those_are_marked_of_which_trials_are_missing_and_a_s
     rows = make_rows()
     rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.9
     less = rows[~pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")]
-    live = Live("s", [], Work())
+    live = Live("s", [], Estimator())
     live.board(board(less, rank_by="dcase2023-eval"))
     told = {row["system"]: row["complete"] for row in live.snapshot()["leaderboard"]}
     assert told == {"dis-11111111": True, "dis-22222222": False, "ae-33333333": True}
@@ -656,7 +664,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from asdray.store import Places
-from asdray.sweep.estimate import Work, work_of
+from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.live import Live
 from asdray.sweep.jobs import standing
@@ -665,7 +673,10 @@ from asdray.sweep.progress import View
 places = Places.of(sys.argv[1], sys.argv[2])
 sweep, jobs = load(Path(sys.argv[3]), {}, places)
 rows = [{"status": s, "system": "dis", "dcase": "d", "seed": i} for i, s in enumerate(sys.argv[5].split(","))]
-shown = Live("s", rows, work_of([(job, standing(job, sweep, places)) for job in jobs]))
+estimator = Estimator()
+for i, job in enumerate(jobs):
+    estimator.add_trial(i, job.trial, job.dataset, standing(job, sweep, places).all)
+shown = Live("s", rows, estimator)
 view = View(places.results, quiet="quiet" in sys.argv)
 view.begin(3, shown)
 with view:

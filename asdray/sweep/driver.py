@@ -17,7 +17,7 @@ from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.stages.describe import write_trial
 from asdray.store import Places
-from asdray.sweep.estimate import Work
+from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
 from asdray.sweep.jobs import Job, standing
 from asdray.sweep.live import Live
@@ -61,12 +61,12 @@ class Driver:
         self._view = view
         self._failures = {i: list(m.failed) for i, m in enumerate(missing) if m.failed}
         self._report = Report(sweep, self.jobs, places, self._failures, search)
-        work = Work(kept_shares(sweep, jobs))
+        estimator = Estimator(kept_shares(sweep, jobs))
         for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
             self._report.add(stand)
-            work.add(i, job, stand, asked=i in left)
-        work.come = search.to_come if search else ()
-        self._live = Live(sweep.name, self._report.rows, work)
+            estimator.add_trial(i, job.trial, job.dataset, stand.all, asked=i in left)
+        estimator.upcoming = search.to_come if search else ()
+        self._live = Live(sweep.name, self._report.rows, estimator)
         view.begin(len(left), self._live)
         self._training = set[int]()
         """Trials whose job has not ended."""
@@ -114,7 +114,7 @@ class Driver:
             if address:
                 from asdray.sweep import nodes
 
-                told = nodes.check(self.sweep, self.places, self._live.work.left().bytes)
+                told = nodes.check(self.sweep, self.places, self._live.estimator.estimate().bytes)
                 for note in (*cluster.notes(needs["train"]), *told):
                     self._view.line(note, "yellow")
             self._extracts = needs["train"].gpu > 0 and needs["extract"].gpu == 0
@@ -234,7 +234,7 @@ class Driver:
             else:
                 self._start_tasks(index, set(self.jobs[index].trial.machines), pool)
                 self._finish_if_complete(index)
-        self._live.work.come = search.to_come
+        self._live.estimator.upcoming = search.to_come
         if search.over and not self._training:
             training.finish()
 
@@ -245,7 +245,7 @@ class Driver:
             job.trial, self.sweep.checkpoints, job.backends, self.sweep.umap, self.places, job.dataset
         )
         log_found(stand, self.log)
-        self._live.work.add(len(self.jobs), job, stand)
+        self._live.estimator.add_trial(len(self.jobs), job.trial, job.dataset, stand.all)
         self.jobs.append(job)
         self._report.add(stand)
         index = len(self.jobs) - 1

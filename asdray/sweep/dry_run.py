@@ -11,7 +11,7 @@ from asdray.config.resources import Need
 from asdray.config.sweep import Sweep
 from asdray.store import Places, sweep_dir
 from asdray.sweep.changes import changes
-from asdray.sweep.estimate import Alike, Left, Sum, Work, add_up, follows
+from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
 from asdray.sweep.events import History
 from asdray.sweep.jobs import Job
 from asdray.sweep.live import duration
@@ -26,9 +26,9 @@ class _Told(NamedTuple):
     complete: bool
     begun: bool
     missing: Missing
-    done: Mapping[Alike, Sum]
-    left: Mapping[Alike, Sum]
-    lost: Mapping[Alike, Sum]
+    done: Mapping[str, StageSum]
+    left: Mapping[str, StageSum]
+    lost: Mapping[str, StageSum]
 
 
 def plan_lines(
@@ -47,7 +47,7 @@ def plan_lines(
     folder = sweep_dir(places.results, sweep.name)
     lines = changes(sweep, jobs, folder)
     totals: Counter[str] = Counter()
-    work = Work(kept_shares(sweep, jobs))
+    estimator = Estimator(kept_shares(sweep, jobs))
     history = History(folder / "events.jsonl")
     failures = {} if retry_failed else history.lasting
     threads = []
@@ -58,22 +58,22 @@ def plan_lines(
 
         search, _ = read_studies(sweep, places)
         stopped = stopped_trials(search, jobs)
-        work.come = to_come(search)
+        estimator.upcoming = to_come(search)
 
     def tell(job: Job, stands: Standing | Settled) -> _Told:
         if isinstance(stands, Settled):
             return _Told(True, True, Missing(), stands.sums, {}, {})
         missing = stands.missing(failures)
         done, undone = [stage for stage in stands.all if stage.done], stands.open
-        lost = {s for s in undone if any(follows(job.trial, e, *s[:5]) for e in missing.failed)}
+        lost = {s for s in undone if any(depends_on(job.trial, s[:5], e) for e in missing.failed)}
         left = [stage for stage in undone if stage not in lost]
-        of_all = (add_up(job, stages) for stages in (done, left, lost))
+        of_all = (sum_stages(job.trial, job.dataset, stages) for stages in (done, left, lost))
         return _Told(stands.complete, bool(done), missing, *of_all)
 
     for job, one in zip(jobs, told(jobs, sweep, places, tell), strict=True):
         chosen = only(job)
         given_up = job.trial.name in stopped and not one.complete
-        work.count(job, one.done, one.left, chosen and not given_up, one.lost)
+        estimator.add_sums(job.trial.recipe, one.done, one.left, chosen and not given_up, one.lost)
         if not chosen:
             continue
         if given_up:
@@ -106,8 +106,8 @@ def plan_lines(
         )
     if search:
         lines += outlook(search)
-    if totals["with_work"] or work.come:
-        lines.append(_estimate(work.left(), max(threads, default=1), sweep.resources.train))
+    if totals["with_work"] or estimator.upcoming:
+        lines.append(_estimate(estimator.estimate(), max(threads, default=1), sweep.resources.train))
     return lines
 
 
@@ -129,22 +129,24 @@ def _state(missing: Missing, complete: bool, begun: bool) -> str:
     return f"{state}: {', '.join(parts)}"
 
 
-def _estimate(left: Left, threads: int, asked: Need | None) -> str:
-    if (left.unknown or left.without) and not (left.train or left.tasks):
+def _estimate(left: Estimate, threads: int, asked: Need | None) -> str:
+    if (left.unknown_stages or left.unknown_systems) and not (left.train_seconds or left.task_seconds):
         return "no estimate of time and disk yet: nothing like it is finished"
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     trainings = max(1, cpus // threads)
     if asked and asked.per_node:
         trainings = min(trainings, asked.per_node)
-    wall = left.seconds(trainings, max(1, cpus // 2), cpus)
+    wall = left.wall_seconds(trainings, max(1, cpus // 2), cpus)
     text = (
-        f"about {duration(left.train)} of training and {duration(left.tasks)} of other work, one after the "
-        f"other; {duration(wall)} on {cpus} cores like this machine's; {size(left.bytes)} of disk"
+        f"about {duration(left.train_seconds)} of training and {duration(left.task_seconds)} of other work, "
+        f"one after the other; {duration(wall)} on {cpus} cores like this machine's; "
+        f"{size(left.bytes)} of disk"
     )
-    text += f"; and {left.unknown} stages of which nothing like it is finished" if left.unknown else ""
-    return text + (
-        f"; without {left.without} systems to come, like which none is finished" if left.without else ""
-    )
+    if left.unknown_stages:
+        text += f"; and {left.unknown_stages} stages of which nothing like it is finished"
+    if left.unknown_systems:
+        text += f"; without {left.unknown_systems} systems to come, like which none is finished"
+    return text
 
 
 def size(n: float) -> str:

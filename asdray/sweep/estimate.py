@@ -1,286 +1,245 @@
-"""How long a sweep still takes, and how much disk: estimated from what is finished of it.
+"""Estimates of the time and the disk space that a sweep still needs.
 
-Each stage is taken to cost time in proportion to its amount: training to clips x epochs, extraction,
-scoring, evaluation and UMAP to clips, tables to 1; and disk likewise, but that of a training, which does
-not depend on clips; of what is made, that part counts which ``keep`` leaves in the end. The rate is that of
-finished stages of the same system and year; where there are none, of the same system, else of the same
-recipe and year, else of the same recipe. Scoring, evaluation, UMAP and tables may also go by any recipe's.
-Where there is nothing to go by there is no estimate. What a search is still to come to is taken to be as the
-systems of its recipe are on average, and never stopped early.
+The seconds of a stage are taken to be proportional to its work: clips times epochs for a training, clips for
+extraction, scoring, evaluation and UMAP, 1 for a table. Its bytes are proportional to the clips as well,
+except for trainings and tables, which take the same space for any number of clips. The rates (seconds per
+work, bytes per space) are means over the finished stages of the same kind and recipe. Scoring, evaluation,
+UMAP and tables of a recipe without a finished stage take the mean over all recipes; trainings and
+extractions have no estimate then. Disk space counts only the share of the outputs that ``keep`` leaves in
+the end.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.sweep.events import Event
-from asdray.sweep.jobs import Job, Part
-from asdray.sweep.standing import Stage, Standing
+from asdray.sweep.standing import Stage
 
-Key = tuple[str, str | None, str, str, str]
-"""stage, backend, recipe, system, dcase: what has a rate of its own."""
+StageId = tuple[str, str | None, str | None, str | None, str | None]
+"""Stage, unit, machine, checkpoint and backend: identifies one stage of a trial."""
 
-
-Alike = tuple[str, str | None]
-"""stage, backend: the stages of a trial that are added up."""
+RECIPES_DIFFER = ("train", "extract")
+"""Stages whose rate says nothing about other recipes: their networks differ."""
 
 
-class Sum(NamedTuple):
-    """Over stages that are alike; seconds and bytes of those that are not done are 0."""
+@dataclass(slots=True)
+class StageSum:
+    """Sum over stages of one kind.
 
-    stages: int
-    seconds: float
-    amount: float
-    bytes: int
-    amount_of_bytes: float
+    Attributes:
+        stages: number of stages.
+        work: amount to which their seconds are proportional.
+        space: amount to which their bytes are proportional.
+        seconds: total duration, 0 for stages that are not done.
+        bytes: total size of the outputs, 0 for stages that are not done.
+    """
+
+    stages: int = 0
+    work: float = 0.0
+    space: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+
+    def add(self, other: StageSum, sign: int = 1) -> None:
+        """Adds another sum; ``sign`` -1 subtracts it."""
+        self.stages += sign * other.stages
+        self.work += sign * other.work
+        self.space += sign * other.space
+        self.seconds += sign * other.seconds
+        self.bytes += sign * other.bytes
 
 
-def add_up(job: Job, stages: Iterable[Stage]) -> dict[Alike, Sum]:
-    """Stages of a trial added up."""
-    found: dict[Alike, list] = {}
-    amounts: dict[tuple, tuple[float, float]] = {}
+def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Stage]) -> dict[str, StageSum]:
+    """Stages of one trial, summed by kind."""
+    sums: dict[str, StageSum] = {}
+    known: dict[tuple, tuple[float, float]] = {}  # several backends score the same clips
     for stage in stages:
-        total = found.setdefault((stage.stage, stage.backend), [0, 0.0, 0.0, 0, 0.0])
-        what = stage[:3]  # several backends score the same clips
-        if what not in amounts:
-            amounts[what] = _amounts(job.trial, *what, job.dataset)
-        amount, amount_of_bytes = amounts[what]
-        total[0] += 1
-        total[2] += amount
-        total[4] += amount_of_bytes
-        if stage.done is not None:
-            total[1] += stage.done.seconds
-            total[3] += stage.done.bytes
-    return {what: Sum(*total) for what, total in found.items()}
+        place = stage[:3]
+        if place not in known:
+            known[place] = _work_and_space(trial, dataset, *place)
+        seconds, size = (stage.done.seconds, stage.done.bytes) if stage.done else (0.0, 0)
+        sums.setdefault(stage.stage, StageSum()).add(StageSum(1, *known[place], seconds, size))
+    return sums
 
 
-class Coming(NamedTuple):
-    """Systems of a recipe that a search is still to come to."""
+class UpcomingSystems(NamedTuple):
+    """Systems of a recipe that a search has not suggested yet, or will confirm when it is over."""
 
-    part: Part
+    part: Literal["search", "confirm"]
     recipe: str
     systems: int
-    trials: Mapping[str, int]
-    """dcase -> how many of each system."""
+    trials: int
+    """Trials of each system."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """What is estimated to be left.
+@dataclass
+class Estimate:
+    """Time and disk space that are still needed.
 
     Attributes:
-        train: seconds of training, one after the other.
-        tasks: seconds of all other stages, one after the other.
-        bytes: disk.
-        unknown: stages without an estimate.
-        unknown_trainings: those of them that are trainings.
-        without: systems still to come that are in none of these, since nothing like them is finished.
+        train_seconds: duration of all trainings, one after the other.
+        task_seconds: duration of all other stages, one after the other.
+        bytes: disk space.
+        unknown_stages: stages without an estimate, trainings included; they count 0 above.
+        unknown_trainings: trainings without an estimate.
+        unknown_systems: upcoming systems without an estimate; they count 0 above.
     """
 
-    train: float
-    tasks: float
-    bytes: float
-    unknown: int
+    train_seconds: float = 0.0
+    task_seconds: float = 0.0
+    bytes: float = 0.0
+    unknown_stages: int = 0
     unknown_trainings: int = 0
-    without: int = 0
+    unknown_systems: int = 0
 
-    def seconds(self, trainings: float, tasks: float, cpus: float) -> float:
-        """Of the sweep: so many trainings at once, so many tasks beside them, and ``cpus`` behind them."""
-        training = self.train / trainings
-        return training + max(0.0, self.tasks - training * tasks) / cpus
+    def wall_seconds(self, trainings: float, tasks: float, cpus: float) -> float:
+        """Duration with ``trainings`` at once, ``tasks`` beside them, and ``cpus`` tasks after the trainings.
+
+        >>> Estimate(train_seconds=100, task_seconds=60).wall_seconds(trainings=2, tasks=1, cpus=2)
+        55.0
+        """
+        training = self.train_seconds / trainings
+        return training + max(0.0, self.task_seconds - training * tasks) / cpus
 
 
-class Work:
-    """What is done of a sweep and what is left, as sums over equal pieces of work.
+class Estimator:
+    """Sums of finished and remaining work, updated as stages end.
 
     Args:
-        share: stage -> the part of its bytes that stays in the end, where that is not all of them.
+        kept: stage -> share of its bytes that ``keep`` leaves in the end; 1 for stages that are not named.
 
     Attributes:
-        come: what a search is still to come to; whoever drives it keeps it as of now.
+        upcoming: systems that a search has not suggested yet, replaced by the driver as the search goes on.
+            Each trial is expected to need the mean of the known trials of its recipe and not to be stopped
+            early.
     """
 
-    def __init__(self, share: Mapping[str, float] = MappingProxyType({})) -> None:
-        self.come: Sequence[Coming] = ()
-        self._share = share
-        self._rates: dict[tuple, array[float]] = {}
-        """Level -> seconds, their amount; bytes, their amount."""
-        self._left: dict[Key, list[float]] = {}
-        """Number of stages, amount of seconds, amount of bytes."""
-        self._open: dict[int, set[tuple]] = {}
-        """Job -> its stages that are left, the first five fields of `Stage`."""
-        self._trials: Counter[tuple[str, str]] = Counter()
-        """Of a search: (recipe, dcase) -> how many trials are known, done or not."""
-        self._shapes: dict[tuple[str, str], dict[tuple[str, str | None], list[float]]] = {}
-        """Likewise -> (stage, backend) -> amount of seconds, amount of bytes, over all of them."""
+    def __init__(self, kept: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.upcoming: Sequence[UpcomingSystems] = ()
+        self._kept = kept
+        self._done: defaultdict[tuple[str, str | None], StageSum] = defaultdict(StageSum)
+        """(stage, recipe) and (stage, None for all recipes) -> finished stages, the source of the rates."""
+        self._left: defaultdict[tuple[str, str], StageSum] = defaultdict(StageSum)
+        self._all: defaultdict[tuple[str, str], StageSum] = defaultdict(StageSum)
+        """(stage, recipe) -> all stages of the known trials, finished or not."""
+        self._trials: Counter[str] = Counter()
+        """Recipe -> number of known trials."""
+        self._open: dict[int, tuple[Trial, Dataset, set[StageId]]] = {}
+        """Index of a trial -> its remaining stages."""
 
-    def add(self, index: int, job: Job, stands: Standing, asked: bool = True) -> None:
-        """Takes in a trial: its finished stages for the rates and, where it is asked for, the others."""
-        left = stands.open
-        self.count(job, add_up(job, (s for s in stands.all if s.done)), add_up(job, left), asked)
-        if asked and left:
-            self._open[index] = {stage[:5] for stage in left}
-
-    def count(
-        self,
-        job: Job,
-        done: Mapping[Alike, Sum],
-        left: Mapping[Alike, Sum],
-        asked: bool = True,
-        lost: Mapping[Alike, Sum] = MappingProxyType({}),
+    def add_trial(
+        self, index: int, trial: Trial, dataset: Dataset, stages: Sequence[Stage], asked: bool = True
     ) -> None:
-        """`add` of sums, for an estimate that is made once: no stage can be taken out again.
+        """Adds a trial: its finished stages to the rates, the others to the remaining work if ``asked``."""
+        left = [stage for stage in stages if not stage.done]
+        done = sum_stages(trial, dataset, (stage for stage in stages if stage.done))
+        self.add_sums(trial.recipe, done, sum_stages(trial, dataset, left), asked)
+        self._open[index] = (trial, dataset, {stage[:5] for stage in left} if asked else set())
+
+    def add_sums(
+        self,
+        recipe: str,
+        done: Mapping[str, StageSum],
+        left: Mapping[str, StageSum],
+        asked: bool = True,
+        blocked: Mapping[str, StageSum] = MappingProxyType({}),
+    ) -> None:
+        """Adds a trial by the sums over its stages; no stage of it can end afterwards.
 
         Args:
-            lost: what is not done either, since it failed before or follows what did.
+            blocked: stages that failed before or depend on one that did; they are no remaining work.
         """
-        of_recipe = job.trial.recipe, job.trial.dcase
-        self._trials[of_recipe] += 1
-        if job.part != "grid":
-            shapes = self._shapes.setdefault(of_recipe, {})
-            for what, total in (*done.items(), *left.items(), *lost.items()):
-                shape = shapes.setdefault(what, [0.0, 0.0])
-                shape[0] += total.amount
-                shape[1] += total.amount_of_bytes
-        for what, total in done.items():
-            self._note(_key(job.trial, *what), total[1:])
-        for what, total in left.items() if asked else ():
-            sums = self._left.setdefault(_key(job.trial, *what), [0.0, 0.0, 0.0])
-            more = total.stages, total.amount, total.amount_of_bytes
-            sums[:] = [have + one for have, one in zip(sums, more, strict=True)]
+        self._trials[recipe] += 1
+        for stage, total in (*done.items(), *left.items(), *blocked.items()):
+            self._all[stage, recipe].add(total)
+        for stage, total in done.items():
+            self._add_rate(stage, recipe, total)
+        for stage, total in left.items() if asked else ():
+            self._left[stage, recipe].add(total)
 
-    def take(self, index: int, job: Job, event: Event) -> None:
-        """Takes in that a stage ended; of one that failed, what follows it is no longer left either."""
+    def epoch_ended(self, index: int, unit: str, seconds: float) -> None:
+        """Adds an epoch of a running training to the rates."""
+        trial, dataset, _ = self._open[index]
+        work, _ = _work_and_space(trial, dataset, "train", unit, None)
+        one_epoch = StageSum(1, work / trial.system.train.epochs, 0.0, seconds)
+        self._add_rate("train", trial.recipe, one_epoch)
+
+    def stage_ended(self, index: int, event: Event) -> None:
+        """Takes a stage off the remaining work, a failed one with its successors; updates the rates."""
+        trial, dataset, stages = self._open[index]
+        ended: StageId = tuple(event[name] for name in Stage._fields[:5])
         if event["status"] == "done":
-            amount, _ = _amounts(job.trial, event["stage"], event["unit"], event["machine"], job.dataset)
-            self._note(_key(job.trial, event["stage"], event["backend"]), (event["seconds"], amount, 0, 0))
-            self._close(index, job, tuple(event[name] for name in Stage._fields[:5]))
-            return
-        for one in list(self._open.get(index, ())):
-            if follows(job.trial, event, *one):
-                self._close(index, job, one)
+            work, _ = _work_and_space(trial, dataset, *ended[:3])
+            self._add_rate(ended[0], trial.recipe, StageSum(1, work, 0.0, event["seconds"]))
+            self._close(index, {ended} & stages)
+        else:
+            self._close(index, {stage for stage in stages if depends_on(trial, stage, event)})
 
-    def drop(self, index: int, job: Job) -> None:
-        """Nothing more is done of a trial."""
-        for one in list(self._open.get(index, ())):
-            self._close(index, job, one)
+    def trial_ended(self, index: int) -> None:
+        """Takes all stages of a trial off the remaining work."""
+        self._close(index, set(self._open[index][2]))
 
-    def epoch(self, job: Job, unit: str, seconds: float) -> None:
-        """Takes in how long an epoch of a training that still runs took."""
-        amount, _ = _amounts(job.trial, "train", unit, None, job.dataset)
-        values = (seconds, amount / job.trial.system.train.epochs, 0, 0)
-        self._note(_key(job.trial, "train", None), values)
-
-    def left(self) -> Left:
+    def estimate(self) -> Estimate:
         """The estimate as of now."""
-        train = tasks = size = 0.0
-        unknown = trainings = 0
-        for key, (n, amount, amount_of_bytes) in self._left.items():
-            rate = self._rate(key)
-            if rate is None:
-                unknown += round(n)
-                trainings += round(n) if key[0] == "train" else 0
+        found = Estimate()
+        for (stage, recipe), total in self._left.items():
+            if self._rates(stage, recipe) is None:
+                found.unknown_stages += total.stages
+                found.unknown_trainings += total.stages if stage == "train" else 0
+            self._add_cost(found, stage, recipe, total)
+        for upcoming in self.upcoming:
+            recipe, trials = upcoming.recipe, self._trials[upcoming.recipe]
+            known = {stage: total for (stage, of), total in self._all.items() if of == recipe}
+            needed = [stage for stage in RECIPES_DIFFER if stage in known]
+            if not trials or any(self._rates(stage, recipe) is None for stage in needed):
+                found.unknown_systems += upcoming.systems
                 continue
-            per_second, per_byte = rate
-            if key[0] == "train":
-                train += amount * per_second
-            else:
-                tasks += amount * per_second
-            size += amount_of_bytes * per_byte * self._share.get(key[0], 1.0)
-        without = 0
-        for coming in self.come:
-            if (costs := self._costs(coming)) is None:
-                without += coming.systems
-            else:
-                train, tasks, size = train + costs[0], tasks + costs[1], size + costs[2]
-        return Left(train, tasks, size, unknown, trainings, without)
+            for stage, total in known.items():
+                self._add_cost(found, stage, recipe, total, upcoming.systems * upcoming.trials / trials)
+        return found
 
-    def _costs(self, coming: Coming) -> tuple[float, float, float] | None:
-        """Seconds of training and of the rest, and bytes; None where nothing like it is finished."""
-        train = tasks = size = 0.0
-        for dcase, each in coming.trials.items():
-            known = [year for recipe, year in self._shapes if recipe == coming.recipe]
-            years = [dcase] if dcase in known else known
-            trials = sum(self._trials[coming.recipe, year] for year in years)
-            if not trials:
-                return None
-            n = coming.systems * each / trials
-            for year in years:
-                for (stage, backend), (amount, amount_of_bytes) in self._shapes[coming.recipe, year].items():
-                    rate = self._rate((stage, backend, coming.recipe, "", dcase))
-                    if rate is None and stage in ("train", "extract"):
-                        return None
-                    per_second, per_byte = rate or (0.0, 0.0)
-                    if stage == "train":
-                        train += n * amount * per_second
-                    else:
-                        tasks += n * amount * per_second
-                    size += n * amount_of_bytes * per_byte * self._share.get(stage, 1.0)
-        return train, tasks, size
+    def _add_cost(
+        self, found: Estimate, stage: str, recipe: str, total: StageSum, factor: float = 1.0
+    ) -> None:
+        seconds, size = self._rates(stage, recipe) or (0.0, 0.0)
+        if stage == "train":
+            found.train_seconds += factor * total.work * seconds
+        else:
+            found.task_seconds += factor * total.work * seconds
+        found.bytes += factor * total.space * size * self._kept.get(stage, 1.0)
 
-    def _close(self, index: int, job: Job, one: tuple) -> None:
-        """Takes a stage out of what is left, once."""
-        there = self._open.get(index, set())
-        if one not in there:
-            return  # it ended before, or was never asked for
-        there.discard(one)
-        stage, unit, machine, _, backend = one
-        key = _key(job.trial, stage, backend)
-        for i, amount in enumerate((1.0, *_amounts(job.trial, stage, unit, machine, job.dataset))):
-            self._left[key][i] -= amount
-        if round(self._left[key][0]) == 0:
-            del self._left[key]
+    def _close(self, index: int, ended: set[StageId]) -> None:
+        trial, dataset, stages = self._open[index]
+        for stage in ended:
+            stages.discard(stage)
+            amount = StageSum(1, *_work_and_space(trial, dataset, *stage[:3]))
+            self._left[stage[0], trial.recipe].add(amount, sign=-1)
 
-    def _note(self, key: Key, values: Sequence[float]) -> None:
-        for level in _levels(key):
-            sums = self._rates.setdefault(level, array("d", (0.0, 0.0, 0.0, 0.0)))
-            for i, value in enumerate(values):
-                sums[i] += value
+    def _add_rate(self, stage: str, recipe: str, total: StageSum) -> None:
+        self._done[stage, recipe].add(total)
+        self._done[stage, None].add(total)
 
-    def _rate(self, key: Key) -> tuple[float, float] | None:
-        """Seconds per amount and bytes per amount, at the nearest level that has them."""
-        seconds = size = None
-        for level in _levels(key):
-            sums = self._rates.get(level)
-            if sums and seconds is None and sums[1]:
-                seconds = sums[0] / sums[1]
-            if sums and size is None and sums[3]:
-                size = sums[2] / sums[3]
-        return None if seconds is None else (seconds, size or 0.0)
+    def _rates(self, stage: str, recipe: str) -> tuple[float, float] | None:
+        """Seconds per work and bytes per space; None without a finished stage to go by."""
+        own = self._done.get((stage, recipe), StageSum())
+        every = StageSum() if stage in RECIPES_DIFFER else self._done.get((stage, None), StageSum())
+        timed, sized = own if own.work else every, own if own.space else every
+        if not timed.work:
+            return None
+        return timed.seconds / timed.work, sized.bytes / sized.space if sized.space else 0.0
 
 
-def work_of(jobs: Iterable[tuple[Job, Standing]]) -> Work:
-    """The work of all these trials."""
-    work = Work()
-    for index, (job, stands) in enumerate(jobs):
-        work.add(index, job, stands)
-    return work
-
-
-def _key(trial: Trial, stage: str, backend: str | None) -> Key:
-    return stage, backend, trial.recipe, trial.system_name, trial.dcase
-
-
-def _levels(key: Key) -> Iterator[tuple]:
-    """What a rate is looked up by, the nearest first."""
-    stage, backend, recipe, system, dcase = key
-    what = (stage, backend)
-    yield from ((*what, system, dcase), (*what, system), (*what, "of", recipe, dcase), (*what, "of", recipe))
-    if stage not in ("train", "extract"):
-        yield what
-
-
-def _amounts(
-    trial: Trial, stage: str, unit: str | None, machine: str | None, dataset: Dataset
+def _work_and_space(
+    trial: Trial, dataset: Dataset, stage: str, unit: str | None, machine: str | None
 ) -> tuple[float, float]:
-    """What a stage's seconds, and its bytes, are in proportion to."""
+    """The amounts to which the seconds and the bytes of one stage are proportional."""
     if stage == "table":
         return 1.0, 1.0
     if stage == "train":
@@ -293,19 +252,12 @@ def _amounts(
     return float(max(1, clips)), float(max(1, clips))
 
 
-def follows(
-    trial: Trial,
-    event: Event,
-    stage: str,
-    unit: str | None,
-    machine: str | None,
-    ckpt: str | None,
-    backend: str | None,
-) -> bool:
-    """Whether a stage is the one of ``event``, or cannot be done without it."""
+def depends_on(trial: Trial, stage: StageId, event: Event) -> bool:
+    """True if ``stage`` is the stage of ``event``, or cannot be done without it."""
+    name, unit, machine, checkpoint, backend = stage
     if event["stage"] == "train":
-        own = unit is not None and event["unit"] in (unit, None)
-        return own or (machine is not None and event["unit"] in (trial.unit_of(machine).name, None))
-    if (machine, ckpt) != (event["machine"], event["checkpoint"]):
+        own_unit = unit or (trial.unit_of(machine).name if machine else None)
+        return own_unit is not None and event["unit"] in (own_unit, None)
+    if (machine, checkpoint) != (event["machine"], event["checkpoint"]):
         return False
-    return event["stage"] == "extract" or (stage, backend) == (event["stage"], event["backend"])
+    return event["stage"] == "extract" or (name, backend) == (event["stage"], event["backend"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
-from asdray.sweep.estimate import Coming, Work
+from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
 from asdray.sweep.jobs import Job
 
@@ -37,12 +37,12 @@ class Live:
         rows: the driver's, of ``trials.parquet``: read anew for every snapshot.
     """
 
-    def __init__(self, name: str, rows: Sequence[Mapping[str, Any]], work: Work) -> None:
+    def __init__(self, name: str, rows: Sequence[Mapping[str, Any]], estimator: Estimator) -> None:
         self.dashboard: str | None = None
         self.metrics: str | None = None
         self.tasks = 0
         """Tasks that wait or run."""
-        self.work = work
+        self.estimator = estimator
         self._name = name
         self._rows = rows
         self._started = provenance.now()
@@ -58,19 +58,19 @@ class Live:
     def epoch(self, index: int, job: Job, progress: Mapping[str, Any]) -> None:
         """A training's newest epoch."""
         self._training[index] = (job, progress)
-        self.work.epoch(job, progress["unit"], progress["seconds"])
+        self.estimator.epoch_ended(index, progress["unit"], progress["seconds"])
 
     def take(self, index: int, job: Job, event: Event) -> None:
         """A stage ended."""
         if event["stage"] == "train":
             self._training.pop(index, None)
         self._failures += event["status"] == "failed"
-        self.work.take(index, job, event)
+        self.estimator.stage_ended(index, event)
 
     def drop(self, index: int, job: Job) -> None:
         """Nothing more of a trial is done."""
         self._training.pop(index, None)
-        self.work.drop(index, job)
+        self.estimator.trial_ended(index)
 
     def board(self, board: Leaderboard) -> None:
         """The leaderboard as it is now."""
@@ -101,12 +101,12 @@ class Live:
         """
         counts = Counter(row["status"] for row in self._rows)
         training = [_training(job, progress) for job, progress in self._training.values()]
-        left = self.work.left()
+        left = self.estimator.estimate()
         done = sum(p["epoch"] * p["seconds"] for _, p in self._training.values())
         longest = max((t["seconds_left"] for t in training), default=0.0)
-        train = max(left.train - done, 0.0)
-        seconds: float | None = max(longest, replace(left, train=train).seconds(*self._slots))
-        if left.unknown_trainings or ((left.unknown or left.without) and not seconds):
+        train = max(left.train_seconds - done, 0.0)
+        seconds: float | None = max(longest, replace(left, train_seconds=train).wall_seconds(*self._slots))
+        if left.unknown_trainings or ((left.unknown_stages or left.unknown_systems) and not seconds):
             seconds = None
         return {
             "sweep": self._name,
@@ -124,17 +124,17 @@ class Live:
             "training": training,
             "clips_per_second": sum(t["clips_per_second"] for t in training),
             "seconds_left": seconds,
-            "to_come": to_come_of(self.work.come),
-            "without": left.without,
+            "to_come": to_come_of(self.estimator.upcoming),
+            "without": left.unknown_systems,
             "leaderboard": self._board,
         }
 
 
-def to_come_of(come: Iterable[Coming]) -> dict[str, int]:
+def to_come_of(upcoming: Iterable[UpcomingSystems]) -> dict[str, int]:
     """``search`` and ``confirm`` -> how many systems are still to come."""
     counts: Counter[str] = Counter()
-    for coming in come:
-        counts[coming.part] += coming.systems
+    for one in upcoming:
+        counts[one.part] += one.systems
     return dict(counts)
 
 

@@ -12,7 +12,7 @@ from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.store import Places
-from asdray.sweep.estimate import Coming
+from asdray.sweep.estimate import UpcomingSystems
 from asdray.sweep.events import Event
 from asdray.sweep.jobs import Job, Part
 from asdray.sweep.objective import ANY
@@ -39,7 +39,7 @@ def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, 
     return tuple(found.values())
 
 
-def to_come(studies: Studies) -> list[Coming]:
+def to_come(studies: Studies) -> list[UpcomingSystems]:
     """The systems that a search is still to come to, those that it will confirm among them."""
     sweep = studies.sweep
     found = []
@@ -47,14 +47,14 @@ def to_come(studies: Studies) -> list[Coming]:
         one_seed = base.system.frontend.has_one_seed
         if (n := studies.left(base)) > 0:
             seeds = 1 if one_seed else len(sweep.seeds)
-            found.append(Coming("search", base.recipe, n, dict.fromkeys(sweep.dcase, seeds)))
+            found.append(UpcomingSystems("search", base.recipe, n, seeds * len(sweep.dcase)))
         if sweep.confirm is not None and not studies.over:
             # A trial that all seeds share is the search's own already.
             years = [y for y in sweep.board_years if not (one_seed and y in sweep.dcase)]
-            trials = dict.fromkeys(years, 1 if one_seed else len(sweep.confirm.seeds))
+            trials = len(years) * (1 if one_seed else len(sweep.confirm.seeds))
             best = min(sweep.confirm.top_k, sweep.search.num_samples or 1 if base.axes else 1)
             if trials:
-                found.append(Coming("confirm", base.recipe, best, trials))
+                found.append(UpcomingSystems("confirm", base.recipe, best, trials))
     return found
 
 
@@ -124,7 +124,7 @@ class Searching:
         return self.studies.over and (self._confirmed or not self.studies.chosen())
 
     @property
-    def to_come(self) -> list[Coming]:
+    def to_come(self) -> list[UpcomingSystems]:
         """The systems that it is still to come to."""
         return to_come(self.studies)
 

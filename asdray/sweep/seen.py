@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -33,7 +33,7 @@ from asdray.config.trial import Trial
 from asdray.stages import state
 from asdray.stages.walk import Found
 from asdray.store import Marker, Places, TrialDir
-from asdray.sweep.estimate import Alike, Sum, add_up
+from asdray.sweep.estimate import StageSum, sum_stages
 from asdray.sweep.jobs import Job, found_of
 from asdray.sweep.standing import Standing
 
@@ -54,7 +54,7 @@ SETTLED_SECONDS = 2.0
 class Settled:
     """A trial that was found complete before, and is as it was then."""
 
-    sums: Mapping[Alike, Sum]
+    sums: Mapping[str, StageSum]
     """Over its stages, which are all done."""
 
 
@@ -182,7 +182,7 @@ class Seen:
             root = store.trial_dir(self._places.results, job.trial).root
             if entry["asked"] != self._asked(job) or not _as_it_was(root, entry["files"]):
                 return None
-            return Settled({(stage, backend): Sum(*rest) for stage, backend, *rest in entry["sums"]})
+            return Settled({stage: StageSum(*values) for stage, *values in entry["sums"]})
         except (ValueError, KeyError, TypeError):
             return None  # damaged
 
@@ -195,7 +195,8 @@ class Seen:
         stands = Standing.of(job.trial, found)
         if files is None or not stands.complete or (outputs := _outputs(directory, found, files)) is None:
             return stands, None
-        alike = [[*what, *values] for what, values in add_up(job, stands.all).items()]
+        sums = sum_stages(job.trial, job.dataset, stands.all)
+        alike = [[stage, *astuple(total)] for stage, total in sums.items()]
         entry = {"asked": self._asked(job), "sums": alike, "files": [*files, *outputs]}
         return stands, json.dumps(entry, separators=(",", ":")).encode()
 

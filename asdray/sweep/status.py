@@ -48,7 +48,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         """(stage, state) -> how many, and what failed."""
         counts: Counter[tuple[str, str]] = Counter()
         if isinstance(stands, Settled):
-            for (name, _), total in stands.sums.items():
+            for name, total in stands.sums.items():
                 counts[name, "done"] += total.stages
             return counts, []
         open_ = "stopped" if job.trial.name in given_up else "left"
