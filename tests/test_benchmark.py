@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from trees import build_tree, write_list
 
-from asdray.benchmark_command import FOLDER
 from asdray.cli import main
+from asdray.cli.benchmark import FOLDER
 from asdray.config.backend import KMeans, Knn, KnnRescale
 from asdray.config.load import load_recipe
 from asdray.config.sweep import load_sweep

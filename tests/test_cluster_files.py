@@ -26,9 +26,9 @@ SLURM = FOLDER / "slurm.sh"
 
 def sweep_options(args):
     """What asdray's own command line makes of the arguments behind ``asdray sweep``."""
-    from asdray import cli
+    from asdray.cli.main import app
 
-    command = typer.main.get_command(cli.app).commands["sweep"]
+    command = typer.main.get_command(app).commands["sweep"]
     return command.make_context("sweep", list(args), obj=[]).params
 
 

@@ -20,12 +20,13 @@ from trees import build_tree, write_evaluator, write_list
 from zips import publish, zip_of, zips_of
 
 from asdray import store
-from asdray.by_hand import DATA
 from asdray.cli import main
+from asdray.cli.data import download_lines
+from asdray.cli.options import DATA
+from asdray.cli.screen import DownloadView
 from asdray.dcase import records
 from asdray.dcase.download import download_dataset
 from asdray.dcase.download_jobs import Step
-from asdray.dcase.download_view import View, report_lines
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
 from asdray.dcase.hints import hint
@@ -358,7 +359,7 @@ def test_without_any_ground_truth_there_is_no_folder_of_it(get, site, truth, tmp
     assert len(report.failed) == 2
     assert not ground_truth_there(tmp_path, DCASE)
     assert not store.ground_truth_dir(tmp_path, DCASE).exists()
-    assert "  ground truth: none" in report_lines(report, tmp_path)
+    assert "  ground truth: none" in download_lines(report, tmp_path)
     format_dataset(tmp_path, DCASE)
 
 
@@ -733,7 +734,7 @@ def test_commands_in_messages_name_the_data_where_that_is_needed(tmp_path, monke
 
 def test_a_terminal_shows_a_bar_per_running_file():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
-    with View(console) as view:
+    with DownloadView(console) as view:
         for i in range(30):
             name = f"dev_{i}.zip"
             view.step(Step(name, "fetching", 0, None))

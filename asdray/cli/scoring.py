@@ -1,4 +1,4 @@
-"""The commands around submissions: score anyone's as the organisers do, and write one's own."""
+"""The commands around submissions: score files as the organisers do, write one's own, compare two systems."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.by_hand import DATA, RESULTS, Data, Plugins, Results, TrialFolder
+from asdray.cli.options import DATA, RESULTS, Backend, Data, Last, Plugins, Results, TrialFolder
+from asdray.cli.screen import console, print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
     from rich.table import Table
 
-    from asdray.config.backend import Backend
+    from asdray.config import backend as backends
     from asdray.config.trial import Trial
     from asdray.dcase.years import Year
     from asdray.evaluation.official import Reference, SystemResult
@@ -27,25 +27,31 @@ app = typer.Typer()
 @app.command()
 def official(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A system's folder, or <system>/ or <team>/<system>/ below.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A system's folder, or a folder of <system>/ or <team>/<system>/."
+        ),
     ],
     dcase: Annotated[str, typer.Option(help="A year, such as dcase2023.")],
     ground_truth: Annotated[Path, typer.Option(help="The folder of the organisers' list or folders.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where tables go; default <DIR>_result, beside DIR.")
+        Path | None, typer.Option(help="Folder of the tables; default <DIR>_result, beside DIR.")
     ] = None,
     compat: Annotated[
-        bool, typer.Option("--compat", help="With the known faults of the official evaluators.")
+        bool, typer.Option("--compat", help="Repeat the known faults of the official evaluators.")
     ] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Score what there is, where the ground truth lacks machines.")
+        bool, typer.Option("--partial", help="Score the rest if the ground truth lacks machines.")
     ] = False,
     draws: Annotated[
-        int | None, typer.Option(help="Of the bootstrap of the interval.", show_default="2000")
+        int | None, typer.Option(help="Number of bootstrap draws for the interval.", show_default="2000")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.", show_default="0")] = None,
 ) -> None:
-    """Score submission files as the official evaluator of the year does."""
+    """Score submission files as the official evaluator of the year does.
+
+    Example: asdray official teams --dcase dcase2023 --ground-truth data/original/dcase2023/ground_truth
+    """
     from asdray.dcase.ground_truth import load_ground_truth
     from asdray.evaluation import bootstrap, official_csv
     from asdray.evaluation import official as evaluation
@@ -55,14 +61,14 @@ def official(
     drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
     systems, empty = evaluation.find_systems(folder)
     truth = load_ground_truth(ground_truth, dcase)
-    against = evaluation.reference(truth, evaluation.kind_of_truth(truth))
+    reference = evaluation.reference(truth, evaluation.kind_of_truth(truth))
     results: list[SystemResult] = []
     faults: dict[str, str] = {}
     for name, path in systems.items():
         try:
             results.append(
                 evaluation.evaluate(
-                    name, path, against, compat=compat, partial=partial, draws=drawn[0], seed=drawn[1]
+                    name, path, reference, compat=compat, partial=partial, draws=drawn[0], seed=drawn[1]
                 )
             )
         except ValueError as error:
@@ -70,46 +76,43 @@ def official(
     if not results:
         raise ValueError("\n".join(faults.values()))
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
-    paths = official_csv.write(results, target, against, compat=compat)
-    lacking = against.missing
-    _print_results(results, against, compat, bool(lacking) and (partial or compat))
-    if against.dataset == "synthetic":
-        print(official_csv.SYNTHETIC)
-    if lacking:
-        print(f"the ground truth of {dcase} lacks {', '.join(lacking)}")
-        if partial or compat:
-            print("partial: the score is over what there is, and not the official score of the year")
-        else:
-            print("so there is no official score; --partial gives one over what there is")
-    for path in empty:
-        print(f"ignored: {path} holds no submission")
-    for result in results:
-        if result.ignored:
-            print(f"ignored in {result.name}: {', '.join(result.ignored)}")
+    paths = official_csv.write(results, target, reference, compat=compat)
+    _print_results(results, reference, compat, partial)
+    print_lines(f"ignored: {path} holds no submission" for path in empty)
+    print_lines(f"ignored in {r.name}: {', '.join(r.ignored)}" for r in results if r.ignored)
     print(f"{len(paths)} tables are in {target}")
     if faults:
-        print(f"{len(faults)} of {len(systems)} systems could not be scored:", file=sys.stderr)
-        for name, fault in faults.items():
-            print(fault, file=sys.stderr)
-            if (old := target / f"{name}_result.csv").exists():
-                print(f"  {old} is of an earlier run", file=sys.stderr)
+        _print_faults(faults, len(systems), target)
         sys.exit(1)
 
 
-_SHOWN = {
+def _print_faults(faults: dict[str, str], systems: int, target: Path) -> None:
+    """Prints to standard error the fault of every system that could not be scored."""
+    print(f"{len(faults)} of {systems} systems could not be scored:", file=sys.stderr)
+    for name, fault in faults.items():
+        print(fault, file=sys.stderr)
+        if (old := target / f"{name}_result.csv").exists():
+            print(f"  {old} is of an earlier run", file=sys.stderr)
+
+
+_TITLES = {
     "s_auc": "AUC (source)", "t_auc": "AUC (target)", "s_pauc": "pAUC (source)", "t_pauc": "pAUC (target)",
     "smix_auc": "AUC (source)", "tmix_auc": "AUC (target)", "mix_pauc": "pAUC",
     "s_f1": "F1 (source)", "t_f1": "F1 (target)",
 }  # fmt: skip
 
 
-def _print_results(results: Sequence[SystemResult], against: Reference, compat: bool, partial: bool) -> None:
-    """A row per system; of a single system a row per machine before."""
-    console = _console()
-    year = against.year
+def _print_results(
+    results: Sequence[SystemResult], reference: Reference, compat: bool, partial: bool
+) -> None:
+    """Prints a row per system, for a single system a row per machine before, and notes on the scores."""
+    from asdray.evaluation.official_csv import SYNTHETIC
+
+    year, lacking = reference.year, reference.missing
+    partial_score = bool(lacking) and (partial or compat)
     if len(results) == 1:
-        console.print(_machine_table(results[0], year))
-    console.print(_system_table(results, against, compat, partial))
+        console().print(_machine_table(results[0], year))
+    console().print(_system_table(results, reference, compat, partial_score))
     if compat and year.score_rule == "both_domains":
         print("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
     elif not compat:
@@ -119,12 +122,14 @@ def _print_results(results: Sequence[SystemResult], against: Reference, compat: 
             "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, "
             f"label{how}"
         )
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    if reference.dataset == "synthetic":
+        print(SYNTHETIC)
+    if lacking:
+        print(f"the ground truth of {year.name} lacks {', '.join(lacking)}")
+        if partial_score:
+            print("partial: the score is over what there is, and not the official score of the year")
+        else:
+            print("so there is no official score; --partial gives one over what there is")
 
 
 def _columns(year: Year) -> list[str]:
@@ -139,7 +144,7 @@ def _table(title: str, first: str, columns: Sequence[str], year: Year) -> Table:
     table = Table(title=title)
     table.add_column(first, overflow="fold")
     for name in columns:
-        shown = _SHOWN.get(name, name)
+        shown = _TITLES.get(name, name)
         table.add_column(shown.removesuffix(" (source)") if year.year == 2020 else shown, justify="right")
     return table
 
@@ -161,14 +166,16 @@ def _machine_table(result: SystemResult, year: Year) -> Table:
     return table
 
 
-def _system_table(results: Sequence[SystemResult], against: Reference, compat: bool, partial: bool) -> Table:
+def _system_table(
+    results: Sequence[SystemResult], reference: Reference, compat: bool, partial: bool
+) -> Table:
     from asdray.evaluation import metrics
 
-    year = against.year
+    year = reference.year
     columns = _columns(year)
     ends = [] if compat else ["interval"]
     score = "partial score" if partial else "official score"
-    title = f"{year.name}, evaluation set, {against.dataset} data (percent)"
+    title = f"{year.name}, evaluation set, {reference.dataset} data (percent)"
     table = _table(title, "system", [score, "±", *ends, *columns], year)
     ranked = sorted(results, key=lambda r: -1 if r.official is None else r.official, reverse=True)
     for result in ranked:
@@ -184,15 +191,22 @@ def _system_table(results: Sequence[SystemResult], against: Reference, compat: b
 @app.command()
 def submit(
     trial: TrialFolder,
-    backend: Annotated[str, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")],
-    out: Annotated[Path, typer.Option(help="The folder of the submission: empty, or of the same trial.")],
-    ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
-    quantile: Annotated[float, typer.Option(help="Of the gamma fit to training scores, in (0, 1).")] = 0.9,
-    subset: Annotated[Literal["dev", "eval"], typer.Option(help="Which test clips.")] = "eval",
+    backend: Backend,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the submission: empty, or with files of the same trial.")
+    ],
+    ckpt: Last = "last",
+    quantile: Annotated[
+        float, typer.Option(help="Quantile, in (0, 1), of the gamma fit to training scores.")
+    ] = 0.9,
+    subset: Annotated[Literal["dev", "eval"], typer.Option(help="The subset of the test clips.")] = "eval",
     plugin: Plugins = None,
     data: Data = DATA,
 ) -> None:
-    """Write the files of a challenge submission from a trial's scores."""
+    """Write the files of a challenge submission from a trial's scores.
+
+    Example: asdray submit results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn --out ours
+    """
     from asdray.config.plugin import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
@@ -202,12 +216,11 @@ def submit(
 
     chosen, _, results = read_trial(trial)
     load_plugins(plugin or [])
-    places = Places.of(data, results)
     made = write(
         chosen,
         check_checkpoint(ckpt),
         _one_backend(chosen, backend),
-        places,
+        Places.of(data, results),
         out.expanduser().absolute(),
         subset=subset,
         quantile=quantile,
@@ -223,7 +236,7 @@ def submit(
         print(f"no complete submission: the trial has no {', '.join(made.absent)}")
 
 
-def _one_backend(trial: Trial, text: str) -> Backend:
+def _one_backend(trial: Trial, text: str) -> backends.Backend:
     from asdray.config.load import parse_yaml
     from asdray.config.sweep import check_backends
 
@@ -241,32 +254,40 @@ def _one_backend(trial: Trial, text: str) -> Backend:
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="A system's name, its folder of a year, or a trial's.")
+        str, typer.Argument(metavar="A", help="A system's name, its folder of a year, or a trial's folder.")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
-    backend: Annotated[str | None, typer.Option(help="knn, or '{name: knn, n_neighbors: 4}'.")] = None,
-    backend_b: Annotated[str | None, typer.Option(help="Of B, where it is another one.")] = None,
-    ckpt: Annotated[str, typer.Option(help="last, best or epoch_<k>.")] = "last",
-    out: Annotated[Path | None, typer.Option(help="A CSV file to write the table to, in fractions.")] = None,
-    draws: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    b: Annotated[str, typer.Argument(metavar="B", help="The other system, named in the same way.")],
+    backend: Annotated[
+        str | None, typer.Option(help="The backend of both: knn, or '{name: knn, n_neighbors: 4}'.")
+    ] = None,
+    backend_b: Annotated[
+        str | None, typer.Option(help="The backend of B, if it differs from the backend of A.")
+    ] = None,
+    ckpt: Last = "last",
+    out: Annotated[
+        Path | None, typer.Option(help="A CSV file for the table, with scores as fractions.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Number of bootstrap draws.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     data: Data = DATA,
     results: Results = RESULTS,
 ) -> None:
-    """Compare two systems: the difference of their official scores, and how sure it is."""
+    """Compare two systems: the difference of their official scores, its interval and p-value.
+
+    Example: asdray compare dis_baseline-5ce49aea ae_baseline-70f259b9
+    """
     from asdray.evaluation.compare import frame, rich_table
     from asdray.evaluation.tables import write_csv
-    from asdray.stages.compare import compare as work
+    from asdray.stages.compare import compare as compare_systems
     from asdray.store import Places
 
     places = Places.of(data, results)
-    made = work(
+    comparison = compare_systems(
         (a, b), places.results, places.data, backends=(backend, backend_b), ckpt=ckpt, draws=draws, seed=seed
     )
-    _console().print(rich_table(made))
+    console().print(rich_table(comparison))
     print(f"interval, p: paired bootstrap over test clips and seeds, {draws} draws; A > B: its share of them")
-    for note in made.notes:
-        print(note)
+    print_lines(comparison.notes)
     if out:
-        write_csv(frame(made), out.expanduser().absolute(), made.dataset)
+        write_csv(frame(comparison), out.expanduser().absolute(), comparison.dataset)
         print(f"the table is in {out}")

@@ -1,4 +1,4 @@
-"""``asdray benchmark``: the recipes of a year over their seeds, then ours beside the published results."""
+"""``asdray benchmark``: a year's recipes over their seeds, and our scores beside the published scores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asdray.by_hand import DATA, RESULTS, Data, Dcase, Results, Set
-from asdray.sweep_output import print_lines, run_and_print
+from asdray.cli.options import DATA, RESULTS, Address, Data, Dcase, NoDashboard, Quiet, Results, Set
+from asdray.cli.screen import print_lines
+from asdray.cli.sweep import print_result
 
 if TYPE_CHECKING:
     from asdray.config.sweep import Sweep
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 SYNTHETIC = Path("benchmark-synthetic")
-"""Where a synthetic benchmark has its data and results: apart from official ones."""
+"""Folder of a synthetic benchmark's data and results, apart from official ones."""
 
 SMALL: Mapping[str, Any] = {"seeds": [0, 1], "train.epochs": 2, "audio.duration": 4.8}
-"""What a synthetic benchmark changes: it shows that everything runs. The window of the four-branch network
-needs 4.5 s."""
+"""Options of a synthetic benchmark, which only shows that everything runs.
+
+A duration above 4.5 s is needed by the window of the four-branch network.
+"""
 TRAIN, TEST, SECONDS = 24, 16, 2.4
-"""Clips per machine and section, and their length."""
+"""Synthetic clips per machine and section, and the length of a clip."""
 
 
 @app.command()
@@ -35,21 +38,21 @@ def benchmark(
     context: typer.Context,
     dcase: Dcase,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help=f"On small synthetic data, all in {SYNTHETIC}.")
+        bool, typer.Option("--synthetic", help=f"Run on small synthetic data, all in {SYNTHETIC}.")
     ] = False,
     overrides: Set = None,
     data: Data = DATA,
     results: Results = RESULTS,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A running Ray; default: start one here.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")] = False,
+    address: Address = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and run nothing.")] = False,
+    no_dashboard: NoDashboard = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run or resume benchmarks/<DCASE>.yaml; print our scores beside the published ones.
 
     --set takes the options of a sweep file, and train.*, audio.* and frontend.* for all of its recipes.
+
+    Example: asdray benchmark dcase2022 --synthetic --set 'seeds=[0]'
     """
     from asdray.config.load import parse_set
     from asdray.config.sweep import load_sweep
@@ -69,7 +72,7 @@ def benchmark(
     if synthetic:
         data, results = SYNTHETIC / "data", SYNTHETIC / "results"
         asked = {**SMALL, "machines": {dcase: _few_machines(dcase)}, **asked}
-    sweep = load_sweep(path, _for_all_recipes(load_sweep(path, _of_sweep(asked)), asked))
+    sweep = load_sweep(path, _for_all_recipes(load_sweep(path, _sweep_options(asked)), asked))
     places = Places.of(data, results)
     if synthetic:
         _synthesise(sweep, dcase, places)
@@ -78,47 +81,48 @@ def benchmark(
     jobs = plan(sweep, places, str(path))
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs])
     print_lines(plan_lines(sweep, jobs, places))
-    if not synthetic and _stands_alone(sweep, jobs, dcase):
+    if not synthetic and _lacks_published(sweep, jobs, dcase):
         print(
             f"no result published for {dcase} will stand beside ours: none of these systems is, with its "
             "options, backends, last checkpoint and all machines, exactly one that was published"
         )
     if dry_run:
         return
-    run_and_print(
-        sweep, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet, command=context.obj
-    )
+    from asdray.sweep.run import run_sweep
+
+    result = run_sweep(sweep, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet)
+    print_result(result, sweep, context.obj)
 
 
 def _few_machines(dcase: str) -> list[str]:
-    """Three machines, or two of dev and two of eval where these have machines of their own."""
+    """Three machines, or two of dev and two of eval if eval has machines of its own."""
     from asdray.dcase.years import get_year
 
     dev, evaluated = get_year(dcase).machines["dev"], get_year(dcase).machines["eval"]
     return [*dev[:3]] if dev == evaluated else [*dev[:2], *evaluated[:2]]
 
 
-def _is_of_system(key: str) -> bool:
+def _is_system_option(key: str) -> bool:
     from asdray.config.system import System
 
     return key.split(".")[0] in System.model_fields
 
 
-def _of_sweep(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in asked.items() if not _is_of_system(key)}
+def _sweep_options(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if not _is_system_option(key)}
 
 
 def _for_all_recipes(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """``asked`` with options of a system as fixed overrides of every recipe that says nothing else."""
-    shared = {key: value for key, value in asked.items() if _is_of_system(key)}
+    """Moves a system's options into the overrides of every recipe; a recipe's own value stays."""
+    shared = {key: value for key, value in asked.items() if _is_system_option(key)}
     recipes = {
         name: {"set": {**shared, **use.set}, "space": use.space} for name, use in sweep.recipes.items()
     }
-    return {**_of_sweep(asked), **({"recipes": recipes} if shared else {})}
+    return {**_sweep_options(asked), **({"recipes": recipes} if shared else {})}
 
 
-def _stands_alone(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
-    """Whether the year has published results, but none that `published.beside` would put beside ours."""
+def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
+    """True if the year has published results, but `published.beside` would put none beside ours."""
     from asdray.config.backend import backend_id
     from asdray.config.load import load_recipe
     from asdray.dcase.years import get_year
@@ -137,7 +141,7 @@ def _stands_alone(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
 
 
 def _check_data(sweep: Sweep, dcase: str, places: Places) -> None:
-    """Raises ValueError where the year's official data are not there, with the commands that get them."""
+    """Raises ValueError if the year's official data are missing, with the commands that get the data."""
     from asdray.dcase.manifest import dataset_kind, load_dataset
 
     if dataset_kind(places.data, dcase) != "official":
@@ -157,7 +161,7 @@ def _check_data(sweep: Sweep, dcase: str, places: Places) -> None:
 
 
 def _synthesise(sweep: Sweep, dcase: str, places: Places) -> None:
-    """Makes and formats the synthetic data of the sweep's machines, unless they are there."""
+    """Makes and formats the synthetic data of the sweep's machines, unless the data exist."""
     from asdray.dcase.format import format_dataset
     from asdray.dcase.synth import synthesise
 

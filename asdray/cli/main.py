@@ -1,4 +1,7 @@
-"""``asdray <command>``: parse, call, print. Nothing heavy is imported before a command needs it."""
+"""The entry point: collects the commands, runs one, and turns its errors into messages and exit codes.
+
+A command imports the packages that it needs when it runs, so that ``--help`` and ``recipes`` stay fast.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from asdray import benchmark_command, by_hand, data_commands, scoring_commands, sweep_commands
-from asdray.by_hand import Plugins
+from asdray.cli import benchmark, data, scoring, sweep, trial
+from asdray.cli.options import Plugins
+from asdray.cli.screen import print_lines
 from asdray.config import plugin_fault
 from asdray.sweep.signals import sigterm_as_ctrl_c
-from asdray.sweep_output import print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 _CTRL_C = 130
-"""How typer ends a command that is interrupted."""
+"""Exit code with which typer ends an interrupted command."""
 
 app = typer.Typer(
     name="asdray",
@@ -29,17 +31,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(sweep_commands.app)
-app.add_typer(data_commands.app)
-app.add_typer(by_hand.app)
-app.add_typer(scoring_commands.app)
-app.add_typer(benchmark_command.app)
+for _module in (sweep, data, trial, scoring, benchmark):
+    app.add_typer(_module.app)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits.
 
-    0: all done; 1: something failed and is listed; 2: the input was wrong; 75: stopped, to be run again.
+    Args:
+        argv: the command's name and options; None: those of the process.
+
+    Raises:
+        SystemExit: always; the codes are listed in `asdray.cli`.
+
+    Example::
+
+        main(["recipes"])  # the same as `asdray recipes` in a shell
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -54,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"stopped; to go on: asdray {shlex.join(arguments)}", file=sys.stderr)
         sys.exit(75)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. What is still buffered goes nowhere, without a complaint.
+        # The reader of the output, such as `head`, has closed the pipe: the buffered rest is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
-        print(f"error: {what}", file=sys.stderr)
+        fault = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def recipes(plugin: Plugins = None) -> None:
-    """List the recipes that ship with asdray, with the papers and published scores that they follow."""
+    """List the recipes that ship with asdray, with their papers and published scores.
+
+    Example: asdray recipes --plugin my_method.py
+    """
     from asdray.config.plugin import load_plugins
     from asdray.evaluation.recipe_list import plugin_lines, recipe_lines
 

@@ -1,0 +1,54 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DATA, RESULTS = Path("data"), Path("results")
+"""Default folders, relative to the working directory."""
+
+Data = Annotated[Path, typer.Option(envvar="ASDRAY_DATA", help="Folder of the datasets.")]
+Results = Annotated[Path, typer.Option(envvar="ASDRAY_RESULTS", help="Folder of the results.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ASDRAY_CACHE_DIR",
+        help="Folder of the decoded audio, on a disk of the node; default <data>/cache.",
+    ),
+]
+Dcase = Annotated[str, typer.Argument(help="A year, such as dcase2023.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="An option's value, as key=value; may be repeated.")
+]
+Machines = Annotated[str, typer.Option(help="Machines, separated by commas; default all.")]
+TrialFolder = Annotated[Path, typer.Argument(help="The folder of a trial, with a trial.json.")]
+Machine = Annotated[str | None, typer.Option("--machine", help="A single machine; default all of the trial.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--ckpt", help="A checkpoint: last, best or epoch_<k>; default those of the trial."),
+]
+Last = Annotated[str, typer.Option("--ckpt", help="A checkpoint: last, best or epoch_<k>.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Run the stage again although it is done.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="The device that computes.")]
+Backend = Annotated[str, typer.Option("--backend", help="A backend: knn, or '{name: knn, n_neighbors: 4}'.")]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option("--backend", help="A backend: knn, or '{name: knn, n_neighbors: 4}'; may be repeated."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="A metric: official, s_auc, mix_pauc, ...; may be repeated."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file that adds losses, frontends or backends; may be repeated."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", help="Address of a running Ray; by default the command starts one."),
+]
+NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")]

@@ -1,0 +1,143 @@
+"""Output to the terminal: plain lines, tables, and the progress of a download or a check."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from asdray.dcase.download_jobs import Step
+    from asdray.dcase.threads import Progress
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints plain lines, as long as they are."""
+    for line in lines:
+        print(line)
+
+
+def console() -> Console:
+    """A console for tables and coloured lines: 200 columns wide where the output is no terminal.
+
+    Rich would guess 80 columns for a pipe, and would then cut columns off a leaderboard.
+    """
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+@contextlib.contextmanager
+def progress(task: str, plain: bool = False) -> Iterator[Progress | None]:
+    """A bar on the terminal while the block runs.
+
+    Args:
+        task: the text beside the bar.
+        plain: print a line for every tenth of the work if standard error is no terminal.
+
+    Yields:
+        A function of (steps done, all steps) to call after every step; None: nothing is shown.
+    """
+    if not sys.stderr.isatty():
+        yield _TenthPrinter(task) if plain else None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task(task, total=None)
+        yield lambda done, total: bar.update(row, completed=done, total=total)
+
+
+class _TenthPrinter:
+    """Prints a line to standard error for every tenth of the work."""
+
+    def __init__(self, task: str) -> None:
+        self._task, self._tenths = task, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if 10 * done // total > self._tenths:
+            self._tenths = 10 * done // total
+            print(f"{self._task}: {done} of {total}", file=sys.stderr, flush=True)
+
+
+class DownloadView:
+    """The progress of a download: a bar per file on a terminal, plain lines elsewhere.
+
+    The download reports its steps from several threads. ``bars`` holds the bars of the running files.
+    """
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._console = console
+        self._lock = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._started: set[str] = set()
+        self.bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> DownloadView:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def note(self, text: str) -> None:
+        """Prints a line for people, above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: Step) -> None:
+        """Shows the progress of one file."""
+        with self._lock:
+            if self._console.is_terminal:
+                self._draw(step)
+            else:
+                self._print(step)
+
+    def _draw(self, step: Step) -> None:
+        if step.name not in self._tasks:
+            self._tasks[step.name] = self.bars.add_task(step.name, total=None, status="")
+        task = self._tasks[step.name]
+        if step.state in ("fetching", "unpacking"):
+            self.bars.update(task, completed=step.done, total=step.total, status=_status(step))
+        elif step.state == "waiting":
+            self.bars.update(task, status=step.text)
+        else:
+            # The file's line moves above the bars, so that the bars of the running files fit on the screen.
+            self.bars.remove_task(self._tasks.pop(step.name))
+            self._print(step)
+
+    def _print(self, step: Step) -> None:
+        if step.state in ("fetching", "unpacking"):
+            if step.name not in self._started:
+                self._started.add(step.name)
+                self.note(f"{step.name}: {_status(step) if step.total else step.state}")
+        else:
+            self.note(f"{step.name}: {step.state}{': ' + step.text if step.text else ''}")
+
+
+def _status(step: Step) -> str:
+    if step.state == "fetching" and step.name.endswith(".zip"):
+        of = "" if step.total is None else f" of {step.total / 1e6:.1f}"
+        return f"{step.state} {step.done / 1e6:.1f}{of} MB"
+    return f"{step.state} {step.done} of {step.total} files"

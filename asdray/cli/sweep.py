@@ -1,0 +1,250 @@
+"""The commands around sweeps: run one, tell its state, and rebuild its tables."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asdray.cli.options import (
+    DATA,
+    RESULTS,
+    Address,
+    Cache,
+    Data,
+    Metrics,
+    NoDashboard,
+    Plugins,
+    Quiet,
+    Results,
+    Set,
+)
+from asdray.cli.screen import console, print_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
+    from asdray.config.sweep import Sweep
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.store import Places
+    from asdray.sweep.jobs import Job
+    from asdray.sweep.run import Result
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of a sweep file.")]
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(help="A sweep file.")],
+    overrides: Set = None,
+    data: Data = DATA,
+    results: Results = RESULTS,
+    cache_dir: Cache = None,
+    plugin: Plugins = None,
+    only: Annotated[
+        str | None, typer.Option(help="Conditions on the trials to run, such as 'dcase=dcase2023 seed=0,1'.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run stages again that failed and would fail again.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete all results of the trials first; the command asks before.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer the question of --fresh with yes.")] = False,
+    address: Address = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show trials, missing work, time and disk, and run nothing.")
+    ] = False,
+    wall_time: Annotated[
+        str | None,
+        typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 1-12:00:00."),
+    ] = None,
+    no_dashboard: NoDashboard = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run or resume a sweep: only missing work is done.
+
+    Example: asdray sweep sweeps/demo.yaml --only 'dcase=dcase2023 seed=0' --dry-run
+    """
+    from asdray.config.load import parse_set
+    from asdray.stages.columns import require_classes
+    from asdray.store import Places
+    from asdray.sweep import walltime
+    from asdray.sweep.only import chooser
+    from asdray.sweep.plan import load
+
+    seconds = None if wall_time is None else walltime.parse(wall_time)
+    places = Places.of(data, results, cache_dir)
+    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    if only is not None and plan.search.samples:
+        raise ValueError(
+            "--only chooses among the trials of a grid; which ones a search needs it says itself"
+        )
+    asked = (lambda job: True) if only is None else chooser(only, jobs)
+    require_classes(places.data, [(job.trial, job.dataset) for job in jobs if asked(job)])
+    if fresh:
+        _delete_results(plan, [job for job in jobs if asked(job)], places, yes, dry_run)
+        if dry_run:
+            return
+        plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    if dry_run:
+        from asdray.sweep.dry_run import plan_lines
+
+        print_lines(plan_lines(plan, jobs, places, asked, retry_failed))
+        return
+    if seconds is None and not quiet and (hint := walltime.slurm_hint(os.environ)):
+        print(hint)
+    from asdray.sweep.run import run_sweep
+
+    result = run_sweep(
+        plan,
+        jobs,
+        places,
+        address=address,
+        dashboard=not no_dashboard,
+        quiet=quiet,
+        only=asked,
+        retry_failed=retry_failed,
+        stop_at=None if seconds is None else walltime.stop_at(seconds),
+    )
+    # The command that goes on after a stop must not delete the results again.
+    again = [argument for argument in context.obj if argument not in ("--fresh", "--yes")]
+    print_result(result, plan, again, left_out=sum(not asked(job) for job in jobs))
+
+
+def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool, dry_run: bool) -> None:
+    """``--fresh``: lists the results to delete, asks, and deletes them."""
+    from asdray.sweep.fresh import delete, results_of
+
+    found = results_of(plan, jobs, places)
+    if not found.folders and not plan.search.samples:
+        print("--fresh: there are no results of these trials yet")
+        return
+    print_lines(found.lines())
+    if plan.search.samples:
+        print("and its study: the search starts anew")
+    if dry_run:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ValueError("--fresh deletes the results above: say --yes as well")
+        if not typer.confirm("Delete them?"):
+            raise ValueError("--fresh: nothing was deleted and nothing was run")
+    delete(found, plan, places)
+
+
+def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: int = 0) -> None:
+    """Prints the end of a sweep: leaderboard, counts, failures; exits unless all is done.
+
+    Args:
+        command: the arguments that continue the sweep after a stop, without ``asdray``.
+        left_out: the number of trials that were not asked for.
+
+    Raises:
+        SystemExit: 75 for a stopped sweep, 1 if a stage failed or a trial is not complete.
+    """
+    from asdray.sweep.progress import failure_line, summary_lines
+
+    print_board(result.board, result.folder.name)
+    asked = f", {result.trials - left_out} asked for" if left_out else ""
+    print(f"sweep {plan.name}: {result.trials} trials{asked}")
+    counts = (result.expected, result.before, result.new, result.done, result.failures, result.given_up)
+    print_lines(summary_lines(*counts))
+    print(f"everything is in {result.folder}")
+    if result.stopped:
+        print(f"stopped; to go on: asdray {shlex.join(command)}", file=sys.stderr)
+        sys.exit(75)
+    for events, title in (
+        (result.failures, f"{len(result.failures)} stages failed:"),
+        (result.failed_before, "failed before; --retry-failed tries again:"),
+    ):
+        if events:
+            print(title, file=sys.stderr)
+        for event in events:
+            print(f"  {failure_line(event)}", file=sys.stderr)
+    if result.unfinished:
+        print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)
+    if result.failures or result.unfinished:
+        sys.exit(1)
+
+
+def print_board(board: Leaderboard, title: str) -> None:
+    """Prints a leaderboard, then our rows beside the published rows that they follow, each with its notes."""
+    from asdray.evaluation import leaderboard_text as text
+    from asdray.evaluation.published import beside
+
+    _print_table(text.rich_table(board, title=title), text.notes(board))
+    frame = beside(board)
+    if len(frame):
+        _print_table(text.beside_table(frame), [text.BESIDE_NOTE])
+
+
+def _print_table(table: Table, notes: Iterable[str]) -> None:
+    screen = console()
+    screen.print(table)
+    for note in notes:
+        screen.print(note, markup=False)
+
+
+@app.command()
+def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
+    """Tell how far a sweep is, from any shell, while it runs and after: done, running, failed, left.
+
+    Example: asdray status dis_grid
+    """
+    from asdray.store import Places
+    from asdray.sweep.plan import load
+    from asdray.sweep.status import status as status_of
+
+    places = Places.of(data, results)
+    plan, jobs = load(_sweep_file(name, places.results), {}, places)
+    console().print(status_of(plan, jobs, places), soft_wrap=True)
+
+
+@app.command()
+def report(
+    name: Name,
+    rank_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that ranks: dcase2022-eval, eval_hmean, ...; default that of the sweep file."
+        ),
+    ] = None,
+    metric: Metrics = None,
+    data: Data = DATA,
+    results: Results = RESULTS,
+) -> None:
+    """Rebuild a sweep's tables and leaderboard from its trials, and print the leaderboard.
+
+    Example: asdray report dis_grid --rank-by dev_amean --metric s_auc
+    """
+    from asdray.evaluation.tables import check_metric
+    from asdray.store import Places
+    from asdray.sweep.outputs import write_metric, write_results
+    from asdray.sweep.plan import load
+
+    metrics = [check_metric(name) for name in metric or ["official"]]
+    places = Places.of(data, results)
+    plan, jobs = load(_sweep_file(name, places.results), {}, places)
+    board = write_results(plan, jobs, places, rank_by=rank_by)
+    for one in dict.fromkeys(metrics):
+        if one == "official":
+            print_board(board, plan.name)
+        else:
+            print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
+
+
+def _sweep_file(name: str, results: Path) -> Path:
+    """The path of a sweep file: ``name`` itself, or the resolved spec of the sweep of this name."""
+    from asdray.store import SweepDir, sweep_dir
+
+    return Path(name) if name.endswith((".yaml", ".yml")) else SweepDir(sweep_dir(results, name)).spec

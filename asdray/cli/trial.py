@@ -1,0 +1,418 @@
+"""``asdray run`` and a command per stage: one trial in this process, without Ray, with a sweep's files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asdray.cli.options import (
+    DATA,
+    RESULTS,
+    Backends,
+    Cache,
+    Checkpoint,
+    Data,
+    Dcase,
+    Device,
+    Last,
+    Machine,
+    Machines,
+    Metrics,
+    Overwrite,
+    Plugins,
+    Results,
+    Set,
+    TrialFolder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from asdray.config.backend import Backend
+    from asdray.config.trial import Trial
+    from asdray.stages.describe import Description
+    from asdray.stages.state import Outcome
+    from asdray.store import Places
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of its YAML file.")],
+    dcase: Dcase,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    machines: Machines = "all",
+    overrides: Set = None,
+    backend: Backends = None,
+    ckpt: Last = "last",
+    umap: Annotated[bool, typer.Option(help="Make the UMAP plots, or leave them out.")] = True,
+    data: Data = DATA,
+    results: Results = RESULTS,
+    cache_dir: Cache = None,
+    plugin: Plugins = None,
+    device: Device = "auto",
+) -> None:
+    """Run all stages of one trial, in this process, without Ray.
+
+    Example: asdray run dis_baseline dcase2023 --seed 0 --machines fan --set train.epochs=2
+    """
+    from asdray.audio.cache import check_unchanged
+    from asdray.config.load import load_recipe, parse_set, validate
+    from asdray.config.plugin import load_plugins
+    from asdray.config.sweep import Sweep, expand
+    from asdray.stages.describe import write_trial
+    from asdray.stages.walk import walk
+    from asdray.store import Places
+    from asdray.sweep.plan import plan
+
+    _one_thread_for_blas()
+    where = f"asdray run {recipe} {dcase}"
+    load_plugins(plugin or [])
+    load_recipe(recipe)  # an error in the command is reported before an error in the data
+    spec = validate(
+        Sweep,
+        {
+            "name": "run",
+            "recipes": {recipe: {"set": parse_set(overrides or [])}},
+            "dcase": [dcase],
+            "seeds": [seed],
+            "machines": "all" if machines == "all" else {dcase: machines.split(",")},
+            **({"backends": _parse_backends(backend)} if backend else {}),
+            "checkpoints": [ckpt],
+            "umap": {} if umap else False,
+        },
+        where,
+    )
+    ((trial, _),) = expand(spec, where)
+    if backend:
+        _check_apply(trial, spec.backends)
+    places = Places.of(data, results, cache_dir)
+    (job,) = plan(spec, places, where)
+    check_unchanged(places.data, dcase, job.trial.machines)
+    folder = write_trial(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
+    stages = StageRunner(job.trial, places, job.backends, spec.checkpoints, device)
+    # An output that a sweep has pruned is made again only if a later stage is about to read the output.
+    walked = walk(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
+    again = {(one.stage, one.unit or one.machine) for one in walked if one.again}
+    for unit in job.trial.units:
+        stages.train(unit.name, again=("train", unit.name) in again)
+    for machine in job.trial.machines:
+        stages.extract(machine, ckpt, again=("extract", machine) in again)
+        stages.score(machine, ckpt)
+        stages.evaluate(machine, ckpt)
+        if spec.umap:
+            stages.umap(machine, ckpt, spec.umap)
+    stages.table()
+    _print_trial_tables(folder)
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """Runs the stages of one trial, and prints a line per stage with its duration."""
+
+    trial: Trial
+    places: Places
+    backends: Sequence[Backend]
+    checkpoints: Sequence[str]
+    device: str = "auto"
+    overwrite: bool = False
+
+    def train(self, unit: str, again: bool = True) -> None:
+        """Trains a unit; ``again``: also if the unit's checkpoints were pruned.
+
+        Raises:
+            typer.Exit: 1 for a training that diverged: the input was right, so this is no wrong input.
+        """
+        from asdray.stages.train import TrainingDiverged, train
+
+        def print_epoch(p: dict) -> None:
+            line = f"epoch {p['epoch']}/{p['epochs']}  loss {p['loss']:.4f}  {p['per_second']:.0f}/s"
+            print(f"  {line}", flush=True)
+
+        try:
+            outcome = train(
+                self.trial,
+                next(u for u in self.trial.units if u.name == unit),
+                self.places,
+                checkpoints=self.checkpoints,
+                on_epoch=print_epoch,
+                on_wait=lambda: print(f"  waiting for another process that trains {unit}", flush=True),
+                again=again,
+                device=self.device,
+                overwrite=self.overwrite,
+            )
+        except TrainingDiverged as error:
+            print(f"failed: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        _print_outcome(f"train {unit}", outcome)
+
+    def extract(self, machine: str, checkpoint: str, again: bool = True) -> None:
+        """Extracts a machine's embeddings; ``again``: also if the embeddings were pruned."""
+        from asdray.stages.extract import extract
+
+        outcome = extract(
+            self.trial,
+            machine,
+            checkpoint,
+            self.places,
+            again=again,
+            device=self.device,
+            overwrite=self.overwrite,
+        )
+        _print_outcome(f"extract {machine}", outcome)
+
+    def score(self, machine: str, checkpoint: str) -> None:
+        """Scores a machine's clips with every backend."""
+        from asdray.stages.score import score
+
+        for backend in self.backends:
+            outcome = score(self.trial, machine, checkpoint, backend, self.places, overwrite=self.overwrite)
+            _print_outcome(f"score {machine} {backend.name}", outcome)
+
+    def evaluate(self, machine: str, checkpoint: str) -> None:
+        """Evaluates a machine's scores against the labels."""
+        from asdray.stages.evaluate import evaluate
+
+        outcome = evaluate(
+            self.trial, machine, checkpoint, self.backends, self.places, overwrite=self.overwrite
+        )
+        _print_outcome(f"evaluate {machine}", outcome)
+
+    def umap(self, machine: str, checkpoint: str, options: Any) -> None:
+        """Draws the UMAP of a machine's embeddings."""
+        from asdray.stages.umap import umap
+
+        outcome = umap(self.trial, machine, checkpoint, options, self.places, overwrite=self.overwrite)
+        _print_outcome(f"umap {machine}", outcome)
+
+    def table(self) -> None:
+        """Writes the tables of the official score."""
+        from asdray.stages.table import table
+
+        outcome = table(self.trial, self.checkpoints, self.backends, self.places, overwrite=self.overwrite)
+        _print_outcome("table", outcome)
+
+
+def _print_outcome(stage: str, outcome: Outcome) -> None:
+    duration = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
+    print(f"{stage:<40} {duration}", flush=True)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A trial on disk, opened for a stage command: its runner, its description and the chosen machines."""
+
+    stages: StageRunner
+    description: Description
+    machines: Sequence[str]
+
+    @property
+    def outputs(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a chosen machine and a chosen checkpoint."""
+        return ((machine, ckpt) for ckpt in self.stages.checkpoints for machine in self.machines)
+
+
+def _open(
+    folder: Path,
+    data: Path,
+    ckpt: str | None,
+    *,
+    machine: str | None = None,
+    cache_dir: Path | None = None,
+    backend: list[str] | None = None,
+    plugin: list[Path] | None = None,
+    **options: Any,
+) -> _Opened:
+    """Opens a trial's folder.
+
+    Args:
+        machine: the only machine; None: all machines of the trial.
+        ckpt: the only checkpoint; None: the checkpoints of the trial's description.
+        backend: backends as text; None or empty: the backends of the trial's description.
+        options: ``overwrite`` and ``device`` of `StageRunner`.
+
+    Raises:
+        ValueError: no trial in ``folder``, or an option that does not fit the trial.
+    """
+    from asdray.config.plugin import load_plugins
+    from asdray.config.sweep import check_backends, check_checkpoint
+    from asdray.dcase.years import nearest
+    from asdray.stages.describe import read_trial
+    from asdray.store import Places
+
+    _one_thread_for_blas()
+    trial, description, results = read_trial(folder)
+    # Loaded after the trial's own copies: of two plugins with the same name, the one loaded last counts.
+    _warn_of_changed_plugins(description, [p.path for p in load_plugins(plugin or [])])
+    if machine is not None and machine not in trial.machines:
+        raise ValueError(
+            f"the trial has no machine {machine!r}{nearest(machine, trial.machines)} "
+            f"(it has: {', '.join(trial.machines)})"
+        )
+    checkpoints = [check_checkpoint(ckpt)] if ckpt else description.checkpoints
+    if backend:
+        backends = check_backends(_parse_backends(backend), "--backend")
+        _check_apply(trial, backends)
+    else:
+        backends = trial.backends(description.backends)
+    places = Places.of(data, results, cache_dir)
+    return _Opened(
+        StageRunner(trial, places, backends, checkpoints, **options),
+        description,
+        [machine] if machine else trial.machines,
+    )
+
+
+def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
+    """Prints a line for every plugin file that differs from the trial's copy and was not loaded anew."""
+    from asdray.store import sha256_file
+
+    for copy in description.plugins:
+        file = Path(copy.path)
+        if file.is_file() and sha256_file(file) != copy.sha256 and copy.path not in loaded:
+            print(f"{file} has changed since: the trial goes on with its own copy", file=sys.stderr)
+
+
+@app.command()
+def train(
+    trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
+    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+) -> None:  # fmt: skip
+    """Train a trial's units; with --machine, the unit of this machine.
+
+    Example: asdray train results/trials/dcase2023/dis_baseline-5ce49aea/seed0
+    """
+    opened = _open(
+        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
+    )
+    for unit in dict.fromkeys(opened.stages.trial.unit_of(name).name for name in opened.machines):
+        opened.stages.train(unit)
+
+
+@app.command()
+def extract(
+    trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
+    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+) -> None:  # fmt: skip
+    """Extract embeddings and a frontend's own scores.
+
+    Example: asdray extract results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
+    """
+    opened = _open(
+        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
+    )
+    for name, checkpoint in opened.outputs:
+        opened.stages.extract(name, checkpoint)
+
+
+@app.command()
+def score(
+    trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None,
+    backend: Backends = None, plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Score a trial's clips with its backends, or with others.
+
+    Example: asdray score results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn
+    """
+    opened = _open(
+        trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite
+    )  # fmt: skip
+    for name, checkpoint in opened.outputs:
+        opened.stages.score(name, checkpoint)
+
+
+@app.command()
+def evaluate(
+    trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, backend: Backends = None,
+    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Evaluate a trial's scores against the labels.
+
+    Example: asdray evaluate results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
+    """
+    opened = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
+    for name, checkpoint in opened.outputs:
+        opened.stages.evaluate(name, checkpoint)
+
+
+@app.command()
+def umap(
+    trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Draw the UMAP of a trial's embeddings.
+
+    Example: asdray umap results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
+    """
+    opened = _open(trial, data, ckpt, machine=machine, overwrite=overwrite)
+    from asdray.config.backend import Umap
+
+    for name, checkpoint in opened.outputs:
+        opened.stages.umap(name, checkpoint, opened.description.umap or Umap())
+
+
+@app.command()
+def table(
+    trial: TrialFolder, ckpt: Checkpoint = None, backend: Backends = None, metric: Metrics = None,
+    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Write a trial's tables: of the official score, and of other metrics on request.
+
+    Example: asdray table results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --metric mix_pauc
+    """
+    _one_thread_for_blas()
+    from asdray.evaluation.tables import check_metric
+
+    for name in metric or []:
+        check_metric(name)
+    stages = _open(trial, data, ckpt, backend=backend, plugin=plugin, overwrite=overwrite).stages
+    stages.table()
+    if not metric:
+        _print_trial_tables(trial)
+        return
+    from asdray.stages.table import metric_tables
+
+    for name in metric:
+        paths = metric_tables(stages.trial, stages.checkpoints, stages.backends, stages.places, name)
+        _print_tables(trial.expanduser().absolute(), paths)
+
+
+def _check_apply(trial: Trial, backends: Sequence[Backend]) -> None:
+    """Raises ValueError for a backend that finds no input in the outputs of the trial's frontend."""
+    frontend = trial.system.frontend
+    for one in backends:
+        if one not in trial.backends((one,)):
+            offers = [*(["embeddings"] if frontend.scored_embedding else []), *frontend.own_scores]
+            raise ValueError(
+                f"--backend {one.name} does not apply to {trial.system_name}: "
+                f"its frontend {frontend.name!r} offers {' and '.join(offers)}"
+            )
+
+
+def _print_trial_tables(folder: Path) -> None:
+    _print_tables(folder, sorted((folder / "output").glob("*/official*.csv")))
+
+
+def _print_tables(folder: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"\n{path.relative_to(folder)}")
+        print(path.read_text(encoding="utf-8").rstrip())
+
+
+def _one_thread_for_blas() -> None:
+    """Sets the threads of a sweep's workers, for the same digits; to be called before numpy is imported."""
+    from asdray.sweep.cluster import WORKER_ENV
+
+    os.environ.update(WORKER_ENV)
+
+
+def _parse_backends(texts: Sequence[str]) -> list[Any]:
+    from asdray.config.load import parse_yaml
+
+    return [parse_yaml(text, "--backend") for text in texts]
