@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from asdray.audio import features
 from asdray.audio.batches import Clips
 from asdray.audio.cache import pack_of
-from asdray.config.sweep import load_sweep
+from asdray.config.load import load_sweep
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.store import Places
 

@@ -1,10 +1,10 @@
-"""Plugins are added to the process: a test that loads some must leave none to the next."""
+"""Plugins stay loaded for the rest of a process: a test that loads some removes them at its end."""
 
-from asdray.config import plugin
+from asdray.config.base import UNIONS
 
 
 def forget_plugins() -> None:
-    for union in plugin.UNIONS.values():
+    """Removes all methods of plugins from the unions of configurations."""
+    for union in UNIONS.values():
         for cls in list(union.added.values()):
             union.replace(cls.plugin.path, {})
-    plugin._activated.clear()  # else one of the same content at the same place would not be added again

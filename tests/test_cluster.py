@@ -263,7 +263,7 @@ def test_a_node_that_does_not_answer_and_a_disk_that_is_too_small_are_named(site
 PLACEMENT = """
 import os, queue, sys, time
 from pathlib import Path
-from asdray.config.resources import Resources
+from asdray.config.sweep import Resources
 from asdray.store import Places
 from asdray.sweep.cluster import ray_session
 from asdray.sweep.plan import load

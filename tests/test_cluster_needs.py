@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from asdray.config.load import load_recipe, validate, with_overrides
-from asdray.config.resources import Resources
-from asdray.config.sweep import Sweep
+from asdray.config.files import validate
+from asdray.config.sweep import Resources, Sweep
+from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster

@@ -9,19 +9,13 @@ import pytest
 
 from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.base import Config, canonical, digest
-from asdray.config.branches import FftBranch, StftBranch
-from asdray.config.load import (
-    load_recipe,
-    parse_set,
-    parse_yaml,
-    read_yaml,
-    recipe_names,
-    validate,
-    with_overrides,
-)
+from asdray.config.expand import expand
+from asdray.config.files import parse_set, parse_yaml, read_yaml, validate
+from asdray.config.frontend import FftBranch, StftBranch
+from asdray.config.load import load_sweep
 from asdray.config.losses import AdaCos
-from asdray.config.sweep import Sweep, expand, load_sweep
-from asdray.config.system import System
+from asdray.config.sweep import Sweep
+from asdray.config.system import System, load_recipe, recipe_names, with_overrides
 from asdray.config.trial import NUMERICS, Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asdray.config.sweep import load_sweep
+from asdray.config.load import load_sweep
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))

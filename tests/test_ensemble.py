@@ -17,9 +17,8 @@ from trees import build_tree, write_list
 import asdray
 from asdray import store
 from asdray.config.backend import Knn, Recon, backend_id
-from asdray.config.ensemble import Ensemble
-from asdray.config.load import validate
-from asdray.config.sweep import Sweep
+from asdray.config.files import validate
+from asdray.config.sweep import Ensemble, Sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.dcase.years import get_year

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asdray.config.backend import Knn, Own, Recon, backend_id
-from asdray.config.load import load_recipe, with_overrides
-from asdray.config.ranking import MEANS, check_rank_by
+from asdray.config.sweep import MEANS, check_rank_by
+from asdray.config.system import load_recipe, with_overrides
 from asdray.dcase.years import SUBSETS, YEARS
 from asdray.evaluation import leaderboard, naming, published, tables
 from asdray.evaluation import leaderboard_text as text

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from asdray import frontends
 from asdray.audio import features
 from asdray.audio.batches import Clips
-from asdray.config.branches import FftBranch, StftBranch
-from asdray.config.frontend import Autoencoder, Discriminative, SpecAugment
-from asdray.config.load import load_recipe
+from asdray.config.frontend import Autoencoder, Discriminative, FftBranch, SpecAugment, StftBranch
 from asdray.config.losses import AdaCos, FeatEx, SubspaceLoss
+from asdray.config.system import load_recipe
 from asdray.frontends.augment import mask, mix
 from asdray.frontends.discriminative import Branch, class_labels
 from asdray.frontends.heads import exchanged

@@ -19,10 +19,12 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 from asdray import store
 from asdray.cli import main
 from asdray.config.backend import Knn, backend_id
-from asdray.config.load import validate, with_overrides
-from asdray.config.plugin import UNIONS, Plugin, activate, load_plugins, plugins_of
-from asdray.config.sweep import check_backends, load_sweep
-from asdray.config.system import System
+from asdray.config.base import UNIONS, plugins_of
+from asdray.config.files import validate
+from asdray.config.load import activate, load_plugins, load_sweep
+from asdray.config.plugin import Plugin
+from asdray.config.sweep import check_backends
+from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
 from asdray.stages import state
 from asdray.stages.describe import read_trial, write_trial
@@ -166,7 +168,7 @@ def test_another_process_needs_no_file(tmp_path):
     path.unlink()
     code = (
         "import pickle, sys; trial = pickle.load(open(sys.argv[1], 'rb'));"
-        "from asdray.config.plugin import implementation;"
+        "from asdray.config.base import implementation;"
         "print(trial.system.id, implementation(trial.system.frontend.loss).__name__)"
     )
     run = subprocess.run([sys.executable, "-c", code, pickled], capture_output=True, text=True, check=True)

@@ -17,8 +17,8 @@ from no_plugins import forget_plugins
 from small_recipes import changes as small
 
 from asdray import load_results
-from asdray.config.load import recipe_names
-from asdray.config.sweep import load_sweep
+from asdray.config.load import load_sweep
+from asdray.config.system import recipe_names
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise
 from asdray.store import Places

@@ -16,7 +16,7 @@ from trees import build_tree, write_list
 import asdray
 from asdray import store
 from asdray.config.backend import Knn, Recon, backend_id
-from asdray.config.load import validate
+from asdray.config.files import validate
 from asdray.config.sweep import Sweep
 from asdray.dcase.format import format_dataset
 from asdray.evaluation.tables import SCHEMA

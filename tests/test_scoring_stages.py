@@ -17,8 +17,8 @@ from trees import build_tree, write_list
 from asdray import store
 from asdray.backends.knn import knn
 from asdray.config.backend import Knn, Own, Recon, Umap, backend_id
-from asdray.config.load import load_recipe
 from asdray.config.sweep import check_backends
+from asdray.config.system import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows

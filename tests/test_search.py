@@ -15,8 +15,9 @@ from tiny import DCASE, MACHINES, build_year
 
 from asdray.config.backend import backend_id
 from asdray.config.expand import bases
+from asdray.config.load import load_sweep
 from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, draw
-from asdray.config.sweep import Sweep, load_sweep
+from asdray.config.sweep import Sweep
 from asdray.config.system import System, Train
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset

@@ -16,7 +16,7 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 from asdray import frontends, store
 from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack
-from asdray.config.load import load_recipe, with_overrides
+from asdray.config.system import load_recipe, with_overrides
 from asdray.frontends.discriminative import ClipBatch
 from asdray.stages.extract import extract
 from asdray.stages.train import train

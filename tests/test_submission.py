@@ -13,7 +13,7 @@ from trees import build_tree, write_list
 
 from asdray import store
 from asdray.config.backend import Knn, backend_id
-from asdray.config.load import load_recipe
+from asdray.config.system import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asdray.config.backend import Knn, backend_id
-from asdray.config.load import load_recipe
+from asdray.config.system import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
 from asdray.evaluation import naming, tables

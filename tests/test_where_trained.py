@@ -10,7 +10,7 @@ import pytest
 from tiny import AE, MACHINES, build_year, trial_of
 
 from asdray.config.backend import Recon
-from asdray.config.resources import Need, Resources
+from asdray.config.sweep import Need, Resources
 from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
 from asdray.store import Places

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from trees import build_tree
 
-from asdray.config.branches import FftBranch, StftBranch
-from asdray.config.frontend import Autoencoder, Discriminative
+from asdray.config.frontend import Autoencoder, Discriminative, FftBranch, StftBranch
 from asdray.config.losses import AdaCos
 from asdray.config.system import Audio, System, Train
 from asdray.config.trial import Trial

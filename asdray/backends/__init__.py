@@ -29,7 +29,7 @@ from asdray.config.backend import (
     Pyod,
     Recon,
 )
-from asdray.config.plugin import implementation
+from asdray.config.base import implementation
 
 Scores = NDArray[np.float64]
 

@@ -54,8 +54,8 @@ def benchmark(
 
     Example: asdray benchmark dcase2022 --synthetic --set 'seeds=[0]'
     """
-    from asdray.config.load import parse_set
-    from asdray.config.sweep import load_sweep
+    from asdray.config.files import parse_set
+    from asdray.config.load import load_sweep
     from asdray.dcase.years import get_year
     from asdray.stages.columns import require_classes
     from asdray.store import Places
@@ -124,7 +124,7 @@ def _for_all_recipes(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
 def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
     """True if the year has published results, but `published.beside` would put none beside ours."""
     from asdray.config.backend import backend_id
-    from asdray.config.load import load_recipe
+    from asdray.config.system import load_recipe
     from asdray.dcase.years import get_year
     from asdray.evaluation import published
 

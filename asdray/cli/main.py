@@ -15,7 +15,7 @@ import typer
 from asdray.cli import benchmark, data, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_lines
-from asdray.config import plugin_fault
+from asdray.config.plugin import plugin_errors
 from asdray.sweep.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            with sigterm_as_ctrl_c(), plugin_fault.told():
+            with sigterm_as_ctrl_c(), plugin_errors():
                 app(args=arguments, obj=arguments)
         finally:
             sys.stdout.flush()
@@ -80,7 +80,7 @@ def recipes(plugin: Plugins = None) -> None:
 
     Example: asdray recipes --plugin my_method.py
     """
-    from asdray.config.plugin import load_plugins
+    from asdray.config.load import load_plugins
     from asdray.evaluation.recipe_list import plugin_lines, recipe_lines
 
     loaded = load_plugins(plugin or [])

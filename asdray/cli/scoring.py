@@ -207,7 +207,7 @@ def submit(
 
     Example: asdray submit results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn --out ours
     """
-    from asdray.config.plugin import load_plugins
+    from asdray.config.load import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
     from asdray.stages.describe import read_trial
@@ -237,7 +237,7 @@ def submit(
 
 
 def _one_backend(trial: Trial, text: str) -> backends.Backend:
-    from asdray.config.load import parse_yaml
+    from asdray.config.files import parse_yaml
     from asdray.config.sweep import check_backends
 
     chosen = check_backends([parse_yaml(text, "--backend")], "--backend")

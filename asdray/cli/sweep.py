@@ -75,7 +75,7 @@ def sweep(
 
     Example: asdray sweep sweeps/demo.yaml --only 'dcase=dcase2023 seed=0' --dry-run
     """
-    from asdray.config.load import parse_set
+    from asdray.config.files import parse_set
     from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep import walltime

@@ -63,9 +63,11 @@ def run(
     Example: asdray run dis_baseline dcase2023 --seed 0 --machines fan --set train.epochs=2
     """
     from asdray.audio.cache import check_unchanged
-    from asdray.config.load import load_recipe, parse_set, validate
-    from asdray.config.plugin import load_plugins
-    from asdray.config.sweep import Sweep, expand
+    from asdray.config.expand import expand
+    from asdray.config.files import parse_set, validate
+    from asdray.config.load import load_plugins
+    from asdray.config.sweep import Sweep
+    from asdray.config.system import load_recipe
     from asdray.stages.describe import write_trial
     from asdray.stages.walk import walk
     from asdray.store import Places
@@ -240,7 +242,7 @@ def _open(
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
     """
-    from asdray.config.plugin import load_plugins
+    from asdray.config.load import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
     from asdray.stages.describe import read_trial
@@ -413,6 +415,6 @@ def _one_thread_for_blas() -> None:
 
 
 def _parse_backends(texts: Sequence[str]) -> list[Any]:
-    from asdray.config.load import parse_yaml
+    from asdray.config.files import parse_yaml
 
     return [parse_yaml(text, "--backend") for text in texts]

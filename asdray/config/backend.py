@@ -6,12 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from asdray.config.base import Config, digest
-from asdray.config.plugin import Open
-
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Metric = Literal["cosine", "euclidean"]
+from asdray.config.base import Config, Extensible, Metric, Positive, Seed, digest
 
 
 class Knn(Config):
@@ -23,11 +18,11 @@ class Knn(Config):
     """
 
     name: Literal["knn"] = "knn"
-    n_neighbors: Count = 1
+    n_neighbors: Positive = 1
     metric: Metric = "cosine"
     smote_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Target clips are made up until there are this many per source clip; 0 makes up none."""
-    smote_neighbors: Count = 2
+    smote_neighbors: Positive = 2
     """A made-up clip lies between a target clip and one of this many target clips nearest to it."""
     seed: Seed = 0
     sep_section: bool = False
@@ -43,7 +38,7 @@ class KMeans(Config):
     """
 
     name: Literal["kmeans"] = "kmeans"
-    n_clusters: Count = 16
+    n_clusters: Positive = 16
     metric: Metric = "cosine"
     seed: Seed = 0
     sep_section: bool = False
@@ -56,8 +51,8 @@ class KnnRescale(Config):
     """
 
     name: Literal["knn_rescale"] = "knn_rescale"
-    n_neighbors: Count = 1
-    n_reference_neighbors: Count = 4
+    n_neighbors: Positive = 1
+    n_reference_neighbors: Positive = 4
     """How many other training clips say how close together they lie around one of them."""
     metric: Metric = "cosine"
     sep_section: bool = False
@@ -73,8 +68,8 @@ class Ldn(Config):
 
     name: Literal["ldn"] = "ldn"
     form: Literal["ratio", "difference"] = "ratio"
-    n_neighbors: Count = 1
-    n_reference_neighbors: Count = 1
+    n_neighbors: Positive = 1
+    n_reference_neighbors: Positive = 1
     """K of the paper, where it is tried from 1 to 16; with 16, ``difference`` fell to chance in a grid that
     others published, while 1 helped on every year."""
     metric: Metric = "cosine"
@@ -106,9 +101,9 @@ class Gmm(Config):
     """
 
     name: Literal["gmm"] = "gmm"
-    n_components: Count = 4
+    n_components: Positive = 4
     covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
-    pca: Count | None = 32
+    pca: Positive | None = 32
     """Principal components that are kept, null = all dimensions. Four full covariances in 32 dimensions
     have about two thousand parameters, which a thousand clips determine; in 512 they have half a million.
     What differs from the training clips only across the directions left out is not seen."""
@@ -159,7 +154,7 @@ class BackendConfig(Config):
 EmbeddingBackend = Knn | KMeans | KnnRescale | Ldn | Mahalanobis | Gmm | Pyod
 OwnBackend = Recon | Own
 _BuiltIn = EmbeddingBackend | OwnBackend
-Backend = Annotated[_BuiltIn, Open("BACKENDS", "backend", BackendConfig, _BuiltIn)]
+Backend = Annotated[_BuiltIn, Extensible("BACKENDS", "backend", BackendConfig, _BuiltIn)]
 
 
 def own_backend(score: str) -> OwnBackend:

@@ -1,32 +1,45 @@
-"""The base of every configuration class, its canonical form and its hash."""
+"""The base class of all configurations, their canonical form and hash, and unions that plugins extend.
+
+The hash of a configuration names folders of results and enters signatures. It is taken of the canonical
+form: JSON with sorted keys, in which every default is written out, so that two configurations with equal
+values have equal hashes however the YAML was written::
+
+    digest(Knn()) == digest(Knn(n_neighbors=1))    # 1 is the default
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import core_schema
 
-if TYPE_CHECKING:
-    from asdray.config.plugin import Plugin
+from asdray.config.plugin import Plugin, plugin_of, unpickled
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Metric = Literal["cosine", "euclidean"]
 
 
 class Config(BaseModel):
-    """Frozen, and an unknown key is an error.
+    """A frozen configuration; an unknown key is an error.
 
-    Three class variables decide what a configuration's hash sees:
+    Class variables decide which parts of a configuration enter the hash:
 
     Attributes:
-        numerics: bumped by hand when the code behind the class starts to compute something else from
-            the same options; old results then no longer answer for the new code.
-        later: fields added after the first release, each with the value that reproduces the behaviour
-            from before it existed. At that value the field is left out of the canonical form, so that
-            a new option keeps old results.
-        plugin: the user's file that defines the class; set where that is loaded.
+        numerics: version of the code behind the class. A developer raises the number when the same options
+            begin to give other results; results of the older code are then no longer found.
+        later: fields added after the first release, each with the value that reproduces the older
+            behaviour. A field at this value is left out of the canonical form, so that a new option
+            keeps the results of earlier releases.
+        plugin: the user's plugin that defines the class; None for a built-in class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,31 +48,36 @@ class Config(BaseModel):
     later: ClassVar[Mapping[str, Any]] = {}
     plugin: ClassVar[Plugin | None] = None
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        cls.plugin = plugin_of(cls.__module__)
+
     @functools.cached_property
     def canonical_json(self) -> str:
-        """Its part of a text that `digest_of` hashes."""
-        return _TEXT.encode(canonical(self))
+        """The canonical form as text: a part of `digest_of`."""
+        return _JSON.encode(canonical(self))
 
     def model_copy(self, **options: Any) -> Self:
-        """As pydantic's, whose copy of one that was changed would keep the text of the original."""
+        """A copy, as pydantic makes it, without the cached text of the original."""
         copied = super().model_copy(**options)
         copied.__dict__.pop("canonical_json", None)
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """What is defined in a plugin is pickled with its source: no other process could import it."""
+        """A class from a plugin is pickled with the plugin's source, as no other process can import it."""
         reduced = super().__reduce_ex__(protocol)
         if self.plugin is None:
             return reduced
-        from asdray.config.plugin import revived
+        return unpickled, (self.plugin, type(self).__qualname__), *reduced[2:]
 
-        return revived, (self.plugin, type(self).__qualname__), *reduced[2:]
+
+# --------------------------------------------------------------------------------- canonical form and hash
 
 
 def canonical(value: Any) -> Any:
-    """``value`` as plain JSON data in which equal configurations are equal, whatever was left to defaults."""
+    """``value`` as plain JSON data: defaults written out, plugins replaced by their hash."""
     kind = type(value)
-    # The usual kinds first: a large sweep asks a hundred thousand times, and `isinstance` of a model is slow.
+    # The usual types first: a large sweep makes 100,000 calls, and `isinstance` of a model is slow.
     if value is None or kind in (str, int, float, bool):
         return value
     if kind is dict:
@@ -83,23 +101,23 @@ def canonical(value: Any) -> Any:
     return value
 
 
-_TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """Hex sha256 of the canonical form."""
-    return hashlib.sha256(_TEXT.encode(canonical(value)).encode()).hexdigest()
+    """Hex SHA-256 of the canonical form of ``value``."""
+    return hashlib.sha256(_JSON.encode(canonical(value)).encode()).hexdigest()
 
 
 def digest_of(**parts: str) -> str:
-    """`digest` of a mapping whose values are JSON of canonical forms already."""
-    template, values_of = _layout(tuple(parts))
+    """`digest` of a mapping whose values are already JSON texts of canonical forms."""
+    template, values_of = _template(tuple(parts))
     return hashlib.sha256((template % values_of(parts)).encode()).hexdigest()
 
 
-@functools.cache  # there are few, and a large sweep asks a hundred thousand times
-def _layout(names: tuple[str, ...]) -> tuple[str, itemgetter]:
-    """JSON of a mapping with these names, sorted, but for the values; and what gets the values in order."""
+@functools.cache  # few sets of names, but 100,000 calls in a large sweep
+def _template(names: tuple[str, ...]) -> tuple[str, itemgetter]:
+    """JSON of a mapping with a ``%s`` per value, names sorted; and a getter of the values in this order."""
     ordered = sorted(names)
     return "{" + ",".join([f'"{name}":%s' for name in ordered]) + "}", itemgetter(*ordered)
 
@@ -111,3 +129,89 @@ text_of = json.encoder.encode_basestring_ascii
 def texts_of(values: Mapping[str, str]) -> str:
     """JSON of a mapping of strings, as a part of `digest_of`."""
     return f"{{{','.join([f'{text_of(k)}:{text_of(v)}' for k, v in sorted(values.items())])}}}"
+
+
+# --------------------------------------------------------------------------------- unions that plugins extend
+
+UNIONS: dict[str, Extensible] = {}
+"""The unions that plugins extend, by list in a plugin: ``LOSSES``, ``FRONTENDS``, ``BACKENDS``."""
+
+
+class Extensible:
+    """Annotation of a union of configurations, distinguished by ``name``, to which plugins add members.
+
+    Args:
+        list_name: name of the list of members in a plugin, such as ``LOSSES``.
+        noun: one member in words, such as ``loss``.
+        base: class from which a plugin's configuration class must derive.
+        union: union of the built-in members.
+    """
+
+    def __init__(self, list_name: str, noun: str, base: type[Config], union: Any) -> None:
+        self.noun, self.base = noun, base
+        self.built_in: tuple[type[Config], ...] = typing.get_args(union)
+        self.added: Mapping[str, type[Config]] = {}
+        self._adapter: TypeAdapter | None = None
+        UNIONS[list_name] = self
+
+    @property
+    def members(self) -> tuple[type[Config], ...]:
+        """All configuration classes of the union: the built-in ones, then those of loaded plugins."""
+        return (*self.built_in, *self.added.values())
+
+    def replace(self, path: str, members: Mapping[str, type[Config]]) -> None:
+        """Replaces all members of the plugin at ``path``; a name used by two plugins means the newest."""
+        others = {n: c for n, c in self.added.items() if c.plugin is not None and c.plugin.path != path}
+        self.added = {**others, **members}
+        self._adapter = TypeAdapter(_distinguished(self.members)) if self.added else None
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        def validate(value: Any, built_in: Callable[[Any], Any]) -> Any:
+            return self._adapter.validate_python(value) if self._adapter else built_in(value)
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            handler.generate_schema(_distinguished(self.built_in)),
+            # "any": each value is written by its own class, since this schema knows no class of a plugin.
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+
+def _distinguished(members: tuple[type[Config], ...]) -> Any:
+    return Annotated[typing.Union[members], Field(discriminator="name")]  # noqa: UP007 - any number of members
+
+
+def implementation(config: Config) -> Callable[..., Any] | None:
+    """The class or function that implements a plugin's configuration; None for a built-in one."""
+    if config.plugin is None:
+        return None
+    pairs = [pair for name in UNIONS for pair in vars(config.plugin.module()).get(name, ())]
+    return next(implementing for cls, implementing in pairs if cls is type(config))
+
+
+def plugins_of(*values: Any) -> tuple[Plugin, ...]:
+    """The plugins of all configurations inside ``values``, each once."""
+    return tuple(dict.fromkeys(_plugins(values)))
+
+
+def _plugins(value: Any) -> Iterator[Plugin]:
+    if isinstance(value, Config):
+        if value.plugin is not None:
+            yield value.plugin
+        yield from _plugins([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, Mapping):
+        yield from _plugins(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _plugins(item)
+
+
+def refuse_repeats(values: Iterable[Any], where: str) -> None:
+    """Raises ValueError, which begins with ``where``, if two of ``values`` are equal."""
+    seen: list[Any] = []
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{where} names {value!r} twice")
+        seen.append(value)

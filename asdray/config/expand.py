@@ -6,18 +6,16 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asdray.config.backend import backend_id
+from asdray.config.base import refuse_repeats
 from asdray.config.frontend import Discriminative
-from asdray.config.load import load_recipe, with_overrides
 from asdray.config.search import Objective, axis_kind, check_axis, corners
-from asdray.config.system import System
+from asdray.config.sweep import Sweep
+from asdray.config.system import System, load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
-
-if TYPE_CHECKING:
-    from asdray.config.sweep import Sweep
 
 Pairs = tuple[tuple[Trial, dict[str, Any]], ...]
 """Trials, each with the swept values that made it: option path -> value."""
@@ -63,7 +61,7 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
         axes = {**sweep.space, **use.space}
         _refuse_fixed(use.set, axes, at)
         found.append(Base(_stem(name), system, axes, f"{at}.space" if use.space else f"{where}: space"))
-    _refuse_twice([base.recipe for base in found], f"{where}: recipes")
+    refuse_repeats([base.recipe for base in found], f"{where}: recipes")
     return tuple(found)
 
 
@@ -195,14 +193,6 @@ def check_objective(sweep: Sweep, objective: Objective, trial: Trial, where: str
                 f"{trial.recipe} in this sweep: add it to backends, or leave it out, and each recipe is "
                 "judged by the backend that suits it best"
             )
-
-
-def _refuse_twice(names: Iterable[str], where: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{where} names {name!r} twice")
-        seen.add(name)
 
 
 def _stem(recipe: str) -> str:

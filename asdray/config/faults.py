@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
-from asdray.config.base import Config
-from asdray.config.plugin import Open
+from asdray.config.base import Config, Extensible
 from asdray.dcase.years import nearest
 
 _KINDS = {
@@ -173,7 +172,7 @@ def _members(annotation: Any) -> list[Any]:
     while typing.get_origin(annotation) is typing.Annotated:
         annotation, *marks = typing.get_args(annotation)
         for mark in marks:
-            if isinstance(mark, Open):
+            if isinstance(mark, Extensible):
                 return list(mark.members)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [m for arg in typing.get_args(annotation) for m in _members(arg) if m is not type(None)]

@@ -8,11 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from asdray.config.base import Config
-from asdray.config.plugin import Open
-
-Positive = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+from asdray.config.base import Config, Extensible, Positive, Probability
 
 
 class AdaCos(Config):
@@ -70,7 +66,7 @@ class AdaProj(Config):
 
 
 _BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj
-Loss = Annotated[_BuiltIn, Open("LOSSES", "loss", Config, _BuiltIn)]
+Loss = Annotated[_BuiltIn, Extensible("LOSSES", "loss", Config, _BuiltIn)]
 
 
 class SubspaceLoss(Config):

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
-from asdray.config.backend import Backend, Seed
-from asdray.config.base import Config
+from asdray.config.backend import Backend
+from asdray.config.base import Config, Positive, Seed, refuse_repeats
 from asdray.dcase.years import get_year, nearest
 
-Count = Annotated[int, Field(ge=1)]
 Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 
 # ------------------------------------------------------------------------------------------------- axes
@@ -56,36 +55,43 @@ def axis_kind(value: Any) -> str | None:
 
 
 def check_axis(value: Any, where: str) -> None:
-    """Raises ValueError where ``value`` is no axis of a search, or one that holds nothing."""
+    """Raises ValueError if ``value`` is not an axis of a search, or contains no value to choose."""
     if isinstance(value, list):
         value = {"choice": value}
     kind = axis_kind(value)
-    if kind is None:
-        hint = "a list of values, or an object such as {loguniform: [1.0e-4, 1.0e-2]}"
-        if isinstance(value, Mapping) and len(value) == 1:
-            (key,) = value
-            raise ValueError(
-                f"{where}: unknown kind of axis {key!r}{nearest(str(key), AXIS_KINDS)} "
-                f"(known: {', '.join(AXIS_KINDS)})"
-            )
-        raise ValueError(f"{where} is {value!r}: an axis is {hint} (a fixed value goes to 'set')")
-    given = value[kind]
     if kind == "choice":
-        if not isinstance(given, list) or not given:
-            raise ValueError(f"{where} is {given!r}: a choice is a list of at least one value")
-        for i, one in enumerate(given):
-            if one in given[:i]:
-                raise ValueError(f"{where} names {one!r} twice")
-            for path, nested in _nested(one):
-                check_axis(nested, f"{where}[{i}]{path}")
-        return
-    n = 3 if kind == "quniform" else 2
+        _check_choice(value[kind], where)
+    elif kind is not None:
+        _check_range(kind, value[kind], where)
+    elif isinstance(value, Mapping) and len(value) == 1:
+        (key,) = value
+        raise ValueError(
+            f"{where}: unknown kind of axis {key!r}{nearest(str(key), AXIS_KINDS)} "
+            f"(known: {', '.join(AXIS_KINDS)})"
+        )
+    else:
+        raise ValueError(
+            f"{where} is {value!r}: an axis is a list of values, or an object such as "
+            "{loguniform: [1.0e-4, 1.0e-2]} (a fixed value goes to 'set')"
+        )
+
+
+def _check_choice(values: Any, where: str) -> None:
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{where} is {values!r}: a choice is a list of at least one value")
+    refuse_repeats(values, where)
+    for i, value in enumerate(values):
+        for path, nested in _nested(value):
+            check_axis(nested, f"{where}[{i}]{path}")
+
+
+def _check_range(kind: str, given: Any, where: str) -> None:
+    form = ("low", "high", "step") if kind == "quniform" else ("low", "high")
     numbers = isinstance(given, list) and all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in given
     )
-    if not numbers or len(given) != n:
-        form = "[low, high, step]" if n == 3 else "[low, high]"
-        raise ValueError(f"{where} is {given!r}: {kind} needs {form}, all of them numbers")
+    if not numbers or len(given) != len(form):
+        raise ValueError(f"{where} is {given!r}: {kind} needs [{', '.join(form)}], all of them numbers")
     low, high = given[:2]
     if kind == "randint" and not all(isinstance(v, int) for v in given):
         raise ValueError(f"{where} is {given!r}: randint needs whole numbers")
@@ -270,12 +276,12 @@ class Search(Config):
     """
 
     algorithm: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: Count | None = None
+    num_samples: Positive | None = None
     """Of each recipe. More of them than before goes on with the same study."""
     objective: Objective | None = None
     sampler: Sampler | None = None
     seed: Seed = 0
-    max_concurrent: Count | None = None
+    max_concurrent: Positive | None = None
     """How many sampled systems are run at once; null: as many as keep every place for a training busy. With
     1 the same seed gives the same suggestions; with more they depend on what finishes first."""
 
@@ -324,7 +330,7 @@ class Asha(Config):
     """
 
     name: Literal["asha"] = "asha"
-    grace_period: Count = 1
+    grace_period: Positive = 1
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
 
 
@@ -335,9 +341,9 @@ class HyperBand(Config):
     """
 
     name: Literal["hyperband"] = "hyperband"
-    grace_period: Count = 1
+    grace_period: Positive = 1
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    brackets: Count = 3
+    brackets: Positive = 3
 
 
 class Median(Config):
@@ -347,9 +353,9 @@ class Median(Config):
     """
 
     name: Literal["median"] = "median"
-    grace_period: Count = 1
+    grace_period: Positive = 1
     """Epochs that every training has."""
-    min_samples: Count = 3
+    min_samples: Positive = 3
     """How many others must have come as far."""
 
 
@@ -362,7 +368,7 @@ Scheduler = Annotated[Asha | HyperBand | Median, Field(discriminator="name")]
 class Confirm(Config):
     """After a search the best systems are trained again with other seeds; only these are ranked."""
 
-    top_k: Count = 3
+    top_k: Positive = 3
     """Of each recipe."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
     dcase: tuple[str, ...] | None = None
@@ -386,7 +392,5 @@ class Confirm(Config):
     @field_validator("seeds", "dcase")
     @classmethod
     def _each_once(cls, values: tuple | None) -> tuple | None:
-        for value in values or ():
-            if values is not None and values.count(value) > 1:
-                raise ValueError(f"the list names {value!r} twice")
+        refuse_repeats(values or (), "the list")
         return values

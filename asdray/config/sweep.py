@@ -3,23 +3,181 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from asdray.config.backend import Backend, Knn, Seed, Umap, backend_id
-from asdray.config.base import Config
-from asdray.config.ensemble import Ensemble
-from asdray.config.expand import bases, expand, trials_of
-from asdray.config.frontend import Discriminative, FrontendConfig
-from asdray.config.load import read_yaml, validate
-from asdray.config.plugin import load_plugins
-from asdray.config.ranking import check_rank_by
-from asdray.config.resources import Resources
-from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind, corners
+from asdray.config.backend import Backend, Knn, Umap, backend_id
+from asdray.config.base import Config, Seed, refuse_repeats
+from asdray.config.files import validate
+from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
+
+MEANS = ("dev_amean", "dev_hmean", "eval_amean", "eval_hmean", "amean", "hmean")
+"""Arithmetic and harmonic means over a leaderboard's ``<dcase>-dev`` columns, its ``<dcase>-eval`` columns,
+and all of them."""
+
+
+def averaged(mean: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns ``<dcase>-<subset>`` of ``names`` that one of `MEANS` is over."""
+    subset = mean.rpartition("_")[0]
+    return tuple(n for n in names if n.endswith(f"-{subset}" if subset else ""))
+
+
+def check_rank_by(rank_by: str | None, names: Sequence[str]) -> str:
+    """What to rank by: ``rank_by``, or where it is None the mean over the eval columns, or over the dev
+    columns where there are no others.
+
+    Args:
+        names: the leaderboard's columns, ``<dcase>-<subset>``.
+
+    Raises:
+        ValueError: neither a column nor a mean over any.
+    """
+    known = (*names, *(mean for mean in MEANS if averaged(mean, names)))
+    if rank_by is None:
+        return "eval_amean" if "eval_amean" in known else "dev_amean"
+    if rank_by not in known:
+        raise ValueError(f"cannot rank by {rank_by!r}{nearest(rank_by, known)} (one of: {', '.join(known)})")
+    return rank_by
+
+
+Combine = Literal["zscore", "rank"]
+
+
+class Ensemble(Config):
+    """A leaderboard row beside those of the trials; ``of: seeds`` is a row per system and backend."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=50)]
+    of: Literal["seeds", "top"] | Annotated[tuple[str, ...], Field(min_length=1)]
+    """``seeds``: of every row, all its seeds; ``top``: the ``k`` best rows; or rows by name: a recipe or a
+    system, with ``/<backend>`` behind it if not all of them are meant: ``dis_baseline/knn``."""
+    combine: Combine = "zscore"
+    """See `asdray.evaluation.ensemble`. ``zscore`` needs training scores alone; ``rank`` is transductive."""
+    seeds: Literal["each", "all"] | None = None
+    """``each``: an ensemble per seed, of the rows' trials of that seed, and a mean over them; ``all``: one of
+    all trials. Null is ``each``; of ``seeds``, ``all``."""
+    k: Annotated[int, Field(ge=2)] | None = None
+    rank_by: str | None = None
+    """What makes the best ones: a ``<dcase>-dev`` column, ``dev_amean`` (null) or ``dev_hmean``."""
+
+    @model_validator(mode="after")
+    def _options_of_its_kind(self) -> Ensemble:
+        if self.of == "top" and self.k is None:
+            raise ValueError("'of: top' needs 'k', how many of the best rows to take")
+        for option in ("k", "rank_by"):
+            if self.of != "top" and getattr(self, option) is not None:
+                raise ValueError(f"{option!r} is for 'of: top' alone")
+        if self.of == "seeds" and self.seeds == "each":
+            raise ValueError("'of: seeds' is over all seeds: leave 'seeds' out")
+        return self
+
+    @property
+    def per_seed(self) -> bool:
+        """Whether there is an ensemble for every seed."""
+        return self.of != "seeds" and self.seeds != "all"
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The column or mean that chooses the members; None where they are named."""
+        return (self.rank_by or "dev_amean") if self.of == "top" else None
+
+    def check(self, columns: Sequence[str], n_seeds: int) -> None:
+        """Checks it against the sweep that it stands in.
+
+        Args:
+            columns: the leaderboard's, ``<dcase>-<subset>``.
+
+        Raises:
+            ValueError: it chooses by what is not there, or by eval columns; seeds of which there is one.
+        """
+        if self.of == "seeds" and n_seeds < 2:
+            raise ValueError("'of: seeds' needs two seeds at least")
+        if self.chosen_by is None:
+            return
+        known = [*(c for c in columns if c.endswith("-dev")), *(m for m in MEANS if m.startswith("dev_"))]
+        known = [name for name in known if name in columns or averaged(name, columns)]
+        if self.chosen_by in known:
+            return
+        if self.chosen_by in columns or self.chosen_by in MEANS:
+            raise ValueError(
+                f"rank_by {self.chosen_by!r}: the eval subset must not choose what is reported on it; choose "
+                f"by dev columns (one of: {', '.join(known) or 'none in this sweep'})"
+            )
+        near = nearest(self.chosen_by, known)
+        raise ValueError(f"cannot choose by {self.chosen_by!r}{near} (one of: {', '.join(known)})")
+
+
+RAY_STEP = 0.0001
+"""The smallest part of a CPU that Ray counts: less is none."""
+
+
+class Need(Config):
+    """What one training, or one post-training Ray task, reserves on its node.
+
+    What is left out of a training's ``cpu`` and ``gpu`` is chosen, see `asdray.sweep.cluster`; of a task's
+    it is nothing.
+
+    Attributes:
+        per_node: of trainings: at most so many at once on any node; they reserve more CPUs for it. None: as
+            many as fit.
+    """
+
+    cpu: Annotated[float, Field(ge=0)] = 0.0
+    gpu: Annotated[float, Field(ge=0)] = 0.0
+    per_node: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("gpu")
+    @classmethod
+    def _whole_above_one(cls, gpu: float) -> float:
+        if gpu > 1 and gpu % 1:
+            raise ValueError(
+                f"{gpu:g} GPUs cannot be had, above 1 they are whole numbers: ask for {math.floor(gpu)} or "
+                f"{math.ceil(gpu)}, or for a part of one (0.5)"
+            )
+        return gpu
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was left out: a default in ``sweep.yaml`` would be taken for the user's choice."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class Resources(Config):
+    """Reservations per kind of work; what is left out is chosen automatically."""
+
+    train: Need | None = None
+    extract: Need | None = None
+    score: Need | None = None
+    """One task takes a machine through extract, score and evaluate: it reserves the larger of both."""
+    umap: Need | None = None
+
+    @field_validator("train")
+    @classmethod
+    def _something(cls, train: Need | None) -> Need | None:
+        # Ray places nothing that reserves nothing, and says so only once it runs. Not every cluster has a GPU
+        # that could be chosen.
+        if train is None or "cpu" not in train.model_fields_set or train.cpu >= RAY_STEP:
+            return train
+        if not train.gpu and not train.per_node:
+            raise ValueError(
+                f"cpu is {train.cpu:g} and no gpu is asked for, but a training must reserve something: set "
+                f"resources.train.cpu to 1 or more (Ray counts in steps of {RAY_STEP:g}), leave it out, so "
+                "that it is chosen, or ask for a gpu too"
+            )
+        return train
+
+    @model_validator(mode="after")
+    def _per_node_of_trainings(self) -> Resources:
+        for kind in ("extract", "score", "umap"):
+            if (need := getattr(self, kind)) and need.per_node:
+                raise ValueError(
+                    f"{kind}.per_node is {need.per_node}, but only trainings are limited per node "
+                    f"(train: {{per_node: ...}}): have each reserve more instead ({kind}: {{cpu: ...}})"
+                )
+        return self
 
 
 class RecipeUse(Config):
@@ -80,7 +238,7 @@ class Sweep(Config):
     keep: Keep = Keep()
     resources: Resources = Resources()
     rank_by: str | None = None
-    """A leaderboard column such as ``dcase2023-eval``, or a mean of `asdray.config.ranking.MEANS`."""
+    """A leaderboard column such as ``dcase2023-eval``, or a mean of `MEANS`."""
     plugins: tuple[str, ...] = ()
     """Python files that add losses, frontends or backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
@@ -90,7 +248,7 @@ class Sweep(Config):
     def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"a sweep file is a mapping of options, not {type(value).__name__}")
-        value = _mappings(value)
+        value = spelled_out(value)
         if isinstance(value.get("backends"), list):
             value["backends"] = _expand_backends(value["backends"])
         for key in ("dcase", "seeds", "checkpoints", "plugins"):
@@ -103,19 +261,19 @@ class Sweep(Config):
     def _known_years(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             get_year(name)
-        _refuse_twice(names, "dcase")
+        refuse_repeats(names, "dcase")
         return names
 
     @field_validator("seeds", "checkpoints")
     @classmethod
     def _each_once(cls, values: tuple) -> tuple:
-        _refuse_twice(values, "the list")
+        refuse_repeats(values, "the list")
         return values
 
     @field_validator("backends")
     @classmethod
     def _backends_once(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        _refuse_twice([backend_id(b) for b in backends], "backends")
+        refuse_repeats([backend_id(b) for b in backends], "backends")
         return backends
 
     @field_validator("machines")
@@ -173,7 +331,7 @@ class Sweep(Config):
 
     @model_validator(mode="after")
     def _ensembles_of_this_sweep(self) -> Sweep:
-        _refuse_twice([e.name for e in self.ensembles], "ensembles")
+        refuse_repeats([e.name for e in self.ensembles], "ensembles")
         for ensemble in self.ensembles:
             try:
                 ensemble.check(self.columns, len(self.seeds))
@@ -233,14 +391,6 @@ def check_backends(items: list, where: str) -> tuple[Backend, ...]:
     return validate(_BackendList, {"backends": _expand_backends(items)}, where).backends
 
 
-def _refuse_twice(values: Any, where: str) -> None:
-    seen: set = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{where} names {value!r} twice")
-        seen.add(value)
-
-
 def _expand_backends(items: list) -> list:
     """Names become objects; list values become one backend per combination.
 
@@ -266,12 +416,12 @@ def _expand_backends(items: list) -> list:
     return expanded
 
 
-def _mappings(value: Mapping) -> dict:
+def spelled_out(value: Mapping) -> dict:
     """A sweep file's options with the short forms of its mappings written out."""
     value = dict(value)
     recipes = value.get("recipes")
     if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
-        _refuse_twice(recipes, "recipes")
+        refuse_repeats(recipes, "recipes")
         value["recipes"] = {name: {} for name in recipes}
     elif isinstance(recipes, Mapping):
         value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
@@ -284,116 +434,3 @@ def _mappings(value: Mapping) -> dict:
     if value.get("resources") == "auto":
         value["resources"] = {}
     return value
-
-
-def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()) -> Sweep:
-    """The sweep in a YAML file, with options replaced (``seeds``, ``recipes.ae_baseline.set.train.epochs``).
-
-    Recipe files and plugins are named relative to the sweep file; the sweep holds their absolute paths.
-
-    Args:
-        plugins: more of them than the sweep file names.
-
-    Raises:
-        ValueError: every fault of the file, one line each.
-    """
-    value = read_yaml(path)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
-    try:
-        value = _mappings(value)
-        for key, new in (overrides or {}).items():
-            value = _replaced(value, _split(key, value), new, key)
-        value = _mappings(value)
-        if isinstance(value.get("recipes"), dict):
-            value["recipes"] = _located(value["recipes"], path.expanduser().absolute().parent)
-        value["plugins"] = _with_plugins(
-            value.get("plugins", []), path.expanduser().absolute().parent, plugins
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    sweep = validate(Sweep, value, str(path))
-    expand(sweep, str(path))
-    if sweep.scheduler is not None:
-        _check_scheduler(sweep, sweep.scheduler, str(path))
-    return sweep
-
-
-def _check_scheduler(sweep: Sweep, scheduler: Scheduler, where: str) -> None:
-    """Raises ValueError where a scheduler could stop nothing, or would compare losses of different kinds."""
-    longest = 0
-    for base in bases(sweep, where):
-        systems = [s for swept in corners(base.axes) if (s := base.varied(swept)).frontend.learns]
-        if len(losses := sorted({_loss(s.frontend) for s in systems})) > 1:
-            raise ValueError(
-                f"{base.where}: {scheduler.name} stops by training losses, and those of {', '.join(losses)} "
-                "cannot be compared: search each in a recipe file of its own, or leave the scheduler out"
-            )
-        for system in systems:
-            trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds[:1], where)
-            longest = max(longest, *(system.train.epochs * len(trial.units) for trial in trials))
-    if (n := scheduler.grace_period) > longest:
-        why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
-        raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")
-
-
-def _loss(frontend: FrontendConfig) -> str:
-    """What a frontend's training loss is made of, without options."""
-    if not isinstance(frontend, Discriminative):
-        return frontend.name
-    return " + ".join((frontend.loss.name, *sorted(f"{h.name} ({h.loss.name})" for h in frontend.heads)))
-
-
-def _split(key: str, value: Mapping) -> list[str]:
-    """Splits an override's key; a recipe's name is one part, and what follows ``set`` and ``space``."""
-    parts = key.split(".")
-    if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
-        for name in value["recipes"]:
-            if f"{key}.".startswith(f"recipes.{name}."):
-                rest = key.removeprefix(f"recipes.{name}").removeprefix(".")
-                parts = ["recipes", name, *(rest.split(".") if rest else [])]
-    for i, part in enumerate(parts):
-        if i in (0, 2) and part in ("set", "space") and i + 1 < len(parts):
-            return [*parts[: i + 1], ".".join(parts[i + 1 :])]
-    return parts
-
-
-def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
-    """``value`` with what stands at ``parts`` replaced; the mappings on the way are copied."""
-    if not parts:
-        return new
-    if value is None:
-        value = {}
-    if not isinstance(value, Mapping):
-        outer = key.removesuffix("." + ".".join(parts))
-        raise ValueError(
-            f"--set {key}: {outer} is {value!r}, which has no options of its own: set {outer} as a whole"
-        )
-    return {**value, parts[0]: _replaced(value.get(parts[0]), parts[1:], new, key)}
-
-
-def _located(recipes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """``recipes`` with absolute paths of recipe files, looked for in ``folder``, then where we are."""
-    located: dict[str, Any] = {}
-    for name, use in recipes.items():
-        place = name
-        if isinstance(name, str) and name.endswith((".yaml", ".yml")):
-            file = Path(name).expanduser()
-            places = dict.fromkeys((folder / file, Path.cwd() / file))
-            found = next((p for p in places if p.is_file()), None)
-            if found is None:
-                raise ValueError(f"recipes: there is no file {' and no '.join(map(str, places))}")
-            place = str(found)
-        if place in located:
-            raise ValueError(f"recipes names {place!r} twice")
-        located[place] = use
-    return located
-
-
-def _with_plugins(named: Any, folder: Path, more: Iterable[Path]) -> list[str]:
-    """Loads the plugins that a sweep file in ``folder`` names, and ``more``; returns their absolute paths."""
-    named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
-        raise ValueError(f"plugins is {named!r}: must be a list of paths")
-    paths = [folder / Path(one).expanduser() for one in named]
-    return list(dict.fromkeys(plugin.path for plugin in load_plugins([*paths, *more])))

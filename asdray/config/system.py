@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from asdray.config.base import Config, digest
+from asdray.config.base import Config, Positive, digest
+from asdray.config.files import parse_yaml, read_yaml, validate
 from asdray.config.frontend import Frontend
-from asdray.config.losses import Positive
-from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year
+from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year, nearest
 
 Channel = Literal["near", "far", "mean", "difference"]
 
@@ -103,3 +107,79 @@ class Recipe(System):
     def system(self) -> System:
         """The recipe without its description: what is hashed."""
         return System(frontend=self.frontend, train=self.train, audio=self.audio)
+
+
+# --------------------------------------------------------------------------------------------- recipes
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with asdray."""
+    folder = resources.files("asdray.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called ``name``, or the one in the YAML file at the path ``name``.
+
+    Raises:
+        ValueError: unknown name, or a fault in the file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return validate(Recipe, read_yaml(Path(name)), name)
+    known = recipe_names()
+    if name not in known:
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+    text = resources.files("asdray.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return validate(Recipe, parse_yaml(text, name), f"recipe {name}")
+
+
+def with_overrides(system: System, overrides: Mapping[str, Any], where: str) -> System:
+    """``system`` with options at dotted paths replaced, shorter paths first.
+
+    An object replaces a union member whole: what it leaves out takes that member's defaults.
+
+    Raises:
+        ValueError: a path that does not exist (with the nearest that does) or a value that does not fit.
+    """
+    for _, paths in itertools.groupby(sorted(overrides, key=_depth), key=_depth):
+        tree = system.model_dump(mode="json")
+        for path in paths:
+            _set(tree, path, copy.deepcopy(overrides[path]), where)
+        # Validated level by level: a member replaced here has its options in place for deeper paths.
+        system = validate(System, tree, where)
+    return system
+
+
+def _depth(path: str) -> int:
+    return path.count(".")
+
+
+def _set(tree: dict, path: str, value: Any, where: str) -> None:
+    *parents, last = path.split(".")
+    node: Any = tree
+    walked: list[str] = []
+    for key in parents:
+        node = _child(node, key, walked, path, where)
+        walked.append(key)
+    _child(node, last, walked, path, where)
+    if isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, key: str, walked: list[str], path: str, where: str) -> Any:
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        return node[int(key)]
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    if isinstance(node, dict):
+        known = [".".join([*walked, k]) for k in node]
+    elif isinstance(node, list):
+        known = [".".join([*walked, str(i)]) for i in range(len(node))]
+    else:
+        raise ValueError(f"{where}: unknown option {path!r} ({'.'.join(walked)} is a plain value)")
+    full = ".".join([*walked, key])
+    raise ValueError(
+        f"{where}: unknown option {path!r}{nearest(full, known)} (known here: {', '.join(known)})"
+    )

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asdray.config.ensemble import Combine
+from asdray.config.sweep import Combine
 
 
 def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from asdray.config.ranking import MEANS, averaged, check_rank_by
+from asdray.config.sweep import MEANS, averaged, check_rank_by
 from asdray.evaluation import metrics
 from asdray.evaluation.tables import Tables, coverage
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray.config.backend import backend_id
-from asdray.config.load import load_recipe, parse_yaml, recipe_names
+from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends
+from asdray.config.system import load_recipe, recipe_names
 from asdray.dcase.years import SUBSETS, get_year
 from asdray.evaluation import METRICS, naming
 

@@ -7,8 +7,9 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from asdray.config.load import load_recipe, recipe_names
-from asdray.config.plugin import UNIONS, Plugin
+from asdray.config.base import UNIONS
+from asdray.config.plugin import Plugin
+from asdray.config.system import load_recipe, recipe_names
 from asdray.evaluation.published import Published, load
 
 INDENT = 4
@@ -51,7 +52,7 @@ def plugin_lines(plugins: Iterable[Plugin]) -> list[str]:
     lines = []
     for plugin in plugins:
         names = [
-            f"{union.what} {name}"
+            f"{union.noun} {name}"
             for union in UNIONS.values()
             for name, cls in union.added.items()
             if cls.plugin == plugin

@@ -80,7 +80,7 @@ def build(
     import torch
 
     from asdray.config import frontend
-    from asdray.config.plugin import implementation
+    from asdray.config.base import implementation
     from asdray.frontends.base import checked
 
     with torch.random.fork_rng(devices=[]):

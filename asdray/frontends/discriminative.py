@@ -24,8 +24,7 @@ from asdray.frontends.heads import build_head, build_loss
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
-    from asdray.config.branches import FftBranch, StftBranch
-    from asdray.config.frontend import Discriminative
+    from asdray.config.frontend import Discriminative, FftBranch, StftBranch
 
 _GPU_SHARE = 0.4
 """Of a GPU's free memory: training clips that need less live there."""

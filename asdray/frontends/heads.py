@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from asdray.config.plugin import implementation
+from asdray.config.base import implementation
 from asdray.frontends.augment import Exchange
 from asdray.frontends.losses import AdaCosLoss, AdaProjLoss, AngularLoss, ArcFaceLoss
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.load import parse_yaml
+from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends, check_checkpoint
 from asdray.config.trial import Trial
 from asdray.dcase import manifest

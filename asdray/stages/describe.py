@@ -11,10 +11,11 @@ from pydantic import ConfigDict, Field
 
 from asdray import provenance, store
 from asdray.config.backend import Backend, Umap
-from asdray.config.base import Config, canonical
-from asdray.config.load import validate
-from asdray.config.plugin import Plugin, activate, plugins_of
-from asdray.config.sweep import Checkpoint, Seed
+from asdray.config.base import Config, Seed, canonical, plugins_of
+from asdray.config.files import validate
+from asdray.config.load import activate
+from asdray.config.plugin import Plugin
+from asdray.config.search import Checkpoint
 from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from asdray import store
 from asdray.config.base import digest
-from asdray.config.ensemble import Combine
+from asdray.config.sweep import Combine
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.manifest import Dataset

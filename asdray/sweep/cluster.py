@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdray.config.resources import Need, Resources
+from asdray.config.sweep import Need, Resources
 from asdray.sweep.nodes import why_refused
 
 # One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are

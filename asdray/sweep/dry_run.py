@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from asdray.config.resources import Need
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import Need, Sweep
 from asdray.store import Places, sweep_dir
 from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.ensemble import Ensemble
-from asdray.config.ranking import MEANS, averaged
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import MEANS, Ensemble, Sweep, averaged
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import nearest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from asdray import provenance, store
-from asdray.config.plugin_fault import fault_of
+from asdray.config.plugin import plugin_error
 from asdray.config.trial import Trial
 from asdray.stages.state import Outcome
 
@@ -99,7 +99,7 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     except Exception as error:
         # The one broad except of asdray: whatever a stage dies of is recorded here and shown to the user.
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        of_plugin = fault_of(error)
+        of_plugin = plugin_error(error)
         reason = str(of_plugin).partition("\n")[0] if of_plugin else f"{name}{error}"
         return failed(event, reason, traceback.format_exc(limit=-12), _is_lasting(error))
     return finished(event, outcome.marker, outcome.found)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asdray.config.load import parse_yaml
+from asdray.config.files import parse_yaml
 from asdray.dcase.years import nearest
 from asdray.sweep.jobs import Job
 

@@ -12,7 +12,7 @@ import yaml
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.plugin import active
+from asdray.config.load import loaded_plugin
 from asdray.config.sweep import Sweep
 from asdray.dcase.years import get_year
 from asdray.stages import state
@@ -35,7 +35,7 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
     """What ``sweep.yaml`` says: every option, and of plugins the copies that lie beside it."""
     spec = sweep.model_dump(mode="json")
     for i, path in enumerate(sweep.plugins):
-        mark = f"-{active(path).sha256[:8]}"
+        mark = f"-{loaded_plugin(path).sha256[:8]}"
         spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}.py"
     return spec
 
@@ -47,7 +47,7 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     """
     spec = resolved(sweep)
     for path, name in zip(sweep.plugins, spec["plugins"], strict=True):
-        store.write_text(folder / name, active(path).text)
+        store.write_text(folder / name, loaded_plugin(path).text)
     store.write_text(folder / "sweep.yaml", yaml.safe_dump(spec, sort_keys=False, width=100))
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asdray.config.sweep import Sweep, expand, load_sweep
+from asdray.config.expand import expand
+from asdray.config.load import load_sweep
+from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.store import Places
 from asdray.sweep import ensembles

@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asdray.config.backend import Backend, Umap, backend_id
-from asdray.config.resources import Need
+from asdray.config.sweep import Need
 from asdray.config.trial import Trial
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed

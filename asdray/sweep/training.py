@@ -18,9 +18,8 @@ import ray
 from ray import tune
 
 from asdray.config.backend import Backend, Umap
-from asdray.config.resources import Need
 from asdray.config.search import Objective, Scheduler
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.stages.walk import walk

@@ -168,7 +168,7 @@ def make_data(data: Path, machines: Iterable[str], train: int, test: int, second
 def trial_of(
     recipe: str, options: dict[str, object], seed: int, machines: Sequence[str], dcase: str = DCASE
 ) -> Trial:
-    from asdray.config.load import load_recipe, with_overrides
+    from asdray.config.system import load_recipe, with_overrides
     from asdray.config.trial import Trial
 
     system = with_overrides(load_recipe(recipe).system, options, recipe)

@@ -1,0 +1,107 @@
+"""From YAML to validated configuration, with errors that a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from asdray.config.base import Config
+from asdray.config.faults import explain
+
+C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``1e-3`` is a number and a key that stands twice, or is no plain value, is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Checked as it is written, before merge keys (`<<: *base`) bring in keys that may stand twice.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _fault("a key must be a plain value, not a list or a mapping", key)
+            if (key.tag, key.value) in seen:
+                raise _fault(f"the key {key.value!r} stands twice", key)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: not YAML, with ``where`` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # The latter two come from values that look like a date or carry a tag, but are not: 2001-99-99.
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file.
+
+    Raises:
+        ValueError: missing or unreadable file, not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {path}: not a text file ({error})") from None
+    return parse_yaml(text, str(path))
+
+
+# ------------------------------------------------------------------------------------------ validation
+
+
+def validate(model: type[C], value: Any, where: str) -> C:
+    """``value`` as a ``model``.
+
+    Raises:
+        ValueError: one line per fault, each with its full dotted path behind ``where`` and, for a wrong
+            key or choice, the nearest valid one.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{where}: {line}" for line in explain(model, error))) from None
+
+
+# ---------------------------------------------------------------------------------- options of a command line
+
+
+def parse_set(pairs: Iterable[str], where: str = "--set") -> dict[str, Any]:
+    """``key=value`` pairs of a command line; values are YAML.
+
+    Raises:
+        ValueError: a pair without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{where} {pair!r} must have the form key=value")
+        values[key] = parse_yaml(value, f"{where} {pair}")
+    return values
