@@ -19,7 +19,7 @@ from asdray.config.backend import Knn, Own, Recon, backend_id
 from asdray.config.sweep import MEANS, check_rank_by
 from asdray.config.system import load_recipe, with_overrides
 from asdray.dcase.years import SUBSETS, YEARS
-from asdray.evaluation import leaderboard, naming, published, tables
+from asdray.evaluation import leaderboard, published, tables
 from asdray.evaluation import leaderboard_text as text
 
 
@@ -130,7 +130,7 @@ def test_label_sources_are_told_per_year_where_they_differ():
 
 def test_whose_classes_were_those_of_test_clips_too_is_told():
     asdkit = with_overrides(load_recipe("dis_baseline").system, {"frontend.labels": "asdkit"}, "set")
-    told = [naming.classes_from(f) for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
+    told = [f.classes_from for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
     assert told == ["train+test", ""]
     classes = {"dis-11111111": "train", "dis-22222222": told[0], "ae-33333333": told[1]}
     rows = make_rows()

@@ -131,7 +131,8 @@ class StageRunner:
         Raises:
             typer.Exit: 1 for a training that diverged: the input was right, so this is no wrong input.
         """
-        from asdray.stages.train import TrainingDiverged, train
+        from asdray.stages.history import TrainingDiverged
+        from asdray.stages.train import train
 
         def print_epoch(p: dict) -> None:
             line = f"epoch {p['epoch']}/{p['epochs']}  loss {p['loss']:.4f}  {p['per_second']:.0f}/s"

@@ -10,7 +10,6 @@ from typing import Any
 
 from asdray.config.backend import backend_id
 from asdray.config.base import refuse_repeats
-from asdray.config.frontend import Discriminative
 from asdray.config.search import Objective, axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, load_recipe, with_overrides
@@ -164,7 +163,7 @@ def _check_sampled(sweep: Sweep, base: Base, where: str) -> None:
 
 def _refuse_test_classes(base: Base, swept: Mapping[str, Any], system: System, where: str) -> None:
     """Raises ValueError where a search would see the classes of eval test clips: the loss depends on them."""
-    if not isinstance(system.frontend, Discriminative) or system.frontend.labels != "asdkit":
+    if not system.frontend.test_classes:
         return
     axis = next((path for path in swept if path in ("frontend", "frontend.labels")), None)
     at = f"{base.where}.{axis}" if axis else f"{where}: recipes.{base.recipe}"

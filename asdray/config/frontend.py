@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,16 +29,50 @@ def _in_order(values: tuple, known: tuple) -> tuple:
     return tuple(value for value in known if value in values)
 
 
-class FrontendConfig(Config):
-    """What every frontend says of itself besides its options.
+class InputFile(NamedTuple):
+    """A file that a training reads besides audio: embeddings, or weights of an encoder.
 
     Attributes:
-        scope: what one model is trained on, ``all`` machines or one ``machine``.
-        own_scores: the scores of its own that it offers.
-        scored_embedding: whether its embedding is for backends to score.
-        learns: whether it is trained.
-        has_one_seed: whether all seeds would give the same.
-        takes_any_length: whether clips may have any length.
+        kind: a noun for the content, such as ``embeddings``: with the sha256 of the content it enters the
+            training's signature. Taken are ``stage``, ``system``, ``dcase``, ``seed``, ``unit``, ``data``.
+        option: the option of the frontend that holds the path, for error messages.
+        path: absolute, or relative to the data folder; ``~`` is the home folder.
+    """
+
+    kind: str
+    option: str
+    path: str
+
+
+class FrontendConfig(Config):
+    """The base of every frontend's configuration: its options, and all that planning asks of a frontend.
+
+    Planning imports no torch; `asdray.frontends.base.FrontendModule` is the part that computes.
+
+    Example:
+        A frontend of one option, trained on all machines together::
+
+            class Encoder(FrontendConfig):
+                name: Literal["encoder"] = "encoder"
+                weights: str
+                scope: ClassVar = "all"
+
+                def input_files(self, dcase, machine, seed):
+                    return (InputFile("encoder", "weights", self.weights),)
+
+    Attributes:
+        scope: the training data of one model: ``all`` machines together, or one ``machine``.
+        own_scores: names of the anomaly scores that the frontend computes itself.
+        scored_embedding: True if backends score the embedding.
+        learns: True if the frontend is trained.
+        has_one_seed: True if all seeds give the same result.
+        takes_any_length: True if clips may have any length.
+        reads_audio: False if embeddings come from the input file of kind ``embeddings`` instead of audio.
+        test_classes: the parts of a class (machine, section, attributes, domain) whose values among the test
+            clips training may read; empty for none.
+        classes_from: the clips whose attributes and domains make the classes, ``train`` or ``train+test``;
+            empty without classes.
+        modules: modules that a worker imports before its first task, to save the seconds that it takes.
     """
 
     name: str
@@ -48,9 +82,32 @@ class FrontendConfig(Config):
     learns: ClassVar[bool] = True
     has_one_seed: ClassVar[bool] = False
     takes_any_length: ClassVar[bool] = True
+    reads_audio: ClassVar[bool] = True
+    test_classes: ClassVar[tuple[ClassPart, ...]] = ()
+    classes_from: ClassVar[Literal["", "train", "train+test"]] = ""
+    modules: ClassVar[tuple[str, ...]] = (
+        "torchaudio",
+        "asdray.audio.cache",
+        "asdray.frontends.checkpoint",
+        "asdray.frontends.compute",
+    )
+
+    @property
+    def loss_kind(self) -> str:
+        """The names of the losses that are minimised; values of different kinds cannot be compared."""
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """The frontend in the words of an error message."""
+        return f"frontend {self.name!r}"
+
+    def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
+        """The files that training reads for a machine besides its audio, each of another kind."""
+        return ()
 
     def check(self, n_samples: int) -> None:
-        """Raises ValueError where it cannot take clips of ``n_samples``."""
+        """Raises ValueError if the frontend cannot take clips of ``n_samples`` samples."""
 
 
 class FftBranch(Config):
@@ -170,6 +227,27 @@ class Discriminative(FrontendConfig):
 
     scope: ClassVar[Literal["all", "machine"]] = "all"
     takes_any_length: ClassVar[bool] = False
+    modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")
+
+    @property
+    def test_classes(self) -> tuple[ClassPart, ...]:  # type: ignore[override]
+        """The parts of a class whose values among the test clips are read: with ``labels: asdkit`` all."""
+        return self.classes if self.labels == "asdkit" else ()
+
+    @property
+    def classes_from(self) -> Literal["train", "train+test"]:  # type: ignore[override]
+        """The clips whose attributes and domains make the classes."""
+        return "train+test" if self.labels == "asdkit" else "train"
+
+    @property
+    def loss_kind(self) -> str:
+        """The names of the main loss and, in alphabetical order, of each head and its loss."""
+        return " + ".join((self.loss.name, *sorted(f"{h.name} ({h.loss.name})" for h in self.heads)))
+
+    @property
+    def label(self) -> str:
+        """The frontend and its loss in the words of an error message."""
+        return f"{super().label} with the loss {self.loss.name!r}"
 
     @field_validator("classes")
     @classmethod
@@ -236,6 +314,7 @@ class Autoencoder(FrontendConfig):
         "centring": "domain",
     }
     scored_embedding: ClassVar[bool] = False
+    modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.autoencoder")
 
     @field_validator("scores")
     @classmethod
@@ -270,6 +349,7 @@ class RawSpec(FrontendConfig):
 
     learns: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = True
+    modules: ClassVar[tuple[str, ...]] = ()
 
 
 class Precomputed(FrontendConfig):
@@ -282,6 +362,8 @@ class Precomputed(FrontendConfig):
     where it is relative, it is so to the data folder."""
 
     learns: ClassVar[bool] = False
+    reads_audio: ClassVar[bool] = False
+    modules: ClassVar[tuple[str, ...]] = ()
 
     @field_validator("path")
     @classmethod
@@ -306,9 +388,9 @@ class Precomputed(FrontendConfig):
         """Whether the files are the same for all seeds."""
         return "{seed}" not in self.path
 
-    def file(self, dcase: str, machine: str, seed: int) -> str:
-        """The path with its placeholders replaced."""
-        return self.path.format(dcase=dcase, machine=machine, seed=seed)
+    def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
+        """The file of embeddings, its path with all placeholders replaced."""
+        return (InputFile("embeddings", "path", self.path.format(dcase=dcase, machine=machine, seed=seed)),)
 
 
 _BuiltIn = Discriminative | Autoencoder | RawSpec | Precomputed

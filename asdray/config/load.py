@@ -16,7 +16,6 @@ from typing import Any
 from asdray.config.base import UNIONS, Config, Extensible
 from asdray.config.expand import bases, expand, trials_of
 from asdray.config.files import read_yaml, validate
-from asdray.config.frontend import Discriminative, FrontendConfig
 from asdray.config.plugin import Plugin, read_plugin
 from asdray.config.search import Scheduler, corners
 from asdray.config.sweep import Sweep, spelled_out
@@ -61,7 +60,7 @@ def _check_scheduler(sweep: Sweep, scheduler: Scheduler, where: str) -> None:
     longest = 0
     for base in bases(sweep, where):
         systems = [s for swept in corners(base.axes) if (s := base.varied(swept)).frontend.learns]
-        if len(losses := sorted({_loss(s.frontend) for s in systems})) > 1:
+        if len(losses := sorted({s.frontend.loss_kind for s in systems})) > 1:
             raise ValueError(
                 f"{base.where}: {scheduler.name} stops by training losses, and those of {', '.join(losses)} "
                 "cannot be compared: search each in a recipe file of its own, or leave the scheduler out"
@@ -72,13 +71,6 @@ def _check_scheduler(sweep: Sweep, scheduler: Scheduler, where: str) -> None:
     if (n := scheduler.grace_period) > longest:
         why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
         raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")
-
-
-def _loss(frontend: FrontendConfig) -> str:
-    """What a frontend's training loss is made of, without options."""
-    if not isinstance(frontend, Discriminative):
-        return frontend.name
-    return " + ".join((frontend.loss.name, *sorted(f"{h.name} ({h.loss.name})" for h in frontend.heads)))
 
 
 def _split(key: str, value: Mapping) -> list[str]:

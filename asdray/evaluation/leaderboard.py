@@ -106,7 +106,7 @@ def build(
         unranked: rows of ours that are shown behind all others and never ranked, such as a search's own.
         selected_by: what the systems of ``tables`` were chosen by, of all of them or per recipe.
         best_by: see `rows_of`.
-        classes_from: system -> `naming.classes_from`, for all rows of ours.
+        classes_from: system -> ``classes_from`` of its frontend, for all rows of ours.
 
     Raises:
         ValueError: both kinds of dataset, a published row beside synthetic data, an unknown ``rank_by``.

@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asdray.config.frontend import Discriminative, Frontend
-
 ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
 """Options without which a backend's name says nothing."""
-
-
-def classes_from(frontend: Frontend) -> str:
-    """The clips whose attributes and domains make the classes that a frontend learns; ``""`` without classes.
-
-    ``train``, or ``train+test`` with ``frontend.labels: asdkit``.
-    """
-    if not isinstance(frontend, Discriminative):
-        return ""
-    return "train+test" if frontend.labels == "asdkit" else "train"
 
 
 def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

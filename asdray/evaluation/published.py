@@ -19,7 +19,7 @@ from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends
 from asdray.config.system import load_recipe, recipe_names
 from asdray.dcase.years import SUBSETS, get_year
-from asdray.evaluation import METRICS, naming
+from asdray.evaluation import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,7 @@ def leaderboard_rows(
             "label_source": ", ".join(dict.fromkeys(f"{v.column} {v.label_source}" for v in mine)),
             "dataset": "official",
             "machines": "all",
-            "classes_from": naming.classes_from(load_recipe(mine[0].recipe).system.frontend)
+            "classes_from": load_recipe(mine[0].recipe).system.frontend.classes_from
             if mine[0].recipe
             else "",
         }

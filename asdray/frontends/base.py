@@ -1,10 +1,11 @@
-"""What a frontend is unless it says otherwise."""
+"""The interface between frontends and stages: `FrontendModule`, and the batches that it trains on."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -15,24 +16,122 @@ from asdray.audio.features import to_float
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
+    from asdray.config.system import Train
 
-_CALLS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
-_CALLS_IN_TRAINING = {"training_data": ("clips", "columns", "batch_size", "rng"), "loss": ("batch",)}
+_METHODS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
+_METHODS_OF_TRAINING = {"training_data": ("clips", "columns", "batch_size", "rng"), "loss": ("batch",)}
+_REQUIRED = ("extract", "training_data", "loss")
+
+
+class TrainingData(Protocol):
+    """Batches of a unit's training clips.
+
+    Attributes:
+        items: the noun for the elements of a batch, ``clips`` or ``vectors``.
+        sizes: the number of items in every batch of an epoch.
+    """
+
+    items: str
+    sizes: tuple[int, ...]
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Any]:
+        """The batches of one epoch; all random choices come from ``rng``."""
+        ...
+
+    def held_out(self) -> Iterator[Any]:
+        """Batches for the validation loss, each with a ``len``, that are never trained on; may be none."""
+        ...
 
 
 class FrontendModule(nn.Module):
-    """The base of every frontend, see `asdray.frontends`.
+    """The base of every frontend: a torch module that turns clips into embeddings or anomaly scores.
+
+    A frontend overrides `extract`; one that learns also `training_data` and `loss`; the other methods have
+    defaults. Stages call them in this order. Training: `load_frozen`, `training_data`, `parameter_groups`,
+    `loss` per batch, `saved` per checkpoint. Extraction: the module is built again with the saved values,
+    then `load_frozen`, the checkpoint's weights, `prepare`, `extract` per batch.
+
+    Legend for shapes: B clips, L samples per clip, D embedding dimensions.
+
+    Example:
+        A frozen encoder with a trained head, the encoder's weights in a file of the configuration's
+        ``input_files``::
+
+            class EncoderFrontend(FrontendModule):
+                frozen = ("encoder",)
+
+                def __init__(self, config, n_samples, columns, saved):
+                    super().__init__()
+                    self.encoder, self.head = Encoder(), nn.Linear(768, 128)
+
+                def load_frozen(self, files):
+                    (path,) = set(files["encoder"].values())
+                    self.encoder.load_state_dict(torch.load(path, weights_only=True))
+
+                def extract(self, waves):
+                    return {"embedding": self.head(self.encoder(waves))}
 
     Attributes:
-        shortest: samples; a shorter clip is repeated, also where every clip has its own length.
-        needs_training_clips: whether `prepare` is called before extraction.
+        frozen: names of submodules that are not trained: they stay in evaluation mode, their parameters get
+            no gradient, and checkpoints do not hold their tensors.
+        shortest: samples; shorter clips are repeated end to end, even if every clip keeps its own length.
+        needs_training_clips: True if `prepare` is called before extraction.
     """
 
+    frozen: tuple[str, ...] = ()
     shortest: int = 1
     needs_training_clips: bool = False
 
+    def load_frozen(self, files: Mapping[str, Mapping[str, Path]]) -> None:
+        """Loads the weights of the frozen submodules.
+
+        Args:
+            files: kind -> machine -> path of the configuration's ``input_files``, for the unit's machines.
+        """
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The tensors of the state dict that belong to frozen submodules."""
+        prefixes = tuple(f"{name}." for name in self.frozen)
+        return {name: value for name, value in self.state_dict().items() if name.startswith(prefixes)}
+
+    def train(self, mode: bool = True) -> Self:
+        """Training (or evaluation) mode for all submodules except the frozen ones."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def parameter_groups(self, options: Train) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW, such as ``{"params": [...], "lr": 1e-4}``; by default one with all.
+
+        Args:
+            options: the learning rate and weight decay of groups that give none.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def training_data(
+        self,
+        clips: Clips,
+        columns: Mapping[str, Sequence[Any]],
+        batch_size: int,
+        rng: np.random.Generator,
+    ) -> TrainingData:
+        """The data to train on.
+
+        Args:
+            clips: all training clips of the unit.
+            columns: ``machine``, ``section``, ``attributes`` and ``domain`` of every clip.
+            batch_size: clips or vectors per batch.
+            rng: for choices that hold for all epochs.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The mean loss of one batch of `training_data`, shape ``()``."""
+        raise NotImplementedError
+
     def saved(self) -> dict[str, Any]:
-        """Plain values that a checkpoint must hold besides the weights to build this frontend again."""
+        """Plain values besides the weights that a checkpoint holds to build this frontend again."""
         return {}
 
     def prepare(
@@ -42,14 +141,14 @@ class FrontendModule(nn.Module):
         batch_size: int,
         rng: np.random.Generator,
     ) -> None:
-        """Takes from the machine's training clips what extraction must know of them.
+        """Computes statistics of a machine's training clips that extraction needs.
 
         Args:
-            rng: in the state in which ``training_data`` got it, where the unit is this machine.
+            rng: in the same state as in `training_data` if the unit is this machine.
         """
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """``embedding (B, D) float32`` of clips ``(B, L) float32``, and each of its own scores ``(B,)``."""
+        """Clips ``(B, L) float32`` -> ``embedding (B, D) float32``, and every own score ``(B,)``."""
         raise NotImplementedError
 
 
@@ -59,43 +158,56 @@ def extract_all(
     """``frontend.extract`` of all N clips, on the CPU.
 
     Args:
-        n_samples: of every clip; None = each at its own length.
-        batch_size: clips at once.
+        n_samples: the length to which every clip is cropped or repeated; None = each clip's own length.
+        batch_size: clips per call.
 
     Returns:
-        As of ``extract``, ``(N, ...)``, in the order of ``clips``.
+        The tensors of ``extract``, ``(N, ...)``, in the order of ``clips``.
     """
-    wanted = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
+    lengths = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
     order, parts = [], []
-    for length in np.unique(wanted):
-        (same,) = np.nonzero(wanted == length)
+    for length in np.unique(lengths):
+        (same,) = np.nonzero(lengths == length)
         for start in range(0, len(same), batch_size):
             index = same[start : start + batch_size]
             waves = to_float(clips.gather(index, int(length)).to(device))
             order.append(index)
-            # Left on the device: a GPU is not waited for, and computes while the next clips are gathered.
+            # The results stay on the device: a GPU computes on while the CPU gathers the next clips.
             parts.append(frontend.extract(waves))
     place = torch.from_numpy(np.argsort(np.concatenate(order)))
     return {name: torch.cat([part[name] for part in parts]).cpu()[place] for name in parts[0]}
 
 
 def checked(frontend: Any, config: FrontendConfig) -> Any:
-    """``frontend``, which a plugin made, if it can be called as asdray is going to.
+    """A plugin's ``frontend``, after a check of every method that stages are going to call.
 
     Raises:
-        ValueError: it cannot; the message says how it must be.
+        ValueError: a method is missing or takes other arguments; the message names the right ones.
     """
-    name = f"frontend {config.name!r}: {type(frontend).__name__}"
+    name = f"{config.label}: {type(frontend).__name__}"
     if not isinstance(frontend, FrontendModule):
         raise ValueError(f"{name} does not derive from asdray.frontends.base.FrontendModule")
-    for method, arguments in {**_CALLS, **(_CALLS_IN_TRAINING if config.learns else {})}.items():
-        found = getattr(frontend, method, None)
-        wanted = f"{method}({', '.join(arguments)})"
-        if found is None or getattr(found, "__func__", None) is FrontendModule.extract:
-            raise ValueError(f"{name} has no {wanted}")
+    for method, arguments in {**_METHODS, **(_METHODS_OF_TRAINING if config.learns else {})}.items():
+        found = getattr(frontend, method)
+        call = f"{method}({', '.join(arguments)})"
+        if method in _REQUIRED and getattr(found, "__func__", None) is getattr(FrontendModule, method):
+            raise ValueError(f"{name} has no {call}")
         signature = inspect.signature(found)
         try:
             signature.bind(*arguments)
         except TypeError:
-            raise ValueError(f"{name}.{method}{signature} cannot be called as {wanted}") from None
+            raise ValueError(f"{name}.{method}{signature} cannot be called as {call}") from None
     return frontend
+
+
+def checked_data(data: Any, config: FrontendConfig) -> TrainingData:
+    """A frontend's training ``data``, after a check of its attributes.
+
+    Raises:
+        ValueError: an attribute is missing.
+    """
+    missing = [name for name in ("items", "sizes", "epoch", "held_out") if not hasattr(data, name)]
+    if missing:
+        kind = type(data).__name__
+        raise ValueError(f"{config.label}: training_data() gives a {kind} without {', '.join(missing)}")
+    return data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ import torch
 from asdray import frontends, store
 
 if TYPE_CHECKING:
-    from asdray.config.frontend import Autoencoder, Discriminative, RawSpec
-    from asdray.frontends import Frontend
+    from asdray.config.frontend import FrontendConfig
+    from asdray.frontends.base import FrontendModule
 
 PREFIX = "frontend."
 """Before the names of a frontend's weights: it is an attribute of the module that Lightning trains."""
@@ -57,19 +58,29 @@ def write_empty(path: Path, signature: str) -> None:
 
 
 def load(
-    path: Path, config: Discriminative | Autoencoder | RawSpec, n_samples: int, sha256: str | None = None
-) -> Frontend:
+    path: Path,
+    config: FrontendConfig,
+    n_samples: int,
+    *,
+    sha256: str | None = None,
+    files: Mapping[str, Mapping[str, Path]] | None = None,
+) -> FrontendModule:
     """The trained frontend of a checkpoint, on the CPU, in evaluation mode.
 
+    Args:
+        n_samples: samples per clip.
+        sha256: of the checkpoint's content, if known.
+        files: see `asdray.frontends.build`.
+
     Raises:
-        ValueError: as in `read`.
+        ValueError: see `read`.
     """
     checkpoint = read(path, sha256)
-    frontend = frontends.build(config, n_samples, saved=checkpoint["asdray"]["frontend"])
+    frontend = frontends.build(config, n_samples, saved=checkpoint["asdray"]["frontend"], files=files)
     weights = {
         name.removeprefix(PREFIX): value
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    frontend.load_state_dict(weights)
+    frontend.load_state_dict({**frontend.frozen_state(), **weights})
     return frontend.eval()

@@ -21,6 +21,7 @@ from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.base import FrontendModule
 from asdray.frontends.heads import build_head, build_loss
+from asdray.frontends.losses import require_classes
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
@@ -50,6 +51,29 @@ def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> 
     }
     chosen = [[text(value) for value in columns[part]] for part, text in as_text.items() if part in parts]
     return ["---".join(values) for values in zip(*chosen, strict=True)]
+
+
+def class_names(
+    parts: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    test_classes: Mapping[str, Sequence[Any]] | None = None,
+) -> list[str]:
+    """The names of all classes, sorted.
+
+    Args:
+        parts: see `class_labels`.
+        columns: of the training clips.
+        test_classes: of the classes among the test clips, if training knows these.
+
+    Raises:
+        ValueError: the training clips make too few classes.
+    """
+    names = set(class_labels(parts, columns))
+    if test_classes is not None:
+        # Classes that occur only among test clips cannot be learnt, so they don't count here.
+        require_classes(len(names))
+        names |= set(class_labels(parts, test_classes))
+    return sorted(names)
 
 
 class Branch(nn.Module):

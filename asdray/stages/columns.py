@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asdray import store
-from asdray.config.frontend import Discriminative
-from asdray.config.trial import Trial
+from asdray.config.trial import Trial, Unit
 from asdray.dcase import manifest
 from asdray.dcase.hints import hint
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year
 from asdray.store import Places
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 
 def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
@@ -28,6 +30,13 @@ def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any
         columns["attributes"] += rows.attributes
         columns["domain"] += rows.domain
     return columns
+
+
+def held_out_generator(trial: Trial, unit: Unit) -> Generator:
+    """The source of a unit's choices for all epochs, such as the vectors that are held out from training."""
+    from asdray.audio.batches import WEIGHTS, generator
+
+    return generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
 
 
 def clip_keys(places: Places, dataset: Dataset, machine: str, split: str) -> tuple[str, ...]:
@@ -96,9 +105,9 @@ def require_classes(data: Path, trials: Iterable[tuple[Trial, Dataset]]) -> None
         ValueError: as that.
     """
     asked = {
-        (trial.machines, trial.system.frontend.classes, dataset.dcase): dataset
+        (trial.machines, parts, dataset.dcase): dataset
         for trial, dataset in trials
-        if isinstance(trial.system.frontend, Discriminative) and trial.system.frontend.labels == "asdkit"
+        if (parts := trial.system.frontend.test_classes)
     }
     for (machines, parts, _), dataset in asked.items():
         classes_of_test_clips(data, dataset, machines, parts)

@@ -141,7 +141,7 @@ def compare(
     ]
     notes += _about_seeds(min(counts)) if counts else []
     for side, trials in zip(SIDES, sides, strict=True):
-        if naming.classes_from(next(iter(trials.values())).trial.system.frontend) == "train+test":
+        if next(iter(trials.values())).trial.system.frontend.classes_from == "train+test":
             notes.append(
                 f"{side}: attributes and domains of test clips were classes, too (frontend.labels: asdkit)."
             )

@@ -14,12 +14,13 @@ from asdray import store
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.stages import state
-from asdray.stages.columns import clip_keys, training_columns
+from asdray.stages.columns import clip_keys, held_out_generator, training_columns
 from asdray.store import Places
 
 if TYPE_CHECKING:
     import torch
 
+    from asdray.frontends.base import FrontendModule
 
 SPLITS = ("train", "test")
 
@@ -75,17 +76,22 @@ def extract(
         store.begin(step.folder, step.stage, outputs)
         started = time.time()
 
-        from asdray.frontends import compute
+        from asdray.frontends import checkpoint, compute
 
         torch_device = compute.choose_device(device)
         counts = {}
         with compute.settings(trial.system.train.threads, torch_device):
-            if trial.system.frontend.name == "precomputed":
-                splits = _from_file(trial, machine, places, dataset)
+            if trial.system.frontend.reads_audio:
+                frontend = checkpoint.load(
+                    directory.checkpoint(unit.name, ckpt),
+                    trial.system.frontend,
+                    trial.system.audio.n_samples(trial.dcase),
+                    sha256=step.inputs["checkpoint"],
+                    files=state.input_paths(trial, unit, places),
+                ).to(torch_device)
+                splits = _from_audio(trial, machine, places, dataset, frontend, torch_device)
             else:
-                path = directory.checkpoint(unit.name, ckpt)
-                sha256 = step.inputs["checkpoint"]
-                splits = _from_audio(trial, machine, places, dataset, path, sha256, torch_device)
+                splits = _from_file(trial, machine, places, dataset)
             for split, output, (keys, found) in zip(SPLITS, outputs, splits, strict=True):
                 _write(output, keys, found)
                 counts[split] = len(keys)
@@ -112,7 +118,7 @@ def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> 
 
     from asdray.frontends import precomputed
 
-    path = state.embeddings_file(trial, machine, places)
+    path = state.input_paths(trial, trial.unit_of(machine), places)["embeddings"][machine]
     for split in SPLITS:
         keys = clip_keys(places, dataset, machine, split)
         values = precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
@@ -124,37 +130,27 @@ def _from_audio(
     machine: str,
     places: Places,
     dataset: Dataset,
-    path: Path,
-    sha256: str,
+    frontend: FrontendModule,
     device: torch.device,
 ) -> Iterator[Found]:
-    """What the frontend in the checkpoint at ``path`` makes of each split's clips."""
+    """The embeddings and own scores that a trained frontend computes from each split's audio."""
     import torch
 
-    from asdray.audio.batches import WEIGHTS, Clips, generator
+    from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
-    from asdray.frontends import checkpoint
     from asdray.frontends.base import extract_all
 
-    system = trial.system
-    assert system.frontend.name != "precomputed"
-    n_samples = system.audio.n_samples(trial.dcase)
-    frontend = checkpoint.load(path, system.frontend, n_samples, sha256).to(device)
-    batch_size = min(system.train.batch_size, MAX_CLIPS)
+    options, audio = trial.system.train, trial.system.audio
+    n_samples = None if audio.duration == "native" else audio.n_samples(trial.dcase)
     with torch.inference_mode():
         for split in SPLITS:
             pack = pack_of(places, dataset, machine, split)
-            clips = Clips([pack], system.audio.channel)
+            clips = Clips([pack], audio.channel)
             if split == "train" and frontend.needs_training_clips:
-                frontend.prepare(
-                    clips,
-                    training_columns(places, [pack]),
-                    system.train.batch_size,
-                    # The one that the training of this machine's unit drew what it held out from.
-                    generator(trial.seed, f"{trial.unit_of(machine).name}/held-out", WEIGHTS),
-                )
-            one_length = None if system.audio.duration == "native" else n_samples
-            yield clips.keys, extract_all(frontend, clips, one_length, batch_size, device)
+                rng = held_out_generator(trial, trial.unit_of(machine))
+                frontend.prepare(clips, training_columns(places, [pack]), options.batch_size, rng)
+            batch_size = min(options.batch_size, MAX_CLIPS)
+            yield clips.keys, extract_all(frontend, clips, n_samples, batch_size, device)
 
 
 def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:

@@ -10,8 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -24,49 +23,36 @@ from torch import Tensor
 from asdray import store
 from asdray.audio.batches import generator, torch_seed
 from asdray.frontends import compute
-from asdray.stages.history import TIMES, criterion, write_metrics
-from asdray.stages.train import TrainingDiverged
+from asdray.frontends.checkpoint import PREFIX
+from asdray.stages.history import TIMES, TrainingDiverged, UnitTraining, criterion, write_metrics
 
 if TYPE_CHECKING:
-    from asdray.config.system import Train
-    from asdray.frontends import Learning, TrainingData
+    from asdray.frontends.base import FrontendModule, TrainingData
 
 LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
 
 @dataclass
 class Run:
-    """One training: what is trained, how, and where its files go.
+    """A training in this process.
 
     Attributes:
-        name: what is trained, in an error's words.
-        header: entries of ``asdray`` in every checkpoint besides the history.
-        checkpoint: name -> path.
-        checkpoints: the names to write: ``last``, ``best``, ``epoch_<k>``.
-        history: rows of the epochs that are done, oldest first; grows.
-        report: called with the newest row after its epoch's files are written.
+        history: rows of the finished epochs, oldest first; grows.
+        on_epoch: see `asdray.stages.train.train`.
     """
 
-    name: str
-    frontend: Learning
+    training: UnitTraining
+    frontend: FrontendModule
     data: TrainingData
-    options: Train
-    seed: int
-    unit: str
     device: torch.device
-    folder: Path
-    header: dict[str, Any]
-    hyperparameters: dict[str, Any]
-    checkpoint: Callable[[str], Path]
-    checkpoints: tuple[str, ...]
-    report: Callable[[dict[str, Any]], None]
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]]
+    on_epoch: Callable[[dict[str, Any]], None] | None = None
 
 
 class _Training(pl.LightningModule):
-    """The training as Lightning sees it: one batch per epoch, in which all steps are taken.
+    """A training for Lightning: one batch per epoch, in which all optimiser steps are taken.
 
-    Lightning's own loop over steps costs more than a millisecond per step, an autoencoder's step five.
+    Lightning's own loop costs more than a millisecond per step, while a step of an autoencoder takes five.
     """
 
     automatic_optimization = False
@@ -75,6 +61,9 @@ class _Training(pl.LightningModule):
         super().__init__()
         self.frontend = run.frontend
         self._run = run
+        self._trial = run.training.trial
+        self._unit = run.training.unit.name
+        self._options = run.training.trial.system.train
         self._losses: list[Tensor] = []
         self._began = 0.0
         self._sigterm: Any = signal.getsignal(signal.SIGTERM)
@@ -83,12 +72,11 @@ class _Training(pl.LightningModule):
         return range(1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        options = self._run.options
-        parameters = list(self.frontend.parameters())
-        if not any(p.requires_grad for p in parameters):
+        options = self._options
+        if not any(p.requires_grad for p in self.frontend.parameters()):
             raise self._wrong("it has no weights to learn")
         return torch.optim.AdamW(
-            parameters,
+            self.frontend.parameter_groups(options),
             lr=options.learning_rate,
             weight_decay=options.weight_decay,
             fused=True,
@@ -101,18 +89,17 @@ class _Training(pl.LightningModule):
             signal.signal(signal.SIGTERM, self._sigterm)
 
     def on_train_epoch_start(self) -> None:
-        run = self._run
-        assert self.current_epoch == len(run.history), (self.current_epoch, len(run.history))
-        # For whatever draws from torch's global generator, such as dropout: a stream of the epoch's own.
-        torch.manual_seed(torch_seed(generator(run.seed, f"{run.unit}/torch", self.current_epoch)))
+        epoch = self.current_epoch
+        assert epoch == len(self._run.history), (epoch, len(self._run.history))
+        # Dropout and others draw from torch's global generator: every epoch has a stream of its own.
+        torch.manual_seed(torch_seed(generator(self._trial.seed, f"{self._unit}/torch", epoch)))
         self._losses = []
         self._began = time.perf_counter()
 
     def training_step(self, *_: Any) -> None:
-        run = self._run
         optimizer = self.trainer.optimizers[0]
-        sizes = run.data.sizes
-        for batch in self._batches("epoch", generator(run.seed, run.unit, len(run.history))):
+        sizes = self._run.data.sizes
+        for batch in self._batches("epoch", generator(self._trial.seed, self._unit, self.current_epoch)):
             done = len(self._losses)
             if done == len(sizes):
                 raise self._wrong(f"epoch() gives more than the {done} batches of sizes")
@@ -139,7 +126,7 @@ class _Training(pl.LightningModule):
         return found
 
     def _loss(self, batch: Any) -> Tensor:
-        with compute.precision(self._run.options.precision, self._run.device):
+        with compute.precision(self._options.precision, self._run.device):
             loss: Any = self.frontend.loss(move_data_to_device(batch, self._run.device))
         if not isinstance(loss, Tensor) or loss.shape:
             what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -147,8 +134,8 @@ class _Training(pl.LightningModule):
         return loss
 
     def _wrong(self, what: str) -> ValueError:
-        """What a plugin does otherwise than `asdray.frontends` says."""
-        return ValueError(f"{self._run.name}: {what}")
+        """The error for a plugin that breaks the interface in `asdray.frontends.base`."""
+        return ValueError(f"{self._trial.system.frontend.label}: {what}")
 
     def on_train_epoch_end(self) -> None:
         run = self._run
@@ -166,16 +153,27 @@ class _Training(pl.LightningModule):
         row.update(self._validate())
         is_best = all(criterion(row) < criterion(r) for r in run.history)
         run.history.append(row)
-        write_metrics(run.folder, run.history)
-        # `last` comes last: what it says was done before it, is.
-        if "best" in run.checkpoints and is_best:
+        write_metrics(run.training.folder, run.history)
+        # `last` comes last: everything that its history names is then on disk.
+        if "best" in run.training.checkpoints and is_best:
             self._save("best")
-        if f"epoch_{row['epoch']}" in run.checkpoints:
+        if f"epoch_{row['epoch']}" in run.training.checkpoints:
             self._save(f"epoch_{row['epoch']}")
         self._save("last")
         assert self.logger is not None
         _log(self.logger, row)
-        run.report(row)
+        self._report(row)
+
+    def _report(self, row: dict[str, Any]) -> None:
+        """Tells ``train.log`` and the caller about an epoch."""
+        run, epochs = self._run, self._options.epochs
+        run.training.log(
+            f"epoch {row['epoch']} of {epochs}: loss {row['loss']:.6g}, "
+            f"{row['seconds']:.3g} s, {row['per_second']:.4g} {run.data.items}/s"
+        )
+        if run.on_epoch is not None:
+            facts = {name: row[name] for name in ("epoch", "loss", "seconds", "per_second")}
+            run.on_epoch({**facts, "epochs": epochs})
 
     def _validate(self) -> dict[str, float]:
         """The mean loss of what is held out from training, where something is."""
@@ -189,12 +187,21 @@ class _Training(pl.LightningModule):
         return {"validation_loss": total / n_items} if n_items else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Without times, so that the same training writes the same bytes.
-        history = [{k: v for k, v in row.items() if k not in TIMES} for row in self._run.history]
-        checkpoint["asdray"] = {**self._run.header, "history": history}
+        for name in self.frontend.frozen_state():
+            del checkpoint["state_dict"][PREFIX + name]
+        checkpoint["asdray"] = {
+            "signature": self._run.training.signature,
+            "frontend": self.frontend.saved(),
+            # Without times, so that the same training writes the same bytes.
+            "history": [{k: v for k, v in row.items() if k not in TIMES} for row in self._run.history],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in self.frontend.frozen_state().items():
+            checkpoint["state_dict"][PREFIX + name] = value
 
     def _save(self, name: str) -> None:
-        with store.atomic_path(self._run.checkpoint(name)) as temporary:
+        with store.atomic_path(self._run.training.checkpoint(name)) as temporary:
             self.trainer.save_checkpoint(temporary)
 
     def _check_finite(self, losses: Tensor) -> None:
@@ -206,35 +213,37 @@ class _Training(pl.LightningModule):
             what = f"the loss is {losses[step - 1].item()}"
         elif all(math.isfinite(v.abs().max()) for v in self.state_dict().values() if v.is_floating_point()):
             return
-        run = self._run
-        raise TrainingDiverged(
-            f"training of unit {run.unit} diverged in epoch {len(run.history) + 1}, step {step} of "
-            f"{len(losses)}: {what}. Try a smaller train.learning_rate (now {run.options.learning_rate:g})"
+        text = (
+            f"training of unit {self._unit} diverged in epoch {self.current_epoch + 1}, step {step} of "
+            f"{len(losses)}: {what}. Try a smaller train.learning_rate (now {self._options.learning_rate:g})"
         )
+        self._run.training.log(text)
+        raise TrainingDiverged(text)
 
 
-def fit(run: Run, resume: Path | None) -> None:
+def fit(run: Run) -> None:
     """Trains up to the last epoch; ``run.history`` then has a row for each.
 
-    Args:
-        resume: the checkpoint to go on from; ``run.history`` holds its history.
+    A ``run`` with a history goes on from the checkpoint ``last``, which holds the same history.
 
     Raises:
         TrainingDiverged: a loss or weight became infinite or NaN; that epoch leaves no files.
-        ValueError: a plugin's frontend or loss is not as `asdray.frontends` says.
-        KeyboardInterrupt: as it came.
+        ValueError: a plugin's frontend or loss breaks the interface in `asdray.frontends.base`.
+        KeyboardInterrupt: Ctrl-C.
     """
-    logger = TensorBoardLogger(run.folder, name="", version="", default_hp_metric=False)
-    logger.log_hyperparams(run.hyperparameters)
+    folder = run.training.folder
+    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    logger.log_hyperparams(_hyperparameters(run.training))
+    resume = run.training.checkpoint("last") if run.history else None
     for row in run.history:  # the event file of the interrupted run is gone
         _log(logger, row)
     with _quiet(), _plain_interrupt():
         trainer = pl.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else "cpu",
             devices=[run.device.index] if run.device.type == "cuda" else 1,
-            max_epochs=run.options.epochs,
+            max_epochs=run.training.trial.system.train.epochs,
             logger=logger,
-            default_root_dir=run.folder,
+            default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -244,6 +253,20 @@ def fit(run: Run, resume: Path | None) -> None:
         )
         trainer.fit(_Training(run), ckpt_path=resume, weights_only=True if resume else None)
     logger.experiment.close()
+
+
+def _hyperparameters(training: UnitTraining) -> dict[str, Any]:
+    """The content of ``hparams.yaml``."""
+    trial, unit = training.trial, training.unit
+    return {
+        "dcase": trial.dcase,
+        "recipe": trial.recipe,
+        "system": trial.system.id,
+        "seed": trial.seed,
+        "unit": unit.name,
+        "machines": list(unit.machines),
+        **trial.system.model_dump(mode="json"),
+    }
 
 
 def _log(logger: Any, row: dict[str, Any]) -> None:

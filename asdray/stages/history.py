@@ -1,29 +1,66 @@
-"""The epochs of a training: ``metrics.csv``, and what of them is left to go on from."""
+"""The record of a training in ``model/<unit>/``: its epochs, its log, and the state to resume from."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdray import store
-from asdray.config.trial import Unit
-from asdray.store import TrialDir
+from asdray import provenance, store
+from asdray.config.trial import Trial, Unit
+from asdray.dcase.manifest import Dataset
+from asdray.store import Places
 
 TIMES = ("seconds", "per_second")
 METRICS = ("epoch", "loss", "learning_rate", *TIMES)
-"""Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder). Where
-something is held out from training, its ``validation_loss`` follows."""
+"""Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder). A column
+``validation_loss`` follows if the frontend holds data out from training."""
+
+
+class TrainingDiverged(ValueError):  # noqa: N818 - named after the event
+    """A loss or a weight is no longer a finite number; training again would end the same way."""
+
+
+@dataclass(frozen=True)
+class UnitTraining:
+    """The training of one unit of a trial: its identity and its files.
+
+    Attributes:
+        checkpoints: names of the checkpoints to write: ``last``, ``best``, ``epoch_<k>``.
+        signature: the training's signature, which every checkpoint holds.
+    """
+
+    trial: Trial
+    unit: Unit
+    places: Places
+    dataset: Dataset
+    checkpoints: tuple[str, ...]
+    signature: str
+
+    @property
+    def folder(self) -> Path:
+        """``model/<unit>`` in the trial's folder."""
+        return store.trial_dir(self.places.results, self.trial).model(self.unit.name)
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of a checkpoint."""
+        return store.trial_dir(self.places.results, self.trial).checkpoint(self.unit.name, name)
+
+    def log(self, text: str) -> None:
+        """Adds a line with the time to ``train.log``."""
+        with open(self.folder / "train.log", "a", encoding="utf-8") as file:
+            file.write(f"{provenance.now()} {text}\n")
 
 
 def criterion(row: Mapping[str, Any]) -> float:
-    """What the best epoch has least of: the loss of what is held out, if anything is, else of training."""
+    """The loss that is lowest in the best epoch: of validation if data are held out, else of training."""
     return row.get("validation_loss", row["loss"])
 
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.csv`` anew, one row per epoch, numbers in full precision, unknown times empty."""
+    """Writes ``metrics.csv``, one row per epoch, numbers in full precision, unknown times empty."""
     with store.atomic_path(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
         names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer = csv.writer(file, lineterminator="\n")
@@ -31,40 +68,38 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows([row[name] for name in names] for row in history)
 
 
-def resumable(
-    directory: TrialDir, unit: Unit, checkpoints: tuple[str, ...], signature: str
-) -> list[dict[str, Any]]:
-    """The history to go on from; empty = from the start.
+def resumable(training: UnitTraining) -> list[dict[str, Any]]:
+    """The history of the epochs after which an interrupted training goes on; empty = from the start.
 
-    Only a training of the same signature is continued, and only if it has left every checkpoint asked for
-    of its epochs so far.
+    Only a training of the same signature goes on, and only if the checkpoints asked for of all its epochs so
+    far exist.
     """
     from asdray.frontends import checkpoint
 
     def history_of(name: str) -> list[dict[str, Any]]:
         try:
-            saved = checkpoint.read(directory.checkpoint(unit.name, name))["asdray"]
-        except ValueError:  # missing or damaged: it cannot be used, which is no reason to stop
+            saved = checkpoint.read(training.checkpoint(name))["asdray"]
+        except ValueError:  # missing or damaged: the training starts afresh, which is no reason to stop
             return []
-        return saved["history"] if saved["signature"] == signature else []
+        return saved["history"] if saved["signature"] == training.signature else []
 
     history = history_of("last")
-    for name in checkpoints:
+    for name in training.checkpoints:
         if name.startswith("epoch_"):
             epoch = int(name.removeprefix("epoch_"))
             if epoch <= len(history) and len(history_of(name)) != epoch:
                 return []
-    if "best" in checkpoints and history:
-        # A best of a later epoch was written just before the end came: it will be written again.
+    if "best" in training.checkpoints and history:
+        # A best checkpoint of a later epoch was written just before the interruption: it is written again.
         best = min(history, key=criterion)["epoch"]
         found = len(history_of("best"))
         if not (found == best or found > len(history)):
             return []
-    return _with_times(directory.model(unit.name) / "metrics.csv", history)
+    return _with_times(training.folder / "metrics.csv", history)
 
 
 def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds the times of the epochs, which ``metrics.csv`` alone knows; None where it is not there."""
+    """The history with the times from ``metrics.csv``, which no checkpoint holds; None if unknown."""
     times: dict[str, dict[str, Any]] = {}
     if path.exists():
         with open(path, newline="") as file:

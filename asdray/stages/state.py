@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from asdray import store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
-from asdray.config.frontend import Discriminative, Precomputed
+from asdray.config.frontend import InputFile
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, MachineData
 from asdray.dcase.years import get_year
@@ -78,37 +78,43 @@ def train_step(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> St
 
 
 def _also_read(trial: Trial, unit: Unit, places: Places, dataset: Dataset) -> dict[str, dict[str, str]]:
-    """What a training reads besides the training clips: kind -> machine -> id."""
-    match trial.system.frontend:
-        case Discriminative(labels="asdkit"):
-            return {"test_classes": {m: dataset.machines[m].classes for m in unit.machines}}
-        case Precomputed():
-            return {"embeddings": {m: _sha256(embeddings_file(trial, m, places)) for m in unit.machines}}
-    return {}
-
-
-def embeddings_file(trial: Trial, machine: str, places: Places) -> Path:
-    """The file that holds a machine's precomputed embeddings."""
-    frontend = trial.system.frontend
-    assert isinstance(frontend, Precomputed), frontend.name
-    return places.data / Path(frontend.file(trial.dcase, machine, trial.seed)).expanduser()
-
-
-def _sha256(path: Path) -> str:
-    """The hash of a file's content, computed once in a process as long as the file stays the same.
+    """Identities of all that a training reads besides its clips: kind -> machine -> id.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: an input file of the frontend cannot be read.
     """
-    try:
-        found = path.stat()
-        return _sha256_of(path, found.st_size, found.st_mtime_ns)
-    except OSError as error:
-        raise ValueError(f"frontend.path: cannot read {path}: {error.strerror}") from None
+    frontend = trial.system.frontend
+    ids: dict[str, dict[str, str]] = {}
+    if frontend.test_classes:
+        ids["test_classes"] = {m: dataset.machines[m].classes for m in unit.machines}
+    for machine in unit.machines:
+        for file in frontend.input_files(trial.dcase, machine, trial.seed):
+            path = _input_path(file, places)
+            try:
+                found = path.stat()
+                sha256 = _sha256_of(path, found.st_size, found.st_mtime_ns)
+            except OSError as error:
+                raise ValueError(f"frontend.{file.option}: cannot read {path}: {error.strerror}") from None
+            ids.setdefault(file.kind, {})[machine] = sha256
+    return ids
+
+
+def input_paths(trial: Trial, unit: Unit, places: Places) -> dict[str, dict[str, Path]]:
+    """The files that a training reads besides audio: kind -> machine -> absolute path."""
+    paths: dict[str, dict[str, Path]] = {}
+    for machine in unit.machines:
+        for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
+            paths.setdefault(file.kind, {})[machine] = _input_path(file, places)
+    return paths
+
+
+def _input_path(file: InputFile, places: Places) -> Path:
+    return places.data / Path(file.path).expanduser()
 
 
 @functools.lru_cache(maxsize=256)
 def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    """The hash of a file's content, read again only after the file's size or time has changed."""
     return store.sha256_file(path)
 
 

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asdray import provenance, store
+from asdray import store
 from asdray.config.trial import Trial, Unit
-from asdray.dcase.manifest import Dataset, load_dataset
+from asdray.dcase.manifest import load_dataset
 from asdray.stages import state
-from asdray.stages.columns import classes_of_test_clips, clip_keys, training_columns
-from asdray.stages.history import resumable, write_metrics
-from asdray.store import Places, TrialDir
+from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
+from asdray.stages.history import UnitTraining, resumable, write_metrics
+from asdray.store import Places
 
-
-class TrainingDiverged(ValueError):  # noqa: N818 - it names what happened
-    """A loss or a weight is no longer a finite number; training again would end the same way."""
+if TYPE_CHECKING:
+    from asdray.audio.batches import Clips
+    from asdray.frontends.base import FrontendModule, TrainingData
 
 
 def train(
@@ -60,7 +60,6 @@ def train(
     trial.system.check(trial.dcase)
     wanted = _checked(("last", *checkpoints), trial.system.train.epochs)
     step = state.train_step(trial, unit, places, dataset)
-    directory = store.trial_dir(places.results, trial)
     with store.lease(step.folder, on_wait):
         old = store.read_marker(step.folder, "train")
         if old is not None and old.signature == step.signature:
@@ -77,16 +76,15 @@ def train(
         else:
             # First of all the old marker goes: from here on the outputs are not what it says.
             store.marker_path(step.folder, "train").unlink(missing_ok=True)
-        history = [] if overwrite else resumable(directory, unit, wanted, step.signature)
+        training = UnitTraining(trial, unit, places, dataset, wanted, step.signature)
+        history = [] if overwrite else resumable(training)
         _clear(step.folder, keep_checkpoints=bool(history))
         started = time.time() - sum(row["seconds"] or 0 for row in history)
         if trial.system.frontend.learns:
-            facts = _train(
-                trial, unit, dataset, places, directory, wanted, step.signature, history, on_epoch, device
-            )
+            facts = _train(training, history, on_epoch, device)
         else:
-            facts = _without_training(trial, unit, dataset, places, directory, wanted, step.signature)
-        outputs = [directory.checkpoint(unit.name, name) for name in wanted]
+            facts = _without_training(training)
+        outputs = [training.checkpoint(name) for name in wanted]
         marker = store.mark_done(
             step.folder,
             "train",
@@ -100,44 +98,24 @@ def train(
 
 
 def _train(
-    trial: Trial,
-    unit: Unit,
-    dataset: Dataset,
-    places: Places,
-    directory: TrialDir,
-    checkpoints: tuple[str, ...],
-    signature: str,
+    training: UnitTraining,
     history: list[dict[str, Any]],
     on_epoch: Callable[[dict[str, Any]], None] | None,
     device_name: str,
 ) -> dict[str, Any]:
-    """The work itself; returns what the marker says besides the outputs. ``history`` grows to all epochs."""
-    from asdray import frontends
-    from asdray.audio.batches import WEIGHTS, Clips, generator, torch_seed
+    """Trains from the epoch after ``history``, which grows to all epochs; returns facts for the marker."""
+    from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
     from asdray.frontends import compute
-    from asdray.frontends.raw import RawSpecFrontend
 
+    trial, unit = training.trial, training.unit
     options = trial.system.train
-    folder = directory.model(unit.name)
     device = compute.choose_device(device_name)
-    packs = [pack_of(places, dataset, machine, "train") for machine in unit.machines]
+    packs = [pack_of(training.places, training.dataset, machine, "train") for machine in unit.machines]
     clips = Clips(packs, trial.system.audio.channel)
-    columns = training_columns(places, packs)
-    config = trial.system.frontend
-    assert config.name != "precomputed"
-    unheard = None
-    if config.name == "discriminative" and config.labels == "asdkit":
-        unheard = classes_of_test_clips(places.data, dataset, unit.machines, config.classes)
+    columns = training_columns(training.places, packs)
     with compute.settings(options.threads, device):
-        frontend = frontends.build(
-            config,
-            trial.system.audio.n_samples(trial.dcase),
-            columns=columns,
-            unheard=unheard,
-            seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
-        ).to(device)
-        assert not isinstance(frontend, RawSpecFrontend)
+        frontend = _untrained(training, columns).to(device)
         facts = {
             "device": compute.device_label(device),
             "epochs": options.epochs,
@@ -146,120 +124,87 @@ def _train(
             "threads": options.threads,
             "parameters": sum(p.numel() for p in frontend.parameters()),
         }
-        log = _Log(folder / "train.log")
-        log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
+        training.log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
         if history:
-            log(f"goes on after epoch {len(history)}")
+            training.log(f"goes on after epoch {len(history)}")
         if len(history) < options.epochs:
             from asdray.stages import fit
 
-            held_out = generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
-            data = frontend.training_data(clips, columns, options.batch_size, held_out)
-            name = f"frontend {config.name!r}"
-            if config.name == "discriminative":
-                name += f" with the loss {config.loss.name!r}"
-            lacking = [a for a in ("items", "sizes", "epoch", "held_out") if not hasattr(data, a)]
-            if lacking:
-                raise ValueError(
-                    f"{name}: training_data() gives a {type(data).__name__} without {', '.join(lacking)}"
-                )
-            if sum(data.sizes) < 2:
-                raise ValueError(
-                    f"unit {unit.name} of {trial.dcase} has {sum(data.sizes)} training {data.items}: "
-                    "at least 2 are needed"
-                )
-            log(f"{sum(data.sizes)} {data.items} in {len(data.sizes)} steps per epoch")
-
-            def report(row: dict[str, Any]) -> None:
-                log(
-                    f"epoch {row['epoch']} of {options.epochs}: loss {row['loss']:.6g}, "
-                    f"{row['seconds']:.3g} s, {row['per_second']:.4g} {data.items}/s"
-                )
-                if on_epoch is not None:
-                    told = {name: row[name] for name in ("epoch", "loss", "seconds", "per_second")}
-                    on_epoch({**told, "epochs": options.epochs})
-
-            run = fit.Run(
-                name=name,
-                frontend=frontend,
-                data=data,
-                options=options,
-                seed=trial.seed,
-                unit=unit.name,
-                device=device,
-                folder=folder,
-                header={"signature": signature, "frontend": frontend.saved()},
-                hyperparameters=_hyperparameters(trial, unit),
-                checkpoint=lambda name: directory.checkpoint(unit.name, name),
-                checkpoints=checkpoints,
-                report=report,
-                history=history,
-            )
-            try:
-                fit.fit(run, directory.checkpoint(unit.name, "last") if history else None)
-            except TrainingDiverged as error:
-                log(str(error))
-                raise
-        # A run that was killed between its last checkpoint and its marker lacks only this.
-        write_metrics(folder, history)
-        log("done")
+            data = _training_data(training, frontend, clips, columns)
+            fit.fit(fit.Run(training, frontend, data, device, history, on_epoch))
+        # The only file that a training lacks which was killed between its last checkpoint and its marker.
+        write_metrics(training.folder, history)
+        training.log("done")
     return {**facts, "loss": history[-1]["loss"]}
 
 
-def _without_training(
-    trial: Trial,
-    unit: Unit,
-    dataset: Dataset,
-    places: Places,
-    directory: TrialDir,
-    checkpoints: tuple[str, ...],
-    signature: str,
-) -> dict[str, Any]:
-    """In place of `_train` for a frontend that learns nothing: the same files, without an epoch in them.
+def _untrained(training: UnitTraining, columns: dict[str, list[Any]]) -> FrontendModule:
+    """The unit's frontend with its initial weights, drawn from the trial's seed."""
+    from asdray import frontends
+    from asdray.audio.batches import WEIGHTS, generator, torch_seed
 
-    What can be wrong with embeddings from a file is found here, once for all of the unit.
+    trial, unit = training.trial, training.unit
+    config = trial.system.frontend
+    test_classes = None
+    if config.test_classes:
+        data, dataset = training.places.data, training.dataset
+        test_classes = classes_of_test_clips(data, dataset, unit.machines, config.test_classes)
+    return frontends.build(
+        config,
+        trial.system.audio.n_samples(trial.dcase),
+        columns=columns,
+        test_classes=test_classes,
+        files=state.input_paths(trial, unit, training.places),
+        seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
+    )
+
+
+def _training_data(
+    training: UnitTraining, frontend: FrontendModule, clips: Clips, columns: dict[str, list[Any]]
+) -> TrainingData:
+    """The frontend's training data.
+
+    Raises:
+        ValueError: fewer than two items, or a plugin's data lacks an attribute.
+    """
+    from asdray.frontends.base import checked_data
+
+    trial, unit = training.trial, training.unit
+    rng = held_out_generator(trial, unit)
+    data = frontend.training_data(clips, columns, trial.system.train.batch_size, rng)
+    n_items = sum(checked_data(data, trial.system.frontend).sizes)
+    if n_items < 2:
+        raise ValueError(
+            f"unit {unit.name} of {trial.dcase} has {n_items} training {data.items}: at least 2 are needed"
+        )
+    training.log(f"{n_items} {data.items} in {len(data.sizes)} steps per epoch")
+    return data
+
+
+def _without_training(training: UnitTraining) -> dict[str, Any]:
+    """Writes the same files as `_train`, without an epoch, for a frontend that learns nothing.
+
+    Faults of embeddings from files come out here, once for the whole unit.
     """
     from asdray.frontends import checkpoint, precomputed
 
+    trial, unit, places = training.trial, training.unit, training.places
     config = trial.system.frontend
+    paths = state.input_paths(trial, unit, places)
     n_clips = 0
     for machine in unit.machines:
         for split in ("train", "test"):
-            keys = clip_keys(places, dataset, machine, split)
+            keys = clip_keys(places, training.dataset, machine, split)
             n_clips += len(keys) if split == "train" else 0
-            if config.name == "precomputed":
-                path = state.embeddings_file(trial, machine, places)
-                precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
-    folder = directory.model(unit.name)
-    for name in checkpoints:
-        checkpoint.write_empty(directory.checkpoint(unit.name, name), signature)
-    write_metrics(folder, [])
-    _Log(folder / "train.log")(f"{trial.name}, unit {unit.name}: nothing to learn")
+            if not config.reads_audio:
+                precomputed.read(
+                    paths["embeddings"][machine], keys, f"{split} clips of {trial.dcase} {machine}"
+                )
+    for name in training.checkpoints:
+        checkpoint.write_empty(training.checkpoint(name), training.signature)
+    write_metrics(training.folder, [])
+    training.log(f"{trial.name}, unit {unit.name}: nothing to learn")
     return {"device": "cpu", "epochs": 0, "n_clips": n_clips, "threads": trial.system.train.threads}
-
-
-class _Log:
-    """``train.log``: one line per event, with its time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, text: str) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(f"{provenance.now()} {text}\n")
-
-
-def _hyperparameters(trial: Trial, unit: Unit) -> dict[str, Any]:
-    """The content of ``hparams.yaml``."""
-    return {
-        "dcase": trial.dcase,
-        "recipe": trial.recipe,
-        "system": trial.system.id,
-        "seed": trial.seed,
-        "unit": unit.name,
-        "machines": list(unit.machines),
-        **trial.system.model_dump(mode="json"),
-    }
 
 
 def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:

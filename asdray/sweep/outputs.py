@@ -203,7 +203,7 @@ def _board(
         datasets = {dcase: datasets[dcase] for dcase in machines}
     made = tables.sweep_tables(rows, planned, machines, labels, options, metric)
     best_by = {job.trial.system_name: ensembles.best_by(job.trial) for job in jobs}
-    classes_from = {j.trial.system_name: naming.classes_from(j.trial.system.frontend) for j in jobs}
+    classes_from = {j.trial.system_name: j.trial.system.frontend.classes_from for j in jobs}
     kinds = {name: d.kind for name, d in datasets.items()}
     more: list[dict[str, Any]] = []
     if set(kinds.values()) == {"official"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -115,10 +116,11 @@ def plot_machine(
     ]
 
 
-def warm_up(umap_options: Umap | Literal[False], learns: bool, after: Sequence[Any] = ()) -> None:
+def warm_up(umap_options: Umap | Literal[False], modules: Sequence[str], after: Sequence[Any] = ()) -> None:
     """Imports, and compiles, what this worker's tasks will need: many seconds, while others still train.
 
     Args:
+        modules: of the frontends.
         after: likewise of other workers, that are to be ready first.
     """
     if after:
@@ -126,16 +128,10 @@ def warm_up(umap_options: Umap | Literal[False], learns: bool, after: Sequence[A
     import pandas  # noqa: F401 - by pyarrow, as soon as it looks at an array
 
     import asdray.stages.evaluate
-    import asdray.stages.score
+    import asdray.stages.score  # noqa: F401
 
-    if learns:
-        import torchaudio  # noqa: F401
-
-        import asdray.audio.cache
-        import asdray.frontends.autoencoder
-        import asdray.frontends.checkpoint
-        import asdray.frontends.compute
-        import asdray.frontends.discriminative  # noqa: F401
+    for module in modules:
+        importlib.import_module(module)
     if umap_options:
         import matplotlib.figure  # noqa: F401
         import numpy as np
@@ -234,7 +230,7 @@ class TaskPool:
             workers: at most as many, of a gigabyte each.
             later: as many more, one after the other, once those are ready.
         """
-        learns = any(job.trial.system.frontend.learns for job in self._jobs)
+        modules = sorted({m for job in self._jobs for m in job.trial.system.frontend.modules})
         remote = ray.remote(num_cpus=0, max_retries=0)(warm_up)
         self._workers = workers + later
         nodes: list[str | None] = []
@@ -242,7 +238,7 @@ class TaskPool:
             nodes.append(node := self._nodes.least_busy(nodes))
             options = {"name": "warm up", "scheduling_strategy": _on(node)}
             after = self._warming[:] if number >= workers else []
-            self._warming.append(remote.options(**options).remote(self._umap, learns, after))
+            self._warming.append(remote.options(**options).remote(self._umap, modules, after))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
