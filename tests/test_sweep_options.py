@@ -591,7 +591,7 @@ def test_durations(seconds, text):
 
 STOPPING = """
 import subprocess, sys, time
-from asdray.sweep.signals import stop_on_signals
+from asdray.sweep.stop import stop_on_signals
 with stop_on_signals() as stop:
     child = subprocess.Popen(["sleep", "100"], start_new_session=True)
     print("child", child.pid, "ready", flush=True)

@@ -16,7 +16,7 @@ from asdray.cli import benchmark, data, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_lines
 from asdray.config.plugin import plugin_errors
-from asdray.sweep.signals import sigterm_as_ctrl_c
+from asdray.sweep.stop import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -66,7 +66,7 @@ def sweep(
     ] = False,
     wall_time: Annotated[
         str | None,
-        typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 1-12:00:00."),
+        typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 03:50:00."),
     ] = None,
     no_dashboard: NoDashboard = False,
     quiet: Quiet = False,
@@ -78,11 +78,11 @@ def sweep(
     from asdray.config.files import parse_set
     from asdray.stages.columns import require_classes
     from asdray.store import Places
-    from asdray.sweep import walltime
+    from asdray.sweep import stop
     from asdray.sweep.only import chooser
     from asdray.sweep.plan import load
 
-    seconds = None if wall_time is None else walltime.parse(wall_time)
+    seconds = None if wall_time is None else stop.parse_wall_time(wall_time)
     places = Places.of(data, results, cache_dir)
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     if only is not None and plan.search.samples:
@@ -101,7 +101,7 @@ def sweep(
 
         print_lines(plan_lines(plan, jobs, places, asked, retry_failed))
         return
-    if seconds is None and not quiet and (hint := walltime.slurm_hint(os.environ)):
+    if seconds is None and not quiet and (hint := stop.slurm_hint(os.environ)):
         print(hint)
     from asdray.sweep.run import run_sweep
 
@@ -114,7 +114,7 @@ def sweep(
         quiet=quiet,
         only=asked,
         retry_failed=retry_failed,
-        stop_at=None if seconds is None else walltime.stop_at(seconds),
+        stop_at=None if seconds is None else stop.stop_at(seconds),
     )
     # The command that goes on after a stop must not delete the results again.
     again = [argument for argument in context.obj if argument not in ("--fresh", "--yes")]

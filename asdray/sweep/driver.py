@@ -26,8 +26,8 @@ from asdray.sweep.plan import in_order, log_found
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
 from asdray.sweep.retention import Retention
-from asdray.sweep.signals import Stop, stop_on_signals
 from asdray.sweep.standing import Missing, Standing
+from asdray.sweep.stop import Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
