@@ -141,7 +141,7 @@ def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
 
     sweep, jobs = world.load(keep=NONE, backends=KNN2)
     changed, line, *rest = plan_lines(sweep, jobs, world.places)
-    assert changed.startswith("changed since the last run: backends: ")
+    assert changed.startswith("changed since the last run: backends")
     assert "train " in line
     assert (
         "3 of these again (checkpoint dropped), extract 3 machines again (dropped), score 3 machines" in line
@@ -214,7 +214,7 @@ def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
     sweep, jobs = world.load(keep=NONE)
     run_sweep(sweep, jobs, world.places)
     out = capsys.readouterr().out
-    assert 'changed since the last run: keep.checkpoints: "all" -> "none"' in out
+    assert "changed since the last run: keep.checkpoints, keep.embeddings" in out
     assert "of checkpoints and embeddings dropped" in out
     assert world.kept() == checkpoints(world) == []
     world.run()  # what is gone does not come back by itself

@@ -51,7 +51,8 @@ def sweep(
     cache_dir: Cache = None,
     plugin: Plugins = None,
     only: Annotated[
-        str | None, typer.Option(help="Conditions on the trials to run, such as 'dcase=dcase2023 seed=0,1'.")
+        list[str] | None,
+        typer.Option(help="Conditions on the trials to run, such as 'dcase=dcase2023 seed=0,1'."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run stages again that failed and would fail again.")
