@@ -1,103 +1,84 @@
-"""``--fresh``: forgets the results of a sweep's trials."""
+"""``--fresh``: deletes the results of a sweep's trials."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asdray import store
 from asdray.config.sweep import Sweep
-from asdray.store import Places
-from asdray.sweep import changes
+from asdray.store import Places, SweepDir
+from asdray.sweep.changes import last_trials
+from asdray.sweep.dry_run import size
 from asdray.sweep.events import forget
 from asdray.sweep.jobs import Job
 
 
 @dataclass(frozen=True)
 class Results:
-    """What there is of some trials.
+    """Existing results of some trials.
 
     Attributes:
-        trials: (dcase, system, seed) of those that were begun.
-        folders: theirs.
-        bytes: in all of them.
-        others: other sweeps in these results -> how many of the trials are theirs too.
+        folders: (dcase, system, seed) of each trial with results -> its folder.
+        others: name of another sweep -> number of these trials that belong to it too.
     """
 
-    trials: frozenset[tuple[str, str, int]]
-    folders: tuple[Path, ...]
-    bytes: int
+    folders: Mapping[tuple[str, str, int], Path]
     others: Mapping[str, int]
 
     def lines(self) -> list[str]:
-        """What is said before they are deleted."""
-        from asdray.sweep.dry_run import size
-
-        lines = [f"--fresh deletes all results of {len(self.folders)} trials ({size(self.bytes)}):"]
-        lines += [f"  {folder}" for folder in self.folders[:10]]
+        """The announcement of the deletion: folders, their size, other sweeps that use them."""
+        files = (file for folder in self.folders.values() for file in folder.rglob("*") if not file.is_dir())
+        total = size(sum(file.lstat().st_size for file in files))
+        lines = [f"--fresh deletes all results of {len(self.folders)} trials ({total}):"]
+        lines += [f"  {folder}" for folder in list(self.folders.values())[:10]]
         if len(self.folders) > 10:
             lines.append(f"  and {len(self.folders) - 10} more")
-        lines += [f"{n} of them belong to the sweep {name!r} too" for name, n in self.others.items()]
-        return lines
+        return lines + [f"{n} of them belong to the sweep {name!r} too" for name, n in self.others.items()]
 
 
 def results_of(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Results:
-    """What there is of the trials of ``jobs``."""
-    there = {}
+    """The existing results of the trials of ``jobs``."""
+    folders = {}
     for job in jobs:
         folder = store.trial_dir(places.results, job.trial).root
         if folder.is_dir():
-            there[job.trial.dcase, job.trial.system_name, job.trial.seed] = folder
+            folders[job.trial.dcase, job.trial.system_name, job.trial.seed] = folder
     others = {}
-    for folder in store.sweep_dirs(places.results):
-        shared = set(there) & (changes.last_trials(folder) or set())
-        if folder.name != sweep.name and shared:
-            others[folder.name] = len(shared)
-    size = sum(_size(folder) for folder in there.values())
-    return Results(frozenset(there), tuple(there.values()), size, others)
+    for other in store.sweep_dirs(places.results):
+        shared = folders.keys() & (last_trials(other) or set())
+        if other.name != sweep.name and shared:
+            others[other.name] = len(shared)
+    return Results(folders, others)
 
 
-def delete(found: Results, sweep: Sweep, places: Places) -> None:
-    """Deletes the trials' folders, their events, and where a search would go on, its study.
+def delete(results: Results, sweep: Sweep, places: Places) -> None:
+    """Deletes the folders and the events of the trials, and the study of a search.
 
     Raises:
-        ValueError: the sweep, or another one over these trials, runs.
+        ValueError: this sweep, or another sweep over these trials, runs.
     """
-
-    def runs() -> None:
-        raise ValueError(f"--fresh: the sweep {sweep.name!r} runs: stop it first")
-
-    for name in found.others:
+    for name in results.others:
         if store.is_leased(store.sweep_dir(places.results, name)):
             raise ValueError(f"--fresh: the sweep {name!r} runs and has some of these trials: stop it first")
-    folder = store.sweep_dir(places.results, sweep.name)
-    with store.lease(folder, on_wait=runs):
-        for trial in found.folders:
-            # Renamed first: what is half deleted when this is killed must not pass for a trial.
-            gone = trial.with_name(f".deleted-{os.getpid()}-{trial.name}")
-            trial.rename(gone)
-            shutil.rmtree(gone)
-            for parent in (trial.parent, trial.parent.parent):
+
+    def refuse() -> None:
+        raise ValueError(f"--fresh: the sweep {sweep.name!r} runs: stop it first")
+
+    files = SweepDir(store.sweep_dir(places.results, sweep.name))
+    with store.lease(files.root, on_wait=refuse):
+        for folder in results.folders.values():
+            # Renamed first: a folder that is half deleted when this process is killed must not pass for a
+            # trial.
+            deleted = folder.with_name(f".deleted-{os.getpid()}-{folder.name}")
+            folder.rename(deleted)
+            shutil.rmtree(deleted)
+            for parent in (folder.parent, folder.parent.parent):
                 if not any(parent.iterdir()):
                     parent.rmdir()
-        forget(folder / "events.jsonl", found.trials)
+        forget(files.events, results.folders)
         if sweep.search.samples:
-            from asdray.sweep.study import study_file
-
-            study_file(places, sweep.name).unlink(missing_ok=True)
-
-
-def _size(folder: Path) -> int:
-    return sum(entry.stat(follow_symlinks=False).st_size for entry in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(Path(entry.path))
-            else:
-                yield entry
+            files.study.unlink(missing_ok=True)
