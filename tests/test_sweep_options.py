@@ -240,6 +240,17 @@ def test_only_failures_that_would_come_again_are_remembered(world):
     assert EventLog(world.folder / "events.jsonl").lasting == {}
 
 
+def test_a_failure_whose_causes_lead_in_a_circle_is_recorded(world):
+    sweep, jobs = world.load(recipes=["dis.yaml"])
+    own = ValueError("its own cause")
+    own.__cause__ = own
+    first, second = ValueError("first"), OSError("second")
+    first.__cause__, second.__cause__ = second, first
+    for error, lasting in ((own, 1), (first, 1)):  # the second was caused by the disk
+        assert len(fail(world, sweep, jobs[0], "table", error)) == lasting
+    assert [json.loads(line)["lasting"] for line in (world.folder / "events.jsonl").open()] == [True, False]
+
+
 def test_what_follows_a_failure_is_not_tried_and_the_rest_is(world):
     sweep, jobs = world.load(seeds=[0], backends=["knn", {"name": "knn", "n_neighbors": 2}])
     dis, ae = jobs[0], jobs[2]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from asdray import provenance, store
-from asdray.config.plugin import plugin_error
+from asdray.config.plugin import chain_of, plugin_error
 from asdray.config.trial import Trial
 from asdray.stages.state import Outcome
 
 Event = dict[str, Any]
+"""A line of the log: the fields of `event_of`, and those of `finished` or `failed`."""
 
 _KEY = ("dcase", "recipe", "system", "seed", "stage", "unit", "checkpoint", "machine", "backend", "signature")
 
@@ -28,7 +29,7 @@ def event_of(
     checkpoint: str | None = None,
     backend: str | None = None,
 ) -> Event:
-    """The part of an event that says which stage of what it is about."""
+    """The fields of an event that identify the stage of a trial."""
     return {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -43,7 +44,7 @@ def event_of(
 
 
 class Record(Protocol):
-    """What an event says of a finished stage; a `asdray.store.Marker` has it all."""
+    """Fields of a finished stage that its event repeats, as in `asdray.store.Marker`."""
 
     @property
     def signature(self) -> str: ...
@@ -56,7 +57,12 @@ class Record(Protocol):
 
 
 def finished(event: Event, marker: Record, found: bool) -> Event:
-    """``event`` of a stage that is done. ``found``: it was so before this sweep asked."""
+    """The complete event of a finished stage.
+
+    Args:
+        event: the fields of `event_of`.
+        found: True for a stage that was done before this sweep asked for it.
+    """
     return {
         **event,
         "status": "done",
@@ -70,13 +76,12 @@ def finished(event: Event, marker: Record, found: bool) -> Event:
 
 
 def failed(event: Event, error: str, details: str = "", lasting: bool = False) -> Event:
-    """``event`` of a stage that failed.
+    """The complete event of a failed stage.
 
     Args:
-        error: one line.
-        details: the traceback.
-        lasting: whether it would fail again: of bad input, of a loss that became NaN. Else the machine
-            was at fault (a lost worker, a full disk, no memory), and the next run tries again.
+        event: the fields of `event_of`. error: one line. details: the traceback. lasting: True if the stage
+            would fail again, because of bad input or a loss that became NaN. After a fault
+            of the machine (a lost worker, a full disk, no memory) the next run tries again.
     """
     return {
         **event,
@@ -93,39 +98,42 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
 
 
 def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
-    """Runs one stage; a failure becomes a record, so that it never stops the rest of the sweep."""
+    """Runs one stage and returns its event; a failed stage never stops the rest of the sweep.
+
+    Args:
+        event: the fields of `event_of`.
+    """
     try:
         outcome = work()
     except Exception as error:
-        # The one broad except of asdray: whatever a stage dies of is recorded here and shown to the user.
+        # The one broad except of asdray: whatever stops a stage is recorded here and shown to the user.
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         of_plugin = plugin_error(error)
         reason = str(of_plugin).partition("\n")[0] if of_plugin else f"{name}{error}"
-        return failed(event, reason, traceback.format_exc(limit=-12), _is_lasting(error))
+        by_machine = any(isinstance(one, MACHINE_FAULTS) for one in chain_of(error))
+        return failed(event, reason, traceback.format_exc(limit=-12), lasting=not by_machine)
     return finished(event, outcome.marker, outcome.found)
 
 
-def _is_lasting(error: BaseException) -> bool:
-    """Whether neither the error nor one that led to it is of the kinds that the machine causes."""
-    links: BaseException | None = error
-    while links is not None:
-        if isinstance(links, OSError | MemoryError | RuntimeError):  # torch's out of memory is the last
-            return False
-        links = links.__cause__ or links.__context__
-    return True
+MACHINE_FAULTS = (OSError, MemoryError, RuntimeError)
+"""Errors that may not come again: no disk, no memory, and torch's RuntimeError for lack of GPU memory."""
 
 
 class History:
-    """What the events of a sweep say happened so far."""
+    """The events of a sweep so far.
+
+    Attributes:
+        lasting: `key_of` -> the event of a failed stage that would fail again; stages done since are left
+            out. failed: `key_of` without the signature -> the last failed event of a stage that is not done
+            since.
+    """
 
     def __init__(self, path: Path) -> None:
         self.lasting: dict[tuple, Event] = {}
-        """`key_of` -> the failure of a stage that would fail again; forgotten once it is done."""
-        self.broken: dict[tuple, Event] = {}
-        """The same for every failure, by `key_of` without the signature."""
+        self.failed: dict[tuple, Event] = {}
+        # Hashes of `key_of`: a large sweep has a hundred thousand keys. Two equal hashes could at worst keep
+        # the line of a stage that was found done out of the log.
         self._done: set[int] = set()
-        """Hashes of `key_of`: a large sweep has a hundred thousand, and all that two equal ones could do is
-        that a stage which was found done has no line."""
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for event in map(_parse, file):
@@ -136,37 +144,40 @@ class History:
         if event.get("status") == "done":
             self._done.add(hash(key))
             self.lasting.pop(key, None)
-            self.broken.pop(key[:-1], None)
+            self.failed.pop(key[:-1], None)
         elif event.get("status") == "failed":
-            self.broken[key[:-1]] = event
+            self.failed[key[:-1]] = event
             if event.get("lasting") and event.get("signature"):
                 self.lasting[key] = event
 
 
 class EventLog(History):
-    """Appends events, each finished stage once.
+    """The log that a driver appends to.
 
-    A stage that was already done before this sweep (by an earlier run whose line was lost, or by another
-    sweep over the same trial) gets its line too, with ``found: true``: the log is complete, and no
-    finished stage stands in it twice, but after ``--fresh`` or where its outputs were lost.
+    Each finished stage has one line. A stage that was done before this sweep asked for it (by another sweep
+    over the same trial, or by a run whose line was lost) gets a line with ``found: true``, so that the log
+    is complete. A stage is logged twice only if it was done twice: after ``--fresh``, or because its outputs
+    were lost.
+
+    Attributes:
+        counts: stage -> number of stages that this run finished.
+        failures: failed events of this run.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self.counts: dict[str, int] = {}
-        """Stages finished by this run, per stage."""
         self.failures: list[Event] = []
-        """Failed events of this run."""
         if path.exists():
-            _drop_torn_line(path)
+            drop_torn_line(path)
         super().__init__(path)
 
-    def add(self, event: Event) -> bool:
-        """Writes the event unless its stage is already logged as done. Returns whether it was new."""
+    def add(self, event: Event) -> None:
+        """Writes an event, but for a second line of a stage that was found done."""
         if event["status"] == "done":
             if hash(key_of(event)) in self._done and event["found"]:
-                return False
+                return
             if not event["found"]:
                 self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1
         else:
@@ -174,23 +185,20 @@ class EventLog(History):
         self._remember(event)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
-        return True
 
 
-def forget(path: Path, trials: Container[tuple[str, str, int]]) -> None:
-    """Takes the events of some trials, (dcase, system, seed), out of a log that nobody writes to."""
+def forget(path: Path, trials: Container[tuple]) -> None:
+    """Removes the events of some trials, given as (dcase, system, seed), from a log without a writer."""
     if path.exists():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        kept = [line for line in lines if _trial_of(_parse(line)) not in trials]
+        events = map(_parse, lines)
+        trial_of = [(event.get("dcase"), event.get("system"), event.get("seed")) for event in events]
+        kept = [line for line, trial in zip(lines, trial_of, strict=True) if trial not in trials]
         store.write_text(path, "".join(kept))
 
 
-def _trial_of(event: Event) -> tuple:
-    return event.get("dcase"), event.get("system"), event.get("seed")
-
-
 def _parse(line: str) -> Event:
-    """The event of a line; an empty one where a damaged disk or an editor left nonsense."""
+    """The event of a line; an empty event for a damaged line."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -199,16 +207,14 @@ def _parse(line: str) -> Event:
 
 
 def key_of(event: Mapping[str, Any]) -> tuple:
-    """What tells one stage, with its signature, from all others."""
+    """The key that identifies one stage of a trial together with its signature."""
     return tuple(event.get(name) for name in _KEY)
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line that a killed driver left unfinished."""
+def drop_torn_line(path: Path) -> None:
+    """Cuts off an unfinished last line of a killed driver: text appended to such a line would be lost."""
     with open(path, "rb+") as file:
         size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return
         file.seek(max(0, size - 1_000_000))
         tail = file.read()
         if not tail.endswith(b"\n"):

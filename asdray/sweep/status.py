@@ -54,7 +54,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         open_ = "stopped" if job.trial.name in given_up else "left"
         broken = []
         for stage in stands.all:
-            event = None if stage.done else history.broken.get(key_of(stands.event(stage))[:-1])
+            event = None if stage.done else history.failed.get(key_of(stands.event(stage))[:-1])
             broken += [event] if event else []
             counts[stage.stage, "done" if stage.done else "failed" if event else open_] += 1
         return counts, broken
