@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -72,6 +72,27 @@ class Site:
             fault.times -= 1
             return fault
 
+    def response(
+        self, path: str, asked: Mapping[str, str]
+    ) -> tuple[int, dict[str, str], bytes, Fault | None]:
+        """Status, headers, body and fault of the answer to a request with the headers ``asked``."""
+        fault = self.take_fault(path)
+        content = self.files.get(path)
+        if fault and fault.status:
+            return fault.status, fault.headers, b"", None
+        if content is None:
+            return 404, {}, b"not here", None
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        headers = {"ETag": tag} if self.etags else {}
+        span = asked.get("Range")
+        if not span or not self.ranges or asked.get("If-Range", tag) != tag:
+            return 200, headers, content, fault
+        start = int(span.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(content):
+            return 416, {"Content-Range": f"bytes */{len(content)}"}, b"", None
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return 206, headers, content[start:], fault
+
 
 @contextlib.contextmanager
 def serve(site: Site) -> Iterator[Site]:
@@ -86,26 +107,7 @@ def serve(site: Site) -> Iterator[Site]:
         def do_GET(self) -> None:
             path = self.path.lstrip("/")
             site.requests.append((path, dict(self.headers)))
-            fault = site.take_fault(path)
-            content = site.files.get(path)
-            if fault and fault.status:
-                self._answer(fault.status, fault.headers, b"")
-                return
-            if content is None:
-                self._answer(404, {}, b"not here")
-                return
-            tag = f'"{hashlib.md5(content).hexdigest()}"'
-            headers = {"ETag": tag} if site.etags else {}
-            asked = self.headers.get("Range")
-            if not asked or not site.ranges or self.headers.get("If-Range", tag) != tag:
-                self._answer(200, headers, content, fault)
-                return
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                self._answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
-                return
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._answer(206, headers, content[start:], fault)
+            self._answer(*site.response(path, self.headers))
 
         def _answer(
             self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None

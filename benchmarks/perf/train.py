@@ -31,7 +31,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import steps
@@ -66,6 +66,42 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
     yield Row("autoencoder", 0, "fp32", batch_size=256)
 
 
+def model_and_batches(row: Row, device: torch.device) -> tuple[Any, Iterator[Any]]:
+    """The network of a row, and endless batches of generated input for the network."""
+    if row.network == "autoencoder":
+        return steps.Vectors().to(device), steps.vector_batches(row.batch_size, device)
+    clips = steps.make_clips(4 * row.batch_size, row.seconds)
+    if device.type == "cuda":
+        clips = clips.on(device)
+    model = steps.TwoBranch(row.seconds).to(device)
+    return model, steps.clip_batches(clips, row.seconds, row.batch_size, device)
+
+
+def repeats_of(row: Row, device: torch.device, quick: bool) -> tuple[int, int]:
+    """The number of timings of a row, and the number of steps in each timing."""
+    if row.network == "autoencoder":
+        return (3, 20) if quick else (7, 100)
+    return 3 if quick else 5, 1 if device.type == "cpu" else 20
+
+
+class Laps:
+    """Seconds spent in every part of a step; to be called at the end of a part."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = 0.0
+        self.spent = dict.fromkeys(PARTS, 0.0)
+
+    def start(self) -> None:
+        """Begins a step."""
+        self._last = self._clock()
+
+    def __call__(self, part: str) -> None:
+        now = self._clock()
+        self.spent[part] += now - self._last
+        self._last = now
+
+
 def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, Any]:
     """The figures of one row."""
     device = torch.device(device_name)
@@ -76,17 +112,8 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
         else:
             stack.enter_context(steps.compute.settings(threads, device))
         torch.manual_seed(0)
-        if row.network == "autoencoder":
-            model: Any = steps.Vectors().to(device)
-            batches: Iterator[Any] = steps.vector_batches(row.batch_size, device)
-            counts, inner = (3, 20) if quick else (7, 100)
-        else:
-            clips = steps.make_clips(4 * row.batch_size, row.seconds)
-            if device.type == "cuda":
-                clips = clips.on(device)
-            model = steps.TwoBranch(row.seconds).to(device)
-            batches = steps.clip_batches(clips, row.seconds, row.batch_size, device)
-            counts, inner = (3 if quick else 5), (1 if device.type == "cpu" else 20)
+        model, batches = model_and_batches(row, device)
+        counts, inner = repeats_of(row, device, quick)
         if row.stock:
             model = model.to(memory_format=torch.contiguous_format)
         optimizer = torch.optim.AdamW(model.parameters(), fused=None if row.stock else True)
@@ -94,18 +121,7 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
         def context() -> Any:
             return steps.compute.precision(row.precision, device)
 
-        spent = dict.fromkeys(PARTS, 0.0)
-
-        def step(parts: bool = False) -> None:
-            last = clock() if parts else 0.0
-
-            def lap(part: str) -> None:
-                nonlocal last
-                if parts:
-                    now = clock()
-                    spent[part] += now - last
-                    last = now
-
+        def step(lap: Callable[[str], None] = lambda part: None) -> None:
             batch = next(batches)
             lap("gather")
             optimizer.zero_grad()
@@ -130,16 +146,18 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
             found.append((clock() - began) / inner)
             walls.append((time.perf_counter() - wall) / inner)
         peak = steps.peak_mebibytes(device)
+        laps = Laps(clock)
         for _ in range(counts * min(inner, 20)):
-            step(parts=True)
-        whole = sum(spent.values())
+            laps.start()
+            step(laps)
+        whole = sum(laps.spent.values())
         told: dict[str, Any] = {
             "step": statistics.median(found),
             "least": min(found),
             "most": max(found),
             "wall": statistics.median(walls),
             "peak": peak,
-            "parts": {part: value / whole for part, value in spent.items()},
+            "parts": {part: value / whole for part, value in laps.spent.items()},
         }
         if row.stock:
             return told
