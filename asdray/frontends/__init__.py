@@ -52,7 +52,7 @@ def build(
         frontend = _construct(config, n_samples, columns, test_classes, saved)
         frontend.load_frozen(files or {})
     for name in frontend.frozen:
-        frontend.get_submodule(name).requires_grad_(False)
+        frontend.get_submodule(name).eval().requires_grad_(False)
     return frontend
 
 
