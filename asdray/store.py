@@ -102,9 +102,9 @@ class TrialDir:
     def metrics(self) -> Path:
         return self.root / "metrics.parquet"
 
-    def plugin(self, sha256: str) -> Path:
-        """The trial's copy of a user's file that it depends on."""
-        return self.root / "plugins" / f"{sha256[:16]}.py"
+    def plugin(self, sha256: str, suffix: str = ".py") -> Path:
+        """The trial's copy of a plugin: a file, or a folder without suffix."""
+        return self.root / "plugins" / f"{sha256[:16]}{suffix}"
 
     def model(self, unit: str) -> Path:
         return self.root / "model" / unit
@@ -245,6 +245,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from asdray.config.backend import Knn, backend_id
 from asdray.config.base import UNIONS, plugins_of
 from asdray.config.files import validate
 from asdray.config.load import activate, load_plugins, load_sweep
-from asdray.config.plugin import Plugin
+from asdray.config.plugin import Plugin, chain_of, plugin_error
 from asdray.config.sweep import check_backends
 from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
@@ -33,6 +33,7 @@ from asdray.stages.score import score
 from asdray.stages.train import train
 from asdray.store import Places
 from asdray.sweep.events import attempt
+from asdray.sweep.outputs import write_spec
 
 EXAMPLE = Path(__file__).parent / "plugin_example.py"
 BANDS = {"frontend": {"name": "bands"}, "train": {"epochs": 2, "batch_size": 4}, "audio": {"duration": 0.4}}
@@ -231,7 +232,7 @@ def test_a_broken_plugin_is_one_error_with_file_and_line(text, message, tmp_path
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="there is no plugin .*none.py"):
         load_plugins([tmp_path / "none.py"])
-    with pytest.raises(ValueError, match="cannot read the plugin"):
+    with pytest.raises(ValueError, match="there is no plugin .*__init__.py"):
         load_plugins([tmp_path])
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not a text file"):
@@ -255,6 +256,118 @@ def test_a_new_version_of_a_file_replaces_the_old_one(tmp_path):
     assert list(UNIONS["LOSSES"].added) == ["y"]
     activate(Plugin(str(tmp_path / "b.py"), LOSS.format(name="y")))
     assert UNIONS["LOSSES"].added["y"].plugin.path.endswith("b.py")
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+MAIN = """
+from pathlib import Path
+from typing import Literal
+from asdray.config.backend import BackendConfig
+from .helper import distances
+class C(BackendConfig):
+    name: Literal["far"] = "far"
+def far(config, references, domain, queries):
+    return distances(queries, float((Path(__file__).parent / "data" / "scale.txt").read_text()))
+BACKENDS = [(C, far)]
+"""
+HELPER = """
+import numpy as np
+def distances(queries, scale):
+    return scale * np.linalg.norm(queries, axis=1)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    root = tmp_path / "method"
+    (root / "data").mkdir(parents=True)
+    (root / "__init__.py").write_text(MAIN)
+    (root / "helper.py").write_text(HELPER)
+    (root / "data" / "scale.txt").write_text("2")
+    return root
+
+
+def score_ones(backend):
+    from asdray.backends import Features, score_machine
+
+    clips = Features(np.ones((10, 4)), {}, [0] * 10)
+    return score_machine(backend, clips, ["source"] * 10, clips)[1]
+
+
+def test_a_folder_has_helper_modules_and_data_files_which_are_hashed_too(folder):
+    def digest():
+        load_plugins([folder])
+        return score_signature("e", check_backends(["far"], "x")[0])
+
+    first = digest()
+    assert score_ones(check_backends(["far"], "x")[0]).tolist() == [4.0] * 10
+    (folder / ".hidden").write_text("x")
+    (folder / "__pycache__").mkdir(exist_ok=True)
+    (folder / "__pycache__" / "helper.pyc").write_text("x")
+    assert digest() == first, "hidden and compiled files are no part of a plugin"
+    (folder / "data" / "scale.txt").write_text("3")
+    second = digest()
+    assert score_ones(check_backends(["far"], "x")[0]).tolist() == [6.0] * 10
+    (folder / "helper.py").write_text(HELPER + "# changed")
+    assert len({first, second, digest()}) == 3
+
+
+def test_a_folder_travels_to_processes_that_cannot_see_it(folder, tmp_path):
+    load_plugins([folder])
+    (backend,) = check_backends(["far"], "x")
+    assert pickle.loads(pickle.dumps(backend)) == backend
+    pickled = tmp_path / "backend"
+    pickled.write_bytes(pickle.dumps(backend))
+    for path in [*folder.rglob("*.*")]:
+        path.unlink()
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[2]); from test_plugin import score_ones;"
+        "print(*score_ones(pickle.load(open(sys.argv[1], 'rb'))))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, pickled, Path(__file__).parent],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["4.0"] * 10
+
+
+def test_an_error_in_a_helper_module_has_its_file_and_line(folder):
+    (folder / "helper.py").write_text(HELPER.replace("np.linalg", "np.nothing"))
+    load_plugins([folder])
+    event = attempt({}, lambda: score_ones(check_backends(["far"], "x")[0]))
+    assert event["error"].startswith(f"{folder / 'helper.py'}, line 4: AttributeError: module 'numpy'")
+    (folder / "helper.py").write_text("1 / 0")
+    with pytest.raises(ValueError, match=r"helper.py, line 1: ZeroDivisionError: division by zero"):
+        load_plugins([folder])
+    (folder / "helper.py").write_text("1 /")
+    with pytest.raises(ValueError, match=r"helper.py, line 1: invalid syntax"):
+        load_plugins([folder])
+
+
+def test_a_folder_of_many_mib_is_refused(folder):
+    (folder / "weights.npy").write_bytes(bytes(9 * 2**20))
+    with pytest.raises(ValueError, match="method has 9 MiB, but at most 8 travel to every worker"):
+        load_plugins([folder])
+
+
+def test_an_exception_that_is_its_own_cause_is_told_like_any_other(file):
+    file.write_text(
+        file.read_text().replace(
+            "    means = [",
+            "    try:\n        raise KeyError('a')\n    except KeyError as e:\n        raise e from e\n    means = [",
+        )
+    )
+    load_plugins([file])
+    event = attempt({}, lambda: score_ones(check_backends(["centroid"], "x")[0]))
+    assert event["error"].startswith(f"{file}, line ")
+    assert "KeyError: 'a'" in event["error"]
+    error = ValueError("one")
+    error.__cause__, error.__cause__.__cause__ = KeyError("two"), error
+    assert [str(link) for link in chain_of(error)] == ["one", "'two'"]
+    assert plugin_error(error) is None
 
 
 # ------------------------------------------------------------------------------- through all stages
@@ -465,6 +578,32 @@ def test_every_later_command_finds_the_plugin_of_a_trial(file, data, tmp_path, c
     kept.write_text(kept.read_text() + "#")
     out = asdray(capsys, "score", folder, "--data", data, check=2)
     assert "is not the plugin" in out.err
+
+
+def test_trials_and_sweeps_keep_copies_of_a_folder(folder, data, tmp_path, capsys):
+    recipe, results = tmp_path / "raw.yaml", tmp_path / "results"
+    recipe.write_text("about: toy\nfrontend: {name: raw_spec}\n")
+    options = ["--data", data, "--results", results, "--cache-dir", data / "cache"]
+    run = ["run", recipe, DCASE, "--plugin", folder, "--machines", "fan", "--no-umap", "--backend", "far"]
+    asdray(capsys, *run, *options)
+    (trial,) = results.glob(f"trials/{DCASE}/raw-*/seed0")
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+    (copied,) = (trial / "plugins").iterdir()
+    assert {p.relative_to(copied): p.read_bytes() for p in copied.rglob("*.*")} == before
+
+    path = tmp_path / "sweep.yaml"
+    lists = {"dcase": [DCASE], "seeds": [0], "backends": ["far"], "plugins": [str(folder)]}
+    path.write_text(yaml.safe_dump({"name": "toy", "recipes": [str(recipe)], **lists}))
+    write_spec(load_sweep(path), tmp_path / "kept")
+    (copied,) = (tmp_path / "kept" / "plugins").iterdir()
+    assert {p.relative_to(copied): p.read_bytes() for p in copied.rglob("*.*")} == before
+    ids = [backend_id(load_sweep(p).backends[0]) for p in (path, tmp_path / "kept" / "sweep.yaml")]
+    assert ids[0] == ids[1]
+
+    (folder / "helper.py").write_text("1 / 0")
+    forget_plugins()
+    out = asdray(capsys, "score", trial, "--data", data, "--overwrite")
+    assert "method has changed since: the trial goes on with its own copy" in out.err
 
 
 def test_the_plugin_of_a_sweep_file(file, data, tmp_path, capsys):

@@ -273,13 +273,12 @@ def _open(
 
 
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
-    """Prints a line for every plugin file that differs from the trial's copy and was not loaded anew."""
-    from asdray.store import sha256_file
+    """Prints a line for every plugin that differs from the trial's copy and was not loaded anew."""
+    from asdray.config.plugin import has_changed
 
     for copy in description.plugins:
-        file = Path(copy.path)
-        if file.is_file() and sha256_file(file) != copy.sha256 and copy.path not in loaded:
-            print(f"{file} has changed since: the trial goes on with its own copy", file=sys.stderr)
+        if copy.path not in loaded and has_changed(copy.path, copy.sha256):
+            print(f"{copy.path} has changed since: the trial goes on with its own copy", file=sys.stderr)
 
 
 @app.command()

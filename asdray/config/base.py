@@ -68,7 +68,8 @@ class Config(BaseModel):
         reduced = super().__reduce_ex__(protocol)
         if self.plugin is None:
             return reduced
-        return unpickled, (self.plugin, type(self).__qualname__), *reduced[2:]
+        cls = type(self)
+        return unpickled, (self.plugin, cls.__module__, cls.__qualname__), *reduced[2:]
 
 
 # --------------------------------------------------------------------------------- canonical form and hash

@@ -1,4 +1,4 @@
-"""Plugins: a user's Python file adds losses, frontends and backends to those of asdray.
+"""Plugins: a user's own Python code adds losses, frontends and backends to those of asdray.
 
 A plugin has lists of pairs: a configuration class, whose ``name`` is the name in YAML, and the class or
 function that implements the method::
@@ -27,28 +27,38 @@ function that implements the method::
   (``source`` or ``target``) and the embeddings ``(M, D)`` of other clips to ``(M,)`` anomaly scores. To score
   the training clips themselves, asdray calls the function for each fifth with the others as references.
 
-The hash of the file is part of the canonical form of the plugin's configurations, hence of the ids and
-signatures of all results that use them, and of no other result. All members of a file change together:
-methods that should change on their own belong in separate files. Imported modules are not hashed.
+A plugin is a file, or a folder with ``__init__.py`` for a method with a helper module (``from .helper import
+f``) or a data file (``Path(__file__).parent / "filters.npy"``). The hash of the file, or of all files of the
+folder, is part of the canonical form of the plugin's configurations, hence of the ids and signatures of all
+results that use them, and of no other result. All members of a plugin change together: methods that should
+change on their own belong in separate plugins. Modules from elsewhere are not hashed.
 
-Configurations of a plugin travel to other processes together with the source, see `Config.__reduce_ex__`.
-This takes no time at the start of a worker; with Ray's ``py_modules`` the first tasks start 8 seconds later.
+Configurations of a plugin travel to other processes together with the plugin's files, see
+`Config.__reduce_ex__`. With Ray's ``py_modules`` the first tasks would start about 8 seconds later.
 """
 
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import functools
 import hashlib
+import importlib
+import json
 import linecache
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+MAX_MIB = 8
+"""Largest plugin folder, in MiB: its content is part of every trial that Ray sends to a worker."""
 
 _PREFIX = "asdray_plugin_"
 """The names of all modules of plugins begin with this."""
@@ -60,19 +70,30 @@ class PluginError(ValueError):
 
 @dataclass(frozen=True)
 class Plugin:
-    """The source of a plugin, and the path of the file when it was read."""
+    """The source of a plugin, and the path of the file or folder when the source was read.
+
+    Attributes:
+        text: source code of the file, or of the folder's ``__init__.py``.
+        others: relative path and content of the folder's other files; None if the plugin is a file.
+    """
 
     path: str
     text: str = field(repr=False)
+    others: tuple[tuple[str, bytes], ...] | None = field(default=None, repr=False)
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the file's content."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Hash of the file's content, or of the paths and contents of all files of the folder."""
+        main = hashlib.sha256(self.text.encode())
+        if self.others is None:
+            return main.hexdigest()
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in self.others}
+        hashes["__init__.py"] = main.hexdigest()
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property
     def module_name(self) -> str:
-        """Name of the plugin's module in `sys.modules`; different for every version and place of the file."""
+        """Name of the plugin's module in `sys.modules`: another one for every version and path."""
         return f"{_PREFIX}{self.sha256[:16]}_{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
 
     @functools.cached_property
@@ -87,6 +108,17 @@ class Plugin:
                     lines[target.id] = node.lineno
         return lines
 
+    @property
+    def suffix(self) -> str:
+        """End of the name of a copy: ``.py`` for a file, nothing for a folder."""
+        return ".py" if self.others is None else ""
+
+    def files_at(self, path: Path) -> dict[Path, bytes]:
+        """Path and content of every file of a copy of the plugin at ``path``."""
+        if self.others is None:
+            return {path: self.text.encode()}
+        return {path / name: content for name, content in (("__init__.py", self.text.encode()), *self.others)}
+
     def module(self) -> ModuleType:
         """The module that results from running the plugin's source, once per process.
 
@@ -98,21 +130,39 @@ class Plugin:
             return sys.modules[name]
         module = ModuleType(name)
         module.__file__ = self.path
-        sys.modules[name] = module  # pydantic looks up annotations there
+        if self.others is not None:
+            importlib.invalidate_caches()  # a helper module may be a moment old
+            folder = self._folder()
+            module.__file__, module.__path__ = str(folder / "__init__.py"), [str(folder)]
+        sys.modules[name] = module  # pydantic looks up annotations there, Python the parents of modules
         _running[name] = self
         # Tracebacks then show these lines, also after a change of the file or on a node without the file.
         lines = self.text.splitlines(keepends=True)
-        linecache.cache[self.path] = (len(self.text), None, lines, self.path)
+        linecache.cache[module.__file__] = (len(self.text), None, lines, module.__file__)
         try:
-            exec(compile(self.text, self.path, "exec"), module.__dict__)
-        except SyntaxError as error:
-            del sys.modules[name]
-            raise PluginError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+            exec(compile(self.text, module.__file__, "exec"), module.__dict__)
         except Exception as error:  # the user's code may raise any exception
-            found = plugin_error(error)
-            del sys.modules[name]
-            raise PluginError(str(found).partition("\n")[0]) from None
+            if isinstance(error, SyntaxError):
+                line = f"{error.filename}, line {error.lineno}: {error.msg}"
+            else:
+                line = str(plugin_error(error)).partition("\n")[0]
+            for loaded in [one for one in sys.modules if one.partition(".")[0] == name]:
+                del sys.modules[loaded]
+            raise PluginError(line) from None
         return module
+
+    def _folder(self) -> Path:
+        """A folder with the plugin's files on this node: the original if unchanged, else a temporary copy."""
+        folder = Path(self.path)
+        with contextlib.suppress(ValueError):
+            if read_plugin(folder).sha256 == self.sha256:
+                return folder
+        temporary = Path(tempfile.mkdtemp(prefix="asdray-plugin-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        for path, content in self.files_at(temporary / folder.name).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return temporary / folder.name
 
 
 _running: dict[str, Plugin] = {}
@@ -121,29 +171,57 @@ _running: dict[str, Plugin] = {}
 
 def plugin_of(module_name: str) -> Plugin | None:
     """The plugin that the module belongs to; None for any other module."""
-    return _running.get(module_name)
+    return _running.get(module_name.partition(".")[0])
 
 
 def read_plugin(path: Path) -> Plugin:
-    """The plugin in the file at ``path``; its code is not run yet.
+    """The plugin in the file or folder at ``path``; its code is not run yet.
 
     Raises:
-        ValueError: no such file, or not a readable text file.
+        ValueError: no such file, not a readable text file, or a folder of more than `MAX_MIB`.
     """
     path = path.expanduser().absolute()
+    main = path / "__init__.py" if path.is_dir() else path
     try:
-        return Plugin(str(path), path.read_bytes().decode("utf-8"))
+        text = main.read_bytes().decode("utf-8")
+        return Plugin(str(path), text, None if main == path else _others(path))
     except FileNotFoundError:
-        raise ValueError(f"there is no plugin {path}") from None
+        raise ValueError(f"there is no plugin {main}") from None
     except OSError as error:
         raise ValueError(f"cannot read the plugin {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read the plugin {path}: not a text file ({error})") from None
+        raise ValueError(f"cannot read the plugin {main}: not a text file ({error})") from None
 
 
-def unpickled(plugin: Plugin, class_name: str) -> Any:
+def _others(folder: Path) -> tuple[tuple[str, bytes], ...]:
+    """Relative path and content of all files of a folder but ``__init__.py``, hidden and compiled files."""
+    found: dict[str, Path] = {}
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if path.is_file() and not hidden and parts != ("__init__.py",):
+            found["/".join(parts)] = path
+    mib = sum(path.stat().st_size for path in found.values()) / 2**20
+    if mib > MAX_MIB:
+        raise ValueError(
+            f"the plugin {folder} has {mib:.0f} MiB, but at most {MAX_MIB} travel to every worker and are "
+            "copied beside every trial: move large files out of the folder"
+        )
+    return tuple((name, found[name].read_bytes()) for name in sorted(found))
+
+
+def has_changed(path: str, sha256: str) -> bool:
+    """True if a plugin exists at ``path`` whose hash is not ``sha256``."""
+    try:
+        return read_plugin(Path(path)).sha256 != sha256
+    except ValueError:
+        return Path(path).exists()
+
+
+def unpickled(plugin: Plugin, module_name: str, class_name: str) -> Any:
     """An empty instance of a plugin's class, for pickle, in any process."""
-    cls: Any = functools.reduce(getattr, class_name.split("."), plugin.module())
+    plugin.module()
+    cls: Any = functools.reduce(getattr, class_name.split("."), importlib.import_module(module_name))
     return cls.__new__(cls)
 
 

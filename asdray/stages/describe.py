@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from asdray.config.backend import Backend, Umap
 from asdray.config.base import Config, Seed, canonical, plugins_of
 from asdray.config.files import validate
 from asdray.config.load import activate
-from asdray.config.plugin import Plugin
+from asdray.config.plugin import read_plugin
 from asdray.config.search import Checkpoint
 from asdray.config.system import System
 from asdray.config.trial import Trial
@@ -80,7 +81,9 @@ def write_trial(
     if plugins := plugins_of(trial.system, backends):
         description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
         for plugin in plugins:
-            store.write_text(directory.plugin(plugin.sha256), plugin.text)
+            copy = directory.plugin(plugin.sha256, plugin.suffix)
+            for path, content in plugin.files_at(copy).items():
+                store.write_bytes(path, content)
     try:
         old = store.read_json(directory.trial_json)
     except ValueError:
@@ -130,9 +133,11 @@ def _activate_plugins(value: Any, folder: Path) -> None:
     for entry in value.get("plugins", ()) if isinstance(value, dict) else ():
         known = validate(PluginCopy, entry, "plugins")
         path = store.TrialDir(folder).plugin(known.sha256)
+        if not path.is_file():
+            path = path.with_suffix("")  # of a plugin that is a folder
         try:
-            plugin = Plugin(known.path, path.read_bytes().decode("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            plugin = replace(read_plugin(path), path=known.path)
+        except ValueError as error:
             raise ValueError(f"the copy of the plugin {known.path} cannot be read: {error}") from None
         if plugin.sha256 != known.sha256:
             raise ValueError(f"{path} is not the plugin {known.path} that the trial was made with")

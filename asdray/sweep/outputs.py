@@ -35,8 +35,9 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
     """What ``sweep.yaml`` says: every option, and of plugins the copies that lie beside it."""
     spec = sweep.model_dump(mode="json")
     for i, path in enumerate(sweep.plugins):
-        mark = f"-{loaded_plugin(path).sha256[:8]}"
-        spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}.py"
+        plugin = loaded_plugin(path)
+        mark = f"-{plugin.sha256[:8]}"
+        spec["plugins"][i] = f"plugins/{Path(path).stem.removesuffix(mark)}{mark}{plugin.suffix}"
     return spec
 
 
@@ -47,7 +48,8 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     """
     spec = resolved(sweep)
     for path, name in zip(sweep.plugins, spec["plugins"], strict=True):
-        store.write_text(folder / name, loaded_plugin(path).text)
+        for file, content in loaded_plugin(path).files_at(folder / name).items():
+            store.write_bytes(file, content)
     store.write_text(folder / "sweep.yaml", yaml.safe_dump(spec, sort_keys=False, width=100))
 
 
