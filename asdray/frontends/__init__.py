@@ -31,15 +31,19 @@ def build(
 ) -> FrontendModule:
     """A frontend with fresh weights, on the CPU. Torch's global generator is neither used nor changed.
 
-    Either ``columns`` or ``saved`` is given.
+    Example:
+        An autoencoder for clips of 10 s::
+
+            frontend = build(Autoencoder(n_mels=64), 160_000, columns={})
+            frontend.extract(torch.zeros(2, 160_000))["embedding"].shape  # (2, 8)
 
     Args:
         n_samples: samples per clip.
-        columns: the unit's training clips, for a frontend that is going to be trained.
-        test_classes: one value per class that occurs among the test clips, if training knows these classes.
-        saved: the values that ``saved()`` of the trained frontend returned; its weights are loaded later.
+        columns: the unit's training clips, for a frontend that is going to be trained; or
+        saved: the return value of the trained frontend's ``saved()``, for weights that are loaded afterwards.
+        test_classes: one value per class among the test clips, if training knows their classes.
         files: kind -> machine -> path of the configuration's ``input_files``.
-        seed: of the initial weights.
+        seed: decides the initial weights.
 
     Raises:
         ValueError: the configuration does not fit the clips or the classes, an input file is unusable, or a
@@ -63,7 +67,7 @@ def _construct(
     test_classes: Columns | None,
     saved: Mapping[str, Any] | None,
 ) -> FrontendModule:
-    """The module that implements a configuration, whose imports cost seconds and happen here."""
+    """The module that implements a configuration; only its own imports are made, which take seconds."""
     from asdray.config import frontend
     from asdray.config.base import implementation
 

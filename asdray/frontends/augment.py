@@ -1,4 +1,10 @@
-"""Augmentation of training batches. Random choices are drawn beforehand; what runs on the device is plain."""
+"""Augmentation of training batches: mixup, SpecAugment and FeatEx.
+
+The ``draw_*`` functions make all random choices beforehand, on the CPU; the others apply them on the device
+and are deterministic.
+
+Legend for shapes: B clips, L samples per clip, M sub-embeddings per clip.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +15,20 @@ import torch
 from torch import Tensor
 
 MASK_FFT, MASK_HOP = 1024, 256
-"""The STFT whose frames and bins SpecAugment masks."""
+"""Window and hop, in samples, of the STFT whose frames and frequency bins SpecAugment masks."""
 
 
 def draw_mixup(rng: np.random.Generator, size: int, probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """Whom each clip of a batch is mixed with, and how much of it stays.
+    """A partner for each clip of a batch, and the clip's own share in the mixture.
 
-    The partners are a permutation of the batch; each clip is mixed, independently of the others, with
-    ``probability``, and then keeps a share drawn uniformly from [0, 1) (not from a Beta distribution).
+    The partners are a permutation of the batch. Each clip is mixed with ``probability``, independently of
+    the others; its share is then uniform in [0, 1) (not drawn from a Beta distribution).
+
+    Args:
+        size: B.
 
     Returns:
-        partner ``(B,) int64``; share ``(B,) float32``, 1 where the clip stays as it is.
+        partner ``(B,) int64``, positions in the batch; share ``(B,) float32``, 1 for clips left unmixed.
 
     Source: mixup as configured in ASDKit, arXiv 2507.10264.
     """
@@ -30,7 +39,12 @@ def draw_mixup(rng: np.random.Generator, size: int, probability: float) -> tuple
 
 
 def mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """``share * values + (1 - share) * values[partner]``; rows with share 1 stay exactly as they are.
+    """``share * values + (1 - share) * values[partner]``; rows with share 1 stay exactly equal.
+
+    Example:
+        >>> mix(torch.tensor([[0.0], [8.0]]), torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
+        tensor([[2.],
+                [8.]])
 
     Args:
         values: ``(B, n) float32``, waveforms or class probabilities.
@@ -49,10 +63,14 @@ def mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 def draw_masks(
     rng: np.random.Generator, size: int, n_samples: int, probability: float, max_frames: int, max_bins: int
 ) -> np.ndarray:
-    """For each clip a stretch of frames and one of frequency bins to silence.
+    """For each clip a stretch of STFT frames and a stretch of frequency bins to silence.
 
-    Each clip gets each of both, independently, with ``probability``; the width is uniform from 0 to the
-    largest, and so is the place among those where it fits.
+    Each clip gets each kind of stretch with ``probability``, independently. The width is uniform from 0 to
+    ``max_frames`` or ``max_bins``, the position uniform among all at which the stretch fits.
+
+    Args:
+        size: B.
+        n_samples: L.
 
     Returns:
         ``(B, 4) int64``: first frame, number of frames, first bin, number of bins.
@@ -68,14 +86,14 @@ def draw_masks(
 
 
 def mask(waves: Tensor, masks: Tensor) -> Tensor:
-    """Waveforms without the masked frames and bins, phases kept; a clip without a mask stays as it is.
+    """Waveforms with the masked frames and bins silenced, phases kept; clips without a mask stay equal.
 
     Args:
-        waves: ``(B, n) float32``.
-        masks: ``(B, 4) int64``, as of `draw_masks`.
+        waves: ``(B, L) float32``.
+        masks: ``(B, 4) int64``, see `draw_masks`.
 
     Returns:
-        ``(B, n) float32``.
+        ``(B, L) float32``.
     """
     window = torch.hann_window(MASK_FFT, device=waves.device)
     with torch.no_grad():
@@ -92,7 +110,7 @@ def mask(waves: Tensor, masks: Tensor) -> Tensor:
 
 
 def _stretch(length: int, first: Tensor, width: Tensor) -> Tensor:
-    """``(B, length) bool``: where ``first <= position < first + width``."""
+    """``(B, length) bool``, True at ``first <= position < first + width``."""
     position = torch.arange(length, device=first.device)
     return (position >= first[:, None]) & (position < (first + width)[:, None])
 
@@ -101,12 +119,12 @@ def _stretch(length: int, first: Tensor, width: Tensor) -> Tensor:
 
 
 class Exchange(NamedTuple):
-    """Which clips of a batch hold sub-embeddings of others.
+    """The sub-embeddings that the clips of a batch take from other clips.
 
     Attributes:
-        swapped: ``(B,) bool``.
-        source: ``(B, M) int64``, the clip that each sub-embedding is taken from: the clip itself for the
-            first one and wherever a clip is not swapped.
+        swapped: ``(B,) bool``, True for clips that take sub-embeddings from others.
+        source: ``(B, M) int64``, the clip from which each sub-embedding is taken: the clip itself for the
+            first sub-embedding, and for all of a clip that is not swapped.
     """
 
     swapped: Tensor
@@ -114,7 +132,12 @@ class Exchange(NamedTuple):
 
 
 def draw_exchange(rng: np.random.Generator, size: int, n_parts: int, probability: float) -> Exchange:
-    """An exchange of sub-embeddings 2 to M, each by a permutation of the batch of its own.
+    """An exchange of sub-embeddings 2 to M, each by another permutation of the batch.
+
+    Args:
+        size: B.
+        n_parts: M.
+        probability: share of the clips that are swapped.
 
     Source: FeatEx as configured in ASDKit, arXiv 2507.10264.
     """

@@ -1,10 +1,12 @@
-"""The autoencoder frontend: reconstructs stacked log-mel frames; scores of its own come from its error.
+"""The autoencoder frontend: reconstructs stacked log-mel frames and scores clips by the reconstruction error.
 
-* ``recon``: the squared error's mean over a clip's vectors and their values.
-* ``mahalanobis``: with m the mean of the clip's errors over all its vectors and their S frames, the smaller
-  one of ``m' C^-1 m`` over source and target, with C the covariance of such errors (of single frames) in the
-  domain's training clips (see `AutoencoderFrontend.prepare`). Without target clips the source's C serves for
-  both.
+A vector is S consecutive log-mel frames of a clip. The network learns to reconstruct the vectors of normal
+clips, so that vectors of anomalous clips have larger errors. Two scores are offered:
+
+* ``recon``: the mean of the squared error over a clip's vectors and their values.
+* ``mahalanobis``: with m the mean of a clip's errors over all vectors and their S frames, the smaller one of
+  ``m' C^-1 m`` over source and target, where C is the covariance of single frames' errors in the domain's
+  training clips (see `AutoencoderFrontend.prepare`). Without target clips, the source's C is used alone.
 
 Legend for shapes: B clips, L samples per clip, T frames, M mel bands, S stacked frames, V vectors,
 D bottleneck.
@@ -13,8 +15,8 @@ D bottleneck.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,21 +30,24 @@ from asdray.frontends.networks import AutoencoderNetwork
 
 if TYPE_CHECKING:
     from asdray.config.frontend import Autoencoder
+    from asdray.frontends import Columns
 
 _CHUNK = 32
-"""Clips whose frames are computed at once: bounds the memory of that."""
+"""Clips whose frames are computed at once: bounds the memory."""
 
 DOMAINS = ("source", "target")
 
 
 class VectorBatches:
-    """Vectors of all clips of a unit, shuffled together anew every epoch.
+    """Training vectors of all clips of a unit, in a new random order every epoch.
 
     Args:
-        frames: ``(N, M) float32``, the frames of all clips one after another; each is stored once, and
-            vectors are gathered from them by index.
-        starts: ``(V,) int64``, the first frame of every vector.
-        held_out: likewise for vectors that are never trained on.
+        frames: ``(N, M) float32``, the frames of all clips one after another; vectors overlap, so that every
+            frame is stored once and vectors are gathered by index.
+        starts: ``(V,) int64``, the first frame of every training vector.
+        held_out: the first frame of every vector that is never trained on, ``int64``.
+        n_frames: S.
+        batch_size: vectors per batch.
     """
 
     items = "vectors"
@@ -59,19 +64,19 @@ class VectorBatches:
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Batches ``(B, S M) float32`` of one epoch; the order comes from ``rng``."""
+        """Batches ``(B, S M) float32`` of one epoch, in an order drawn from ``rng``."""
         order = torch.from_numpy(rng.permutation(len(self._starts))).to(self._starts.device)
         for batch in self._batches:
             yield features.stack_frames(self._frames, self._starts[order[batch]], self._n_frames)
 
     def held_out(self) -> Iterator[Tensor]:
-        """Batches ``(B, S M) float32`` of the vectors that are never trained on."""
+        """Batches ``(B, S M) float32`` of the held-out vectors, for the validation loss."""
         for starts in self._held_out.split(self._batch_size) if len(self._held_out) else ():
             yield features.stack_frames(self._frames, starts, self._n_frames)
 
 
 class _Errors:
-    """The sums over a domain's errors that its covariance is made of."""
+    """Running sums over the reconstruction errors of a domain, from which the covariance is computed."""
 
     def __init__(self, n_bands: int, device: torch.device) -> None:
         self.n_vectors = 0
@@ -80,7 +85,7 @@ class _Errors:
         self._products = torch.zeros(n_bands, n_bands, dtype=torch.float64, device=device)
 
     def add(self, errors: Tensor, n_vectors: int, centre: bool) -> None:
-        """Adds ``(N, M) float64`` errors of single frames, around their own mean if ``centre``."""
+        """Adds errors of single frames, ``(N, M) float64``; with ``centre`` their own mean is subtracted."""
         if centre:
             errors = errors - errors.mean(dim=0)
         self.n_vectors += n_vectors
@@ -92,7 +97,7 @@ class _Errors:
         """The lower Cholesky factor of the covariance, ``(M, M) float64``.
 
         Raises:
-            ValueError: it is singular.
+            ValueError: the covariance is singular.
         """
         centred = self._products - torch.outer(self._total, self._total) / self._n_frames
         root, failed = torch.linalg.cholesky_ex(centred / max(1, self.n_vectors - 1))
@@ -106,7 +111,10 @@ class _Errors:
 
 
 class AutoencoderFrontend(FrontendModule):
-    """Log-mel frames, stacked, through the autoencoder."""
+    """Log-mel frames, stacked to vectors, through a fully connected autoencoder.
+
+    Source: the network of the official DCASE Task 2 baseline.
+    """
 
     window: Tensor
     filters: Tensor
@@ -125,33 +133,27 @@ class AutoencoderFrontend(FrontendModule):
         self._roots: list[Tensor] = []
 
     def frames(self, waves: Tensor) -> Tensor:
-        """``(B, L) float32`` -> log-mel frames ``(B, T, M)``."""
+        """Waveforms ``(B, L) float32`` -> log-mel frames in dB ``(B, T, M) float32``."""
+        power, norm = self.config.power, self.config.window_norm
         return features.log_mel(
-            waves,
-            self.window,
-            self.hop_length,
-            self.filters,
-            power=self.config.power,
-            window_norm=self.config.window_norm,
+            waves, self.window, self.hop_length, self.filters, power=power, window_norm=norm
         )
 
     def training_data(
-        self,
-        clips: Clips,
-        columns: Mapping[str, Sequence[Any]],
-        batch_size: int,
-        rng: np.random.Generator,
+        self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> VectorBatches:
         """All vectors of whole clips at their native length; a clip too short for one vector is repeated.
 
-        ``columns`` are not used: an autoencoder has no classes. ``rng`` draws the vectors to hold out.
+        Args:
+            columns: unused, since an autoencoder has no classes.
+            rng: draws the vectors to hold out.
         """
         frames, starts = self._vectors(clips)
-        chosen, held_out = (torch.from_numpy(w).to(frames.device) for w in self._split(starts, rng))
-        return VectorBatches(frames, chosen, held_out, self.n_frames, batch_size)
+        trained, held_out = (torch.from_numpy(w).to(frames.device) for w in self._split(starts, rng))
+        return VectorBatches(frames, trained, held_out, self.n_frames, batch_size)
 
     def _split(self, starts: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Where the vectors to train on begin, and those to hold out, which ``rng`` draws."""
+        """The first frames of the vectors to train on and of the vectors to hold out, which ``rng`` draws."""
         everything = np.concatenate(starts)
         n_held_out = round(self.config.validation * len(everything))
         held_out = np.zeros(len(everything), dtype=bool)
@@ -159,7 +161,7 @@ class AutoencoderFrontend(FrontendModule):
         return everything[~held_out], everything[held_out]
 
     def _vectors(self, clips: Clips) -> tuple[Tensor, list[np.ndarray]]:
-        """The frames of all whole clips, ``(N, M)``, and for each clip where its vectors begin in them."""
+        """The frames of all whole clips ``(N, M)``, and the first frame of every vector, per clip."""
         lengths = np.maximum(clips.lengths, self.shortest)
         per_clip = lengths // self.hop_length + 1
         first = np.concatenate([[0], np.cumsum(per_clip)])
@@ -174,41 +176,38 @@ class AutoencoderFrontend(FrontendModule):
         return frames, [np.arange(a, b - self.n_frames + 1) for a, b in itertools.pairwise(first)]
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Mean squared error of the vectors ``(B, S M)``, ``() float32``."""
+        """The mean squared error of vectors ``(B, S M) float32``, shape ``()``."""
         reconstruction, _ = self.network(batch)
         return F.mse_loss(reconstruction, batch)
 
     # -------------------------------------------------------------------------------------- extraction
 
-    def prepare(
-        self,
-        clips: Clips,
-        columns: Mapping[str, Sequence[Any]],
-        batch_size: int,
-        rng: np.random.Generator,
-    ) -> None:
+    def prepare(self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator) -> None:
         """Computes the covariance of the errors in each domain's training clips, in closed form.
 
-        As in the official baseline it is divided by the number of vectors, not of frames, less one: a
-        factor of about S, the same for all. What is subtracted from the errors first, ``centring`` says.
+        The sums of products are divided by the number of vectors (not frames) less one, as in the official
+        baseline: a factor of about S, the same for all clips. The option ``centring`` chooses the mean that
+        is subtracted from the errors first:
 
-        ``batch``, as there: one more pass over the vectors of training, without those that were held out,
-        in shuffled batches of ``batch_size``; errors are taken around the mean of their domain's in the
-        same batch. ``domain``: over all vectors of the training clips, around the mean of the domain's. That
-        is the default, because a domain's covariance is then what it is called, and depends on no order and
-        no size of batches. With c the share of a domain and batches of B vectors, the one of ``batch`` is
-        smaller by the factor
+        * ``domain`` (default): the mean over all vectors of the domain's training clips. The result depends
+          neither on an order of batches nor on their size.
+        * ``batch``, as in the baseline: one more pass over the training vectors, without the held-out ones,
+          in shuffled batches of ``batch_size``; the mean over the domain's vectors in the same batch.
+
+        With c the share of a domain and batches of B vectors, the covariance of ``batch`` is smaller by the
+        factor
 
             1 - (1 - exp(-B c)) / (B c) v,
 
         with v the variance of a vector's mean error over its S frames, relative to that of a frame. For the
-        source (B c = 253) that is 1. For a target of 1 % in batches of 256, S = 5 and an autocorrelation r
-        from frame to frame it is 0.93, 0.84, 0.69 for r = 0, 0.5, 0.9: there distances to the target are
-        larger, and the smaller of both distances is the target's somewhat less often.
+        source (B c = 253) the factor is 1. For a target share of 1 %, batches of 256, S = 5 and an
+        autocorrelation r from frame to frame it is 0.93, 0.84, 0.69 for r = 0, 0.5, 0.9: distances to the
+        target are then larger, and the target is somewhat less often the nearer domain.
 
         Args:
-            rng: as that of `training_data` was, from which it draws the same vectors to hold out; the order
-                of the batches comes after them.
+            columns: ``domain`` of every clip.
+            rng: in the state that `training_data` started from, so that the same vectors are held out; the
+                order of the batches is drawn afterwards.
 
         Raises:
             ValueError: a covariance is singular.
@@ -217,26 +216,36 @@ class AutoencoderFrontend(FrontendModule):
         """
         frames, starts = self._vectors(clips)
         is_target = np.asarray(columns["domain"]) == "target"
-        if self.config.centring == "batch":
-            trained, _ = self._split(starts, rng)
-            # Vectors stand in the order of their clips: the last clip that begins no later is theirs.
-            clip = np.searchsorted([some[0] for some in starts], trained, side="right") - 1
-            order = rng.permutation(len(trained))
-            batches = [(trained[order[b]], is_target[clip[order[b]]]) for b in split(len(order), batch_size)]
-        else:
-            batches = [(some, np.full(len(some), t)) for some, t in zip(starts, is_target, strict=True)]
-        errors = _Errors(frames.shape[1], frames.device), _Errors(frames.shape[1], frames.device)
-        for begins, of_target in batches:
-            vectors = features.stack_frames(frames, torch.from_numpy(begins).to(frames.device), self.n_frames)
+        n_bands, device = frames.shape[1], frames.device
+        errors = _Errors(n_bands, device), _Errors(n_bands, device)
+        for begins, of_target in self._batches_with_domains(starts, is_target, batch_size, rng):
+            vectors = features.stack_frames(frames, torch.from_numpy(begins).to(device), self.n_frames)
             found = (vectors - self.network(vectors)[0]).double()
             for domain, mine in enumerate((~of_target, of_target)):
                 if mine.any():
                     errors[domain].add(
-                        found[torch.from_numpy(mine).to(frames.device)].view(-1, frames.shape[1]),
+                        found[torch.from_numpy(mine).to(device)].view(-1, n_bands),
                         int(mine.sum()),
                         centre=self.config.centring == "batch",
                     )
         self._roots = [e.root(name) for e, name in zip(errors, DOMAINS, strict=True) if e.n_vectors]
+
+    def _batches_with_domains(
+        self, starts: Sequence[np.ndarray], is_target: np.ndarray, batch_size: int, rng: np.random.Generator
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Batches for `prepare`: the first frame of every vector, and True for vectors of the target.
+
+        Args:
+            starts: the first frame of every vector, per clip.
+            is_target: ``(N,) bool``, per clip.
+        """
+        if self.config.centring == "domain":
+            return [(some, np.full(len(some), t)) for some, t in zip(starts, is_target, strict=True)]
+        trained, _ = self._split(starts, rng)
+        # Vectors are in the order of their clips: a vector's clip is the last one that begins no later.
+        clip = np.searchsorted([some[0] for some in starts], trained, side="right") - 1
+        order = rng.permutation(len(trained))
+        return [(trained[order[b]], is_target[clip[order[b]]]) for b in split(len(order), batch_size)]
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Bottleneck and scores of whole clips.
@@ -245,11 +254,11 @@ class AutoencoderFrontend(FrontendModule):
             waves: ``(B, L) float32``.
 
         Returns:
-            ``embedding`` ``(B, D) float32``, the bottleneck's mean over the clip; and each of the
-            configuration's scores ``(B,)``.
+            ``embedding`` ``(B, D) float32``, the mean of the bottleneck over a clip's vectors; and each of
+            the configuration's scores ``(B,)``.
         """
         frames = self.frames(waves)
-        # (B, V, S M): vectors of each clip, the earliest frame first.
+        # (B, V, S M): the vectors of each clip, the earliest frame first.
         vectors = frames.unfold(1, self.n_frames, 1).transpose(2, 3).flatten(2)
         n_clips, n_vectors, width = vectors.shape
         reconstruction, code = self.network(vectors.reshape(-1, width))
@@ -258,7 +267,7 @@ class AutoencoderFrontend(FrontendModule):
         if "recon" in self.config.scores:
             found["recon"] = error.square().mean(dim=(1, 2))
         if "mahalanobis" in self.config.scores:
-            assert self._roots, "prepare comes first"
+            assert self._roots, "prepare() comes first"
             mean = error.double().reshape(n_clips, -1, frames.shape[2]).mean(dim=1)
             distances = [torch.linalg.solve_triangular(root, mean.T, upper=False) for root in self._roots]
             found["mahalanobis"] = torch.stack([d.square().sum(dim=0) for d in distances]).amin(dim=0)

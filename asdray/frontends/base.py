@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,6 +17,7 @@ from asdray.audio.features import to_float
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
     from asdray.config.system import Train
+    from asdray.frontends import Columns
 
 _METHODS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
 _METHODS_OF_TRAINING = {"training_data": ("clips", "columns", "batch_size", "rng"), "loss": ("batch",)}
@@ -110,19 +111,15 @@ class FrontendModule(nn.Module):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def training_data(
-        self,
-        clips: Clips,
-        columns: Mapping[str, Sequence[Any]],
-        batch_size: int,
-        rng: np.random.Generator,
+        self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> TrainingData:
-        """The data to train on.
+        """The batches to train on.
 
         Args:
             clips: all training clips of the unit.
             columns: ``machine``, ``section``, ``attributes`` and ``domain`` of every clip.
-            batch_size: clips or vectors per batch.
-            rng: for choices that hold for all epochs.
+            batch_size: items per batch.
+            rng: for random choices that hold for all epochs.
         """
         raise NotImplementedError
 
@@ -134,17 +131,10 @@ class FrontendModule(nn.Module):
         """Plain values besides the weights that a checkpoint holds to build this frontend again."""
         return {}
 
-    def prepare(
-        self,
-        clips: Clips,
-        columns: Mapping[str, Sequence[Any]],
-        batch_size: int,
-        rng: np.random.Generator,
-    ) -> None:
-        """Computes statistics of a machine's training clips that extraction needs.
+    def prepare(self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator) -> None:
+        """Computes the statistics of a machine's training clips that extraction needs.
 
-        Args:
-            rng: in the same state as in `training_data` if the unit is this machine.
+        The arguments are as in `training_data`, for one machine; ``rng`` starts from the same state.
         """
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
@@ -179,7 +169,7 @@ def extract_all(
 
 
 def checked(frontend: Any, config: FrontendConfig) -> Any:
-    """A plugin's ``frontend``, after a check of every method that stages are going to call.
+    """A plugin's ``frontend``, after a check of the methods that stages call.
 
     Raises:
         ValueError: a method is missing or takes other arguments; the message names the right ones.

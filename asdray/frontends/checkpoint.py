@@ -1,7 +1,7 @@
-"""Checkpoints as plain dictionaries: read without Lightning, which writes them.
+"""Checkpoints: dictionaries that Lightning writes and that are read here without Lightning.
 
-Besides Lightning's own entries a checkpoint holds ``asdray``: the training's ``signature``, its ``history``
-(one row per finished epoch) and ``frontend``, what ``saved()`` of the frontend gave.
+Besides Lightning's entries a checkpoint has the entry ``asdray``: the training's ``signature``, the
+``history`` (one row per finished epoch) and ``frontend``, the return value of the frontend's ``saved()``.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from asdray.frontends.base import FrontendModule
 
 PREFIX = "frontend."
-"""Before the names of a frontend's weights: it is an attribute of the module that Lightning trains."""
+"""Prefix of the frontend's tensors: the frontend is an attribute of the module that Lightning trains."""
 
 
 def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """The checkpoint at ``path``, on the CPU; no code in it is run.
+    """The checkpoint at ``path``, on the CPU; code inside the file is not run.
 
     Args:
-        sha256: what its content must be, if known.
+        sha256: hash of the content that the training wrote, if known.
 
     Raises:
-        ValueError: missing, damaged, not a checkpoint of asdray, or of other content.
+        ValueError: the file is missing, damaged, no checkpoint of asdray, or has another hash.
     """
     try:
         content = path.read_bytes()
@@ -51,7 +51,7 @@ def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
 
 def write_empty(path: Path, signature: str) -> None:
-    """Writes the checkpoint of a frontend that has learnt nothing."""
+    """Writes a checkpoint without weights, for a frontend that learns nothing."""
     with store.atomic_path(path) as temporary:
         saved = {"signature": signature, "history": [], "frontend": {}}
         torch.save({"state_dict": {}, "asdray": saved}, temporary)

@@ -1,4 +1,4 @@
-"""The device that computes, and torch's settings while it does."""
+"""The device for computations, and torch's settings during them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from asdray.allocator import keep_memory
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU where there is one, else the CPU.
+    """The device called ``name``; ``auto`` is the first GPU, or the CPU on a machine without GPUs.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
 
     Raises:
-        ValueError: no such device here.
+        ValueError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -34,23 +38,26 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_label(device: torch.device) -> str:
-    """How results name the device: ``cpu`` or for example ``cuda:NVIDIA H200``."""
+    """The device's name in result files: ``cpu`` or for example ``cuda:NVIDIA H200``."""
     return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
 def precision(name: str, device: torch.device) -> torch.autocast:
-    """The context for ``train.precision``: ``fp32`` changes nothing, ``bf16`` computes in bfloat16 where
-    torch's autocast deems it safe; weights, their gradients and spectra stay in float32."""
+    """The context for ``train.precision``.
+
+    ``fp32`` changes nothing. ``bf16`` computes in bfloat16 wherever torch's autocast considers bfloat16 safe;
+    weights, gradients of weights and spectra stay in float32.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
 
 
 @contextlib.contextmanager
 def settings(threads: int, device: torch.device) -> Iterator[None]:
-    """Reproducible computation with ``threads`` CPU threads; what was set before comes back at the end.
+    """Reproducible computation with ``threads`` CPU threads; at the end the earlier settings are restored.
 
-    Freed memory stays with the process from then on, see `asdray.allocator`. Torch's global random generators
-    may be seeded freely inside. Operations without a deterministic algorithm are still used: no frontend can
-    do without them on every device.
+    The process keeps freed memory from now on, see `asdray.allocator`. Torch's global random generators may
+    be seeded inside: their state is restored, too. Operations without a deterministic algorithm remain
+    allowed, because on some devices every frontend needs one.
     """
     keep_memory()
     before = (
@@ -60,13 +67,13 @@ def settings(threads: int, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark,
     )
     if device.type == "cuda":
-        # cuBLAS is deterministic only with this, and reads it when it starts.
+        # cuBLAS is deterministic only with this variable, which is read when cuBLAS starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         torch.set_num_threads(threads)
-        # Not `use_deterministic_algorithms`: that also tells torch's compiler, whose import takes seconds.
+        # `use_deterministic_algorithms` would also import torch's compiler, which takes seconds.
         torch.set_deterministic_debug_mode("warn")
-        # Otherwise every new tensor would be filled with NaN first, which costs a pass over memory.
+        # Filling every new tensor with NaN would cost a pass over its memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -1,4 +1,8 @@
-"""The discriminative frontend: branches on spectra, trained to tell classes of normal sound apart.
+"""The discriminative frontend: a network that is trained to tell classes of normal sound apart.
+
+A class is a combination of machine, section, attributes and domain. Each branch of the network sees another
+spectral representation of the clip; the embedding is the concatenation of the branches' outputs. Anomalous
+clips get embeddings that are far from those of normal clips, which backends measure.
 
 Legend for shapes: B clips, N training clips, L samples per clip, C classes, D embedding dimensions (of all
 branches together).
@@ -6,7 +10,7 @@ branches together).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,26 +30,32 @@ from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
     from asdray.config.frontend import Discriminative, FftBranch, StftBranch
+    from asdray.frontends import Columns
 
 _GPU_SHARE = 0.4
-"""Of a GPU's free memory: training clips that need less live there."""
+"""Share of a GPU's free memory: training clips are copied to the GPU if they need less."""
 
 
-def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[str]:
+def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
     """The class of every clip, such as ``fan---0---m-n_W---0``: machine, section, attributes, is_target.
 
+    Example:
+        >>> columns = {"machine": ["fan"], "section": [0], "attributes": ["m-n_W"], "domain": ["target"]}
+        >>> class_labels(("machine", "domain"), columns)
+        ['fan---1']
+
     Args:
-        parts: which of ``machine``, ``section``, ``attributes``, ``domain`` make a class; their order is
-            always this one.
+        parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``; labels
+            always have this order.
         columns: columns of the manifest, one value per clip.
 
-    Source: ASDKit's ``main`` label, arXiv 2507.10264. Its labels of 2020 end after the section: here the two
-    other parts are the same for all clips of that year, so that classes and their order are the same.
+    Source: ASDKit's ``main`` label, arXiv 2507.10264. ASDKit's labels of 2020 end after the section; the
+    other two parts are equal for all clips of 2020, so that classes and their order are the same here.
     """
     as_text: dict[str, Callable[[Any], str]] = {
         "machine": str,
         "section": str,
-        # Hidden ones are spelt in two ways, for one machine of 2026 perhaps in both.
+        # Hidden attributes are spelt in two ways, for one machine of 2026 perhaps in both.
         "attributes": lambda value: NO_ATTRIBUTE if is_hidden(value) else value,
         "domain": lambda value: str(int(value == "target")),
     }
@@ -53,17 +63,13 @@ def class_labels(parts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> 
     return ["---".join(values) for values in zip(*chosen, strict=True)]
 
 
-def class_names(
-    parts: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    test_classes: Mapping[str, Sequence[Any]] | None = None,
-) -> list[str]:
+def class_names(parts: Sequence[str], columns: Columns, test_classes: Columns | None = None) -> list[str]:
     """The names of all classes, sorted.
 
     Args:
         parts: see `class_labels`.
-        columns: of the training clips.
-        test_classes: of the classes among the test clips, if training knows these.
+        columns: one value per training clip.
+        test_classes: one value per class among the test clips, if training knows their classes.
 
     Raises:
         ValueError: the training clips make too few classes.
@@ -77,7 +83,7 @@ def class_names(
 
 
 class Branch(nn.Module):
-    """One branch: a spectral representation of the waveform, then its network."""
+    """A branch: the spectrum or spectrogram of the waveform, and the network on it."""
 
     window: Tensor
 
@@ -87,14 +93,8 @@ class Branch(nn.Module):
         self.temporal_norm = False
         if config.name == "fft":
             n_bins = config.lengths(n_samples)[0]
-            self.network: nn.Module = FftNetwork(
-                n_bins,
-                config.channels,
-                config.kernels,
-                config.strides,
-                config.hidden,
-                config.embedding_dim,
-            )
+            layers = config.channels, config.kernels, config.strides, config.hidden
+            self.network: nn.Module = FftNetwork(n_bins, *layers, config.embedding_dim)
         else:
             n_bins, _ = config.input_shape(n_samples)
             self.hop_length = config.hop_length
@@ -104,7 +104,7 @@ class Branch(nn.Module):
             self.network = StftNetwork(n_bins, config.channels, config.embedding_dim, config.aggregation)
 
     def forward(self, waves: Tensor) -> Tensor:
-        """``(B, L) float32`` -> ``(B, D_branch)``."""
+        """Waveforms ``(B, L) float32`` -> the branch's sub-embedding ``(B, D_branch)``."""
         if not self.hop_length:
             return self.network(features.spectrum(waves))
         bins = features.spectrogram(waves, self.window, self.hop_length, self.first, self.last)
@@ -114,15 +114,15 @@ class Branch(nn.Module):
 
 
 class ClipBatch(NamedTuple):
-    """A training batch with the choices that were drawn for it.
+    """A training batch with the random choices of its augmentation.
 
     Attributes:
         samples: ``(B, L)`` int16 or float32, see `asdray.audio.batches.Clips.gather`.
-        classes: ``(B,) int64``.
-        partner: ``(B,) int64``, whom each clip is mixed with.
-        share: ``(B,) float32``, how much of the clip stays.
-        masks: ``(B, 4) int64`` of SpecAugment, or None.
-        exchange: of FeatEx, or None.
+        classes: ``(B,) int64``, positions in the frontend's sorted classes.
+        partner: ``(B,) int64``, the clip with which each clip is mixed (mixup).
+        share: ``(B,) float32``, the clip's own share in the mixture.
+        masks: ``(B, 4) int64`` for SpecAugment, or None.
+        exchange: for FeatEx, or None.
     """
 
     samples: Tensor
@@ -134,7 +134,12 @@ class ClipBatch(NamedTuple):
 
 
 class ClipBatches:
-    """The training clips of a unit, in a new order with new crops and mixtures every epoch."""
+    """Batches of a unit's training clips, with a new order, new crops and new augmentation every epoch.
+
+    Args:
+        classes: ``(N,) int64``, the class of every clip.
+        n_samples: L, samples per crop.
+    """
 
     items = "clips"
 
@@ -149,7 +154,7 @@ class ClipBatches:
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
-        """The batches of one epoch; all its choices come from ``rng``."""
+        """The batches of one epoch; all random choices come from ``rng``."""
         order = rng.permutation(len(self._clips))
         starts = self._clips.random_starts(rng, self._n_samples)
         for batch in self._batches:
@@ -167,17 +172,15 @@ class ClipBatches:
             )
 
     def held_out(self) -> Iterator[ClipBatch]:
-        """Nothing: every clip is trained on."""
+        """No batch: every clip is trained on."""
         yield from ()
 
     def _draw_masks(self, rng: np.random.Generator, size: int) -> Tensor | None:
         options = self._config.spec_augment
         if options is None:
             return None
-        drawn = draw_masks(
-            rng, size, self._n_samples, options.probability, options.max_frames, options.max_bins
-        )
-        return torch.from_numpy(drawn)
+        widths = options.max_frames, options.max_bins
+        return torch.from_numpy(draw_masks(rng, size, self._n_samples, options.probability, *widths))
 
     def _draw_exchange(self, rng: np.random.Generator, size: int) -> Exchange | None:
         for head in self._config.heads:
@@ -187,7 +190,9 @@ class ClipBatches:
 
 
 class DiscriminativeFrontend(FrontendModule):
-    """Branches side by side, their outputs concatenated; the loss sees class centres that only it needs.
+    """Branches whose outputs are concatenated to an embedding, a main loss, and further heads.
+
+    The class centres of the losses are needed in training only.
 
     Args:
         n_samples: L.
@@ -208,36 +213,31 @@ class DiscriminativeFrontend(FrontendModule):
         self.more_heads = nn.ModuleList(build_head(head, dims, len(self.classes)) for head in config.heads)
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides the weights to build this frontend again."""
+        """The names of the classes, whose number decides the shape of the class centres."""
         return {"classes": list(self.classes)}
 
     def training_data(
-        self,
-        clips: Clips,
-        columns: Mapping[str, Sequence[Any]],
-        batch_size: int,
-        rng: np.random.Generator,
+        self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> ClipBatches:
-        """The unit's training clips; ``columns`` as for `class_labels`, aligned with ``clips``."""
+        """Batches of crops; on a GPU whose memory has room, all clips are copied there once."""
         index = {name: i for i, name in enumerate(self.classes)}
-        classes = np.array(
-            [index[label] for label in class_labels(self.config.classes, columns)], dtype=np.int64
-        )
+        labels = class_labels(self.config.classes, columns)
+        classes = np.array([index[label] for label in labels], dtype=np.int64)
         device = next(self.branches.parameters()).device  # a plugin's loss may have no weights
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
         return ClipBatches(clips, classes, self.n_samples, batch_size, self.config)
 
     def forward(self, waves: Tensor) -> Tensor:
-        """``(B, L) float32`` -> embeddings ``(B, D)``."""
+        """Waveforms ``(B, L) float32`` -> embeddings ``(B, D)``."""
         return torch.cat(self.parts(waves), dim=1)
 
     def parts(self, waves: Tensor) -> list[Tensor]:
-        """The sub-embeddings: each branch's output ``(B, D_branch)``."""
+        """Waveforms ``(B, L) float32`` -> the sub-embedding ``(B, D_branch)`` of every branch."""
         return [branch(waves) for branch in self.branches]
 
     def loss(self, batch: ClipBatch) -> Tensor:
-        """The batch's mean loss, ``() float32``."""
+        """The mean of the main loss plus the losses of all heads, ``() float32``."""
         waves = features.to_float(batch.samples)
         targets = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
         if self.config.mixup_probability > 0:
@@ -252,12 +252,5 @@ class DiscriminativeFrontend(FrontendModule):
         return loss
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """Embeddings of whole clips.
-
-        Args:
-            waves: ``(B, L) float32``.
-
-        Returns:
-            ``embedding`` ``(B, D) float32``.
-        """
+        """Whole clips ``(B, L) float32`` -> ``embedding`` ``(B, D) float32``."""
         return {"embedding": self(waves).float()}

@@ -1,4 +1,4 @@
-"""What the discriminative frontend learns with: its loss, and further heads beside it.
+"""Builds the losses of the discriminative frontend: the main loss, and heads that add further losses.
 
 Legend for shapes: B clips, M sub-embeddings (one per branch) of D_m dimensions, C classes.
 """
@@ -20,39 +20,28 @@ if TYPE_CHECKING:
 
 
 def build_loss(options: config.Loss, embedding_dim: int, n_classes: int) -> AngularLoss:
-    """The loss of a configuration with fresh centres.
+    """The loss of a configuration, with fresh class centres.
 
     Raises:
-        ValueError: too few classes for it.
+        ValueError: the loss needs more classes.
     """
     if from_plugin := implementation(options):
         return from_plugin(options, embedding_dim, n_classes)
+    # Every option of a loss is an argument of its module, under the same name.
+    arguments = options.model_dump(exclude={"name"})
     match options.name:
-        case "adacos":
-            return AdaCosLoss(embedding_dim, n_classes, trainable=options.trainable, dynamic=options.dynamic)
-        case "subcluster_adacos":
-            return AdaCosLoss(
-                embedding_dim,
-                n_classes,
-                options.n_subclusters,
-                trainable=options.trainable,
-                dynamic=options.dynamic,
-            )
+        case "adacos" | "subcluster_adacos":
+            return AdaCosLoss(embedding_dim, n_classes, **arguments)
         case "arcface":
-            return ArcFaceLoss(
-                embedding_dim,
-                n_classes,
-                scale=options.scale,
-                margin=options.margin,
-                margin_on=options.margin_on,
-                trainable=options.trainable,
-            )
+            return ArcFaceLoss(embedding_dim, n_classes, **arguments)
         case "adaproj":
-            return AdaProjLoss(embedding_dim, n_classes, options.subspace_dim, trainable=options.trainable)
+            return AdaProjLoss(embedding_dim, n_classes, **arguments)
 
 
 class SubspaceHead(nn.Module):
-    """The weighted sum of a loss per sub-embedding.
+    """A separate loss for each sub-embedding; the head's loss is their weighted sum.
+
+    Every branch thereby learns to tell classes apart even without the other branches.
 
     Source: ASDKit's subspace loss, arXiv 2507.10264.
     """
@@ -63,13 +52,15 @@ class SubspaceHead(nn.Module):
         self.losses = nn.ModuleList(build_loss(options.loss, dim, n_classes) for dim in dims)
 
     def forward(self, parts: Sequence[Tensor], targets: Tensor, exchange: Exchange | None) -> Tensor:
-        """The loss of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``, ``()``."""
+        """The loss, shape ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``."""
         losses = [loss(part, targets) for loss, part in zip(self.losses, parts, strict=True)]
         return self.weight * torch.stack(losses).sum()
 
 
 class FeatExHead(nn.Module):
-    """The weighted loss of embeddings in which some clips hold sub-embeddings of others, see `exchanged`.
+    """Feature exchange: a loss that tells whether all sub-embeddings of an embedding belong to one clip.
+
+    Some clips take sub-embeddings from others, see `exchanged`; the loss classifies the result.
 
     Source: Wilkinghoff, ICASSP 2024, as configured in ASDKit, arXiv 2507.10264.
     """
@@ -80,20 +71,19 @@ class FeatExHead(nn.Module):
         self.loss = build_loss(options.loss, sum(dims), n_classes * (len(dims) + 1))
 
     def forward(self, parts: Sequence[Tensor], targets: Tensor, exchange: Exchange | None) -> Tensor:
-        """The loss of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``, ``()``."""
+        """The loss, shape ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``."""
         assert exchange is not None
         return self.weight * self.loss(*exchanged(parts, targets, exchange))
 
 
 def exchanged(parts: Sequence[Tensor], targets: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
-    """Embeddings with exchanged sub-embeddings, and what they are to be told apart as.
+    """Embeddings with exchanged sub-embeddings, and their targets.
 
-    There are M + 1 blocks of C classes: the first for clips as they are; the others, one per sub-embedding,
-    for clips of which sub-embedding m is that of clip ``exchange.source[:, m]``, whose target then counts
-    1/M there.
+    The targets have M + 1 blocks of C classes. The first block is for unchanged clips. Block m of the others
+    is for swapped clips: the target of the clip that sub-embedding m was taken from, divided by M.
 
     Returns:
-        ``(B, D_1 + ... + D_M)`` and ``(B, C (M + 1))``, whose rows sum to those of ``targets``.
+        embeddings ``(B, D_1 + ... + D_M)``; targets ``(B, C (M + 1))``, with the row sums of ``targets``.
     """
     swapped = exchange.swapped[:, None]
     sources = exchange.source.unbind(dim=1)
@@ -104,7 +94,11 @@ def exchanged(parts: Sequence[Tensor], targets: Tensor, exchange: Exchange) -> t
 
 
 def build_head(options: config.Head, dims: Sequence[int], n_classes: int) -> SubspaceHead | FeatExHead:
-    """The head of a configuration with fresh centres; ``dims`` are those of the sub-embeddings."""
+    """The head of a configuration, with fresh class centres.
+
+    Args:
+        dims: D_m of every sub-embedding.
+    """
     match options.name:
         case "subspace":
             return SubspaceHead(options, dims, n_classes)

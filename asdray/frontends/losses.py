@@ -1,7 +1,9 @@
 """Classification losses on the angle between embeddings and class centres, with soft targets.
 
-They compute in float32 (or float64, if that is what comes in) whatever the precision around them: with
-scales near 10, half precision would lose the differences that are learnt. They import nothing of asdray.
+The logit of a class is a scale s times the cosine between the embedding and the class's centre; the losses
+differ in the scale, in a margin on the angle and in the number of centres. All compute in float32 (float64
+for float64 input) even under autocast: at scales near 10, half precision would lose the differences to learn.
+The module imports nothing of asdray.
 
 Legend for shapes: B clips, D embedding dimensions, C classes, K centres per class.
 """
@@ -15,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_SCALE = 1.0
-"""No dynamic scale falls below this: for few classes the rule can ask for 0 or less, which learns nothing."""
+"""Lower bound of a dynamic scale: for few classes AdaCos's rule can give 0 or less, which learns nothing."""
 
 _MAX_COSINE = 1 - 1e-7
-"""The derivative of an angle is infinite where its cosine is 1."""
+"""Upper bound of a cosine before arccos, whose derivative is infinite at 1."""
 
 
 def require_classes(n_classes: int) -> None:
-    """Raises ValueError for too few classes of training clips to learn from."""
+    """Raises ValueError if the training clips make too few classes to learn from."""
     if n_classes < 2:
         raise ValueError(
             f"the training clips make {n_classes} class of sound, but a discriminative frontend learns "
@@ -31,13 +33,13 @@ def require_classes(n_classes: int) -> None:
 
 
 class AngularLoss(nn.Module):
-    """What all losses share: class centres, of which each class c owns those from cK to cK + K - 1.
+    """The base of the losses: K centres per class; class c has the centres cK to cK + K - 1.
 
     Args:
         embedding_dim: D.
         n_classes: C, at least 2.
         per_class: K.
-        trainable: whether the centres are learnt; if not they keep their Xavier-uniform start.
+        trainable: True if the centres are learnt; otherwise they keep their Xavier-uniform initial values.
 
     Raises:
         ValueError: too few classes to learn from.
@@ -57,11 +59,11 @@ class AngularLoss(nn.Module):
             self.register_buffer("centres", centres)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """The batch's mean loss.
+        """The mean cross entropy of a batch.
 
         Args:
-            embeddings: ``(B, D)``, of any length.
-            targets: ``(B, C) float32`` class probabilities.
+            embeddings: ``(B, D)``; only their direction matters.
+            targets: ``(B, C) float32``, class probabilities.
 
         Returns:
             ``() float32``.
@@ -73,19 +75,26 @@ class AngularLoss(nn.Module):
             return -(targets * self.log_probabilities(unit, directions, targets)).sum(dim=1).mean()
 
     def log_probabilities(self, unit: Tensor, directions: Tensor, targets: Tensor) -> Tensor:
-        """``(B, C)``, from embeddings ``(B, D)`` and centres ``(C K, D)`` of length 1."""
+        """Log probabilities ``(B, C)`` of the classes.
+
+        Args:
+            unit: embeddings ``(B, D)`` of length 1.
+            directions: centres ``(C K, D)`` of length 1.
+            targets: ``(B, C)``, for margins.
+        """
         raise NotImplementedError
 
 
 def _wide(values: Tensor) -> Tensor:
+    """``values`` in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def adacos_scale(n_centres: int) -> float:
-    """``sqrt(2) ln(n - 1)``: about where the loss tells small angles best from large ones.
+    """``sqrt(2) ln(n - 1)``: about the scale at which the loss tells small angles best from large ones.
 
     Raises:
-        ValueError: it is 0 or not defined, for fewer than three centres.
+        ValueError: fewer than three centres, for which the scale is 0 or undefined.
 
     Source: Zhang et al., AdaCos, CVPR 2019, eq. 8.
     """
@@ -101,19 +110,19 @@ def adacos_scale(n_centres: int) -> float:
 class AdaCosLoss(AngularLoss):
     """Cross entropy of ``s cos(embedding, centre)``, with K centres per class.
 
-    For K = 1 this is AdaCos, for more the sub-cluster AdaCos: probabilities of a class's centres are summed
-    before the logarithm. ``s = sqrt(2) ln(C K - 1)``; with ``dynamic`` only at first, and in training then
-    before every batch
+    K = 1 is AdaCos. K > 1 is the sub-cluster AdaCos: the probabilities of a class's centres are summed
+    before the logarithm. The scale is ``s = sqrt(2) ln(C K - 1)``. With ``dynamic`` that is the initial
+    scale, and every training batch starts with
 
-        s <- ln B / cos(min(pi / 4, median angle)),
+        s <- ln E / cos(min(pi / 4, median angle)),
 
-    where B is the mean over the batch's clips of the sum of ``exp(s cos)`` over the centres of other classes,
-    and the median is that of the angles between a clip and the centres of its class. Of a mixed clip the
-    other classes are those of probability 0, and it has no angle; without any clip of a single class the
-    scale stays. It never falls below `MIN_SCALE`.
+    where E is the mean over the batch's clips of the sum of ``exp(s cos)`` over the centres of other
+    classes, and the median is over the angles between a clip and the centres of its class. For a mixed clip,
+    other classes are the classes of probability 0, and the clip has no angle; a batch of mixed clips alone
+    leaves the scale unchanged. The scale never falls below `MIN_SCALE`.
 
-    Source: Zhang et al., AdaCos, CVPR 2019; Wilkinghoff, Sub-cluster AdaCos, IJCNN 2021. ASDKit's dynamic
-    sub-clusters take the angles of other centres than those of the class: not so here.
+    Source: Zhang et al., AdaCos, CVPR 2019; Wilkinghoff, Sub-cluster AdaCos, IJCNN 2021. Difference: ASDKit's
+    dynamic sub-cluster AdaCos takes angles to centres other than those of the clip's class.
     """
 
     scale: float | Tensor
@@ -122,15 +131,15 @@ class AdaCosLoss(AngularLoss):
         self,
         embedding_dim: int,
         n_classes: int,
-        per_class: int = 1,
+        n_subclusters: int = 1,
         *,
         trainable: bool,
         dynamic: bool = False,
     ) -> None:
-        super().__init__(embedding_dim, n_classes, per_class, trainable)
-        scale = adacos_scale(n_classes * per_class)
+        super().__init__(embedding_dim, n_classes, n_subclusters, trainable)
+        scale = adacos_scale(n_classes * n_subclusters)
         self.dynamic = dynamic
-        if dynamic:  # part of the checkpoint: a resumed training goes on with it
+        if dynamic:  # a buffer is part of checkpoints, so that a resumed training has the same scale
             self.register_buffer("scale", torch.tensor(max(scale, MIN_SCALE)))
         else:
             self.scale = scale
@@ -139,7 +148,7 @@ class AdaCosLoss(AngularLoss):
         cosine = unit @ directions.T
         if self.dynamic and self.training:
             self._adapt(cosine.detach(), targets.repeat_interleave(self.per_class, dim=1))
-        # Dynamic, it is changed in place: the gradient of this batch needs the scale of this batch.
+        # The next batch changes a dynamic scale in place; the gradient of this batch needs its own value.
         scale = self.scale.clone() if isinstance(self.scale, Tensor) else self.scale
         log_p = F.log_softmax(scale * cosine, dim=1)
         if self.per_class > 1:
@@ -147,7 +156,7 @@ class AdaCosLoss(AngularLoss):
         return log_p
 
     def _adapt(self, cosine: Tensor, targets: Tensor) -> None:
-        """The next scale, from ``(B, C K)`` cosines and the probabilities of the centres' classes."""
+        """Sets the dynamic scale from a batch's cosines and targets, both per centre, ``(B, C K)``."""
         assert isinstance(self.scale, Tensor)
         others = (self.scale * cosine).masked_fill(targets > 0, -math.inf)
         log_mean = others.logsumexp(dim=(0, 1)) - math.log(len(cosine))
@@ -160,12 +169,12 @@ class AdaCosLoss(AngularLoss):
 class ArcFaceLoss(AngularLoss):
     """Cross entropy of ``s cos(angle + m)``.
 
-    The margin m lies on the angle to the clip's own class; of a mixed clip each class has its probability's
-    share of it. With ``margin_on`` ``all`` it lies on the angle to every class.
+    The margin m (radians) is added to the angle between a clip and its own class; for a mixed clip, each
+    class gets m times its probability. ``margin_on: all`` adds m to the angles to all classes.
 
-    This is eq. 3 at all angles: of a clip more than pi - m away from its class the logit rises again, and
-    beyond pi - m / 2 it is above the one without a margin. Some implementations take cos(angle) - m sin(m)
-    there. For m = 0.5 that is beyond 151 degrees, while random directions lie near 90 degrees apart.
+    The formula is eq. 3 at all angles: beyond an angle of pi - m the logit rises again, and beyond pi - m / 2
+    it exceeds the logit without a margin. Some implementations use cos(angle) - m sin(m) beyond pi - m. For
+    m = 0.5, pi - m is 151 degrees, while random directions are about 90 degrees apart.
 
     Source: Deng et al., ArcFace, CVPR 2019, eq. 3.
     """
@@ -192,16 +201,16 @@ class ArcFaceLoss(AngularLoss):
 
 
 class AdaProjLoss(AngularLoss):
-    """Cross entropy of ``s cos(embedding, its projection onto the class's subspace)``.
+    """Cross entropy of ``s cos(embedding, projection of the embedding onto the class's subspace)``.
 
-    The subspace of a class is spanned by its K centres w, of length 1 but not orthogonal; the projection is
-    ``sum_k <x, w_k> w_k``. ``s = sqrt(2) ln(C - 1)``.
+    The subspace of a class is spanned by its K centres w, which have length 1 but are not orthogonal; the
+    projection is ``sum_k <x, w_k> w_k``. The scale is ``s = sqrt(2) ln(C - 1)``.
 
     Source: Wilkinghoff, AdaProj, DCASE workshop 2024, as in ASDKit.
     """
 
-    def __init__(self, embedding_dim: int, n_classes: int, per_class: int, *, trainable: bool) -> None:
-        super().__init__(embedding_dim, n_classes, per_class, trainable)
+    def __init__(self, embedding_dim: int, n_classes: int, subspace_dim: int, *, trainable: bool) -> None:
+        super().__init__(embedding_dim, n_classes, subspace_dim, trainable)
         self.scale = adacos_scale(n_classes)
 
     def log_probabilities(self, unit: Tensor, directions: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The networks, as plain torch modules: tensors in, tensors out. They import nothing of asdray.
+"""The networks of the frontends, as plain torch modules that import nothing of asdray.
 
-Where nothing needs what comes into a ReLU or a sum again, it is overwritten: the same values, and fewer large
-maps at once.
+ReLUs and sums overwrite an input that nothing else needs: the values are the same, and fewer large maps are
+in memory at once.
 
 Legend for shapes: B clips or vectors, C channels, F frequency bins, T frames, D embedding dimensions.
 """
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 
 def batch_norm_1d(features: int) -> nn.BatchNorm1d:
-    """Library defaults, without the affine parameters that the two-branch network does without."""
+    """Batch norm with torch's defaults, but without affine parameters, as in the two-branch network."""
     return nn.BatchNorm1d(features, affine=False)
 
 
 def batch_norm_2d(features: int) -> nn.BatchNorm2d:
-    """As `batch_norm_1d`, for maps."""
+    """`batch_norm_1d` for maps ``(B, C, F, T)``."""
     return nn.BatchNorm2d(features, affine=False)
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a gate computed from their means; ``max(1, C // 16)`` hidden units, no bias.
+    """Scales each channel by a gate in (0, 1) that two linear layers compute from all channels' means.
 
     Source: Hu et al., Squeeze-and-excitation networks, CVPR 2018.
     """
@@ -48,10 +48,10 @@ class FftNetwork(nn.Module):
 
     Args:
         n_bins: length of the spectrum.
-        channels: of every convolution.
-        kernels, strides: of the convolutions, in bins.
-        hidden: fully connected layers between the first one and the last.
-        embedding_dim: width of all fully connected layers.
+        channels: output channels of every convolution.
+        kernels, strides: kernel sizes and strides of the convolutions, in bins.
+        hidden: number of fully connected layers between the first and the last.
+        embedding_dim: D, the width of all fully connected layers.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FftNetwork(nn.Module):
                 SqueezeExcite(channels),
             ]
             length = (length - kernel) // stride + 1
-        assert length >= 1, f"{n_bins} bins are too few: the configuration's check comes first"
+        assert length >= 1, f"{n_bins} bins are too few: the configuration's check() refuses them"
         layers.append(nn.Flatten())
         for i in range(hidden + 1):
             width = embedding_dim if i else channels * length
@@ -87,10 +87,10 @@ class FftNetwork(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Batch norm, then two 3x3 convolutions with squeeze-and-excitation beside a shortcut.
+    """Batch norm, then the sum of two 3x3 convolutions with squeeze-and-excitation and of a shortcut.
 
-    The shortcut is the normalised input, or with ``stride`` 2 its 3x3 max-pool followed by a 1x1
-    convolution. Nothing follows the sum.
+    The shortcut is the normalised input; with ``stride`` 2, a 3x3 max-pool and a 1x1 convolution of the
+    normalised input. No activation follows the sum.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -114,7 +114,7 @@ class ResidualBlock(nn.Module):
         """``(B, C_in, F, T)`` -> ``(B, C, ceil(F / stride), ceil(T / stride))``."""
         x = self.norm(x)
         out = self.branch(x)
-        out += self.shortcut(x)  # in place: one map less
+        out += self.shortcut(x)  # in place saves a map
         return out
 
 
@@ -122,11 +122,11 @@ class StftNetwork(nn.Module):
     """A residual network on the magnitude spectrogram. No bias.
 
     Args:
-        n_bins: frequency bins F of the spectrogram.
-        channels: of the residual stages, two blocks each; every stage after the first halves the map.
+        n_bins: F, frequency bins of the spectrogram.
+        channels: channels of each residual stage of two blocks; stages after the first halve the map.
         embedding_dim: D.
-        aggregation: ``mlp``: one linear layer, after a batch norm, on all rows of the last map; ``gap``: a
-            linear layer on the mean of the rows.
+        aggregation: of the last map, after a maximum over time. ``mlp``: batch norm and a linear layer on
+            all frequency rows; ``gap``: a linear layer on the mean of the rows.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class StftNetwork(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(1, channels[0], 7, 2, bias=False),
             batch_norm_2d(channels[0]),
-            # Pooled before the ReLU, not after it: the same values and gradients, on a quarter of the map.
+            # Pooling before the ReLU gives the same values and gradients on a quarter of the map.
             nn.MaxPool2d(3, 2),
             nn.ReLU(inplace=True),
         )
@@ -159,7 +159,7 @@ class StftNetwork(nn.Module):
         else:
             self.head = nn.Sequential(nn.Linear(before, embedding_dim, bias=False))
         self.aggregation = aggregation
-        # Channels last in memory: convolutions and pooling over few channels run 1.3 to 1.7 times faster so.
+        # Convolutions and pooling over few channels run 1.3 to 1.7 times faster with channels last in memory.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, spectrogram: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ class AutoencoderNetwork(nn.Module):
 
     Args:
         width: values per input vector.
-        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-        bottleneck: D.
+        hidden: widths of the encoder's hidden layers; the decoder has the same in reverse order.
+        bottleneck: D, the width of the code between encoder and decoder.
     """
 
     def __init__(self, width: int, hidden: Sequence[int], bottleneck: int) -> None:
@@ -191,6 +191,7 @@ class AutoencoderNetwork(nn.Module):
 
 
 def _dense(width: int, widths: Sequence[int]) -> list[nn.Module]:
+    """Linear layers of the given widths, each followed by batch norm and a ReLU."""
     layers: list[nn.Module] = []
     for now in widths:
         layers += [nn.Linear(width, now), nn.BatchNorm1d(now, eps=1e-3, momentum=0.01), nn.ReLU()]

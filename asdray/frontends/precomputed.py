@@ -1,4 +1,4 @@
-"""Embeddings of any model, read from a file that is keyed by clip."""
+"""The frontend without computation: embeddings of any model, read from a file that names clips."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 
 def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
-    """The embeddings of ``clips``, in their order; what else the file holds does not matter.
+    """The embeddings of ``clips``, in the order of ``clips``; the file may hold more clips.
 
     Args:
-        path: ``.parquet`` or ``.npz``, see `asdray.config.frontend.Precomputed`.
-        what: how a message calls the clips.
+        path: a ``.parquet`` or ``.npz`` file, see `asdray.config.frontend.Precomputed`.
+        what: a noun for the clips in error messages, such as ``test clips of dcase2023 fan``.
 
     Returns:
         ``(N, D) float32``.
 
     Raises:
-        ValueError: no such file, another format, clips that are missing or there twice.
+        ValueError: the file is missing, has another format, lacks clips or repeats clips.
     """
     try:
         keys, values = _parquet(path) if path.suffix == ".parquet" else _npz(path)
@@ -53,6 +53,7 @@ def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
 
 
 def _parquet(path: Path) -> tuple[NDArray, NDArray]:
+    """Clip keys ``(N,)`` and embeddings ``(N, D)`` of a Parquet file; values are checked by `read`."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -74,5 +75,6 @@ def _parquet(path: Path) -> tuple[NDArray, NDArray]:
 
 
 def _npz(path: Path) -> tuple[NDArray, NDArray]:
+    """Clip keys ``(N,)`` and embeddings ``(N, D)`` of a NumPy archive; values are checked by `read`."""
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["clip"], arrays["embedding"]

@@ -1,4 +1,4 @@
-"""The frontend without a model: the time mean of a mel spectrogram."""
+"""The frontend without learning: the time mean of a mel spectrogram."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class RawSpecFrontend(FrontendModule):
-    """How loud each mel band is on average; HTK filters on magnitudes, no logarithm."""
+    """The mean magnitude of each mel band over time; HTK filters on magnitudes, no logarithm.
+
+    Source: ASDKit ``raw_spec``, arXiv 2507.10264.
+    """
 
     window: Tensor
     filters: Tensor
@@ -26,6 +29,6 @@ class RawSpecFrontend(FrontendModule):
         self.register_buffer("filters", features.mel_filters(config.n_mels, config.n_fft), persistent=False)
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """``embedding`` ``(B, n_mels) float32`` of whole clips ``(B, L) float32``."""
+        """Whole clips ``(B, L) float32`` -> ``embedding`` ``(B, n_mels) float32``."""
         frames = features.mel(waves, self.window, self.hop_length, self.filters)
         return {"embedding": frames.mean(dim=1)}

@@ -1,4 +1,7 @@
-"""What training may know of the manifest: facts of training clips, and of test clips at most the classes."""
+"""The facts that training may know: columns of training clips, and the set of classes among the test clips.
+
+Labels of test clips never reach a training; `tests/test_leak.py` checks that.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
-    """What training may see of the manifest, one value per clip, in the order of the packs."""
+    """Columns machine, section, attributes and domain of the packs' clips, in the order of the packs."""
     from asdray.audio.cache import train_rows
 
     columns: dict[str, list[Any]] = {"machine": [], "section": [], "attributes": [], "domain": []}
@@ -33,17 +36,17 @@ def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any
 
 
 def held_out_generator(trial: Trial, unit: Unit) -> Generator:
-    """The source of a unit's choices for all epochs, such as the vectors that are held out from training."""
+    """The random generator for choices that hold for all epochs, such as vectors held out from training."""
     from asdray.audio.batches import WEIGHTS, generator
 
     return generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
 
 
 def clip_keys(places: Places, dataset: Dataset, machine: str, split: str) -> tuple[str, ...]:
-    """The clips of a machine's split, sorted.
+    """The keys of the clips in a machine's split, sorted.
 
     Raises:
-        ValueError: none; or the year was formatted anew since ``dataset`` was read.
+        ValueError: the split is empty, or the year was formatted again after ``dataset`` was read.
     """
     wanted = dataset.machines[machine].split_id(split)
     if wanted is None:
@@ -59,15 +62,18 @@ def clip_keys(places: Places, dataset: Dataset, machine: str, split: str) -> tup
 def classes_of_test_clips(
     data: Path, dataset: Dataset, machines: Iterable[str], parts: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """The set of the ``parts`` (machine, section, attributes, domain) among the test clips of ``machines``.
+    """The classes among the test clips of ``machines``: one column per part, one row per class, sorted.
 
-    Nothing of a single clip can be told from it: not its label, not which clip has which attributes, not
-    even how many do. One column per part, one row per class, sorted.
+    The table tells nothing about a single clip: neither its label nor its attributes, and not even how many
+    clips a class has.
+
+    Args:
+        parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``.
 
     Raises:
-        ValueError: test clips without ground truth, where attributes or domain are asked for, or whose ground
-            truth does not tell the attributes (that of an evaluator alone; 2022's Toy machines), where these
-            are; the year was formatted anew since ``dataset`` was read.
+        ValueError: attributes or domain are asked for, and test clips lack ground truth; attributes are asked
+            for, and the ground truth does not tell them (an evaluator's alone; 2022's Toy machines); or the
+            year was formatted again after ``dataset`` was read.
     """
     table = manifest.load_manifest(data, dataset.dcase)
     now = manifest.load_dataset(data, dataset.dcase)
@@ -99,10 +105,10 @@ def classes_of_test_clips(
 
 
 def require_classes(data: Path, trials: Iterable[tuple[Trial, Dataset]]) -> None:
-    """Checks before anything is trained that what `classes_of_test_clips` needs is there.
+    """Checks, before any training starts, that the classes of the test clips are known to all ``trials``.
 
     Raises:
-        ValueError: as that.
+        ValueError: see `classes_of_test_clips`.
     """
     asked = {
         (trial.machines, parts, dataset.dcase): dataset
@@ -114,19 +120,19 @@ def require_classes(data: Path, trials: Iterable[tuple[Trial, Dataset]]) -> None
 
 
 def _get_list(data: Path, dcase: str) -> str:
-    """How the labelled names of all test clips are got."""
+    """The commands that get the labelled names of all test clips, for an error message."""
     name, folder = f"eval_data_list_{get_year(dcase).year}.csv", store.ground_truth_dir(data, dcase)
     again = f"run `{hint('format', dcase, data)}"
-    if dcase == "dcase2022":  # only so are the Toy machines' names in that list used
+    if dcase == "dcase2022":  # without the option the Toy machines' names in the list are not used
         return f"{again} --labels asdkit`, with {name} in {folder}"
     return f"put {name} into {folder} (`{hint('download', dcase, data)}` does) and {again}` again"
 
 
 def _nameless(table: Any, dcase: str, machine: str) -> int:
-    """How many test clips of a machine have no attributes although others of its clips have some.
+    """The number of test clips without attributes on a machine whose other clips have some.
 
-    Not of years up to 2021, whose test names carry none. From 2022 on those of eval come with the list of
-    labelled names; evaluators know labels and domains alone, as do official labels of 2022's Toy machines.
+    Names of test clips have no attributes up to 2021. From 2022 on the list of labelled names tells those of
+    eval; evaluators tell labels and domains only, and so do the official labels of 2022's Toy machines.
     """
     if get_year(dcase).year <= 2021:
         return 0

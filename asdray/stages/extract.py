@@ -1,6 +1,6 @@
-"""Extracts a machine: its clips through a trained frontend -> embeddings and the frontend's own scores.
+"""Extraction: a machine's clips through a trained frontend -> embeddings and the frontend's own scores.
 
-Knows no labels and needs no Lightning.
+Extraction reads no labels of test clips and needs no Lightning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "test")
 
 MAX_CLIPS = 64
-"""Clips at once, where ``train.batch_size`` (vectors, for an autoencoder) is more: bounds the memory."""
+"""Most clips per batch; bounds the memory where ``train.batch_size`` counts vectors or is large."""
 
 
 def extract(
@@ -38,19 +38,21 @@ def extract(
     overwrite: bool = False,
     again: bool = False,
 ) -> state.Outcome:
-    """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless that is done.
+    """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless both are done.
 
-    One row per clip, sorted: ``clip``, ``embedding`` (fixed-size list of float32), and a float64 column per
-    score of the frontend's own. Whole clips, tiled or cropped from their start to the trial's duration.
+    The files have one row per clip, sorted: ``clip``, ``embedding`` (fixed-size list of float32), and a
+    float64 column per own score of the frontend. Clips are repeated end to end, or cropped from their start,
+    to the trial's duration.
 
     Args:
         ckpt: the checkpoint: ``last``, ``best`` or ``epoch_<k>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
-        again: makes what was dropped again; else it is done.
+        overwrite: extracts even if the files are complete.
+        again: extracts pruned files again; otherwise they count as done.
 
     Raises:
-        ValueError: not trained yet, or the checkpoint was dropped; a damaged checkpoint; an embedding or
-            score that is not finite.
+        ValueError: the unit is not trained; the checkpoint is pruned or damaged; an embedding or score is not
+            finite.
     """
     dataset = load_dataset(places.data, trial.dcase)
     dataset.require([machine])
@@ -109,11 +111,11 @@ def extract(
 
 
 Found = tuple[tuple[str, ...], dict[str, "torch.Tensor"]]
-"""Clip keys, and the values of all these clips, each ``(N, ...)``."""
+"""The keys of N clips, and tensors ``(N, ...)`` by name: ``embedding`` and the frontend's own scores."""
 
 
 def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> Iterator[Found]:
-    """The embeddings of each split that a file holds."""
+    """The embeddings of each split, read from the frontend's file."""
     import torch
 
     from asdray.frontends import precomputed
@@ -154,10 +156,10 @@ def _from_audio(
 
 
 def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:
-    """Writes the values of all clips, after a look at every number.
+    """Writes the embeddings and scores of all clips.
 
     Raises:
-        ValueError: a value is not finite; the message names its clip.
+        ValueError: a value is not finite; the message names the first such clip.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -179,5 +181,5 @@ def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) ->
             columns[name] = pa.array(value.double().numpy())
     assert list(keys) == sorted(keys)
     with store.atomic_path(path) as temporary:
-        # A dictionary of numbers that hardly repeat would make the file half as large again.
+        # A dictionary of numbers that hardly repeat would make the file 1.5 times as large.
         pq.write_table(pa.table(columns), temporary, use_dictionary=False)

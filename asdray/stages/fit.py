@@ -1,4 +1,4 @@
-"""The training loop, by Lightning, whose import takes seconds: `asdray.stages.train` imports this late."""
+"""The training loop, on Lightning; its import takes seconds, so `asdray.stages.train` imports it late."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class _Training(pl.LightningModule):
         )
 
     def on_train_start(self) -> None:
-        # Lightning has just made SIGTERM a flag, at which it looks between batches, that is epochs, and then
-        # leaves with exit code 0. It shall mean what it meant to this process.
+        # Lightning has just replaced the handler of SIGTERM by a flag, which it reads between batches (here:
+        # epochs) to exit with code 0. The process's own handler is restored.
         if self._sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._sigterm)
 
@@ -176,7 +176,7 @@ class _Training(pl.LightningModule):
             run.on_epoch({**facts, "epochs": epochs})
 
     def _validate(self) -> dict[str, float]:
-        """The mean loss of what is held out from training, where something is."""
+        """The mean loss of the held-out data as ``validation_loss``; empty if no data are held out."""
         total, n_items = 0.0, 0
         self.frontend.eval()
         with torch.no_grad():
@@ -205,7 +205,7 @@ class _Training(pl.LightningModule):
             self.trainer.save_checkpoint(temporary)
 
     def _check_finite(self, losses: Tensor) -> None:
-        """Raises TrainingDiverged where a loss, or afterwards a weight, is not a finite number."""
+        """Raises TrainingDiverged if a loss of the epoch, or a weight after it, is not a finite number."""
         bad = torch.nonzero(~losses.isfinite())
         step, what = len(losses), "the weights are not finite"
         if len(bad):
@@ -222,9 +222,9 @@ class _Training(pl.LightningModule):
 
 
 def fit(run: Run) -> None:
-    """Trains up to the last epoch; ``run.history`` then has a row for each.
+    """Trains up to the last epoch; afterwards ``run.history`` has a row for every epoch.
 
-    A ``run`` with a history goes on from the checkpoint ``last``, which holds the same history.
+    A run with a history goes on from the checkpoint ``last``, which holds the same history.
 
     Raises:
         TrainingDiverged: a loss or weight became infinite or NaN; that epoch leaves no files.
@@ -235,7 +235,7 @@ def fit(run: Run) -> None:
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
     logger.log_hyperparams(_hyperparameters(run.training))
     resume = run.training.checkpoint("last") if run.history else None
-    for row in run.history:  # the event file of the interrupted run is gone
+    for row in run.history:  # the event file of the interrupted run was deleted
         _log(logger, row)
     with _quiet(), _plain_interrupt():
         trainer = pl.Trainer(
@@ -276,7 +276,7 @@ def _log(logger: Any, row: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Lightning's banners and tips off the screen; errors still come through."""
+    """Silences Lightning's banners, tips and warnings; errors are still shown."""
     levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     try:
         for name in levels:
@@ -291,7 +291,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_interrupt() -> Iterator[None]:
-    """Lightning answers Ctrl-C by ignoring all further ones and SystemExit: undoes both."""
+    """Turns the SystemExit that Lightning makes of Ctrl-C back into a KeyboardInterrupt.
+
+    Lightning also ignores all further Ctrl-C; the former handler is restored.
+    """
     try:
         handler = signal.getsignal(signal.SIGINT)
         yield

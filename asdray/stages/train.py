@@ -1,7 +1,7 @@
-"""Trains a unit: packs of training clips -> checkpoints and logs in ``model/<unit>/``.
+"""Training of a unit: packs of training clips -> checkpoints and logs in ``model/<unit>/``.
 
-An interrupted training goes on from its ``last.ckpt`` and then equals an undisturbed one, since all random
-choices of an epoch come from generators of that epoch alone.
+An interrupted training goes on from ``last.ckpt`` and then equals an undisturbed one, because every epoch
+draws its random choices from generators of its own.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def train(
     overwrite: bool = False,
     again: bool = False,
 ) -> state.Outcome:
-    """Trains ``unit``, unless that is done; waits where another process is at it.
+    """Trains ``unit``, unless its training is done; waits while another process trains the unit.
 
     Args:
-        checkpoints: what must be there in the end: ``last``, ``best`` (the epoch of lowest training
-            loss), ``epoch_<k>`` (from 1).
+        checkpoints: names of the checkpoints to keep: ``last``, ``best`` (the epoch of lowest loss),
+            ``epoch_<k>`` (from 1).
         on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``,
-            ``loss`` (mean over the epoch), ``seconds`` and ``per_second``. What it raises ends the training,
-            which can then be resumed.
-        on_wait: called once if another process is at this unit.
+            ``loss`` (mean over the epoch), ``seconds`` and ``per_second``. An exception from the call ends
+            the training, which can then be resumed.
+        on_wait: called once if another process trains the unit.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
-        overwrite: trains anew from the first epoch, whatever is there.
-        again: makes checkpoints that were dropped again; else they count as done.
+        overwrite: trains from the first epoch even if the training is done.
+        again: trains again if checkpoints are pruned; otherwise they count as done.
 
     Raises:
         TrainingDiverged: the loss became infinite or NaN.
-        ValueError: no such clips, clips too short, too few classes, no such device.
+        ValueError: no training clips, clips too short, too few classes, no such device.
     """
     dataset = load_dataset(places.data, trial.dcase)
     dataset.require(unit.machines)
@@ -132,7 +132,7 @@ def _train(
 
             data = _training_data(training, frontend, clips, columns)
             fit.fit(fit.Run(training, frontend, data, device, history, on_epoch))
-        # The only file that a training lacks which was killed between its last checkpoint and its marker.
+        # A training that was killed after its last checkpoint lacks only this file and its marker.
         write_metrics(training.folder, history)
         training.log("done")
     return {**facts, "loss": history[-1]["loss"]}
@@ -182,9 +182,9 @@ def _training_data(
 
 
 def _without_training(training: UnitTraining) -> dict[str, Any]:
-    """Writes the same files as `_train`, without an epoch, for a frontend that learns nothing.
+    """Writes the files of a training without an epoch, for a frontend that learns nothing.
 
-    Faults of embeddings from files come out here, once for the whole unit.
+    Embeddings from files are checked here, once for the whole unit.
     """
     from asdray.frontends import checkpoint, precomputed
 
@@ -208,6 +208,11 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
 
 
 def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
+    """Names of checkpoints, each once.
+
+    Raises:
+        ValueError: a name is unknown, or its epoch does not exist.
+    """
     names = tuple(dict.fromkeys(checkpoints))
     for name in names:
         number = name.removeprefix("epoch_")
@@ -221,10 +226,10 @@ def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
 
 
 def _clear(folder: Path, keep_checkpoints: bool) -> None:
-    """Removes what earlier runs left; what a resumed run keeps is its checkpoints and its log."""
+    """Deletes files of earlier runs; a resumed run keeps its checkpoints and its log."""
     for place in (folder, folder / "checkpoints", folder / ".done"):
         store.sweep_leftovers(place)
-    # Event files are written anew from the history, so that no epoch stands there twice.
+    # Event files are written again from the history, so that no epoch occurs twice.
     for path in folder.glob("events.out.tfevents.*"):
         path.unlink()
     if not keep_checkpoints:
