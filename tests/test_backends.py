@@ -104,10 +104,10 @@ def test_knn_is_its_formula(seed, k, metric, n_target, scale):
     references, domain, queries = data(seed, n_target=n_target, scale=scale)
     queries[0] = references[3]
     queries[1] = references[3] * (1 + 1e-9)
-    found = knn(references, domain, queries, k, metric)
+    found = knn(references, domain, queries, Knn(n_neighbors=k, metric=metric))
     expected = [brute(references, domain, q, k, metric) for q in queries]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * scale)
-    own = knn(references, domain, references, k, metric, leave_one_out=True)
+    own = knn(references, domain, references, Knn(n_neighbors=k, metric=metric), leave_one_out=True)
     expected = [brute(references, domain, r, k, metric, skip=i) for i, r in enumerate(references)]
     np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-12 * scale)
 
@@ -124,20 +124,22 @@ def test_identical_and_nearly_identical_embeddings_keep_their_digits():
     rng = np.random.default_rng(0)
     references = (1e3 + rng.normal(size=(300, 64))).astype(np.float32)
     domain = np.array(["source"] * 290 + ["target"] * 10)
-    assert (knn(references, domain, references, metric="euclidean") == 0).all()
+    assert (knn(references, domain, references, Knn(metric="euclidean")) == 0).all()
     assert (knn(references, domain, references) == 0).all()
     moved = references.astype(np.float64)
     moved[:, 0] += 1e-6
-    np.testing.assert_allclose(knn(references, domain, moved, metric="euclidean"), 1e-6, rtol=1e-3)
+    np.testing.assert_allclose(knn(references, domain, moved, Knn(metric="euclidean")), 1e-6, rtol=1e-3)
     same = np.ones((20, 4), dtype=np.float32)
-    assert (knn(same, domain[:20], same, 4, leave_one_out=True) == 0).all()
+    assert (knn(same, domain[:20], same, Knn(n_neighbors=4), leave_one_out=True) == 0).all()
     assert (knn(np.zeros((3, 4)), domain[:3], np.zeros((2, 4))) == 0).all()
 
 
 def test_leave_one_out_with_few_references():
     references = np.array([[0.0], [1.0], [5.0]])
     one_target = np.array(["source", "source", "target"])
-    found = knn(references, one_target, references, 4, "euclidean", leave_one_out=True)
+    found = knn(
+        references, one_target, references, Knn(n_neighbors=4, metric="euclidean"), leave_one_out=True
+    )
     # The only target clip is compared with the source clips alone.
     np.testing.assert_allclose(found, [1.0, 1.0, 4.5])
     with pytest.raises(ValueError, match="1 training clips are too few"):
@@ -148,10 +150,10 @@ def test_leave_one_out_with_few_references():
 
 def test_knn_over_many_chunks_and_no_queries():
     references, domain, queries = data(1, n=600, m=530, dim=3)
-    found = knn(references, domain, queries, 2)
+    found = knn(references, domain, queries, Knn(n_neighbors=2))
     expected = [brute(references, domain, q, 2, "cosine") for q in queries[[0, 255, 256, 529]]]
     np.testing.assert_allclose(found[[0, 255, 256, 529]], expected, rtol=1e-9)
-    own = knn(references, domain, references, 1, leave_one_out=True)
+    own = knn(references, domain, references, Knn(n_neighbors=1), leave_one_out=True)
     np.testing.assert_allclose(
         own[[0, 300, 599]],
         [brute(references, domain, references[i], 1, "cosine", skip=i) for i in (0, 300, 599)],
@@ -210,9 +212,11 @@ def test_knn_with_smote_is_its_formula(seed, metric, k, neighbors, n_target, rat
     total = int(ratio * (26 - n_target))
     options = {"smote_ratio": ratio, "smote_neighbors": neighbors, "seed": seed}
     r, d = enlarged(references, domain, total, neighbors, metric, seed)
-    found = knn(references, domain, queries, k, metric, **options)
+    found = knn(references, domain, queries, Knn(n_neighbors=k, metric=metric, **options))
     np.testing.assert_allclose(found, [brute(r, d, q, k, metric) for q in queries], rtol=1e-9)
-    own = knn(references, domain, references, k, metric, leave_one_out=True, **options)
+    own = knn(
+        references, domain, references, Knn(n_neighbors=k, metric=metric, **options), leave_one_out=True
+    )
     for i in range(len(references)):
         if domain[i] == "target":
             rest = np.arange(len(references)) != i
@@ -233,8 +237,8 @@ def test_smote_fills_the_target_domain():
     domain = np.array(["source"] * 990 + ["target"] * 2)
     middle = references[990:].mean(axis=0, keepdims=True)
     assert knn(references, domain, middle)[0] > 0.3
-    assert knn(references, domain, middle, smote_ratio=0.2)[0] < 0.02
-    same = [knn(references, domain, middle, smote_ratio=0.2, seed=s)[0] for s in (0, 0, 1)]
+    assert knn(references, domain, middle, Knn(smote_ratio=0.2))[0] < 0.02
+    same = [knn(references, domain, middle, Knn(smote_ratio=0.2, seed=s))[0] for s in (0, 0, 1)]
     assert same[0] == same[1] != same[2]
 
 
@@ -255,7 +259,7 @@ def test_kmeans_is_its_formula(metric):
     np.testing.assert_allclose(found, expected, atol=1e-12)
     # No more source clips than clusters: each is a centre.
     found = kmeans(references, domain, queries, 74, "euclidean")
-    np.testing.assert_allclose(found, knn(references, domain, queries, metric="euclidean"), rtol=1e-12)
+    np.testing.assert_allclose(found, knn(references, domain, queries, Knn(metric="euclidean")), rtol=1e-12)
 
 
 def test_kmeans_finds_the_clusters_of_the_source_domain_and_keeps_target_clips_as_they_are():
@@ -352,14 +356,17 @@ def test_neighbours_within_a_tight_cluster_are_the_right_ones(seed, n_close, spr
     domain = np.array(["source"] * len(references))
     domain[n_close : n_close + 6] = "target"
     queries = np.concatenate([c + spread * rng.normal(size=(3, 8)) for c in places] + [places])
-    found = knn(references, domain, queries, k, metric)
+    found = knn(references, domain, queries, Knn(n_neighbors=k, metric=metric))
     expected = [brute(references, domain, q, k, metric) for q in queries]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
-    own = knn(references, domain, references, k, metric, leave_one_out=True)
+    own = knn(references, domain, references, Knn(n_neighbors=k, metric=metric), leave_one_out=True)
     expected = [brute(references, domain, r, k, metric, skip=i) for i, r in enumerate(references)]
     np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-15)
     r, d = enlarged(references, domain, 20, 2, metric, seed)
-    found = knn(references, domain, queries, k, metric, 20.5 / (domain == "source").sum(), 2, seed)
+    options = Knn(n_neighbors=k, metric=metric, smote_neighbors=2, seed=seed)
+    # The ratio that gives 20 target references is above 1, the most that a configuration may ask for.
+    options = options.model_copy(update={"smote_ratio": 20.5 / (domain == "source").sum()})
+    found = knn(references, domain, queries, options)
     np.testing.assert_allclose(found, [brute(r, d, q, k, metric) for q in queries], rtol=1e-9, atol=1e-15)
 
 
@@ -381,7 +388,7 @@ def test_rescaling_helps_a_sparse_domain():
     references = np.concatenate([rng.normal(size=(200, 4)) * 0.1, rng.normal(size=(10, 4)) + 10])
     domain = np.array(["source"] * 200 + ["target"] * 10)
     queries = np.array([[0.6, 0.6, 0, 0], [10.5, 10.5, 10, 10]])
-    anomaly, normal = knn(references, domain, queries, metric="euclidean")
+    anomaly, normal = knn(references, domain, queries, Knn(metric="euclidean"))
     assert anomaly < normal * 2
     for form, n_around in [("ratio", 4), ("difference", 1)]:
         anomaly, normal = local_density(references, domain, queries, "euclidean", form, 1, n_around)
@@ -433,7 +440,9 @@ def test_a_domain_without_spread_takes_the_pooled_covariance():
 def test_gmm_is_its_formula(covariance_type):
     references, domain, queries = data(5, n=60)
     queries[0] *= 30
-    found = gmm(references, domain, queries, 3, covariance_type, None, 0.01, normalize=False, seed=4)
+    shape = {"n_components": 3, "covariance_type": covariance_type, "pca": None}
+    options = Gmm(**shape, reg_covar=0.01, normalize=False, seed=4)
+    found = gmm(references, domain, queries, options)
     mean = references.mean(axis=0)
     scale = np.sqrt(np.mean((references - mean) ** 2))
     model = GaussianMixture(3, covariance_type=covariance_type, reg_covar=0.01, random_state=4)
@@ -454,7 +463,8 @@ def test_gmm_is_its_formula(covariance_type):
 def test_one_gaussian_in_principal_components():
     references, domain, queries = data(6, n=100)
     references, queries = references * [9, 5, 3, 0.1, 0.1, 0.1], queries * [9, 5, 3, 0.1, 0.1, 0.1]
-    found = gmm(references, domain, queries, n_components=1, pca=2, reg_covar=0.1, normalize=False)
+    options = Gmm(n_components=1, pca=2, reg_covar=0.1, normalize=False)
+    found = gmm(references, domain, queries, options)
     x = references - references.mean(axis=0)
     directions = np.linalg.svd(x, full_matrices=False)[2][:2]
     z, q = x @ directions.T, (queries - references.mean(axis=0)) @ directions.T
@@ -463,7 +473,7 @@ def test_one_gaussian_in_principal_components():
     np.testing.assert_allclose(found, -density.logpdf(q / scale), rtol=1e-6)
     # The unit of the embedding makes no difference.
     np.testing.assert_allclose(
-        gmm(1e-3 * references, domain, 1e-3 * queries, n_components=1, pca=2, reg_covar=0.1, normalize=False),
+        gmm(1e-3 * references, domain, 1e-3 * queries, options),
         found,
         rtol=1e-6,
     )
@@ -700,9 +710,11 @@ def test_score_machine():
     np.testing.assert_array_equal(own, np.arange(40))
     np.testing.assert_array_equal(new, np.arange(15))
     own, new = score_machine(Knn(n_neighbors=3, metric="euclidean"), train, list(domain), test)
-    np.testing.assert_array_equal(new, knn(references, domain, queries, 3, "euclidean"))
     np.testing.assert_array_equal(
-        own, knn(references, domain, references, 3, "euclidean", leave_one_out=True)
+        new, knn(references, domain, queries, Knn(n_neighbors=3, metric="euclidean"))
+    )
+    np.testing.assert_array_equal(
+        own, knn(references, domain, references, Knn(n_neighbors=3, metric="euclidean"), leave_one_out=True)
     )
     nothing = Features(None, {}, [])
     with pytest.raises(ValueError, match="offers none"):

@@ -117,8 +117,10 @@ def test_score_is_the_backend_by_clip(trial, places):
     train, test = (pd.read_parquet(directory.extract(CKPT, "fan", s)) for s in ("train", "test"))
     domain = np.array(["target" if "_target_" in c else "source" for c in train["clip"]])
     x, q = np.stack(train["embedding"]), np.stack(test["embedding"])
-    expected = dict(zip(train["clip"], knn(x, domain, x, 2, leave_one_out=True), strict=True))
-    expected |= dict(zip(test["clip"], knn(x, domain, q, 2), strict=True))
+    expected = dict(
+        zip(train["clip"], knn(x, domain, x, Knn(n_neighbors=2), leave_one_out=True), strict=True)
+    )
+    expected |= dict(zip(test["clip"], knn(x, domain, q, Knn(n_neighbors=2)), strict=True))
     assert dict(zip(found["clip"].to_pylist(), found["score"].to_pylist(), strict=True)) == expected
     assert set(found["split"].to_pylist()) == {"train", "test"}
     assert score(trial, "fan", CKPT, BACKENDS[1], places) == state.Outcome(outcome.marker, found=True)

@@ -1,4 +1,7 @@
-"""Backends: what extraction offers -> anomaly scores. One `match` case per configuration class."""
+"""Backends: embeddings, or a frontend's own scores -> anomaly scores, higher = more anomalous.
+
+A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_score`.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Features:
-    """What extraction offers of N clips of one machine.
+    """The output of extraction for N clips of one machine.
 
     Attributes:
-        embedding: (N, D) float32 or float64, or None where the frontend has none.
+        embedding: (N, D) float32 or float64, or None if the frontend has no embeddings.
         own: the frontend's own anomaly scores by name, each (N,).
-        section: of each clip; read by backends that keep sections apart.
+        section: (N,), read by backends with ``sep_section``.
     """
 
     embedding: NDArray[np.floating] | None
@@ -54,19 +57,19 @@ def score_machine(
 ) -> tuple[Scores, Scores]:
     """Anomaly scores of a machine's training and test clips, higher = more anomalous.
 
-    Knows nothing of labels. Training clips are scored as if each were new: a clip is never its own
-    reference, and counts in nothing that is fitted to score it.
+    No labels are read. Training clips are scored as if each were new: a clip is never its own reference, and
+    no fit that scores a clip includes the clip.
 
     Args:
         train: the normal training clips of all sections.
-        train_domain: ``source`` or ``target`` of each.
+        train_domain: (N_train,), ``source`` or ``target``.
 
     Returns:
         (N_train,) and (N_test,) float64, finite.
 
     Raises:
-        ValueError: the frontend does not offer what the backend needs; too few clips; values that are
-            not finite.
+        ValueError: the frontend lacks the embeddings or score that the backend needs, there are too few
+            clips, or a value is not finite.
     """
     match backend:
         case Recon():
@@ -96,16 +99,16 @@ def _score(
     domain: NDArray,
     queries: NDArray[np.floating],
 ) -> tuple[Scores, Scores]:
-    """Scores of the references as if each were new, and of the queries."""
+    """Scores of the references, each as if it were new, and of the queries."""
     score: Callable[..., Scores]
     if from_plugin := implementation(backend):
         score = partial(_from_plugin, partial(from_plugin, backend), backend.name)
         return held_out(score, references, domain), score(references, domain, queries)
-    # Every option of a backend is an argument of its function, under the same name.
+    # The options of the other backends are arguments of their functions, under the same names.
     options = backend.model_dump(exclude={"name", "sep_section"})
     match backend:
         case Knn():
-            score = partial(knn, **options)
+            score = partial(knn, options=backend)
         case KnnRescale():
             chord = {"metric": "chord"} if backend.metric == "cosine" else {}
             score = partial(local_density, **{**options, **chord})
@@ -116,7 +119,7 @@ def _score(
         case Mahalanobis():
             score = partial(mahalanobis, **options)
         case Gmm():
-            score = partial(gmm, **options)
+            score = partial(gmm, options=backend)
         case Pyod():
             score = partial(pyod, **options)
     if isinstance(backend, Knn | KnnRescale | Ldn):
@@ -133,7 +136,7 @@ def _from_plugin(
     domain: NDArray,
     queries: NDArray[np.floating],
 ) -> Scores:
-    """What a plugin's backend computes, after a look at what goes in and comes out."""
+    """The scores of a plugin's backend, after checks of its inputs and outputs."""
     references, queries = checked(references, domain, queries)
     scores = np.asarray(score(references, domain, queries), dtype=np.float64)
     if scores.shape != (len(queries),):

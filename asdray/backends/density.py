@@ -1,4 +1,4 @@
-"""Distance to the nearest training clips, set against how close together these lie themselves."""
+"""Local density normalisation: distance to the nearest training clips, relative to their own distances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from asdray.backends.embeddings import Array, checked, distances, unit
 
-_CHUNK = 256  # queries at a time: bounds the memory to a few CHUNK x N doubles
+_CHUNK = 256  # queries at a time; bounds the memory to a few CHUNK x N doubles
 
 
 def local_density(
@@ -27,27 +27,27 @@ def local_density(
     d is |u - v| for ``chord``, |u - v|^2 / 4 = (1 - cos) / 2 for ``cosine``, both with u = x / max(|x|,
     1e-12), and |x - y| for ``euclidean``. c_j is the mean d of reference j to its K nearest other references.
     The score is the mean over the k smallest of d(q, r_j) / c_j for ``ratio``, of d(q, r_j) - c_j for
-    ``difference``. References of both domains count together: a lonely target reference has a large c_j,
-    which makes up for the larger distances around it.
+    ``difference``. References of both domains count together: an isolated target reference has a large c_j,
+    which compensates for the larger distances around it.
 
-    Under ``ratio`` a c_j below a millionth of the mean one is raised to it: several identical recordings
-    have c_j = 0. Where all references are identical the score is d itself. With no more than K others all
+    Under ``ratio``, c_j is at least a millionth of the mean c, since several identical recordings have
+    c_j = 0. If all references are identical, the score is d itself. With at most K other references, all
     others count.
 
     Args:
         references: (N, D), N >= 2.
-        domain: (N,) of ``source`` and ``target``; checked, and not used.
+        domain: (N,), ``source`` or ``target``; checked, but not used.
         queries: (M, D).
         n_neighbors: k.
         n_reference_neighbors: K.
         leave_one_out: the queries are the references themselves, in the same order. Each is scored as if it
-            were new: it is neither its own reference nor counts in any c_j.
+            were new: it is not its own reference and does not count in any c_j.
 
     Returns:
         (M,) float64.
 
     Raises:
-        ValueError: too few references, values that are not finite, an unknown domain.
+        ValueError: too few references, a value that is not finite, or an unknown domain.
 
     Source: ``chord`` and ``ratio``: ASDKit's ``KnnRescale-1-4-cosine``, arXiv 2507.10264, which has no guard
     against c_j = 0. ``cosine``: Wilkinghoff et al., Keeping the Balance, ICASSP 2025 (ratio), and arXiv
@@ -92,7 +92,7 @@ def local_density(
 
 
 def _without_query(c: Array, near: NDArray[np.intp], near_distance: Array, start: int, k: int) -> None:
-    """Replaces those of ``c`` (m, N) in which the query itself, reference ``start`` + row, counts."""
+    """Replaces the entries of ``c`` (m, N) in which the query itself, reference ``start`` + row, counts."""
     for rank in range(min(k, near.shape[1])):
         query = near[:, rank]
         j = np.flatnonzero((query >= start) & (query < start + len(c)))

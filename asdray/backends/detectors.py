@@ -1,4 +1,4 @@
-"""Any detector of PyOD, an optional package: imported only where a backend asks for it."""
+"""Detectors of PyOD, an optional package that is imported only for the backend ``pyod``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REFUSALS = (
     AssertionError, AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError,
     ValueError, ZeroDivisionError,
 )  # fmt: skip
-"""What detectors raise at options or data that they cannot work with."""
+"""Exceptions that detectors raise for unsuitable options or data."""
 
 
 def pyod(
@@ -35,23 +35,24 @@ def pyod(
 ) -> Array:
     """Scores queries by the decision function of a PyOD detector fitted to all references.
 
-    Some detectors (COF, SOD, SOS) keep nothing of what they are fitted to: theirs compares the queries with
-    each other alone.
+    Some detectors (COF, SOD, SOS) keep nothing of the references and compare the queries only with each
+    other.
 
     Args:
         references: (N, D); scaled to length 1 under ``normalize``, like the queries.
-        domain: (N,) of ``source`` and ``target``; checked, and not used.
+        domain: (N,), ``source`` or ``target``; checked, but not used.
         queries: (M, D).
-        detector: name of its class.
-        options: arguments of the class. ``seed`` is its ``random_state``, where it has one that is not
-            given, and seeds the global generators of Python, numpy and torch for those that draw from these.
+        detector: the name of the detector's class.
+        options: arguments of the class.
+        seed: the class's ``random_state``, unless ``options`` has one; also seeds the global generators of
+            Python, numpy and torch, from which some detectors draw.
 
     Returns:
         (M,) float64.
 
     Raises:
-        ValueError: PyOD is not installed or knows no such detector; an unknown option; what the detector
-            refuses; too few references, values that are not finite, an unknown domain.
+        ValueError: PyOD is not installed or has no such detector, an option is unknown, the detector refuses
+            options or data, there are too few references, a value is not finite, or a domain is unknown.
     """
     r, q = checked(references, domain, queries, least=2)
     if normalize:
@@ -83,11 +84,11 @@ def pyod(
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Global generators seeded; as they were before, afterwards."""
+    """Seeds the global random generators, and restores their former state at the end."""
     plain, arrays = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch = sys.modules.get("torch")  # there if the detector's module needs it
+    torch = sys.modules.get("torch")  # imported if the detector's module needs it
     try:
         with torch.random.fork_rng(devices=[]) if torch else contextlib.nullcontext():
             if torch:
@@ -99,7 +100,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _detector(name: str) -> type:
-    """The class of this name, from the module of ``pyod.models`` that is named after it."""
+    """The detector's class, from the module of ``pyod.models`` that is named after the class."""
     try:
         models = importlib.import_module("pyod.models")
     except ModuleNotFoundError as error:

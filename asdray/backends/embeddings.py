@@ -1,4 +1,4 @@
-"""What the backends of embeddings share: checks, unit length, and scores of clips that were held out."""
+"""Shared by backends of embeddings: checks, scaling to unit length, distances, and cross-fitting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 DOMAINS = ("source", "target")
 FOLDS = 5
-_PAIRS = 4096  # of rows at a time whose difference is taken: bounds the memory to that many times D doubles
+_PAIRS = 4096  # pairs of rows whose difference is taken at a time; bounds the memory to PAIRS x D doubles
 
 Array = NDArray[np.float64]
 Score = Callable[[Array, NDArray, Array], Array]
@@ -22,8 +22,8 @@ def checked(
     """Training embeddings (N, D) and queries (M, D) as float64.
 
     Raises:
-        ValueError: fewer than ``least`` training clips, values that are not finite, a domain that is
-            neither source nor target.
+        ValueError: fewer than ``least`` training clips, a value that is not finite, or a domain other than
+            source and target.
     """
     if unknown := set(np.unique(domain)) - set(DOMAINS):
         raise ValueError(f"a training clip's domain is {unknown.pop()!r}, not source or target")
@@ -33,22 +33,23 @@ def checked(
 
 
 def _finite(x: NDArray[np.floating], what: str) -> Array:
+    """``x`` as float64; ValueError if a value is not finite."""
     if bad := int((~np.isfinite(x).all(axis=1)).sum()):
         raise ValueError(f"the embeddings of {bad} of {len(x)} {what} clips are not finite")
     return np.asarray(x, dtype=np.float64)
 
 
 def unit(x: Array) -> Array:
-    """(N, D) rows scaled to length 1: x / max(|x|, 1e-12), so that a zero row stays zero."""
+    """The rows of x (N, D) scaled to length 1: x / max(|x|, 1e-12), so that a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def distances(a: Array, b: Array) -> Array:
-    """(M, N) Euclidean distances between the rows of (M, D) and (N, D), by a matrix product where it can.
+    """(M, N) Euclidean distances between the rows of a (M, D) and b (N, D), mostly by a matrix product.
 
-    A product's squares are wrong by about the square of how far rows lie from their mean times 1e-16. That
-    is nothing unless two rows lie close together: then neighbours would be chosen by chance among them. Such
-    distances come from differences, so that all have ten digits at least.
+    Squared distances from a product have an error of about 1e-16 times the rows' squared distance from their
+    mean. The error matters only for rows that lie close together, whose nearest neighbours would be chosen
+    by chance. Distances of such pairs are computed from differences, so that all have ten digits at least.
     """
     centre = b.mean(axis=0)
     x, y = a - centre, b - centre
@@ -67,14 +68,14 @@ def distances(a: Array, b: Array) -> Array:
 
 
 def held_out(score: Score, references: NDArray[np.floating], domain: NDArray) -> Array:
-    """(N,) scores of the training clips, each by what was fitted without it: five-fold cross-fitting.
+    """(N,) scores of the training clips by five-fold cross-fitting: a clip's own fold is left out of the fit.
 
-    For backends that fit something: scored by their own fit, training clips would look more normal than any
-    new clip, and fitting anew without each of a thousand clips takes too long. Both domains are spread over
-    all folds, always in the same way.
+    A fit that includes a clip would make it look more normal than any new clip, and a fit without each single
+    one of a thousand clips would take too long. Both domains are spread over all folds, always in the same
+    way.
 
     Raises:
-        ValueError: fewer than two clips, or what ``score`` raises.
+        ValueError: fewer than two clips, or an error of ``score``.
     """
     checked(references, domain, references[:0], least=2)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Distance to the nearest of the source domain's cluster centres and all target clips."""
+"""k-means: distance to the nearest of the source domain's cluster centres and all target clips."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def kmeans(
 
     P holds the centres of ``n_clusters`` clusters of the source references, found by k-means (k-means++
     start), and every target reference. ``euclidean``: min |q - p|. ``cosine``: references, centres and
-    queries are scaled to length 1 and the score is min |q - p|^2 / 2 = min(1 - cos), in [0, 2]. No more
-    source references than clusters: these are the centres.
+    queries are scaled to length 1 and the score is min |q - p|^2 / 2 = min(1 - cos), in [0, 2]. With at most
+    ``n_clusters`` source references, the references themselves are the centres.
 
     Args:
         references: (N, D).
-        domain: (N,) of ``source`` and ``target``.
+        domain: (N,), ``source`` or ``target``.
         queries: (M, D).
 
     Returns:
         (M,) float64.
 
     Raises:
-        ValueError: no references, values that are not finite, an unknown domain.
+        ValueError: no references, a value that is not finite, or an unknown domain.
 
     Source: ASDKit's ``Kmeans-16-cosine``, arXiv 2507.10264.
     """
@@ -52,12 +52,13 @@ def kmeans(
 
 
 def _centres(x: Array, n: int, seed: int) -> Array:
+    """The centres of n clusters of the rows of x, (n, D); x itself if it has at most n rows."""
     if len(x) <= n:
         return x
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # Fewer distinct points than clusters: some centres are the same, which does no harm.
+        # With fewer distinct points than clusters, some centres are equal, which does no harm.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(n, n_init=1, random_state=seed).fit(x).cluster_centers_

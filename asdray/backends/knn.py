@@ -1,26 +1,22 @@
-"""Distance to the nearest normal training clips, the smaller one of both domains; SMOTE."""
+"""k nearest neighbours: distance to the nearest training clips of source or target, optionally with SMOTE."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asdray.backends.embeddings import Array, checked, distances, unit
+from asdray.config.backend import Knn
 
-_CHUNK = 256  # queries at a time: bounds the memory of the exact distances to CHUNK x k x D doubles
+_CHUNK = 256  # queries at a time; bounds the memory of the exact distances to CHUNK x k x D doubles
+DEFAULTS = Knn()
 
 
 def knn(
     references: NDArray[np.floating],
     domain: NDArray,
     queries: NDArray[np.floating],
-    n_neighbors: int = 1,
-    metric: Literal["cosine", "euclidean"] = "cosine",
-    smote_ratio: float = 0.0,
-    smote_neighbors: int = 2,
-    seed: int = 0,
+    options: Knn = DEFAULTS,
     leave_one_out: bool = False,
 ) -> Array:
     """Scores queries by their distance to the normal clips of one machine.
@@ -28,54 +24,62 @@ def knn(
     With u = x / max(|x|, 1e-12) for ``cosine`` and u = x for ``euclidean``, d_S is the mean Euclidean
     distance of u to its k nearest source references and d_T that to its k nearest target references.
     The score is min(d_S, d_T), halved for ``cosine``: half the chord, sqrt((1 - cos) / 2) for k = 1, in
-    [0, 1]. A domain without references is left out; one with fewer than k is taken whole.
+    [0, 1]. A domain without references is left out; of a domain with fewer than k, all are used.
 
-    With ``smote_ratio`` p > 0 target references are made up (see `smote`) until there are int(p S) of them
-    beside S source references, and scaled to length 1 for ``cosine``. None are made up from a single one.
+    With ``smote_ratio`` p > 0, synthetic target references (see `smote`) are added until int(p S) target
+    references stand beside S source references, and scaled to length 1 for ``cosine``. A single target
+    reference gives no synthetic ones.
+
+    Example:
+        >>> knn(np.array([[0.0], [4.0]]), np.array(["source", "target"]), np.array([[1.0]]),
+        ...     Knn(metric="euclidean"))
+        array([1.])
 
     Args:
         references: (N, D).
-        domain: (N,) of ``source`` and ``target``.
+        domain: (N,), ``source`` or ``target``.
         queries: (M, D).
-        leave_one_out: the queries are the references themselves, in the same order; none is compared with
-            itself or with a reference made up from it.
+        leave_one_out: the queries are the references themselves, in the same order; no query is compared
+            with itself or with a synthetic reference made from it.
 
     Returns:
         (M,) float64.
 
     Raises:
-        ValueError: a query without any reference, values that are not finite, an unknown domain.
+        ValueError: a query has no reference to compare with, a value is not finite, or a domain is unknown.
 
-    Source: ASDKit's ``Knn-1-1-0.0-0`` and ``Knn-1-1-0.2-2-cosine``, arXiv 2507.10264. Difference: theirs
-    fails with fewer references than k, and with fewer target references than SMOTE asks for.
+    Source: ASDKit's ``Knn-1-1-0.0-0`` and ``Knn-1-1-0.2-2-cosine``, arXiv 2507.10264. Difference: ASDKit
+    fails with fewer references than k, and with fewer target references than SMOTE needs.
     """
+    k, cosine = options.n_neighbors, options.metric == "cosine"
     r, q = checked(references, domain, queries, least=2 if leave_one_out else 1)
-    if metric == "cosine":
+    if cosine:
         r, q = unit(r), unit(q)
     source, target = np.flatnonzero(domain == "source"), np.flatnonzero(domain == "target")
-    # Where each query stands among the references of a domain, -1 where it does not.
+    # The position of each query among the references of a domain, -1 for none.
     at = {name: np.full(len(q), -1) for name in ("source", "target")}
     if leave_one_out:
         at["source"][source], at["target"][target] = np.arange(len(source)), np.arange(len(target))
-    near_source = mean_distance(r[source], q, n_neighbors, at["source"])
-    total = int(smote_ratio * len(source))
-    if smote_ratio > 0 and total >= len(target):  # equal: none is made up until a target clip is left out
+    near_source = mean_distance(r[source], q, k, at["source"])
+    total = int(options.smote_ratio * len(source))
+    # If both numbers are equal, leaving out a target clip calls for a synthetic one.
+    if options.smote_ratio > 0 and total >= len(target):
         near_target = _to_enlarged(
-            r[target], q, n_neighbors, at["target"], total, smote_neighbors, seed, to_unit=metric == "cosine"
+            r[target], q, k, at["target"], total, options.smote_neighbors, options.seed, to_unit=cosine
         )
     else:
-        near_target = mean_distance(r[target], q, n_neighbors, at["target"])
+        near_target = mean_distance(r[target], q, k, at["target"])
     nearest = np.minimum(near_source, near_target)
-    return nearest / 2 if metric == "cosine" else nearest
+    return nearest / 2 if cosine else nearest
 
 
 def mean_distance(r: Array, q: Array, k: int, skip: NDArray[np.intp]) -> Array:
-    """(M,) mean Euclidean distance of each query to its k nearest references; inf where there is none.
+    """(M,) mean Euclidean distance of each query to its k nearest references; inf without references.
 
     Args:
         r: (N, D).
         q: (M, D).
-        skip: (M,) the one reference that a query is not compared with, -1 for none.
+        skip: (M,), the position of the reference that a query is not compared with, -1 for none.
     """
     if not len(r):
         return np.full(len(q), np.inf)
@@ -87,9 +91,9 @@ def mean_distance(r: Array, q: Array, k: int, skip: NDArray[np.intp]) -> Array:
         rows = np.flatnonzero(skipped >= 0)
         near[rows, skipped[rows]] = np.inf
         at = np.argpartition(near, size - 1, axis=1)[:, :size]
-        difference = r[at] - part[:, None, :]  # all digits for those that count
+        difference = r[at] - part[:, None, :]  # exact distances to the nearest
         distance = np.sqrt(np.einsum("mkd,mkd->mk", difference, difference))
-        # What is skipped is among the nearest only where there are no k others.
+        # A skipped reference is among the nearest only if fewer than k others exist.
         others = np.isfinite(np.take_along_axis(near, at, axis=1))
         count = others.sum(axis=1)
         total = np.where(others, distance, 0.0).sum(axis=1)
@@ -107,10 +111,10 @@ def _to_enlarged(
     seed: int,
     to_unit: bool,
 ) -> Array:
-    """(M,) mean distance to the k nearest of ``target`` and of those made up until there are ``total``.
+    """(M,) mean distance to the k nearest of ``total`` references: ``target`` and synthetic ones.
 
-    A query that is itself a target reference, ``at`` >= 0, is scored as if it were new: by the others and
-    what is made up from them.
+    A query that is itself a target reference (``at`` >= 0) is scored as if it were new: by the other
+    references and synthetic ones made from the others.
     """
     nearest = _neighbors(target, neighbors + 1)
 
@@ -125,7 +129,7 @@ def _to_enlarged(
     for i in np.flatnonzero(~new):
         others = np.delete(np.arange(len(target)), at[i])
         near = nearest[others]
-        # The first ones of each row that are not the one left out, renumbered without it.
+        # The first entries of each row without the left-out reference, renumbered accordingly.
         kept = np.argsort(near == at[i], axis=1, kind="stable")[:, : min(neighbors, max(len(others) - 1, 0))]
         near = np.take_along_axis(near, kept, axis=1)
         rest = enlarged(target[others], near - (near > at[i]))
@@ -134,7 +138,7 @@ def _to_enlarged(
 
 
 def _neighbors(x: Array, k: int) -> NDArray[np.intp]:
-    """(N, min(k, N - 1)) the others nearest to each of N rows, nearest first."""
+    """(N, min(k, N - 1)) positions of the nearest other rows of each of the N rows of x, nearest first."""
     if not len(x):
         return np.empty((0, 0), dtype=np.intp)
     near = distances(x, x)
@@ -143,17 +147,17 @@ def _neighbors(x: Array, k: int) -> NDArray[np.intp]:
 
 
 def smote(x: Array, nearest: NDArray[np.intp], n: int, seed: int) -> Array:
-    """n points, each at a random place between a random row of x and a random one of its neighbours.
+    """n synthetic points, each at a random position between a random row of x and one of its neighbours.
 
     Args:
         x: (N, D).
-        nearest: (N, k) the neighbours of each row.
+        nearest: (N, k), the neighbours of each row.
 
     Returns:
-        (n, D); (0, D) where no row has a neighbour.
+        (n, D); (0, D) if no row has a neighbour.
 
-    Source: Chawla et al., SMOTE, 2002. Draws as imbalanced-learn's ``SMOTE(random_state=seed)`` does, from
-    the same old generator, so that the points are the same as ASDKit's.
+    Source: Chawla et al., SMOTE, 2002. The random draws are those of imbalanced-learn's
+    ``SMOTE(random_state=seed)``, so that the points equal ASDKit's.
     """
     if nearest.size == 0 or n <= 0:
         return x[:0]

@@ -1,4 +1,4 @@
-"""A frontend's own score, such as its reconstruction error, as the anomaly score."""
+"""Own scores: a frontend's score, such as the reconstruction error, is the anomaly score."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 def own_score(own: Mapping[str, NDArray[np.floating]], name: str) -> NDArray[np.float64]:
-    """(N,) float64: the score called ``name`` among a frontend's own, as it is.
+    """The frontend's score called ``name``, unchanged, (N,) float64.
 
     Raises:
-        ValueError: the frontend offers no such score.
+        ValueError: the frontend has no score of this name.
     """
     if name not in own:
         raise ValueError(f"this frontend offers no score of its own called {name!r} (it offers: {list(own)})")
