@@ -1,11 +1,20 @@
-"""Frontends: what turns audio into embeddings, or into scores of its own."""
+"""Frontends: models that turn the sound of a clip into an embedding, or into anomaly scores of their own.
+
+Each class describes one kind of frontend, below ``frontend:`` of a recipe::
+
+    frontend:
+      name: discriminative
+      loss: {name: adacos}
+      branches: [{name: fft}, {name: stft, n_fft: 1024}]
+
+Lengths of clips are in samples at 16 kHz; a clip of N samples has N // hop_length + 1 frames.
+"""
 
 from __future__ import annotations
 
 import string
 import typing
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -110,19 +119,29 @@ class FrontendConfig(Config):
         """Raises ValueError if the frontend cannot take clips of ``n_samples`` samples."""
 
 
+# ------------------------------------------------------------------------------------------- discriminative
+
+
 class FftBranch(Config):
-    """A 1-D convolutional network on the magnitude spectrum of the whole clip."""
+    """A branch with a 1-D convolutional network on the magnitude spectrum of the whole clip.
+
+    Example: ``{name: fft, kernels: [256, 64, 16], strides: [64, 32, 4]}``
+    """
 
     name: Literal["fft"] = "fft"
     channels: Positive = 128
+    """Channels of each convolution."""
     kernels: tuple[Positive, Positive, Positive] = (256, 64, 16)
+    """Widths of the three convolutions, in bins of the layer's input."""
     strides: tuple[Positive, Positive, Positive] = (64, 32, 4)
+    """Steps of the three convolutions, in bins of the layer's input."""
     hidden: Annotated[int, Field(ge=0)] = 4
-    """Fully connected layers between the first one and the last."""
+    """Number of fully connected layers between the first one and the last."""
     embedding_dim: Positive = 128
+    """Dimensions of the branch's part of the embedding."""
 
     def lengths(self, n_samples: int) -> list[int]:
-        """Lengths of the spectrum and after each of the three convolutions, in bins.
+        """Number of bins of the spectrum, and after each of the three convolutions.
 
         Raises:
             ValueError: the clip is too short for the kernels.
@@ -138,31 +157,43 @@ class FftBranch(Config):
             lengths.append((lengths[-1] - kernel) // stride + 1)
         return lengths
 
+    def check(self, n_samples: int) -> None:
+        """Raises ValueError if clips of ``n_samples`` are too short for the branch."""
+        self.lengths(n_samples)
+
 
 class StftBranch(Config):
-    """A residual network on the magnitude spectrogram."""
+    """A branch with a residual 2-D convolutional network on the magnitude spectrogram.
+
+    Example: ``{name: stft, n_fft: 4096, hop_length: 2048, temporal_norm: true}``
+    """
 
     name: Literal["stft"] = "stft"
     n_fft: Annotated[int, Field(ge=16)] = 1024
+    """Window length, in samples."""
     hop_length: Positive = 512
+    """Distance between windows, in samples."""
     f_min: Annotated[float, Field(ge=0)] = 200.0
+    """Lowest centre frequency of a bin, in Hz; lower bins are cut off."""
     f_max: Annotated[float, Field(gt=0, le=SAMPLE_RATE / 2)] = 8000.0
+    """Highest centre frequency of a bin, in Hz."""
     channels: tuple[Positive, ...] = Field(default=(16, 32, 64, 128), min_length=1)
     """Channels of the residual stages, two blocks each; every stage after the first halves the map."""
     embedding_dim: Positive = 128
+    """Dimensions of the branch's part of the embedding."""
     temporal_norm: bool = False
-    """Whether each bin's mean over the clip is subtracted: takes away what is stationary."""
+    """If true, each bin's mean over the clip is subtracted, which removes stationary sound."""
     aggregation: Literal["mlp", "gap"] = "mlp"
-    """What becomes of the last map's rows: all into one linear layer, or their mean."""
+    """Last map to vector: ``mlp``, one linear layer over all rows; ``gap``, the mean of the rows."""
 
-    later: ClassVar[Mapping[str, Any]] = {"temporal_norm": False, "aggregation": "mlp"}
+    later: ClassVar = {"temporal_norm": False, "aggregation": "mlp"}
     MIN_SIDE: ClassVar[int] = 36
 
     def input_shape(self, n_samples: int) -> tuple[int, int]:
         """(frequency bins, frames) of the spectrogram.
 
         Raises:
-            ValueError: fewer than 36 of either, too few for the network's down-sampling.
+            ValueError: fewer than 36 bins or frames, too few for the network's down-sampling.
         """
         first, last = self.bins()
         shape = (last - first + 1, n_samples // self.hop_length + 1)
@@ -176,55 +207,65 @@ class StftBranch(Config):
         return shape
 
     def bins(self) -> tuple[int, int]:
-        """First and last bin whose centre frequency lies in [f_min, f_max]."""
+        """First and last bin with a centre frequency in [f_min, f_max]."""
         width = SAMPLE_RATE / self.n_fft
-        first = -int(-self.f_min // width)
-        return first, int(self.f_max // width)
+        return -int(-self.f_min // width), int(self.f_max // width)
+
+    def check(self, n_samples: int) -> None:
+        """Raises ValueError if the spectrogram of a clip of ``n_samples`` is too small for the branch."""
+        self.input_shape(n_samples)
 
 
 Branch = Annotated[FftBranch | StftBranch, Field(discriminator="name")]
 
 
 class SpecAugment(Config):
-    """Masks on the waveform of training clips: frames and bins of its spectrogram are silenced.
+    """SpecAugment on the waveform: frames and frequency bins of a training clip's spectrogram are set to 0.
 
-    Masked are magnitudes of an STFT (1024, hop 256), which is then inverted with its phases, so that all
-    branches hear the same. After mixup. Source: Park et al., SpecAugment, Interspeech 2019, as in ASDKit.
+    The spectrogram is an STFT (1024, hop 256); its inverse keeps the phases, so that all branches hear the
+    same masked clip. Masks come after mixup. Source: Park et al., SpecAugment, Interspeech 2019, as in
+    ASDKit.
+
+    Example: ``spec_augment: {probability: 0.5, max_frames: 80, max_bins: 80}``
     """
 
     probability: Probability = 0.5
-    """Share of the clips that get a mask in time, and, independently, one in frequency."""
+    """Share of the clips with a mask in time; independently, share of the clips with a mask in frequency."""
     max_frames: Annotated[int, Field(ge=0)] = 80
+    """Largest width of a mask in time, in frames of 16 ms."""
     max_bins: Annotated[int, Field(ge=0)] = 80
+    """Largest width of a mask in frequency, in bins of 15.6 Hz."""
 
 
 class Discriminative(FrontendConfig):
-    """One network for all machines, trained to tell classes of normal sound apart; offers embeddings.
+    """One network for all machines, trained to classify normal sound; offers an embedding.
 
     Source: Wilkinghoff, ICASSP 2023 (two branches), as configured in ASDKit, arXiv 2507.10264.
+
+    Example: ``frontend: {name: discriminative, loss: {name: adacos}, mixup_probability: 0.5}``
     """
 
     name: Literal["discriminative"] = "discriminative"
     classes: tuple[ClassPart, ...] = Field(default=CLASS_PARTS, min_length=1)
-    """What a class is made of, in whatever order."""
+    """Properties that make up a class, in any order: clips of one class are equal in all of them."""
     labels: Literal["train_only", "asdkit"] = "train_only"
-    """Which classes there are: those of the training clips, or as in ASDKit those of the test clips too.
-
-    The latter adds centres that no clip is ever drawn to, and a larger scale. It reads which sections,
-    attributes and domains the test clips of a machine have, though neither their labels nor which clip has
-    which: for comparison with published results that were made so.
-    """
+    """``train_only``: the classes of the training clips. ``asdkit``: the classes of the test clips as well,
+    for comparison with results that ASDKit published. ``asdkit`` adds centres of classes without a training
+    clip, and enlarges the scale of the loss. The training then reads the sections, attributes and domains
+    that occur among a machine's test clips, but neither normal/anomalous labels nor the class of any single
+    clip."""
     branches: tuple[Branch, ...] = Field(default=(FftBranch(), StftBranch()), min_length=1)
+    """Networks on different spectral views of the clip; the embedding joins the outputs of all."""
     loss: Loss = AdaCos()
+    """Main loss, of the whole embedding."""
     mixup_probability: Probability = 0.5
-    """Share of the clips of a training batch that are mixed with another clip of it."""
-
+    """Share of the clips of a training batch that are mixed with another clip of the batch."""
     spec_augment: SpecAugment | None = None
+    """Masks on training clips; null for none."""
     heads: tuple[Head, ...] = ()
-    """What is learnt besides: each adds its loss to the main one."""
+    """Auxiliary losses, each added to the main one."""
 
-    later: ClassVar[Mapping[str, Any]] = {"labels": "train_only", "spec_augment": None, "heads": ()}
-
+    later: ClassVar = {"labels": "train_only", "spec_augment": None, "heads": ()}
     scope: ClassVar[Literal["all", "machine"]] = "all"
     takes_any_length: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")
@@ -263,49 +304,54 @@ class Discriminative(FrontendConfig):
         return self
 
     def check(self, n_samples: int) -> None:
-        """Raises ValueError where clips of ``n_samples`` are too short for a branch."""
+        """Raises ValueError if clips of ``n_samples`` are too short for a branch."""
         for branch in self.branches:
-            if isinstance(branch, FftBranch):
-                branch.lengths(n_samples)
-            else:
-                branch.input_shape(n_samples)
+            branch.check(n_samples)
+
+
+# ------------------------------------------------------------------------------------------ other frontends
 
 
 class Autoencoder(FrontendConfig):
-    """One autoencoder per machine on stacked log-mel frames; offers scores of its own.
+    """One autoencoder per machine on stacked log-mel frames; offers anomaly scores of its own.
 
-    Its embedding, the time mean of the bottleneck, is for plots; backends do not score it.
-    Source: the official DCASE Task 2 baseline's network; defaults as in ASDKit's ``ae``.
+    The embedding, the mean of the bottleneck over time, is for plots; backends do not score it.
+    Source: network of the official DCASE Task 2 baseline; defaults as in ASDKit's ``ae``.
+
+    Example: ``frontend: {name: autoencoder, n_frames: 5, bottleneck: 8, scores: [recon]}``
     """
 
     name: Literal["autoencoder"] = "autoencoder"
     n_mels: Positive = 128
+    """Number of mel filters, from 0 to 8000 Hz."""
     n_fft: Annotated[int, Field(ge=16)] = 1024
+    """Window length, in samples."""
     hop_length: Positive = 512
+    """Distance between windows, in samples."""
     n_frames: Positive = 5
-    """Consecutive log-mel frames that make one input vector."""
+    """Number of consecutive log-mel frames in one input vector."""
     mel_scale: Literal["htk", "slaney"] = "htk"
-    """``slaney`` brings filters of area 1 along, as in librosa; those of ``htk`` have height 1."""
+    """``htk``: filters of height 1. ``slaney``: filters of area 1, as in librosa."""
     power: Literal[1, 2] = 1
-    """Of the magnitudes that the filters sum."""
+    """Exponent of the magnitudes that a mel filter sums: 1 magnitude, 2 power."""
     window_norm: bool = True
-    """Whether magnitudes are divided by the root of the window's energy."""
+    """If true, magnitudes are divided by the root of the window's energy."""
     hidden: tuple[Positive, ...] = Field(default=(128, 128, 128, 128), min_length=1)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     bottleneck: Positive = 8
+    """Width of the bottleneck."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training vectors, drawn at random, that is held out: ``best`` is the epoch that does
-    best on it, and ``metrics.csv`` tells its loss."""
+    """Share of the training vectors, drawn at random, that is held out. ``best`` is then the epoch with the
+    lowest loss of held-out vectors, and ``metrics.csv`` has a column for this loss."""
     scores: tuple[OwnScore, ...] = Field(default=("recon",), min_length=1)
-    """``recon``, the mean squared error; ``mahalanobis``, the length of a clip's mean error in units of
-    what is usual in the nearer domain. Facts in `asdray.frontends.autoencoder`."""
+    """``recon``: mean squared reconstruction error of a clip. ``mahalanobis``: Mahalanobis length of a clip's
+    mean error, for the nearer domain's covariance. Formulas in `asdray.frontends.autoencoder`."""
     centring: Literal["domain", "batch"] = "domain"
-    """Around what the score ``mahalanobis`` takes covariances: the mean error of a domain's training clips,
-    or, as the official baseline does, that of the domain's vectors in each batch of a shuffled pass over
-    the vectors of training. The first depends neither on an order of batches nor on their size, which have
-    nothing to do with what is usual in a domain."""
+    """Mean around which ``mahalanobis`` takes covariances. ``domain``: mean error of a domain's training
+    clips. ``batch``, as in the official baseline: mean error of the domain's vectors in each batch of a
+    shuffled pass over the training vectors, so that order and size of batches change the score."""
 
-    later: ClassVar[Mapping[str, Any]] = {
+    later: ClassVar = {
         "mel_scale": "htk",
         "power": 1,
         "window_norm": True,
@@ -323,11 +369,11 @@ class Autoencoder(FrontendConfig):
 
     @property
     def own_scores(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The scores that it offers."""
+        """Names of the scores that the frontend computes."""
         return self.scores
 
     def check(self, n_samples: int) -> None:
-        """Raises ValueError where a clip of ``n_samples`` gives no input vector."""
+        """Raises ValueError if a clip of ``n_samples`` has too few frames for one input vector."""
         frames = n_samples // self.hop_length + 1
         if frames < self.n_frames:
             raise ValueError(
@@ -337,15 +383,18 @@ class Autoencoder(FrontendConfig):
 
 
 class RawSpec(FrontendConfig):
-    """The time mean of a mel spectrogram, without a logarithm: learns nothing.
+    """The mean over time of a mel spectrogram, without a logarithm; nothing is trained.
 
-    Source: ASDKit ``raw_spec``, arXiv 2507.10264.
+    Source: ASDKit ``raw_spec``, arXiv 2507.10264. Example: ``frontend: {name: raw_spec, n_mels: 128}``
     """
 
     name: Literal["raw_spec"] = "raw_spec"
     n_mels: Positive = 128
+    """Number of mel filters; dimensions of the embedding."""
     n_fft: Annotated[int, Field(ge=16)] = 1024
+    """Window length, in samples."""
     hop_length: Positive = 512
+    """Distance between windows, in samples."""
 
     learns: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = True
@@ -353,13 +402,16 @@ class RawSpec(FrontendConfig):
 
 
 class Precomputed(FrontendConfig):
-    """Embeddings of any model, from files: learns nothing, reads no audio."""
+    """Embeddings of any model, read from files; nothing is trained and no sound is read.
+
+    Example: ``frontend: {name: precomputed, path: "beats/{dcase}/{machine}.parquet"}``
+    """
 
     name: Literal["precomputed"] = "precomputed"
     path: Annotated[str, Field(min_length=1)]
     """A ``.parquet`` file with the columns ``clip`` (keys as in ``clips.parquet``) and ``embedding``, or a
-    ``.npz`` file with arrays of these names. In it ``{dcase}``, ``{machine}`` and ``{seed}`` are replaced;
-    where it is relative, it is so to the data folder."""
+    ``.npz`` file with arrays of these names. ``{dcase}``, ``{machine}`` and ``{seed}`` are filled in. A
+    relative path starts at the data folder."""
 
     learns: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
@@ -367,7 +419,7 @@ class Precomputed(FrontendConfig):
 
     @field_validator("path")
     @classmethod
-    def _placeholders(cls, path: str) -> str:
+    def _known_placeholders(cls, path: str) -> str:
         known = ("dcase", "machine", "seed")
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
@@ -385,7 +437,7 @@ class Precomputed(FrontendConfig):
 
     @property
     def has_one_seed(self) -> bool:  # type: ignore[override]
-        """Whether the files are the same for all seeds."""
+        """True if all seeds read the same files."""
         return "{seed}" not in self.path
 
     def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
