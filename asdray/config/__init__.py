@@ -1,1 +1,1 @@
-"""The whole schema of recipes and sweeps, and the signatures; imports no torch, no ray, no pandas."""
+"""The schema of recipes and sweep files, trials and their signatures. Imports no torch, Ray or pandas."""

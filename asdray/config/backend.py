@@ -1,4 +1,12 @@
-"""Backends: embeddings (or a frontend's own scores) -> anomaly scores; and the UMAP options."""
+"""Backends: methods that turn embeddings into anomaly scores; and the options of UMAP plots.
+
+Below ``backends:`` of a sweep file; a list of values stands for one backend per value::
+
+    backends: [knn, {name: kmeans, n_clusters: [8, 16]}, mahalanobis]
+
+References are a machine's normal training clips, about 990 of the source and 10 of the target domain. Higher
+scores mean more anomalous clips.
+"""
 
 from __future__ import annotations
 
@@ -9,146 +17,168 @@ from pydantic import Field
 from asdray.config.base import Config, Extensible, Metric, Positive, Seed, digest
 
 
-class Knn(Config):
+class BackendConfig(Config):
+    """Base class of the backends that score embeddings, also of a plugin's."""
+
+    name: str
+    sep_section: bool = False
+    """If true, clips are compared with the training clips of their own section only."""
+
+
+class Knn(BackendConfig):
     """Distance to the nearest normal training clips, the smaller one of both domains.
 
-    With ``smote_ratio`` the target clips are joined by synthetic ones between them (SMOTE). Source:
-    ASDKit ``Knn-1-1-0.0-0`` and, with ``smote_ratio: 0.2``, ``Knn-1-1-0.2-2-cosine``; facts in
+    With ``smote_ratio`` synthetic target clips are added between the real ones (SMOTE). Source: ASDKit
+    ``Knn-1-1-0.0-0`` and, with ``smote_ratio: 0.2``, ``Knn-1-1-0.2-2-cosine``; details in
     `asdray.backends.knn`.
+
+    Example: ``{name: knn, n_neighbors: 4, metric: euclidean}``
     """
 
     name: Literal["knn"] = "knn"
     n_neighbors: Positive = 1
+    """Number of nearest clips whose distances are averaged."""
     metric: Metric = "cosine"
+    """Distance between embeddings."""
     smote_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Target clips are made up until there are this many per source clip; 0 makes up none."""
+    """Number of target clips, synthetic ones included, per source clip; 0 for no synthetic clips."""
     smote_neighbors: Positive = 2
-    """A made-up clip lies between a target clip and one of this many target clips nearest to it."""
+    """A synthetic clip lies between a target clip and one of this many target clips nearest to it."""
     seed: Seed = 0
-    sep_section: bool = False
-    """Whether the clips of a section are compared with the training clips of that section alone."""
+    """Seed of the synthetic clips."""
 
     later: ClassVar = {"smote_ratio": 0.0, "smote_neighbors": 2, "seed": 0, "sep_section": False}
 
 
-class KMeans(Config):
+class KMeans(BackendConfig):
     """Distance to the nearest of the source domain's cluster centres and all target clips.
 
-    Source: ASDKit ``Kmeans-16-cosine``; facts in `asdray.backends.kmeans`.
+    Source: ASDKit ``Kmeans-16-cosine``; details in `asdray.backends.kmeans`.
+
+    Example: ``{name: kmeans, n_clusters: [8, 16]}``
     """
 
     name: Literal["kmeans"] = "kmeans"
     n_clusters: Positive = 16
+    """Clusters of the source clips."""
     metric: Metric = "cosine"
+    """Distance between embeddings."""
     seed: Seed = 0
-    sep_section: bool = False
+    """Seed of the first centres."""
 
 
-class KnnRescale(Config):
-    """Distance to the nearest training clips of both domains, in units of how close together these lie.
+class KnnRescale(BackendConfig):
+    """Distance to the nearest training clips of both domains, relative to the distances among these clips.
 
-    Source: ASDKit ``KnnRescale-1-4-cosine``; facts in `asdray.backends.density`.
+    Source: ASDKit ``KnnRescale-1-4-cosine``; details in `asdray.backends.density`.
+
+    Example: ``{name: knn_rescale, n_reference_neighbors: 4}``
     """
 
     name: Literal["knn_rescale"] = "knn_rescale"
     n_neighbors: Positive = 1
+    """Number of nearest clips whose rescaled distances are averaged."""
     n_reference_neighbors: Positive = 4
-    """How many other training clips say how close together they lie around one of them."""
+    """Number of neighbours whose distance to a training clip measures the density around the clip."""
     metric: Metric = "cosine"
-    sep_section: bool = False
+    """Distance between embeddings."""
 
 
-class Ldn(Config):
-    """Local density normalisation: the distance to the nearest training clips, divided by the mean distance
-    of these to their own neighbours (``ratio``), or less that distance (``difference``).
+class Ldn(BackendConfig):
+    """Local density normalisation: distance to the nearest training clips relative to their mutual distances.
 
-    As `KnnRescale`, but with the cosine distance itself instead of its root, and with both forms. Source:
-    Wilkinghoff et al., arXiv 2509.10951; facts in `asdray.backends.density`.
+    As `KnnRescale`, but with the cosine distance itself in place of the square root, and in two forms.
+    Source: Wilkinghoff et al., arXiv 2509.10951; details in `asdray.backends.density`.
+
+    Example: ``{name: ldn, form: difference}``
     """
 
     name: Literal["ldn"] = "ldn"
     form: Literal["ratio", "difference"] = "ratio"
+    """The distance is divided by the mean distance of the nearest clips to their own neighbours (``ratio``),
+    or reduced by the mean distance (``difference``)."""
     n_neighbors: Positive = 1
+    """Number of nearest clips whose normalised distances are averaged."""
     n_reference_neighbors: Positive = 1
-    """K of the paper, where it is tried from 1 to 16; with 16, ``difference`` fell to chance in a grid that
-    others published, while 1 helped on every year."""
+    """K of the paper, where 1 to 16 are tried. In a grid published by others, ``difference`` with 16 fell to
+    chance, while 1 was better than no normalisation in every year."""
     metric: Metric = "cosine"
-    sep_section: bool = False
+    """Distance between embeddings."""
 
 
-class Mahalanobis(Config):
+class Mahalanobis(BackendConfig):
     """Mahalanobis distance to the mean of the training clips, the smaller one of both domains.
 
-    Facts in `asdray.backends.gaussian`.
+    Details in `asdray.backends.gaussian`. Example: ``{name: mahalanobis, shrinkage: 0.1}``
     """
 
     name: Literal["mahalanobis"] = "mahalanobis"
     covariance: Literal["pooled", "domain"] = "pooled"
-    """One covariance for both domains, around the mean of each, or one per domain. Pooled, because ten
-    target clips say nothing of a covariance in hundreds of dimensions."""
+    """``pooled``: one covariance for both domains, around the mean of each. ``domain``: a covariance per
+    domain; ten target clips determine no covariance in hundreds of dimensions."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] | Literal["ledoit_wolf"] = "ledoit_wolf"
-    """Share of a multiple of the identity in the covariance; a thousand clips in hundreds of dimensions
-    leave it nearly singular without."""
+    """Share of a multiple of the identity in the covariance. The covariance of 1,000 clips in hundreds of
+    dimensions is nearly singular without shrinkage. ``ledoit_wolf`` estimates the share."""
     normalize: bool = True
-    """Whether embeddings are scaled to length 1 first: losses of the cosine do not see the length."""
-    sep_section: bool = False
+    """If true, embeddings are first scaled to length 1; losses of the cosine leave the length
+    undetermined."""
 
 
-class Gmm(Config):
-    """Negative log-likelihood under a Gaussian mixture fitted to the training clips of both domains.
+class Gmm(BackendConfig):
+    """Negative log-likelihood under a Gaussian mixture that is fitted to the training clips of both domains.
 
-    Facts in `asdray.backends.gaussian`.
+    Details in `asdray.backends.gaussian`. Example: ``{name: gmm, n_components: 4, pca: 32}``
     """
 
     name: Literal["gmm"] = "gmm"
     n_components: Positive = 4
+    """Gaussians in the mixture."""
     covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
+    """Form of the covariances, as in scikit-learn's ``GaussianMixture``."""
     pca: Positive | None = 32
-    """Principal components that are kept, null = all dimensions. Four full covariances in 32 dimensions
-    have about two thousand parameters, which a thousand clips determine; in 512 they have half a million.
-    What differs from the training clips only across the directions left out is not seen."""
+    """Number of principal components that are kept; null for all dimensions. Four full covariances have about
+    2,000 parameters in 32 dimensions, which 1,000 clips determine, and half a million in 512 dimensions. The
+    score ignores deviations from the training clips along the other components."""
     reg_covar: Annotated[float, Field(gt=0)] = 1e-3
     """Added to every variance, in units of the mean variance of the dimensions."""
     normalize: bool = True
-    """Whether embeddings are scaled to length 1 first: losses of the cosine do not see the length."""
+    """If true, embeddings are first scaled to length 1; losses of the cosine leave the length
+    undetermined."""
     seed: Seed = 0
-    sep_section: bool = False
+    """Seed of the first components."""
 
 
-class Pyod(Config):
-    """A detector of PyOD by name; needs the extra ``pyod``: ``pip install 'asdray[pyod]'``."""
+class Pyod(BackendConfig):
+    """A detector of PyOD by name; needs the extra ``pyod``: ``pip install 'asdray[pyod]'``.
+
+    Example: ``{name: pyod, detector: IForest, options: {n_estimators: 200}}``
+    """
 
     name: Literal["pyod"] = "pyod"
     detector: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    """Name of the class, such as ``ECOD``, ``IForest`` or ``LOF``: any that scores vectors. COF, SOD and SOS
-    compare test clips with each other, not with the training clips."""
+    """Name of the class, such as ``ECOD``, ``IForest`` or ``LOF``; the class must score vectors. COF, SOD and
+    SOS compare test clips with each other, not with the training clips."""
     options: dict[str, Any] = Field(default={})
-    """Arguments of the class; its ``random_state``, where it has one, is ``seed`` if it is not given."""
+    """Arguments of the class. If the class has a ``random_state`` which is not given, ``seed`` is used."""
     normalize: bool = True
-    """Whether embeddings are scaled to length 1 first: losses of the cosine do not see the length."""
+    """If true, embeddings are first scaled to length 1; losses of the cosine leave the length
+    undetermined."""
     seed: Seed = 0
-    sep_section: bool = False
+    """Seed of the detector."""
 
 
 class Recon(Config):
-    """The frontend's own reconstruction score, passed through."""
+    """The frontend's own reconstruction error, unchanged. Every sweep uses it where a frontend offers one."""
 
     name: Literal["recon"] = "recon"
 
 
 class Own(Config):
-    """Another of the frontend's own scores, passed through."""
+    """Another score that the frontend computes, unchanged. Example: ``{name: own, score: mahalanobis}``"""
 
     name: Literal["own"] = "own"
     score: Annotated[str, Field(min_length=1)]
-
-
-class BackendConfig(Config):
-    """The base of a plugin's backends, which score embeddings."""
-
-    name: str
-    sep_section: bool = False
-    """Whether the clips of a section are compared with the training clips of that section alone."""
+    """Name of the score."""
 
 
 EmbeddingBackend = Knn | KMeans | KnnRescale | Ldn | Mahalanobis | Gmm | Pyod
@@ -158,18 +188,21 @@ Backend = Annotated[_BuiltIn, Extensible("BACKENDS", "backend", BackendConfig, _
 
 
 def own_backend(score: str) -> OwnBackend:
-    """The backend that passes the frontend's own score of this name through."""
+    """The backend that passes on the frontend's own score of this name."""
     return Recon() if score == "recon" else Own(score=score)
 
 
 def backend_id(backend: Backend) -> str:
-    """``knn-1a2b3c4d``: stable, names files and table rows."""
+    """Name and hash, such as ``knn-5f37182d``: part of file names and of table rows."""
     return f"{backend.name}-{digest(backend)[:8]}"
 
 
 class Umap(Config):
-    """UMAP of a machine's embeddings, for the eye only."""
+    """UMAP plots of a machine's embeddings, for the eye only. Example: ``umap: {metric: euclidean}``"""
 
-    metric: Literal["cosine", "euclidean"] = "cosine"
+    metric: Metric = "cosine"
+    """Distance between embeddings."""
     n_neighbors: Annotated[int, Field(ge=2)] = 15
+    """Number of neighbours; a larger number shows more of the global structure."""
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Smallest distance between points in the plot."""

@@ -1,4 +1,9 @@
-"""From YAML to validated configuration, with errors that a person can act on."""
+"""YAML files and ``key=value`` options, checked against a configuration class.
+
+Numbers may be written as ``1e-3``; a repeated key is an error. Example::
+
+    validate(Sweep, read_yaml(Path("sweep.yaml")), "sweep.yaml")
+"""
 
 from __future__ import annotations
 
@@ -17,22 +22,22 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which ``1e-3`` is a number and a key that stands twice, or is no plain value, is an error."""
+    """YAML with ``1e-3`` as a number, and errors for keys that are repeated or are not plain values."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked as it is written, before merge keys (`<<: *base`) bring in keys that may stand twice.
+        # Checked before merge keys (`<<: *base`) add keys, which may well repeat others.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _fault("a key must be a plain value, not a list or a mapping", key)
+                raise _error("a key must be a plain value, not a list or a mapping", key)
             if (key.tag, key.value) in seen:
-                raise _fault(f"the key {key.value!r} stands twice", key)
+                raise _error(f"the key {key.value!r} stands twice", key)
             seen.add((key.tag, key.value))
         return node
 
 
-def _fault(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+def _error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -47,11 +52,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ValueError: not YAML, with ``where`` and the line.
+        ValueError: invalid YAML, with ``where`` and the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    # The latter two come from values that look like a date or carry a tag, but are not: 2001-99-99.
+    # PyYAML raises ValueError or LookupError for an impossible date (2001-99-99) and a wrong tag.
     except (yaml.YAMLError, ValueError, LookupError) as error:
         raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -60,7 +65,7 @@ def read_yaml(path: Path) -> Any:
     """The value of a YAML file.
 
     Raises:
-        ValueError: missing or unreadable file, not YAML.
+        ValueError: a missing or unreadable file, or invalid YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,15 +78,12 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-# ------------------------------------------------------------------------------------------ validation
-
-
 def validate(model: type[C], value: Any, where: str) -> C:
-    """``value`` as a ``model``.
+    """``value`` as an instance of ``model``.
 
     Raises:
-        ValueError: one line per fault, each with its full dotted path behind ``where`` and, for a wrong
-            key or choice, the nearest valid one.
+        ValueError: a line per fault: ``where``, the full dotted path of the option and, for a wrong key or
+            choice, the nearest valid name.
     """
     try:
         return model.model_validate(value)
@@ -89,14 +91,11 @@ def validate(model: type[C], value: Any, where: str) -> C:
         raise ValueError("\n".join(f"{where}: {line}" for line in explain(model, error))) from None
 
 
-# ---------------------------------------------------------------------------------- options of a command line
-
-
 def parse_set(pairs: Iterable[str], where: str = "--set") -> dict[str, Any]:
-    """``key=value`` pairs of a command line; values are YAML.
+    """Values, read as YAML, by key: ``["seeds=[0, 1]"]`` gives ``{"seeds": [0, 1]}``.
 
     Raises:
-        ValueError: a pair without ``=``.
+        ValueError: a pair without ``=``, or invalid YAML.
     """
     values: dict[str, Any] = {}
     for pair in pairs:

@@ -1,10 +1,19 @@
-"""Losses of the discriminative frontend, and what it may learn besides: further heads."""
+"""Losses of the discriminative frontend, and auxiliary losses (``heads``).
+
+Below ``frontend:`` of a recipe::
+
+    loss: {name: subcluster_adacos, n_subclusters: 16}
+    heads: [{name: featex, probability: 0.5}]
+
+In the formulas s is the scale, C the number of classes, K the number of sub-clusters per class, and cos the
+cosine of the angle between an embedding and the centre of a class. The classes of a clip are targets between
+0 and 1, since mixup mixes them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,57 +21,70 @@ from asdray.config.base import Config, Extensible, Positive, Probability
 
 
 class AdaCos(Config):
-    """Cross entropy of ``s * cos``, ``s = sqrt(2) ln(C - 1)``.
+    """Cross entropy of ``s cos``, ``s = sqrt(2) ln(C - 1)``. Source: Zhang et al., AdaCos, CVPR 2019.
 
-    Source: Zhang et al., AdaCos, CVPR 2019.
+    Example: ``loss: {name: adacos, dynamic: true}``
     """
 
     name: Literal["adacos"] = "adacos"
     trainable: bool = False
-    """Whether the class centres are learnt; fixed centres keep their Xavier-uniform start."""
+    """If true, the class centres are learnt; fixed centres keep their random start (Xavier uniform)."""
     dynamic: bool = False
-    """Whether the scale follows the training; facts in `asdray.frontends.losses`."""
+    """If true, the scale is adapted in every training step; formulas in `asdray.frontends.losses`."""
 
-    later: ClassVar[Mapping[str, Any]] = {"dynamic": False}
+    later: ClassVar = {"dynamic": False}
 
 
 class SubclusterAdaCos(Config):
-    """AdaCos with several centres per class, whose probabilities are summed before the logarithm.
+    """AdaCos with K centres per class, whose probabilities are summed before the logarithm.
 
     ``s = sqrt(2) ln(C K - 1)``. Source: Wilkinghoff, Sub-cluster AdaCos, IJCNN 2021.
+
+    Example: ``loss: {name: subcluster_adacos, n_subclusters: 16, trainable: true}``
     """
 
     name: Literal["subcluster_adacos"] = "subcluster_adacos"
     n_subclusters: Positive = 16
+    """Centres per class (K)."""
     trainable: bool = False
+    """If true, the centres are learnt."""
     dynamic: bool = False
+    """If true, the scale is adapted in every training step."""
 
-    later: ClassVar[Mapping[str, Any]] = {"dynamic": False}
+    later: ClassVar = {"dynamic": False}
 
 
 class ArcFace(Config):
-    """Cross entropy of ``s cos(angle + margin)``. Source: Deng et al., ArcFace, CVPR 2019."""
+    """Cross entropy of ``s cos(angle + margin)``. Source: Deng et al., ArcFace, CVPR 2019.
+
+    Example: ``loss: {name: arcface, scale: 64, margin: 0.5}``
+    """
 
     name: Literal["arcface"] = "arcface"
     scale: Annotated[float, Field(gt=0)] = 64.0
+    """Factor of the cosines (s)."""
     margin: Annotated[float, Field(ge=0, lt=math.pi)] = 0.5
-    """Radians."""
+    """Added to the angle, in radians."""
     margin_on: Literal["target", "all"] = "target"
-    """``target``: as published, the margin makes the right class harder to reach. ``all``: on the angle of
-    every class, which is what ASDKit computes; it shifts all classes alike and separates none."""
+    """``target``, as published: the margin is added for the right class, which becomes harder to reach.
+    ``all``, as ASDKit computes: the margin is added for every class, shifts all alike and separates none."""
     trainable: bool = True
+    """If true, the class centres are learnt."""
 
 
 class AdaProj(Config):
-    """AdaCos with a subspace per class: the cosine is that of an embedding with its projection onto it.
+    """AdaCos with a subspace per class: the cosine between an embedding and its projection onto the subspace.
 
     ``s = sqrt(2) ln(C - 1)``. Source: Wilkinghoff, AdaProj, DCASE workshop 2024.
+
+    Example: ``loss: {name: adaproj, subspace_dim: 32}``
     """
 
     name: Literal["adaproj"] = "adaproj"
     subspace_dim: Positive = 32
-    """Vectors that span the subspace of a class."""
+    """Dimensions of the subspace of a class."""
     trainable: bool = False
+    """If true, the vectors that span the subspaces are learnt."""
 
 
 _BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj
@@ -70,28 +92,36 @@ Loss = Annotated[_BuiltIn, Extensible("LOSSES", "loss", Config, _BuiltIn)]
 
 
 class SubspaceLoss(Config):
-    """A loss of its own for the sub-embedding of each branch; their sum is added to the main loss.
+    """A loss of each branch's part of the embedding; their sum is added to the main loss.
 
     Source: ASDKit ``dis_spec_subspaceloss``, arXiv 2507.10264.
+
+    Example: ``heads: [{name: subspace, weight: 1.0, loss: {name: adacos}}]``
     """
 
     name: Literal["subspace"] = "subspace"
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the sum."""
     loss: Loss = SubclusterAdaCos(trainable=True)
+    """Loss of each branch."""
 
 
 class FeatEx(Config):
-    """Feature exchange: a further loss must tell whether sub-embeddings belong to one clip.
+    """Feature exchange: an auxiliary loss recognises whether the branches' embeddings come from one clip.
 
     Source: Wilkinghoff, Self-supervised learning for anomalous sound detection, ICASSP 2024; as configured
     in ASDKit ``dis_spec_featex``, arXiv 2507.10264.
+
+    Example: ``heads: [{name: featex, probability: 0.5}]``
     """
 
     name: Literal["featex"] = "featex"
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the auxiliary loss."""
     probability: Probability = 0.5
-    """Share of the clips whose sub-embeddings are exchanged."""
+    """Share of the clips whose branch embeddings are exchanged with another clip's."""
     loss: Loss = SubclusterAdaCos(trainable=True)
+    """Loss of the classes "own" and "exchanged" parts of the embedding."""
 
 
 Head = Annotated[SubspaceLoss | FeatEx, Field(discriminator="name")]

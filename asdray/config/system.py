@@ -1,4 +1,12 @@
-"""A system: frontend, training and audio options. What a trial computes, without year and seed."""
+"""A system: frontend, training and audio options with fixed values, without year and seed; and recipe files.
+
+A recipe is a system with a description, ``asdray/recipes/<name>.yaml`` or a user's file::
+
+    about: Two-branch network with AdaCos
+    frontend: {name: discriminative, loss: {name: adacos}}
+    train: {epochs: 16, batch_size: 64, learning_rate: 1.0e-3}
+    audio: {duration: year_max}
+"""
 
 from __future__ import annotations
 
@@ -21,38 +29,46 @@ Channel = Literal["near", "far", "mean", "difference"]
 
 
 class Train(Config):
-    """How a unit is trained: AdamW with library defaults apart from what is said here."""
+    """Training of a unit with AdamW; options of the optimiser not listed here have PyTorch's defaults.
+
+    Example: ``train: {epochs: 16, batch_size: 64, learning_rate: 1.0e-3}``
+    """
 
     epochs: Positive = 16
+    """Passes over the training data."""
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Clips (discriminative) or stacked frames (autoencoder) per step; the last, smaller batch is kept."""
+    """Clips (discriminative) or input vectors (autoencoder) per step; the last, smaller batch is used too."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Constant step size."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled decay of weights."""
     threads: Positive = 1
-    """CPU threads of the process; they change the order of sums, so they belong to the system."""
+    """CPU threads. The number changes the order of sums, hence the last digits: the system becomes
+    another."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the steps' products; ``bf16`` rounds to 8 bits and is faster where a CPU does not emulate it. Sums,
-    weights and all that follows training stay in 32 bits."""
+    """Number format of matrix products in training steps. ``bf16`` has 8 significant bits, and is faster on
+    GPUs and on CPUs with AVX-512 or AMX. Sums, weights, and all stages after training have 32 bits."""
 
-    later: ClassVar[Mapping[str, Any]] = {"precision": "fp32"}
+    later: ClassVar = {"precision": "fp32"}
 
 
 class Audio(Config):
-    """Clip length and channel. Shorter clips are repeated end to end, then all are cropped.
+    """Length and channel of clips. Shorter clips are repeated end to end, then all are cropped to the length.
 
-    The crop starts at random in training and at 0 elsewhere.
+    The crop starts at random in training and at 0 elsewhere. Example: ``audio: {duration: 10, channel:
+    near}``
     """
 
     duration: Annotated[float, Field(gt=0, le=60)] | Literal["year_max", "native"] = "year_max"
-    """Seconds; ``year_max``: those of the longest machine of the year; or ``native``: every clip's own.
-    Autoencoders train on whole clips whatever it says: it is for what follows."""
+    """Seconds; ``year_max``: the longest clips of the year; ``native``: every clip's own length. Autoencoders
+    train on whole clips in any case: the option is for the later stages."""
     channel: Channel = "near"
-    """Of a year with two microphones: one of them, the mean of both, or near minus far."""
+    """In a year with two microphones: one of them, the mean of both, or near minus far (``difference``)."""
 
-    later: ClassVar[Mapping[str, Any]] = {"channel": "near"}
+    later: ClassVar = {"channel": "near"}
 
     def n_samples(self, dcase: str) -> int:
-        """Samples per clip in ``dcase``, the most that there are if every clip has its own."""
+        """Samples per clip in the year ``dcase``; with ``native`` the largest number."""
         longest = get_year(dcase).duration_max
         seconds = longest if self.duration in ("year_max", "native") else self.duration
         return round(float(seconds) * SAMPLE_RATE)
@@ -67,11 +83,11 @@ class System(Config):
 
     @functools.cached_property
     def id(self) -> str:
-        """Eight hex digits: the same for all years and seeds."""
+        """Eight hex digits, the same for all years and seeds."""
         return digest(self)[:8]
 
     def check(self, dcase: str) -> None:
-        """Raises ValueError where the frontend cannot take the clips of ``dcase``."""
+        """Raises ValueError if the frontend cannot process the clips of the year ``dcase``."""
         if self.audio.channel != "near" and get_year(dcase).channels == 1:
             stereo = ", ".join(name for name, year in YEARS.items() if year.channels > 1)
             raise ValueError(
@@ -89,8 +105,11 @@ class System(Config):
             raise ValueError(f"{dcase}: {error}") from None
 
 
+# --------------------------------------------------------------------------------------------------- recipes
+
+
 class Recipe(System):
-    """A named full configuration, as shipped in ``asdray/recipes/<name>.yaml``."""
+    """A system with a description: the content of a recipe file."""
 
     about: str
     """One line for ``asdray recipes``."""
@@ -105,24 +124,21 @@ class Recipe(System):
 
     @property
     def system(self) -> System:
-        """The recipe without its description: what is hashed."""
+        """The recipe without its description, hence with the same hash under any name."""
         return System(frontend=self.frontend, train=self.train, audio=self.audio)
 
 
-# --------------------------------------------------------------------------------------------- recipes
-
-
 def recipe_names() -> list[str]:
-    """The recipes that ship with asdray."""
+    """Names of the recipes that ship with asdray."""
     folder = resources.files("asdray.recipes")
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe called ``name``, or the one in the YAML file at the path ``name``.
+    """The recipe called ``name``, or in the YAML file at the path ``name``.
 
     Raises:
-        ValueError: unknown name, or a fault in the file.
+        ValueError: an unknown name, or a fault in the file.
     """
     if name.endswith((".yaml", ".yml")):
         return validate(Recipe, read_yaml(Path(name)), name)
@@ -133,19 +149,24 @@ def load_recipe(name: str) -> Recipe:
     return validate(Recipe, parse_yaml(text, name), f"recipe {name}")
 
 
-def with_overrides(system: System, overrides: Mapping[str, Any], where: str) -> System:
-    """``system`` with options at dotted paths replaced, shorter paths first.
+# ------------------------------------------------------------------------------------------------- overrides
 
-    An object replaces a union member whole: what it leaves out takes that member's defaults.
+
+def with_overrides(system: System, overrides: Mapping[str, Any], where: str) -> System:
+    """``system`` with new values of options at dotted paths, shorter paths first.
+
+    An object replaces a union member as a whole; options that the object leaves out take their defaults::
+
+        with_overrides(system, {"train.epochs": 3, "frontend.loss": {"name": "arcface"}}, "--set")
 
     Raises:
-        ValueError: a path that does not exist (with the nearest that does) or a value that does not fit.
+        ValueError: a path that does not exist, with the nearest existing one; or a value that does not fit.
     """
     for _, paths in itertools.groupby(sorted(overrides, key=_depth), key=_depth):
         tree = system.model_dump(mode="json")
         for path in paths:
             _set(tree, path, copy.deepcopy(overrides[path]), where)
-        # Validated level by level: a member replaced here has its options in place for deeper paths.
+        # Validated once per depth: deeper paths then find the options of a member that has been replaced.
         system = validate(System, tree, where)
     return system
 
@@ -155,31 +176,21 @@ def _depth(path: str) -> int:
 
 
 def _set(tree: dict, path: str, value: Any, where: str) -> None:
-    *parents, last = path.split(".")
+    """Replaces the value at ``path`` inside nested mappings and lists."""
+    keys = path.split(".")
     node: Any = tree
-    walked: list[str] = []
-    for key in parents:
-        node = _child(node, key, walked, path, where)
-        walked.append(key)
-    _child(node, last, walked, path, where)
-    if isinstance(node, list):
-        node[int(last)] = value
-    else:
-        node[last] = value
-
-
-def _child(node: Any, key: str, walked: list[str], path: str, where: str) -> Any:
-    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-        return node[int(key)]
-    if isinstance(node, dict) and key in node:
-        return node[key]
-    if isinstance(node, dict):
-        known = [".".join([*walked, k]) for k in node]
-    elif isinstance(node, list):
-        known = [".".join([*walked, str(i)]) for i in range(len(node))]
-    else:
-        raise ValueError(f"{where}: unknown option {path!r} ({'.'.join(walked)} is a plain value)")
-    full = ".".join([*walked, key])
-    raise ValueError(
-        f"{where}: unknown option {path!r}{nearest(full, known)} (known here: {', '.join(known)})"
-    )
+    for i, key in enumerate(keys):
+        options = dict(enumerate(node)) if isinstance(node, list) else node
+        if not isinstance(options, dict):
+            raise ValueError(f"{where}: unknown option {path!r} ({'.'.join(keys[:i])} is a plain value)")
+        names = {str(option): option for option in options}
+        if key not in names:
+            known = [".".join([*keys[:i], name]) for name in names]
+            raise ValueError(
+                f"{where}: unknown option {path!r}{nearest('.'.join(keys[: i + 1]), known)} "
+                f"(known here: {', '.join(known)})"
+            )
+        if i == len(keys) - 1:
+            node[names[key]] = value
+        else:
+            node = node[names[key]]

@@ -1,4 +1,11 @@
-"""A trial (system x dcase year x seed), its units, and the signatures of its stages."""
+"""A trial (a system on a year with a seed), its units, and the signatures of its stages.
+
+A signature is a hash of everything that determines the result of a stage: options, input data and the
+signatures of earlier stages. Signatures form a chain, so that a new label changes evaluations but no score::
+
+    train -> extract -> score -> evaluate -> table
+                 \\-> umap
+"""
 
 from __future__ import annotations
 
@@ -11,14 +18,13 @@ from asdray.config.base import digest, digest_of, text_of, texts_of
 from asdray.config.system import System
 from asdray.dcase.years import get_year
 
-# Bumped by hand when a stage starts to compute something else from the same inputs and options, or writes it
-# in another form.
+# A developer raises a stage's number when its code begins to give other results, or files of another form.
 NUMERICS = {"train": 1, "extract": 1, "score": 1, "evaluate": 2, "umap": 1, "table": 2}
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one model is trained on: ``all`` machines of a year, ``all-<hash>`` of them, or one machine."""
+    """The training data of one model: ``all`` machines of a year, some (``all-<hash>``), or one machine."""
 
     name: str
     machines: tuple[str, ...]
@@ -26,9 +32,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Trial:
-    """One system on one year with one seed, for the machines asked for (all of the year or some).
+    """One system on one year with one seed, for all machines of the year or some.
 
-    ``machines`` are in the year's order. They choose units and tables; they are no part of the identity.
+    ``machines`` have the year's order. Machines select units and rows of tables; trials with the same system,
+    year and seed share a folder whatever their machines.
     """
 
     dcase: str
@@ -39,12 +46,12 @@ class Trial:
 
     @functools.cached_property
     def system_name(self) -> str:
-        """``dis_baseline-1a2b3c4d``: column ``system`` of every file, and the trial's folder."""
+        """Recipe and hash, ``dis_baseline-1a2b3c4d``: column ``system`` of tables, name of the folder."""
         return f"{self.recipe}-{self.system.id}"
 
     @property
     def name(self) -> str:
-        """``dis_baseline-1a2b3c4d dcase2023 seed0``: for logs and the Ray dashboard."""
+        """``dis_baseline-1a2b3c4d dcase2023 seed0``, for logs and the Ray dashboard."""
         return f"{self.system_name} {self.dcase} seed{self.seed}"
 
     @functools.cached_property
@@ -57,20 +64,17 @@ class Trial:
         return (Unit(f"all-{digest(self.machines)[:8]}", self.machines),)
 
     def unit_of(self, machine: str) -> Unit:
-        """The unit whose model serves ``machine``."""
+        """The unit whose model extracts the clips of ``machine``."""
         return next(unit for unit in self.units if machine in unit.machines)
 
-    def backends(self, asked: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        """The backends that apply: those asked for where embeddings are scored, and the frontend's own."""
+    def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
+        """The requested backends, if the frontend's embedding is scored, then the frontend's own scores."""
         frontend = self.system.frontend
-        scored = [b for b in asked if frontend.scored_embedding and not isinstance(b, OwnBackend)]
+        scored = [b for b in requested if frontend.scored_embedding and not isinstance(b, OwnBackend)]
         return (*scored, *(own_backend(score) for score in frontend.own_scores))
 
 
 # ------------------------------------------------------------------------------------------ signatures
-# Pure functions of what a stage depends on; `asdray.stages.state` gathers the arguments.
-
-
 def _stage(name: str) -> str:
     return f'["{name}",{NUMERICS[name]}]'
 
@@ -84,8 +88,8 @@ def train_signature(
     """The signature of a unit's training.
 
     Args:
-        train_ids: the id of every machine's training split.
-        more: what else it reads: kind -> machine -> id.
+        train_ids: machine -> id of the machine's training split.
+        more: kind -> machine -> id, of other input files.
     """
     return digest_of(
         stage=_stage("train"),
@@ -99,7 +103,7 @@ def train_signature(
 
 
 def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:
-    """``train``: the signature of the unit's training; ids of the machine's two splits."""
+    """The signature of a machine's extraction; ``train`` is the signature of the unit's training."""
     return digest_of(
         stage=_stage("extract"),
         train=text_of(train),
@@ -110,19 +114,20 @@ def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_i
 
 
 def score_signature(extract: str, backend: Backend) -> str:
+    """The signature of a machine's scores by one backend; ``extract`` is the signature of the extraction."""
     return digest_of(stage=_stage("score"), extract=text_of(extract), backend=backend.canonical_json)
 
 
 def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
-    """``scores``: backend id -> score signature; ``labels_id``: hash of the machine's test labels."""
+    """``scores``: backend id -> signature of the scores; ``labels_id``: hash of the machine's test labels."""
     return digest_of(stage=_stage("evaluate"), scores=texts_of(scores), labels=text_of(labels_id))
 
 
 def umap_signature(extract: str, umap: Umap) -> str:
-    """Without labels: they colour the plot but move no point, and new ground truth repeats no UMAP."""
+    """The signature of a machine's plot. Labels colour points but move none, so new labels repeat no UMAP."""
     return digest_of(stage=_stage("umap"), extract=text_of(extract), umap=umap.canonical_json)
 
 
 def table_signature(evaluations: Mapping[str, str]) -> str:
-    """``evaluations``: ``<checkpoint>/<machine>`` -> evaluate signature."""
+    """``evaluations``: ``<checkpoint>/<machine>`` -> signature of the evaluation."""
     return digest_of(stage=_stage("table"), evaluations=texts_of(evaluations))
