@@ -1,26 +1,21 @@
-"""What a search judges, and by what: a number per backend, from files that the stages wrote.
+"""The objective of a search: one number per backend and trial, from the files of its stages.
 
-Nothing here can see the eval subset: of an evaluation only the rows of the dev subset are read, and the other
-two objectives read no label at all.
+No objective sees the eval subset: ``official_dev`` reads only the dev rows of an evaluation, ``train_loss``
+and ``compactness`` read no label at all.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from asdray import store
 from asdray.config.backend import Backend, backend_id
-from asdray.config.base import digest
-from asdray.config.expand import Base
 from asdray.config.search import Objective
-from asdray.config.sweep import Sweep
-from asdray.config.system import System
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import Dataset, load_dataset
+from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
 from asdray.stages import state
 from asdray.store import Places
@@ -30,51 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANY = ""
-"""Stands for the backend where the objective scores no clip."""
+"""Key in place of a backend id for an objective that scores no clip."""
 
 COLLAPSED = 1e-6
-"""Mean cosine distance below which embeddings count as one point: float32 tells nothing apart there."""
-
-
-State = Literal["open", "done", "stopped", "failed"]
-
-
-@dataclass
-class Sample:
-    """A suggested system and what came of it.
-
-    Attributes:
-        number: in its recipe's study.
-        swept: option path -> value.
-        system: None where these values make none.
-        value: of the objective, the mean over years and seeds.
-        backend: the id of the one that gave it, `ANY` where none did.
-        reason: why it failed.
-    """
-
-    recipe: str
-    number: int
-    swept: dict[str, Any]
-    system: System | None
-    state: State = "open"
-    value: float | None = None
-    backend: str | None = None
-    reason: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.recipe} sample {self.number}"
-
-
-def same_system(one: Sample, other: Sample) -> bool:
-    """Whether two samples are one system; two spellings of it are."""
-    if one.system is None or other.system is None:
-        return False
-    return one.recipe == other.recipe and one.system.id == other.system.id
+"""Mean cosine distance below which embeddings count as a single point, since float32 is no more precise."""
 
 
 def machines_needed(objective: Objective, trial: Trial) -> tuple[str, ...]:
-    """The machines that must be extracted for it, and for ``official_dev`` scored and evaluated."""
+    """The machines that the objective needs extracted, for ``official_dev`` also scored and evaluated."""
     if objective.metric == "train_loss":
         return ()
     if objective.metric == "compactness":
@@ -86,13 +44,13 @@ def machines_needed(objective: Objective, trial: Trial) -> tuple[str, ...]:
 def values(
     objective: Objective, trial: Trial, backends: Sequence[Backend], places: Places
 ) -> dict[str, float | None]:
-    """The objective of one trial: backend id (or `ANY`) -> value, None where it has none.
+    """The objective of one trial: backend id (or `ANY`) -> value, None for an undefined score.
 
     Args:
-        backends: those that the trial is scored by.
+        backends: all backends that score the trial.
 
     Raises:
-        ValueError: a stage that it reads is not done, embeddings that are all the same.
+        ValueError: a missing stage output, embeddings that are all the same.
     """
     match objective.metric:
         case "train_loss":
@@ -105,7 +63,7 @@ def values(
 
 
 def _train_loss(trial: Trial, places: Places) -> float:
-    """Mean over the units of the loss of their last epoch."""
+    """Mean over the units of the loss in their last epoch."""
     dataset = load_dataset(places.data, trial.dcase)
     losses = []
     for unit in trial.units:
@@ -133,7 +91,7 @@ def _official_dev(
 
 
 def _dev_rows(path: Path) -> dict[str, float | None]:
-    """Backend id -> a machine's official score on the dev subset."""
+    """Backend id -> official score of one machine on the dev subset."""
     from asdray.evaluation.machine import ALL_SECTIONS
 
     with open(path, newline="", encoding="utf-8") as file:
@@ -142,43 +100,6 @@ def _dev_rows(path: Path) -> dict[str, float | None]:
             for row in csv.DictReader(file)
             if row["subset"] == "dev" and row["metric"] == "official" and int(row["section"]) == ALL_SECTIONS
         }
-
-
-def study_names(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> tuple[str, str, str]:
-    """The name of a recipe's study; what it was called before; how names of the same by other backends begin.
-
-    A name stands for what values speak of: another space, objective, year, seed or clip, another study.
-    Backends are part of it only where the best of them judges: Optuna keeps a value for good, and values by
-    two lists of backends cannot be compared. The systems go over to the study of the new list, which judges
-    them anew; their trainings are found done.
-
-    Ground truth of eval clips has no part in it: no value depends on it, and when it comes a search must
-    neither begin anew nor choose otherwise. That is why `MachineData.classes`, the attributes and domains of
-    all test clips, are left out: only ``frontend.labels: asdkit`` reads them, which `asdray.config.expand`
-    refuses in a search. `MachineData.labels` is left out as well; the labels of dev clips, which
-    ``official_dev`` reads, stand in their file names, hence in the id of the test clips.
-    """
-    machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
-    objective = sweep.search.objective
-    assert objective is not None
-    judged = {
-        dcase: [m for m in names if m in get_year(dcase).machines["dev"]]
-        for dcase, names in machines.items()
-        if objective.metric == "official_dev"
-    }
-    parts = {
-        "system": base.system,
-        "space": base.axes,
-        "objective": objective,
-        "seeds": sweep.seeds,
-        "train": {d: {m: datasets[d].machines[m].train for m in names} for d, names in machines.items()},
-        "test": {d: {m: datasets[d].machines[m].test for m in names} for d, names in judged.items()},
-    }
-    start = f"{base.recipe}-{digest(parts)[:8]}"
-    by_best = objective.metric == "official_dev" and objective.backend is None
-    name = f"{start}-{digest(sweep.backends)[:8]}" if by_best else start
-    # Once every study was told apart by the backends: it is gone on with as long as they are the same.
-    return name, f"{base.recipe}-{digest({**parts, 'backends': sweep.backends})[:8]}", start
 
 
 # ------------------------------------------------------------------------------------------- compactness
@@ -201,17 +122,22 @@ def _compactness(trial: Trial, ckpt: str, places: Places) -> float:
 
 
 def compactness(embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """How tightly each machine's training clips lie, relative to how far apart all clips of the model lie.
+    """Density of the training clips of each machine relative to the spread of all training clips of the
+    model.
 
-    Per machine the mean cosine distance of a training clip to the nearest other one of its machine (what
-    kNN would give a normal clip), divided by the mean cosine distance between all pairs of training clips
-    that the model was trained on. A model that draws everything to one point makes both small, and gains
-    nothing by it. The lower the better, about 0 to 1.
+    The numerator is the mean cosine distance of a training clip to the nearest other clip of its machine
+    (the kNN score of a normal clip), the denominator the mean cosine distance between all pairs of training
+    clips of the model. A model that maps all clips to one point makes both small and gains nothing. Lower is
+    better; values lie at about 0 to 1.
 
-    It follows the idea of a compactness loss that only counts beside a descriptiveness loss (Perera and
-    Patel, Learning Deep Features for One-Class Classification, IEEE TIP 2019), without a second dataset.
-    That it ranks systems as the official score does is nowhere shown: ``selection.csv`` of a search says how
-    well it did.
+    Source: a compactness loss beside a descriptiveness loss, from Perera and Patel, Learning Deep Features
+        for One-Class Classification, IEEE TIP 2019; here without a second dataset. Agreement with the
+        official score is not shown anywhere: ``selection.csv`` tells how well the objective did in a search.
+
+    >>> import numpy as np
+    >>> two_groups = np.float32([[1, 0], [1, 0], [0, 1], [0, 1]])
+    >>> compactness({"fan": two_groups})
+    {'fan': 0.0}
 
     Args:
         embeddings: machine -> (N, D), of one model.
@@ -239,7 +165,7 @@ def compactness(embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, floa
 
 
 def _nearest_other(unit: NDArray[np.float64], block: int = 1024) -> float:
-    """Mean cosine distance of each of (N, D) vectors of length 1 to the nearest other; in blocks."""
+    """Mean cosine distance of (N, D) vectors of length 1 to their nearest other vector; in blocks."""
     import numpy as np
 
     distances = []

@@ -16,7 +16,7 @@ from asdray.sweep.estimate import UpcomingSystems
 from asdray.sweep.events import Event
 from asdray.sweep.jobs import Job, Part
 from asdray.sweep.objective import ANY
-from asdray.sweep.study import Sample, Studies, same_system
+from asdray.sweep.study import Sample, Studies
 
 
 def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
@@ -152,7 +152,7 @@ class Searching:
             if sample is None:
                 break
             # One that is the same system is told with it, however its options are spelled.
-            twin = any(same_system(o.sample, sample) for o in self._open.values())
+            twin = any(o.sample.is_same_system(sample) for o in self._open.values())
             if sample.state == "open" and sample.system is not None and not twin:
                 found += self._begin(sample, jobs, add)
         if self.studies.over and not self._confirmed:
