@@ -12,7 +12,7 @@ from asdray.store import Places
 from asdray.sweep.cluster import Cluster
 from asdray.sweep.nodes import check, faults_of, why_refused
 
-MIXED = Cluster(cpus=20, gpus=1, node_cpus=16, node_gpus=1, dashboard=None, nodes=((16.0, 0.0), (4.0, 1.0)))
+MIXED = Cluster(((16.0, 0.0), (4.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_no_node_ever_has_is_said_with_what_there_is(asked, message):
 
 def test_parts_of_gpus_are_fine_and_parts_of_several_are_not():
     assert MIXED.needs(Resources.model_validate({"train": {"cpu": 4, "gpu": 0.25}}), 1)["train"].gpu == 0.25
-    big = Cluster(cpus=8, gpus=8, node_cpus=8, node_gpus=8, dashboard=None, nodes=((8.0, 8.0),))
+    big = Cluster(((8.0, 8.0),))
     assert big.needs(Resources.model_validate({"train": {"gpu": 2}}), 1)["train"].gpu == 2
     for kind in ("train", "umap"):
         with pytest.raises(ValueError) as caught:
@@ -50,9 +50,7 @@ def test_parts_of_gpus_are_fine_and_parts_of_several_are_not():
 
 
 def test_what_is_left_out_is_chosen_as_where_nothing_is_asked_for():
-    there = {"cpus": 16, "node_cpus": 16, "dashboard": None}
-    cpus = Cluster(gpus=0, node_gpus=0, nodes=((16.0, 0.0),), **there)
-    gpus = Cluster(gpus=2, node_gpus=2, nodes=((16.0, 2.0),), **there)
+    cpus, gpus = Cluster(((16.0, 0.0),)), Cluster(((16.0, 2.0),))
 
     def needs(cluster, **asked):
         found = cluster.needs(Resources.model_validate(asked), threads=8)
@@ -94,7 +92,7 @@ def test_a_training_may_do_without_cpus_where_it_has_something_else():
 
 
 def test_a_ray_without_any_cpu_is_said():
-    bare = Cluster(cpus=0, gpus=0, node_cpus=0, node_gpus=0, dashboard=None, nodes=((0.0, 0.0),))
+    bare = Cluster(((0.0, 0.0),))
     with pytest.raises(ValueError, match="none of this Ray's 1 nodes has a CPU to train on: add nodes"):
         bare.needs(Resources(), threads=1)
 
@@ -139,8 +137,7 @@ def test_ray_chooses_where_there_is_no_choice(monkeypatch, cpus):
 @pytest.mark.parametrize("nodes", [((16.0, 0.0),), ((16.0, 4.0), (64.0, 0.0)), ((16.0, 1.0), (5.0, 1.0))])
 def test_no_more_trainings_than_asked_for_fit_on_a_node(nodes, per_node):
     gpus = max(gpus for _, gpus in nodes)
-    there = {"cpus": 0, "gpus": 0, "node_cpus": max(nodes)[0], "node_gpus": gpus, "dashboard": None}
-    cluster = Cluster(**there, nodes=nodes)
+    cluster = Cluster(nodes)
     asked = Resources.model_validate({"train": {"per_node": per_node}})
     need = cluster.needs(asked, threads=1)["train"]
     assert (need.gpu > 0) == (gpus > 0)
@@ -155,7 +152,7 @@ def test_no_more_trainings_than_asked_for_fit_on_a_node(nodes, per_node):
 
 
 def test_a_limit_per_node_never_reserves_less_than_is_asked_for_otherwise():
-    cluster = Cluster(cpus=16, gpus=2, node_cpus=16, node_gpus=2, dashboard=None, nodes=((16.0, 2.0),))
+    cluster = Cluster(((16.0, 2.0),))
 
     def need(**train):
         found = cluster.needs(Resources.model_validate({"train": train}), threads=4)["train"]
@@ -260,7 +257,7 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
     ],
 )
 def test_where_no_training_waits_all_workers_that_follow_get_ready(cpus, tasks, queued, ready):
-    one = Cluster(cpus, 0, node_cpus=cpus, node_gpus=0, dashboard=None, nodes=((float(cpus), 0.0),))
+    one = Cluster(((float(cpus), 0.0),))
     assert one.workers(tasks, queued) == ready
 
 

@@ -69,23 +69,21 @@ def test_beside_trainings_there_is_room_for_what_a_task_reserves():
 
 
 def test_what_a_training_and_a_task_reserve():
-    def needs(asked, **there):
-        cluster = Cluster(
-            **{"cpus": 16, "gpus": 0, "node_cpus": 8, "node_gpus": 0, "dashboard": None, **there}
-        )
+    def needs(asked, cpus=8, gpus=0):
+        cluster = Cluster(((cpus, gpus),))
         found = cluster.needs(Resources.model_validate(asked), threads=2)
         return {kind: (need.cpu, need.gpu) for kind, need in found.items()}
 
     assert needs({}) == {"train": (2, 0), "extract": (0, 0), "umap": (0, 0)}
-    assert needs({}, node_cpus=1)["train"] == (1, 0)
-    assert needs({}, node_gpus=4) == {"train": (2, 1), "extract": (0, 0), "umap": (0, 0)}
+    assert needs({}, cpus=1)["train"] == (1, 0)
+    assert needs({}, gpus=4) == {"train": (2, 1), "extract": (0, 0), "umap": (0, 0)}
     # Four trainings on each GPU, which also extract there.
-    assert needs({"train": {"cpu": 1, "gpu": 0.25}}, node_gpus=1)["train"] == (1, 0.25)
+    assert needs({"train": {"cpu": 1, "gpu": 0.25}}, gpus=1)["train"] == (1, 0.25)
     # Extraction on a GPU of its own leaves room for it.
     asked = {"extract": {"cpu": 1, "gpu": 0.25}, "score": {"cpu": 2}}
-    assert needs(asked, node_gpus=1) == {"train": (2, 0.75), "extract": (2, 0.25), "umap": (0, 0)}
+    assert needs(asked, gpus=1) == {"train": (2, 0.75), "extract": (2, 0.25), "umap": (0, 0)}
     with pytest.raises(ValueError, match=r"resources.train.gpu asks for 2, but the largest node .* has 1"):
-        needs({"train": {"gpu": 2}}, node_gpus=1)
+        needs({"train": {"gpu": 2}}, gpus=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starting or joining Ray, and what it has to offer."""
+"""Starting or joining Ray: a session, the resources of its nodes, its dashboard and its metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,66 +20,80 @@ from typing import Any
 from asdray.config.sweep import Need, Resources
 from asdray.sweep.nodes import why_refused
 
-# One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are
-# set from the system's own option. By hand (`asdray run`) the same is set, so that both give the same digits.
+# One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are an
+# option of the system. `asdray run` sets the same, so that both give the same digits.
 WORKER_ENV = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
-    # Tune trains in a thread, which glibc would give an arena of its own: that returns large blocks to the
-    # system and asks for them again in every step, whatever `asdray.frontends.compute` sets for the main one.
+    # Tune trains in a thread, for which glibc would make an arena of its own. Such an arena returns large
+    # blocks to the system and asks for them again in every step, whatever `asdray.allocator` sets for the
+    # main arena.
     "MALLOC_ARENA_MAX": "1",
-    # Of every block glibc cuts off crumbs, so that it is aligned as torch asks. Kept in the thread's cache
-    # they leave a freed block too small for the next of its size, and the heap grows by half a gigabyte.
+    # glibc cuts small chunks off every block to align it as torch asks. In the thread's cache they leave a
+    # freed block too small for the next block of its size, and the heap grows by half a gigabyte.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 
 _RAY_ENV = {
-    # Ray's own default for a local start, said aloud: without it every start prints a warning.
+    # Ray's default for a local start; if it is not set, every start prints a warning.
     "RAY_AUTH_MODE": "token",
-    # Stages take absolute paths; a worker's own folder per trial would only confuse.
+    # Stages take absolute paths, so a working directory per trial would only confuse.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Nothing of ours depends on Tune's csv, json and TensorBoard loggers: each training writes its own.
+    # Each training writes its own logs: nothing reads Tune's csv, json and TensorBoard files.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Nor does anything read Tune's snapshots of all trials: the markers tell what is done.
+    # Nothing reads Tune's snapshots of all trials: the store tells which stages are done.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # A task that never fits into memory is killed and started again without end otherwise.
+    # Without a limit a task that does not fit into memory is killed and started again without end.
     "RAY_task_oom_retries": "3",
-    # Trainings take all CPUs and with them all places of idle workers: after a second without a task the one
-    # that has imported and compiled everything would be killed.
+    # Trainings take all CPUs, and with them all places for idle workers: Ray would kill a worker that has
+    # imported and compiled everything after a second without a task.
     "RAY_idle_worker_killing_time_threshold_ms": "300000",
-    # Ray's own is 15, which trainings on the CPU still get: tasks come before them.
+    # Below Ray's default of 15, which trainings on the CPU keep: tasks go before trainings.
     "RAY_worker_niceness": "10",
-    # Of a job (`ray job submit --runtime-env-json ...`) all but the threads is kept.
+    # A job's own runtime_env (`ray job submit --runtime-env-json ...`) is kept, except for the threads.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
+
+STARTS = 3
+"""Number of attempts to start Ray on a busy machine."""
+
+MOST_READY = 8
+"""Largest number of workers per node that get ready for tasks during trainings; each takes a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a running Ray offers."""
+    """The resources of a running Ray.
 
-    cpus: float
-    gpus: float
-    node_cpus: float
-    """Of the largest node; one training or task runs on one node."""
-    node_gpus: float
-    dashboard: str | None
-    nodes: tuple[tuple[float, float], ...] = ()
-    """CPUs and GPUs of each."""
+    Attributes:
+        nodes: CPUs and GPUs of each node; a training or task runs on one node.
+        dashboard: address of Ray's dashboard.
+        metrics: address of this node's metrics.
+    """
+
+    nodes: tuple[tuple[float, float], ...]
+    dashboard: str | None = None
+    metrics: str | None = None
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(cpus for cpus, _ in self.nodes)
 
     def workers(self, tasks: int | None, queued: bool) -> tuple[int, int]:
-        """How many workers to ready beside the trainings, and how many more after those.
+        """Number of workers to prepare for tasks during the trainings, and number of those to prepare after
+        them.
 
-        The former run tasks meanwhile. The others are for the time when all CPUs are the tasks': they get
-        ready where that comes soon, since all trainings run at once.
+        The latter are for the time when tasks have all CPUs. They are prepared only if all trainings run at
+        once, so that this time comes soon.
 
         Args:
-            tasks: how many there are; None: unknown.
-            queued: whether trainings wait for others to end.
+            tasks: number of tasks; None if unknown.
+            queued: True if trainings wait for others to end.
         """
         working = sum(cpus > 0 for cpus, _ in self.nodes)
         most = min(max(1, int(self.cpus)), MOST_READY * max(1, working))
@@ -88,19 +102,18 @@ class Cluster:
         return first, 0 if queued else most - first
 
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
-        """What a training and the two kinds of task reserve; each option asked for, or else chosen.
+        """Reservation of a training (``train``) and of the two kinds of task (``extract``, ``umap``).
 
-        Chosen: a training takes its threads, and a GPU where there are some, on which it also extracts, so
-        that no task waits for one. Tasks reserve no CPU, since the driver limits how many run at once (see
-        `asdray.sweep.tasks`): trainings that wait in the queue never starve them. Where an extraction is to
-        have (a part of) a GPU of its own, a training takes three quarters. Who asks for CPUs alone still gets
-        the GPU, and who asks for (a part of) a GPU alone still gets the threads: ``gpu: 0`` wants none.
+        Each option that is not given has a default. A training takes its threads, and a GPU if the cluster
+        has any; it also extracts there, so that no task waits for a GPU. If extraction asks for (a part of)
+        a GPU of its own, a training takes three quarters. Tasks reserve no CPU, since the driver limits
+        their number: see `asdray.sweep.tasks`. ``gpu: 0`` asks for none.
 
         Raises:
-            ValueError: more than the largest thing this Ray could ever give, or nothing.
+            ValueError: a request that no node can ever satisfy, or a cluster without CPUs.
         """
         gpu = 0.0
-        if self.node_gpus > 0:
+        if any(gpus > 0 for _, gpus in self.nodes):
             gpu = 0.75 if asked.extract and asked.extract.gpu else 1.0
         needs = {
             "train": self._training(asked.train or Need(), threads, gpu),
@@ -109,57 +122,54 @@ class Cluster:
         }
         if not needs["train"].cpu and not needs["train"].gpu:
             raise ValueError(
-                f"none of this Ray's {len(self._each)} nodes has a CPU to train on: add nodes that have some "
+                f"none of this Ray's {len(self.nodes)} nodes has a CPU to train on: add nodes that have some "
                 "(--num-cpus of `ray start`), and run the command again once they have joined"
             )
         for kind, need in needs.items():
-            limits = (("cpu", need.cpu, self.node_cpus), ("gpu", need.gpu, self.node_gpus))
-            for what, wanted, there in limits:
-                if wanted > there:
-                    raise ValueError(
-                        f"resources.{kind}.{what} asks for {wanted:g}, but the largest node of this Ray has "
-                        f"{there:g}: it would wait for ever; ask for less or use larger nodes "
-                        f"(in all there are {self.cpus:g} CPUs and {self.gpus:g} GPUs)"
-                    )
-            if self.nodes and not any(need.cpu <= cpus and need.gpu <= gpus for cpus, gpus in self.nodes):
-                nodes = "; ".join(f"{cpus:g} CPUs, {gpus:g} GPUs" for cpus, gpus in sorted(set(self.nodes)))
-                raise ValueError(
-                    f"resources.{kind} asks for {need.cpu:g} CPUs and {need.gpu:g} GPUs, but no node of this "
-                    f"Ray has both ({nodes}): it would wait for ever; ask for less of one "
-                    "(gpu: 0 for none)"
-                )
+            self._require(kind, need)
         return needs
 
-    def _training(self, asked: Need, threads: int, gpu: float) -> Need:
-        """What a training reserves: what was asked for, the rest as chosen.
+    def _require(self, kind: str, need: Need) -> None:
+        """Raises ValueError for a reservation that fits on no node."""
+        largest = [max(of_nodes) for of_nodes in zip(*self.nodes, strict=True)]
+        for name, wanted, most in zip(("cpu", "gpu"), (need.cpu, need.gpu), largest, strict=True):
+            if wanted > most:
+                raise ValueError(
+                    f"resources.{kind}.{name} asks for {wanted:g}, but the largest node of this Ray has "
+                    f"{most:g}: it would wait for ever; ask for less or use larger nodes "
+                    f"(in all there are {self.cpus:g} CPUs and {sum(gpus for _, gpus in self.nodes):g} GPUs)"
+                )
+        if not any(need.cpu <= cpus and need.gpu <= gpus for cpus, gpus in self.nodes):
+            nodes = "; ".join(f"{cpus:g} CPUs, {gpus:g} GPUs" for cpus, gpus in sorted(set(self.nodes)))
+            raise ValueError(
+                f"resources.{kind} asks for {need.cpu:g} CPUs and {need.gpu:g} GPUs, but no node of this "
+                f"Ray has "
+                f"both ({nodes}): it would wait for ever; ask for less of one (gpu: 0 for none)"
+            )
 
-        With ``per_node`` so many may run on a node, and no more then fit on any. Ray has no limit per node
-        that holds for Tune's trials: they reserve the least CPUs, in Ray's steps of 0.0001, that make the
-        largest node full. So many share the GPUs of a node that has fewer.
+    def _training(self, asked: Need, threads: int, gpu: float) -> Need:
+        """Reservation of a training: ``asked``, completed by ``threads`` and ``gpu``.
+
+        With ``per_node`` exactly so many trainings fit on the largest node, and no more on any other. Ray
+        has no limit per node for Tune's trials, so each reserves the least CPUs, in Ray's steps of 0.0001,
+        that fill the largest node. They share the GPUs of a node with fewer GPUs.
         """
         given = asked.model_dump()
-        if asked.per_node and self.node_gpus:
-            gpu = math.floor(gpu / math.ceil(asked.per_node / self.node_gpus) * 10_000) / 10_000
+        most_gpus = max(gpus for _, gpus in self.nodes)
+        if asked.per_node and most_gpus:
+            gpu = math.floor(gpu / math.ceil(asked.per_node / most_gpus) * 10_000) / 10_000
         gpu = given.get("gpu", gpu)
-        # Not more than there are beside the GPU: nodes with most CPUs are often those without one.
-        beside = max((cpus for cpus, gpus in self._each if gpu <= gpus), default=self.node_cpus)
+        # Nodes with many CPUs often have no GPU: at most the CPUs beside a GPU are reserved.
+        beside = max((cpus for cpus, gpus in self.nodes if gpu <= gpus), default=max(self.nodes)[0])
         need = Need(**{"cpu": min(threads, beside), "gpu": gpu, **given})
         if not need.per_node:
             return need
-        full = math.floor(self._largest(need) / (need.per_node + 1) * 10_000 + 1) / 10_000
+        fitting = [cpus for cpus, gpus in self.nodes if need.cpu <= cpus and need.gpu <= gpus]
+        full = math.floor(max(fitting, default=0.0) / (need.per_node + 1) * 10_000 + 1) / 10_000
         return need.model_copy(update={"cpu": max(need.cpu, full)})
 
-    def _largest(self, need: Need) -> float:
-        """CPUs of the largest node that could train; 0: none could."""
-        fit = (cpus for cpus, gpus in self._each if need.cpu <= cpus and need.gpu <= gpus)
-        return max(fit, default=0.0)
-
-    @property
-    def _each(self) -> tuple[tuple[float, float], ...]:
-        return self.nodes or ((self.node_cpus, self.node_gpus),)
-
     def notes(self, train: Need) -> list[str]:
-        """What is said at the start of nodes that train nothing since a larger one is limited."""
+        """Lines on nodes too small to train, because ``per_node`` limits a larger node."""
         small = sum(0 < cpus < train.cpu and train.gpu <= gpus for cpus, gpus in self.nodes)
         if not (train.per_node and small):
             return []
@@ -170,64 +180,43 @@ class Cluster:
         ]
 
 
-STARTS = 3
-"""How often a start of Ray is tried on a machine that is too busy for it."""
-
-MOST_READY = 8
-"""Workers per node that get ready for tasks while others train; each is a gigabyte."""
-
-
 def larger(one: Need, other: Need) -> Need:
-    """What both fit into."""
+    """The smallest reservation that holds both."""
     return Need(cpu=max(one.cpu, other.cpu), gpu=max(one.gpu, other.gpu))
 
 
 @contextlib.contextmanager
 def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
-    """Starts a Ray of our own, or joins the one at ``address``; leaves it at the end.
+    """Context with a Ray of its own, or with the Ray at ``address``, which goes on afterwards.
 
-    Never joins a Ray that merely happens to run on this machine.
+    Without an address the session never joins a Ray that merely happens to run on this machine.
     """
     for name, value in _RAY_ENV.items():
         os.environ.setdefault(name, value)
     import ray
 
-    # Ray starts in processes of its own, for seconds: meanwhile this one imports what it needs next.
+    # Ray starts other processes for seconds: meanwhile this process imports what the driver needs next.
     preloading = threading.Thread(target=_preload, daemon=True)
     preloading.start()
     temporary: Path | None = None
     if address:
-        _knock(address)
-        try:
-            with _sigterm_stays_ours():
-                context = ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": WORKER_ENV},
-                )
-        except (ray.exceptions.AuthenticationError, ConnectionError) as error:
-            raise ValueError(why_refused(address, error)) from None
+        context = _join(address)
     else:
         _remove_dead_folders()
         os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
-        # Short: the paths of Unix sockets below it may have 107 characters.
+        # Short: the paths of Unix sockets below may have at most 107 characters.
         temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
-        with _sigterm_stays_ours():
-            context = _start(dashboard, temporary)
+        context = _start(dashboard, temporary)
     try:
         preloading.join()
         gc.collect()
-        gc.freeze()  # what was imported stays: from now on no collection looks at it
+        gc.freeze()  # imported modules stay: no later collection looks at them
         url = context.dashboard_url
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield Cluster(
-            cpus=ray.cluster_resources().get("CPU", 0),
-            gpus=ray.cluster_resources().get("GPU", 0),
-            node_cpus=max(node["Resources"].get("CPU", 0) for node in nodes),
-            node_gpus=max(node["Resources"].get("GPU", 0) for node in nodes),
+            nodes=tuple((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes),
             dashboard=f"http://{url}" if url else None,
-            nodes=tuple((node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes),
+            metrics=_metrics_address(),
         )
     finally:
         gc.unfreeze()
@@ -238,49 +227,70 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _sigterm_stays_ours() -> Iterator[None]:
-    """Keeps Ray from taking SIGTERM over as it starts.
+    """Context in which Ray starts without taking over SIGTERM.
 
-    It would do so twice. Its handler in Python ends the process with code 15 and without a word, wherever the
-    start has come to: half a Ray would be left to be cleaned up. And its C++ core puts a handler before
-    Python's that writes a stack trace, sets an alarm of 3 seconds which aborts the process, and only then
-    calls ours: a clean stop may take longer. Ours notes the wish to stop, and the sweep's loop follows it.
+    Ray would take it over twice. Its Python handler ends the process with code 15 and no message, and a
+    start that it interrupts leaves half a Ray behind. The handler of its C++ core runs before Python's: it
+    writes a stack trace and sets an alarm that aborts the process after 3 seconds, while a clean stop may
+    take longer.
     """
     import ray
 
-    # Not public: Ray has no option for it.
-    utils: Any = ray._private.utils
-    take = utils.set_sigterm_handler
+    utils: Any = ray._private.utils  # not public: Ray has no option for it
+    original = utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        utils.set_sigterm_handler = take
+        utils.set_sigterm_handler = original
         if threading.current_thread() is threading.main_thread():
-            # As Python knows it; set again, it is first in the process as well.
+            # Setting Python's handler again puts it first in the process.
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-            signal.alarm(0)  # of a SIGTERM that came meanwhile
+            signal.alarm(0)  # of a SIGTERM that came during the start
+
+
+def _join(address: str) -> Any:
+    """Joins the Ray at ``address``.
+
+    Raises:
+        ValueError: no Ray answers, or it refuses.
+    """
+    import ray
+
+    _require_listener(address)
+    try:
+        with _sigterm_stays_ours():
+            return ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": WORKER_ENV},
+            )
+    except (ray.exceptions.AuthenticationError, ConnectionError) as error:
+        raise ValueError(why_refused(address, error)) from None
 
 
 def _start(dashboard: bool, temporary: Path) -> Any:
-    """Starts a Ray of our own; again where a busy machine did not come up within Ray's 30 seconds.
+    """Starts Ray, again if a busy machine exceeds Ray's limit of 30 seconds.
 
     Raises:
-        ValueError: it never did.
+        ValueError: no attempt succeeded.
     """
     import ray
 
     for _ in range(STARTS):
         try:
-            return ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(temporary),
-            )
-        except Exception as error:  # Ray has no class of its own for this
+            with _sigterm_stays_ours():
+                return ray.init(
+                    address="local",
+                    num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(temporary),
+                )
+        except Exception as error:  # Ray has no class of its own for a timeout
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
@@ -296,11 +306,11 @@ def _preload() -> None:
     import ray.tune  # noqa: F401
 
 
-def _knock(address: str) -> None:
-    """Raises ValueError where nobody listens at ``address``: Ray itself would try for many minutes."""
+def _require_listener(address: str) -> None:
+    """Raises ValueError if nobody listens at ``address``: Ray itself would try for many minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # "auto" and the like: Ray knows where to look
+        return  # "auto" and the like, which Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
@@ -315,7 +325,7 @@ def _short_temp() -> str:
 
 
 def _remove_dead_folders() -> None:
-    """Removes what killed drivers of this user left of their Ray's logs and sockets."""
+    """Removes the logs and sockets of Rays whose drivers, of this user, were killed."""
     for folder in Path(_short_temp()).glob("asdray-*-*"):
         pid = folder.name.split("-")[1]
         try:
@@ -326,3 +336,46 @@ def _remove_dead_folders() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue
+
+
+# ----------------------------------------------------------------------------------------- metrics
+
+
+class Metrics:
+    """The gauges of a sweep for Prometheus, served by Ray.
+
+    ``ray_asdray_trials{sweep,state}``, ``..._clips_per_second{sweep}``, ``..._best_score{sweep,column}``,
+    ``..._failures{sweep}`` and ``..._seconds_left{sweep}``; unknown numbers are left out.
+    """
+
+    def __init__(self, sweep: str) -> None:
+        from ray.util.metrics import Gauge
+
+        self._tags = {"sweep": sweep}
+        self._trials = Gauge("asdray_trials", "Trials of the sweep by state", ("sweep", "state"))
+        self._clips = Gauge("asdray_clips_per_second", "Clips per second of all trainings", ("sweep",))
+        self._best = Gauge("asdray_best_score", "Best score so far, in [0, 1]", ("sweep", "column"))
+        self._failures = Gauge("asdray_failures", "Stages that failed in this run", ("sweep",))
+        self._left = Gauge("asdray_seconds_left", "Estimated seconds to the end of the sweep", ("sweep",))
+
+    def set(self, snapshot: Mapping[str, Any]) -> None:
+        """Sets the gauges to a snapshot of `asdray.sweep.live`."""
+        for state, n in snapshot["trials"].items():
+            self._trials.set(n, {**self._tags, "state": state})
+        self._clips.set(snapshot["clips_per_second"], self._tags)
+        self._failures.set(snapshot["failures"], self._tags)
+        if snapshot["seconds_left"] is not None:
+            self._left.set(snapshot["seconds_left"], self._tags)
+        if snapshot["leaderboard"]:
+            best = snapshot["leaderboard"][0]
+            self._best.set(best["score"], {**self._tags, "column": best["column"]})
+
+
+def _metrics_address() -> str | None:
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here and node.get("MetricsExportPort"):
+            return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    return None

@@ -91,19 +91,18 @@ class Driver:
         Args:
             stop_at: by ``time.monotonic``: when to stop in any case.
         """
-        from asdray.sweep.cluster import larger, ray_session
+        from asdray.sweep.cluster import Metrics, larger, ray_session
 
         with stop_on_signals(stop_at) as stop, ray_session(address, dashboard) as cluster, self._view:
             if stop.asked:  # while Ray started
                 self._stop(stop)
                 return
             # Only now: they import ray, which a sweep with nothing to do never needs.
-            from asdray.sweep import metrics
             from asdray.sweep.tasks import TaskPool
             from asdray.sweep.training import Judge, Training
 
-            self._view.export(metrics.Metrics(self.sweep.name))
-            self._live.dashboard, self._live.metrics = cluster.dashboard, metrics.address()
+            self._view.export(Metrics(self.sweep.name))
+            self._live.dashboard, self._live.metrics = cluster.dashboard, cluster.metrics
             if cluster.dashboard:
                 self._view.line(f"Ray dashboard: {cluster.dashboard}; metrics: {self._live.metrics}")
             threads = max(

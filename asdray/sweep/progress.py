@@ -20,7 +20,7 @@ from asdray.sweep.live import Live, Pace, duration
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
-    from asdray.sweep.metrics import Metrics
+    from asdray.sweep.cluster import Metrics
 
 WRITE_SECONDS = 2.0
 """Between two writings of ``status.json``."""

@@ -1,4 +1,9 @@
-"""What a search wants to be run next, and what the driver tells it; lives in the driver's main thread."""
+"""A search from the driver's side: the systems to run next, and the outcome of their trials.
+
+The driver asks for trials whenever there is room, and reports the end of each. A sample (a suggested system)
+has an outcome once all of its trials have ended. Runs in the driver's main thread; the studies remember
+everything.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from asdray.config.search import Objective
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
@@ -19,56 +25,72 @@ from asdray.sweep.objective import ANY
 from asdray.sweep.study import Sample, Studies
 
 
-def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
-    """The trials of all systems that were suggested so far, and of those that are to be confirmed.
+def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Dataset]]:
+    """The studies of a sweep, read only, and the datasets of its years."""
+    datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
+    return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
 
-    A frontend of which all seeds give the same has one trial a year, which is both.
+
+def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
+    """The trials of all systems that were suggested so far, then the trials that confirm the chosen systems.
+
+    A frontend that gives the same for every seed has one trial per year, which belongs to the search and also
+    confirms.
     """
-    asked = studies.sweep.backends
-    found: dict[tuple[str, str], Job] = {}
-    parts: tuple[tuple[Part, list[Sample], Callable[[Sample], list[Trial]]], ...] = (
-        ("search", studies.systems(), studies.trials),
-        ("confirm", studies.chosen(), studies.confirming),
-    )
-    for part, samples, trials in parts:
-        for sample in samples:
-            for trial in trials(sample):
-                backends = trial.backends(asked)
-                job = Job(trial, sample.swept, datasets[trial.dcase], backends, part, sample.number)
-                found.setdefault((trial.recipe, trial.name), job)
-    return tuple(found.values())
+    jobs = [
+        _job(studies.sweep, datasets, trial, sample, "search")
+        for sample in studies.systems()
+        for trial in studies.trials(sample)
+    ] + [
+        _job(studies.sweep, datasets, trial, sample, "confirm")
+        for sample in studies.chosen()
+        for trial in studies.confirming(sample)
+    ]
+    first: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        first.setdefault((job.trial.recipe, job.trial.name), job)
+    return tuple(first.values())
+
+
+def _job(sweep: Sweep, datasets: Mapping[str, Dataset], trial: Trial, sample: Sample, part: Part) -> Job:
+    backends = trial.backends(sweep.backends)
+    return Job(trial, sample.swept, datasets[trial.dcase], backends, part, sample.number)
+
+
+def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
+    """The names of the trials whose system a scheduler stopped."""
+    stopped = {(s.recipe, s.number) for s in studies.samples if s.state == "stopped"}
+    return {j.trial.name for j in jobs if j.part == "search" and (j.trial.recipe, j.sample) in stopped}
 
 
 def to_come(studies: Studies) -> list[UpcomingSystems]:
-    """The systems that a search is still to come to, those that it will confirm among them."""
+    """The systems that the search has not suggested yet, and the systems that it will confirm."""
     sweep = studies.sweep
-    found = []
+    upcoming = []
     for base in studies.bases:
         one_seed = base.system.frontend.has_one_seed
-        if (n := studies.left(base)) > 0:
-            seeds = 1 if one_seed else len(sweep.seeds)
-            found.append(UpcomingSystems("search", base.recipe, n, seeds * len(sweep.dcase)))
+        if (systems := studies.left(base)) > 0:
+            trials = len(sweep.dcase) * (1 if one_seed else len(sweep.seeds))
+            upcoming.append(UpcomingSystems("search", base.recipe, systems, trials))
         if sweep.confirm is not None and not studies.over:
-            # A trial that all seeds share is the search's own already.
+            # With one trial per year for all seeds, only years that the search does not have are new.
             years = [y for y in sweep.board_years if not (one_seed and y in sweep.dcase)]
             trials = len(years) * (1 if one_seed else len(sweep.confirm.seeds))
-            best = min(sweep.confirm.top_k, sweep.search.num_samples or 1 if base.axes else 1)
+            systems = min(sweep.confirm.top_k, sweep.search.num_samples or 1 if base.axes else 1)
             if trials:
-                found.append(UpcomingSystems("confirm", base.recipe, best, trials))
-    return found
+                upcoming.append(UpcomingSystems("confirm", base.recipe, systems, trials))
+    return upcoming
 
 
 def outlook(studies: Studies) -> list[str]:
-    """What a dry run says of a search besides the trials that are known."""
+    """Lines of a dry run on the search as a whole: systems so far and to come, scheduler, confirmation."""
     sweep = studies.sweep
     states = [s.state for s in studies.samples]
-    told = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
     replicates = len(sweep.dcase) * len(sweep.seeds)
-    objective = sweep.search.objective
-    assert objective is not None
     lines = [
-        f"search by {objective.metric}: {len(states)} systems suggested{f' ({told})' if told else ''}, "
-        f"{studies.to_ask} to come, each with {replicates} trials"
+        f"search by {_objective(sweep).metric}: {len(states)} systems suggested"
+        f"{f' ({counts})' if counts else ''}, {studies.to_ask} to come, each with {replicates} trials"
     ]
     if sweep.scheduler is not None:
         lines.append(f"{sweep.scheduler.name} stops trainings early, by their training loss")
@@ -80,9 +102,21 @@ def outlook(studies: Studies) -> list[str]:
     return lines
 
 
+def _objective(sweep: Sweep) -> Objective:
+    assert sweep.search.objective is not None, "a search has one"
+    return sweep.search.objective
+
+
 @dataclass
-class _Open:
-    """A sample whose trials run: which of them have not ended, and what the others gave."""
+class _Running:
+    """A sample whose trials run.
+
+    Attributes:
+        waiting: indices of the trials that have not ended.
+        values: backend -> value of the objective, one mapping per ended trial.
+        stopped: True if a scheduler stopped a trial.
+        reason: of the first failure.
+    """
 
     sample: Sample
     waiting: set[int]
@@ -92,10 +126,10 @@ class _Open:
 
 
 class Searching:
-    """One run's view of a search.
+    """One run of a search.
 
     Args:
-        datasets: of all years.
+        datasets: of all years of the sweep.
     """
 
     def __init__(self, studies: Studies, datasets: Mapping[str, Dataset]) -> None:
@@ -103,73 +137,74 @@ class Searching:
         self._sweep = studies.sweep
         self._datasets = datasets
         self._resumed = deque(s for s in studies.samples if s.state == "open")
-        self._open: dict[str, _Open] = {}
+        self._running: dict[str, _Running] = {}
         self._confirmed = bool(studies.chosen())
         self._samples = {(s.recipe, s.number): s for s in studies.samples}
 
     def sample_of(self, job: Job) -> Sample | None:
-        """The sample that a job belongs to; None of one that confirms."""
+        """The sample of a trial; None for a trial that confirms."""
         if job.part != "search" or job.sample is None:
             return None
         return self._samples[job.trial.recipe, job.sample]
 
     def state_of(self, job: Job) -> str | None:
-        """How a job's sample stands."""
+        """The state of a trial's sample; None for a trial that confirms."""
         sample = self.sample_of(job)
         return sample.state if sample else None
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to ask for: all samples told, confirmation under way."""
+        """True once all samples have an outcome and the confirmation is under way."""
         return self.studies.over and (self._confirmed or not self.studies.chosen())
 
     @property
     def to_come(self) -> list[UpcomingSystems]:
-        """The systems that it is still to come to."""
+        """The systems that the search has not suggested yet, and the systems that it will confirm."""
         return to_come(self.studies)
 
     def rests(self, job: Job) -> bool:
-        """Whether a job is not gone on with: its sample was stopped, or failed."""
+        """True for a trial that is not continued, since its sample was stopped or failed."""
         return self.state_of(job) in ("stopped", "failed")
 
     def held(self, jobs: Sequence[Job]) -> set[int]:
-        """The jobs that `next` will come to, since their sample is open."""
+        """Indices of the trials of open samples, which wait until `next` returns them."""
         return {i for i, job in enumerate(jobs) if self.state_of(job) == "open"}
 
     def next(
         self, busy: int, slots: int, jobs: Sequence[Job], add: Callable[[Job], int]
     ) -> list[tuple[int, Sample | None]]:
-        """What to train now: indices of jobs, with the sample by which each is judged.
+        """The trials to train now: their indices, each with the sample that it is judged for, if any.
 
         Args:
-            busy: trainings that wait or run.
-            slots: how many can run at once.
-            jobs: the driver's; ``add`` appends one and gives its index.
+            busy: number of trainings that wait or run.
+            slots: number of trainings that can run at once.
+            jobs: the trials of the driver; ``add`` appends one and returns its index.
+
+        Raises:
+            ValueError: the sampler cannot suggest values for an axis of the space.
         """
         found: list[tuple[int, Sample | None]] = []
         while self._has_room(busy + len(found), slots):
-            sample = self._pop()
+            sample = self._next_sample()
             if sample is None:
                 break
-            # One that is the same system is told with it, however its options are spelled.
-            twin = any(o.sample.is_same_system(sample) for o in self._open.values())
+            # A sample of the same system gets its outcome without trials of its own.
+            twin = any(running.sample.is_same_system(sample) for running in self._running.values())
             if sample.state == "open" and sample.system is not None and not twin:
                 found += self._begin(sample, jobs, add)
         if self.studies.over and not self._confirmed:
             self._confirmed = True
-            known = {job.trial.name for job in jobs}
+            known = {job.trial.name for job in jobs}  # with one trial for all seeds
             for sample in self.studies.chosen():
-                for trial in self.studies.confirming(sample):
-                    if trial.name in known:  # all seeds give the same
-                        continue
-                    found.append((add(self._job(trial, sample, "confirm")), None))
+                trials = (trial for trial in self.studies.confirming(sample) if trial.name not in known)
+                found += [(add(self._job(trial, sample, "confirm")), None) for trial in trials]
         return found
 
     def _has_room(self, busy: int, slots: int) -> bool:
         limit = self._sweep.search.max_concurrent
-        return len(self._open) < limit if limit else busy < slots
+        return len(self._running) < limit if limit else busy < slots
 
-    def _pop(self) -> Sample | None:
+    def _next_sample(self) -> Sample | None:
         if self._resumed:
             return self._resumed.popleft()
         if not self.studies.to_ask:
@@ -181,83 +216,64 @@ class Searching:
     def _begin(
         self, sample: Sample, jobs: Sequence[Job], add: Callable[[Job], int]
     ) -> list[tuple[int, Sample | None]]:
-        indices = {
+        known = {
             job.trial.name: i
             for i, job in enumerate(jobs)
             if (job.part, job.trial.recipe) == ("search", sample.recipe)
         }
         found: list[tuple[int, Sample | None]] = []
         for trial in self.studies.trials(sample):
-            index = indices.get(trial.name)
-            if index is None:
-                index = add(self._job(trial, sample, "search"))
-            found.append((index, sample))
-        self._open[sample.name] = _Open(sample, {index for index, _ in found})
+            index = known.get(trial.name)
+            found.append((add(self._job(trial, sample, "search")) if index is None else index, sample))
+        self._running[sample.name] = _Running(sample, {index for index, _ in found})
         return found
 
     def _job(self, trial: Trial, sample: Sample, part: Part) -> Job:
-        backends = trial.backends(self._sweep.backends)
-        return Job(trial, sample.swept, self._datasets[trial.dcase], backends, part, sample.number)
+        return _job(self._sweep, self._datasets, trial, sample, part)
 
     def ended(self, index: int, verdict: Mapping[str, Any] | None, stopped: bool) -> Sample | None:
-        """A trial under judgement has ended; returns its sample once all of its trials have.
+        """Records the end of a judged trial; returns its sample if this was the last of its trials.
 
         Args:
-            verdict: `asdray.sweep.training.Judge.verdict`; None where training failed.
-            stopped: by a scheduler.
+            verdict: `asdray.sweep.training.Judge.verdict`; None for a failed training.
+            stopped: True if a scheduler stopped the training.
         """
-        one = next(o for o in self._open.values() if index in o.waiting)
-        one.waiting.discard(index)
+        running = next(one for one in self._running.values() if index in one.waiting)
+        running.waiting.discard(index)
         if stopped:
-            one.stopped = True
+            running.stopped = True
         elif verdict is None:
-            one.reason = one.reason or "a training failed"
+            running.reason = running.reason or "a training failed"
         else:
-            one.reason = one.reason or verdict["reason"]
-            one.values.append(verdict["values"])
-        if one.waiting:
+            running.reason = running.reason or verdict["reason"]
+            running.values.append(verdict["values"])
+        if running.waiting:
             return None
-        del self._open[one.sample.name]
-        if one.reason:
-            self.studies.tell(one.sample, "failed", reason=one.reason)
-        elif one.stopped:
-            self.studies.tell(one.sample, "stopped")
+        sample = running.sample
+        del self._running[sample.name]
+        objective = _objective(self._sweep)
+        if running.reason:
+            self.studies.tell(sample, "failed", reason=running.reason)
+        elif running.stopped:
+            self.studies.tell(sample, "stopped")
+        elif (best := best_mean(running.values, objective.maximize)) is None:
+            self.studies.tell(sample, "failed", reason=f"{objective.metric} has no value")
         else:
-            objective = self._sweep.search.objective
-            assert objective is not None
-            best = best_mean(one.values, objective.maximize)
-            if best is None:
-                self.studies.tell(one.sample, "failed", reason=f"{objective.metric} has no value")
-            else:
-                self.studies.tell(one.sample, "done", best[1], best[0])
-        return one.sample
+            self.studies.tell(sample, "done", best[1], best[0])
+        return sample
 
     def told(self, sample: Sample) -> str:
-        """One line for the screen on what came of a sample."""
-        objective = self._sweep.search.objective
-        assert objective is not None
-        what = {
-            "done": f"{objective.metric} {sample.value}",
+        """A line for the screen on the outcome of a sample."""
+        outcome = {
+            "done": f"{_objective(self._sweep).metric} {sample.value}",
             "stopped": "stopped by the scheduler",
             "failed": f"failed: {sample.reason}",
         }[sample.state]
         by = f" ({sample.backend})" if sample.backend not in (None, ANY) else ""
         options = ", ".join(f"{path} {value}" for path, value in sample.swept.items())
         n = sum(s.state != "open" for s in self.studies.samples)
-        of = len(self.studies.samples) + self.studies.to_ask
-        return f"{sample.name} ({options}): {what}{by}; {n} of {of} systems"
-
-
-def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Dataset]]:
-    """The studies of a sweep as they are, and the datasets of its years; writes nothing."""
-    datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
-    return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
-
-
-def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
-    """The names of those trials of a search whose sample a scheduler stopped."""
-    stopped = {(s.recipe, s.number) for s in studies.samples if s.state == "stopped"}
-    return {j.trial.name for j in jobs if j.part == "search" and (j.trial.recipe, j.sample) in stopped}
+        total = len(self.studies.samples) + self.studies.to_ask
+        return f"{sample.name} ({options}): {outcome}{by}; {n} of {total} systems"
 
 
 def open_search(
@@ -266,14 +282,14 @@ def open_search(
     failures: Mapping[tuple, Event] = MappingProxyType({}),
     retry_failed: bool = False,
 ) -> tuple[Searching, tuple[Job, ...]]:
-    """A search to go on with, under the sweep's lease, and the jobs that are known of it.
+    """A search to start or continue, under the sweep's lease, and its known trials.
 
-    A failed sample is tried again where something of its trials is left and none of it would fail again: a
-    worker was lost, a disk was full.
+    A failed sample is opened again if stages of its trials are missing and none of them would fail again, as
+    after a lost worker or a full disk.
 
     Args:
-        failures: what would fail again, `asdray.sweep.events.EventLog.lasting`.
-        retry_failed: whether all that failed and make a system are tried again.
+        failures: stages that would fail again, `asdray.sweep.events.EventLog.lasting`.
+        retry_failed: True to open all failed samples again that make a system.
     """
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
     studies = Studies(sweep, places, datasets, f"sweep {sweep.name}", write=True)
@@ -290,7 +306,15 @@ def open_search(
 
 
 def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) -> tuple[str, float] | None:
-    """The backend with the best mean over all replicates, and that mean; null if none has all its values."""
+    """The backend with the best mean over all trials of a system, and the mean; None without a complete
+    backend.
+
+    >>> best_mean([{"knn": 0.5, "gmm": 0.9}, {"knn": 0.75, "gmm": None}], maximize=True)
+    ('knn', 0.625)
+
+    Args:
+        replicates: backend -> value, one mapping per trial.
+    """
     means: dict[str, float] = {}
     for backend in replicates[0]:
         known = [v for values in replicates if (v := values.get(backend)) is not None]
@@ -298,6 +322,5 @@ def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) 
             means[backend] = sum(known) / len(known)
     if not means:
         return None
-    choose = max if maximize else min
-    backend = choose(means, key=lambda name: means[name])
+    backend = (max if maximize else min)(means, key=lambda name: means[name])
     return backend, means[backend]
