@@ -15,9 +15,8 @@ from trees import build_tree, samples, write_counts, write_evaluator, write_list
 
 from asdray import store
 from asdray.audio.cache import ensure_pack
-from asdray.dcase import placed
 from asdray.dcase.format import format_dataset
-from asdray.dcase.records import zips
+from asdray.dcase.records import mark, zips
 from asdray.doctor import machine as doctor_machine
 from asdray.doctor.dataset import check_dataset
 
@@ -256,11 +255,11 @@ def test_after_a_complete_download_nobody_is_sent_to_download_again(tmp_path, pl
     tree = build_tree(tmp_path / "data", "dcase2023", ["fan", "bandsaw"], n_samples=40)
     for z in zips("dcase2023"):
         if z.machine == "fan":
-            placed.mark(tree.data, z, files={"fan/train": 4, "fan/test": 4})
+            mark(tree.data, z, files={"fan/train": 4, "fan/test": 4})
         elif z.machine == "bandsaw":  # a file of its training clips was taken away since
-            placed.mark(tree.data, z, files={f"bandsaw/{z.part.removeprefix('eval_')}": 5})
+            mark(tree.data, z, files={f"bandsaw/{z.part.removeprefix('eval_')}": 5})
         elif z.machine == "grinder":
-            placed.mark(tree.data, z, files={})
+            mark(tree.data, z, files={})
     format_dataset(tree.data, "dcase2023")
     told = [text for kind, text in said(places) if kind == "missing"]
     complete = "all that the published zips hold is there: what is missing is not in them"

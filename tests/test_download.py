@@ -25,13 +25,11 @@ from asdray.cli.data import download_lines
 from asdray.cli.options import DATA
 from asdray.cli.screen import DownloadView
 from asdray.dcase import records
-from asdray.dcase.download import download_dataset
-from asdray.dcase.download_jobs import Step
+from asdray.dcase.download import FileProgress, download_dataset
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
-from asdray.dcase.hints import hint
-from asdray.dcase.manifest import load_manifest
-from asdray.dcase.placed import ground_truth_there
+from asdray.dcase.manifest import hint, load_manifest
+from asdray.dcase.records import ground_truth_there
 from asdray.dcase.years import YEARS
 
 FAST = Patience(tries=3, first=0.001, longest=0.01, connect=5, read=5)
@@ -218,7 +216,7 @@ def test_a_zip_that_somebody_puts_there_later_stays(get, made, tmp_path):
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_zip_that_was_about_to_be_removed_is(get, made, tmp_path, monkeypatch, keep):
     with monkeypatch.context() as patch:
-        patch.setattr("asdray.dcase.download_jobs.is_kept", lambda *_: True)  # as if killed before
+        patch.setattr("asdray.dcase.download.is_kept", lambda *_: True)  # as if killed before
         folder = get().folder / "zips"
     names = {z.name for z in made[1]}
     assert {p.name for p in folder.iterdir()} == names
@@ -737,12 +735,12 @@ def test_a_terminal_shows_a_bar_per_running_file():
     with DownloadView(console) as view:
         for i in range(30):
             name = f"dev_{i}.zip"
-            view.step(Step(name, "fetching", 0, None))
-            view.step(Step(name, "fetching", 1_500_000, 3_000_000))
-            view.step(Step(name, "waiting", text="[cut]"))
-            view.step(Step(name, "unpacking", 64, 128))
+            view.show(FileProgress(name, "fetching", 0, None))
+            view.show(FileProgress(name, "fetching", 1_500_000, 3_000_000))
+            view.show(FileProgress(name, "waiting", text="[cut]"))
+            view.show(FileProgress(name, "unpacking", 64, 128))
             if i < 29:
-                view.step(Step(name, "failed" if i == 7 else "done", text="[404]" if i == 7 else ""))
+                view.show(FileProgress(name, "failed" if i == 7 else "done", text="[404]" if i == 7 else ""))
         live = io.StringIO()
         Console(file=live, width=100).print(view.bars)
     assert "dev_29.zip" in live.getvalue()

@@ -9,13 +9,12 @@ from http_server import Fault, Site, serve
 
 from asdray.dcase.fetch import (
     BLOCK,
+    PATIENCE,
     FetchError,
     Patience,
+    Session,
     Stopped,
-    _retry_after,
     fetch,
-    get_json,
-    new_session,
 )
 
 FAST = Patience(tries=3, first=0.001, longest=0.01, connect=5, read=5)
@@ -33,8 +32,11 @@ def site(monkeypatch):
 @pytest.fixture
 def get(site, tmp_path):
     def run(**options):
-        options = {"size": len(CONTENT), "checksum": MD5, "patience": FAST, **options}
-        fetch(new_session(), f"{site.url}/a.zip", tmp_path / "a.zip", **options)
+        options = {"size": len(CONTENT), "checksum": MD5, **options}
+        session = Session(
+            options.pop("patience", FAST), options.pop("stop", None), options.pop("on_wait", None)
+        )
+        fetch(session, f"{site.url}/a.zip", tmp_path / "a.zip", **options)
         assert {p.name for p in tmp_path.iterdir()} == {"a.zip"}
         return (tmp_path / "a.zip").read_bytes()
 
@@ -87,7 +89,7 @@ def test_a_cut_is_called_a_cut_however_the_server_sends(get, site, cut_after):
 
 def test_nothing_is_made_where_nothing_comes(site, tmp_path):
     with pytest.raises(FetchError, match="404"):
-        fetch(new_session(), f"{site.url}/b.zip", tmp_path / "new" / "b.zip", patience=FAST)
+        fetch(Session(FAST), f"{site.url}/b.zip", tmp_path / "new" / "b.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,7 +185,7 @@ def test_nobody_listening_is_given_up(tmp_path, monkeypatch):
     with serve(Site()) as gone:
         pass
     with pytest.raises(FetchError, match=r"127.0.0.1:\d+/x: ConnectionRefusedError.*given up"):
-        fetch(new_session(), f"{gone.url}/x", tmp_path / "x", patience=FAST)
+        fetch(Session(FAST), f"{gone.url}/x", tmp_path / "x")
 
 
 def test_a_hanging_server_is_not_waited_for_forever(get, site):
@@ -201,31 +203,34 @@ def test_a_call_can_be_stopped_and_continued(get, site, tmp_path):
     assert site.asked("a.zip")[1]["Range"] == f"bytes={BLOCK}-"
 
 
-def test_waits_double_with_jitter_and_respect_what_the_server_asks():
-    rng = random.Random(0)
-    patience = Patience(first=1.0, longest=20.0)
-    for failures in (1, 2, 3, 4):
-        waits = [patience.wait(failures, None, rng) for _ in range(50)]
-        assert 2 ** (failures - 1) / 2 <= min(waits) < max(waits) <= 2 ** (failures - 1)
-    assert patience.wait(1, 7.0, rng) == 7.0
-    assert patience.wait(1, 3600.0, rng) == 20.0
+def test_waits_double_with_jitter_and_respect_the_longest(get, site):
+    site.faults["a.zip"] = Fault(4, status=500)
+    waits = []
+    get(patience=Patience(first=100.0, longest=0.01), on_wait=waits.append)
+    assert waits == ["the server answers 500 Internal Server Error; again in 0 s"] * 4
+    for seed in range(20):
+        random.seed(seed)
+        waits = [PATIENCE.wait(failures, 0.0) for failures in (1, 2, 3, 4)]
+        assert all(2 ** (i - 1) <= 2 * wait <= 2**i for i, wait in enumerate(waits, 1))
+    assert PATIENCE.wait(1, 7.0) == 7.0
+    assert PATIENCE.wait(1, 3600.0) == PATIENCE.longest
 
 
-def test_retry_after_is_seconds_or_a_date(site):
-    def answer(value):
-        site.faults["a.zip"] = Fault(1, status=429, headers={"Retry-After": value})
-        return _retry_after(new_session().get(f"{site.url}/a.zip"))
-
-    assert answer("12") == 12
-    assert answer("Wed, 21 Oct 2015 07:28:00 GMT") < 0
-    assert answer("soon") is None
+@pytest.mark.parametrize(("asked", "wait"), [("12", 12), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 0)])
+def test_retry_after_is_seconds_or_a_date(get, site, asked, wait, monkeypatch):
+    site.faults["a.zip"] = Fault(1, status=429, headers={"Retry-After": asked})
+    stop, waits = threading.Event(), []
+    monkeypatch.setattr(stop, "wait", waits.append)
+    get(patience=Patience(first=0.0), stop=stop)
+    assert waits == [wait]
 
 
 def test_json(site):
     site.files |= {"good": b'{"a": 1}', "bad": b"<html>"}
     site.faults["good"] = Fault(1, status=500)
-    assert get_json(new_session(), f"{site.url}/good", patience=FAST) == {"a": 1}
+    session = Session(FAST)
+    assert session.json_at(f"{site.url}/good") == {"a": 1}
     with pytest.raises(FetchError, match="no JSON"):
-        get_json(new_session(), f"{site.url}/bad", patience=FAST)
+        session.json_at(f"{site.url}/bad")
     with pytest.raises(FetchError, match="404"):
-        get_json(new_session(), f"{site.url}/nowhere", patience=FAST)
+        session.json_at(f"{site.url}/nowhere")

@@ -22,7 +22,7 @@ from asdray import store
 from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
 from asdray.dcase.names import build_name
-from asdray.dcase.wav import read_header
+from asdray.dcase.scan import read_header
 
 
 @pytest.fixture
@@ -918,7 +918,7 @@ def test_header_agrees_with_libsndfile(tmp_path_factory, kind, channels, rate, n
     path = tmp_path_factory.mktemp("wav") / "a.wav"
     soundfile.write(path, samples("a", n, channels), rate, subtype="PCM_16", format=kind)
     info, stat = read_header(path), path.stat()
-    assert (info.sample_rate, info.channels, info.bits, info.n_samples) == (rate, channels, 16, n)
+    assert (info.sample_rate, info.channels, info.n_samples) == (rate, channels, n)
     assert (info.size, info.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 

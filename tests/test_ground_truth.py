@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trees import build_tree, write_evaluator, write_list
 
-from asdray.dcase.ground_truth import Truth, load_ground_truth
+from asdray.dcase.truth import Truth, load_ground_truth
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from test_metrics import PUBLISHED
 
-from asdray.dcase.ground_truth import load_ground_truth
+from asdray.dcase.truth import load_ground_truth
 from asdray.dcase.years import YEARS, get_year
 from asdray.evaluation import bootstrap, metrics, official, official_csv
 from asdray.evaluation.bootstrap import SectionScores

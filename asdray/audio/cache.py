@@ -24,7 +24,7 @@ import numpy as np
 
 from asdray import store
 from asdray.dcase import manifest
-from asdray.dcase.hints import hint
+from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SUBSETS, get_year
 

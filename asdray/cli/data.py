@@ -117,7 +117,7 @@ def download(
             source=None if source is None else source.expanduser().absolute(),
             keep_zips=keep_zips,
             jobs=jobs,
-            on_progress=view.step,
+            on_progress=view.show,
             on_note=view.note,
         )
     print_lines(download_lines(report, data))
@@ -130,8 +130,8 @@ def download(
 
 def download_lines(report: DownloadReport, data: Path) -> list[str]:
     """The result of a download: the machines on disk, per subset, and the next command."""
-    from asdray.dcase.hints import hint
-    from asdray.dcase.placed import ground_truth_there, machines_there
+    from asdray.dcase.manifest import hint
+    from asdray.dcase.records import ground_truth_there, machines_there
 
     dcase = report.folder.name
     lines = [f"{report.folder}: {len(report.brought)} brought, {len(report.found)} found there"]
@@ -203,7 +203,7 @@ def _print_format(report: FormatReport, dcase: str, folder: Path) -> None:
 
 def _remedies(data: Path, dcase: str, report: FormatReport) -> list[str]:
     """The ways to get the missing files, each once."""
-    from asdray.dcase.originals import remedy
+    from asdray.dcase.records import remedy
 
     data = data.expanduser().absolute()
     missing = report.audit.missing

@@ -52,7 +52,7 @@ def official(
 
     Example: asdray official teams --dcase dcase2023 --ground-truth data/original/dcase2023/ground_truth
     """
-    from asdray.dcase.ground_truth import load_ground_truth
+    from asdray.dcase.truth import load_ground_truth
     from asdray.evaluation import bootstrap, official_csv
     from asdray.evaluation import official as evaluation
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from asdray.dcase.download_jobs import Step
-    from asdray.dcase.threads import Progress
+    from asdray.dcase.download import FileProgress
+    from asdray.dcase.scan import Progress
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -106,38 +106,38 @@ class DownloadView:
         """Prints a line for people, above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, step: Step) -> None:
+    def show(self, file: FileProgress) -> None:
         """Shows the progress of one file."""
         with self._lock:
             if self._console.is_terminal:
-                self._draw(step)
+                self._draw(file)
             else:
-                self._print(step)
+                self._print(file)
 
-    def _draw(self, step: Step) -> None:
-        if step.name not in self._tasks:
-            self._tasks[step.name] = self.bars.add_task(step.name, total=None, status="")
-        task = self._tasks[step.name]
-        if step.state in ("fetching", "unpacking"):
-            self.bars.update(task, completed=step.done, total=step.total, status=_status(step))
-        elif step.state == "waiting":
-            self.bars.update(task, status=step.text)
+    def _draw(self, file: FileProgress) -> None:
+        if file.name not in self._tasks:
+            self._tasks[file.name] = self.bars.add_task(file.name, total=None, status="")
+        task = self._tasks[file.name]
+        if file.state in ("fetching", "unpacking"):
+            self.bars.update(task, completed=file.done, total=file.total, status=_status(file))
+        elif file.state == "waiting":
+            self.bars.update(task, status=file.text)
         else:
             # The file's line moves above the bars, so that the bars of the running files fit on the screen.
-            self.bars.remove_task(self._tasks.pop(step.name))
-            self._print(step)
+            self.bars.remove_task(self._tasks.pop(file.name))
+            self._print(file)
 
-    def _print(self, step: Step) -> None:
-        if step.state in ("fetching", "unpacking"):
-            if step.name not in self._started:
-                self._started.add(step.name)
-                self.note(f"{step.name}: {_status(step) if step.total else step.state}")
+    def _print(self, file: FileProgress) -> None:
+        if file.state in ("fetching", "unpacking"):
+            if file.name not in self._started:
+                self._started.add(file.name)
+                self.note(f"{file.name}: {_status(file) if file.total else file.state}")
         else:
-            self.note(f"{step.name}: {step.state}{': ' + step.text if step.text else ''}")
+            self.note(f"{file.name}: {file.state}{': ' + file.text if file.text else ''}")
 
 
-def _status(step: Step) -> str:
-    if step.state == "fetching" and step.name.endswith(".zip"):
-        of = "" if step.total is None else f" of {step.total / 1e6:.1f}"
-        return f"{step.state} {step.done / 1e6:.1f}{of} MB"
-    return f"{step.state} {step.done} of {step.total} files"
+def _status(file: FileProgress) -> str:
+    if file.state == "fetching" and file.name.endswith(".zip"):
+        of = "" if file.total is None else f" of {file.total / 1e6:.1f}"
+        return f"{file.state} {file.done / 1e6:.1f}{of} MB"
+    return f"{file.state} {file.done} of {file.total} files"

@@ -1,18 +1,29 @@
-"""What is there against what should be there: clips per machine, section, domain and label.
+"""Audit of a year: clips found against clips expected, per machine, section, domain and label.
 
-`audit` is a pure function of the manifest's rows and of what is `Expected`: the year's published counts, or
-those that ``asdray synth`` wrote down. A count that nobody published is shown and not judged.
+`audit` is a pure function of the manifest's rows and the `Expected` counts: the year's published counts, or
+the counts that ``asdray synth`` wrote down. Counts that nobody published are shown and not judged.
 
-Something is *missing* where a section has no clips, or fewer than it should; and where a test clip has no
-label although there is ground truth, or a label and no domain. In the eval test split, whose labels and
-domains come from the ground truth, no cell can be missing beside that: labels that fall otherwise are a
-difference, as are more clips than expected.
+Conventions: a section's clips fall into *cells* (split, domain, label), with ``unknown`` for null. A
+difference is *missing* if
+
+* a section has no clips, or fewer than expected;
+* a test clip has no label although there is ground truth, or a label and no domain.
+
+All else is only *different*: more clips than expected, and in the eval test split, whose labels and domains
+come from the ground truth, another distribution of a complete number of clips.
+
+>>> from asdray.dcase.audit import audit, differences_of, synthetic_counts
+>>> clip = {"subset": "dev", "machine": "fan", "section": 0, "split": "train", "domain": "source"}
+>>> clip |= {"is_anomaly": False, "label_source": "name"}
+>>> audited = audit("dcase2023", [clip] * 62, synthetic_counts({"dev/fan/00/train/source/normal": 65}))
+>>> differences_of(audited, ("dev", "fan", 0))
+'missing: train source normal 62 of 65'
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from asdray import store
 from asdray.dcase.manifest import UNKNOWN, label_of, synthetic_path
 from asdray.dcase.names import SPLITS, may_be_supplemental
-from asdray.dcase.years import SUBSETS, get_year
+from asdray.dcase.years import SUBSETS, Subset, Year, get_year
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,12 +47,12 @@ _SUPPLEMENTAL: Cell = ("supplemental", UNKNOWN, UNKNOWN)
 
 @dataclass(frozen=True)
 class Expected:
-    """What should be there; where nothing is named at all, nothing is judged.
+    """Expected counts; without any section, nothing is judged.
 
     Attributes:
-        splits: clips per section and split; None = some, nobody said how many.
-        cells: the same per domain and label, where that is known.
-        optional: splits of which nobody said whether there are any, nor how many.
+        splits: clips per section and split; None = an unpublished number above zero.
+        cells: clips per section, domain and label, as far as published.
+        optional: splits that may be absent, with an unpublished number of clips.
     """
 
     splits: Mapping[Section, Mapping[str, int | None]]
@@ -51,13 +62,13 @@ class Expected:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as expected.
+    """One deviation from the expected counts.
 
     Attributes:
-        what: ``train source normal``, ``test`` (all of the split), ``test label`` or ``test domain``.
-        found: clips that are there; of a label or domain, those that have one.
-        expected: clips that should be; None = some.
-        missing: whether something is missing; else it is only different.
+        what: a cell (``train source normal``), a split (``test``), ``test label`` or ``test domain``.
+        found: clips found; for a label or domain, clips that have one.
+        expected: clips expected; None = any number above zero.
+        missing: a complete dataset would have more; else the counts are only different.
     """
 
     section: Section
@@ -73,7 +84,7 @@ class Difference:
 
     @property
     def of_truth(self) -> bool:
-        """Whether it is the ground truth that says too little, not clips that are too few or too many."""
+        """True if the ground truth lacks labels or domains; False if the number of clips deviates."""
         return self.what.endswith((" label", " domain"))
 
 
@@ -82,10 +93,10 @@ class Audit:
     """The comparison.
 
     Attributes:
-        found: clips per cell of every section that has any, in the year's order.
-        label_sources: where the labels of those sections' test clips came from.
-        differences: in the same order; sections without a clip included.
-        unchecked: ``dev train`` and so on, where some section's number of clips is not known.
+        found: clips per cell of every section with clips, in the year's order.
+        label_sources: sources of the test labels, per section with labels.
+        differences: in the same order; includes sections without a clip.
+        unchecked: ``dev train`` and so on, for sections with an unpublished number of clips.
     """
 
     dcase: str
@@ -100,69 +111,68 @@ class Audit:
 
     @property
     def missing(self) -> tuple[Difference, ...]:
-        """The differences for which a complete dataset has something more."""
+        """Differences that make the dataset incomplete."""
         return tuple(d for d in self.differences if d.missing)
 
     def missing_machines(self) -> dict[str, list[str]]:
-        """Per subset, the machines without a single clip where some should be, and those without some
-        sections: ``fan (sections 01, 02)``."""
+        """Machines without a clip per subset; with missing sections only: ``fan (sections 01, 02)``."""
         machines: dict[str, dict[str, list[str]]] = {}
         for subset, machine, section in dict.fromkeys(d.section for d in self.missing):
             if (subset, machine, section) not in self.found:
                 machines.setdefault(subset, {}).setdefault(machine, []).append(f"{section:02d}")
-        there = {(subset, machine) for subset, machine, _ in self.found}
+        found = {(subset, machine) for subset, machine, _ in self.found}
         return {
             subset: [
-                f"{machine} (sections {', '.join(sections)})" if (subset, machine) in there else machine
-                for machine, sections in those.items()
+                f"{machine} (sections {', '.join(sections)})" if (subset, machine) in found else machine
+                for machine, sections in of_machine.items()
             ]
-            for subset, those in sorted(machines.items())
+            for subset, of_machine in sorted(machines.items())
         }
 
 
 def expected_counts(data: Path, dcase: str, kind: str) -> Expected:
-    """What the year's dataset of that kind in ``data`` should hold."""
+    """Expected counts of the year's dataset in ``data``, official or synthetic by ``kind``."""
     if kind == "official":
         return official_counts(dcase)
-    raw = store.read_json(synthetic_path(data, dcase))
-    return synthetic_counts(raw.get("counts", {}))
+    return synthetic_counts(store.read_json(synthetic_path(data, dcase)).get("counts", {}))
 
 
 def official_counts(dcase: str) -> Expected:
     """The counts of the released datasets."""
     year = get_year(dcase)
     splits: dict[Section, Mapping[str, int | None]] = {}
-    all_cells: dict[Section, Mapping[Cell, int]] = {}
+    cells: dict[Section, Mapping[Cell, int]] = {}
     for subset in SUBSETS:
         for machine in year.machines[subset]:
             for section in year.sections[subset][machine]:
-                cells: dict[Cell, int] = {}
-                totals: dict[str, int | None] = {"train": None, "test": None}
-                if (subset, "train") in year.exact_counts:
-                    cells |= {("train", d, "normal"): n for d, n in year.train_per_section.items()}
-                    totals["train"] = sum(year.train_per_section.values())
-                if (subset, "test") in year.exact_counts:
-                    test: dict[Cell, int] = {}
-                    for domain in year.domains:
-                        nominal = (year.test_per_cell or 0, year.test_per_cell or 0)
-                        counts = year.test_counts.get((subset, machine, section, domain), nominal)
-                        test |= {
-                            ("test", domain, label): n
-                            for label, n in zip(("normal", "anomaly"), counts, strict=True)
-                        }
-                    totals["test"] = sum(test.values())
-                    if subset not in year.test_totals_only:
-                        cells |= test
+                place = (subset, machine, section)
+                train = {("train", d, "normal"): n for d, n in year.train_per_section.items()}
+                test = _official_test(year, subset, machine, section)
+                exact = {split: (subset, split) in year.exact_counts for split in ("train", "test")}
+                totals: dict[str, int | None] = {
+                    "train": sum(train.values()) if exact["train"] else None,
+                    "test": sum(test.values()) if exact["test"] else None,
+                }
                 if year.supplemental_per_section is not None:
                     totals["supplemental"] = year.supplemental_per_section
-                splits[subset, machine, section] = totals
-                all_cells[subset, machine, section] = cells
+                splits[place] = totals
+                by_cell = exact["test"] and subset not in year.test_totals_only
+                cells[place] = (train if exact["train"] else {}) | (test if by_cell else {})
     optional = {"supplemental"} if may_be_supplemental(dcase) and not year.has_supplemental else set()
-    return Expected(splits, all_cells, frozenset(optional))
+    return Expected(splits, cells, frozenset(optional))
+
+
+def _official_test(year: Year, subset: Subset, machine: str, section: int) -> dict[Cell, int]:
+    nominal = (year.test_per_cell or 0, year.test_per_cell or 0)
+    counts: dict[Cell, int] = {}
+    for domain in year.domains:
+        normal, anomaly = year.test_counts.get((subset, machine, section, domain), nominal)
+        counts |= {("test", domain, "normal"): normal, ("test", domain, "anomaly"): anomaly}
+    return counts
 
 
 def synthetic_counts(counts: Mapping[str, int]) -> Expected:
-    """What ``synthetic.json`` counts per ``<subset>/<machine>/<section>/<split>/<domain>/<label>``."""
+    """Counts of ``synthetic.json``, per ``<subset>/<machine>/<section>/<split>/<domain>/<label>``."""
     splits: dict[Section, dict[str, int | None]] = {}
     cells: dict[Section, dict[Cell, int]] = {}
     for key, n in counts.items():
@@ -178,11 +188,11 @@ def synthetic_counts(counts: Mapping[str, int]) -> Expected:
 def audit(
     dcase: str, clips: Iterable[Mapping[str, Any]], expected: Expected, *, has_truth: bool = False
 ) -> Audit:
-    """Compares the manifest's rows with what should be there.
+    """Compares the manifest's rows with the expected counts.
 
     Args:
         clips: rows with at least subset, machine, section, split, domain, is_anomaly and label_source.
-        has_truth: whether ground truth was given: then an eval test clip without a label misses it.
+        has_truth: ground truth was given: an eval test clip without a label is then missing a label.
     """
     found: dict[Section, Counter[Cell]] = {}
     sources: dict[Section, set[str]] = {}
@@ -193,33 +203,24 @@ def audit(
             sources.setdefault(place, set()).add(clip["label_source"])
     order = {m: i for i, m in enumerate(get_year(dcase).all_machines)}
     places = sorted({*found, *expected.splits}, key=lambda p: (order[p[1]], p[0], p[2]))
-    differences = []
+    differences: list[Difference] = []
     unchecked = set()
     for place in places:
-        cells = found.get(place, Counter())
+        cells, totals = found.get(place, Counter()), expected.splits.get(place, {})
         for split in SPLITS:
-            if split in expected.splits.get(place, {}):
-                differences += _compare(place, split, cells, expected)
-                if expected.splits[place][split] is None:
-                    unchecked.add(f"{place[0]} {split}")
-            elif n := sum(count for cell, count in cells.items() if cell[0] == split):
-                if expected.splits and split not in expected.optional:
-                    differences.append(Difference(place, split, n, 0, False))
-                else:
-                    unchecked.add(f"{place[0]} {split}")
-        test = {cell: n for cell, n in cells.items() if cell[0] == "test"}
-        unlabelled = sum(n for (_, _, label), n in test.items() if label == UNKNOWN)
-        if has_truth and place[0] == "eval" and unlabelled:
-            total = sum(test.values())
-            differences.append(Difference(place, "test label", total - unlabelled, total, True))
-        labelled = sum(n for (_, _, label), n in test.items() if label != UNKNOWN)
-        nowhere = sum(n for (_, domain, label), n in test.items() if domain == UNKNOWN != label)
-        if nowhere:
-            differences.append(Difference(place, "test domain", labelled - nowhere, labelled, True))
+            of_split = {cell: n for cell, n in cells.items() if cell[0] == split}
+            if split in totals or (expected.splits and split not in expected.optional):
+                differences += _compare(place, split, of_split, expected)
+                is_checked = totals.get(split, 0) is not None
+            else:
+                is_checked = not of_split
+            if not is_checked:
+                unchecked.add(f"{place[0]} {split}")
+        differences += _without_truth(place, cells, has_truth)
     return Audit(
         dcase,
         {p: dict(found[p]) for p in places if p in found},
-        {p: tuple(sorted(those)) for p, those in sources.items()},
+        {p: tuple(sorted(names)) for p, names in sources.items()},
         tuple(differences),
         tuple(sorted(unchecked)),
     )
@@ -232,22 +233,33 @@ def _cell(clip: Mapping[str, Any]) -> Cell:
 
 
 def _compare(place: Section, split: str, cells: Mapping[Cell, int], expected: Expected) -> list[Difference]:
-    """What differs in a section's split: cell by cell where that says more than the whole."""
-    mine = {cell: n for cell, n in cells.items() if cell[0] == split}
-    total, wanted = sum(mine.values()), expected.splits[place][split]
+    """Differences of a section's split, whose counts are ``cells``: per cell if known, else of the total."""
+    total, wanted = sum(cells.values()), expected.splits.get(place, {}).get(split, 0)
     if wanted is None or total == 0:
-        return [] if total else [Difference(place, split, 0, wanted, True)]
+        return [] if total or wanted == 0 else [Difference(place, split, 0, wanted, True)]
     known = {cell: n for cell, n in expected.cells.get(place, {}).items() if cell[0] == split}
     by_truth = place[0] == "eval" and split == "test"
-    if known and not any(UNKNOWN in cell for cell in mine):
-        differences = []
-        for cell in sorted({*mine, *known}, key=_cell_order):
-            n, want = mine.get(cell, 0), known.get(cell, 0)
-            if n != want:
-                missing = n < want and (total < wanted or not by_truth)
-                differences.append(Difference(place, " ".join(cell), n, want, missing))
-        return differences
-    return [Difference(place, split, total, wanted, total < wanted)] if total != wanted else []
+    if not known or any(UNKNOWN in cell for cell in cells):
+        return [Difference(place, split, total, wanted, total < wanted)] if total != wanted else []
+    differences = []
+    for cell in sorted({*cells, *known}, key=_cell_order):
+        n, want = cells.get(cell, 0), known.get(cell, 0)
+        if n != want:
+            missing = n < want and (total < wanted or not by_truth)
+            differences.append(Difference(place, " ".join(cell), n, want, missing))
+    return differences
+
+
+def _without_truth(place: Section, cells: Mapping[Cell, int], has_truth: bool) -> Iterator[Difference]:
+    """Test clips that lack a label or domain."""
+    test = {cell: n for cell, n in cells.items() if cell[0] == "test"}
+    labelled = sum(n for (_, _, label), n in test.items() if label != UNKNOWN)
+    total = sum(test.values())
+    if has_truth and place[0] == "eval" and labelled < total:
+        yield Difference(place, "test label", labelled, total, True)
+    without_domain = sum(n for (_, domain, label), n in test.items() if domain == UNKNOWN != label)
+    if without_domain:
+        yield Difference(place, "test domain", labelled - without_domain, labelled, True)
 
 
 def _cell_order(cell: Cell) -> tuple[int, bool, str, bool, bool]:
@@ -259,7 +271,7 @@ def _cell_order(cell: Cell) -> tuple[int, bool, str, bool, bool]:
 
 
 def table(audit: Audit) -> Table:
-    """A row for every section that has clips; differences are red, and told in the last column."""
+    """A row per section with clips; deviating counts are red, the last column tells the differences."""
     from rich.table import Table
     from rich.text import Text
 
@@ -285,32 +297,34 @@ def table(audit: Audit) -> Table:
             for c in cells
         ]
         labels = " + ".join(audit.label_sources.get(place, ()))
-        told = [Text(differences_of(audit, place), "bold red")] if with_differences else []
-        grid.add_row(machine, subset, f"{section:02d}", *counts, labels, *told)
+        differences = [Text(differences_of(audit, place), "bold red")] if with_differences else []
+        grid.add_row(machine, subset, f"{section:02d}", *counts, labels, *differences)
     return grid
 
 
 def differences_of(audit: Audit, place: Section) -> str:
-    """What is not as expected in a section: ``missing train source normal 62 of 65``; ``""`` if nothing."""
-    told = []
+    """Differences of a section in one line: ``missing: train source normal 62 of 65``; ``""`` if none."""
+    verdicts = []
     for verdict, is_missing in (("missing", True), ("different", False)):
-        those = [d for d in audit.differences if d.section == place and d.missing == is_missing]
-        parts = []
+        differences = [d for d in audit.differences if d.section == place and d.missing == is_missing]
+        parts: list[str] = []
         for split in SPLITS:
-            some = [d for d in those if d.what.split()[0] == split and not d.of_truth]
-            if is_missing and len(some) > 2:
-                found, wanted = sum(d.found for d in some), sum(d.expected or 0 for d in some)
-                parts.append(f"{split} {found} of {wanted}")
+            of_split = [d for d in differences if d.what.split()[0] == split]
+            counts = [d for d in of_split if not d.of_truth]
+            if is_missing and len(counts) > 2:
+                parts.append(
+                    f"{split} {sum(d.found for d in counts)} of {sum(d.expected or 0 for d in counts)}"
+                )
             else:
-                parts += map(str, some)
-            parts += [str(d) for d in those if d.what.split()[0] == split and d.of_truth]
+                parts += map(str, counts)
+            parts += [str(d) for d in of_split if d.of_truth]
         if parts:
-            told.append(f"{verdict}: {', '.join(parts)}")
-    return "; ".join(told)
+            verdicts.append(f"{verdict}: {', '.join(parts)}")
+    return "; ".join(verdicts)
 
 
 def summary(audit: Audit) -> list[str]:
-    """What the table says, in one line; before it, a line per subset of which whole sections are missing."""
+    """The verdict in one line, after one line per subset with missing machines or sections."""
     lines = [f"missing {s} machines: {', '.join(names)}" for s, names in audit.missing_machines().items()]
     if audit.missing:
         n = len({d.section for d in audit.missing})

@@ -1,8 +1,17 @@
-"""The formatted dataset as the rest of asdray sees it: the manifest of clips, and its summary.
+"""The manifest of a formatted year: one row per clip, and the summary that planning needs.
 
-``clips.parquet`` has one row per clip, sorted by clip key. ``dataset.json`` has what planning needs: the
-kind of data, and per machine one id for each split and one for the test labels. pyarrow is imported only
-where the manifest itself is read.
+``asdray format`` writes two files into ``formatted/<dcase>``:
+
+* ``clips.parquet``, the manifest: one row per clip, sorted by clip key; columns see `schema`;
+* ``dataset.json``, its summary (`Dataset`): kind of data, and per machine one id (a hash) for each split and
+  one for the labels of the test clips. Signatures of results are made from these ids.
+
+Conventions: paths are relative to the data folder, lengths are samples per channel, times are nanoseconds.
+Labels and domains that nobody published are null. pyarrow is imported only to read or write the manifest.
+
+>>> from asdray.dcase.manifest import clip_key
+>>> clip_key("eval", "bandsaw", "test", "section_00_0000.wav")
+'eval/bandsaw/test/section_00_0000.wav'
 """
 
 from __future__ import annotations
@@ -11,6 +20,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
-from asdray.dcase.hints import hint
 from asdray.dcase.names import SPLITS, is_clutter, may_be_supplemental
 from asdray.dcase.years import get_year, nearest
 
@@ -27,13 +36,18 @@ if TYPE_CHECKING:
 
 DATASET_FORMAT = 3
 
-_ID = b"asdray.manifest"  # where clips.parquet holds `Dataset.manifest`
+_ID = b"asdray.manifest"  # key of `Dataset.manifest` in the metadata of clips.parquet
 
 SYNTHETIC_MARKS = ("synthetic.json", "synthetic-unfinished.json")
-"""What lies in the folder of a year whose originals, ground truth included, ``asdray synth`` made."""
+"""Files in a year's folder of originals that ``asdray synth`` made: complete, or begun."""
 
 UNKNOWN = "unknown"
 """Stands for a null domain or label in the keys of `MachineData.counts`."""
+
+DEFAULT_DATA = "data"
+"""Data folder of commands without ``--data`` and ``ASDRAY_DATA``."""
+
+_NULLABLE = ("domain", "is_anomaly", "label_source", "revealed_attributes")
 
 
 @functools.cache
@@ -42,64 +56,77 @@ def schema() -> pyarrow.Schema:
 
     clip: key, ``<subset>/<machine>/<split>/<original file name>``; path, original_path: relative to the
     data folder, with forward slashes; section: number; domain: ``source``, ``target`` or null;
-    split: ``train``, ``test``, or ``supplemental``, whose clips (2025) belong to neither, have neither
-    domain nor label, and whose attributes are all of their irregular name behind a section
-    (`asdray.dcase.names.supplemental_kind` tells machine from noise);
-    is_anomaly: null if unknown; label_source: ``name`` (told by the original file name), the name of a
-    ground-truth list, ``evaluator``, ``correspondence``, ``asdkit`` (labels that reproduce that
-    toolkit's), or null without a label; attributes: as published, ``""`` if none;
-    revealed_attributes: what was published later for names that hide them (``noAttribute``), else null;
-    nothing reads it unless asked to; n_samples: per channel; size, mtime_ns: of the original file.
+    split: ``train``, ``test`` or ``supplemental`` (2025: clips outside training and test, without domain and
+    label; attributes are the whole irregular name behind a section);
+    is_anomaly: null if unknown; label_source: ``name`` (the original file name), the name of a ground-truth
+    list, ``evaluator``, ``correspondence``, ``asdkit`` (labels that reproduce ASDKit's), or null without a
+    label; attributes: as published, ``""`` if none; revealed_attributes: published later for names that hide
+    their attributes (``noAttribute``), else null; read only by recipes that ask for these attributes;
+    n_samples: per channel; size, mtime_ns: of the original file.
     """
     import pyarrow as pa
 
-    def required(name: str, kind: pa.DataType) -> pa.Field:
-        return pa.field(name, kind, nullable=False)
-
-    return pa.schema(
-        [
-            required("clip", pa.string()),
-            required("path", pa.string()),
-            required("original_path", pa.string()),
-            required("machine", pa.string()),
-            required("section", pa.int32()),
-            pa.field("domain", pa.string()),
-            required("split", pa.string()),
-            required("subset", pa.string()),
-            pa.field("is_anomaly", pa.bool_()),
-            pa.field("label_source", pa.string()),
-            required("attributes", pa.string()),
-            pa.field("revealed_attributes", pa.string()),
-            required("sample_rate", pa.int32()),
-            required("channels", pa.int32()),
-            required("n_samples", pa.int64()),
-            required("size", pa.int64()),
-            required("mtime_ns", pa.int64()),
-        ]
-    )
+    text, int32, int64 = pa.string(), pa.int32(), pa.int64()
+    columns = {
+        "clip": text,
+        "path": text,
+        "original_path": text,
+        "machine": text,
+        "section": int32,
+        "domain": text,
+        "split": text,
+        "subset": text,
+        "is_anomaly": pa.bool_(),
+        "label_source": text,
+        "attributes": text,
+        "revealed_attributes": text,
+        "sample_rate": int32,
+        "channels": int32,
+        "n_samples": int64,
+        "size": int64,
+        "mtime_ns": int64,
+    }
+    return pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()])
 
 
 def clip_key(subset: str, machine: str, split: str, original_name: str) -> str:
-    """The identity of a clip in every file that asdray writes."""
+    """Identity of a clip in every file that asdray writes."""
     return f"{subset}/{machine}/{split}/{original_name}"
+
+
+def label_of(is_anomaly: bool | None) -> str:
+    """``normal``, ``anomaly`` or ``unknown``."""
+    return {None: UNKNOWN, False: "normal", True: "anomaly"}[is_anomaly]
+
+
+def hint(command: str, dcase: str, data: Path) -> str:
+    """``asdray <command> <dcase>`` for a message, with ``--data`` unless ``data`` is the default folder.
+
+    The folder is relative to the working directory if it lies below.
+    """
+    here, folder = Path.cwd(), data.expanduser().absolute()
+    line = f"asdray {command} {dcase}"
+    if folder == here / Path(os.environ.get("ASDRAY_DATA") or DEFAULT_DATA).expanduser():
+        return line
+    named = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return f"{line} --data {shlex.quote(str(named))}"
 
 
 # --------------------------------------------------------------------------------- the original folders
 
 
 def clip_folders(data: Path, dcase: str, subset: str, machine: str) -> Iterator[tuple[str, Path]]:
-    """(split, folder) of every folder in which a machine's clips of the year may lie, existing or not."""
-    year = get_year(dcase)
+    """(split, folder) of every folder that may hold clips of a machine, existing or not."""
     root = store.original_dir(data, dcase, subset) / machine
     yield "train", root / "train"
-    for name in ("source_test", "target_test") if year.split_test_folders else ("test",):
+    for name in ("source_test", "target_test") if get_year(dcase).split_test_folders else ("test",):
         yield "test", root / name
     if may_be_supplemental(dcase):
         yield "supplemental", root / "supplemental"
 
 
 def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder of clips, sorted by name; what `is_clutter` is left out. Without one, nothing.
+    """Content of a folder of clips, sorted by name and without clutter; empty if the folder is missing.
 
     Raises:
         ValueError: the folder cannot be read.
@@ -113,8 +140,18 @@ def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
         raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
+def synthetic_path(data: Path, dcase: str) -> Path:
+    """``synthetic.json``: mark of a complete synthetic dataset, with its counts."""
+    return data / "original" / dcase / SYNTHETIC_MARKS[0]
+
+
+def unfinished_path(data: Path, dcase: str) -> Path:
+    """``synthetic-unfinished.json``: mark of a synthesis that is running or was interrupted."""
+    return synthetic_path(data, dcase).with_name(SYNTHETIC_MARKS[1])
+
+
 def dataset_kind(data: Path, dcase: str) -> str:
-    """``synthetic`` where ``asdray synth`` made the originals, else ``official``.
+    """``synthetic`` if ``asdray synth`` made the originals, else ``official``.
 
     Raises:
         ValueError: the synthesis was interrupted.
@@ -122,16 +159,11 @@ def dataset_kind(data: Path, dcase: str) -> str:
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
         return "synthetic"
-    if os.path.exists(path.with_name(SYNTHETIC_MARKS[1])):
+    if os.path.exists(unfinished_path(data, dcase)):
         raise ValueError(
             f"the synthetic dataset in {path.parent} is unfinished: run `{hint('synth', dcase, data)}` again"
         )
     return "official"
-
-
-def synthetic_path(data: Path, dcase: str) -> Path:
-    """``synthetic.json``: the mark of a complete synthetic dataset, with its counts."""
-    return data / "original" / dcase / SYNTHETIC_MARKS[0]
 
 
 # ------------------------------------------------------------------------------------------- the summary
@@ -139,17 +171,17 @@ def synthetic_path(data: Path, dcase: str) -> Path:
 
 @dataclass(frozen=True)
 class MachineData:
-    """What is there of one machine.
+    """Ids and counts of one machine's clips.
 
     Attributes:
-        train: id of the split: names, lengths, sizes and times of its files. Formatting again with or
-            without ground truth does not change it.
-        test: likewise.
-        supplemental: likewise; None if there are no such clips.
-        labels: id of the test clips' sections, domains and labels.
-        classes: id of the set of sections, attributes and domains among the test clips.
+        train: id of the training split: names, lengths, sizes and times of the files. Formatting again with
+            or without ground truth keeps the id.
+        test: id of the test split.
+        supplemental: id of the supplemental split; None without such clips.
+        labels: id of the sections, domains and labels of the test clips.
+        classes: id of the set of (section, attributes, domain) among the test clips.
         counts: clips per ``subset/split/domain/label``, with ``unknown`` for null.
-        label_sources: where the labels of the test clips came from; empty if none is labelled.
+        label_sources: sources of the test clips' labels; empty without a label.
     """
 
     train: str
@@ -168,7 +200,7 @@ class MachineData:
         domain: str | None = None,
         label: str | None = None,
     ) -> int:
-        """Clips that are what is named (``label``: ``normal``, ``anomaly`` or ``unknown``)."""
+        """Number of clips with all the given properties (``label``: ``normal``, ``anomaly``, ``unknown``)."""
         asked = (subset, split, domain, label)
         if asked not in self._counted:
             self._counted[asked] = sum(
@@ -180,24 +212,24 @@ class MachineData:
 
     @functools.cached_property
     def _counted(self) -> dict[tuple[str | None, ...], int]:
-        """What `count` was asked already: a plan asks the same a hundred thousand times."""
+        """Answers of `count`: a plan asks for the same count a hundred thousand times."""
         return {}
 
     def split_id(self, split: str) -> str | None:
-        """The id of ``train``, ``test`` or ``supplemental``; None without a clip in it."""
+        """Id of ``train``, ``test`` or ``supplemental``; None if the split has no clips."""
         assert split in SPLITS, split
         return getattr(self, split) if self.count(split=split) else None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A formatted year.
+    """Summary of a formatted year.
 
     Attributes:
-        kind: ``official`` or ``synthetic``; the two never meet in one table.
-        id: hash of the kind and every split id; labels do not enter.
-        machines: those that are there, in the year's order.
-        manifest: hash of all rows of the ``clips.parquet`` that this describes, which holds it too.
+        kind: ``official`` or ``synthetic``; no table mixes the two.
+        id: hash of the kind and every split id; independent of labels.
+        machines: machines with clips, in the year's order.
+        manifest: hash of all rows of ``clips.parquet``; stored in both files, so that a mismatch is noticed.
     """
 
     dcase: str
@@ -207,11 +239,7 @@ class Dataset:
     manifest: str
 
     def require(self, machines: Iterable[str]) -> None:
-        """Checks that all ``machines`` are there.
-
-        Raises:
-            ValueError: some are not; the message names them.
-        """
+        """Raises ValueError, with the missing names, unless all ``machines`` have clips."""
         missing = [m for m in machines if m not in self.machines]
         if missing:
             raise ValueError(
@@ -225,7 +253,7 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
     """Reads ``dataset.json``.
 
     Raises:
-        ValueError: unknown year; not formatted yet, or by another version; the file cannot be read.
+        ValueError: unknown year; year not formatted, or formatted by another version; unreadable file.
     """
     get_year(dcase)
     path = store.dataset_path(data, dcase)
@@ -250,46 +278,34 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
 
 
 def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
-    """The summary of a manifest's rows, sorted by clip."""
-    machines = {}
-    for machine in get_year(dcase).all_machines:
-        mine = [c for c in clips if c["machine"] == machine]
-        if not mine:
-            continue
-        splits = {split: [c for c in mine if c["split"] == split] for split in SPLITS}
-        ids = {
-            split: _hash(
-                [c[k] for k in ("clip", "n_samples", "channels", "sample_rate", "size", "mtime_ns")]
-                for c in those
-            )
-            for split, those in splits.items()
-        }
-        counts = Counter(
-            f"{c['subset']}/{c['split']}/{c['domain'] or UNKNOWN}/{label_of(c['is_anomaly'])}" for c in mine
-        )
-        test = splits["test"]
-        machines[machine] = MachineData(
-            train=ids["train"],
-            test=ids["test"],
-            supplemental=ids["supplemental"] if splits["supplemental"] else None,
-            labels=_hash([c[k] for k in ("clip", "section", "domain", "is_anomaly")] for c in test),
-            classes=_hash(sorted(map(list, {_class(c) for c in test}))),
-            counts=dict(sorted(counts.items())),
-            label_sources=tuple(sorted({c["label_source"] for c in test if c["label_source"]})),
-        )
-    ids_of_all = [[name, m.train, m.test, m.supplemental] for name, m in sorted(machines.items())]
-    return Dataset(
-        dcase, kind, _hash([[kind], *ids_of_all]), machines, _hash(list(c.values()) for c in clips)
+    """Summary of the manifest's rows ``clips``, sorted by clip."""
+    of_machine: dict[str, list[dict[str, Any]]] = {}
+    for clip in clips:
+        of_machine.setdefault(clip["machine"], []).append(clip)
+    machines = {m: _describe_machine(of_machine[m]) for m in get_year(dcase).all_machines if m in of_machine}
+    ids = [[name, m.train, m.test, m.supplemental] for name, m in sorted(machines.items())]
+    return Dataset(dcase, kind, _hash([[kind], *ids]), machines, _hash(list(c.values()) for c in clips))
+
+
+def _describe_machine(clips: list[dict[str, Any]]) -> MachineData:
+    def id_of(split: str) -> str:
+        columns = ("clip", "n_samples", "channels", "sample_rate", "size", "mtime_ns")
+        return _hash([c[k] for k in columns] for c in clips if c["split"] == split)
+
+    counts = Counter(
+        f"{c['subset']}/{c['split']}/{c['domain'] or UNKNOWN}/{label_of(c['is_anomaly'])}" for c in clips
     )
-
-
-def label_of(is_anomaly: bool | None) -> str:
-    """``normal``, ``anomaly`` or ``unknown``."""
-    return {None: UNKNOWN, False: "normal", True: "anomaly"}[is_anomaly]
-
-
-def _class(clip: Mapping[str, Any]) -> tuple[int, str, str]:
-    return clip["section"], clip["attributes"], clip["domain"] or UNKNOWN
+    test = [c for c in clips if c["split"] == "test"]
+    classes = {(c["section"], c["attributes"], c["domain"] or UNKNOWN) for c in test}
+    return MachineData(
+        train=id_of("train"),
+        test=id_of("test"),
+        supplemental=id_of("supplemental") if any(c["split"] == "supplemental" for c in clips) else None,
+        labels=_hash([c[k] for k in ("clip", "section", "domain", "is_anomaly")] for c in test),
+        classes=_hash(sorted(map(list, classes))),
+        counts=dict(sorted(counts.items())),
+        label_sources=tuple(sorted({c["label_source"] for c in test if c["label_source"]})),
+    )
 
 
 def _hash(rows: Iterable[list[Any]]) -> str:
@@ -306,24 +322,22 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
     """Writes ``clips.parquet`` and ``dataset.json``; equal rows give equal bytes.
 
     Args:
-        clips: rows with the columns of `schema` in its order, sorted by clip.
+        clips: rows with the columns of `schema` in the same order, sorted by clip.
 
     Raises:
-        ValueError: they cannot be written, for want of space for example; the old ones are unchanged then.
+        ValueError: the files cannot be written, for example on a full disk; the old files are unchanged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     dataset = describe(dcase, kind, clips)
     columns = [_column([c[field.name] for c in clips], field.type) for field in schema()]
-    table = pa.Table.from_arrays(columns, schema=schema())
+    table = pa.Table.from_arrays(columns, schema=schema().with_metadata({_ID: dataset.manifest}))
     path = store.manifest_path(data, dcase)
     try:
         # Both files are whole on disk before the first of them is renamed: a full disk changes neither.
         with store.atomic_path(path) as temporary:
-            pq.write_table(
-                table.replace_schema_metadata({_ID: dataset.manifest}), temporary, compression="zstd"
-            )
+            pq.write_table(table, temporary, compression="zstd")
             store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
     except OSError as error:
         raise ValueError(
@@ -343,18 +357,18 @@ def _column(values: list[Any], kind: pyarrow.DataType) -> pyarrow.Array:
 
 
 def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
-    """Reads ``clips.parquet``, with the columns of `schema`, sorted by clip.
+    """Reads ``clips.parquet``: the columns of `schema`, sorted by clip.
 
     Raises:
-        ValueError: not formatted; or the file is not the one that ``dataset.json`` describes.
+        ValueError: year not formatted; damaged file; file of another run than ``dataset.json``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     dataset = load_dataset(data, dcase)
     path = store.manifest_path(data, dcase)
-    # By its path: pyarrow's threads may outlive the read, and let go of a Python file object only after
-    # the interpreter has ended, which aborts the process (apache/arrow#34314, #33975). Not `read_table`: that
+    # By its path: pyarrow's threads may outlive the read and release a Python file object only after the
+    # interpreter has ended, which aborts the process (apache/arrow#34314, #33975). Not `read_table`, which
     # imports pandas.
     try:
         table = pq.ParquetFile(str(path)).read()
@@ -368,20 +382,14 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     return table
 
 
-def rows(
-    table: pyarrow.Table,
-    *,
-    machine: str | None = None,
-    split: str | None = None,
-    subset: str | None = None,
-    section: int | None = None,
-    domain: str | None = None,
-) -> pyarrow.Table:
-    """The rows of the manifest that are all that is named, sorted by clip."""
+def rows(table: pyarrow.Table, **properties: str | int | None) -> pyarrow.Table:
+    """Rows of the manifest with all ``properties`` (column = value, None = any), sorted by clip.
+
+    For example ``rows(table, machine="fan", split="train", subset=None)``.
+    """
     import pyarrow.compute as pc
 
-    wanted = {"machine": machine, "split": split, "subset": subset, "section": section, "domain": domain}
-    for column, value in wanted.items():
+    for column, value in properties.items():
         if value is not None:
             table = table.filter(pc.equal(table[column], value))
     return table.sort_by("clip")

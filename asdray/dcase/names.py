@@ -1,16 +1,24 @@
-"""The grammar of wav file names: every kind of name of every year, parsed and built from one table.
+"""Grammar of wav file names: every kind of name of every year, parsed and built from one table.
 
-A name is a template such as ``section_{section}_{domain}_train_normal_{index}_{attributes}.wav``.
-``attributes`` is one opaque string, everything up to ``.wav``: it may hold underscores, dashes and dots
-(``m-n_W``, ``vel_1100_ac_0.30``), end in an underscore, or be empty.
+A file name tells up to six facts of a clip: section, domain, split, label, running index and attributes
+(operating conditions such as speed or microphone), for example
+``section_00_source_train_normal_0000_vel_5.wav``. Names of eval test clips are *anonymous* until the
+organisers publish the labels: ``section_00_0000.wav``.
 
-The index is part of a name and nothing else: it is irregular across machines, and in several eval sets
-it determines the label. Nothing may use it as information.
+Conventions:
 
-Names of supplemental clips are irregular: ``section_00_machine_0001_.wav``, but also
-``section_00_source_supplemental_machine_0000.wav``. Any wav will do; only a section at its beginning is
-read, and `supplemental_kind` finds what else they tell. 2026's grammar has them too, should a machine come
-with such a folder.
+* ``attributes`` is one opaque string up to ``.wav``: underscores, dashes and dots are allowed (``m-n_W``,
+  ``vel_1100_ac_0.30``), also at the end, and the string may be empty.
+* ``index`` only completes the name. Indices are irregular across machines, and in several eval sets the
+  index determines the label: no part of asdray may use an index as information.
+* Supplemental clips (2025) have irregular names, ``section_00_machine_0001_.wav`` as well as
+  ``section_00_source_supplemental_machine_0000.wav``: every wav is accepted, and only a leading section is
+  parsed (`supplemental_kind` reads the rest). The grammar of 2026 allows a supplemental folder, too.
+
+>>> from asdray.dcase.names import parse_name
+>>> clip = parse_name("dcase2023", "dev", "train", "section_00_target_train_normal_0007_vel_5.wav")
+>>> clip.domain, clip.is_anomaly, clip.attributes
+('target', False, 'vel_5')
 
 Source: the organisers' dataset descriptions 2020-2026.
 """
@@ -19,8 +27,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from asdray.dcase.years import NO_ATTRIBUTE, get_year
 
@@ -33,18 +41,16 @@ _CLUTTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@ead
 
 @dataclass(frozen=True)
 class ClipName:
-    """What a file name says.
+    """Facts in a file name.
 
     Attributes:
         section: section number (2020: machine id).
-        domain: ``source`` or ``target``; None where the name does not tell.
+        domain: ``source`` or ``target``; None if absent from the name.
         split: ``train``, ``test`` or ``supplemental``.
-        is_anomaly: None where the name does not tell.
-        index: the running number as written, leading zeros included; ``""`` for supplemental clips.
-        attributes: opaque, ``""`` if none. Supplemental clips have irregular names: theirs is everything
-            behind the section.
-        has_section: whether the name tells the section; those of supplemental clips need not, and theirs
-            is 0 then.
+        is_anomaly: None if the name is anonymous.
+        index: running number as written, leading zeros included; ``""`` for supplemental clips.
+        attributes: opaque, ``""`` if none. For supplemental clips, the whole name behind the section.
+        has_section: False for supplemental names without a section; ``section`` is 0 then.
     """
 
     section: int
@@ -85,25 +91,16 @@ _GRAMMAR_2022 = _Grammar(
     labelled=_REGULAR % "test_{label}",
     anonymous="section_{section}_{index}.wav",
 )
-# The released 2024 list spells the labelled names of RoboticArm without `_test_`.
-_GRAMMAR_2024 = _Grammar(
-    train=_GRAMMAR_2022.train,
-    labelled=_GRAMMAR_2022.labelled,
-    anonymous=_GRAMMAR_2022.anonymous,
-    parse_only=_REGULAR % "{label}",
-)
-_GRAMMAR_2025 = _Grammar(
-    train=_GRAMMAR_2022.train,
-    labelled=_GRAMMAR_2022.labelled,
-    anonymous=_GRAMMAR_2022.anonymous,
-    supplemental=("section_{section}_{attributes}.wav", "{attributes}.wav"),
+_GRAMMAR_2025 = replace(
+    _GRAMMAR_2022, supplemental=("section_{section}_{attributes}.wav", "{attributes}.wav")
 )
 _GRAMMARS: Mapping[int, _Grammar] = {
     2020: _GRAMMAR_2020,
     2021: _GRAMMAR_2021,
     2022: _GRAMMAR_2022,
     2023: _GRAMMAR_2022,
-    2024: _GRAMMAR_2024,
+    # The released 2024 list spells the labelled names of RoboticArm without `_test_`.
+    2024: replace(_GRAMMAR_2022, parse_only=_REGULAR % "{label}"),
     2025: _GRAMMAR_2025,
     2026: _GRAMMAR_2025,
 }
@@ -114,14 +111,17 @@ _UNIFIED = "section_{section}_{domain}_{split}_{label}_{index}.wav"
 def parse_name(dcase: str, subset: str, split: str, file_name: str) -> ClipName:
     """Reads a file name by the year's grammar.
 
-    Train clips are always normal. Test names of the eval subset may be anonymous or labelled; those of
-    dev are labelled. 2020 has no domains: every clip is ``source``.
+    Train clips are always normal. Test names are labelled in dev, and anonymous or labelled in eval. In
+    2020, without domains, every clip is ``source``.
 
     Args:
         file_name: without folder, with ``.wav``.
 
     Raises:
-        ValueError: the name does not fit; the message names it, the year and the expected grammar.
+        ValueError: the name does not fit; the message holds the name, the year and the expected grammar.
+
+    >>> parse_name("dcase2020", "eval", "test", "id_01_00000003.wav").section
+    1
     """
     for _, pattern in _forms(dcase, subset, split):
         match = pattern.fullmatch(file_name)
@@ -145,18 +145,21 @@ def parse_name(dcase: str, subset: str, split: str, file_name: str) -> ClipName:
 
 
 def build_name(dcase: str, subset: str, clip: ClipName) -> str:
-    """The file name of ``clip``, anonymous where it has no label; inverse of `parse_name`.
+    """The file name of ``clip``, anonymous if ``clip`` has no label; inverse of `parse_name`.
 
     Raises:
         ValueError: the year has no name for such a clip.
+
+    >>> build_name("dcase2023", "eval", ClipName(0, None, "test", None, "0042", ""))
+    'section_00_0042.wav'
     """
-    forms = _forms(dcase, subset, clip.split)
-    labelled = clip.is_anomaly is not None
-    for template, pattern in forms:
-        if ("{label}" in template) != labelled or ("{section}" in template) != clip.has_section:
+    for template, pattern in _forms(dcase, subset, clip.split):
+        if ("{label}" in template) != (clip.is_anomaly is not None):
+            continue
+        if ("{section}" in template) != clip.has_section:
             continue
         name = template.format(**_fields(clip))
-        # Formatting drops what the template has no place for: only a name that reads back is right.
+        # Formatting drops facts that the template has no place for: only a name that reads back is right.
         if pattern.fullmatch(name) and parse_name(dcase, subset, clip.split, name) == clip:
             return name
     raise ValueError(
@@ -165,38 +168,38 @@ def build_name(dcase: str, subset: str, clip: ClipName) -> str:
 
 
 def unified_name(dcase: str, subset: str, clip: ClipName) -> str:
-    """The name of ``clip`` in the formatted tree: the year's own, but 2020's in the form of later years."""
+    """The name of ``clip`` in the formatted tree: the year's own name; for 2020 the form of later years."""
     if get_year(dcase).year == 2020 and clip.is_anomaly is not None:
         return _UNIFIED.format(**_fields(clip))
     return build_name(dcase, subset, clip)
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that systems leave where people look (``Thumbs.db``)."""
+    """True for hidden files and folders, and for files of desktop systems (``Thumbs.db``)."""
     return name.startswith(".") or name.casefold() in _CLUTTER
 
 
 def may_be_supplemental(dcase: str) -> bool:
-    """Whether the year has names for supplemental clips, and so a folder of them wherever there is one."""
+    """True if the year's grammar has supplemental names, so that machines may have such a folder."""
     return bool(_GRAMMARS[get_year(dcase).year].supplemental)
 
 
 def is_hidden(attributes: str) -> bool:
-    """Whether the organisers hid the attributes of a name, whichever way it spells that."""
+    """True if the organisers hid the attributes of a name, in either spelling."""
     return attributes in _HIDDEN
 
 
 def supplemental_kind(clip: ClipName) -> str | None:
-    """``machine`` (the machine without noise), ``noise`` (noise alone), or None where the name does not tell.
+    """``machine`` (machine without noise), ``noise`` (noise alone), or None if absent from the name.
 
-    The first of the two words counts: attributes, which may hold them too, come last in every name.
+    The first of the two words counts: attributes may hold these words, too, and come last in every name.
     """
     assert clip.split == "supplemental", clip
     return next((word for word in clip.attributes.split("_") if word in ("machine", "noise")), None)
 
 
 def expected(dcase: str, subset: str, split: str) -> str:
-    """The grammar of such names for a message: ``section_<SS>_<4 digits>.wav``."""
+    """Grammar of a split's names for a message: ``section_<SS>_<4 digits>.wav``."""
     places = {
         "section": "<SS>",
         "domain": "<source|target>",
@@ -223,19 +226,14 @@ def _fields(clip: ClipName) -> dict[str, str | None]:
 
 @functools.cache
 def _forms(dcase: str, subset: str, split: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """The templates of such names, the one to build first, each with its pattern."""
+    """Templates of a split's names with their patterns; names are built from the first that fits."""
     assert subset in ("dev", "eval"), subset
     assert split in SPLITS, split
     grammar = _GRAMMARS[get_year(dcase).year]
-    templates: Sequence[str | None]
-    if split == "train":
-        templates = [grammar.train]
-    elif split == "supplemental":
-        templates = grammar.supplemental
-    else:
-        templates = [grammar.labelled]
-        if subset == "eval":
-            templates = [grammar.labelled, grammar.parse_only, grammar.anonymous]
+    test = (
+        [grammar.labelled] if subset == "dev" else [grammar.labelled, grammar.parse_only, grammar.anonymous]
+    )
+    templates = {"train": [grammar.train], "supplemental": grammar.supplemental, "test": test}[split]
     fields = {
         "section": "[0-9]{2}",
         "domain": "source|target",

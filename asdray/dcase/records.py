@@ -1,9 +1,19 @@
-"""Where every year's data is published: the zips of each machine, and the ground truth beside them.
+"""Published zips and ground truth of every year, and markers of the zips that lie unpacked in a data folder.
 
-A year is three records of the audio host: development data, the eval machines' training clips and their
-test clips, with one zip per machine in each. Two records were replaced because single zips were wrong;
-the new ones have ``_r2`` in their names. The ground truth is fetched from pinned commits of the
+A year is three records of the audio host Zenodo: development data, training clips of the eval machines, and
+test clips of the eval machines, each with one zip per machine. Two records were replaced because single zips
+were wrong; the new zips have ``_r2`` in their names. The ground truth is fetched from pinned commits of the
 organisers' repositories; asdray ships none of it.
+
+In a data folder, ``<data>/original/<dcase>/.download/<zip>.json`` marks a zip. The marker is written before
+the first file of the zip appears in the machine's folder, so that asdray's files can be told from files that
+somebody else put there, and again when all files are in place. It also tells if asdray fetches the zip
+itself, from before the first byte until the zip is removed: no other zip is ever removed.
+
+>>> from asdray.dcase.records import zips
+>>> first = zips("dcase2023")[0]
+>>> first.name, first.path
+('dev_bearing.zip', 'records/7882613/files/dev_bearing.zip')
 
 Source: the organisers' dataset pages and download scripts. md5 sums: the record's own are asked for at run
 time; those of 2020, 2023 and 2026 are known beforehand, from third parties.
@@ -11,30 +21,45 @@ time; those of 2020, 2023 and 2026 are known beforehand, from third parties.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from asdray.dcase.years import Subset, get_year
+from asdray import store
+from asdray.dcase.manifest import clip_folders, hint, synthetic_path
+from asdray.dcase.names import is_clutter
+from asdray.dcase.years import SUBSETS, Subset, get_year
 
 AUDIO_HOST = "https://zenodo.org"
 TRUTH_HOST = "https://raw.githubusercontent.com"
 
 AUDIO_LICENCE = "CC BY-NC-SA 4.0 (attribution, non-commercial, share alike)"
 
+MARKER_FORMAT = 1
+
+PARTIAL = (".part", ".part.etag")
+"""Endings of an incomplete download and of the file with its ETag."""
+
 Part = Literal["dev", "eval_train", "eval_test"]
 PARTS: tuple[Part, Part, Part] = ("dev", "eval_train", "eval_test")
+_SPLITS = dict(zip(PARTS, (("train", "test"), ("train",), ("test",)), strict=True))
+
+
+# -------------------------------------------------------------------------------------------- published
 
 
 @dataclass(frozen=True)
 class Zip:
-    """One published zip; its content is one folder, named like the machine.
+    """One published zip: one folder, named like the machine.
 
     Attributes:
-        part: which of the year's three records.
-        record: the record's number.
-        name: the zip's file name, unique within a year but not between years.
-        md5: 32 hex digits where they are known beforehand, else None.
+        part: one of the year's three records.
+        record: number of the record.
+        name: file name, unique within a year but not between years.
+        md5: 32 hex digits if known beforehand, else None.
     """
 
     dcase: str
@@ -50,14 +75,14 @@ class Zip:
 
     @property
     def path(self) -> str:
-        """The zip's address below the host."""
+        """Address of the zip below the host."""
         return f"records/{self.record}/files/{self.name}"
 
 
 def api_path(record: int) -> str:
-    """The address below the host of a record's description in JSON.
+    """Address, below the host, of a record's description in JSON.
 
-    Its ``files`` is a list of objects with ``key`` (the file name), ``size`` (bytes) and ``checksum``
+    The value ``files`` is a list of objects with ``key`` (file name), ``size`` (bytes) and ``checksum``
     (``md5:`` and 32 hex digits).
     """
     return f"api/records/{record}"
@@ -70,8 +95,8 @@ class TruthFile:
     Attributes:
         repository: ``owner/name``.
         path: within the repository.
-        machine: whose it is; None for a list of all eval machines.
-        sha256: where it is known, else None.
+        machine: None for a list of all eval machines.
+        sha256: None if unknown.
     """
 
     repository: str
@@ -82,7 +107,7 @@ class TruthFile:
 
     @property
     def folder(self) -> str:
-        """The repository's own name: the folder below ``ground_truth`` that it goes to."""
+        """Folder of the file below ``ground_truth``: the repository's own name."""
         return self.repository.partition("/")[2]
 
     @property
@@ -108,7 +133,7 @@ def zips(dcase: str) -> tuple[Zip, ...]:
 
 
 def ground_truth(dcase: str) -> tuple[TruthFile, ...]:
-    """Every file that is needed for the labels, domains and attributes of a year's eval test clips."""
+    """Every published file with labels, domains or attributes of a year's eval test clips."""
     year = get_year(dcase)
     files = []
     if year.year in _LIST_SHA256:
@@ -141,6 +166,153 @@ def _zip_name(year: int, part: Part, machine: str) -> str:
     else:
         stem = f"eval_data_{machine}_{part.removeprefix('eval_')}"
     return f"{stem}_r2.zip" if (year, part, machine) in _SECOND_RELEASE else f"{stem}.zip"
+
+
+# ------------------------------------------------------------------------------------- in a data folder
+
+
+def year_folder(data: Path, dcase: str) -> Path:
+    """``<data>/original/<dcase>``."""
+    return data / "original" / dcase
+
+
+def zips_folder(data: Path, dcase: str) -> Path:
+    """Folder of zips until they are unpacked, or for good if they are kept."""
+    return year_folder(data, dcase) / "zips"
+
+
+def machine_folder(data: Path, z: Zip) -> Path:
+    """Destination of the zip's content."""
+    return store.original_dir(data, z.dcase, z.subset) / z.machine
+
+
+def holds_something(folder: Path) -> bool:
+    """True if a file lies anywhere below a folder, except clutter and incomplete downloads."""
+    for _, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        if any(not is_clutter(name) and not name.endswith(PARTIAL) for name in files):
+            return True
+    return False
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Removes empty folders below ``folder``, and ``folder`` itself if empty. Follows no link."""
+    if folder.is_symlink():
+        return
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(path)
+
+
+def machines_there(data: Path, dcase: str) -> dict[Subset, tuple[str, ...]]:
+    """Machines of each subset with files, from any origin."""
+    year = get_year(dcase)
+    return {
+        s: tuple(m for m in year.machines[s] if holds_something(store.original_dir(data, dcase, s) / m))
+        for s in SUBSETS
+    }
+
+
+def missing_folders(data: Path, z: Zip) -> list[str]:
+    """Folders of the zip's content without files of any origin: a machine, or some of its splits."""
+    machine = f"{z.subset} {z.machine}"
+    if not holds_something(machine_folder(data, z)):
+        return [machine]
+    return [
+        f"{machine} {folder.name}"
+        for split, folder in clip_folders(data, z.dcase, z.subset, z.machine)
+        if split in _SPLITS[z.part] and not holds_something(folder)
+    ]
+
+
+def ground_truth_there(data: Path, dcase: str) -> bool:
+    """True if ground truth of any origin lies in the data folder."""
+    return holds_something(store.ground_truth_dir(data, dcase))
+
+
+def remedy(data: Path, dcase: str, kind: str, subset: str, machine: str) -> str:
+    """Advice for missing clips of a machine."""
+    if kind == "synthetic":
+        folder = synthetic_path(data, dcase).parent
+        return f"delete the folder {folder} and run `{hint('synth', dcase, data)}` again"
+    try:
+        complete = all(is_there(data, z) for z in zips(dcase) if (z.subset, z.machine) == (subset, machine))
+    except (ValueError, OSError):  # a damaged marker or an unreadable folder tells nothing
+        complete = False
+    if complete:
+        return "all that the published zips hold is there: what is missing is not in them"
+    return f"run `{hint('download', dcase, data)}`"
+
+
+# --------------------------------------------------------------------------------------------- markers
+
+
+def _marker(data: Path, z: Zip) -> Path:
+    return year_folder(data, z.dcase) / ".download" / f"{z.name}.json"
+
+
+def _facts(data: Path, z: Zip) -> dict[str, Any]:
+    path = _marker(data, z)
+    facts: dict[str, Any] = store.read_json(path) if path.exists() else {}
+    return facts
+
+
+def mark(data: Path, z: Zip, **facts: Any) -> None:
+    """Adds facts of a zip to its marker.
+
+    ``files``: number of files per folder, None = about to appear. ``fetched``: asdray fetches the zip in the
+    folder of zips. ``keep``: asdray was asked to keep the zip.
+    """
+    always = {"format": MARKER_FORMAT, "zip": z.name, "record": z.record}
+    store.write_json(_marker(data, z), {**_facts(data, z), **always, **facts})
+
+
+def is_there(data: Path, z: Zip) -> bool:
+    """True if all files of the zip were put in place, and no folder has lost files since."""
+    files = _facts(data, z).get("files")
+    raw = store.original_dir(data, z.dcase, z.subset)
+    return files is not None and all(
+        (raw / folder).is_dir() and sum(1 for _ in os.scandir(raw / folder)) >= n
+        for folder, n in files.items()
+    )
+
+
+def is_fetched(data: Path, z: Zip) -> bool:
+    """True if asdray fetched the zip in the folder of zips."""
+    return bool(_facts(data, z).get("fetched"))
+
+
+def is_kept(data: Path, z: Zip) -> bool:
+    """True if asdray was asked to keep the zip."""
+    return bool(_facts(data, z).get("keep"))
+
+
+def remove_zip(data: Path, z: Zip) -> None:
+    """Removes the zip that asdray fetched, complete or not; a zip that lies there later stays."""
+    assert is_fetched(data, z)
+    for ending in (*PARTIAL, ""):
+        (zips_folder(data, z.dcase) / (z.name + ending)).unlink(missing_ok=True)
+    mark(data, z, fetched=False)
+
+
+def foreign(data: Path, wanted: Sequence[Zip], every: Iterable[Zip]) -> list[Zip]:
+    """Those of the ``wanted`` zips whose folders hold data of another origin.
+
+    Args:
+        every: all zips of the year; the folder of a machine with any marked zip is asdray's own.
+    """
+    own = {machine_folder(data, z) for z in every if "files" in _facts(data, z)}
+
+    def is_foreign(z: Zip) -> bool:
+        folder = machine_folder(data, z)
+        if folder.parent.is_symlink() or folder.parent.parent.is_symlink():
+            return True
+        return folder not in own and (folder.is_symlink() or holds_something(folder))
+
+    return [z for z in wanted if is_foreign(z)]
+
+
+# ---------------------------------------------------------------------------------------------- the tables
 
 
 _RECORDS: Mapping[int, Mapping[Part, int]] = {

@@ -1,19 +1,177 @@
-"""Finds the files of a year's original tree by the names of their folders, and everything that lies wrong.
+"""Scan of a year's original tree: its clips, with header and name facts, and every fault of the tree.
 
-Nothing that holds wavs is passed over without a word: what lies where the year has no clips is told.
+The organisers ship ``original/<dcase>/{dev,eval}_data/raw/<machine>/{train,test}/*.wav``. `read_originals`
+reads names, wav headers, sizes and ground truth, and writes nothing; audio is not decoded. Only audio of the
+challenge is accepted: RIFF/WAVE, 16-bit PCM (also spelt WAVE_FORMAT_EXTENSIBLE), 16 kHz, the year's number of
+channels.
+
+Conventions: lengths are samples per channel, sizes are bytes, times are nanoseconds. Each fault is one line
+that begins with the path of the file or folder. Hidden files and clutter of desktop systems are ignored;
+every other folder with wavs is read or reported.
+
+>>> import tempfile, wave
+>>> from asdray.dcase.scan import read_header
+>>> with tempfile.TemporaryDirectory() as folder:
+...     with wave.open(f"{folder}/a.wav", "wb") as file:
+...         file.setparams((1, 2, 16000, 0, "NONE", None))
+...         file.writeframes(bytes(2 * 16000))
+...     read_header(f"{folder}/a.wav").n_samples
+16000
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from asdray import store
-from asdray.dcase import manifest
+from asdray.dcase import manifest, names
+from asdray.dcase.manifest import hint
 from asdray.dcase.names import is_clutter
-from asdray.dcase.years import SUBSETS, Year, nearest
+from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
+from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
+from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Year, get_year, nearest
+
+Progress = Callable[[int, int], None]
+"""Progress callback: (items done, items in all), called from the calling thread."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    on_progress: Progress | None = None,
+    *,
+    threads: int = 8,
+    chunk: int = 128,
+) -> Iterator[R]:
+    """``map`` over a thread pool, for work that waits for the file system.
+
+    Items travel in chunks, since a task per item would cost more than reading a header. An exception of
+    ``function`` is raised here after the running chunks have ended; waiting chunks are cancelled.
+    """
+
+    def run(start: int) -> list[R]:
+        return [function(item) for item in items[start : start + chunk]]
+
+    done = 0
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for results in pool.map(run, range(0, len(items), chunk)):
+            done += len(results)
+            if on_progress:
+                on_progress(done, len(items))
+            yield from results
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ------------------------------------------------------------------------------------------- wav headers
+
+_BLOCK = 1024
+"""Bytes of the first read; the headers in use end after 44 to a few hundred."""
+
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+
+
+class WavInfo(NamedTuple):
+    """Header and file facts of one wav.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: number of channels.
+        n_samples: frames, i.e. samples per channel.
+        size: bytes of the file.
+        mtime_ns: time of the last change in nanoseconds.
+    """
+
+    sample_rate: int
+    channels: int
+    n_samples: int
+    size: int
+    mtime_ns: int
+
+
+def read_header(path: str | Path) -> WavInfo:
+    """The header of the wav at ``path``; thousands of files a second.
+
+    Raises:
+        ValueError: unreadable, empty, not a wav, not 16-bit PCM, no samples, or shorter than its header
+            says. The message begins with the path.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            stat = os.fstat(fd)
+            form = _parse_header(fd, os.pread(fd, _BLOCK, 0), stat.st_size)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return WavInfo(*form, stat.st_size, stat.st_mtime_ns)
+
+
+def _parse_header(fd: int, block: bytes, size: int) -> tuple[int, int, int]:
+    """(sample rate, channels, frames); ValueError without the path."""
+    if size == 0:
+        raise ValueError("is empty (0 bytes)")
+    if block[:4] != b"RIFF" or block[8:12] != b"WAVE":
+        raise ValueError("is not a wav file (no RIFF/WAVE header)")
+
+    def read(offset: int, length: int) -> bytes:
+        if offset + length <= len(block):
+            return block[offset : offset + length]
+        return os.pread(fd, length, offset)
+
+    form: tuple[int, int, int] | None = None  # sample rate, channels, bytes per frame
+    offset = 12
+    while offset + 8 <= size:
+        name, length = struct.unpack("<4sI", read(offset, 8))
+        if name == b"fmt ":
+            form = _parse_format(read(offset + 8, min(length, 40)))
+        elif name == b"data":
+            if form is None:
+                raise ValueError("is not a valid wav file (no format before its data)")
+            rate, channels, frame = form
+            _check_length(length, size - offset - 8, frame)
+            return rate, channels, length // frame
+        offset += 8 + length + length % 2  # chunks are padded to even lengths
+    raise ValueError("is truncated (no audio data behind its header)")
+
+
+def _check_length(length: int, found: int, frame: int) -> None:
+    if length > found:
+        raise ValueError(f"is truncated (its header says {length} bytes of audio, {found} are there)")
+    if length % frame:
+        raise ValueError(f"is damaged ({length} bytes of audio are no whole number of {frame}-byte frames)")
+    if length == 0:
+        raise ValueError("is empty (no samples)")
+
+
+def _parse_format(chunk: bytes) -> tuple[int, int, int]:
+    """(sample rate, channels, bytes per frame) of a format chunk."""
+    if len(chunk) < 16:
+        raise ValueError("is not a valid wav file (format chunk too short)")
+    tag, channels, rate, _, frame, bits = struct.unpack_from("<HHIIHH", chunk)
+    if tag == _EXTENSIBLE and len(chunk) >= 26:
+        tag = struct.unpack_from("<H", chunk, 24)[0]  # first field of the sub-format's GUID
+    if tag != _PCM or bits != 16:
+        raise ValueError(f"is not 16-bit PCM (format {tag}, {bits} bits)")
+    if channels == 0 or rate == 0 or frame != 2 * channels:
+        raise ValueError(f"is not a valid wav file ({channels} channels, {rate} Hz, {frame}-byte frames)")
+    return rate, channels, frame
+
+
+# --------------------------------------------------------------------------------------------- the tree
 
 
 @dataclass(frozen=True)
@@ -30,13 +188,13 @@ class File:
 
 
 @dataclass
-class Scan:
-    """What lies in ``original/<dcase>``.
+class Tree:
+    """Content of ``original/<dcase>``.
 
     Attributes:
-        files: everything in the year's clip folders.
-        problems: one line for each file or folder that is wrong, beginning with it.
-        notes: wavs that are rightly left out.
+        files: every entry of the year's clip folders.
+        problems: one line per faulty file or folder, beginning with its path.
+        notes: wavs that are left out on purpose.
     """
 
     files: list[File] = field(default_factory=list)
@@ -44,10 +202,10 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What lies in a folder; nothing, and a problem if it should be otherwise."""
+        """Content of a folder; empty, with a problem, if the path is no readable folder."""
         if os.path.lexists(folder) and not os.path.isdir(folder):
-            what = "a file where a folder should be" if os.path.exists(folder) else "a link to nowhere"
-            self.problems.append(f"{folder}: is {what}")
+            kind = "a file where a folder should be" if os.path.exists(folder) else "a link to nowhere"
+            self.problems.append(f"{folder}: is {kind}")
             return []
         try:
             return manifest.clip_entries(folder)
@@ -56,111 +214,108 @@ class Scan:
             return []
 
     def wavs(self, folder: str) -> list[str]:
-        """The paths of all wavs below a folder, relative to it; a problem for each that cannot be read."""
+        """Relative paths of all wavs below a folder; a problem for each unreadable folder."""
 
-        def unread(error: OSError) -> None:
+        def unreadable(error: OSError) -> None:
             self.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
 
         found = []
-        for root, below, names in os.walk(folder, onerror=unread):
+        for root, below, files in os.walk(folder, onerror=unreadable):
             below[:] = sorted(name for name in below if not is_clutter(name))
-            found += [os.path.relpath(os.path.join(root, name), folder) for name in names if _is_wav(name)]
+            found += [os.path.relpath(os.path.join(root, name), folder) for name in files if _is_wav(name)]
         return found
 
 
-def scan(data: Path, year: Year) -> Scan:
+def scan(data: Path, year: Year) -> Tree:
     """Looks through the folders of both subsets."""
-    found = Scan()
+    tree = Tree()
     for subset in SUBSETS:
         raw = store.original_dir(data, year.name, subset)
         machines = year.machines[subset]
-        found.problems += [
+        tree.problems += [
             f"{entry.path}: a machine's folder belongs into {raw}"
-            for entry in found.entries(raw.parent)
+            for entry in tree.entries(raw.parent)
             if entry.name in machines and _is_folder(entry)
         ]
         loose = 0
-        for entry in found.entries(raw):
+        for entry in tree.entries(raw):
             if entry.name in machines:
-                _scan_machine(found, data, year, subset, entry.name)
+                _scan_machine(tree, data, year, subset, entry.name)
             elif _is_folder(entry):
-                holds = _count(found.wavs(entry.path))
-                found.problems.append(
+                holds = _count(len(tree.wavs(entry.path)))
+                tree.problems.append(
                     f"{entry.path}: {year.name} has no {subset} machine of this name"
                     f"{nearest(entry.name, machines)}{f' (it holds {holds})' if holds else ''}"
                 )
             else:
                 loose += _is_wav(entry.name)
         if loose:
-            found.problems.append(
+            tree.problems.append(
                 f"{raw}: holds {_count(loose)} beside the machines' folders: move them into one, or away"
             )
-    return found
+    return tree
 
 
-def _scan_machine(found: Scan, data: Path, year: Year, subset: str, machine: str) -> None:
+def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str) -> None:
     root = store.original_dir(data, year.name, subset) / machine
-    known_problems = len(found.problems)
-    here = {entry.name: entry for entry in found.entries(root)}
-    if len(found.problems) > known_problems:
+    known_problems = len(tree.problems)
+    here = {entry.name: entry for entry in tree.entries(root)}
+    if len(tree.problems) > known_problems:
         return
-    folders = {
-        folder.name: split for split, folder in manifest.clip_folders(data, year.name, subset, machine)
-    }
+    folders = {path.name: split for split, path in manifest.clip_folders(data, year.name, subset, machine)}
     others = [entry for name, entry in here.items() if name not in folders]
     if not any(name in here and _is_folder(here[name]) for name in folders):
-        says = f"{root}: holds no folder {' or '.join(folders)}"
+        problem = f"{root}: holds no folder {' or '.join(folders)}"
         if machine in here and _is_folder(here[machine]):
-            says += f" but {machine}/{machine}: move what is in that one level up"
+            problem += f" but {machine}/{machine}: move what is in that one level up"
             others.remove(here[machine])
-        found.problems.append(says)
-    mine = []
-    for name, split in folders.items():
-        if name in here:
-            mine += [
-                File(subset, machine, split, name, entry.name, entry.path, _is_folder(entry))
-                for entry in found.entries(root / name)
-            ]
-    found.files += mine
+        tree.problems.append(problem)
+    files = [
+        File(subset, machine, split, name, entry.name, entry.path, _is_folder(entry))
+        for name, split in folders.items()
+        if name in here
+        for entry in tree.entries(root / name)
+    ]
+    tree.files += files
     for entry in others:
         if _is_folder(entry):
-            _unlisted(found, year, entry, folders, {file.name for file in mine if file.split == "test"})
+            _scan_other(tree, year, entry, folders, {file.name for file in files if file.split == "test"})
     if loose := sum(_is_wav(entry.name) and not _is_folder(entry) for entry in others):
-        found.problems.append(
+        tree.problems.append(
             f"{root}: holds {_count(loose)} beside its folders {', '.join(folders)}: "
             "move them into one, or away"
         )
 
 
-def _unlisted(
-    found: Scan, year: Year, entry: os.DirEntry[str], folders: Mapping[str, str], test: Collection[str]
+def _scan_other(
+    tree: Tree, year: Year, entry: os.DirEntry[str], folders: Mapping[str, str], test: Collection[str]
 ) -> None:
-    """Tells of a folder in which the year has no clips, if it holds some.
+    """Reports wavs in a folder of a machine that is no clip folder of the year.
 
     Args:
-        folders: those in which it has some, each with its split.
+        folders: the machine's clip folders, each with its split.
         test: names of the test clips.
     """
-    wavs = found.wavs(entry.path)
+    wavs = tree.wavs(entry.path)
     if year.split_test_folders and entry.name == "test":
-        if copies := [wav for wav in wavs if wav in test]:
-            found.notes.append(
+        if copies := sum(wav in test for wav in wavs):
+            tree.notes.append(
                 f"{entry.path}: {_count(copies)} left out: copies of those in "
                 f"{' and '.join(n for n, split in folders.items() if split == 'test')}, as the organisers' "
                 "scripts make them"
             )
         wavs = [wav for wav in wavs if wav not in test]
     if wavs:
-        found.problems.append(
-            f"{entry.path}: holds {_count(wavs)}, but {year.name} has no clips in a folder of this name: "
-            f"move them into one of {', '.join(folders)}, or away{nearest(entry.name, folders)}"
+        tree.problems.append(
+            f"{entry.path}: holds {_count(len(wavs))}, but {year.name} has no clips in a folder of this "
+            f"name: move them into one of {', '.join(folders)}, or away{nearest(entry.name, folders)}"
         )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in circles, or where nobody may look
+    except OSError:  # a circular link, or a target without permission
         return False
 
 
@@ -168,7 +323,168 @@ def _is_wav(name: str) -> bool:
     return name.lower().endswith(".wav") and not is_clutter(name)
 
 
-def _count(wavs: int | list[str]) -> str:
+def _count(n: int) -> str:
     """``3 wavs``, or ``""`` for none."""
-    n = wavs if isinstance(wavs, int) else len(wavs)
     return f"{n} wav{'s' * (n != 1)}" if n else ""
+
+
+# --------------------------------------------------------------------------------------------- the clips
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Clips and faults of ``original/<dcase>``.
+
+    Attributes:
+        kind: ``official`` or ``synthetic``.
+        clips: rows of the manifest, sorted by clip; clips with an unreadable header or name are left out.
+        problems: one line per faulty file or folder, beginning with its path.
+        truth_folder: folder of the ground truth, existing or not.
+        truth_problems: faults of the ground truth.
+        has_truth: the folder holds ground truth.
+        notes: wavs left out on purpose; labels and domains that the ground truth lacks, with counts per
+            machine.
+    """
+
+    dcase: str
+    kind: str
+    clips: list[dict[str, Any]]
+    problems: list[str]
+    truth_folder: Path
+    truth_problems: list[str]
+    has_truth: bool
+    notes: tuple[str, ...]
+
+
+def read_originals(
+    data: Path,
+    dcase: str,
+    *,
+    ground_truth: Path | None = None,
+    labels: Labels = "official",
+    on_progress: Progress | None = None,
+) -> Originals:
+    """Reads all originals of a year and their ground truth.
+
+    Args:
+        ground_truth, labels: as in `asdray.dcase.format.format_dataset`.
+
+    Raises:
+        ValueError: no dataset, an unfinished synthetic dataset, or no folder ``ground_truth``. Faulty files
+            and wrong ground truth are reported in the result.
+    """
+    year = get_year(dcase)
+    kind = manifest.dataset_kind(data, dcase)
+    tree = scan(data, year)
+    if not tree.files and not tree.problems:
+        raise ValueError(
+            f"there is no {dcase} in {data}: expected wav files in "
+            f"{store.original_dir(data, dcase, 'dev')}/<machine>/train and so on "
+            f"(`{hint('download', dcase, data)}` gets it, `{hint('synth', dcase, data)}` makes a synthetic "
+            "one)"
+        )
+    if ground_truth is not None:
+        check_folder(ground_truth)
+    folder = ground_truth or store.ground_truth_dir(data, dcase)
+    has_truth = ground_truth is not None or holds_files(folder)
+    truth = None
+    truth_problems: list[str] = []
+    if has_truth:
+        try:
+            truth = load_ground_truth(folder, dcase, labels)
+        except WrongGroundTruthError as error:
+            truth_problems += error.faults
+        except (ValueError, OSError) as error:
+            truth_problems.append(str(error))
+    headers = list(in_threads(_header, tree.files, on_progress))
+    clips = _clips(data, year, tree, headers, truth)
+    notes = (*tree.notes, *(truth.notes if truth else ()))
+    return Originals(dcase, kind, clips, tree.problems, folder, truth_problems, has_truth, notes)
+
+
+def _header(file: File) -> WavInfo | str:
+    """The header, or its fault."""
+    if file.is_folder:
+        return "is a folder where a wav file should be"
+    try:
+        return read_header(file.path)
+    except ValueError as error:
+        return str(error).removeprefix(f"{file.path}: ")
+
+
+def _clips(
+    data: Path, year: Year, tree: Tree, headers: Sequence[WavInfo | str], truth: GroundTruth | None
+) -> list[dict[str, Any]]:
+    """Rows of the manifest, sorted by clip; faults are added to the tree's problems."""
+    clips = []
+    owner: dict[str, str] = {}
+    for file, header in zip(tree.files, headers, strict=True):
+        faults = []
+        if isinstance(header, str):
+            faults.append(header)
+        else:
+            if header.sample_rate != SAMPLE_RATE:
+                faults.append(f"has {header.sample_rate} Hz, {year.name} has {SAMPLE_RATE} Hz")
+            if header.channels != year.channels:
+                faults.append(f"has {header.channels} channels, {year.name} has {year.channels}")
+        try:
+            clip = None if file.is_folder else _parse(file, year)
+        except ValueError as error:
+            clip = None
+            faults.append(str(error))
+        if clip is not None and not isinstance(header, str):
+            row = _row(data, year.name, file, header, clip, truth)
+            if row["path"] in owner:
+                faults.append(f"gets the same formatted name as {owner[row['path']]}: {row['path']}")
+            owner[row["path"]] = file.path
+            clips.append(row)
+        if faults:
+            path = file.path if file.path.isprintable() else ascii(file.path)
+            tree.problems.append(f"{path}: {'; '.join(faults)}")
+    return sorted(clips, key=lambda c: c["clip"])
+
+
+def _parse(file: File, year: Year) -> names.ClipName:
+    """Facts in the file's name, checked against its folder; ValueError without the path."""
+    if not file.name.isprintable():
+        raise ValueError("has characters in its name that cannot be printed")
+    clip = names.parse_name(year.name, file.subset, file.split, file.name)
+    sections = year.sections[file.subset][file.machine]  # type: ignore[index]
+    if clip.section not in sections:
+        raise ValueError(f"section {clip.section:02d} is not one of {file.subset} {sections}")
+    if file.folder in ("source_test", "target_test") and clip.domain != file.folder.split("_")[0]:
+        raise ValueError(f"is a {clip.domain} clip in the folder {file.folder}")
+    return clip
+
+
+def _row(
+    data: Path, dcase: str, file: File, header: WavInfo, clip: names.ClipName, truth: GroundTruth | None
+) -> dict[str, Any]:
+    """One row of the manifest."""
+    label_source = None if clip.is_anomaly is None else "name"
+    is_anomaly, domain, attributes = clip.is_anomaly, clip.domain, clip.attributes
+    name = names.unified_name(dcase, file.subset, clip)
+    anonymous = file.split == "test" and clip.is_anomaly is None
+    if anonymous and truth and (known := truth.get(file.machine, file.name)):
+        is_anomaly, domain, label_source = known.is_anomaly, known.domain or domain, known.source
+        if known.labelled_name:
+            labelled = names.parse_name(dcase, file.subset, file.split, known.labelled_name)
+            attributes = labelled.attributes
+            name = names.unified_name(dcase, file.subset, labelled)
+    revealed = truth.revealed.get((file.subset, file.machine, file.split, file.name)) if truth else None
+    formatted = store.formatted_dir(data, dcase) / "raw" / file.machine / file.split / name
+    return {
+        "clip": manifest.clip_key(file.subset, file.machine, file.split, file.name),
+        "path": formatted.relative_to(data).as_posix(),
+        "original_path": Path(file.path).relative_to(data).as_posix(),
+        "machine": file.machine,
+        "section": clip.section,
+        "domain": domain,
+        "split": file.split,
+        "subset": file.subset,
+        "is_anomaly": is_anomaly,
+        "label_source": label_source,
+        "attributes": attributes,
+        "revealed_attributes": revealed,
+        **header._asdict(),
+    }

@@ -1,17 +1,29 @@
-"""The files that tell the eval test clips' labels and the hidden attributes, as their authors release them.
+"""Files of ground truth as their authors release them: labels, domains, and hidden attributes.
 
-Found by their names, anywhere below a folder (a clone of an upstream repository, or its files alone):
+The organisers publish the labels of the eval test clips after a challenge, in several forms. Files are found
+by name anywhere below a folder (a clone of an upstream repository, or its files alone):
 
-* the one-file list ``eval_data_list_<year>.csv``: a row with one field opens a machine, the rows after it
-  are ``anonymous name,labelled name`` (2020: and the label, 0 or 1);
-* the evaluator's folders ``ground_truth_data`` (``name,label``), ``ground_truth_domain``
+* the list ``eval_data_list_<year>.csv``: a row with one field opens a machine, and the rows below are
+  ``anonymous name,labelled name`` (2020: also the label, 0 or 1);
+* the official evaluator's folders ``ground_truth_data`` (``name,label``), ``ground_truth_domain``
   (``name,domain``) and ``ground_truth_attributes`` (``name,labelled name``, in 2024 also the name with
-  the hidden attributes), one file per machine and section; 1 = anomaly, 1 = target;
+  the hidden attributes), one file per machine and section;
 * ``<machine>/attributes_<SS>_<train|test>_correspondence.csv``: ``source_file_name,target_file_name``, the
-  name with the hidden attributes and the published one (in the 2025 eval test the anonymous one).
+  name with the hidden attributes and the published name (in the 2025 eval test the anonymous name).
 
-`asdray.dcase.truth_rows` reads each of them; the order of files and machines means nothing. Whether sources
-agree with each other is for `asdray.dcase.ground_truth`.
+Conventions: label 1 = anomaly, domain 1 = target. The order of files, machines and rows means nothing; each
+row is checked against its own names and the year. A wrong row is reported as ``<file>, line <n>: ...`` and
+reading goes on. Files of other years are ignored. `asdray.dcase.truth` compares the sources.
+
+>>> import pathlib, tempfile
+>>> from asdray.dcase.truth_files import read_sources
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = pathlib.Path(folder, "eval_data_list_2021.csv")
+...     text = "fan\\nsection_03_source_test_0000.wav,section_03_source_test_anomaly_0007.wav\\n"
+...     _ = path.write_text(text)
+...     [source] = read_sources(path.parent, "dcase2021")
+>>> source.clips["fan", "section_03_source_test_0000.wav"].is_anomaly
+True
 
 Source: nttcslab/dcase2023_task2_baseline_ae (lists, correspondences); y-kawagu/dcase2021_task2_evaluator,
 Kota-Dohi/dcase2022_evaluator, nttcslab/dcase2023_task2_evaluator and its successors.
@@ -19,25 +31,20 @@ Kota-Dohi/dcase2022_evaluator, nttcslab/dcase2023_task2_evaluator and its succes
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
-from asdray.dcase.names import is_clutter
-from asdray.dcase.truth_rows import (
-    Source,
-    read_attribute_table,
-    read_correspondence,
-    read_evaluator_file,
-    read_list,
-    unreadable,
-)
-from asdray.dcase.years import Year, get_year
+from asdray.dcase.names import ClipName, build_name, is_clutter, is_hidden, parse_name
+from asdray.dcase.years import SUBSETS, Year, check_machines, get_year
 
 EVALUATOR = "evaluator"
 CORRESPONDENCE = "correspondence"
-"""`Source.kind` of the evaluator's folders and of correspondences; a list's kind is its file name."""
+"""`Source.kind` of the evaluator's folders and of correspondences; the kind of a list is its file name."""
 
 KINDS = ("ground_truth_data", "ground_truth_domain", "ground_truth_attributes")
 
@@ -51,12 +58,243 @@ _CORRESPONDENCE_FILE = re.compile(
 )
 _FOLDER_OF_A_YEAR = re.compile(r"(dcase)?(?P<year>20[0-9]{2})(t2|.*evaluator.*)?", re.IGNORECASE)
 
-_TOLD = 10
-"""Bad rows of one file that are told; of the others only the number."""
+_REPORTED = 10
+"""Wrong rows of one file that are reported in full; further rows are only counted."""
+
+Key = tuple[str, str]
+"""(machine, anonymous name)"""
+
+Published = tuple[str, str, str, str]
+"""(subset, machine, split, file name as published)"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One source's facts about one anonymous clip; None = not in this source."""
+
+    is_anomaly: bool | None = None
+    domain: str | None = None
+    labelled: ClipName | None = None
+
+
+@dataclass
+class Source:
+    """Content of one list, one folder of the evaluator, or one correspondence.
+
+    Attributes:
+        kind: a list's file name, `EVALUATOR` or `CORRESPONDENCE`.
+        path: the file or folder.
+        clips: facts per anonymous clip of the eval test split.
+        revealed: real attributes per published name that hides them.
+        faults: wrong rows, each with file and line.
+    """
+
+    kind: str
+    path: Path
+    year: Year
+    clips: dict[Key, Claim] = field(default_factory=dict)
+    revealed: dict[Published, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    # ------------------------------------------------------------------------------------------- files
+
+    def read_list(self, path: Path) -> None:
+        """Reads the one-file list."""
+        machine, is_known = None, False
+        for where, row in _rows(path):
+            with self._row(where):
+                if len(row) == 1:
+                    machine, is_known = row[0], False
+                    self._check_eval_machine(machine)
+                    is_known = True
+                elif machine is None or len(row) not in (2, 3):
+                    raise ValueError(
+                        f"expected a machine, or 'anonymous name,labelled name' under one; got {row}"
+                    )
+                elif is_known:  # else the fault of the machine's own row covers all its clips
+                    label = _bit(row[2]) if len(row) == 3 else None
+                    self._add(machine, row[0], is_anomaly=label, labelled_name=row[1])
+
+    def read_evaluator_file(self, path: Path, machine: str, section: int, domain: str | None) -> None:
+        """Reads one file of the evaluator's folders; 2021 has one per domain."""
+        with _at(path):
+            self._check_eval_machine(machine)
+        for where, row in _rows(path):
+            with self._row(where):
+                if len(row) < 2:
+                    raise ValueError(f"expected 'name,value', got {row}")
+                if self.path.name == "ground_truth_data":
+                    self._add(machine, row[0], section, is_anomaly=_bit(row[1]), domain=domain)
+                elif self.path.name == "ground_truth_domain":
+                    self._add(machine, row[0], section, domain="target" if _bit(row[1]) else "source")
+                else:
+                    self._add(machine, row[0], section, domain=domain, labelled_name=row[1])
+                    if len(row) > 2 and row[2]:
+                        published = self._parse("eval", "test", row[1])
+                        self._reveal(("eval", machine, "test", _wav(row[0])), published, row[2])
+
+    def read_attribute_table(self, path: Path, machine: str, section: int) -> None:
+        """Reads a table of 2022: a header; anonymous name first, labelled name last, both with folders."""
+        with _at(path):
+            self._check_eval_machine(machine)
+        rows = _rows(path)
+        where, header = next(rows)
+        if header[0] != "file_name" or not header[-1].startswith("file_name_with"):
+            raise ValueError(f"{where}: expected the header 'file_name,...,file_name_with_full_attributes'")
+        for where, row in rows:
+            with self._row(where):
+                self._add(machine, row[0], section, labelled_name=row[-1])
+
+    def read_correspondence(self, path: Path, machine: str, section: int, split: str) -> None:
+        """Reads full and published names of one machine, section and split."""
+        year = self.year
+        with _at(path):
+            check_machines(year.name, [machine])
+            known = {s: year.sections[s][machine] for s in SUBSETS if machine in year.sections[s]}
+            # Dev and eval never share both machine and section.
+            subset = next((s for s, sections in known.items() if section in sections), None)
+            if subset is None:
+                raise ValueError(f"{machine} has no section {section:02d} in {year.name} ({known})")
+        rows = _rows(path)
+        where, header = next(rows)
+        if header != ["source_file_name", "target_file_name"]:
+            raise ValueError(
+                f"{where}: expected the header 'source_file_name,target_file_name', got {header}"
+            )
+        for where, row in rows:
+            with self._row(where):
+                if len(row) != 2:
+                    raise ValueError(f"expected 'full name,published name', got {row}")
+                published = self._parse(subset, split, row[1])
+                name = build_name(year.name, subset, published)
+                if published.section != section:
+                    raise ValueError(f"{name} is not of section {section:02d}, whose file this is")
+                real = self._reveal((subset, machine, split, name), published, row[0])
+                if published.is_anomaly is None:
+                    self.clips[machine, name] = Claim(real.is_anomaly, real.domain)
+
+    # -------------------------------------------------------------------------------------------- rows
+
+    @contextmanager
+    def _row(self, where: str) -> Iterator[None]:
+        """Adds the block's ValueError to the faults and goes on."""
+        try:
+            yield
+        except ValueError as error:
+            self.faults.append(f"{where}: {error}")
+
+    def _check_eval_machine(self, machine: str) -> None:
+        check_machines(self.year.name, [machine])
+        if machine not in self.year.machines["eval"]:
+            raise ValueError(f"{machine} is not an eval machine of {self.year.name}")
+
+    def _parse(self, subset: str, split: str, name: str) -> ClipName:
+        return parse_name(self.year.name, subset, split, _wav(name))
+
+    def _add(
+        self,
+        machine: str,
+        name: str,
+        section: int | None = None,
+        *,
+        is_anomaly: bool | None = None,
+        domain: str | None = None,
+        labelled_name: str | None = None,
+    ) -> None:
+        """Enters one row, after a check against its names, which repeat section, domain and label."""
+        name = _wav(name)
+        if (machine, name) in self.clips:
+            raise ValueError(f"{machine} {name} occurs twice")
+        clip = self._parse("eval", "test", name)
+        labelled = self._parse("eval", "test", labelled_name) if labelled_name else None
+        if clip.is_anomaly is not None or (labelled and labelled.is_anomaly is None):
+            raise ValueError("expected an anonymous name first and a labelled one second")
+        sections = self.year.sections["eval"][machine]
+        if clip.section not in sections or section not in (None, clip.section):
+            raise ValueError(f"section {clip.section:02d} does not belong here ({machine} has {sections})")
+        if domain and clip.domain not in (None, domain):
+            raise ValueError(f"{name} and the domain {domain} contradict each other")
+        domain = domain or clip.domain
+        if labelled and (
+            labelled.section != clip.section
+            or domain not in (None, labelled.domain)
+            or is_anomaly not in (None, labelled.is_anomaly)
+        ):
+            raise ValueError(f"{name} and {labelled_name} contradict each other")
+        if labelled:
+            is_anomaly, domain = labelled.is_anomaly, labelled.domain
+        self.clips[machine, name] = Claim(is_anomaly, domain, labelled)
+
+    def _reveal(self, clip: Published, published: ClipName, real_name: str) -> ClipName:
+        """Enters a clip's real name, which may differ from the published name in attributes and index."""
+        subset, machine, split, name = clip
+        real = self._parse(subset, split, real_name)
+        if (
+            real.is_anomaly is None
+            or real.section != published.section
+            or published.domain not in (None, real.domain)
+            or published.is_anomaly not in (None, real.is_anomaly)
+            or not agree(published.attributes, real.attributes)
+        ):
+            raise ValueError(f"{name} and {real_name} contradict each other")
+        if clip in self.revealed:
+            raise ValueError(f"{machine} {name} occurs twice")
+        self.revealed[clip] = real.attributes
+        return real
+
+
+def agree(published: str, real: str) -> bool:
+    """True if published attributes are the real ones, or are hidden or absent."""
+    return published == real or not published or is_hidden(published)
+
+
+def _bit(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(f"expected 0 or 1, got {text!r}")
+    return text == "1"
+
+
+def _wav(text: str) -> str:
+    """A clip's file name; some files write names with folders or without ``.wav``."""
+    name = PurePosixPath(text).name
+    return name if name.endswith(".wav") else name + ".wav"
+
+
+@contextmanager
+def _at(path: Path) -> Iterator[None]:
+    """Puts the path before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(``<file>, line <n>``, fields) of every row that is not blank."""
+    is_empty = True
+    try:
+        reader = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+        for fields in reader:
+            if any(f.strip() for f in fields):
+                is_empty = False
+                yield f"{path}, line {reader.line_num}", [f.strip() for f in fields]
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} is not a text file in UTF-8: fetch it again") from None
+    except OSError as error:
+        raise ValueError(_unreadable(error)) from None
+    if is_empty:
+        raise ValueError(f"{path} is empty: fetch it again")
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename}: cannot be read ({error.strerror})"
+
+
+# ------------------------------------------------------------------------------------------------ folders
 
 
 class WrongGroundTruthError(ValueError):
-    """What is wrong with the files of a folder: ``faults`` has a line for each fault, the place first."""
+    """Faults of the files below a folder: ``faults`` has one line per fault, the place first."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -64,48 +302,50 @@ class WrongGroundTruthError(ValueError):
 
 
 def read_sources(folder: Path, dcase: str) -> list[Source]:
-    """Every source of the year below ``folder``, the best first: evaluator, lists, correspondences.
+    """Every source of the year below ``folder``: evaluator, lists, correspondences (the best source first).
 
-    Files of other years and folders that are named after another year are left alone.
+    Files of other years and folders named after another year are ignored.
 
     Raises:
-        WrongGroundTruthError: a file of the evaluator's folders with an unknown name; an empty file; what
-            cannot be read; a row, name, machine or section that does not fit the year; a clip that occurs
-            twice in one source. All of them are told, with file and line.
+        WrongGroundTruthError: a file of the evaluator's folders with an unknown name; an empty or unreadable
+            file; a row, name, machine or section that does not fit the year; a clip that occurs twice in one
+            source. All faults are listed, with file and line.
     """
     year = get_year(dcase)
     lists = {f"eval_data_list_{year.year}.csv"}
     if year.year == 2020:
-        lists.add("eval_data_list.csv")  # the organisers' own name for it
+        lists.add("eval_data_list.csv")  # the organisers' own name
     evaluator: dict[Path, Source] = {}
     others: list[Source] = []
     correspondences: list[Source] = []
     faults: list[str] = []
 
-    def read(source: Source, reader: Callable[..., None], path: Path, *more: object) -> None:
-        with source.row():
-            reader(source, year, path, *more)
-        faults.extend(source.faults[:_TOLD])
-        if (n := len(source.faults) - _TOLD) > 0:
+    def read(source: Source, reader: Callable[..., None], path: Path, *place: object) -> None:
+        try:
+            reader(source, path, *place)
+        except ValueError as error:
+            source.faults.append(str(error))
+        faults.extend(source.faults[:_REPORTED])
+        if (n := len(source.faults) - _REPORTED) > 0:
             faults.append(f"{path}: and {n} more row{'s' * (n > 1)}")
         source.faults.clear()
 
     for path in _files(folder, year, faults):
         kind_folder = next((p for p in path.parents if p.name in KINDS and p.is_relative_to(folder)), None)
         if path.name in lists:
-            others.append(Source(path.name, path))
-            read(others[-1], read_list, path)
+            others.append(Source(path.name, path, year))
+            read(others[-1], Source.read_list, path)
         elif match := _CORRESPONDENCE_FILE.fullmatch(path.name):
-            correspondences.append(Source(CORRESPONDENCE, path))
+            correspondences.append(Source(CORRESPONDENCE, path, year))
             place = match["machine"] or path.parent.name, int(match["section"]), match["split"]
-            read(correspondences[-1], read_correspondence, path, *place)
+            read(correspondences[-1], Source.read_correspondence, path, *place)
         elif kind_folder is not None and path.suffix == ".csv":
-            source = evaluator.setdefault(kind_folder, Source(EVALUATOR, kind_folder))
+            source = evaluator.setdefault(kind_folder, Source(EVALUATOR, kind_folder, year))
             if match := _FILE.fullmatch(path.name):
                 place = match["machine"], int(match["section"]), match["domain"]
-                read(source, read_evaluator_file, path, *place)
+                read(source, Source.read_evaluator_file, path, *place)
             elif match := _ATTRIBUTE_FILE.fullmatch(path.name):
-                read(source, read_attribute_table, path, path.parent.name, int(match["section"]))
+                read(source, Source.read_attribute_table, path, path.parent.name, int(match["section"]))
             else:
                 faults.append(
                     f"{path} is no ground truth of {dcase}: expected "
@@ -113,15 +353,12 @@ def read_sources(folder: Path, dcase: str) -> list[Source]:
                 )
     if faults:
         raise WrongGroundTruthError(faults)
-    return [*(evaluator[p] for p in sorted(evaluator, key=_by_kind)), *others, *correspondences]
-
-
-def _by_kind(folder: Path) -> tuple[int, Path]:
-    return KINDS.index(folder.name), folder
+    folders = sorted(evaluator, key=lambda p: (KINDS.index(p.name), p))
+    return [*(evaluator[p] for p in folders), *others, *correspondences]
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is any file below that is not hidden; also where that cannot be told."""
+    """True if a visible file lies anywhere below ``folder``, or if a folder below cannot be read."""
     if not os.path.lexists(folder):
         return False
     faults: list[str] = []
@@ -129,25 +366,20 @@ def holds_files(folder: Path) -> bool:
 
 
 def _files(folder: Path, year: Year | None, faults: list[str]) -> Iterator[Path]:
-    """Every file below, sorted; hidden ones, and folders of another year, left out.
-
-    A folder that cannot be read is told in ``faults``.
-    """
-
-    def unread(error: OSError) -> None:
-        faults.append(unreadable(error))
-
+    """Every visible file below, sorted, without folders of another year; unreadable folders are faults."""
     seen = set()
-    for root, below, files in os.walk(folder, onerror=unread, followlinks=True):
+    for root, below, files in os.walk(
+        folder, onerror=lambda error: faults.append(_unreadable(error)), followlinks=True
+    ):
         real = os.path.realpath(root)
-        if real in seen:  # links may lead in circles
+        if real in seen:  # a circular link
             below.clear()
             continue
         seen.add(real)
-        below[:] = sorted(name for name in below if not is_clutter(name) and not _foreign(name, year))
+        below[:] = sorted(name for name in below if not is_clutter(name) and not _is_foreign(name, year))
         yield from (Path(root, name) for name in sorted(files) if not is_clutter(name))
 
 
-def _foreign(folder: str, year: Year | None) -> bool:
+def _is_foreign(folder: str, year: Year | None) -> bool:
     match = _FOLDER_OF_A_YEAR.fullmatch(folder)
     return match is not None and year is not None and int(match["year"]) != year.year

@@ -1,9 +1,24 @@
-"""One zip unpacked safely: looked at as a whole, then into a folder of its own, then renamed into place.
+"""Local sources of a year: zips unpacked safely, and unpacked trees linked to.
 
-A zip may have come from anywhere. What would lie outside its folder, links, devices, encrypted entries and
-more bytes than a zip of recordings can hold are refused before anything is written. Zips that somebody
-packed anew are understood: with backslashes, with ``./``, with texts beside the machine's folder, or with
-that folder twice.
+A zip is checked as a whole, unpacked into a hidden folder, then renamed into place. Zips may have any origin:
+entries outside the machine's folder, links, devices, encrypted entries, and more bytes than a zip of
+recordings can hold are refused before the first write. Repacked zips are accepted: with backslashes, with
+``./``, with texts beside the machine's folder, or with a doubled machine folder.
+
+A tree is a folder as the organisers' download scripts leave it, with ``dev_data`` or ``eval_data``; asdray
+links to these folders and changes nothing in them.
+
+Conventions: sizes are bytes; files get the time in the zip, read as UTC, so that unpacking again gives equal
+files; files with another content are never overwritten.
+
+>>> import pathlib, tempfile, zipfile
+>>> from asdray.dcase.unpack import unpack
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = pathlib.Path(folder, "dev_fan.zip")
+...     with zipfile.ZipFile(path, "w") as archive:
+...         archive.writestr("fan/train/a.wav", b"audio")
+...     unpack(path, "fan", path.parent / "raw").files
+{'fan/train': 1}
 """
 
 from __future__ import annotations
@@ -12,37 +27,42 @@ import calendar
 import errno
 import filecmp
 import os
+import re
 import shutil
 import stat
 import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from asdray.dcase.fetch import Stopped
+from asdray import store
+from asdray.dcase.fetch import Stopped, digest_of
+from asdray.dcase.manifest import SYNTHETIC_MARKS, hint
+from asdray.dcase.records import Zip, holds_something, remove_empty_folders, zips
+from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
 
 RATIO = 100
-"""Bytes that a zip may hold per byte of its own: recordings have 1 to 3, digital silence up to 1000."""
+"""Limit of unpacked bytes per byte of the zip: recordings have 1 to 3, digital silence up to 1000."""
 
 SMALL = 1 << 24
-"""Bytes that any zip may hold."""
+"""Unpacked bytes allowed for any zip."""
 
 _BLOCK = 1 << 20
 
 Entries = list[tuple[zipfile.ZipInfo, tuple[str, ...]]]
-"""The files of a zip with the parts of their paths, the machine first."""
+"""Files of a zip with the parts of their paths, the machine first."""
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What `unpack` brought.
+    """Result of `unpack`.
 
     Attributes:
-        files: how many files of the zip lie in each folder (``fan/train``, with forward slashes).
-        kept: files that were there before with another content, and were left as they are.
+        files: number of the zip's files per folder (``fan/train``, with forward slashes).
+        kept: existing files with another content, left as they were.
     """
 
     files: Mapping[str, int]
@@ -58,18 +78,16 @@ def unpack(
     on_ready: Callable[[], None] | None = None,
     on_files: Callable[[int, int], None] | None = None,
 ) -> Unpacked:
-    """Unpacks a machine's zip so that its content lies in ``raw/<machine>``.
-
-    Files get the time that the zip says, read as UTC: unpacking again gives the same files.
+    """Unpacks a machine's zip into ``raw/<machine>``.
 
     Args:
-        stop: ends the call with `Stopped` when it is set.
+        stop: ends the call with `Stopped` when set.
         on_ready: called when everything is unpacked, before the first file appears in ``raw/<machine>``.
         on_files: called with (files unpacked, files in all).
 
     Raises:
-        ValueError: no zip, a damaged one, one that is refused, or a clip that lies there already with another
-            content. Nothing of the zip is in place then, but for the latter.
+        ValueError: no zip, a damaged zip, a refused zip, or an existing clip with another content. No file of
+            the zip is in place then, except in the last case.
         OSError: the disk is full or cannot be written.
         Stopped: ``stop`` was set.
     """
@@ -96,45 +114,38 @@ def unpack(
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
-    """The files to unpack. A text at the top (a licence, a system's own file) is left out.
+    """The files to unpack, without texts at the top (a licence, a system's own file).
 
     Raises:
-        ValueError: the zip holds what no dataset's zip holds.
+        ValueError: the zip holds an entry that no dataset's zip holds.
     """
     entries: Entries = []
     for info in archive.infolist():
-        # Some programs on Windows write backslashes. No name of a dataset has one.
+        # Some programs on Windows write backslashes; no name of a dataset has a backslash.
         name = info.filename.replace("\\", "/")
         while name.startswith("./"):
             name = name[2:]
         parts = tuple(name.removesuffix("/").split("/"))
         if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
             continue
-        where = f"{path} is refused: its entry {info.filename!r}"
-        if ".." in parts or parts[0] == "":
-            raise ValueError(f"{where} would lie outside its folder")
-        if "" in parts or "." in parts:
-            raise ValueError(f"{where} is no plain path")
         is_folder = name.endswith("/")
+        if fault := _fault_of_path(parts):
+            raise ValueError(f"{path} is refused: its entry {info.filename!r} {fault}")
         if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
             continue
         if parts[:2] == (machine, machine):
             parts = parts[1:]
-        if parts[0] != machine:
-            raise ValueError(f"{where} does not lie in the folder {machine}")
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"{where} is a link or a device")
-        if info.flag_bits & 0x1:
-            raise ValueError(f"{where} is encrypted")
+        if fault := _fault_of_entry(info, parts, machine):
+            raise ValueError(f"{path} is refused: its entry {info.filename!r} {fault}")
         if not is_folder:
             entries.append((info, parts))
     if not entries:
         raise ValueError(f"{path} is refused: it holds no file")
-    names = [parts for _, parts in entries]
+    names = Counter(parts for _, parts in entries)
     folders = {parts[:i] for parts in names for i in range(1, len(parts))}
-    twice = [name for name, n in Counter(names).items() if n > 1 or name in folders]
-    if twice:
-        raise ValueError(f"{path} is refused: it holds {'/'.join(twice[0])!r} twice")
+    for parts, n in names.items():
+        if n > 1 or parts in folders:
+            raise ValueError(f"{path} is refused: it holds {'/'.join(parts)!r} twice")
     total = sum(info.file_size for info, _ in entries)
     if total > max(SMALL, RATIO * path.stat().st_size):
         raise ValueError(
@@ -142,6 +153,20 @@ def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
             "which no zip of recordings does"
         )
     return entries
+
+
+def _fault_of_path(parts: tuple[str, ...]) -> str:
+    if ".." in parts or parts[0] == "":
+        return "would lie outside its folder"
+    return "is no plain path" if "" in parts or "." in parts else ""
+
+
+def _fault_of_entry(info: zipfile.ZipInfo, parts: tuple[str, ...], machine: str) -> str:
+    if parts[0] != machine:
+        return f"does not lie in the folder {machine}"
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    return "is encrypted" if info.flag_bits & 0x1 else ""
 
 
 def _check_space(entries: Entries, raw: Path, path: Path) -> None:
@@ -153,7 +178,7 @@ def _check_space(entries: Entries, raw: Path, path: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    """One file. zipfile yields no more bytes than the entry declares, and checks its CRC."""
+    """Unpacks one file; zipfile yields no more bytes than the entry declares, and checks the CRC."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(info) as source, open(target, "xb") as file:
         shutil.copyfileobj(source, file, _BLOCK)
@@ -163,12 +188,12 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> N
 
 
 def _put_in_place(temporary: Path, names: list[tuple[str, ...]], raw: Path, zip_name: str) -> tuple[str, ...]:
-    """Renames the files into ``raw``; the two zips of an eval machine meet there."""
+    """Renames the files into ``raw``, the common folder of an eval machine's two zips."""
     kept = []
     for parts in names:
         source, target = temporary.joinpath(*parts), raw.joinpath(*parts)
         if target.exists():
-            # From a call that was interrupted here, or from the machine's other zip.
+            # From an interrupted call, or from the machine's other zip.
             if filecmp.cmp(source, target, shallow=False):
                 continue
             if target.suffix == ".wav":
@@ -178,3 +203,189 @@ def _put_in_place(temporary: Path, names: list[tuple[str, ...]], raw: Path, zip_
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
     return tuple(kept)
+
+
+# ------------------------------------------------------------------------------------------ zips of a user
+
+
+def find_zips(source: Path, wanted: Iterable[Zip]) -> dict[Zip, Path]:
+    """Paths of the wanted zips that lie anywhere below ``source``.
+
+    Raises:
+        ValueError: several files with the name of one zip.
+    """
+    paths_of: dict[str, list[Path]] = {}
+    for path in sorted(source.rglob("*.zip")):
+        paths_of.setdefault(path.name, []).append(path)
+    found = {}
+    for z in wanted:
+        paths = paths_of.get(z.name, [])
+        if len(paths) > 1:  # names repeat from year to year
+            raise ValueError(
+                f"--from: {z.name} lies in {' and in '.join(str(p.parent) for p in paths)}: "
+                f"name the folder with the zips of {z.dcase}"
+            )
+        if paths:
+            found[z] = paths[0]
+    return found
+
+
+def check_zip(path: Path, z: Zip) -> None:
+    """Raises ValueError if the file is another zip than ``z``, as far as md5 sums are known."""
+    digest = digest_of(path, "md5:").removeprefix("md5:")
+    known = {other.md5: other for name in YEARS for other in zips(name) if other.md5}
+    if digest in known and known[digest] != z:
+        raise ValueError(f"{path} is {known[digest].name} of {known[digest].dcase}, not of {z.dcase}")
+    if z.md5 not in (None, digest):
+        raise ValueError(f"{path} is damaged or another file: its md5 is {digest}, not {z.md5}")
+
+
+# ----------------------------------------------------------------------------------------- trees of a user
+
+
+def find_tree(source: Path, dcase: str, wanted: Iterable[Zip]) -> Path | None:
+    """The root of the unpacked tree that ``source`` means; None if ``source`` is a folder with zips.
+
+    The root is ``source`` itself, or the folder above if ``source`` is ``dev_data`` or ``dev_data/raw``; or,
+    if ``source`` holds none of the ``wanted`` zips, its only subfolder that is a tree of this year.
+
+    Raises:
+        ValueError: no folder; several trees, or neither a tree nor zips; synthetic data.
+    """
+    if not source.is_dir():
+        raise ValueError(f"--from: there is no folder {source}")
+    wanted = list(wanted)
+    folder = source.parent if source.name == "raw" else source
+    above = folder.parent if folder.name in ("dev_data", "eval_data") else source
+    root = above if _is_tree(above) else None
+    if root is None and wanted and not find_zips(source, wanted):
+        root = _tree_below(source, dcase)
+        if root is None:
+            raise ValueError(
+                f"--from: {source} holds none of the zips that are missing ({wanted[0].name}, ...), and "
+                f"no tree of {dcase}, neither dev_data/raw/<machine>/train nor eval_data/raw/..."
+            )
+    _refuse_synthetic(root or source)
+    return root
+
+
+def _is_tree(root: Path) -> bool:
+    return any(_raw(root, subset) is not None for subset in SUBSETS)
+
+
+def _raw(root: Path, subset: Subset) -> Path | None:
+    """The folder with the machines' folders: ``dev_data/raw``, or ``dev_data`` itself."""
+    folder = root / f"{subset}_data"
+    if _machines_in(folder) and not _machines_in(folder / "raw"):
+        return folder
+    return folder / "raw" if (folder / "raw").is_dir() else None
+
+
+def _machines_in(raw: Path) -> set[str]:
+    """Machines of any year with a folder in ``raw``."""
+    known = {m for year in YEARS.values() for m in year.all_machines}
+    return {p.name for p in raw.iterdir() if p.name in known and p.is_dir()} if raw.is_dir() else set()
+
+
+def _tree_below(source: Path, dcase: str) -> Path | None:
+    """The subfolder that may be a tree of this year; folders named after another year are left out."""
+    trees = [p for p in sorted(source.iterdir()) if p.is_dir() and _is_tree(p)]
+    of_year = [p for p in trees if dcase in p.name]
+    of_year = of_year or [p for p in trees if not re.search(r"dcase20\d\d", p.name)]
+    if len(of_year) > 1:
+        names = ", ".join(p.name for p in of_year)
+        raise ValueError(f"--from: {source} holds several trees ({names}): name that of {dcase}")
+    return of_year[0] if of_year else None
+
+
+def _refuse_synthetic(root: Path) -> None:
+    """Raises ValueError if ``root`` holds data of `asdray synth`, also through links."""
+    parts = [root, root / "ground_truth"]
+    for subset in SUBSETS:
+        raw = _raw(root, subset)
+        if raw is not None:
+            parts += [raw, *(raw / machine for machine in _machines_in(raw))]
+    folders = {folder for p in parts for folder in (p.resolve(), *p.resolve().parents[:3])}
+    for folder in sorted(folders):
+        for name in SYNTHETIC_MARKS:
+            if (folder / name).exists():
+                raise ValueError(
+                    f"--from: {folder} holds synthetic data ({name}), which must not pass for official: "
+                    "use them where they are, with another --data"
+                )
+
+
+def plan_links(data: Path, dcase: str, root: Path, subsets: Iterable[Subset]) -> dict[Path, Path]:
+    """Links (path -> target) through which ``original/<dcase>`` holds the tree. Changes nothing.
+
+    One link per subset: ``dev_data``, or ``dev_data/raw`` if the tree's ``dev_data`` holds the machines.
+
+    Raises:
+        ValueError: the tree holds machines of another year, or none of this year; the data folder has data.
+    """
+    links = {}
+    for subset in subsets:
+        raw, link = _raw(root, subset), store.original_dir(data, dcase, subset)
+        if raw is None or not _holds_machines(raw, dcase, subset):
+            continue
+        above = link.parent
+        if raw.name == "raw":
+            raw, link = raw.parent, above
+        target = raw.resolve()
+        taken = above.is_symlink() or link.is_symlink() or holds_something(link) or link.is_file()
+        if taken and link.resolve() != target:
+            raise ValueError(
+                f"{link} is there already: run `{hint('format', dcase, data)}`, or choose another --data for "
+                f"{root}"
+            )
+        links[link] = target
+    if not links:
+        raise ValueError(f"--from: {root} holds no machine of {dcase} that was asked for")
+    return links
+
+
+def _holds_machines(raw: Path, dcase: str, subset: Subset) -> bool:
+    found, own = _machines_in(raw), set(get_year(dcase).machines[subset])
+    for year in YEARS.values():
+        if foreign := sorted(found & set(year.all_machines) - own):
+            raise ValueError(
+                f"--from: {raw} holds {', '.join(foreign)}, which {dcase} does not have among its {subset} "
+                f"machines ({year.name} has): is it another year's?"
+            )
+    return bool(found)
+
+
+def make_links(links: Mapping[Path, Path]) -> None:
+    """Makes the missing links of `plan_links`.
+
+    Raises:
+        ValueError: a folder with hidden files is in the way.
+    """
+    for link, target in links.items():
+        if link.resolve() == target:
+            continue
+        remove_empty_folders(link)  # left by an interrupted call
+        if link.exists() or link.is_symlink():
+            raise ValueError(f"{link} is in the way of a link to {target}: delete it, it holds no data")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target, target_is_directory=True)
+
+
+def take_ground_truth(data: Path, dcase: str, source: Path) -> bool:
+    """Links to ``source/ground_truth``, or copies ``source/eval_data_list_<year>.csv``.
+
+    Existing ground truth stays as it is.
+
+    Returns:
+        True if the data folder has ground truth now.
+    """
+    folder = store.ground_truth_dir(data, dcase)
+    if holds_something(folder):
+        return True
+    name = f"eval_data_list_{get_year(dcase).year}.csv"
+    if holds_something(source / "ground_truth"):
+        make_links({folder: (source / "ground_truth").resolve()})
+    elif (source / name).is_file():
+        with store.atomic_path(folder / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    return holds_something(folder)

@@ -1,8 +1,19 @@
-"""Every fact about every DCASE Task 2 year, in one table. Imports nothing of ours.
+"""Facts of every DCASE Challenge Task 2 year, in one table; the module imports nothing else of asdray.
 
-A year is addressed by its name (``dcase2023``). `YEARS` holds them all; `get_year` answers a wrong
-name with the nearest right one. Durations are the maximum clip lengths in seconds per machine (upper
-bounds that challenge systems pad or crop to), not the length of each clip.
+DCASE Task 2 asks for anomalous sound detection: a system is trained on normal recordings of machines and
+scores unseen recordings by how anomalous they sound. Each year has two *subsets* of machines: ``dev``
+(development, labels published) and ``eval`` (evaluation, labels published after the challenge). The clips
+of a machine are grouped into *sections* (2020: machine ids), and since 2021 into two *domains*: ``source``
+(many training clips) and ``target`` (a few, recorded under other conditions).
+
+Conventions: a year is addressed by its name (``dcase2023``); machines stand in the organisers' order; counts
+are clips; durations are seconds and the maximum per machine (the length that systems pad or crop to), not
+the length of each clip.
+
+>>> from asdray.dcase.years import get_year
+>>> year = get_year("dcase2023")
+>>> year.machines["eval"][:2], year.sections["eval"]["bandsaw"], year.durations["bandsaw"]
+(('bandsaw', 'grinder'), (0,), 10.0)
 
 Source: the organisers' dataset descriptions and baselines of 2020-2026; counts of 2021-2025 from the
 released evaluation lists.
@@ -23,10 +34,10 @@ SAMPLE_RATE = 16000
 """Hz; the same in all years and for all machines."""
 
 NO_ATTRIBUTE = "noAttribute"
-"""How a hidden attribute is spelt in file names from 2024 on."""
+"""Spelling of a hidden attribute in file names since 2024."""
 
 ScoreRule = Literal["machine_mean", "own_domain", "both_domains"]
-"""What the official score is made of.
+"""Terms of the official score, and their mean.
 
 * ``machine_mean`` (2020): arithmetic mean of AUC and pAUC over ids, then over machines.
 * ``own_domain`` (2021): harmonic mean of AUC and pAUC of each domain against its own anomalies.
@@ -49,27 +60,26 @@ class Year:
     Attributes:
         name: ``dcase2023``.
         year: 2023.
-        machines: machine types of each subset, in the organisers' order of the evaluation list.
-        sections: per subset and machine the section numbers (2020: machine ids).
+        machines: machine types of each subset, in the order of the organisers' evaluation list.
+        sections: section numbers (2020: machine ids) per subset and machine.
         domains: ``("source",)`` in 2020, ``("source", "target")`` since.
-        score_rule: what the official score is made of.
+        score_rule: terms and mean of the official score.
         durations: maximum clip length per machine in seconds.
         channels: 1, or 2 in 2026 (0 = near microphone, 1 = far).
-        hidden_attributes: machines whose train names carry ``noAttribute``.
+        hidden_attributes: machines with ``noAttribute`` in the names of their training clips.
         train_per_section: nominal normal training clips per (machine, section) and domain.
-        test_per_cell: nominal test clips per (machine, section, domain, label); None where they vary.
-        test_counts: (normal, anomaly) per (subset, machine, section, domain) where it is not the nominal.
-        exact_counts: (subset, split) of which these numbers are exact; of the others only the order of
-            magnitude is published.
-        test_totals_only: subsets of which only the number of test clips per section is known, not how many
-            are in each domain and label.
+        test_per_cell: nominal test clips per (machine, section, domain, label); None where counts vary.
+        test_counts: (normal, anomaly) per (subset, machine, section, domain) that is not nominal.
+        exact_counts: (subset, split) pairs with exact counts; of the others only the order of magnitude is
+            published.
+        test_totals_only: subsets whose test clips are counted per section only, not per domain and label.
         supplemental_per_section: supplemental clips per (machine, section).
-        has_supplemental: whether machines come with a ``supplemental`` folder.
+        has_supplemental: machines come with a ``supplemental`` folder.
         split_test_folders: 2021 ships ``source_test`` and ``target_test`` in place of ``test``.
-        attribute_csv: whether machines come with ``attributes_<SS>.csv``.
-        has_decisions: whether submissions hold decisions beside the scores.
-        evaluator_machines: the eval machines in the order of the columns of the official evaluator's tables;
-            empty where that is the order of ``machines``.
+        attribute_csv: machines come with ``attributes_<SS>.csv``.
+        has_decisions: submissions hold decisions beside the scores.
+        evaluator_machines: column order of the eval machines in the official evaluator's tables; empty if
+            equal to ``machines``.
     """
 
     name: str
@@ -97,21 +107,21 @@ class Year:
 
     @property
     def all_machines(self) -> tuple[str, ...]:
-        """Every machine type of the year, dev first, each once."""
+        """Every machine type of the year once, dev machines first."""
         return tuple(dict.fromkeys(self.machines["dev"] + self.machines["eval"]))
 
     def subsets_of(self, machine: str) -> tuple[Subset, ...]:
-        """The subsets in which ``machine`` has clips."""
+        """Subsets in which ``machine`` has clips."""
         return tuple(s for s in SUBSETS if machine in self.machines[s])
 
     @property
     def duration_max(self) -> float:
-        """Seconds of the year's longest machine: what ``duration: year_max`` stands for."""
+        """Seconds of the year's longest clip: the value of ``duration: year_max``."""
         return max(self.durations.values())
 
     @property
     def score_name(self) -> str:
-        """``official23`` for dcase2023: the stem of the year's table files."""
+        """Stem of the year's table files: ``official23`` for dcase2023."""
         return f"official{self.year % 100:02d}"
 
 
@@ -184,7 +194,7 @@ def _first_shot(
     hidden: tuple[str, ...] = (),
     **more,
 ) -> Year:
-    """A year since 2023: one section, disjoint dev and eval machines."""
+    """A year since 2023 (first-shot): one section, disjoint dev and eval machines."""
     return Year(
         name=f"dcase{year}",
         year=year,
@@ -285,7 +295,7 @@ YEARS: Mapping[str, Year] = _frozen(
                 2026,
                 _D2026,
                 _E2026,
-                # Which eval machine has 6 s and which 16 s clips is not published: 16 s bounds them all.
+                # Eval clips have 6 s or 16 s; the organisers do not publish the machines: 16 s bounds all.
                 _durations(
                     _D2026 + _E2026, 10.0, ToyCar=11.0, ToyCarEmu=12.0, **dict.fromkeys(_E2026, 16.0)
                 ),
@@ -299,7 +309,11 @@ YEARS: Mapping[str, Year] = _frozen(
 
 
 def nearest(name: object, known: object) -> str:
-    """``"; did you mean 'x'?"`` for the known name closest to ``name``, or ``""``."""
+    """``"; did you mean 'x'?"`` for the known name closest to ``name``; ``""`` if none is close.
+
+    >>> nearest("fam", ["fan", "valve"])
+    "; did you mean 'fan'?"
+    """
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)  # type: ignore[attr-defined]
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -308,7 +322,7 @@ def get_year(name: str) -> Year:
     """The year called ``name``.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones and the nearest.
+        ValueError: unknown name; the message lists the known names and the nearest.
     """
     try:
         return YEARS[name]
@@ -319,10 +333,10 @@ def get_year(name: str) -> Year:
 
 
 def check_machines(dcase: str, machines: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """``machines`` as a tuple in the year's own order, each once.
+    """``machines`` without repetition, in the year's own order.
 
     Raises:
-        ValueError: a machine that the year does not have, or none at all.
+        ValueError: no machine, or a machine that the year does not have.
     """
     year = get_year(dcase)
     for machine in machines:

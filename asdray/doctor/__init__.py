@@ -1,4 +1,4 @@
-"""``asdray doctor``: what is wrong with this machine or with a dataset, before hours are spent."""
+"""``asdray doctor``: faults of this machine or of a dataset, before hours are spent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Kind = Literal["ok", "note", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what the doctor has to say.
+    """One line of the doctor's report.
 
     Attributes:
-        kind: ``note`` is worth knowing and no hindrance; ``missing`` and ``wrong`` are.
-        text: names the place, and the fix where there is one.
+        kind: ``ok`` and ``note`` are no hindrance; ``missing`` and ``wrong`` are.
+        text: the finding with its place, and the fix if there is one.
     """
 
     kind: Kind

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdray import store
-from asdray.dcase.ground_truth import GroundTruth
 from asdray.dcase.manifest import SYNTHETIC_MARKS
+from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
 from asdray.evaluation.bootstrap import (

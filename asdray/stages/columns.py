@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asdray import store
 from asdray.config.trial import Trial, Unit
 from asdray.dcase import manifest
-from asdray.dcase.hints import hint
-from asdray.dcase.manifest import Dataset
+from asdray.dcase.manifest import Dataset, hint
 from asdray.dcase.years import get_year
 from asdray.store import Places
 
