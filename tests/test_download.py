@@ -25,7 +25,7 @@ from asdray.cli.data import download_lines
 from asdray.cli.options import DATA
 from asdray.cli.screen import DownloadView
 from asdray.dcase import records
-from asdray.dcase.download import FileProgress, download_dataset
+from asdray.dcase.download import Download, FileProgress
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import hint, load_manifest
@@ -88,7 +88,7 @@ def get(site, tmp_path):
         notes.clear()
         base_url = site.url if options.get("source") is None else None
         options = {"machines": MACHINES, "base_url": base_url, "patience": FAST, **options}
-        return download_dataset(tmp_path, DCASE, on_note=notes.append, **options)
+        return Download(tmp_path, DCASE, on_note=notes.append, **options).run()
 
     run.notes = notes = []
     return run
@@ -157,7 +157,7 @@ def test_every_year_comes_in_its_layout(dcase, tmp_path, monkeypatch):
     with serve(Site()) as site:
         publish(site, zips)
         site.files |= {f"{f.repository}/{f.commit}/{f.path}": f.path.encode() for f in truth}
-        report = download_dataset(tmp_path, dcase, machines=tuple(machines), base_url=site.url, patience=FAST)
+        report = Download(tmp_path, dcase, machines=tuple(machines), base_url=site.url, patience=FAST).run()
     assert audio_in(tmp_path, dcase) == expected
     for f in truth:
         assert (store.ground_truth_dir(tmp_path, dcase) / f.folder / f.path).read_bytes() == f.path.encode()
@@ -419,7 +419,7 @@ def test_a_synthetic_dataset_is_left_alone(tmp_path):
     synthesise(tmp_path, "dcase2023", machines=("fan",), train=4, test=4, seconds=0.5)
     before = tree(tmp_path)
     with pytest.raises(ValueError, match="holds a synthetic dataset: choose another --data"):
-        download_dataset(tmp_path, "dcase2023", machines=("bandsaw",))
+        Download(tmp_path, "dcase2023", machines=("bandsaw",)).run()
     assert tree(tmp_path) == before
 
 
@@ -462,9 +462,9 @@ def test_ground_truth_is_fetched_for_data_that_came_in_another_way(get, site, ma
     data = tmp_path / "data"
     folder = place(made, data)
     before = tree(folder)
-    report = download_dataset(
+    report = Download(
         data, DCASE, machines=MACHINES, base_url=site.url, patience=FAST, on_note=get.notes.append
-    )
+    ).run()
     assert not report.failed
     assert len(report.brought) == 2
     assert [n.split(": ")[1].split(";")[0] for n in get.notes if "left as they are" in n] == [
@@ -784,7 +784,7 @@ def test_an_interrupted_command_goes_on_where_it_was(site, made, tmp_path, signu
     assert part.stat().st_size == 2 * BLOCK
     assert not part.with_suffix("").exists()
     assert audio_in(tmp_path) == {}
-    report = download_dataset(tmp_path, DCASE, machines=("fan",), base_url=site.url, patience=FAST)
+    report = Download(tmp_path, DCASE, machines=("fan",), base_url=site.url, patience=FAST).run()
     assert not report.failed
     assert site.asked("dev_fan.zip")[-1]["Range"] == f"bytes={2 * BLOCK}-"
     assert audio_in(tmp_path) == {f"dev_data/raw/{name}": content for name, content in noise.items()}

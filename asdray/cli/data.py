@@ -103,11 +103,11 @@ def download(
 
     Example: asdray download dcase2023 --machines fan,bandsaw
     """
-    from asdray.dcase.download import download_dataset
+    from asdray.dcase.download import Download
 
     data = data.expanduser().absolute()
     with DownloadView(console()) as view:
-        report = download_dataset(
+        report = Download(
             data,
             dcase,
             machines=_machine_list(machines),
@@ -119,7 +119,7 @@ def download(
             jobs=jobs,
             on_progress=view.show,
             on_note=view.note,
-        )
+        ).run()
     print_lines(download_lines(report, data))
     if report.failed:
         print(f"{len(report.failed)} missing:", file=sys.stderr)

@@ -8,8 +8,8 @@ Conventions: sizes are bytes. Recordings of another origin stay as they are, and
 them; ground truth is fetched for them all the same. A zip is removed only if asdray fetched it.
 
 >>> from pathlib import Path
->>> from asdray.dcase.download import download_dataset
->>> download_dataset(Path("data"), "dcase2023", machines=["bandsaw"], subset="dev")
+>>> from asdray.dcase.download import Download
+>>> Download(Path("data"), "dcase2023", machines=["bandsaw"], subset="dev").run()
 Traceback (most recent call last):
 ValueError: dcase2023 has no dev data of bandsaw
 """
@@ -31,7 +31,6 @@ from asdray.dcase.fetch import PATIENCE, FetchError, Patience, Session, Unreacha
 from asdray.dcase.manifest import dataset_kind, hint
 from asdray.dcase.records import (
     PARTIAL,
-    TruthFile,
     Zip,
     ground_truth_there,
     is_fetched,
@@ -46,8 +45,6 @@ from asdray.dcase.records import (
 )
 from asdray.dcase.years import SUBSETS, Subset, check_machines, get_year
 
-Note = Callable[[str], None]
-
 UNPACKED = 1.5
 """Bytes of recordings per byte of their zip, rounded up."""
 
@@ -56,7 +53,7 @@ GROUND_TRUTH = "ground truth"
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """Result of `download_dataset`.
+    """Result of `Download.run`.
 
     Attributes:
         folder: ``<data>/original/<dcase>``.
@@ -87,89 +84,6 @@ class FileProgress:
     done: int = 0
     total: int | None = None
     text: str = ""
-
-
-def download_dataset(
-    data: Path,
-    dcase: str,
-    *,
-    machines: Sequence[str] | None = None,
-    subset: Subset | None = None,
-    ground_truth: bool = True,
-    base_url: str | None = None,
-    source: Path | None = None,
-    keep_zips: bool = False,
-    jobs: int = 4,
-    patience: Patience = PATIENCE,
-    on_progress: Callable[[FileProgress], None] | None = None,
-    on_note: Note | None = None,
-) -> DownloadReport:
-    """Brings a year's data to ``<data>/original/<dcase>``.
-
-    Args:
-        machines: None = all machines of the year.
-        subset: None = both.
-        ground_truth: fetch the labels of the eval test clips, too.
-        base_url: replaces the public hosts of the audio and of the ground truth.
-        source: fetch nothing; take the zips anywhere below this folder, which are verified and unpacked, or
-            link to this unpacked tree (`asdray.dcase.unpack.find_tree`). The folder is not changed.
-        keep_zips: keep fetched zips in ``<data>/original/<dcase>/zips``, also in later calls.
-        jobs: number of files at a time.
-        on_progress: called from several threads.
-        on_note: called with notes for the user: licences, files without a known checksum.
-
-    Raises:
-        ValueError: unknown year, machine or subset; wrong address or ``source``; a folder with a synthetic
-            dataset; a tree to link to beside existing data; too little space.
-    """
-    wanted = _wanted(dcase, machines, subset)
-    truth = ground_truth and any(z.part == "eval_test" for z in wanted)
-    if jobs < 1:
-        raise ValueError(f"download: jobs is {jobs}, must be at least 1")
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise ValueError(f"download: the base URL {base_url!r} must begin with http:// or https://")
-    if base_url is not None and source is not None:
-        raise ValueError("download: --base-url says where to fetch from, --from fetches nothing: drop one")
-    if dataset_kind(data, dcase) == "synthetic":
-        raise ValueError(f"{year_folder(data, dcase)} holds a synthetic dataset: choose another --data")
-    note = on_note or (lambda _: None)
-    tree = None
-    if source is not None:  # before anything is made in the data folder
-        tree = unpack.find_tree(source, dcase, [z for z in wanted if not is_there(data, z)])
-        if tree is not None:
-            unpack.plan_links(data, dcase, tree, _subsets(wanted))
-    fix = f"`{_command(data, dcase, machines, subset)}` fetches it"
-    with store.lease(year_folder(data, dcase), lambda: note("waiting for another process in this folder")):
-        if tree is not None:
-            return _link_tree(data, dcase, tree, wanted, truth, fix)
-        found = [z for z in wanted if is_there(data, z)]
-        missing = [z for z in wanted if z not in found]
-        foreign = records.foreign(data, missing, records.zips(dcase))
-        missing = [z for z in missing if z not in foreign]
-        failed = _leave_alone(data, foreign, note)
-        todo: list[ZipJob | TruthJob] = []
-        if source is not None:
-            todo += _from_folder(source, missing, failed, note)
-            if truth:
-                _take_ground_truth(data, dcase, source, failed, fix)
-        else:
-            if truth:
-                todo += _truth_jobs(data, dcase, wanted, base_url, failed)
-            todo += _zip_jobs(data, missing, base_url, keep_zips, patience, note)
-            _name_licences(dcase, todo, note)
-        _check_space(data, dcase, [j for j in todo if isinstance(j, ZipJob)], jobs)
-        brought = _Run(data, patience, on_progress or (lambda _: None), failed).run(todo, jobs)
-        if source is None:
-            _tidy(data, dcase, found, keep_zips)
-        return DownloadReport(
-            year_folder(data, dcase),
-            tuple(sorted(brought)),
-            tuple(z.name for z in found),
-            dict(sorted(failed.items())),
-        )
-
-
-# ------------------------------------------------------------------------------------------------- plan
 
 
 @dataclass(frozen=True)
@@ -204,231 +118,297 @@ class TruthJob:
     files: tuple[tuple[str, Path, str | None], ...]
 
 
-def _wanted(dcase: str, machines: Sequence[str] | None, subset: Subset | None) -> list[Zip]:
-    names = get_year(dcase).all_machines if machines is None else check_machines(dcase, tuple(machines))
-    if subset not in (None, *SUBSETS):
-        raise ValueError(f"download: the subset is {subset!r}, must be {' or '.join(SUBSETS)}")
-    wanted = [z for z in records.zips(dcase) if z.machine in names and subset in (None, z.subset)]
-    if not wanted:
-        raise ValueError(f"{dcase} has no {subset} data of {', '.join(names)}")
-    return wanted
+Job = ZipJob | TruthJob
 
 
-def _subsets(wanted: Sequence[Zip]) -> tuple[Subset, ...]:
-    return tuple(dict.fromkeys(z.subset for z in wanted))
+@dataclass
+class Download:
+    """One download of a year's data to ``<data>/original/<dcase>``: ``Download(data, dcase).run()``.
 
+    Attributes:
+        machines: None = all machines of the year.
+        subset: None = both.
+        ground_truth: fetch the labels of the eval test clips, too.
+        base_url: replaces the public hosts of the audio and of the ground truth.
+        source: fetch nothing; take the zips anywhere below this folder, which are verified and unpacked, or
+            link to this unpacked tree (`asdray.dcase.unpack.find_tree`). The folder is not changed.
+        keep_zips: keep fetched zips in ``<data>/original/<dcase>/zips``, also in later calls.
+        jobs: number of files at a time.
+        on_progress: called from several threads.
+        on_note: called with notes for the user: licences, files without a known checksum.
+    """
 
-def _command(data: Path, dcase: str, machines: Sequence[str] | None, subset: Subset | None) -> str:
-    """The command that fetches the wanted data."""
-    line = hint("download", dcase, data)
-    if machines is not None:
-        line += f" --machines {','.join(machines)}"
-    return line if subset is None else f"{line} --subset {subset}"
+    data: Path
+    dcase: str
+    machines: Sequence[str] | None = None
+    subset: Subset | None = None
+    ground_truth: bool = True
+    base_url: str | None = None
+    source: Path | None = None
+    keep_zips: bool = False
+    jobs: int = 4
+    patience: Patience = PATIENCE
+    on_progress: Callable[[FileProgress], None] = lambda _: None
+    on_note: Callable[[str], None] = lambda _: None
 
-
-def _leave_alone(data: Path, foreign: Sequence[Zip], note: Note) -> dict[str, str]:
-    """Notes the recordings of another origin, which stay; returns the reason per folder without files."""
-    failed: dict[str, str] = {}
-    for subset in _subsets(foreign):
-        zips = [z for z in foreign if z.subset == subset]
-        raw = store.original_dir(data, zips[0].dcase, subset)
-        link = next((f"; {p} is a link to {p.resolve()}" for p in (raw.parent, raw) if p.is_symlink()), "")
-        missing = {name for z in zips for name in missing_folders(data, z)}
-        there = dict.fromkeys(z.machine for z in zips if f"{subset} {z.machine}" not in missing)
-        if there:
-            note(f"left as they are, as somebody else put them into {raw}: {', '.join(there)}{link}")
-        why = f"not in {raw}, where somebody else's data are left as they are{link}: "
-        failed |= dict.fromkeys(sorted(missing), f"{why}put it there, or choose another --data")
-    return failed
-
-
-def _zip_jobs(
-    data: Path, missing: Sequence[Zip], base_url: str | None, keep: bool, patience: Patience, note: Note
-) -> list[ZipJob]:
-    """Jobs with the sizes and checksums of the records' descriptions."""
-    host = (base_url or records.AUDIO_HOST).rstrip("/")
-    session = Session(dataclasses.replace(patience, tries=3))  # few: the description is not indispensable
-    stated: dict[int, Mapping[str, tuple[int, str]]] = {}
-    for record in dict.fromkeys(z.record for z in missing):
-        url = f"{host}/{records.api_path(record)}"
-        try:
-            files = session.json_at(url)["files"]
-            stated[record] = {f["key"]: (int(f["size"]), f["checksum"]) for f in files}
-        except FetchError as error:
-            note(f"the record does not tell its files' sizes and checksums: {error}")
-        except (KeyError, TypeError, ValueError):
-            note(f"the record does not tell its files' sizes and checksums: {url} has another form")
-    jobs = []
-    for z in missing:
-        size, checksum = stated.get(z.record, {}).get(z.name, (None, None))
-        if z.md5 is not None:
-            checksum = f"md5:{z.md5}"
-        if checksum is not None and not checksum.startswith("md5:"):
-            checksum = None
-        jobs.append(ZipJob(z, zips_folder(data, z.dcase) / z.name, f"{host}/{z.path}", size, checksum, keep))
-    _note_unchecked(jobs, note)
-    return jobs
-
-
-def _from_folder(source: Path, missing: Sequence[Zip], failed: dict[str, str], note: Note) -> list[ZipJob]:
-    """Jobs for the zips in ``source``; other zips are added to ``failed``."""
-    paths = unpack.find_zips(source, missing)
-    failed |= {z.name: f"not in {source}" for z in missing if z not in paths}
-    jobs = [
-        ZipJob(z, path, None, path.stat().st_size, f"md5:{z.md5}" if z.md5 else None, keep=True)
-        for z, path in paths.items()
-    ]
-    _note_unchecked(jobs, note)
-    return jobs
-
-
-def _note_unchecked(jobs: Sequence[ZipJob], note: Note) -> None:
-    names = [job.name for job in jobs if job.checksum is None]
-    if names:
-        note(
-            f"no md5 is known of {', '.join(names)}: checked by length and by the zip's inner checksums only"
-        )
-
-
-def _take_ground_truth(data: Path, dcase: str, source: Path, failed: dict[str, str], fix: str) -> None:
-    if not unpack.take_ground_truth(data, dcase, source):
-        folder = store.ground_truth_dir(data, dcase)
-        failed[GROUND_TRUTH] = f"neither {folder} nor {source} holds any; {fix}"
-
-
-def _truth_jobs(
-    data: Path, dcase: str, wanted: Sequence[Zip], base_url: str | None, failed: dict[str, str]
-) -> list[TruthJob]:
-    """A job per repository with missing files; none if the folder holds ground truth of another origin."""
-    host = (base_url or records.TRUTH_HOST).rstrip("/")
-    folder = store.ground_truth_dir(data, dcase)
-    machines = {z.machine for z in wanted if z.part == "eval_test"}
-    files = [f for f in records.ground_truth(dcase) if f.machine is None or f.machine in machines]
-    is_own = any((folder / f.folder).exists() for f in files)
-    if ground_truth_there(data, dcase) and (folder.is_symlink() or not is_own):
-        return []
-    if folder.is_symlink():
-        failed[GROUND_TRUTH] = f"{folder} is a link to {folder.resolve()}, which holds none: delete the link"
-        return []
-    missing: dict[str, list[TruthFile]] = {}
-    for f in files:
-        if not (folder / f.folder / f.path).exists():
-            missing.setdefault(f.repository, []).append(f)
-
-    def row(f: TruthFile) -> tuple[str, Path, str | None]:
-        url = f"{host}/{f.repository}/{f.commit}/{f.path}"
-        return url, folder / f.folder / f.path, f"sha256:{f.sha256}" if f.sha256 else None
-
-    return [
-        TruthJob(f"{GROUND_TRUTH} of {repository}", tuple(map(row, those)))
-        for repository, those in missing.items()
-    ]
-
-
-def _name_licences(dcase: str, todo: Sequence[ZipJob | TruthJob], note: Note) -> None:
-    if any(isinstance(job, ZipJob) for job in todo):
-        note(f"licence of the audio: {records.AUDIO_LICENCE}")
-    names = {job.name for job in todo}
-    for repository, licence in {f.repository: f.licence for f in records.ground_truth(dcase)}.items():
-        if f"{GROUND_TRUTH} of {repository}" in names:
-            note(f"licence of the {GROUND_TRUTH} of {repository}: {licence}")
-
-
-def _check_space(data: Path, dcase: str, todo: Sequence[ZipJob], at_once: int) -> None:
-    """Raises ValueError if the disk cannot hold the data, as far as sizes are known."""
-    zips = sorted((j.size or 0 for j in todo if j.url is not None), reverse=True)
-    kept = any(j.keep for j in todo if j.url is not None)
-    needed = UNPACKED * sum(j.size or 0 for j in todo) + sum(zips if kept else zips[:at_once])
-    free = shutil.disk_usage(year_folder(data, dcase)).free
-    if needed > free:
-        raise ValueError(
-            f"{dcase} needs about {needed / 1e9:.1f} GB more in {year_folder(data, dcase)}, where "
-            f"{free / 1e9:.1f} GB are free: make space, choose another --data, or take less with --machines "
-            "or --subset"
-        )
-
-
-def _tidy(data: Path, dcase: str, found: Sequence[Zip], keep: bool) -> None:
-    """Removes fetched zips whose content is in place, as left by an interrupted call."""
-    for z in found:
-        if is_fetched(data, z) and not is_kept(data, z):
-            if keep:
-                mark(data, z, keep=True)
-            else:
-                remove_zip(data, z)
-    remove_empty_folders(zips_folder(data, dcase))
-    if not ground_truth_there(data, dcase):
-        remove_empty_folders(store.ground_truth_dir(data, dcase))
-
-
-def _link_tree(
-    data: Path, dcase: str, tree: Path, wanted: Sequence[Zip], truth: bool, fix: str
-) -> DownloadReport:
-    links = unpack.plan_links(data, dcase, tree, _subsets(wanted))
-    unpack.make_links(links)
-    failed = {
-        name: f"not in {store.original_dir(data, dcase, z.subset)}"
-        for z in wanted
-        for name in missing_folders(data, z)
-    }
-    if truth:
-        _take_ground_truth(data, dcase, tree, failed, fix)
-    return DownloadReport(year_folder(data, dcase), tuple(map(str, links)), (), failed)
-
-
-# ------------------------------------------------------------------------------------------------- jobs
-
-
-class _Run:
-    """Runs jobs in threads; ``failed`` gets the reason of each failure."""
-
-    def __init__(
-        self, data: Path, patience: Patience, tell: Callable[[FileProgress], None], failed: dict[str, str]
-    ) -> None:
-        self.data, self.patience, self.tell, self.failed = data, patience, tell, failed
+    def __post_init__(self) -> None:
+        self.folder = year_folder(self.data, self.dcase)
+        self.brought: list[str] = []
+        self.failed: dict[str, str] = {}
         self.stop = threading.Event()
 
-    def run(self, todo: Sequence[ZipJob | TruthJob], at_once: int) -> list[str]:
-        """Names of the jobs that succeeded; on Ctrl-C, running jobs stop and keep received bytes."""
-        with ThreadPoolExecutor(at_once) as pool:
+    def run(self) -> DownloadReport:
+        """Brings the data; repeat an interrupted call to continue.
+
+        Raises:
+            ValueError: unknown year, machine or subset; wrong address or ``source``; a folder with a
+                synthetic dataset; a tree to link to beside existing data; too little space.
+        """
+        wanted = self._wanted()
+        self._check_options()
+        tree = None
+        if self.source is not None:  # before anything is made in the data folder
+            missing = [z for z in wanted if not is_there(self.data, z)]
+            tree = unpack.find_tree(self.source, self.dcase, missing)
+            if tree is not None:
+                unpack.plan_links(self.data, self.dcase, tree, _subsets(wanted))
+        with store.lease(self.folder, lambda: self.on_note("waiting for another process in this folder")):
+            found = []
+            if tree is not None:
+                self._link(tree, wanted)
+            else:
+                found = [z for z in wanted if is_there(self.data, z)]
+                self._bring(wanted, found)
+        return DownloadReport(
+            self.folder, tuple(self.brought), tuple(z.name for z in found), dict(sorted(self.failed.items()))
+        )
+
+    # -------------------------------------------------------------------------------------------- plan
+
+    def _wanted(self) -> list[Zip]:
+        dcase, subset = self.dcase, self.subset
+        names = get_year(dcase).all_machines
+        if self.machines is not None:
+            names = check_machines(dcase, tuple(self.machines))
+        if subset not in (None, *SUBSETS):
+            raise ValueError(f"download: the subset is {subset!r}, must be {' or '.join(SUBSETS)}")
+        wanted = [z for z in records.zips(dcase) if z.machine in names and subset in (None, z.subset)]
+        if not wanted:
+            raise ValueError(f"{dcase} has no {subset} data of {', '.join(names)}")
+        return wanted
+
+    def _check_options(self) -> None:
+        url = self.base_url
+        if self.jobs < 1:
+            raise ValueError(f"download: jobs is {self.jobs}, must be at least 1")
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"download: the base URL {url!r} must begin with http:// or https://")
+        if url is not None and self.source is not None:
+            raise ValueError(
+                "download: --base-url says where to fetch from, --from fetches nothing: drop one"
+            )
+        if dataset_kind(self.data, self.dcase) == "synthetic":
+            raise ValueError(f"{self.folder} holds a synthetic dataset: choose another --data")
+
+    def _link(self, tree: Path, wanted: Sequence[Zip]) -> None:
+        """Links to a tree."""
+        links = unpack.plan_links(self.data, self.dcase, tree, _subsets(wanted))
+        unpack.make_links(links)
+        self.brought += map(str, links)
+        for z in wanted:
+            for name in missing_folders(self.data, z):
+                self.failed[name] = f"not in {store.original_dir(self.data, self.dcase, z.subset)}"
+        self._take_ground_truth(tree, wanted)
+
+    def _bring(self, wanted: Sequence[Zip], found: Sequence[Zip]) -> None:
+        """Unpacks the missing zips of ``source``, or fetches and unpacks them."""
+        missing = [z for z in wanted if z not in found]
+        foreign = records.foreign(self.data, missing, records.zips(self.dcase))
+        self._leave_alone(foreign)
+        missing = [z for z in missing if z not in foreign]
+        todo: list[Job] = []
+        if self.source is not None:
+            zips = self._zips_in(self.source, missing)
+            self._take_ground_truth(self.source, wanted)
+        else:
+            todo += self._truth_jobs(wanted)
+            zips = self._published_zips(missing)
+        if unchecked := [job.name for job in zips if job.checksum is None]:
+            self.on_note(
+                f"no md5 is known of {', '.join(unchecked)}: checked by length and by the zip's inner "
+                "checksums only"
+            )
+        todo += zips
+        if self.source is None:
+            self._note_licences(todo)
+        self._check_space(zips)
+        self._run_jobs(todo)
+        self.brought.sort()
+        if self.source is None:
+            self._tidy(found)
+
+    def _leave_alone(self, foreign: Sequence[Zip]) -> None:
+        """Notes recordings of another origin, which stay; folders without files count as failed."""
+        for subset in _subsets(foreign):
+            zips = [z for z in foreign if z.subset == subset]
+            raw = store.original_dir(self.data, self.dcase, subset)
+            link = next(
+                (f"; {p} is a link to {p.resolve()}" for p in (raw.parent, raw) if p.is_symlink()), ""
+            )
+            missing = {name for z in zips for name in missing_folders(self.data, z)}
+            there = dict.fromkeys(z.machine for z in zips if f"{subset} {z.machine}" not in missing)
+            if there:
+                names = ", ".join(there)
+                self.on_note(f"left as they are, as somebody else put them into {raw}: {names}{link}")
+            why = f"not in {raw}, where somebody else's data are left as they are{link}: "
+            self.failed |= dict.fromkeys(missing, f"{why}put it there, or choose another --data")
+
+    def _zips_in(self, source: Path, missing: Sequence[Zip]) -> list[ZipJob]:
+        """Jobs for the zips in ``source``; other zips count as failed."""
+        paths = unpack.find_zips(source, missing)
+        self.failed |= {z.name: f"not in {source}" for z in missing if z not in paths}
+        return [
+            ZipJob(z, path, None, path.stat().st_size, f"md5:{z.md5}" if z.md5 else None, keep=True)
+            for z, path in paths.items()
+        ]
+
+    def _published_zips(self, missing: Sequence[Zip]) -> list[ZipJob]:
+        """Jobs with the sizes and checksums of the records' descriptions."""
+        host = (self.base_url or records.AUDIO_HOST).rstrip("/")
+        stated: dict[str, tuple[int, str]] = {}  # names are unique within a year
+        session = Session(dataclasses.replace(self.patience, tries=3))  # few: sizes are not indispensable
+        for record in dict.fromkeys(z.record for z in missing):
+            url = f"{host}/{records.api_path(record)}"
+            unknown = "the record does not tell its files' sizes and checksums"
+            try:
+                files = session.json_at(url)["files"]
+                stated |= {f["key"]: (int(f["size"]), f["checksum"]) for f in files}
+            except FetchError as error:
+                self.on_note(f"{unknown}: {error}")
+            except (KeyError, TypeError, ValueError):
+                self.on_note(f"{unknown}: {url} has another form")
+        jobs = []
+        for z in missing:
+            size, checksum = stated.get(z.name, (None, None))
+            checksum = f"md5:{z.md5}" if z.md5 is not None else checksum
+            if checksum is not None and not checksum.startswith("md5:"):
+                checksum = None
+            path = zips_folder(self.data, z.dcase) / z.name
+            jobs.append(ZipJob(z, path, f"{host}/{z.path}", size, checksum, self.keep_zips))
+        return jobs
+
+    def _take_ground_truth(self, source: Path, wanted: Sequence[Zip]) -> None:
+        if not self._wants_truth(wanted) or unpack.take_ground_truth(self.data, self.dcase, source):
+            return
+        command = hint("download", self.dcase, self.data)
+        if self.machines is not None:
+            command += f" --machines {','.join(self.machines)}"
+        if self.subset is not None:
+            command += f" --subset {self.subset}"
+        folder = store.ground_truth_dir(self.data, self.dcase)
+        self.failed[GROUND_TRUTH] = f"neither {folder} nor {source} holds any; `{command}` fetches it"
+
+    def _wants_truth(self, wanted: Sequence[Zip]) -> bool:
+        return self.ground_truth and any(z.part == "eval_test" for z in wanted)
+
+    def _truth_jobs(self, wanted: Sequence[Zip]) -> list[TruthJob]:
+        """A job per repository with missing files; none beside ground truth of another origin."""
+        host = (self.base_url or records.TRUTH_HOST).rstrip("/")
+        folder = store.ground_truth_dir(self.data, self.dcase)
+        machines = {z.machine for z in wanted if z.part == "eval_test"}
+        files = [f for f in records.ground_truth(self.dcase) if f.machine is None or f.machine in machines]
+        is_own = any((folder / f.folder).exists() for f in files)
+        if not self._wants_truth(wanted):
+            return []
+        if ground_truth_there(self.data, self.dcase) and (folder.is_symlink() or not is_own):
+            return []
+        if folder.is_symlink():
+            why = f"{folder} is a link to {folder.resolve()}, which holds none: delete the link"
+            self.failed[GROUND_TRUTH] = why
+            return []
+        missing: dict[str, list[tuple[str, Path, str | None]]] = {}
+        for f in files:
+            path = folder / f.folder / f.path
+            if not path.exists():
+                url = f"{host}/{f.repository}/{f.commit}/{f.path}"
+                row = (url, path, f"sha256:{f.sha256}" if f.sha256 else None)
+                missing.setdefault(f.repository, []).append(row)
+        return [TruthJob(f"{GROUND_TRUTH} of {name}", tuple(rows)) for name, rows in missing.items()]
+
+    def _note_licences(self, todo: Sequence[Job]) -> None:
+        if any(isinstance(job, ZipJob) for job in todo):
+            self.on_note(f"licence of the audio: {records.AUDIO_LICENCE}")
+        names = {job.name for job in todo}
+        for repository, licence in {
+            f.repository: f.licence for f in records.ground_truth(self.dcase)
+        }.items():
+            if f"{GROUND_TRUTH} of {repository}" in names:
+                self.on_note(f"licence of the {GROUND_TRUTH} of {repository}: {licence}")
+
+    def _check_space(self, zips: Sequence[ZipJob]) -> None:
+        """Raises ValueError if the disk cannot hold the data, as far as sizes are known."""
+        fetched = sorted((j.size or 0 for j in zips if j.url is not None), reverse=True)
+        at_once = len(fetched) if self.keep_zips else self.jobs
+        needed = UNPACKED * sum(j.size or 0 for j in zips) + sum(fetched[:at_once])
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise ValueError(
+                f"{self.dcase} needs about {needed / 1e9:.1f} GB more in {self.folder}, where "
+                f"{free / 1e9:.1f} GB are free: make space, choose another --data, or take less with "
+                "--machines or --subset"
+            )
+
+    def _tidy(self, found: Sequence[Zip]) -> None:
+        """Removes fetched zips whose content is in place, as left by an interrupted call."""
+        for z in found:
+            if is_fetched(self.data, z) and not is_kept(self.data, z):
+                if self.keep_zips:
+                    mark(self.data, z, keep=True)
+                else:
+                    remove_zip(self.data, z)
+        remove_empty_folders(zips_folder(self.data, self.dcase))
+        if not ground_truth_there(self.data, self.dcase):
+            remove_empty_folders(store.ground_truth_dir(self.data, self.dcase))
+
+    # -------------------------------------------------------------------------------------------- jobs
+
+    def _run_jobs(self, todo: Sequence[Job]) -> None:
+        """Runs jobs in threads; on Ctrl-C, running jobs stop and keep received bytes."""
+        with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._run_job, job) for job in todo]
             try:
-                return [name for future in as_completed(futures) if (name := future.result())]
+                for future in as_completed(futures):
+                    future.result()
             except BaseException:
                 self.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _run_job(self, job: ZipJob | TruthJob) -> str | None:
+    def _run_job(self, job: Job) -> None:
         try:
-            self._run_zip(job) if isinstance(job, ZipJob) else self._run_truth(job)
+            if isinstance(job, ZipJob):
+                self._run_zip(job)
+            else:
+                self._run_truth(job)
         except (FetchError, ValueError, OSError) as error:
             self.failed[job.name] = str(error)
-            self.tell(FileProgress(job.name, "failed", text=str(error)))
-            return None
-        self.tell(FileProgress(job.name, "done"))
-        return job.name
+            self.on_progress(FileProgress(job.name, "failed", text=str(error)))
+        else:
+            self.brought.append(job.name)
+            self.on_progress(FileProgress(job.name, "done"))
 
-    def _session(self, name: str) -> Session:
-        waiting = lambda why: self.tell(FileProgress(name, "waiting", text=why))  # noqa: E731
+    def _session(self, job: Job) -> Session:
+        def waiting(why: str) -> None:
+            self.on_progress(FileProgress(job.name, "waiting", text=why))
+
         return Session(self.patience, self.stop, waiting)
 
     def _run_zip(self, job: ZipJob) -> None:
-        name, z, data, tell = job.name, job.zip, self.data, self.tell
+        z, data = job.zip, self.data
         if job.url is None:
             unpack.check_zip(job.path, z)
         else:
-            tell(FileProgress(name, "fetching", 0, job.size))
-            if not job.path.exists():
-                mark(data, z, fetched=True, keep=job.keep)
-            fetch(
-                self._session(name),
-                job.url,
-                job.path,
-                size=job.size,
-                checksum=job.checksum,
-                on_bytes=lambda done, total: tell(FileProgress(name, "fetching", done, total or job.size)),
-            )
+            self._fetch_zip(job, job.url)
         facts = {"url": job.url, "size": job.path.stat().st_size, "checksum": job.checksum}
         if job.keep:
             facts["keep"] = True
@@ -439,7 +419,7 @@ class _Run:
                 store.original_dir(data, z.dcase, z.subset),
                 stop=self.stop,
                 on_ready=lambda: mark(data, z, files=None, **facts),
-                on_files=lambda done, total: tell(FileProgress(name, "unpacking", done, total)),
+                on_files=lambda done, total: self.on_progress(FileProgress(z.name, "unpacking", done, total)),
             )
         except ValueError:
             if job.url is not None and job.checksum is None and is_fetched(data, z):
@@ -449,11 +429,21 @@ class _Run:
         if is_fetched(data, z) and not is_kept(data, z):
             remove_zip(data, z)
 
+    def _fetch_zip(self, job: ZipJob, url: str) -> None:
+        def receiving(done: int, total: int | None) -> None:
+            self.on_progress(FileProgress(job.name, "fetching", done, total or job.size))
+
+        receiving(0, job.size)
+        if not job.path.exists():
+            mark(self.data, job.zip, fetched=True, keep=job.keep)
+        session = self._session(job)
+        fetch(session, url, job.path, size=job.size, checksum=job.checksum, on_bytes=receiving)
+
     def _run_truth(self, job: TruthJob) -> None:
-        session = self._session(job.name)
+        session = self._session(job)
         missing = []
         for done, (url, path, checksum) in enumerate(job.files):
-            self.tell(FileProgress(job.name, "fetching", done, len(job.files)))
+            self.on_progress(FileProgress(job.name, "fetching", done, len(job.files)))
             try:
                 fetch(session, url, path, checksum=checksum)
             except UnreachableError:
@@ -466,3 +456,7 @@ class _Run:
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise FetchError(missing[0] + more)
+
+
+def _subsets(zips: Sequence[Zip]) -> tuple[Subset, ...]:
+    return tuple(dict.fromkeys(z.subset for z in zips))

@@ -253,24 +253,29 @@ class _Transfer:
             if self.tag.exists():
                 headers["If-Range"] = self.tag.read_text(encoding="ascii", errors="replace")
         with self.session.open(self.url, headers) as response:
-            if response.status_code == 416:
-                if response.headers.get("Content-Range") == f"bytes */{received}":
-                    return  # the part is complete
-                self.discard()
-                raise _Again("the file on the server is shorter than what came before")
-            start, total = _extent(response)
-            if self.size and total not in (None, self.size):
-                self.discard()
-                raise _Again(f"the server offers {total} bytes, the file should have {self.size}")
-            if response.status_code == 206 and start != received:
-                self.discard()
-                raise _Again(f"the server sent another range (from {start}, not {received})")
+            if response.headers.get("Content-Range") == f"bytes */{received}":
+                return  # status 416: the part is complete
+            start, total = self._check_extent(response, received)
             if response.status_code == 200:  # the whole file, whatever the request
                 self.discard()
                 tag = response.headers.get("ETag", "")
                 if tag.startswith('"'):  # a weak tag does not promise equal bytes
                     store.write_text(self.tag, tag)
             self._receive(response, start, total)
+
+    def _check_extent(self, response: requests.Response, received: int) -> tuple[int, int | None]:
+        """(first byte, bytes of the whole file or None) of an answer that continues or replaces the part."""
+        start, total = _extent(response)
+        if response.status_code == 416:
+            fault = "the file on the server is shorter than what came before"
+        elif self.size and total not in (None, self.size):
+            fault = f"the server offers {total} bytes, the file should have {self.size}"
+        elif response.status_code == 206 and start != received:
+            fault = f"the server sent another range (from {start}, not {received})"
+        else:
+            return start, total
+        self.discard()
+        raise _Again(fault)
 
     def _receive(self, response: requests.Response, received: int, total: int | None) -> None:
         self.part.parent.mkdir(parents=True, exist_ok=True)  # not before there are bytes to write

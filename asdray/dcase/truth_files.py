@@ -312,49 +312,60 @@ def read_sources(folder: Path, dcase: str) -> list[Source]:
             source. All faults are listed, with file and line.
     """
     year = get_year(dcase)
-    lists = {f"eval_data_list_{year.year}.csv"}
-    if year.year == 2020:
-        lists.add("eval_data_list.csv")  # the organisers' own name
-    evaluator: dict[Path, Source] = {}
-    others: list[Source] = []
-    correspondences: list[Source] = []
+    sources: dict[Path, Source] = {}
     faults: list[str] = []
-
-    def read(source: Source, reader: Callable[..., None], path: Path, *place: object) -> None:
-        try:
-            reader(source, path, *place)
-        except ValueError as error:
-            source.faults.append(str(error))
-        faults.extend(source.faults[:_REPORTED])
-        if (n := len(source.faults) - _REPORTED) > 0:
-            faults.append(f"{path}: and {n} more row{'s' * (n > 1)}")
-        source.faults.clear()
-
     for path in _files(folder, year, faults):
         kind_folder = next((p for p in path.parents if p.name in KINDS and p.is_relative_to(folder)), None)
-        if path.name in lists:
-            others.append(Source(path.name, path, year))
-            read(others[-1], Source.read_list, path)
-        elif match := _CORRESPONDENCE_FILE.fullmatch(path.name):
-            correspondences.append(Source(CORRESPONDENCE, path, year))
-            place = match["machine"] or path.parent.name, int(match["section"]), match["split"]
-            read(correspondences[-1], Source.read_correspondence, path, *place)
-        elif kind_folder is not None and path.suffix == ".csv":
-            source = evaluator.setdefault(kind_folder, Source(EVALUATOR, kind_folder, year))
-            if match := _FILE.fullmatch(path.name):
-                place = match["machine"], int(match["section"]), match["domain"]
-                read(source, Source.read_evaluator_file, path, *place)
-            elif match := _ATTRIBUTE_FILE.fullmatch(path.name):
-                read(source, Source.read_attribute_table, path, path.parent.name, int(match["section"]))
-            else:
+        found = _reader(path, kind_folder, year)
+        if found is None:
+            if kind_folder is not None and path.suffix == ".csv":
                 faults.append(
                     f"{path} is no ground truth of {dcase}: expected "
                     "ground_truth_<machine>_section_<SS>_test.csv (move it, or restore its name)"
                 )
+            continue
+        kind, place, reader = found
+        at = kind_folder if kind == EVALUATOR and kind_folder else path
+        source = sources.setdefault(at, Source(kind, at, year))
+        try:
+            reader(source, path, *place)
+        except ValueError as error:
+            source.faults.append(str(error))
+        faults += source.faults[:_REPORTED]
+        if (n := len(source.faults) - _REPORTED) > 0:
+            faults.append(f"{path}: and {n} more row{'s' * (n > 1)}")
+        source.faults.clear()
     if faults:
         raise WrongGroundTruthError(faults)
-    folders = sorted(evaluator, key=lambda p: (KINDS.index(p.name), p))
-    return [*(evaluator[p] for p in folders), *others, *correspondences]
+
+    def rank(source: Source) -> tuple[int, int, Path]:
+        if source.kind == EVALUATOR:
+            return 0, KINDS.index(source.path.name), source.path
+        return 1 + (source.kind == CORRESPONDENCE), 0, Path()
+
+    return sorted(sources.values(), key=rank)
+
+
+def _reader(
+    path: Path, kind_folder: Path | None, year: Year
+) -> tuple[str, tuple[object, ...], Callable[..., None]] | None:
+    """(kind, further arguments, method of `Source`) to read a file with; None for an unknown name."""
+    lists = [f"eval_data_list_{year.year}.csv"]
+    if year.year == 2020:
+        lists.append("eval_data_list.csv")  # the organisers' own name
+    if path.name in lists:
+        return path.name, (), Source.read_list
+    if match := _CORRESPONDENCE_FILE.fullmatch(path.name):
+        place = match["machine"] or path.parent.name, int(match["section"]), match["split"]
+        return CORRESPONDENCE, place, Source.read_correspondence
+    if kind_folder is None:
+        return None
+    if match := _FILE.fullmatch(path.name):
+        place = match["machine"], int(match["section"]), match["domain"]
+        return EVALUATOR, place, Source.read_evaluator_file
+    if match := _ATTRIBUTE_FILE.fullmatch(path.name):
+        return EVALUATOR, (path.parent.name, int(match["section"])), Source.read_attribute_table
+    return None
 
 
 def holds_files(folder: Path) -> bool:

@@ -121,23 +121,11 @@ def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
     """
     entries: Entries = []
     for info in archive.infolist():
-        # Some programs on Windows write backslashes; no name of a dataset has a backslash.
-        name = info.filename.replace("\\", "/")
-        while name.startswith("./"):
-            name = name[2:]
-        parts = tuple(name.removesuffix("/").split("/"))
-        if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
-            continue
-        is_folder = name.endswith("/")
-        if fault := _fault_of_path(parts):
-            raise ValueError(f"{path} is refused: its entry {info.filename!r} {fault}")
-        if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
-            continue
-        if parts[:2] == (machine, machine):
-            parts = parts[1:]
-        if fault := _fault_of_entry(info, parts, machine):
-            raise ValueError(f"{path} is refused: its entry {info.filename!r} {fault}")
-        if not is_folder:
+        try:
+            parts = _parts(info, machine)
+        except ValueError as error:
+            raise ValueError(f"{path} is refused: its entry {info.filename!r} {error}") from None
+        if parts:
             entries.append((info, parts))
     if not entries:
         raise ValueError(f"{path} is refused: it holds no file")
@@ -155,18 +143,39 @@ def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
     return entries
 
 
-def _fault_of_path(parts: tuple[str, ...]) -> str:
-    if ".." in parts or parts[0] == "":
-        return "would lie outside its folder"
-    return "is no plain path" if "" in parts or "." in parts else ""
+def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
+    """Parts of an entry's path, the machine first; empty for a folder and a file that is left out.
 
-
-def _fault_of_entry(info: zipfile.ZipInfo, parts: tuple[str, ...], machine: str) -> str:
+    Raises:
+        ValueError: the entry is refused.
+    """
+    # Some programs on Windows write backslashes; no name of a dataset has a backslash.
+    name = info.filename.replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    parts = tuple(name.removesuffix("/").split("/"))
+    if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
+        return ()
+    is_folder = name.endswith("/")
+    _check_path(parts)
+    if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
+        return ()
+    if parts[:2] == (machine, machine):
+        parts = parts[1:]
     if parts[0] != machine:
-        return f"does not lie in the folder {machine}"
+        raise ValueError(f"does not lie in the folder {machine}")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device"
-    return "is encrypted" if info.flag_bits & 0x1 else ""
+        raise ValueError("is a link or a device")
+    if info.flag_bits & 0x1:
+        raise ValueError("is encrypted")
+    return () if is_folder else parts
+
+
+def _check_path(parts: tuple[str, ...]) -> None:
+    if ".." in parts or parts[0] == "":
+        raise ValueError("would lie outside its folder")
+    if "" in parts or "." in parts:
+        raise ValueError("is no plain path")
 
 
 def _check_space(entries: Entries, raw: Path, path: Path) -> None:
