@@ -17,13 +17,13 @@ import soundfile
 from asdray import store
 from asdray.dcase import manifest, names
 from asdray.dcase.format import format_dataset
-from asdray.dcase.synth import SynthReport, done_path, layout, lists, sounds, synthesise, unfinished_path
+from asdray.dcase.manifest import synthetic_path, unfinished_path
+from asdray.dcase.synth import SynthReport, layout, lists, sounds, synthesise
 from asdray.dcase.synth.clips import Clip
-from asdray.dcase.synth.faults import apply_fault
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.synth.machines import MACHINES
 from asdray.dcase.synth.tables import attributes_of
-from asdray.dcase.synth.voice import voice_of
+from asdray.dcase.synth.voice import apply_fault, voice_of
 from asdray.dcase.years import YEARS, get_year
 from asdray.evaluation.metrics import auc
 
@@ -177,7 +177,7 @@ class TestEveryYear:
         data, report = made[dcase]
         year = get_year(dcase)
         assert sum(report.counts.values()) == len(report.clips)
-        assert store.read_json(done_path(data, dcase))["counts"] == report.counts
+        assert store.read_json(synthetic_path(data, dcase))["counts"] == report.counts
         expected = {"train/source/normal": 9, "train/target/normal": 3}
         expected |= {f"test/{d}/{label}": 2 for d, label in layout.CELLS}
         if dcase == "dcase2020":
@@ -594,7 +594,7 @@ class TestDataset:
             with pytest.raises(ValueError, match=r"another synthetic dataset.*(delete the folder)"):
                 synthesise(tmp_path, "dcase2023", **{**self.ARGS, **change})
         assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
-        written = store.read_json(done_path(tmp_path, "dcase2023"))
+        written = store.read_json(synthetic_path(tmp_path, "dcase2023"))
         assert written["seed"] == 0
         assert written["machines"] == ["fan", "bandsaw"]
         assert written["clips"] == len(first.clips)
@@ -619,7 +619,7 @@ class TestDataset:
         with pytest.raises(StopError):
             synthesise(tmp_path / "a", "dcase2023", **self.ARGS, workers=1, on_progress=stop)
         assert unfinished_path(tmp_path / "a", "dcase2023").exists()
-        assert not done_path(tmp_path / "a", "dcase2023").exists()
+        assert not synthetic_path(tmp_path / "a", "dcase2023").exists()
         for name in "ab":
             synthesise(tmp_path / name, "dcase2023", **{**self.ARGS, "train": train}, workers=1)
         assert not unfinished_path(tmp_path / "a", "dcase2023").exists()
@@ -674,7 +674,7 @@ class TestSounds:
     def test_the_sounds_stay_what_they_are(self, clip, expected):
         # Change them only together with `layout.GENERATOR`.
         number = {"gearbox": 0, "ToyTrain": 1, "slider": 2, "valve": 4}[clip[1]]
-        audio = sounds.render(*clip, 8000, f"pin/{number}")
+        audio = sounds.render(clip[:3], *clip[3:], 8000, f"pin/{number}")
         np.testing.assert_allclose(audio[::1117], expected, atol=2e-4)
 
     def test_the_far_microphone_hears_less_of_the_machine(self):
@@ -746,7 +746,7 @@ class TestSounds:
             clips = [c for c in planned(dcase, machine, train=40, test=80) if c.domain == "source"]
             features = np.stack(
                 [
-                    bands(sounds.render(dcase, machine, 0, c.values, c.label == "anomaly", 16000, c.key))
+                    bands(sounds.render((dcase, machine, 0), c.values, c.label == "anomaly", 16000, c.key))
                     for c in clips
                 ]
             )

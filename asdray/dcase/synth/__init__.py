@@ -1,5 +1,5 @@
-"""A synthetic dataset in the organisers' layout of a year: real machines' grammar, made-up sounds."""
+"""A synthetic dataset in the organisers' layout of a year: names and lists as released, invented sounds."""
 
-from asdray.dcase.synth.dataset import SynthReport, done_path, synthesise, unfinished_path
+from asdray.dcase.synth.dataset import SynthReport, synthesise
 
-__all__ = ["SynthReport", "done_path", "synthesise", "unfinished_path"]
+__all__ = ["SynthReport", "synthesise"]

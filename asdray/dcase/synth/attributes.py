@@ -1,9 +1,14 @@
-"""What attributes are: their keys, the variants of a section, and how variants stand in file names.
+"""Attributes of synthetic clips: keys, variants of a section, and the spelling of variants in file names.
 
-The keys and the style of the values follow the released file names of each year. A section has `source`
-variants, `target` variants (never among the source ones), sometimes `unseen` target variants that occur in
-test clips only, and sometimes variants that only its anomalies have. The tables are in `sections` and
-`first_shot`; `tables` looks them up.
+Attributes are the operating conditions in a file name (``vel_5``, ``car_A1_spd_28V_mic_1``). Keys and values
+follow the released file names of each year; `asdray.dcase.synth.tables` holds the values. A section has
+``source`` variants, ``target`` variants (never among the source ones), sometimes ``unseen`` target variants
+that occur in test clips only, and sometimes variants of its anomalies alone.
+
+>>> from asdray.dcase.synth.attributes import grid, make
+>>> gearbox = make("volt wt", grid("1.0 2.0", "0 50"), grid("1.5", "25"))
+>>> gearbox.text(("1.0", "50")), gearbox.position(1, "25")
+('volt_1.0_wt_50', 0.5)
 """
 
 from __future__ import annotations
@@ -13,15 +18,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["speed", "load", "unit", "place", "noise", "level", "pattern"]
-"""What an attribute does to the sound.
+"""Effect of an attribute on the sound.
 
-* ``speed``: how fast the machine runs: its rate, and with it the level of its broadband noise.
-* ``load``: how hard it works: balance and brightness of its tones.
-* ``unit``: which specimen it is: small offsets of rate, timbre and resonances.
+* ``speed``: speed of the machine: its rate, and the level of its broadband noise.
+* ``load``: effort of the machine: balance and brightness of its tones.
+* ``unit``: specimen of the machine: small offsets of rate, timbre and resonances.
 * ``place``: microphone or position: an equaliser.
-* ``noise``: which background noise is heard: its spectrum.
-* ``level``: how loud the background noise is.
-* ``pattern``: the rhythm of a valve.
+* ``noise``: kind of background noise: its spectrum.
+* ``level``: level of the background noise.
+* ``pattern``: rhythm of a valve.
 """
 
 Values = tuple[str, ...]
@@ -29,7 +34,7 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """One attribute key: as it stands in file names, what it does, and its word in the attribute CSV."""
+    """One attribute key: its spelling in file names, its role, and its spelling in the attribute CSV."""
 
     name: str
     role: Role
@@ -38,16 +43,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Attributes:
-    """The attribute variants of one (year, machine, section); each variant has one value per key.
+    """Attribute variants of one (year, machine, section); a variant has one value per key.
 
     Attributes:
         keys: in file-name order.
-        source, target: variants that occur in training.
+        source, target: variants in training.
         unseen: further target variants, in test clips only.
-        csv_keys: positions of the keys that the section's attribute CSV lists.
-        anomalous: variants of the source and of the target anomalies, where they are not those of the
-            normal test clips.
-        template: of the file name's attribute part, such as ``{0}Spd{1}Mic{2}``.
+        csv_keys: positions of the keys in the section's attribute CSV.
+        anomalous: variants of the source and of the target anomalies, if other than the normal test clips'.
+        template: attribute part of a file name, such as ``{0}Spd{1}Mic{2}``.
     """
 
     keys: tuple[Key, ...]
@@ -67,27 +71,21 @@ class Attributes:
         return list(dict.fromkeys(v[index] for v in variants))
 
     def steps(self, index: int) -> int:
-        """Distinct values of key ``index``, less one."""
+        """Number of distinct values of key ``index``, less one."""
         return len(self._values(index)) - 1
 
     def position(self, index: int, value: str) -> float:
-        """Where ``value`` stands among all values of key ``index``: 0 = the smallest, 1 = the largest.
+        """Position of ``value`` among all values of key ``index``: 0 = smallest, 1 = largest.
 
-        Numbers are placed by size, words by their order of appearance.
+        Numbers are placed by size, words by order of appearance.
         """
         values = self._values(index)
-        numbers = [_number(v) for v in values]
-        if None in numbers:
+        try:
+            numbers = {v: float(v.rstrip("V")) for v in values}
+        except ValueError:
             return values.index(value) / max(len(values) - 1, 1)
-        low, high = min(numbers), max(numbers)  # type: ignore[type-var]
-        return 0.5 if low == high else (_number(value) - low) / (high - low)  # type: ignore[operator]
-
-
-def _number(value: str) -> float | None:
-    try:
-        return float(value.rstrip("V"))
-    except ValueError:
-        return None
+        low, high = min(numbers.values()), max(numbers.values())
+        return 0.5 if low == high else (numbers[value] - low) / (high - low)
 
 
 def grid(*axes: str) -> list[Values]:
@@ -112,7 +110,7 @@ _ROLES: dict[Role, str] = {
 _ROLE_OF = {key: role for role, keys in _ROLES.items() for key in keys.split()}
 
 _CSV_WORDS = {"spd": "speed"}
-"""The organisers spell some keys differently in the attribute CSVs."""
+"""Keys with another spelling in the organisers' attribute CSVs."""
 
 
 def make(
@@ -123,10 +121,10 @@ def make(
     anomalous: tuple[list[Values], list[Values]] = ([], []),
     template: str | None = None,
 ) -> Attributes:
-    """``target``'s last ``unseen`` variants occur in test clips only."""
+    """Attributes with blank-separated ``keys``; the last ``unseen`` targets occur in test clips only."""
     assert not set(source) & set(target)
     names = keys.split()
-    # The CSV lists what varies within the section, at most three parameters.
+    # The CSV lists keys that vary within the section, at most three.
     varying = [i for i in range(len(names)) if len({v[i] for v in source + target}) > 1]
     return Attributes(
         keys=tuple(Key(name, _ROLE_OF[name], _CSV_WORDS.get(name, name)) for name in names),

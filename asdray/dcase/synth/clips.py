@@ -1,4 +1,16 @@
-"""A clip of the plan, and how a year calls it."""
+"""Synthetic clips of a section, and their names in the style of a year.
+
+A clip has up to four names: the shipped file name (anonymous in the eval test split), the regular labelled
+name with the published attributes, the labelled name in lists (sometimes irregular or another clip's), and
+the full name with the real attributes.
+
+>>> from asdray.dcase.synth.clips import Namer
+>>> from asdray.dcase.synth.tables import attributes_of
+>>> namer = Namer("dcase2023", "eval", "bandsaw", 0, attributes_of("dcase2023", "bandsaw", 0))
+>>> clip = namer.clip("test", "source", "anomaly", ("13",), index=7, real=7, anonymous=42)
+>>> clip.name, clip.labelled_name
+('section_00_0042.wav', 'section_00_source_test_anomaly_0007_vel_13.wav')
+"""
 
 from __future__ import annotations
 
@@ -12,24 +24,24 @@ from asdray.dcase.years import NO_ATTRIBUTE, Subset, get_year
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the plan: what it is, and how it is called.
+    """One clip of a synthetic dataset.
 
     Attributes:
         split: train, test or supplemental.
-        folder: the folder in which it lies: the split, or 2021's ``source_test`` and ``target_test``.
+        folder: the split, or 2021's ``source_test`` and ``target_test``.
         domain, label: ``source`` or ``target``, ``normal`` or ``anomaly``; None for supplemental clips.
-        index: the number in its labelled name.
-        anonymous: the number in its shipped name where the label is hidden (eval test), else None.
+        index: number in the labelled name.
+        anonymous: number in the shipped name if the label is hidden (eval test), else None.
         values: attribute values, one per key.
-        attributes: the same as names and lists publish them: ``noAttribute`` where they hide them, ``""``
-            where no name has any, or the only name that has is wrong.
-        revealed: the real ones, where they are hidden and a correspondence tells them.
+        attributes: attributes in names and lists: ``noAttribute`` if hidden, ``""`` if no name has
+            attributes or the only name with attributes is wrong.
+        revealed: real attributes, if hidden and revealed by a correspondence.
         name: the file name as shipped.
-        labelled_name: the regular name with domain, label and published attributes; None for supplemental
-            clips, and where none is published that is right.
-        listed_name: an eval test clip's labelled name as lists spell it, right or wrong.
-        full_name: the name with the real attributes.
-        content: what is heard: ``both`` machine and noise, or one of them.
+        labelled_name: regular name with domain, label and published attributes; None for supplemental clips
+            and for clips without a published right name.
+        listed_name: labelled name of an eval test clip in lists, right or wrong.
+        full_name: name with the real attributes.
+        content: audible content: ``both`` machine and noise, or one alone.
     """
 
     subset: Subset
@@ -75,23 +87,11 @@ class Namer:
         self, split: str, domain: str, label: str, values: Values, index: int, real: int,
         anonymous: int | None = None,
     ) -> Clip:  # fmt: skip
-        """The clip; ``real`` is the index that goes with the real attributes."""
+        """A training or test clip; ``real`` is the index beside the real attributes."""
         style, year = STYLES[self.dcase], get_year(self.dcase)
-        published = full = self.attributes.text(values)
-        if label == "anomaly" and (suffixes := style.suffixes.get(self.machine)):
-            full += suffixes[real % len(suffixes)]
-        revealed = None
-        if self.machine in year.hidden_attributes:
-            published = NO_ATTRIBUTE
-            if split == "train":
-                published = style.hidden_word.get(self.machine, published)
-            elif anonymous is not None and self.machine in style.open_test:
-                published = full
-            told = split == "train" or self.machine not in style.untold_test
-            revealed = full if style.correspondences and told else None
-        elif style.names == "ids" or (style.names == "domains" and split == "test"):
-            published = full = ""
-        regular = self._name(style, split, domain, label, index, published)
+        published, full, revealed = self._attributes(split, label, values, real, anonymous is not None)
+        regular = self._name(split, domain, label, index, published)
+        listed = regular.replace("_test_", "_") if self.machine in style.without_test else regular
         return Clip(
             self.subset,
             self.machine,
@@ -107,14 +107,34 @@ class Namer:
             revealed,
             regular if anonymous is None else self._anonymous(style, domain, anonymous),
             regular,
-            None if anonymous is None else _listed(style, self.machine, regular),
-            self._name(style, split, domain, label, real, full),
+            None if anonymous is None else listed,
+            self._name(split, domain, label, real, full),
         )
 
+    def _attributes(
+        self, split: str, label: str, values: Values, real: int, is_anonymous: bool
+    ) -> tuple[str, str, str | None]:
+        """(published, real, revealed) attributes."""
+        style = STYLES[self.dcase]
+        published = full = self.attributes.text(values)
+        if label == "anomaly" and (suffixes := style.suffixes.get(self.machine)):
+            full += suffixes[real % len(suffixes)]
+        if self.machine in get_year(self.dcase).hidden_attributes:
+            published = NO_ATTRIBUTE
+            if split == "train":
+                published = style.hidden_word.get(self.machine, published)
+            elif is_anonymous and self.machine in style.open_test:
+                published = full
+            is_told = split == "train" or self.machine not in style.untold_test
+            return published, full, full if style.correspondences and is_told else None
+        if style.names == "ids" or (style.names == "domains" and split == "test"):
+            return "", "", None
+        return published, full, None
+
     def supplemental(self, number: int, values: Values) -> Clip:
-        """The machine without noise, or noise alone."""
-        spelled = STYLES[self.dcase].supplemental
-        template, base = spelled.get(self.machine, spelled["*"])
+        """A supplemental clip: the machine without noise, or noise alone."""
+        names = STYLES[self.dcase].supplemental
+        template, base = names.get(self.machine, names["*"])
         name = template.format(base + number)
         return Clip(
             subset=self.subset,
@@ -136,7 +156,8 @@ class Namer:
             content="noise" if "noise" in template else "machine",
         )
 
-    def _name(self, style: Style, split: str, domain: str, label: str, index: int, attributes: str) -> str:
+    def _name(self, split: str, domain: str, label: str, index: int, attributes: str) -> str:
+        style = STYLES[self.dcase]
         if style.names == "ids":
             return f"{label}_id_{self.section:02d}_{index:08d}.wav"
         ending = "" if style.names == "domains" and split == "test" else f"_{attributes}"
@@ -145,9 +166,5 @@ class Namer:
     def _anonymous(self, style: Style, domain: str, index: int) -> str:
         if style.names == "ids":
             return f"id_{self.section:02d}_{index:08d}.wav"
-        told = f"_{domain}_test" if style.names == "domains" else ""
-        return f"section_{self.section:02d}{told}_{index:04d}.wav"
-
-
-def _listed(style: Style, machine: str, name: str) -> str:
-    return name.replace("_test_", "_") if machine in style.without_test else name
+        in_name = f"_{domain}_test" if style.names == "domains" else ""
+        return f"section_{self.section:02d}{in_name}_{index:04d}.wav"

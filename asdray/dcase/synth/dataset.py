@@ -1,4 +1,19 @@
-"""`synthesise`: a whole synthetic dataset on disk, in the organisers' layout of its year."""
+"""Synthesis of a whole dataset on disk, in the organisers' layout of its year.
+
+``original/<dcase>`` gets wavs, attribute CSVs and ground truth. ``synthetic-unfinished.json`` marks a
+synthesis under way; ``synthetic.json``, written last, marks a complete dataset and holds its specification
+and counts. Data that asdray did not synthesise are never changed.
+
+Conventions: lengths are seconds, wavs are 16-bit PCM at 16 kHz. Equal arguments give equal bytes, whatever
+the number of processes.
+
+>>> import pathlib, tempfile
+>>> from asdray.dcase.synth import synthesise
+>>> with tempfile.TemporaryDirectory() as folder:
+...     report = synthesise(pathlib.Path(folder), "dcase2023", machines=["fan"], train=4, test=4, seconds=0.5)
+>>> report.created, report.counts["dev/fan/00/train/target/normal"]
+(True, 1)
+"""
 
 from __future__ import annotations
 
@@ -6,7 +21,7 @@ import collections
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +30,7 @@ from typing import Any
 import soundfile
 
 from asdray import store
-from asdray.dcase.manifest import UNKNOWN
+from asdray.dcase.manifest import UNKNOWN, synthetic_path, unfinished_path
 from asdray.dcase.synth import layout, lists, sounds
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
@@ -25,26 +40,23 @@ CHUNK = 64
 """Clips that a process renders before it reports."""
 
 LONGEST = 60
-"""Seconds of a clip; what systems can be configured to take."""
+"""Longest clip in seconds, as in the configuration of systems."""
 
 SECONDS_PER_WORKER = 400
-"""Audio below which a further process costs more to start than it saves."""
+"""Seconds of audio below which a further process costs more to start than it saves."""
 
 
 @dataclass(frozen=True)
 class SynthReport:
-    """What `synthesise` made or found.
+    """Result of `synthesise`.
 
     Attributes:
-        spec: the specification.
         folder: ``<data>/original/<dcase>``.
-        created: False where the dataset was there already.
-        clips: every clip with its true labels; the only place where an anonymous name meets its label
-            besides the ground-truth folder.
+        created: False if the dataset was there already.
+        clips: every clip with its true labels; besides the ground-truth folder the only place with both
+            anonymous names and labels.
         counts: clips per ``<subset>/<machine>/<section>/<split>/<domain>/<label>``; supplemental clips have
             domain and label ``unknown``.
-        channels: of every clip.
-        n_samples: of every clip, per channel.
     """
 
     spec: Spec
@@ -55,10 +67,12 @@ class SynthReport:
 
     @property
     def channels(self) -> int:
+        """Channels of every clip."""
         return get_year(self.spec.dcase).channels
 
     @property
     def n_samples(self) -> int:
+        """Samples per channel of every clip."""
         return _samples(self.spec)
 
 
@@ -66,48 +80,72 @@ def _samples(spec: Spec) -> int:
     return round(spec.seconds * SAMPLE_RATE)
 
 
-def done_path(data: Path, dcase: str) -> Path:
-    """``synthetic.json``, written last: the dataset is complete and synthetic."""
-    return store.original_dir(data, dcase, "dev").parents[1] / "synthetic.json"
-
-
-def unfinished_path(data: Path, dcase: str) -> Path:
-    """Exists while a dataset is being synthesised, and after an interruption."""
-    return done_path(data, dcase).with_name("synthetic-unfinished.json")
-
-
 def synthesise(
     data: Path,
     dcase: str,
     *,
-    machines: tuple[str, ...] | None = None,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **size: Any,
+) -> SynthReport:
+    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it there.
+
+    An interrupted call is simply repeated.
+
+    Args:
+        workers: processes; None = one per CPU, fewer for little audio.
+        on_progress: called with (clips written, clips in all).
+        size: ``machines``, ``train``, ``test``, ``seconds`` and ``seed``, see `spec_of`.
+
+    Raises:
+        ValueError: unknown year or machine, a size out of range, or a folder with other data.
+    """
+    spec = spec_of(dcase, **size)
+    if workers is not None and workers < 1:
+        raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
+    folder = synthetic_path(data, dcase).parent
+    clips = layout.plan(spec)
+    unsorted = collections.Counter(
+        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
+        for c in clips
+    )
+    counts = dict(sorted(unsorted.items()))
+    if not _is_done(data, spec):
+        _check_free(data, spec)
+        with store.lease(folder):
+            if not _is_done(data, spec):
+                _claim(data, spec)
+                _write_lists(data, spec, clips)
+                _write_audio(data, spec, clips, workers, on_progress)
+                value = {**spec.as_json(), "clips": len(clips), "counts": counts}
+                store.write_json(synthetic_path(data, dcase), value)
+                unfinished_path(data, dcase).unlink()
+                return SynthReport(spec, folder, True, clips, counts)
+    return SynthReport(spec, folder, False, clips, counts)
+
+
+def spec_of(
+    dcase: str,
+    machines: Sequence[str] | None = None,
     train: int | None = 100,
     test: int | None = 100,
     seconds: float = 6.0,
     seed: int = 0,
-    workers: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SynthReport:
-    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it there.
-
-    The same arguments give the same bytes, whatever the number of ``workers``. An interrupted call is
-    simply repeated.
+) -> Spec:
+    """The specification of a dataset, checked.
 
     Args:
-        machines: None = all of the year.
+        machines: None = all machines of the year.
         train: normal training clips per machine and section, a few of them (at least 1 %) from the
-            target domain; None = as many as the organisers' dataset has.
-        test: test clips per machine and section, the same number in each of domain x label; None = as many
-            as the organisers' dataset has in each (2020's dev set: 350 + 265, for most are not published).
+            target domain; None = as many as the organisers' dataset.
+        test: test clips per machine and section, equally many per domain and label; None = as many as the
+            organisers' dataset (2020's dev set: 350 + 265, since most counts are not published).
         seconds: length of every clip.
-        workers: processes; None = one per CPU, fewer where there is little to do.
-        on_progress: called with (clips written, clips in all).
 
     Raises:
-        ValueError: a year that does not exist, a machine that it does not have, a size that makes no dataset,
-            or a folder that holds something else already. Nothing of the latter is ever changed.
+        ValueError: unknown year or machine, or a value out of range.
     """
-    names = get_year(dcase).all_machines if machines is None else check_machines(dcase, machines)
+    names = get_year(dcase).all_machines if machines is None else check_machines(dcase, tuple(machines))
     for name, value, least, most in (
         ("train", train, 4, None),
         ("test", test, 4, None),
@@ -118,39 +156,15 @@ def synthesise(
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
         if value is not None and most is not None and value > most:
             raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
-    spec = Spec(dcase, names, train, test, float(seconds), seed)
-    folder = done_path(data, dcase).parent
-    clips = layout.plan(spec)
-    counts = collections.Counter(
-        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
-        for c in clips
-    )
-    report = SynthReport(spec, folder, True, clips, dict(sorted(counts.items())))
-    if _is_done(data, spec):
-        return SynthReport(spec, folder, False, clips, report.counts)
-    _check_free(data, spec)
-    with store.lease(folder):
-        if _is_done(data, spec):
-            return SynthReport(spec, folder, False, clips, report.counts)
-        _claim(data, spec)
-        _write_lists(data, spec, clips)
-        _write_audio(data, spec, clips, workers, on_progress)
-        store.write_json(
-            done_path(data, dcase), {**spec.as_json(), "clips": len(clips), "counts": report.counts}
-        )
-        unfinished_path(data, dcase).unlink()
-    return report
+    return Spec(dcase, names, train, test, float(seconds), seed)
+
+
+# ---------------------------------------------------------------------------------------------- the folder
 
 
 def _is_done(data: Path, spec: Spec) -> bool:
-    """Whether exactly this dataset is complete.
-
-    Raises:
-        ValueError: another one is.
-    """
-    path = done_path(data, spec.dcase)
+    """True if exactly this dataset is complete; raises ValueError if another dataset is."""
+    path = synthetic_path(data, spec.dcase)
     if not path.exists():
         return False
     found = store.read_json(path)
@@ -164,12 +178,12 @@ def _is_done(data: Path, spec: Spec) -> bool:
 
 
 def _check_free(data: Path, spec: Spec) -> None:
-    """Raises ValueError where the folder holds something that no interrupted call has left."""
+    """Raises ValueError if the folder holds data other than an interrupted call's."""
     marker = unfinished_path(data, spec.dcase)
     if marker.exists() or not marker.parent.exists():
         return
-    ours = (".lease", ".tmp-")
-    other = sorted(p.name for p in marker.parent.iterdir() if not p.name.startswith(ours))
+    own = (".lease", ".tmp-")
+    other = sorted(p.name for p in marker.parent.iterdir() if not p.name.startswith(own))
     if other:
         raise ValueError(
             f"{marker.parent} holds data that asdray did not synthesise ({', '.join(other[:4])}): "
@@ -178,17 +192,15 @@ def _check_free(data: Path, spec: Spec) -> None:
 
 
 def _claim(data: Path, spec: Spec) -> None:
-    """Makes the folder ours; removes what an interrupted call with another specification has left."""
+    """Marks the folder; removes the files of an interrupted call with another specification."""
     _check_free(data, spec)
     marker = unfinished_path(data, spec.dcase)
-    if marker.exists() and (old := _spec_from(store.read_json(marker))) != spec:
-        for path in _all_paths(data, old):
-            path.unlink(missing_ok=True)
+    if marker.exists():
+        value = store.read_json(marker)
+        if (old := Spec(**{**value, "machines": tuple(value["machines"])})) != spec:
+            for path in _all_paths(data, old):
+                path.unlink(missing_ok=True)
     store.write_json(marker, spec.as_json())
-
-
-def _spec_from(value: dict[str, Any]) -> Spec:
-    return Spec(**{**value, "machines": tuple(value["machines"])})
 
 
 def _path(data: Path, spec: Spec, clip: Clip) -> Path:
@@ -209,6 +221,9 @@ def _all_paths(data: Path, spec: Spec) -> Iterator[Path]:
     return itertools.chain((_path(data, spec, c) for c in clips), _lists(data, spec, clips))
 
 
+# ----------------------------------------------------------------------------------------------- the files
+
+
 def _write_lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> None:
     for path, text in _lists(data, spec, clips).items():
         with store.atomic_path(path) as temporary:
@@ -218,26 +233,17 @@ def _write_lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> None:
 def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
     """Renders and writes ``clips``; runs in a worker process.
 
-    The files are not renamed into place one by one: `done_path` says that all of them are whole.
+    Files are not renamed into place one by one: ``synthetic.json`` tells that all of them are whole.
     """
-    channels = get_year(spec.dcase).channels
-    for clip in clips:
+    dcase, channels = spec.dcase, get_year(spec.dcase).channels
+    for c in clips:
+        place = (dcase, c.machine, c.section)
         identity = (
-            f"{spec.seed}/{spec.dcase}/{clip.machine}/{clip.section}/{clip.subset}/{clip.split}/"
-            f"{clip.domain}/{clip.label}/{clip.index}"
+            f"{spec.seed}/{dcase}/{c.machine}/{c.section}/{c.subset}/{c.split}/{c.domain}/{c.label}/{c.index}"
         )
-        audio = sounds.render(
-            spec.dcase,
-            clip.machine,
-            clip.section,
-            clip.values,
-            clip.label == "anomaly",
-            _samples(spec),
-            identity,
-            channels=channels,
-            content=clip.content,
-        )
-        soundfile.write(_path(data, spec, clip), audio, SAMPLE_RATE, subtype="PCM_16")
+        is_anomaly, n = c.label == "anomaly", _samples(spec)
+        audio = sounds.render(place, c.values, is_anomaly, n, identity, channels=channels, content=c.content)
+        soundfile.write(_path(data, spec, c), audio, SAMPLE_RATE, subtype="PCM_16")
     return len(clips)
 
 
@@ -246,7 +252,7 @@ def _write_audio(
     spec: Spec,
     clips: tuple[Clip, ...],
     workers: int | None,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None],
 ) -> None:
     for folder in {_path(data, spec, clip).parent for clip in clips}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,16 +260,10 @@ def _write_audio(
         workers = min(os.cpu_count() or 1, 1 + int(len(clips) * spec.seconds / SECONDS_PER_WORKER))
     chunks = [clips[i : i + CHUNK] for i in range(0, len(clips), CHUNK)]
     written = 0
-
-    def advance(count: int) -> None:
-        nonlocal written
-        written += count
-        if on_progress:
-            on_progress(written, len(clips))
-
     if workers == 1:
         for chunk in chunks:
-            advance(_write_chunk(data, spec, chunk))
+            written += _write_chunk(data, spec, chunk)
+            on_progress(written, len(clips))
         return
     # Spawned, not forked: the caller may have threads (Ray, torch) that a fork would freeze.
     context = multiprocessing.get_context("spawn")
@@ -271,7 +271,8 @@ def _write_audio(
         futures = [pool.submit(_write_chunk, data, spec, chunk) for chunk in chunks]
         try:
             for future in as_completed(futures):
-                advance(future.result())
+                written += future.result()
+                on_progress(written, len(clips))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

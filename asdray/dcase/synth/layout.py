@@ -1,11 +1,17 @@
-"""Which clips a synthetic dataset has, and every name and folder of them, as its year ships them.
+"""Plan of a synthetic dataset: its clips with every name and folder, as the year ships them.
 
-Nothing here knows how a clip sounds. The running index of an anonymous name is a random permutation per
-machine and section and carries no information.
+The plan knows no sounds. The running index of an anonymous name is a random permutation per machine and
+section, and carries no information.
+
+>>> from asdray.dcase.synth.layout import Spec, plan
+>>> clips = plan(Spec("dcase2023", ("bandsaw",), train=4, test=4, seconds=1.0, seed=0))
+>>> len(clips), clips[-1].key, clips[-1].label
+(8, 'eval/bandsaw/train/section_00_target_train_normal_0000_vel_12.wav', 'normal')
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,17 +24,23 @@ from asdray.dcase.synth.voice import generator
 from asdray.dcase.years import Subset, get_year
 
 GENERATOR = 3
-"""Version of everything that decides names and sounds: raise it with any change of either."""
+"""Version of all names and sounds: raise it with any change of either."""
 
 CELLS = (("source", "normal"), ("target", "normal"), ("source", "anomaly"), ("target", "anomaly"))
 
 UNPUBLISHED = (350, 265)
-"""Normal and anomalous test clips per section of 2020's dev set; only those of its ToyCar are published."""
+"""Normal and anomalous test clips per section of 2020's dev set; only its ToyCar has published counts."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a synthetic dataset depends on; ``train``, ``test`` None = as many clips as the real one."""
+    """Everything that determines a synthetic dataset.
+
+    Attributes:
+        train, test: clips per machine and section; None = as many as the organisers' dataset.
+        seconds: length of every clip.
+        generator: `GENERATOR` of the asdray that made the dataset.
+    """
 
     dcase: str
     machines: tuple[str, ...]
@@ -39,12 +51,25 @@ class Spec:
     generator: int = GENERATOR
 
     def as_json(self) -> dict[str, Any]:
-        """The specification as it stands in ``synthetic.json``."""
+        """The specification in ``synthetic.json``."""
         return {**asdict(self), "machines": list(self.machines)}
 
 
+def plan(spec: Spec) -> tuple[Clip, ...]:
+    """Every clip of the dataset, ordered by key, so that the order of writing tells nothing about a clip."""
+    year = get_year(spec.dcase)
+    clips = [
+        clip
+        for machine in spec.machines
+        for subset in year.subsets_of(machine)
+        for section in year.sections[subset][machine]
+        for clip in _Section(spec, subset, machine, section).clips()
+    ]
+    return tuple(sorted(clips, key=lambda clip: clip.key))
+
+
 def target_clips(dcase: str, train: int) -> int:
-    """How many of ``train`` clips are target ones: 10 of 1000 as in the real data, 10 of 100, 3 of 12."""
+    """Number of target clips among ``train`` clips: 10 of 1000 as in the real data, 10 of 100, 3 of 12."""
     year = get_year(dcase)
     if "target" not in year.domains:
         return 0
@@ -77,10 +102,9 @@ def _test_counts(spec: Spec, place: tuple[Subset, str, int]) -> dict[tuple[str, 
 
 
 def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[str, ...], tuple[Values, ...]]:
-    """The variants in use per (split, domain, label): all at the size of the real data, fewer where clips
-    are few.
+    """Variants in use per (split, domain, label): all at the size of the real data, fewer for few clips.
 
-    A handful of clips spread over 18 variants would leave nothing to learn a variant from.
+    A handful of clips spread over 18 variants would be too few to learn a variant from.
     """
     n_source = min(len(attributes.source), max(2, source // 8))
     n_target = len(attributes.target) if source >= 900 else min(len(attributes.target), max(1, target // 3))
@@ -100,80 +124,85 @@ def _variants(attributes: Attributes, source: int, target: int) -> dict[tuple[st
     }
 
 
-def _section(spec: Spec, subset: Subset, machine: str, section: int) -> Iterator[Clip]:
-    """The clips of one section: training, test, supplemental."""
-    style = STYLES[spec.dcase]
-    attributes = attributes_of(spec.dcase, machine, section)
-    rng = generator("plan", spec.seed, spec.dcase, machine, section)
-    n_source, n_target = _train_counts(spec)
-    variants = _variants(attributes, n_source, n_target)
-    namer = Namer(spec.dcase, subset, machine, section, attributes)
+_Test = tuple[str, str, int, Values]
+"""(domain, label, index within the cell, attribute values) of a test clip"""
 
-    def pick(split: str, domain: str, label: str, count: int) -> Iterator[tuple[int, Values]]:
-        pool = variants[split, domain, label]
-        # Every variant equally often, in random order.
-        return ((i, pool[k]) for i, k in enumerate((rng.permutation(count) % max(len(pool), 1)).tolist()))
 
-    for domain, count in (("source", n_source), ("target", n_target)):
-        before = n_source if domain == "target" and machine in style.target_continues else 0
-        for i, values in pick("train", domain, "normal", count):
-            real = before + i + (machine in style.one_based or machine in style.shifted)
-            index = real % count if machine in style.shifted else real
-            yield namer.clip("train", domain, "normal", values, index, real)
-    cells = _test_counts(spec, (subset, machine, section))
-    tests = [
-        (domain, label, i, cells["source", label] if domain == "target" else 0, values)
-        for (domain, label), count in cells.items()
-        for i, values in pick("test", domain, label, count)
-    ]
-    if subset == "dev":
-        for domain, label, i, _, values in tests:
-            index = real = i + (machine in style.one_based)
-            if machine in style.renumbered:
-                index = cells[domain, label] - 1 - i
-            yield namer.clip("test", domain, label, values, index, real)
-    else:
+class _Section:
+    """The clips of one section."""
+
+    def __init__(self, spec: Spec, subset: Subset, machine: str, section: int) -> None:
+        self.spec, self.subset, self.machine = spec, subset, machine
+        self.style = STYLES[spec.dcase]
+        attributes = attributes_of(spec.dcase, machine, section)
+        self.rng = generator("plan", spec.seed, spec.dcase, machine, section)
+        self.train = _train_counts(spec)
+        self.cells = _test_counts(spec, (subset, machine, section))
+        self.variants = _variants(attributes, *self.train)
+        self.namer = Namer(spec.dcase, subset, machine, section, attributes)
+
+    def clips(self) -> Iterator[Clip]:
+        """Training, test and supplemental clips; the order of random draws is part of the dataset."""
+        yield from self._training()
+        tests = [
+            (domain, label, i, values)
+            for (domain, label), count in self.cells.items()
+            for i, values in self._pick("test", domain, label, count)
+        ]
+        yield from self._dev_test(tests) if self.subset == "dev" else self._eval_test(tests)
+        if usual := get_year(self.spec.dcase).supplemental_per_section:
+            pool = self.variants["train", "source", "normal"]
+            for i in range(usual if self.spec.train is None else max(4, self.spec.train // 10)):
+                yield self.namer.supplemental(i, pool[i % len(pool)])
+
+    def _pick(self, split: str, domain: str, label: str, count: int) -> Iterator[tuple[int, Values]]:
+        """``count`` indices and variants: every variant equally often, in random order."""
+        pool = self.variants[split, domain, label]
+        order = (self.rng.permutation(count) % max(len(pool), 1)).tolist()
+        return ((i, pool[k]) for i, k in enumerate(order))
+
+    def _training(self) -> Iterator[Clip]:
+        style, machine = self.style, self.machine
+        for domain, count in zip(("source", "target"), self.train, strict=True):
+            before = self.train[0] if domain == "target" and machine in style.target_continues else 0
+            for i, values in self._pick("train", domain, "normal", count):
+                real = before + i + (machine in style.one_based or machine in style.shifted)
+                index = real % count if machine in style.shifted else real
+                yield self.namer.clip("train", domain, "normal", values, index, real)
+
+    def _dev_test(self, tests: list[_Test]) -> Iterator[Clip]:
+        for domain, label, i, values in tests:
+            index = real = i + (self.machine in self.style.one_based)
+            if self.machine in self.style.renumbered:
+                index = self.cells[domain, label] - 1 - i
+            yield self.namer.clip("test", domain, label, values, index, real)
+
+    def _eval_test(self, tests: list[_Test]) -> list[Clip]:
+        """Test clips under anonymous names."""
+        style, machine, seed = self.style, self.machine, self.spec.seed
         if style.names == "domains":
-            anonymous = [
-                n for d in ("source", "target") for n in rng.permutation(sum(t[0] == d for t in tests))
-            ]
+            in_domain = Counter(test[0] for test in tests)
+            anonymous = [n for d in ("source", "target") for n in self.rng.permutation(in_domain[d])]
             tests.sort(key=lambda test: test[0])
         else:
-            anonymous = list(rng.permutation(len(tests)))
-        recorded = generator("recordings", spec.seed, machine).permutation(min(10 * len(tests), 10_000))
-        hidden = []
-        for n, (domain, label, i, before, values) in enumerate(tests):
-            shown = int(anonymous[n]) + (machine in style.anonymous_one_based)
-            index = shown
+            anonymous = list(self.rng.permutation(len(tests)))
+        recorded = generator("recordings", seed, machine).permutation(min(10 * len(tests), 10_000))
+        clips = []
+        for n, (domain, label, i, values) in enumerate(tests):
+            index = shown = int(anonymous[n]) + (machine in style.anonymous_one_based)
             if machine in style.recordings:
                 index = int(recorded[n])
             elif machine in style.own_index:
+                before = self.cells["source", label] if domain == "target" else 0
                 index = i + (machine in style.own_one_based) + before * (machine in style.target_continues)
-            hidden.append(namer.clip("test", domain, label, values, index, index, shown))
-        yield from _with_wrong_names(hidden, spec.seed) if machine in style.wrong_names else hidden
-    if usual := get_year(spec.dcase).supplemental_per_section:
-        pool = variants["train", "source", "normal"]
-        for i in range(usual if spec.train is None else max(4, spec.train // 10)):
-            yield namer.supplemental(i, pool[i % len(pool)])
+            clips.append(self.namer.clip("test", domain, label, values, index, index, shown))
+        return _with_wrong_names(clips, seed) if machine in style.wrong_names else clips
 
 
 def _with_wrong_names(clips: list[Clip], seed: int) -> list[Clip]:
-    """2022's Toy machines: each clip is listed under the name of another one, drawn at random."""
+    """2022's Toy machines: each clip is listed under the name of another clip, drawn at random."""
     rng = generator("wrong names", seed, clips[0].machine, clips[0].section)
     return [
         replace(clip, attributes="", labelled_name=None, listed_name=clips[other].listed_name)
         for clip, other in zip(clips, rng.permutation(len(clips)), strict=True)
     ]
-
-
-def plan(spec: Spec) -> tuple[Clip, ...]:
-    """Every clip of the dataset, ordered by key, so that the order of writing tells nothing about a clip."""
-    year = get_year(spec.dcase)
-    clips = [
-        clip
-        for machine in spec.machines
-        for subset in year.subsets_of(machine)
-        for section in year.sections[subset][machine]
-        for clip in _section(spec, subset, machine, section)
-    ]
-    return tuple(sorted(clips, key=lambda clip: clip.key))

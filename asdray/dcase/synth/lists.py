@@ -1,4 +1,11 @@
-"""The text files beside the clips: attribute CSVs, and the ground truth in every form of its year."""
+"""Text files beside synthetic clips: attribute CSVs, and the ground truth in every form of the year.
+
+>>> from asdray.dcase.synth.layout import Spec, plan
+>>> from asdray.dcase.synth.lists import ground_truth
+>>> spec = Spec("dcase2023", ("bandsaw",), train=4, test=4, seconds=1.0, seed=0)
+>>> sorted(ground_truth(spec, plan(spec)))[0]
+'eval_data_list_2023.csv'
+"""
 
 from __future__ import annotations
 
@@ -14,9 +21,9 @@ from asdray.dcase.years import Subset, get_year
 
 
 def attribute_csvs(spec: Spec, clips: Iterable[Clip]) -> dict[tuple[Subset, str, str], str]:
-    """Content of ``attributes_<SS>.csv`` per (subset, machine, file name): all clips whose names are open.
+    """Content of ``attributes_<SS>.csv`` per (subset, machine, file name).
 
-    Where the names hide the attributes it lists names alone.
+    A CSV lists all clips except anonymous and supplemental ones; names alone if names hide the attributes.
     """
     year = get_year(spec.dcase)
     if not year.attribute_csv:
@@ -45,9 +52,9 @@ def _parameters(attributes: Attributes, clip: Clip) -> list[str]:
 
 
 def ground_truth(spec: Spec, clips: Iterable[Clip]) -> dict[str, str]:
-    """Every file of the ground-truth folder by its path there.
+    """Content of every file of the ground-truth folder, per relative path.
 
-    The list, the evaluator's folders, and the correspondences where their publishers have them.
+    The list, the evaluator's folders, and the correspondences, as far as the year has them.
     """
     year, style = get_year(spec.dcase), STYLES[spec.dcase]
     clips = tuple(clips)
@@ -62,8 +69,10 @@ def ground_truth(spec: Spec, clips: Iterable[Clip]) -> dict[str, str]:
         if machine in style.zero_last:
             block = sorted(block, key=lambda c: (c.anonymous == 0, c.name))
         lines += [machine, *(_list_row(spec, c) for c in block)]
-        for section, those in itertools.groupby(sorted(block, key=lambda c: c.key), key=lambda c: c.section):
-            files |= _evaluator_files(spec, machine, section, list(those))
+        for section, members in itertools.groupby(
+            sorted(block, key=lambda c: c.key), key=lambda c: c.section
+        ):
+            files |= _evaluator_files(spec, machine, section, list(members))
     if lines and style.newline:
         files[f"eval_data_list_{year.year}.csv"] = "".join(line + style.newline for line in lines)
     return files | _correspondences(spec, clips)
@@ -93,7 +102,7 @@ def _evaluator_files(spec: Spec, machine: str, section: int, clips: list[Clip]) 
 
 
 def _labels_per_domain(machine: str, section: int, clips: list[Clip]) -> dict[str, str]:
-    """2021: a file per domain; one of them has other line ends."""
+    """2021: a file per domain; one file has other line ends."""
     files = {}
     for domain in ("source", "target"):
         newline = "\r\n" if (machine, section, domain) == ("fan", 5, "target") else "\n"
@@ -104,7 +113,7 @@ def _labels_per_domain(machine: str, section: int, clips: list[Clip]) -> dict[st
 
 
 def _table(spec: Spec, machine: str, section: int, clips: list[Clip]) -> str:
-    """2022: with the parameters of the clip that the labelled name belongs to, which may be another."""
+    """2022: rows with the parameters of the labelled name's clip, which may be another clip."""
     attributes = attributes_of(spec.dcase, machine, section)
     full = "file_name_with_attributes" if machine in TOYS else "file_name_with_full_attributes"
     owners = {c.full_name: c for c in clips}
@@ -123,13 +132,13 @@ def _pairs(spec: Spec, machine: str, clips: list[Clip]) -> str:
 
 
 def _correspondences(spec: Spec, clips: tuple[Clip, ...]) -> dict[str, str]:
-    """Full name and published name of clips whose names hide their attributes, where they are revealed."""
+    """Full and published names of clips with hidden attributes, as far as these are revealed."""
     year, newline = get_year(spec.dcase), STYLES[spec.dcase].correspondences
     rows: dict[str, list[str]] = {}
     for clip in sorted(clips, key=lambda c: c.full_name):
         if newline is None or clip.revealed is None:
             continue
-        # What the 2025 list shows openly corresponds to the anonymous name, not to a labelled one.
+        # Attributes shown in the 2025 list correspond to the anonymous name, not to a labelled name.
         shown = clip.name if clip.attributes == clip.revealed else clip.labelled_name
         path = (
             f"ground_truth_attributes/{year.name}t2/{clip.subset}_data/{clip.machine}/"

@@ -1,6 +1,12 @@
-"""Renders clips: a voice, the spread between clips, perhaps a fault, and the background noise.
+"""Rendering of clips: a voice, the spread between clips, perhaps a fault, and background noise.
 
-A clip is a function of its identity and the dataset's seed alone, whichever process renders it.
+Conventions: audio is float32 in [-1, 1] at 16 kHz, ``(n,)`` or ``(n, 2)`` samples; levels are dB. A clip
+depends on its arguments alone, in any process.
+
+>>> from asdray.dcase.synth.sounds import render
+>>> audio = render(("dcase2023", "bandsaw", 0), ("13",), False, 8000, "a clip")
+>>> audio.shape, bool(abs(audio).max() < 1)
+((8000,), True)
 """
 
 from __future__ import annotations
@@ -12,33 +18,31 @@ from typing import Literal
 import numpy as np
 from scipy import fft
 
-from asdray.dcase.synth.faults import apply_fault
-from asdray.dcase.synth.machines import MACHINES
-from asdray.dcase.synth.parts import Hiss, Knocks, Tones
-from asdray.dcase.synth.voice import GRID, Voice, curve, generator, voice_of
+from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
+from asdray.dcase.synth.voice import GRID, Voice, apply_fault, curve, generator, shifted, voice_of
 from asdray.dcase.years import SAMPLE_RATE
 
 TABLE = 8192
-"""Samples of the wavetable that holds one period of a harmonic series."""
+"""Samples of a wavetable, which holds one period of a harmonic series."""
 
 LEVEL = 0.05
 """RMS of a clip of medium speed (full scale = 1)."""
 
 FAR_DELAY = 70
-"""Samples after which the far microphone hears the machine: 1.5 m."""
+"""Delay of the machine at the far microphone in samples: 1.5 m."""
 
 FAR_NOISE = 4.0
-"""dB of the far microphone's background over the near one's."""
+"""dB of the far microphone's background over the near microphone's."""
 
 _FAR_CURVE = -7.0 - 3.0 * np.log2(1 + GRID / 1500.0)
 
 Content = Literal["both", "machine", "noise"]
-"""What a clip holds: recordings hold both, some supplemental clips one of them alone."""
+"""Content of a clip: recordings hold both, some supplemental clips one alone."""
 
 
 @functools.lru_cache(maxsize=4)
 def _axes(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per rfft bin of ``n`` samples the fractional index on `GRID`, and the time in seconds."""
+    """Fractional index on `GRID` per rfft bin of ``n`` samples, and time per sample in seconds."""
     bins = fft.rfftfreq(n, 1 / SAMPLE_RATE)
     return np.interp(np.log(np.maximum(bins, GRID[0])), np.log(GRID), np.arange(len(GRID))), (
         np.arange(n) / SAMPLE_RATE
@@ -66,7 +70,7 @@ def _hiss_curve(hiss: Hiss) -> np.ndarray:
 def _progress(
     voice: Voice, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Turns completed per sample, ``(n,) float64``; with strokes also these, and the speed in [0, 1]."""
+    """Turns completed per sample, ``(n,) float64``; with strokes also strokes, and speed in [0, 1]."""
     seconds = _axes(n)[1]
     wander = 1 + 0.0008 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.2) * seconds + rng.uniform()))
     speed = strokes = None
@@ -92,7 +96,7 @@ def _tones(
 ) -> np.ndarray:
     count = min(len(gains), int(7600 / (tones.order * rate)))
     amplitudes = 10 ** ((gains + rng.normal(0, 1.2, len(gains))) / 20)
-    # Normalised over all partials: those that would lie above the Nyquist frequency are lost, not folded.
+    # Normalised over all partials: partials above the Nyquist frequency are lost, not folded.
     amplitudes *= 10 ** (tones.level / 20) / np.sqrt(np.sum(amplitudes**2) / 2)
     spectrum = np.zeros(TABLE // 2 + 1, np.complex64)
     phases = rng.uniform(0, 2 * np.pi, len(gains))
@@ -125,16 +129,13 @@ def _knocks(knocks: Knocks, turns: np.ndarray, rng: np.random.Generator) -> np.n
 def _spread(voice: Voice, rng: np.random.Generator) -> Voice:
     """The normal spread between clips of one voice: levels in dB, rates and frequencies as ratios.
 
-    Background and room differ a lot between clips and say nothing, the machine itself differs little: what
-    the class of a clip depends on is found in the fine structure of its spectrum. With these spreads and the
-    severities of `faults`, small versions of both baselines score between 0.6 and 0.8 (official score).
+    Background and room differ a lot between clips and carry no information; the machine itself differs
+    little, so that the class of a clip shows in the fine structure of the spectrum. With these spreads and
+    the severities of faults, small versions of both baselines score between 0.6 and 0.8 (official score).
     """
 
     def vary(part: Hiss | Knocks) -> Hiss | Knocks:
-        level, shift = part.level + rng.normal(0, 0.8), 2 ** rng.normal(0, 0.02)
-        if isinstance(part, Hiss):
-            return replace(part, level=level, centre=part.centre * shift)
-        return replace(part, level=level, ring=part.ring * shift)
+        return shifted(part, rng.normal(0, 0.8), 2 ** rng.normal(0, 0.02))  # type: ignore[return-value]
 
     return replace(
         voice.map((Hiss, Knocks), vary).map(Tones, lambda t: replace(t, level=t.level + rng.normal(0, 0.8))),
@@ -153,7 +154,7 @@ def _spread(voice: Voice, rng: np.random.Generator) -> Voice:
 
 
 def _machine(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``(n,)``: the machine alone, its RMS 1."""
+    """``(n,)``: the machine alone, RMS 1."""
     turns, strokes, speed = _progress(voice, n, rng)
     moving = np.zeros(n, np.float32)
     spectrum = np.zeros(n // 2 + 1, np.complex64)
@@ -183,9 +184,9 @@ def play(
     """The voice in its background noise.
 
     Args:
-        channels: 1, or 2 = a near microphone and a far one. The far one hears the machine late, muffled and
-            quieter, and more of the room: its own noise, and the same rumble.
-        content: the machine, the noise, or both.
+        channels: 1, or 2 = a near and a far microphone. The far microphone hears the machine late, muffled
+            and quieter, more noise of the room, and the same rumble.
+        content: machine, noise, or both.
 
     Returns:
         ``(n,) float32`` or ``(n, 2) float32`` in [-1, 1].
@@ -207,9 +208,7 @@ def play(
 
 
 def render(
-    dcase: str,
-    machine: str,
-    section: int,
+    place: tuple[str, str, int],
     values: tuple[str, ...],
     anomalous: bool,
     n: int,
@@ -221,15 +220,16 @@ def render(
     """One clip, ``(n,) float32`` or ``(n, 2) float32`` in [-1, 1] at 16 kHz.
 
     Args:
-        values: the attribute values, see `tables.attributes_of`.
-        identity: what tells this clip from all others of all datasets (the seed of everything random in it).
+        place: (year, machine, section).
+        values: one value per key of `asdray.dcase.synth.tables.attributes_of`.
+        identity: seed of all random choices, unique among the clips of all datasets.
         channels, content: see `play`.
     """
     rng = generator("clip", identity)
-    voice = _spread(voice_of(dcase, machine, section, values), rng)
+    voice = _spread(voice_of(*place, values), rng)
     if anomalous:
-        fault = str(rng.choice(MACHINES[machine].faults))
-        fixed = generator("fault", dcase, machine, section, fault)
+        fault = str(rng.choice(MACHINES[place[1]].faults))
+        fixed = generator("fault", *place, fault)
         where, sign = fixed.uniform(), fixed.choice([-1.0, 1.0])
         voice = apply_fault(voice, fault, rng.beta(1.5, 1.5), where, sign)  # type: ignore[arg-type]
     return play(voice, n, rng, channels, content)
