@@ -81,6 +81,13 @@ AE = {
     "train.learning_rate": 3.0e-3,
 }
 RAW = {"audio.duration": 1.0, "frontend.n_mels": 16, "frontend.n_fft": 512, "frontend.hop_length": 256}
+
+
+def without(options: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Options but one, which a space varies."""
+    return {name: value for name, value in options.items() if name != key}
+
+
 LOSSES = [{"name": "adacos"}, {"name": "subcluster_adacos", "n_subclusters": 4, "trainable": True}]
 MACHINES = {"dcase2022": ["ToyCar", "fan"], "dcase2023": ["fan", "bandsaw"]}
 ONE_YEAR = {"dcase": ["dcase2023"], "machines": {"dcase2023": MACHINES["dcase2023"]}}
@@ -102,7 +109,7 @@ SWEEP = {
 }
 SEARCH = {
     "name": "search",
-    "recipes": {"dis_baseline": {"set": {k: v for k, v in DIS.items() if k != "train.learning_rate"}}},
+    "recipes": {"dis_baseline": {"set": without(DIS, "train.learning_rate")}},
     "space": {
         "train.learning_rate": {"loguniform": [1.0e-4, 1.0e-2]},
         "frontend.mixup_probability": {"quniform": [0.0, 1.0, 0.25]},
@@ -136,7 +143,9 @@ KEEP = {
 }
 TOP = {
     "name": "top",
-    "recipes": {"raw_spec": {"set": RAW, "space": {"frontend.n_mels": [8, 12, 16]}}},
+    "recipes": {
+        "raw_spec": {"set": without(RAW, "frontend.n_mels"), "space": {"frontend.n_mels": [8, 12, 20]}}
+    },
     **ONE_YEAR,
     "seeds": [0],
     "backends": ["knn"],
@@ -417,6 +426,7 @@ def main() -> None:
     parser.add_argument("target", help="the file of rows; of `against`, a commit")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas; default all")
     parser.add_argument("--keep-folder", action="store_true", help="leave data and results, and say where")
+    parser.add_argument("--tree", type=Path, default=TREE, help="the checkout whose asdray runs")
     args = parser.parse_args()
     parts = args.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -427,13 +437,14 @@ def main() -> None:
         expected = read_rows(Path(args.target))
     elif args.action == "against":
         expected = _against(args.target, parts)
-    rows = make_rows(TREE, parts, args.keep_folder)
+    tree = args.tree.resolve()
+    rows = make_rows(tree, parts, args.keep_folder)
     faults = check_hand({**expected, **rows})  # also a part that did not run is compared with, as it was
     if args.action == "write":
         path = Path(args.target)
         others = read_rows(path) if path.exists() else {}
         others = {name: digest for name, digest in others.items() if name not in _of_parts(others, parts)}
-        write_rows(path, {**others, **rows}, header(TREE))
+        write_rows(path, {**others, **rows}, header(tree))
         print(f"{len(rows)} rows are in {path}, beside {len(others)} of parts that did not run")
     else:
         faults += compare_rows(_of_parts(expected, parts), rows)
