@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: one process group per node, each with its own address and folder."""
+"""A real Ray cluster on the test machine: a process group, an address and a folder per node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = "127.0.0.1"
 
 @functools.cache
 def own_mounts() -> list[str] | None:
-    """The command that gives a process mounts of its own; None where this user may not."""
+    """The command to give a process private mounts; None if the user has no right to."""
     for command in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
         if shutil.which("unshare"):
             mount = [*command, "mount", "-t", "tmpfs", "none", "/mnt"]
@@ -31,7 +31,7 @@ def own_mounts() -> list[str] | None:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports that nobody listens at now."""
+    """Free ports."""
     sockets = [socket.socket() for _ in range(n)]
     for one in sockets:
         one.bind((HEAD, 0))
@@ -52,7 +52,7 @@ def processes(session: int) -> list[int]:
 
 
 class RayCluster:
-    """A head, and nodes that are added and killed. Only what it started is ever killed.
+    """A head, and nodes to add and kill. Only processes of the cluster are ever killed.
 
     ``dashboard``: jobs are submitted to it; it takes as much of the machine as three nodes.
     """
@@ -77,10 +77,10 @@ class RayCluster:
         self.nodes: dict[str, subprocess.Popen] = {}
         self._has_dashboard = dashboard
         self.address = self.dashboard = ""
-        """Of the head, once it runs."""
+        """Addresses of Ray and of the dashboard, once the head runs."""
 
     def begin(self, cpus=1) -> None:
-        """Starts the head; whatever comes of it, call `end`."""
+        """Starts the head; call `end` afterwards, also after a failure."""
         for attempt in range(3):
             port, dashboard_port, client = free_ports(3)
             self.address = f"{HEAD}:{port}"
@@ -98,7 +98,7 @@ class RayCluster:
                 self.kill(HEAD)
 
     def add(self, ip, cpus=1, *options, mounts: dict[Path, str] | None = None, **env) -> None:
-        """One more node, ``127.0.0.x``; ``mounts``: folders that are its own, path -> options of its tmpfs."""
+        """Starts a node at ``127.0.0.x``; ``mounts``: private folders, path -> options of the tmpfs."""
         self._start(ip, cpus, f"--address={self.address}", *options, mounts=mounts, **env)
 
     def _start(self, ip, cpus, *options, mounts=None, **env):
@@ -128,7 +128,7 @@ class RayCluster:
             )
 
     def _runs(self, ip):
-        """Whether the node came up, once that is decided."""
+        """True if the node came up; waits for the decision."""
         while self.nodes[ip].poll() is None:
             if "Ray runtime started" in self._log(ip):
                 return True

@@ -1,8 +1,8 @@
-"""What a RayJob may hold, as far as benchmarks/cluster uses it: names, types, values, and what must be there.
+"""The schema of a RayJob, for the fields in benchmarks/cluster: names, types, values, required fields.
 
-No Python package carries the operator's schema, so its facts stand here. Anything else is refused: a key that is
-new to this file is added here too. Sources: the KubeRay 1.5 API reference
-(https://ray-project.github.io/kuberay/reference/api/), for what stands below ``template`` Kubernetes' own
+No Python package carries the schema of the operator. Other fields are refused: a new field in benchmarks/cluster
+needs an entry here. Sources: the KubeRay 1.5 API reference
+(https://ray-project.github.io/kuberay/reference/api/), for the fields below ``template`` the reference of Kubernetes
 (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/).
 """
 
@@ -13,7 +13,7 @@ AMOUNT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i
 
 
 def has(*required: str, **properties) -> dict:
-    """An object with these properties and no other."""
+    """An object with the given properties and no other."""
     return {
         "type": "object",
         "properties": properties,
@@ -62,7 +62,7 @@ POD = has("spec", spec=has("containers", containers=items(CONTAINER), volumes=it
 
 
 def rayjob(start_options) -> dict:
-    """The schema of the resource; ``start_options``: what ``ray start`` knows, without the leading dashes."""
+    """The schema of the resource; ``start_options``: options of ``ray start`` without the leading dashes."""
     group = {
         # Text to text, or the operator refuses it: a port wants quotes.
         "rayStartParams": {

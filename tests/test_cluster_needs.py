@@ -1,4 +1,4 @@
-"""What is said of a cluster before a sweep begins, without Ray: requests that it never satisfies, unfit nodes."""
+"""Checks of a cluster before a sweep begins, without Ray: impossible requests, unfit nodes."""
 
 from collections import Counter
 
@@ -98,7 +98,7 @@ def test_a_ray_without_any_cpu_is_said():
 
 
 def ray_of(monkeypatch, **cpus):
-    """Has Ray tell of nodes with so many CPUs; returns what may be changed of them later."""
+    """Replaces the nodes of Ray, by name and CPUs; returns the nodes, open to changes."""
     import ray
 
     nodes = {n: {"NodeID": n, "Alive": True, "Resources": {"CPU": c} if c else {}} for n, c in cpus.items()}

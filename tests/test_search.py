@@ -226,7 +226,7 @@ def studies_of(tmp_path, places, *, fresh=True, only_read=False, **changes):
 
 
 def landscape(sample):
-    """An objective that is there at once: best at a learning rate of 0.001."""
+    """An objective without training, best at a learning rate of 0.001."""
     return -abs(np.log10(sample.swept["train.learning_rate"]) + 3)
 
 
@@ -706,7 +706,7 @@ class TuneTrial:
 
 
 def epochs_of(scheduler, losses, dcase=DCASE, number=0, seed=0, sample=True):
-    """Reports a trial's losses epoch by epoch, as Tune would; after how many it was stopped, None if never."""
+    """Reports the losses of a trial epoch by epoch, as Tune would; returns the epoch of the stop, None without."""
     system = System(frontend=BASE.system.frontend, train=Train(epochs=len(losses)))
     trial = Trial(dcase, "dis", system, seed, get_year(dcase).all_machines)
     work = Work(trial, f"dis sample {number}" if sample else None, number)

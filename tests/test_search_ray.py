@@ -119,7 +119,7 @@ def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path,
 
 
 def suggested(world):
-    """What was suggested, in its order."""
+    """The suggestions in order."""
     return [line["user_attr"]["swept"] for line in journal(world) if line["op_code"] == 8]
 
 

@@ -1,4 +1,4 @@
-"""What a sweep is asked beside its file, without Ray: which trials, what failed before, what is left."""
+"""Options of ``asdray sweep`` without Ray: chosen trials, earlier failures, dry runs, signals."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_one_walk_finds_what_the_stages_themselves_find(world):
     finish(other, more, world.places)
 
     def asked(stage):
-        """The signature and the marker of a stage, as the stage itself asks."""
+        """Signature of a stage and True if done, as computed by the stage itself."""
         at = (trial, stage.machine, stage.checkpoint)
         backend = next((b for b in job.backends if backend_id(b) == stage.backend), None)
         unit = next((u for u in trial.units if u.name == stage.unit), None)
@@ -325,7 +325,7 @@ def test_a_run_with_nothing_but_old_failures_says_so_and_starts_no_ray(world):
 
 
 def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
-    """What is trained again after `--retry-failed` is all of it; before, all but the unit that failed."""
+    """After `--retry-failed` all units are trained again, before all but the failed unit."""
     sweep, jobs = world.load(recipes=["ae.yaml"], seeds=[0], umap=False)
     lasting = fail(world, sweep, jobs[0], "train", unit="fan")
     text = "\n".join(plan_lines(sweep, jobs, world.places))
@@ -448,7 +448,7 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
 
 
 def estimator_of(sweep, jobs, places):
-    """An estimator that knows all of these trials as they are on disk."""
+    """An estimator of trials in their state on disk."""
     estimator = Estimator()
     for index, job in enumerate(jobs):
         estimator.add_trial(index, job.trial, job.dataset, standing(job, sweep, places).all)
@@ -514,7 +514,7 @@ def test_the_amount_left_follows_the_events(world):
 
 
 def loaded(command):
-    """Which heavy modules a command imported."""
+    """The output of a command, and the heavy modules imported."""
     code = (
         "import sys, atexit\n"
         "heavy = ('torch', 'ray', 'pandas', 'lightning', 'optuna', 'umap', 'sklearn', 'numpy')\n"

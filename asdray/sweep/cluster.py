@@ -1,4 +1,4 @@
-"""Starting or joining Ray: a session, the resources of its nodes, its dashboard and its metrics."""
+"""Starting or joining Ray: session, resources of the nodes, dashboard, metrics."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class Cluster:
     """The resources of a running Ray.
 
     Attributes:
-        nodes: CPUs and GPUs of each node; a training or task runs on one node.
+        nodes: CPUs and GPUs of each node; a training or task runs on a single node.
         dashboard: address of Ray's dashboard.
-        metrics: address of this node's metrics.
+        metrics: address of the metrics of the driver's node.
     """
 
     nodes: tuple[tuple[float, float], ...]
@@ -85,11 +85,10 @@ class Cluster:
         return sum(cpus for cpus, _ in self.nodes)
 
     def workers(self, tasks: int | None, queued: bool) -> tuple[int, int]:
-        """Number of workers to prepare for tasks during the trainings, and number of those to prepare after
-        them.
+        """Number of workers to prepare for tasks during the trainings, and number of further workers.
 
-        The latter are for the time when tasks have all CPUs. They are prepared only if all trainings run at
-        once, so that this time comes soon.
+        Further workers are for the time after the trainings, when tasks have all CPUs. None are prepared
+        while trainings are queued: the time is far off.
 
         Args:
             tasks: number of tasks; None if unknown.
@@ -104,13 +103,13 @@ class Cluster:
     def needs(self, asked: Resources, threads: int) -> dict[str, Need]:
         """Reservation of a training (``train``) and of the two kinds of task (``extract``, ``umap``).
 
-        Each option that is not given has a default. A training takes its threads, and a GPU if the cluster
-        has any; it also extracts there, so that no task waits for a GPU. If extraction asks for (a part of)
-        a GPU of its own, a training takes three quarters. Tasks reserve no CPU, since the driver limits
-        their number: see `asdray.sweep.tasks`. ``gpu: 0`` asks for none.
+        Every option has a default. A training takes a CPU per thread, and a GPU if the cluster has any; the
+        training also extracts on the GPU, so no task waits for a GPU. If extraction asks for (a part of) a
+        separate GPU, a training takes three quarters. Tasks reserve no CPU, since the driver limits the
+        number of tasks: see `asdray.sweep.tasks`. ``gpu: 0`` asks for none.
 
         Raises:
-            ValueError: a request that no node can ever satisfy, or a cluster without CPUs.
+            ValueError: a request beyond every node, or a cluster without CPUs.
         """
         gpu = 0.0
         if any(gpus > 0 for _, gpus in self.nodes):
@@ -130,7 +129,7 @@ class Cluster:
         return needs
 
     def _require(self, kind: str, need: Need) -> None:
-        """Raises ValueError for a reservation that fits on no node."""
+        """Raises ValueError for a reservation beyond every node."""
         largest = [max(of_nodes) for of_nodes in zip(*self.nodes, strict=True)]
         for name, wanted, most in zip(("cpu", "gpu"), (need.cpu, need.gpu), largest, strict=True):
             if wanted > most:
@@ -151,8 +150,8 @@ class Cluster:
         """Reservation of a training: ``asked``, completed by ``threads`` and ``gpu``.
 
         With ``per_node`` exactly so many trainings fit on the largest node, and no more on any other. Ray
-        has no limit per node for Tune's trials, so each reserves the least CPUs, in Ray's steps of 0.0001,
-        that fill the largest node. They share the GPUs of a node with fewer GPUs.
+        has no limit per node for Tune's trials, so each training reserves the least CPUs, in Ray's steps of
+        0.0001, to fill the largest node. Trainings share the GPUs of a node with fewer GPUs.
         """
         given = asked.model_dump()
         most_gpus = max(gpus for _, gpus in self.nodes)
@@ -181,15 +180,15 @@ class Cluster:
 
 
 def larger(one: Need, other: Need) -> Need:
-    """The smallest reservation that holds both."""
+    """The smallest reservation large enough for both."""
     return Need(cpu=max(one.cpu, other.cpu), gpu=max(one.gpu, other.gpu))
 
 
 @contextlib.contextmanager
 def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
-    """Context with a Ray of its own, or with the Ray at ``address``, which goes on afterwards.
+    """Context with a new Ray, or with the Ray at ``address``, left running afterwards.
 
-    Without an address the session never joins a Ray that merely happens to run on this machine.
+    Without an address the session never joins another Ray on the same machine.
     """
     for name, value in _RAY_ENV.items():
         os.environ.setdefault(name, value)
@@ -229,10 +228,9 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 def _sigterm_stays_ours() -> Iterator[None]:
     """Context in which Ray starts without taking over SIGTERM.
 
-    Ray would take it over twice. Its Python handler ends the process with code 15 and no message, and a
-    start that it interrupts leaves half a Ray behind. The handler of its C++ core runs before Python's: it
-    writes a stack trace and sets an alarm that aborts the process after 3 seconds, while a clean stop may
-    take longer.
+    Ray has two handlers. The Python handler ends the process with code 15 and no message; an interrupted
+    start leaves half a Ray behind. The handler of the C++ core runs before Python's: a stack trace, and an
+    alarm to abort the process after 3 seconds, while a clean stop may take longer.
     """
     import ray
 
@@ -253,7 +251,7 @@ def _join(address: str) -> Any:
     """Joins the Ray at ``address``.
 
     Raises:
-        ValueError: no Ray answers, or it refuses.
+        ValueError: no answer, or a refusal.
     """
     import ray
 
@@ -325,7 +323,7 @@ def _short_temp() -> str:
 
 
 def _remove_dead_folders() -> None:
-    """Removes the logs and sockets of Rays whose drivers, of this user, were killed."""
+    """Removes logs and sockets of Rays of killed drivers, of the same user."""
     for folder in Path(_short_temp()).glob("asdray-*-*"):
         pid = folder.name.split("-")[1]
         try:

@@ -1,12 +1,11 @@
-"""Estimates of the time and the disk space that a sweep still needs.
+"""Estimates of the remaining time and disk space of a sweep.
 
-The seconds of a stage are taken to be proportional to its work: clips times epochs for a training, clips for
-extraction, scoring, evaluation and UMAP, 1 for a table. Its bytes are proportional to the clips as well,
-except for trainings and tables, which take the same space for any number of clips. The rates (seconds per
-work, bytes per space) are means over the finished stages of the same kind and recipe. Scoring, evaluation,
-UMAP and tables of a recipe without a finished stage take the mean over all recipes; trainings and
-extractions have no estimate then. Disk space counts only the share of the outputs that ``keep`` leaves in
-the end.
+The seconds of a stage are taken to be proportional to the work: clips times epochs for a training, clips for
+extraction, scoring, evaluation and UMAP, 1 for a table. The bytes are proportional to the space: clips, but
+1 for trainings and tables. The rates (seconds per work, bytes per space) are means over the finished stages
+of the same kind and recipe. Scoring, evaluation, UMAP and tables of a recipe without a finished stage take
+the mean over all recipes; trainings and extractions have no estimate then. Disk space counts only outputs
+left by ``keep`` in the end.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ RECIPES_DIFFER = ("train", "extract")
 
 @dataclass(slots=True)
 class StageSum:
-    """Sum over stages of one kind.
+    """Sum over stages of a kind.
 
     Attributes:
         stages: number of stages.
-        work: amount to which their seconds are proportional.
-        space: amount to which their bytes are proportional.
-        seconds: total duration, 0 for stages that are not done.
-        bytes: total size of the outputs, 0 for stages that are not done.
+        work: amount proportional to the seconds.
+        space: amount proportional to the bytes.
+        seconds: total duration, 0 for missing stages.
+        bytes: total size of the outputs, 0 for missing stages.
     """
 
     stages: int = 0
@@ -48,7 +47,7 @@ class StageSum:
     bytes: int = 0
 
     def add(self, other: StageSum, sign: int = 1) -> None:
-        """Adds another sum; ``sign`` -1 subtracts it."""
+        """Adds another sum, or subtracts with ``sign`` -1."""
         self.stages += sign * other.stages
         self.work += sign * other.work
         self.space += sign * other.space
@@ -57,7 +56,7 @@ class StageSum:
 
 
 def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Stage]) -> dict[str, StageSum]:
-    """Stages of one trial, summed by kind."""
+    """Stages of a trial, summed by kind."""
     sums: dict[str, StageSum] = {}
     known: dict[tuple, tuple[float, float]] = {}  # several backends score the same clips
     for stage in stages:
@@ -70,7 +69,7 @@ def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Stage]) -> dict[
 
 
 class UpcomingSystems(NamedTuple):
-    """Systems of a recipe that a search has not suggested yet, or will confirm when it is over."""
+    """Systems of a recipe still to be suggested or confirmed by a search."""
 
     part: Literal["search", "confirm"]
     recipe: str
@@ -81,15 +80,15 @@ class UpcomingSystems(NamedTuple):
 
 @dataclass
 class Estimate:
-    """Time and disk space that are still needed.
+    """Remaining time and disk space.
 
     Attributes:
         train_seconds: duration of all trainings, one after the other.
         task_seconds: duration of all other stages, one after the other.
         bytes: disk space.
-        unknown_stages: stages without an estimate, trainings included; they count 0 above.
+        unknown_stages: stages without an estimate, trainings included; counted as 0 above.
         unknown_trainings: trainings without an estimate.
-        unknown_systems: upcoming systems without an estimate; they count 0 above.
+        unknown_systems: upcoming systems without an estimate; counted as 0 above.
     """
 
     train_seconds: float = 0.0
@@ -100,7 +99,7 @@ class Estimate:
     unknown_systems: int = 0
 
     def wall_seconds(self, trainings: float, tasks: float, cpus: float) -> float:
-        """Duration with ``trainings`` at once, ``tasks`` beside them, and ``cpus`` tasks after the trainings.
+        """Duration with ``trainings`` at once beside ``tasks``, then ``cpus`` tasks at once.
 
         >>> Estimate(train_seconds=100, task_seconds=60).wall_seconds(trainings=2, tasks=1, cpus=2)
         55.0
@@ -113,12 +112,11 @@ class Estimator:
     """Sums of finished and remaining work, updated as stages end.
 
     Args:
-        kept: stage -> share of its bytes that ``keep`` leaves in the end; 1 for stages that are not named.
+        kept: stage -> share of bytes left by ``keep`` in the end, 1 by default.
 
     Attributes:
-        upcoming: systems that a search has not suggested yet, replaced by the driver as the search goes on.
-            Each trial is expected to need the mean of the known trials of its recipe and not to be stopped
-            early.
+        upcoming: systems still to come in a search, replaced by the driver as the search goes on. A trial is
+            expected to need the mean of the known trials of the recipe and not to be stopped early.
     """
 
     def __init__(self, kept: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -137,7 +135,7 @@ class Estimator:
     def add_trial(
         self, index: int, trial: Trial, dataset: Dataset, stages: Sequence[Stage], asked: bool = True
     ) -> None:
-        """Adds a trial: its finished stages to the rates, the others to the remaining work if ``asked``."""
+        """Adds finished stages to the rates, and the others to the remaining work if ``asked``."""
         left = [stage for stage in stages if not stage.done]
         done = sum_stages(trial, dataset, (stage for stage in stages if stage.done))
         self.add_sums(trial.recipe, done, sum_stages(trial, dataset, left), asked)
@@ -151,10 +149,10 @@ class Estimator:
         asked: bool = True,
         blocked: Mapping[str, StageSum] = MappingProxyType({}),
     ) -> None:
-        """Adds a trial by the sums over its stages; no stage of it can end afterwards.
+        """Adds a trial by sums over stages; no stage can end afterwards.
 
         Args:
-            blocked: stages that failed before or depend on one that did; they are no remaining work.
+            blocked: stages failed before, and the stages after a failed stage: no remaining work.
         """
         self._trials[recipe] += 1
         for stage, total in (*done.items(), *left.items(), *blocked.items()):
@@ -172,7 +170,7 @@ class Estimator:
         self._add_rate("train", trial.recipe, one_epoch)
 
     def stage_ended(self, index: int, event: Event) -> None:
-        """Takes a stage off the remaining work, a failed one with its successors; updates the rates."""
+        """Takes a stage off the remaining work, with all successors after a failure; updates the rates."""
         trial, dataset, stages = self._open[index]
         ended: StageId = tuple(event[name] for name in Stage._fields[:5])
         if event["status"] == "done":
@@ -239,7 +237,7 @@ class Estimator:
 def _work_and_space(
     trial: Trial, dataset: Dataset, stage: str, unit: str | None, machine: str | None
 ) -> tuple[float, float]:
-    """The amounts to which the seconds and the bytes of one stage are proportional."""
+    """The amounts proportional to the seconds and to the bytes of a stage."""
     if stage == "table":
         return 1.0, 1.0
     if stage == "train":

@@ -29,7 +29,7 @@ def event_of(
     checkpoint: str | None = None,
     backend: str | None = None,
 ) -> Event:
-    """The fields of an event that identify the stage of a trial."""
+    """The fields of an event to identify a stage of a trial."""
     return {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -44,7 +44,7 @@ def event_of(
 
 
 class Record(Protocol):
-    """Fields of a finished stage that its event repeats, as in `asdray.store.Marker`."""
+    """The fields of a finished stage in an event, as in `asdray.store.Marker`."""
 
     @property
     def signature(self) -> str: ...
@@ -61,7 +61,7 @@ def finished(event: Event, marker: Record, found: bool) -> Event:
 
     Args:
         event: the fields of `event_of`.
-        found: True for a stage that was done before this sweep asked for it.
+        found: True for a stage reused from an earlier run, or from another sweep.
     """
     return {
         **event,
@@ -80,7 +80,7 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
 
     Args:
         event: the fields of `event_of`. error: one line. details: the traceback. lasting: True if the stage
-            would fail again, because of bad input or a loss that became NaN. After a fault
+            would fail again, for bad input or a loss of NaN. After a fault
             of the machine (a lost worker, a full disk, no memory) the next run tries again.
     """
     return {
@@ -98,7 +98,7 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
 
 
 def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
-    """Runs one stage and returns its event; a failed stage never stops the rest of the sweep.
+    """Runs a stage and returns the event; a failed stage never stops the rest of the sweep.
 
     Args:
         event: the fields of `event_of`.
@@ -123,9 +123,8 @@ class History:
     """The events of a sweep so far.
 
     Attributes:
-        lasting: `key_of` -> the event of a failed stage that would fail again; stages done since are left
-            out. failed: `key_of` without the signature -> the last failed event of a stage that is not done
-            since.
+        lasting: `key_of` -> the event of a failed stage to fail again if repeated; without stages done
+            since. failed: `key_of` without the signature -> the last failure of a stage not done since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,16 +151,15 @@ class History:
 
 
 class EventLog(History):
-    """The log that a driver appends to.
+    """The log of a running driver, complete and without repetition.
 
-    Each finished stage has one line. A stage that was done before this sweep asked for it (by another sweep
-    over the same trial, or by a run whose line was lost) gets a line with ``found: true``, so that the log
-    is complete. A stage is logged twice only if it was done twice: after ``--fresh``, or because its outputs
-    were lost.
+    A reused stage (from another sweep over the same trial, or from a run whose line was lost) gets a line
+    with ``found: true``. A stage has two lines only after ``--fresh`` or a loss of outputs, when it was done
+    twice.
 
     Attributes:
-        counts: stage -> number of stages that this run finished.
-        failures: failed events of this run.
+        counts: stage -> number of stages finished by the current run.
+        failures: failed events of the current run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +172,7 @@ class EventLog(History):
         super().__init__(path)
 
     def add(self, event: Event) -> None:
-        """Writes an event, but for a second line of a stage that was found done."""
+        """Writes an event, except a second line for a reused stage."""
         if event["status"] == "done":
             if hash(key_of(event)) in self._done and event["found"]:
                 return
@@ -207,7 +205,7 @@ def _parse(line: str) -> Event:
 
 
 def key_of(event: Mapping[str, Any]) -> tuple:
-    """The key that identifies one stage of a trial together with its signature."""
+    """The key of a stage of a trial, the signature included."""
     return tuple(event.get(name) for name in _KEY)
 
 

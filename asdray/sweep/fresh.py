@@ -22,15 +22,15 @@ class Results:
     """Existing results of some trials.
 
     Attributes:
-        folders: (dcase, system, seed) of each trial with results -> its folder.
-        others: name of another sweep -> number of these trials that belong to it too.
+        folders: (dcase, system, seed) of a trial with results -> folder.
+        others: name of another sweep -> number of shared trials.
     """
 
     folders: Mapping[tuple[str, str, int], Path]
     others: Mapping[str, int]
 
     def lines(self) -> list[str]:
-        """The announcement of the deletion: folders, their size, other sweeps that use them."""
+        """The announcement of the deletion: folders, size, other sweeps over the same trials."""
         files = (file for folder in self.folders.values() for file in folder.rglob("*") if not file.is_dir())
         total = size(sum(file.lstat().st_size for file in files))
         lines = [f"--fresh deletes all results of {len(self.folders)} trials ({total}):"]
@@ -59,7 +59,7 @@ def delete(results: Results, sweep: Sweep, places: Places) -> None:
     """Deletes the folders and the events of the trials, and the study of a search.
 
     Raises:
-        ValueError: this sweep, or another sweep over these trials, runs.
+        ValueError: the sweep, or another sweep over the trials, runs.
     """
     for name in results.others:
         if store.is_leased(store.sweep_dir(places.results, name)):

@@ -1,7 +1,7 @@
-"""A check of every node of a cluster before hours are spent there: storage, disks and packages.
+"""Checks of every node of a cluster before a sweep begins: storage, disks and packages.
 
-A task pinned to each node looks at them; its facts must agree with those of the driver. Only a Ray that the
-driver joins is checked: a Ray of its own is this machine.
+A task pinned to each node collects facts, and the driver compares them with its own. A Ray started by the
+driver is the same machine and needs no check.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Facts = dict[str, Any]
 
 
 def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SECONDS) -> list[str]:
-    """Checks every node of the Ray that this process has joined, under the lease of the sweep's folder.
+    """Checks every node of the joined Ray, under the lease of the sweep's folder.
 
     Args:
         bytes_left: estimated size of the results still to be written.
-        wait: seconds within which a node must answer.
+        wait: seconds until a node counts as silent.
 
     Returns:
-        Warnings about nodes that can do the work.
+        Warnings about nodes fit for the work.
 
     Raises:
-        ValueError: nodes that cannot; one message with each fault, its nodes, and the fix.
+        ValueError: unfit nodes; the message names every fault, the nodes and the fix.
     """
     _refuse_copy_of_job(places)
     folder = store.sweep_dir(places.results, sweep.name)
@@ -92,12 +92,12 @@ def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SE
 def faults_of(
     there: Facts, here: Facts, request: Mapping[str, Any], token: str, wrote: str | None, bytes_left: float
 ) -> list[str]:
-    """The faults that keep a node from the work, each with its fix.
+    """The faults of a node, each with a fix; none for a node fit for the work.
 
     Args:
         there, here: facts of the node and of the driver.
-        token: text that the driver wrote where results go; the node must read it and write it back.
-        wrote: text that the driver found of the node.
+        token: text written by the driver among the results, to be read and written back by the node.
+        wrote: text found by the driver in the file of the node.
     """
     if there["source"] is None:
         return [f"has no asdray: install {here['source']} there, as it is here"]
@@ -167,7 +167,7 @@ def _disk_faults(there: Facts, request: Mapping[str, Any], bytes_left: float) ->
 
 
 def why_refused(address: str, error: Exception) -> str:
-    """The message for a Ray at ``address`` that listens and does not let this process in."""
+    """The error message for a Ray at ``address`` which listens and refuses the driver."""
     said = str(error).splitlines()[0].split(". Ensure")[0].rstrip(".")
     mode = os.environ.get("RAY_AUTH_MODE", "")
     if mode.lower() != "token":
@@ -188,7 +188,7 @@ def why_refused(address: str, error: Exception) -> str:
 
 
 def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[str, Any]:
-    """The argument of `look`: paths as text, so that a node needs no asdray to read it."""
+    """The argument of `look`: paths as text, readable without asdray."""
     wavs, packs = [], []
     for dcase in sweep.years:
         dataset, machines = load_dataset(places.data, dcase), sweep.machines_of(dcase)
@@ -210,7 +210,7 @@ def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[s
 
 
 def _refuse_copy_of_job(places: Places) -> None:
-    """Raises ValueError if the results are in a folder that Ray deletes when the job ends."""
+    """Raises ValueError if the results are in a folder deleted by Ray at the end of the job."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     copied = (job.get("runtime_env") or {}).get("working_dir")
     if copied and places.results.is_relative_to(Path.cwd()):
@@ -221,7 +221,7 @@ def _refuse_copy_of_job(places: Places) -> None:
 
 
 def _answers(request: Mapping[str, Any], wait: float) -> list[tuple[str, Facts | str]]:
-    """The name of each node with its facts, or with the reason for no answer; all are asked at once."""
+    """Pairs of a node's name and facts, or the reason for no answer; all nodes are asked at once."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -265,7 +265,7 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 def look(request: Mapping[str, Any], node: str | None) -> Facts:
-    """The facts of a node; ``node`` is its id, None for the driver itself."""
+    """The facts of the node with id ``node``, or of the driver (None)."""
     meeting = Path(request["meeting"])
     token = _read(meeting / "driver")
     facts: Facts = {
@@ -317,7 +317,7 @@ def _free(path: str) -> int | None:
 
 
 def _is_leased(path: str) -> bool:
-    """True if the driver's lock of ``path`` holds on this node, or if the file cannot be seen."""
+    """True if the driver's lock of ``path`` holds here, or if the file is invisible."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -344,7 +344,7 @@ def _version(package: str) -> str | None:
 
 
 def _source() -> str | None:
-    """Version of asdray and hash of its source; None where asdray is missing."""
+    """Version and hash of the source of asdray; None if asdray is missing."""
     spec = importlib.util.find_spec("asdray")
     if spec is None or not spec.submodule_search_locations:
         return None

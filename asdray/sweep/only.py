@@ -21,17 +21,16 @@ TRIAL_KEYS: dict[str, Callable[[Job], list[str]]] = {
 
 
 def chooser(texts: Sequence[str], jobs: Sequence[Job]) -> Callable[[Job], bool]:
-    """A predicate that is true for the trials that ``--only`` asks for.
+    """A predicate, true for the trials of ``--only``.
 
     Args:
-        texts: conditions, also several in one text, such as ``dcase=dcase2023 seed=0,1``. A trial must
-            fulfil all
-            of them, each by any one of the values. An object is also chosen by its ``name``.
-        jobs: the trials to choose from.
+        texts: conditions, also several in a text: ``dcase=dcase2023 seed=0,1``. A trial must fulfil all
+            conditions, each by any of the values. The ``name`` of an object stands for the object. jobs: the
+            trials to choose from.
 
     Raises:
-        ValueError: a condition without ``=``, an unknown key, a value of no trial, conditions that no trial
-            fulfils together.
+        ValueError: a condition without ``=``, an unknown key, a value of no trial, conditions fulfilled
+            together by no trial.
     """
     conditions = [one for text in texts for one in re.split(r"\s+(?=[\w.]+=)", text.strip()) if one]
     if not conditions:
@@ -67,7 +66,7 @@ def _predicate(condition: str, jobs: Sequence[Job]) -> Callable[[Job], bool]:
 
 
 def _values(key: str, job: Job) -> list[Any]:
-    """The values of a trial under ``key``; none if the option is not swept in its recipe."""
+    """The values of a trial under ``key``; none if the recipe does not sweep the option."""
     if key in TRIAL_KEYS:
         return TRIAL_KEYS[key](job)
     values = [job.swept[key]] if key in job.swept else []

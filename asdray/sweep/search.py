@@ -1,8 +1,8 @@
-"""A search from the driver's side: the systems to run next, and the outcome of their trials.
+"""A search from the driver's side: the systems to run next, and the outcomes of trials.
 
-The driver asks for trials whenever there is room, and reports the end of each. A sample (a suggested system)
-has an outcome once all of its trials have ended. Runs in the driver's main thread; the studies remember
-everything.
+The driver asks for trials as soon as a training can start, and reports the end of each. A sample (a
+suggested system) has an outcome after the end of all of its trials. Nothing is kept here: the studies
+remember everything.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from asdray.sweep.study import Sample, Studies
 
 
 def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Dataset]]:
-    """The studies of a sweep, read only, and the datasets of its years."""
+    """The studies of a sweep, read only, and the datasets by year."""
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
     return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
 
 
 def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
-    """The trials of all systems that were suggested so far, then the trials that confirm the chosen systems.
+    """The trials of all systems suggested so far, then the confirming trials of the chosen systems.
 
-    A frontend that gives the same for every seed has one trial per year, which belongs to the search and also
-    confirms.
+    A frontend without randomness has a single trial per year, for the search and the confirmation.
     """
     jobs = [
         _job(studies.sweep, datasets, trial, sample, "search")
@@ -58,13 +57,13 @@ def _job(sweep: Sweep, datasets: Mapping[str, Dataset], trial: Trial, sample: Sa
 
 
 def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
-    """The names of the trials whose system a scheduler stopped."""
+    """The names of the trials of systems stopped by a scheduler."""
     stopped = {(s.recipe, s.number) for s in studies.samples if s.state == "stopped"}
     return {j.trial.name for j in jobs if j.part == "search" and (j.trial.recipe, j.sample) in stopped}
 
 
 def to_come(studies: Studies) -> list[UpcomingSystems]:
-    """The systems that the search has not suggested yet, and the systems that it will confirm."""
+    """The systems still to be suggested, and the systems still to be confirmed."""
     sweep = studies.sweep
     upcoming = []
     for base in studies.bases:
@@ -112,8 +111,8 @@ class _Running:
     """A sample whose trials run.
 
     Attributes:
-        waiting: indices of the trials that have not ended.
-        values: backend -> value of the objective, one mapping per ended trial.
+        waiting: indices of the unfinished trials.
+        values: backend -> value of the objective, a mapping per ended trial.
         stopped: True if a scheduler stopped a trial.
         reason: of the first failure.
     """
@@ -126,7 +125,7 @@ class _Running:
 
 
 class Searching:
-    """One run of a search.
+    """A running search.
 
     Args:
         datasets: of all years of the sweep.
@@ -142,13 +141,13 @@ class Searching:
         self._samples = {(s.recipe, s.number): s for s in studies.samples}
 
     def sample_of(self, job: Job) -> Sample | None:
-        """The sample of a trial; None for a trial that confirms."""
+        """The sample of a trial; None for a confirming trial."""
         if job.part != "search" or job.sample is None:
             return None
         return self._samples[job.trial.recipe, job.sample]
 
     def state_of(self, job: Job) -> str | None:
-        """The state of a trial's sample; None for a trial that confirms."""
+        """The state of a trial's sample; None for a confirming trial."""
         sample = self.sample_of(job)
         return sample.state if sample else None
 
@@ -159,26 +158,26 @@ class Searching:
 
     @property
     def to_come(self) -> list[UpcomingSystems]:
-        """The systems that the search has not suggested yet, and the systems that it will confirm."""
+        """The systems still to be suggested, and the systems still to be confirmed."""
         return to_come(self.studies)
 
     def rests(self, job: Job) -> bool:
-        """True for a trial that is not continued, since its sample was stopped or failed."""
+        """True for a trial of a stopped or failed sample: such a trial is not continued."""
         return self.state_of(job) in ("stopped", "failed")
 
     def held(self, jobs: Sequence[Job]) -> set[int]:
-        """Indices of the trials of open samples, which wait until `next` returns them."""
+        """Indices of the trials of open samples, to be returned by `next` later."""
         return {i for i, job in enumerate(jobs) if self.state_of(job) == "open"}
 
     def next(
         self, busy: int, slots: int, jobs: Sequence[Job], add: Callable[[Job], int]
     ) -> list[tuple[int, Sample | None]]:
-        """The trials to train now: their indices, each with the sample that it is judged for, if any.
+        """The trials to train now: index, and the sample to judge; None for a confirming trial.
 
         Args:
-            busy: number of trainings that wait or run.
-            slots: number of trainings that can run at once.
-            jobs: the trials of the driver; ``add`` appends one and returns its index.
+            busy: number of waiting and running trainings.
+            slots: largest number of simultaneous trainings.
+            jobs: the trials of the driver; ``add`` appends a trial and returns the index.
 
         Raises:
             ValueError: the sampler cannot suggest values for an axis of the space.
@@ -232,7 +231,7 @@ class Searching:
         return _job(self._sweep, self._datasets, trial, sample, part)
 
     def ended(self, index: int, verdict: Mapping[str, Any] | None, stopped: bool) -> Sample | None:
-        """Records the end of a judged trial; returns its sample if this was the last of its trials.
+        """Records the end of a judged trial; returns the sample after the end of the last trial.
 
         Args:
             verdict: `asdray.sweep.training.Judge.verdict`; None for a failed training.
@@ -282,14 +281,14 @@ def open_search(
     failures: Mapping[tuple, Event] = MappingProxyType({}),
     retry_failed: bool = False,
 ) -> tuple[Searching, tuple[Job, ...]]:
-    """A search to start or continue, under the sweep's lease, and its known trials.
+    """A search to start or continue, under the sweep's lease, and the known trials.
 
-    A failed sample is opened again if stages of its trials are missing and none of them would fail again, as
-    after a lost worker or a full disk.
+    A failed sample is opened again if stages are missing and none would fail again, as after a lost worker
+    or a full disk.
 
     Args:
-        failures: stages that would fail again, `asdray.sweep.events.EventLog.lasting`.
-        retry_failed: True to open all failed samples again that make a system.
+        failures: `asdray.sweep.events.EventLog.lasting`.
+        retry_failed: True to open all failed samples with a valid system again.
     """
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
     studies = Studies(sweep, places, datasets, f"sweep {sweep.name}", write=True)
@@ -313,7 +312,7 @@ def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) 
     ('knn', 0.625)
 
     Args:
-        replicates: backend -> value, one mapping per trial.
+        replicates: backend -> value, a mapping per trial.
     """
     means: dict[str, float] = {}
     for backend in replicates[0]:

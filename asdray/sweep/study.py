@@ -1,8 +1,8 @@
-"""The studies of a search, one per recipe: the suggested systems and their outcomes.
+"""The studies of a search, one per recipe: suggested systems and outcomes.
 
-All studies of a sweep are in ``study.journal`` in its folder, a file of Optuna's that ``optuna-dashboard``
-opens. A search that goes on reads its suggestions and outcomes from there; which stages of a trial are done
-only the store knows. Ask (for a suggestion) and tell (its outcome) are Optuna's words.
+All studies of a sweep are in ``study.journal`` in the sweep's folder, in Optuna's format
+(``optuna-dashboard`` opens the file). A resumed search reads suggestions and outcomes from the file; only
+the store knows the finished stages. Ask (for a suggestion) and tell (an outcome) are Optuna's words.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ State = Literal["open", "done", "stopped", "failed"]
 
 @dataclass
 class Sample:
-    """A suggested system and its outcome.
+    """A suggested system and the outcome.
 
     Attributes:
-        number: in the study of its recipe.
+        number: in the study of the recipe.
         swept: option path -> value.
         system: None if the values make no valid system.
         value: of the objective, the mean over years and seeds.
-        backend: id of the backend that gave the value, `asdray.sweep.objective.ANY` if none scored a clip.
+        backend: id of the backend with the value, `asdray.sweep.objective.ANY` if none scored a clip.
         reason: of a failure.
     """
 
@@ -60,20 +60,19 @@ class Sample:
 
     @property
     def system_name(self) -> str | None:
-        """``dis_baseline-1a2b3c4d``, the same for two spellings of one system."""
+        """``dis_baseline-1a2b3c4d``, the same for two spellings of a system."""
         return f"{self.recipe}-{self.system.id}" if self.system else None
 
     def is_same_system(self, other: Sample) -> bool:
-        """True if both samples are the same system, even if their options are spelled differently."""
+        """True if both samples are the same system, perhaps with options spelled differently."""
         return self.system_name is not None and self.system_name == other.system_name
 
 
 class Studies:
-    """All studies of a sweep and their samples, by recipe in the order of the sweep.
+    """All studies of a sweep, with all samples.
 
     Attributes:
-        bases: the recipes of the sweep. samples: those of the first recipe in the order of their numbers,
-            then those of the next; new samples last.
+        bases: the recipes of the sweep. samples: by recipe and number; new samples last.
 
     Args:
         datasets: of the sweep's years.
@@ -81,7 +80,7 @@ class Studies:
         write: True to create missing studies, under the sweep's lease; otherwise nothing is written.
 
     Raises:
-        ValueError: an unknown sampler or option of a sampler, a study file that Optuna cannot read.
+        ValueError: an unknown sampler or option of a sampler, a damaged study file.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class Studies:
             self.samples.append(sample)
 
     def _make_system(self, base: Base, sample: Sample) -> str | None:
-        """Sets the system of a sample; returns the reason if the values make no system that can be run."""
+        """Sets the system of a sample; returns the reason if the values make no valid system."""
         try:
             sample.system = base.varied(sample.swept)
             self.trials(sample)
@@ -165,13 +164,13 @@ class Studies:
 
     @property
     def threads(self) -> int:
-        """The largest number of threads that a recipe trains with, before any axis."""
+        """The largest number of training threads of a recipe, before any axis."""
         return max(base.system.train.threads for base in self.bases)
 
     # ------------------------------------------------------------------------------------ ask and tell
 
     def left(self, base: Base) -> int:
-        """Number of samples still to be suggested of a recipe; a recipe without axes has one sample."""
+        """Number of samples still to be suggested of a recipe; a recipe without axes has a single sample."""
         wanted = self.sweep.search.num_samples or 0
         return (wanted if base.axes else 1) - sum(s.recipe == base.recipe for s in self.samples)
 
@@ -183,8 +182,8 @@ class Studies:
     def ask(self) -> Sample:
         """The next sample, of the recipe with most samples to come.
 
-        A sample whose values make no system is failed at once. A sample of a known system takes over its
-        outcome, now or when the outcome is told.
+        A sample without a valid system fails at once. A sample of a known system takes over the known
+        outcome, now or as soon as the outcome is told.
 
         Raises:
             ValueError: the sampler cannot suggest values for an axis of the space.
@@ -223,7 +222,7 @@ class Studies:
         return Sample(base.recipe, number, swept)
 
     def _sampler(self, recipe: str, number: int) -> tuple[str, optuna.samplers.BaseSampler]:
-        """Name and sampler of one suggestion, so seeded that a resumed search suggests the same systems."""
+        """Name and sampler of a suggestion, seeded by the number: a resumed search suggests the same."""
         search = self.sweep.search
         options = search.sampler or Sampler()
         if search.algorithm == "random":
@@ -298,7 +297,7 @@ class Studies:
         return [s for base in self.bases for s in self.ranked(base.recipe)[: confirm.top_k]]
 
     def systems(self) -> list[Sample]:
-        """The samples that make a system, each system once."""
+        """The samples with a valid system, each system once."""
         return _systems(self.samples)
 
     def trials(self, sample: Sample) -> list[Trial]:
@@ -308,7 +307,7 @@ class Studies:
         return trials_of(sweep, sample.recipe, sample.system, sweep.dcase, sweep.seeds, self.where)
 
     def confirming(self, sample: Sample) -> list[Trial]:
-        """The trials that confirm a chosen system."""
+        """The confirming trials of a chosen system."""
         sweep = self.sweep
         assert sample.system is not None
         assert sweep.confirm is not None
@@ -326,18 +325,18 @@ def _systems(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def study_names(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> tuple[str, str]:
-    """The name of a recipe's study, and its name by earlier versions.
+    """The name of a recipe's study, and the name in earlier versions.
 
-    The name identifies everything that a value depends on: a search with another space, objective, year,
-    seed or clip is another study. Backends are part of the name only if the best of them judges: values by
-    different lists of backends cannot be compared. The study of another list suggests its own systems; those
-    that were trained already are found done.
+    The name stands for all origins of a value: a search with another space, objective, year, seed or clip is
+    another study. Backends are part of the name only if the best backend judges: values by different lists
+    of backends cannot be compared. A study with another list makes new suggestions; systems trained already
+    are found done.
 
-    Ground truth of eval clips is not part of the name: no value depends on it, and its arrival must neither
-    restart a search nor change its choice. Therefore `MachineData.classes` (attributes and domains of all
-    test clips) and `MachineData.labels` are left out: only ``frontend.labels: asdkit`` reads the classes,
-    which a search refuses, and the labels of dev clips, which ``official_dev`` reads, are part of their file
-    names, hence of the id of the test clips.
+    Ground truth of eval clips is not part of the name: no value depends on labels of eval clips, and new
+    labels must neither restart a search nor change a choice. Therefore `MachineData.classes` (attributes and
+    domains of all test clips) and `MachineData.labels` are left out: only ``frontend.labels: asdkit``,
+    refused in a search, reads the classes, and the labels of dev clips, read by ``official_dev``, are part
+    of the file names, hence of the id of the test clips.
     """
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.dcase}
     objective = sweep.search.objective
@@ -384,10 +383,10 @@ def sampler_name(sampler: Sampler) -> str:
 
 
 def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """One of Optuna's samplers.
+    """A sampler of Optuna's.
 
     Raises:
-        ValueError: an unknown name or option, options that Optuna refuses, a missing package.
+        ValueError: an unknown name or option, options refused by Optuna, a missing package.
     """
     name = sampler_name(sampler)
     factory = getattr(_optuna().samplers, f"{name}Sampler")
@@ -409,7 +408,7 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _optuna() -> Any:
-    """Optuna, without its messages on the screen."""
+    """The module ``optuna``, without messages on the screen."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
