@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,10 +31,10 @@ from asdray.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from asdray.config.backend import Backend
-    from asdray.config.trial import Trial
+    from asdray.config.backend import Backend, Umap
+    from asdray.config.trial import Trial, Unit
     from asdray.stages.describe import Description
     from asdray.stages.state import Outcome
     from asdray.store import Places
@@ -98,127 +98,109 @@ def run(
     (job,) = plan(spec, places, where)
     check_unchanged(places.data, dcase, job.trial.machines)
     folder = write_trial(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
-    stages = StageRunner(job.trial, places, job.backends, spec.checkpoints, device)
+    stages = _Stages(
+        job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
+    )
     # An output that a sweep has pruned is made again only if a later stage is about to read the output.
     walked = walk(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
     again = {(one.stage, one.unit or one.machine) for one in walked if one.again}
     for unit in job.trial.units:
-        stages.train(unit.name, again=("train", unit.name) in again)
+        stages.train(unit, again=("train", unit.name) in again)
     for machine in job.trial.machines:
         stages.extract(machine, ckpt, again=("extract", machine) in again)
         stages.score(machine, ckpt)
         stages.evaluate(machine, ckpt)
         if spec.umap:
-            stages.umap(machine, ckpt, spec.umap)
+            stages.umap(machine, ckpt)
     stages.table()
     _print_trial_tables(folder)
 
 
 @dataclass(frozen=True)
-class StageRunner:
-    """Runs the stages of one trial, and prints a line per stage with its duration."""
+class _Stages:
+    """The stages of one trial for the chosen machines and checkpoints; prints a line per finished stage."""
 
     trial: Trial
     places: Places
-    backends: Sequence[Backend]
+    machines: Sequence[str]
     checkpoints: Sequence[str]
-    device: str = "auto"
+    backends: Sequence[Backend]
+    umap_options: Umap | Literal[False]
     overwrite: bool = False
+    device: str = "auto"
 
-    def train(self, unit: str, again: bool = True) -> None:
-        """Trains a unit; ``again``: also if the unit's checkpoints were pruned.
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """Pairs of a machine and a checkpoint."""
+        return [(machine, ckpt) for ckpt in self.checkpoints for machine in self.machines]
+
+    def train(self, unit: Unit, again: bool = True) -> None:
+        """Trains a unit; ``again``: also if the checkpoints were pruned.
 
         Raises:
-            typer.Exit: 1 for a training that diverged: the input was right, so this is no wrong input.
+            typer.Exit: 1 for a training that diverged; the command itself was right.
         """
         from asdray.stages.history import TrainingDiverged
         from asdray.stages.train import train
 
-        def print_epoch(p: dict) -> None:
-            line = f"epoch {p['epoch']}/{p['epochs']}  loss {p['loss']:.4f}  {p['per_second']:.0f}/s"
-            print(f"  {line}", flush=True)
-
         try:
-            outcome = train(
-                self.trial,
-                next(u for u in self.trial.units if u.name == unit),
-                self.places,
+            self._run(
+                f"train {unit.name}",
+                train,
+                unit,
                 checkpoints=self.checkpoints,
-                on_epoch=print_epoch,
-                on_wait=lambda: print(f"  waiting for another process that trains {unit}", flush=True),
+                on_epoch=_print_epoch,
+                on_wait=lambda: print(f"  waiting for another process that trains {unit.name}", flush=True),
                 again=again,
                 device=self.device,
-                overwrite=self.overwrite,
             )
         except TrainingDiverged as error:
             print(f"failed: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
-        _print_outcome(f"train {unit}", outcome)
 
     def extract(self, machine: str, checkpoint: str, again: bool = True) -> None:
         """Extracts a machine's embeddings; ``again``: also if the embeddings were pruned."""
         from asdray.stages.extract import extract
 
-        outcome = extract(
-            self.trial,
-            machine,
-            checkpoint,
-            self.places,
-            again=again,
-            device=self.device,
-            overwrite=self.overwrite,
-        )
-        _print_outcome(f"extract {machine}", outcome)
+        self._run(f"extract {machine}", extract, machine, checkpoint, again=again, device=self.device)
 
     def score(self, machine: str, checkpoint: str) -> None:
         """Scores a machine's clips with every backend."""
         from asdray.stages.score import score
 
         for backend in self.backends:
-            outcome = score(self.trial, machine, checkpoint, backend, self.places, overwrite=self.overwrite)
-            _print_outcome(f"score {machine} {backend.name}", outcome)
+            self._run(f"score {machine} {backend.name}", score, machine, checkpoint, backend)
 
     def evaluate(self, machine: str, checkpoint: str) -> None:
         """Evaluates a machine's scores against the labels."""
         from asdray.stages.evaluate import evaluate
 
-        outcome = evaluate(
-            self.trial, machine, checkpoint, self.backends, self.places, overwrite=self.overwrite
-        )
-        _print_outcome(f"evaluate {machine}", outcome)
+        self._run(f"evaluate {machine}", evaluate, machine, checkpoint, self.backends)
 
-    def umap(self, machine: str, checkpoint: str, options: Any) -> None:
+    def umap(self, machine: str, checkpoint: str) -> None:
         """Draws the UMAP of a machine's embeddings."""
+        from asdray.config.backend import Umap
         from asdray.stages.umap import umap
 
-        outcome = umap(self.trial, machine, checkpoint, options, self.places, overwrite=self.overwrite)
-        _print_outcome(f"umap {machine}", outcome)
+        self._run(f"umap {machine}", umap, machine, checkpoint, self.umap_options or Umap())
 
     def table(self) -> None:
         """Writes the tables of the official score."""
         from asdray.stages.table import table
 
-        outcome = table(self.trial, self.checkpoints, self.backends, self.places, overwrite=self.overwrite)
-        _print_outcome("table", outcome)
+        self._run("table", table, self.checkpoints, self.backends)
+
+    def _run(self, label: str, stage: Callable[..., Outcome], *arguments: Any, **options: Any) -> None:
+        outcome = stage(self.trial, *arguments, self.places, overwrite=self.overwrite, **options)
+        duration = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
+        print(f"{label:<40} {duration}", flush=True)
 
 
-def _print_outcome(stage: str, outcome: Outcome) -> None:
-    duration = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
-    print(f"{stage:<40} {duration}", flush=True)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A trial on disk, opened for a stage command: its runner, its description and the chosen machines."""
-
-    stages: StageRunner
-    description: Description
-    machines: Sequence[str]
-
-    @property
-    def outputs(self) -> Iterator[tuple[str, str]]:
-        """Pairs of a chosen machine and a chosen checkpoint."""
-        return ((machine, ckpt) for ckpt in self.stages.checkpoints for machine in self.machines)
+def _print_epoch(news: Mapping[str, Any]) -> None:
+    print(
+        f"  epoch {news['epoch']}/{news['epochs']}  loss {news['loss']:.4f}  {news['per_second']:.0f}/s",
+        flush=True,
+    )
 
 
 def _open(
@@ -231,14 +213,14 @@ def _open(
     backend: list[str] | None = None,
     plugin: list[Path] | None = None,
     **options: Any,
-) -> _Opened:
-    """Opens a trial's folder.
+) -> _Stages:
+    """Opens a trial's folder for a stage command.
 
     Args:
-        machine: the only machine; None: all machines of the trial.
         ckpt: the only checkpoint; None: the checkpoints of the trial's description.
+        machine: the only machine; None: all machines of the trial.
         backend: backends as text; None or empty: the backends of the trial's description.
-        options: ``overwrite`` and ``device`` of `StageRunner`.
+        options: ``overwrite`` and ``device`` of `_Stages`.
 
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
@@ -264,12 +246,9 @@ def _open(
         _check_apply(trial, backends)
     else:
         backends = trial.backends(description.backends)
+    machines = [machine] if machine else trial.machines
     places = Places.of(data, results, cache_dir)
-    return _Opened(
-        StageRunner(trial, places, backends, checkpoints, **options),
-        description,
-        [machine] if machine else trial.machines,
-    )
+    return _Stages(trial, places, machines, checkpoints, backends, description.umap, **options)
 
 
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
@@ -290,11 +269,10 @@ def train(
 
     Example: asdray train results/trials/dcase2023/dis_baseline-5ce49aea/seed0
     """
-    opened = _open(
-        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
-    )
-    for unit in dict.fromkeys(opened.stages.trial.unit_of(name).name for name in opened.machines):
-        opened.stages.train(unit)
+    more: dict[str, Any] = {"cache_dir": cache_dir, "overwrite": overwrite, "device": device}
+    stages = _open(trial, data, ckpt, machine=machine, **more)
+    for unit in dict.fromkeys(stages.trial.unit_of(name) for name in stages.machines):
+        stages.train(unit)
 
 
 @app.command()
@@ -306,11 +284,10 @@ def extract(
 
     Example: asdray extract results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    opened = _open(
-        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
-    )
-    for name, checkpoint in opened.outputs:
-        opened.stages.extract(name, checkpoint)
+    more: dict[str, Any] = {"cache_dir": cache_dir, "overwrite": overwrite, "device": device}
+    stages = _open(trial, data, ckpt, machine=machine, **more)
+    for name, checkpoint in stages.outputs:
+        stages.extract(name, checkpoint)
 
 
 @app.command()
@@ -322,11 +299,9 @@ def score(
 
     Example: asdray score results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn
     """
-    opened = _open(
-        trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite
-    )  # fmt: skip
-    for name, checkpoint in opened.outputs:
-        opened.stages.score(name, checkpoint)
+    stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
+    for name, checkpoint in stages.outputs:
+        stages.score(name, checkpoint)
 
 
 @app.command()
@@ -338,9 +313,9 @@ def evaluate(
 
     Example: asdray evaluate results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    opened = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
-    for name, checkpoint in opened.outputs:
-        opened.stages.evaluate(name, checkpoint)
+    stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
+    for name, checkpoint in stages.outputs:
+        stages.evaluate(name, checkpoint)
 
 
 @app.command()
@@ -352,11 +327,9 @@ def umap(
 
     Example: asdray umap results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    opened = _open(trial, data, ckpt, machine=machine, overwrite=overwrite)
-    from asdray.config.backend import Umap
-
-    for name, checkpoint in opened.outputs:
-        opened.stages.umap(name, checkpoint, opened.description.umap or Umap())
+    stages = _open(trial, data, ckpt, machine=machine, overwrite=overwrite)
+    for name, checkpoint in stages.outputs:
+        stages.umap(name, checkpoint)
 
 
 @app.command()
@@ -370,17 +343,14 @@ def table(
     """
     _one_thread_for_blas()
     from asdray.evaluation.tables import check_metric
-
-    for name in metric or []:
-        check_metric(name)
-    stages = _open(trial, data, ckpt, backend=backend, plugin=plugin, overwrite=overwrite).stages
-    stages.table()
-    if not metric:
-        _print_trial_tables(trial)
-        return
     from asdray.stages.table import metric_tables
 
-    for name in metric:
+    metrics = [check_metric(name) for name in metric or []]
+    stages = _open(trial, data, ckpt, backend=backend, plugin=plugin, overwrite=overwrite)
+    stages.table()
+    if not metrics:
+        _print_trial_tables(trial)
+    for name in metrics:
         paths = metric_tables(stages.trial, stages.checkpoints, stages.backends, stages.places, name)
         _print_tables(trial.expanduser().absolute(), paths)
 
