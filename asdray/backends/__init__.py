@@ -100,33 +100,36 @@ def _score(
     queries: NDArray[np.floating],
 ) -> tuple[Scores, Scores]:
     """Scores of the references, each as if it were new, and of the queries."""
-    score: Callable[..., Scores]
-    if from_plugin := implementation(backend):
-        score = partial(_from_plugin, partial(from_plugin, backend), backend.name)
-        return held_out(score, references, domain), score(references, domain, queries)
-    # The options of the other backends are arguments of their functions, under the same names.
-    options = backend.model_dump(exclude={"name", "sep_section"})
-    match backend:
-        case Knn():
-            score = partial(knn, options=backend)
-        case KnnRescale():
-            chord = {"metric": "chord"} if backend.metric == "cosine" else {}
-            score = partial(local_density, **{**options, **chord})
-        case Ldn():
-            score = partial(local_density, **options)
-        case KMeans():
-            score = partial(kmeans, **options)
-        case Mahalanobis():
-            score = partial(mahalanobis, **options)
-        case Gmm():
-            score = partial(gmm, options=backend)
-        case Pyod():
-            score = partial(pyod, **options)
+    score = _function(backend)
     if isinstance(backend, Knn | KnnRescale | Ldn):
         own = score(references, domain, references, leave_one_out=True)
     else:
         own = held_out(score, references, domain)
     return own, score(references, domain, queries)
+
+
+def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
+    """The function of (references, domain, queries) that implements a backend, with the backend's options."""
+    if from_plugin := implementation(backend):
+        return partial(_from_plugin, partial(from_plugin, backend), backend.name)
+    # The options of most backends are arguments of their functions, under the same names.
+    options = backend.model_dump(exclude={"name", "sep_section"})
+    match backend:
+        case Knn():
+            return partial(knn, options=backend)
+        case KnnRescale():
+            chord = {"metric": "chord"} if backend.metric == "cosine" else {}
+            return partial(local_density, **{**options, **chord})
+        case Ldn():
+            return partial(local_density, **options)
+        case KMeans():
+            return partial(kmeans, **options)
+        case Mahalanobis():
+            return partial(mahalanobis, **options)
+        case Gmm():
+            return partial(gmm, options=backend)
+        case Pyod():
+            return partial(pyod, **options)
 
 
 def _from_plugin(
