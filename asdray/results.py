@@ -1,4 +1,8 @@
-"""Reading back: every number of a sweep, a trial or a results folder in one tidy table."""
+"""Reading back: every score of a sweep, a trial or a results folder in one tidy table.
+
+Scores are fractions in [0, 1], NaN where a score is missing. Section -1 means all sections of a subset
+together, seed -1 an ensemble over all seeds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from asdray.config.backend import backend_id
 from asdray.config.files import read_yaml, validate
 from asdray.config.load import load_plugins
 from asdray.config.sweep import Sweep
-from asdray.store import TrialDir
+from asdray.store import SweepDir, TrialDir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +34,7 @@ _THEN = (
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """Everything that was evaluated, one number per row; the documented way into a notebook.
+    """Every evaluated score as one row of a table, for notebooks.
 
     ::
 
@@ -40,76 +44,72 @@ def load_results(path: str | Path) -> pd.DataFrame:
         official.groupby(row)["value"].agg(["mean", "std", "count"])
 
     Args:
-        path: a sweep's folder or, below ``results`` (``ASDRAY_RESULTS``), its name; a trial's folder; or a
-            results folder, of which all trials are read. Of a sweep: the backends, checkpoints and
-            machines that its file names, and its ensembles.
+        path: a sweep's folder or its name below ``results`` (``ASDRAY_RESULTS``); a trial's folder; or a
+            results folder with all its trials. A sweep yields the backends, checkpoints and machines of
+            its sweep file, and its ensembles.
 
     Returns:
         A row per trial, checkpoint, machine, subset, section, backend and metric; the columns
 
         * system, recipe; ensembles have the recipe ``ensemble``,
-        * one per option that varies, under its dotted path (``train.learning_rate``), objects as JSON: in
-          a sweep those that it swept, in a results folder those in which systems of a recipe differ,
-        * part, of a sweep alone: ``grid``, or of a search ``search`` and ``confirm``; null for ensembles,
-        * dcase, seed (-1: of all seeds together), machine, section (-1: of all together), subset,
-          backend (as tables show it), checkpoint, metric,
-        * value: a fraction in [0, 1]; NaN where it cannot be computed or labels are missing,
-        * backend_id, which does not depend on what else is in the table, and dataset, ``official`` or
-          ``synthetic``.
+        * one column per varied option, under its dotted path (``train.learning_rate``), objects as JSON:
+          of a sweep its swept options, of a results folder the options in which systems of a recipe differ,
+        * part (sweeps only): ``grid``, or ``search`` and ``confirm``; null for ensembles,
+        * dcase, seed, machine, section, subset, backend (as in tables), checkpoint, metric, value,
+        * backend_id, which is the same in all tables, and dataset, ``official`` or ``synthetic``.
 
-        A trial that is not evaluated yet has no row. What is read is what was written last; that it is still
-        up to date, only ``asdray sweep`` and ``asdray report`` check.
+        Trials without evaluation have no rows. Results are read as they are: ``asdray sweep`` and
+        ``asdray report`` check that they are up to date.
 
     Raises:
-        ValueError: the path is none of these, or a file is damaged.
+        ValueError: no results at ``path``, or a damaged file.
     """
     folder = Path(path).expanduser()
     if not folder.exists() and len(Path(path).parts) == 1:
         folder = store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS", "results")), str(path))
-    if (folder / "trial.json").is_file():
-        if not (folder / "metrics.parquet").is_file():
+    trial = TrialDir(folder)
+    if trial.trial_json.is_file():
+        if not trial.metrics.is_file():
             raise ValueError(f"{folder} is not evaluated yet: run `asdray table {folder}` or its sweep")
-        return _frame([TrialDir(folder)], lambda known: {})
-    if (folder / "sweep.yaml").is_file():
-        return _of_sweep(folder)
+        return _frame([trial], lambda systems: {})
+    if SweepDir(folder).spec.is_file():
+        return _sweep_frame(SweepDir(folder))
     if (folder / "trials").is_dir():
-        trials = [TrialDir(p.parent) for p in sorted((folder / "trials").glob("*/*/seed*/trial.json"))]
-        return _frame(trials, _differing)
+        return _frame(store.trial_dirs(folder), _differing)
     raise ValueError(
         f"{path} is no sweep's folder (or name), no trial's folder and no results folder: there is no "
         f"sweep.yaml, trial.json or trials/ in {folder.absolute()}"
     )
 
 
-# ------------------------------------------------------------------------------------------- of a sweep
-
-
-def _of_sweep(folder: Path) -> pd.DataFrame:
+def _sweep_frame(folder: SweepDir) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.compute as pc
 
-    spec = read_yaml(folder / "sweep.yaml")
-    named = spec.get("plugins", ()) if isinstance(spec, dict) else ()
-    load_plugins(folder / name for name in named)
-    sweep = validate(Sweep, spec, str(folder / "sweep.yaml"))
-    planned = _read(folder / "trials.parquet").to_pylist()
-    options = _option_paths(planned)
+    from asdray.evaluation.tables import option_columns
+
+    spec = read_yaml(folder.spec)
+    plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
+    load_plugins(folder.root / name for name in plugins)
+    sweep = validate(Sweep, spec, str(folder.spec))
+    table = store.read_parquet(folder.trials)
+    planned, options = table.to_pylist(), option_columns(table)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}
-    results = folder.absolute().parents[1]
-    asked = {backend_id(b) for b in sweep.backends}
+    results = folder.root.absolute().parents[1]
+    backends = {backend_id(b) for b in sweep.backends}
     machines = [f"{dcase}/{m}" for dcase in sweep.years for m in sweep.machines_of(dcase)]
 
-    def chosen(table: pa.Table) -> pa.Table:
-        # What a frontend offers of its own is scored by every sweep.
-        ids = table["backend"].unique().to_pylist()
-        wanted = {name for name in ids if name in asked or name.rpartition("-")[0] in ("recon", "own")}
-        keep = pc.and_(_in(table["backend"], wanted), _in(table["checkpoint"], sweep.checkpoints))
-        pairs = pc.binary_join_element_wise(table["dcase"], table["machine"], "/")
-        return table.filter(pc.and_(keep, _in(pairs, machines)))
+    def of_sweep(rows: pa.Table) -> pa.Table:
+        # A frontend's own scores belong to every sweep, whether its file names them or not.
+        ids = rows["backend"].unique().to_pylist()
+        wanted = {name for name in ids if name in backends or name.rpartition("-")[0] in ("recon", "own")}
+        keep = pc.and_(_is_in(rows["backend"], wanted), _is_in(rows["checkpoint"], sweep.checkpoints))
+        pairs = pc.binary_join_element_wise(rows["dcase"], rows["machine"], "/")
+        return rows.filter(pc.and_(keep, _is_in(pairs, machines)))
 
-    more = sorted(store.ensembles_dir(results, folder.name).glob("*/*/*/*/metrics.parquet"))
+    ensembles = sorted(store.ensembles_dir(results, folder.root.name).glob("*/*/*/*/metrics.parquet"))
     trials = [TrialDir(results / row["directory"]) for row in planned]
-    frame = _frame(trials, lambda _: swept, chosen, more)
+    frame = _frame(trials, lambda systems: swept, of_sweep, ensembles)
     parts = {(row["dcase"], row["system"], row["seed"]): row.get("part") for row in planned}
     keys = zip(frame["dcase"], frame["system"], frame["seed"], strict=True)
     part = pd.Series([parts.get(key) for key in keys], frame.index, "str")
@@ -117,35 +117,20 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def _in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
+def _is_in(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     return pc.is_in(column, value_set=pa.array(sorted(values), pa.string()))
 
 
-_NO_OPTIONS = (
-    "dcase", "recipe", "system", "seed", "part", "status", "device", "error", "directory", "dataset",
-    *(f"{stage}_seconds" for stage in ("train", "extract", "score", "evaluate", "umap", "table")),
-)  # fmt: skip
-
-
-def _option_paths(planned: list[dict[str, Any]]) -> list[str]:
-    """The columns of ``trials.parquet`` that are swept options."""
-    names = list(planned[0]) if planned else []
-    return [n for n in names if n not in _NO_OPTIONS]
-
-
-# ------------------------------------------------------------------------------------ of results folders
-
-
 def _differing(systems: Mapping[tuple[str, str], Mapping[str, Any]]) -> Swept:
     """The options in which the systems of a recipe differ.
 
     Args:
-        systems: (recipe, system) -> its configuration.
+        systems: (recipe, system) -> configuration.
     """
-    from asdray.evaluation.naming import differences
+    from asdray.evaluation.tables import differences
 
     found: Swept = {}
     for recipe in dict.fromkeys(recipe for recipe, _ in systems):
@@ -164,37 +149,39 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-# ------------------------------------------------------------------------------------------------- both
-
-
 def _frame(
     trials: Iterable[TrialDir],
     swept_of: Callable[[Mapping[tuple[str, str], Mapping[str, Any]]], Swept],
-    chosen: Callable[[pa.Table], pa.Table] = lambda table: table,
+    chosen: Callable[[pa.Table], pa.Table] = lambda rows: rows,
     ensembles: Iterable[Path] = (),
 ) -> pd.DataFrame:
-    """The rows of many trials, with what is known of their systems, backends and datasets."""
+    """The evaluation rows of many trials with swept options and backend labels.
+
+    Args:
+        swept_of: gives the swept options of systems, from (recipe, system) -> configuration.
+        chosen: selects rows of trials.
+        ensembles: ``metrics.parquet`` of ensembles.
+    """
     import pandas as pd
     import pyarrow as pa
 
-    from asdray.evaluation import naming
-    from asdray.evaluation.tables import SCHEMA
+    from asdray.evaluation.tables import SCHEMA, backend_labels, read_metrics
 
     parts = [SCHEMA.empty_table()]
     systems: dict[tuple[str, str], Mapping[str, Any]] = {}
-    there: dict[tuple[str, str, int], TrialDir] = {}
+    evaluated: dict[tuple[str, str, int], TrialDir] = {}
     for directory in trials:
         if directory.metrics.is_file():
-            described = store.read_json(directory.trial_json)
-            recipe = described["recipe"]
-            system = f"{recipe}-{described['system_id']}"
-            systems.setdefault((recipe, system), described["system"])
-            there[described["dcase"], system, described["seed"]] = directory
-            parts.append(_read_metrics(directory.metrics))
+            description = store.read_json(directory.trial_json)
+            recipe = description["recipe"]
+            system = f"{recipe}-{description['system_id']}"
+            systems.setdefault((recipe, system), description["system"])
+            evaluated[description["dcase"], system, description["seed"]] = directory
+            parts.append(read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))
-    options = _options(rows, there)
-    frame = pa.concat_tables([rows, *map(_read_metrics, ensembles)]).to_pandas()
-    labels = naming.backend_labels({name: options.get(name) for name in frame["backend"].unique()})
+    options = _backend_options(rows, evaluated)
+    frame = pa.concat_tables([rows, *map(read_metrics, ensembles)]).to_pandas()
+    labels = backend_labels({name: options.get(name) for name in frame["backend"].unique()})
     frame = frame.rename(columns={"backend": "backend_id"})
     frame["backend"] = frame["backend_id"].map(labels).astype("str")
     swept = swept_of(systems)
@@ -205,10 +192,10 @@ def _frame(
     return frame[[*_FIRST, *paths, *_THEN]]
 
 
-def _options(
+def _backend_options(
     rows: pa.Table, trials: Mapping[tuple[str, str, int], TrialDir]
 ) -> dict[str, Mapping[str, Any] | None]:
-    """Backend id -> its options, as the marker of the first score that it gave tells them."""
+    """Backend id -> its options, from the record of its first score; None without a record."""
     import pyarrow.compute as pc
 
     found: dict[str, Mapping[str, Any] | None] = {}
@@ -218,32 +205,3 @@ def _options(
         marker = store.read_marker(folder, "score", backend)
         found[backend] = None if marker is None else marker.extra["options"]
     return found
-
-
-def _read_metrics(path: Path) -> pa.Table:
-    """A ``metrics.parquet``.
-
-    Raises:
-        ValueError: as `_read`, and of other columns.
-    """
-    from asdray.evaluation.tables import SCHEMA
-
-    table = _read(path)
-    if table.schema.names != SCHEMA.names:
-        raise ValueError(f"{path} was written by another version: run the sweep or `asdray table` again")
-    return table
-
-
-def _read(path: Path) -> pa.Table:
-    """A parquet file.
-
-    Raises:
-        ValueError: missing or damaged, with its name.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(str(path)).read()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"cannot read {path} ({error}): run the sweep or `asdray table` again") from None

@@ -14,6 +14,7 @@ LABELS = {
     "recon-cccccccc": "recon",
 }
 OPTIONS = {"dis-11111111": "train.epochs=1", "dis-22222222": "train.epochs=2"}
+CONTEXT = tables.TableContext(MACHINES, "synthetic", dict.fromkeys(MACHINES, "name"), LABELS, OPTIONS)
 SEEDS = (0, 1)
 
 
@@ -53,9 +54,8 @@ def pick(rows, **where):
 
 
 def sweep(rows, **more):
-    return tables.sweep_tables(rows, plan(**more), MACHINES, LABELS, OPTIONS)
+    return tables.sweep_tables(rows, plan(**more), CONTEXT)
 
 
-def board(rows, **more):
-    kinds = dict.fromkeys(MACHINES, "synthetic")
-    return leaderboard.build(sweep(rows), MACHINES, kinds, dict.fromkeys(MACHINES, "name"), **more)
+def board(rows, context=CONTEXT, **more):
+    return leaderboard.build(sweep(rows), context, **more)

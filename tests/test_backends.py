@@ -32,7 +32,7 @@ from asdray.config.backend import (
     backend_id,
 )
 from asdray.config.sweep import check_backends
-from asdray.evaluation.naming import backend_labels
+from asdray.evaluation.tables import backend_labels
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ from asdray.config.load import load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.synth import synthesise
-from asdray.stages.describe import read_trial, write_trial
+from asdray.stages.trial_json import read_trial, write_trial
 from asdray.store import Places
 from asdray.sweep.cluster import WORKER_ENV
 

@@ -21,7 +21,7 @@ from asdray.dcase.years import get_year
 from asdray.evaluation import bootstrap, compare, metrics
 from asdray.evaluation.bootstrap import SectionScores
 from asdray.evaluation.compare import Column
-from asdray.stages.describe import write_trial
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 
 # ---------------------------------------------------------------------------------------- pure functions

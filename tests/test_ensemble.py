@@ -24,7 +24,8 @@ from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.dcase.years import get_year
 from asdray.evaluation import metrics
 from asdray.evaluation.ensemble import combine, ranks, zscores
-from asdray.stages.describe import write_trial
+from asdray.evaluation.tables import write_trials
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import ensembles, outputs
 from asdray.sweep.plan import plan, with_datasets_of_now
@@ -453,7 +454,7 @@ def test_load_results_reads_them_too(world):
     _, frame = board(world, *(e.model_dump(mode="json") for e in sweep.ensembles))
     folder = store.sweep_dir(places.results, "mixed")
     outputs.write_spec(sweep, folder)
-    outputs.write_trials(
+    write_trials(
         [
             {
                 "dcase": DCASE, "recipe": j.trial.recipe, "system": j.trial.system_name, "seed": j.trial.seed,

@@ -5,12 +5,13 @@ import math
 import random
 import re
 import statistics
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from board_rows import LABELS, MACHINES, OPTIONS, board, make_rows, pick, plan, sweep
+from board_rows import CONTEXT, MACHINES, board, make_rows, pick, plan, sweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -47,12 +48,11 @@ def test_leaderboard_ranks_by_the_mean_of_eval_columns():
 
 def test_a_best_checkpoint_is_selected_by_its_loss():
     made = {key: frame.assign(checkpoint="best") for key, frame in sweep(make_rows()).items()}
-    sources = dict.fromkeys(MACHINES, "name")
-    more = {"best_by": {"ae-33333333": "held_out_loss"}}
-    rows = leaderboard.rows_of(made, MACHINES, sources, "synthetic", **more)
+    context = replace(CONTEXT, best_by={"ae-33333333": "held_out_loss"})
+    rows = leaderboard.rows_of(made, context)
     assert {(r["recipe"], r["selected_by"]) for r in rows} == {("dis", "train_loss"), ("ae", "held_out_loss")}
     by = dict.fromkeys(("dis", "ae"), "official_dev (search, 3 systems)")
-    rows = leaderboard.rows_of(made, MACHINES, sources, "synthetic", by, **more)
+    rows = leaderboard.rows_of(made, context, by)
     assert {r["selected_by"] for r in rows} == set(by.values())
 
 
@@ -100,12 +100,12 @@ def test_equal_scores_share_a_rank():
 
 def test_without_eval_machines_dev_decides_and_it_is_said():
     rows = make_rows()
-    machines = {"dcase2023": ("fan", "valve")}
+    context = replace(CONTEXT, machines={"dcase2023": ("fan", "valve")}, dataset="official")
     planned = plan()
     planned = planned[planned["dcase"] == "dcase2023"]
-    found = tables.sweep_tables(rows, planned, machines, LABELS, OPTIONS)
+    found = tables.sweep_tables(rows, planned, context)
     assert list(found) == [("dcase2023", "dev")]
-    b = leaderboard.build(found, machines, {"dcase2023": "official"}, {"dcase2023": "official"})
+    b = leaderboard.build(found, context)
     assert b.rank_by == "dev_amean"
     assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
     assert "no eval column was asked for" in text.markdown(b)
@@ -121,10 +121,7 @@ def test_eval_without_labels_ranks_nobody():
 
 
 def test_label_sources_are_told_per_year_where_they_differ():
-    kinds = dict.fromkeys(MACHINES, "official")
-    b = leaderboard.build(
-        sweep(make_rows()), MACHINES, kinds, {"dcase2022": "name+evaluator", "dcase2023": ""}
-    )
+    b = board(make_rows(), replace(CONTEXT, label_sources={"dcase2022": "name+evaluator", "dcase2023": ""}))
     assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
 
 
@@ -134,12 +131,13 @@ def test_whose_classes_were_those_of_test_clips_too_is_told():
     assert told == ["train+test", ""]
     classes = {"dis-11111111": "train", "dis-22222222": told[0], "ae-33333333": told[1]}
     rows = make_rows()
-    b = board(rows, classes_from=classes)
+    b = board(rows, replace(CONTEXT, classes_from=classes))
     assert dict(zip(b.frame["system"], b.frame["classes_from"], strict=True)) == classes
     shown = text.markdown(b)
     assert shown.count("| train+test |") == 2, "one row per backend"
     assert "Classes from train+test: the attributes and domains of test clips were classes" in shown
-    assert "classes from" not in text.markdown(board(rows, classes_from={**classes, "dis-22222222": "train"}))
+    only_train = replace(CONTEXT, classes_from={**classes, "dis-22222222": "train"})
+    assert "classes from" not in text.markdown(board(rows, only_train))
     theirs = {r["system"]: r["classes_from"] for r in published.leaderboard_rows(["dcase2023-eval"])}
     assert theirs["ASDKit dis_spec_featex"] == "train+test"
     assert theirs["ASDKit raw_spec"] == theirs["Challenge top"] == ""
@@ -148,7 +146,7 @@ def test_whose_classes_were_those_of_test_clips_too_is_told():
 def test_synthetic_and_official_never_meet():
     kinds = {"dcase2022": "synthetic", "dcase2023": "official"}
     with pytest.raises(ValueError, match="dcase2022 is synthetic, dcase2023 is official"):
-        leaderboard.build(sweep(make_rows()), MACHINES, kinds, dict.fromkeys(MACHINES, "name"))
+        tables.one_dataset(kinds)
 
 
 def test_written_leaderboard(tmp_path):
@@ -300,12 +298,10 @@ def official_board(systems, seeds=(0, 1, 2, 3), value=None, dcase="dcase2023", *
     planned = pd.DataFrame(planned, columns=["dcase", *tables.TRIAL_KEYS])
     rows = pd.DataFrame(rows, columns=tables.COLUMNS)
     labels = {b: b for _, b in systems.values()}
-    found = tables.sweep_tables(rows, planned, machines, labels, {})
+    context = tables.TableContext(machines, "official", {dcase: "evaluator"}, labels)
+    found = tables.sweep_tables(rows, planned, context)
     names = [f"{dcase}-{s}" for s in SUBSETS]
-    return leaderboard.build(
-        found, machines, {dcase: "official"}, {dcase: "evaluator"},
-        extra=published.leaderboard_rows(names), **more,
-    )  # fmt: skip
+    return leaderboard.build(found, context, extra=published.leaderboard_rows(names), **more)
 
 
 def test_every_published_value_is_the_printed_one():

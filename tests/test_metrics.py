@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from asdray.dcase.years import YEARS, get_year
 from asdray.evaluation import metrics
-from asdray.evaluation.machine import ALL_SECTIONS, evaluate_machine
+from asdray.evaluation.metrics import ALL_SECTIONS, evaluate_machine
 
 # (AUC source, AUC target, pAUC) per eval machine of the official autoencoder (MSE), then the published
 # harmonic and arithmetic means of the three columns and the official score.

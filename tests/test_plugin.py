@@ -27,10 +27,10 @@ from asdray.config.sweep import check_backends
 from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
 from asdray.stages import state
-from asdray.stages.describe import read_trial, write_trial
 from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.train import train
+from asdray.stages.trial_json import read_trial, write_trial
 from asdray.store import Places
 from asdray.sweep.events import attempt
 from asdray.sweep.outputs import write_spec

@@ -109,7 +109,7 @@ def test_scores_with_other_labels_are_not_within_anything(ours, within):
         mine = {"system": "s", "recipe": "r", "backend": "b", "label_source": ours}
         mine |= {f"{name}_mean": theirs[f"{name}_mean"] + 0.001, f"{name}_std": 0.01}
         mine |= {f"{name}_n": 4, f"{name}_n_expected": 4}
-        line = published._line(name, mine, theirs)
+        line = published._beside_line(name, mine, theirs)
         assert line["difference"] == pytest.approx(0.001)
         assert line["within_spread"] is (True if name.endswith("dev") else within)
         assert (line["spread"] is None) == (line["within_spread"] is None)

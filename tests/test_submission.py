@@ -19,10 +19,9 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import YEARS
 from asdray.evaluation import submission
-from asdray.evaluation.submission import Part, file_name, part_of, parts_of, read, write
-from asdray.evaluation.threshold import threshold
-from asdray.stages.describe import write_trial
+from asdray.evaluation.submission import Part, decision_threshold, file_name, part_of, parts_of, read, write
 from asdray.stages.score import score
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 
 NAMES = {
@@ -176,25 +175,25 @@ def test_the_threshold_is_the_quantile_of_the_gamma_distribution_that_made_the_s
     law = stats.gamma(shape, scale=scale, loc=shift)
     scores = law.rvs(2000, random_state=0)
     for quantile in (0.5, 0.9, 0.99):
-        found = threshold(scores, quantile)
+        found = decision_threshold(scores, quantile)
         assert (found.method, found.why) == ("gamma", "")
         assert law.cdf(found.value) == pytest.approx(quantile, abs=0.02)
 
 
 def test_the_threshold_moves_with_shift_and_scale_of_the_scores():
     scores = stats.gamma(3.0).rvs(500, random_state=1)
-    base = threshold(scores).value
-    assert threshold(1e-6 * scores - 7e-6).value == pytest.approx(1e-6 * base - 7e-6, rel=1e-6)
+    base = decision_threshold(scores).value
+    assert decision_threshold(1e-6 * scores - 7e-6).value == pytest.approx(1e-6 * base - 7e-6, rel=1e-6)
     # The same as fitting the scores themselves, where these have a scale that the optimiser is made for.
     assert base == pytest.approx(stats.gamma.ppf(0.9, *stats.gamma.fit(scores)), rel=1e-3)
 
 
 def test_where_the_fit_is_of_no_use_the_quantile_of_the_scores_stands_in():
-    same = threshold([0.3] * 7)
+    same = decision_threshold([0.3] * 7)
     assert (same.method, same.why) == ("empirical", "all training scores are equal")
     assert same.value == pytest.approx(0.3, abs=1e-15)
     outlier = np.append(np.linspace(0, 1e-9, 99), 1e9)
-    found = threshold(outlier, 0.9)
+    found = decision_threshold(outlier, 0.9)
     assert found.method == "empirical"
     assert found.value == pytest.approx(np.quantile(outlier, 0.9))
     assert found.why
@@ -203,7 +202,7 @@ def test_where_the_fit_is_of_no_use_the_quantile_of_the_scores_stands_in():
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_threshold_is_always_finite_and_near_its_quantile(scores, quantile):
-    found = threshold(scores, quantile)
+    found = decision_threshold(scores, quantile)
     assert math.isfinite(found.value)
     below = np.mean(np.asarray(scores) <= found.value)
     assert below >= quantile - max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / len(scores))) - 1 / len(
@@ -214,10 +213,10 @@ def test_a_threshold_is_always_finite_and_near_its_quantile(scores, quantile):
 def test_wrong_threshold_input_is_told():
     for scores in ([], [1.0], [1.0, math.nan], [1.0, math.inf]):
         with pytest.raises(ValueError, match="at least two training scores, all finite"):
-            threshold(scores)
+            decision_threshold(scores)
     for quantile in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="quantile"):
-            threshold([1.0, 2.0], quantile)
+            decision_threshold([1.0, 2.0], quantile)
 
 
 # ------------------------------------------------------------------------------------------ asdray submit
@@ -261,7 +260,7 @@ def test_submit_writes_what_official_reads(asdray, tree, trial, tmp_path):
 
     rows = pq.read_table(table).to_pylist()
     by_name = {r["clip"].rsplit("/", 1)[1]: r["score"] for r in rows if r["split"] == "test"}
-    limit = threshold([r["score"] for r in rows if r["split"] == "train"]).value
+    limit = decision_threshold([r["score"] for r in rows if r["split"] == "train"]).value
     record = json.loads((out / "submission.json").read_text())
     assert record["thresholds"]["bandsaw"]["value"] == limit
     assert (record["quantile"], record["backend_id"], record["dataset"]["kind"]) == (

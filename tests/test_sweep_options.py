@@ -20,6 +20,7 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year
 
 from asdray import store
 from asdray.config.backend import backend_id
+from asdray.evaluation.tables import write_trials
 from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep import seen
@@ -31,7 +32,7 @@ from asdray.sweep.fresh import delete, results_of
 from asdray.sweep.jobs import standing
 from asdray.sweep.live import Live, duration, write
 from asdray.sweep.only import chooser
-from asdray.sweep.outputs import trial_row, write_spec, write_trials
+from asdray.sweep.outputs import trial_row, write_spec
 from asdray.sweep.plan import load, log_found
 from asdray.sweep.progress import render
 from asdray.sweep.status import status

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from board_rows import BACKENDS, LABELS, MACHINES, OPTIONS, make_rows, pick, plan, sweep
+from board_rows import BACKENDS, CONTEXT, LABELS, MACHINES, OPTIONS, make_rows, pick, plan, sweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from asdray.config.backend import Knn, backend_id
 from asdray.config.system import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
-from asdray.evaluation import naming, tables
+from asdray.evaluation import tables
 
 
 def test_machines_in_keeps_the_years_order():
@@ -66,7 +66,7 @@ def test_a_missing_machine_voids_the_total_and_nothing_else():
 
 def test_sweep_table_is_mean_and_std_over_seeds():
     rows = make_rows(seeds=(0, 1, 2))
-    found = tables.sweep_tables(rows, plan((0, 1, 2)), MACHINES, LABELS, OPTIONS)
+    found = tables.sweep_tables(rows, plan((0, 1, 2)), CONTEXT)
     assert list(found) == list(itertools.product(MACHINES, ("dev", "eval")))
     table = found["dcase2022", "dev"]
     assert list(table.columns) == [
@@ -195,7 +195,7 @@ def test_tables_of_another_metric(tmp_path):
     )
     assert table["fan"][0] == 0.123
     assert table["total"][0] == pytest.approx(0.123)
-    found = tables.sweep_tables(rows, plan(), MACHINES, LABELS, OPTIONS, "mix_auc")
+    found = tables.sweep_tables(rows, plan(), CONTEXT, "mix_auc")
     assert found["dcase2022", "eval"]["total_mean"].tolist() == pytest.approx([0.123] * 5)
     assert set(found["dcase2022", "eval"]["n"]) == {2}
     assert [p.name for p in tables.write_tables(found, tmp_path, "official", "mix_auc")][::2] == [
@@ -256,31 +256,31 @@ def test_systems_are_named_by_their_recipe_where_that_tells_them_apart():
         {"system": "raw-2", "recipe": "raw", "options": ""},
         {"system": "Their ae", "recipe": "ae", "options": ""},
     ]
-    assert naming.system_labels(rows) == ["ae", "ae", "dis", "dis", "raw-1", "raw-2", "Their ae"]
+    assert tables.system_labels(rows) == ["ae", "ae", "dis", "dis", "raw-1", "raw-2", "Their ae"]
 
 
 def test_names_show_only_what_differs():
     knn = {"name": "knn", "n_neighbors": 1, "metric": "cosine"}
-    assert naming.backend_labels({"a": knn, "b": {"name": "recon"}}) == {"a": "knn", "b": "recon"}
-    assert naming.backend_labels({"a": knn, "b": {**knn, "n_neighbors": 4}, "c": None}) == {
+    assert tables.backend_labels({"a": knn, "b": {"name": "recon"}}) == {"a": "knn", "b": "recon"}
+    assert tables.backend_labels({"a": knn, "b": {**knn, "n_neighbors": 4}, "c": None}) == {
         "a": "knn(n_neighbors=1)",
         "b": "knn(n_neighbors=4)",
         "c": "c",
     }
-    assert naming.backend_labels({"a": knn, "b": dict(knn)}) == {"a": "a", "b": "b"}
+    assert tables.backend_labels({"a": knn, "b": dict(knn)}) == {"a": "a", "b": "b"}
     swept = {
         "s1": {"frontend.loss": {"name": "adacos"}, "train.epochs": 2, "audio.duration": 2.0},
         "s2": {"frontend.loss": {"name": "scac", "n": 16}, "train.epochs": 2, "audio.duration": 2.0},
     }
-    assert naming.option_labels(swept) == {"s1": "frontend.loss=adacos", "s2": "frontend.loss=scac(n=16)"}
-    assert naming.option_labels({"s1": {"train.epochs": 2}}) == {"s1": ""}
+    assert tables.option_labels(swept) == {"s1": "frontend.loss=adacos", "s2": "frontend.loss=scac(n=16)"}
+    assert tables.option_labels({"s1": {"train.epochs": 2}}) == {"s1": ""}
     loss = {"name": "scac", "n": 16, "scale": {"name": "dynamic", "at": 1}}
-    assert naming.option_labels({"s1": {"loss": loss}, "s2": {"loss": {**loss, "n": 8}}}) == {
+    assert tables.option_labels({"s1": {"loss": loss}, "s2": {"loss": {**loss, "n": 8}}}) == {
         "s1": "loss=scac(n=16)",
         "s2": "loss=scac(n=8)",
     }
     inside = {**loss, "scale": {"name": "dynamic", "at": 2}}
-    assert naming.option_labels({"s1": {"loss": loss}, "s2": {"loss": inside}, "s3": {}}) == {
+    assert tables.option_labels({"s1": {"loss": loss}, "s2": {"loss": inside}, "s3": {}}) == {
         "s1": "loss=scac(scale=dynamic(at=1))",
         "s2": "loss=scac(scale=dynamic(at=2))",
         "s3": "",
@@ -290,13 +290,13 @@ def test_names_show_only_what_differs():
         "s1": {"branches": [fft, stft]},
         "s2": {"branches": [fft, {**stft, "n_fft": 512}]},
     }
-    assert naming.option_labels(lists) == {
+    assert tables.option_labels(lists) == {
         "s1": "branches=[fft, stft(n_fft=256)]",
         "s2": "branches=[fft, stft(n_fft=512)]",
     }
     assert (
-        naming.option_labels({**lists, "s3": {"branches": [stft]}})["s3"]
+        tables.option_labels({**lists, "s3": {"branches": [stft]}})["s3"]
         == "branches=[stft(n_fft=256, dim=4)]"
     )
-    assert naming.option_labels({"s1": {"hidden": [8, 8]}, "s2": {"hidden": [8, 4]}})["s2"] == "hidden=[8, 4]"
-    assert naming.show([0.001, True, None, {"a": 1}]) == "[0.001, true, null, (a=1)]"
+    assert tables.option_labels({"s1": {"hidden": [8, 8]}, "s2": {"hidden": [8, 4]}})["s2"] == "hidden=[8, 4]"
+    assert tables.show([0.001, True, None, {"a": 1}]) == "[0.001, true, null, (a=1)]"

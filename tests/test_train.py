@@ -177,7 +177,7 @@ from tiny import AE, DIS, trial_of
 from asdray.cli import main
 from asdray.config.backend import Knn
 from asdray.frontends.autoencoder import AutoencoderFrontend
-from asdray.stages.describe import write_trial
+from asdray.stages.trial_json import write_trial
 from asdray.stages.train import train
 from asdray.dcase.manifest import load_dataset
 from asdray.store import Places

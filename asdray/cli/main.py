@@ -80,9 +80,17 @@ def recipes(plugin: Plugins = None) -> None:
 
     Example: asdray recipes --plugin my_method.py
     """
+    from asdray.config.base import UNIONS
     from asdray.config.load import load_plugins
-    from asdray.evaluation.recipe_list import plugin_lines, recipe_lines
+    from asdray.evaluation.published import recipe_lines
 
-    loaded = load_plugins(plugin or [])
+    plugins = load_plugins(plugin or [])
     print_lines(recipe_lines())
-    print_lines(plugin_lines(loaded))
+    for own in plugins:
+        added = [
+            f"{union.noun} {name}"
+            for union in UNIONS.values()
+            for name, cls in union.added.items()
+            if cls.plugin == own
+        ]
+        print(f"{own.path} adds: {', '.join(added)}")

@@ -210,8 +210,8 @@ def submit(
     from asdray.config.load import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
-    from asdray.stages.describe import read_trial
     from asdray.stages.submit import submit as write
+    from asdray.stages.trial_json import read_trial
     from asdray.store import Places
 
     chosen, _, results = read_trial(trial)

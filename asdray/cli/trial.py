@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from asdray.config.backend import Backend, Umap
     from asdray.config.trial import Trial, Unit
-    from asdray.stages.describe import Description
     from asdray.stages.state import Outcome
+    from asdray.stages.trial_json import Description
     from asdray.store import Places
 
 app = typer.Typer()
@@ -68,7 +68,7 @@ def run(
     from asdray.config.load import load_plugins
     from asdray.config.sweep import Sweep
     from asdray.config.system import load_recipe
-    from asdray.stages.describe import write_trial
+    from asdray.stages.trial_json import write_trial
     from asdray.stages.walk import walk
     from asdray.store import Places
     from asdray.sweep.plan import plan
@@ -228,7 +228,7 @@ def _open(
     from asdray.config.load import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
-    from asdray.stages.describe import read_trial
+    from asdray.stages.trial_json import read_trial
     from asdray.store import Places
 
     _one_thread_for_blas()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -15,20 +15,39 @@ from asdray.config.files import validate
 from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
-MEANS = ("dev_amean", "dev_hmean", "eval_amean", "eval_hmean", "amean", "hmean")
-"""Arithmetic and harmonic means over a leaderboard's ``<dcase>-dev`` columns, its ``<dcase>-eval`` columns,
-and all of them."""
+
+class Mean(NamedTuple):
+    """A mean over the columns ``<dcase>-<subset>`` of one subset, or of both subsets (None)."""
+
+    subset: Literal["dev", "eval"] | None
+    kind: Literal["arithmetic", "harmonic"]
 
 
-def averaged(mean: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns ``<dcase>-<subset>`` of ``names`` that one of `MEANS` is over."""
-    subset = mean.rpartition("_")[0]
-    return tuple(n for n in names if n.endswith(f"-{subset}" if subset else ""))
+MEANS: Mapping[str, Mean] = {
+    "dev_amean": Mean("dev", "arithmetic"),
+    "dev_hmean": Mean("dev", "harmonic"),
+    "eval_amean": Mean("eval", "arithmetic"),
+    "eval_hmean": Mean("eval", "harmonic"),
+    "amean": Mean(None, "arithmetic"),
+    "hmean": Mean(None, "harmonic"),
+}
+"""Means of a leaderboard, in the order of its columns."""
+
+
+def averaged(rank_by: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns ``<dcase>-<subset>`` of ``names`` that a mean covers; of a single column the column itself.
+
+    >>> averaged("eval_amean", ["dcase2022-dev", "dcase2022-eval", "dcase2023-eval"])
+    ('dcase2022-eval', 'dcase2023-eval')
+    """
+    if rank_by not in MEANS:
+        return (rank_by,)
+    subset = MEANS[rank_by].subset
+    return tuple(n for n in names if subset is None or n.endswith(f"-{subset}"))
 
 
 def check_rank_by(rank_by: str | None, names: Sequence[str]) -> str:
-    """What to rank by: ``rank_by``, or where it is None the mean over the eval columns, or over the dev
-    columns where there are no others.
+    """``rank_by``, by default the mean over the eval columns, or over the dev columns without eval columns.
 
     Args:
         names: the leaderboard's columns, ``<dcase>-<subset>``.

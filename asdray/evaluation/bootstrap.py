@@ -1,4 +1,14 @@
-"""How sure an official score is: a stratified bootstrap over clips, and the evaluators' own jackknife."""
+"""Confidence intervals of official scores: a stratified bootstrap over clips, and the evaluators' jackknife.
+
+Scores are fractions; resamples keep the number of clips per machine, section, domain and label. The same seed
+and data give the same digits. All clips have labels and domains.
+
+>>> scores, labels = np.arange(40.0), np.arange(40) % 3 == 0
+>>> section = SectionScores("fan", 0, scores, labels, np.arange(40) % 2 == 0)
+>>> interval = official_interval("both_domains", [section], draws=100, seed=1)
+>>> 0 <= interval.low < interval.high <= 1
+True
+"""
 
 from __future__ import annotations
 
@@ -16,15 +26,15 @@ from asdray.evaluation import metrics
 DRAWS = 2000
 CONFIDENCE = 0.95
 FEWEST, MOST = 100, 100_000
-"""Draws of an interval: with fewer nothing stands beyond its ends, more add digits that mean nothing."""
+"""Limits of the number of draws: fewer leave no draws beyond the ends, more only add meaningless digits."""
 
 BLOCK = 250
-"""Samples computed at a time: so many of a section stay in the processor's cache. Changes the draws."""
+"""Resamples per block, which fit into the processor's cache. Another value changes the draws."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of the 95 % interval of an official score, fractions, and what they were drawn with."""
+    """The 95 % interval of an official score, in fractions, with the number and seed of its draws."""
 
     low: float
     high: float
@@ -38,7 +48,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class SectionScores:
-    """The test clips of one (machine, section): all arrays (N,), clips in the order of their names."""
+    """The test clips of one (machine, section) in the order of their names; all arrays (N,)."""
 
     machine: str
     section: int
@@ -48,7 +58,7 @@ class SectionScores:
 
 
 def check_draws(draws: int, seed: int) -> tuple[int, int]:
-    """Both, if an interval can be drawn with them.
+    """Returns both arguments.
 
     Raises:
         ValueError: too few or too many draws, or a negative seed.
@@ -63,20 +73,19 @@ def check_draws(draws: int, seed: int) -> tuple[int, int]:
 def section_generator(seed: int, machine: str, section: int) -> np.random.Generator:
     """The generator of a section's draws.
 
-    The draws of a section depend on nothing but the seed and its name: all systems of a year are scored on
-    the same resamples, whichever other machines are there.
+    Draws only depend on seed, machine and section, so that all systems of a year share their resamples.
     """
     return np.random.default_rng([seed, zlib.crc32(machine.encode()), section])
 
 
 def draw_weights(strata: ArrayLike, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """How often each clip is in each resample; every stratum is resampled with replacement to its own size.
+    """The number of times each clip is in each resample, with replacement within strata.
 
     Args:
         strata: (N,), equal for clips of one stratum.
 
     Returns:
-        (N, draws) whole numbers as float64; the sum over a stratum is its size.
+        (N, draws) whole numbers as float64; the sum over a stratum is the size of the stratum.
     """
     s = np.asarray(strata)
     weights = np.empty((s.size, draws))
@@ -90,13 +99,13 @@ def draw_weights(strata: ArrayLike, draws: int, rng: np.random.Generator) -> NDA
 def term_draws(
     score_rule: ScoreRule, section: SectionScores, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What a section gives to the official score in every resample: (terms of the rule, draws).
+    """The terms of the official score from one section in every resample: (terms of the rule, draws).
 
     Args:
         weights: (N, draws).
     """
     y, target = section.is_anomaly, section.is_target
-    clips = {  # which clips a term takes; the names are explained in `metrics`
+    clips = {  # clips of each term, see `metrics`
         "s": ~target, "t": target, "smix": ~target | y, "tmix": target | y, "mix": np.full(y.shape, True),
     }  # fmt: skip
     areas = {}
@@ -111,10 +120,9 @@ def term_draws(
 def official_draws(
     score_rule: ScoreRule, sections: Sequence[SectionScores], draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """The official score of ``draws`` resamples of the test clips, (draws,).
+    """The official scores of ``draws`` resamples of the test clips, (draws,); NaN if a term has no value.
 
-    Strata are machine x section x domain x label: what the organisers fixed stays fixed. NaN where a term
-    of the score cannot be computed.
+    Strata are machine x section x domain x label, whose sizes the organisers fixed.
     """
     machines: dict[str, list[NDArray[np.float64]]] = {}
     for section in sections:
@@ -131,9 +139,9 @@ def official_draws(
 def official_interval(
     score_rule: ScoreRule, sections: Sequence[SectionScores], draws: int = DRAWS, seed: int = 0
 ) -> Interval | None:
-    """The percentile interval of `official_draws`; None where the score itself has no value.
+    """The percentile interval of `official_draws`; None if the score has no value.
 
-    It covers the choice of test clips alone, not that of the training's seed.
+    The interval covers the choice of test clips, not of the training seed.
 
     Source: Efron and Tibshirani 1993, chapter 13 (percentile interval).
     """
@@ -146,18 +154,18 @@ def official_interval(
 
 
 def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 32) -> float | None:
-    """``official score ci95`` as the evaluators of 2022-2025 compute it, which is not what its name says.
+    """The ``official score ci95`` of the evaluators of 2022-2025, which is not an interval of that score.
 
-    The mean of the jackknife half-widths of AUC and pAUC of all machines' clips in one pool of N, whatever
-    their scales: ``t(0.975, N - 1) sqrt(sum (theta_i - mean)^2 / (N (N - 1)))`` over the leave-one-out
-    values theta_i. Two faults: it is of another quantity than the official score, and a jackknife has
-    ``(N - 1) / N`` before the sum of squares, so that this is N - 1 times too small.
+    It is the mean of the jackknife half-widths of AUC and pAUC over one pool of all N clips of all machines:
+    ``t(0.975, N - 1) sqrt(sum (theta_i - mean)^2 / (N (N - 1)))`` over leave-one-out values theta_i. It has
+    two faults: AUC and pAUC of the pool are not the official score, and a jackknife has ``(N - 1) / N``
+    before the sum of squares, so that the result is N - 1 times too small.
 
     Args:
-        chunk: leave-one-out samples computed at a time.
+        chunk: number of leave-one-out samples per step.
 
     Returns:
-        None where an AUC has no value.
+        None if an AUC has no value.
 
     Source: the official evaluators of 2022-2025.
     """

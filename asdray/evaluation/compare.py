@@ -1,27 +1,37 @@
-"""Two systems side by side: how far their official scores lie apart, and how sure that is.
+"""The difference of two systems' official scores, with its confidence interval and p value.
 
-What is compared is the mean over seeds of the official score, as the leaderboard shows it. Its difference
-is drawn again 2,000 times by a paired bootstrap:
+Compared are means over seeds of the official score, as in the leaderboard. A paired bootstrap draws the
+difference A - B 2,000 times:
 
-* **clips**: within machine x section x domain x label, with replacement; both systems and all seeds are
-  scored on the same draw, so that what is hard for both cancels. Years are drawn independently.
-* **seeds**: n - 1 of a year's n with replacement, for dev and eval the same; of both systems the same where
-  they are paired, that is, where both have the same seeds. n - 1, because n draws from n give a mean whose
-  variance is (n - 1) / n of what it should be: half of it for two seeds.
+* **Clips** are drawn with replacement within machine x section x domain x label. Both systems and all seeds
+  share each draw, so that clips that are hard for both systems cancel out. Years are drawn independently.
+* **Seeds**: n - 1 of a year's n seeds are drawn with replacement, the same seeds for dev and eval. If both
+  systems have the same seeds (*paired*), they also share the drawn seeds. n - 1, since the mean of n draws
+  from n values has only (n - 1) / n of the right variance: half of it for two seeds.
 
-Clips and seeds are crossed (each seed's model scores the same clips), hence drawn independently of each
-other. The interval is the percentile interval, p twice the share of draws on the other side of 0.
+Clips and seeds are crossed (the model of each seed scores the same clips), hence drawn independently. The
+interval is the percentile interval; p is twice the share of draws on the other side of 0.
 
-Limits: with one seed the interval covers the choice of test clips alone. A handful of seeds says little of
-the spread of seeds: with two of them the draws take two values per system, and no way of drawing adds to
-what two numbers know. What is neither the clip's nor the seed's but of their meeting is drawn thrice (by
-clips, by seeds, by both): with several seeds intervals are somewhat too wide, at most sqrt(3) times.
-Machines and sections are taken as given: nothing here speaks of other machines.
+Limits: with one seed the interval covers the choice of test clips alone. Few seeds tell little about the
+spread over seeds: with two seeds the draws of a system take two values. The interaction of clips and seeds is
+drawn three times (by clips, by seeds, by both), so that intervals over several seeds are too wide, by a
+factor of at most sqrt(3). Machines and sections are fixed: the result does not extend to other machines.
 
-Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 (percentile interval), 15
-and 16 (tests); drawing n - 1 of n: Rao and Wu 1988, JASA 83(401); drawing crossed factors independently:
-Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), and, that this errs on the
-safe side, Owen and Eckles 2012, Annals of Applied Statistics 6(3).
+Scores are fractions; clips without labels cannot be compared.
+
+>>> normal, anomalous = np.arange(4.0), np.arange(4.0) + 10
+>>> def clips(scores):
+...     labels = np.repeat([False, True], 4)
+...     return [SectionScores("fan", 0, np.array(scores), labels, np.tile([False, True], 4))]
+>>> good, bad = clips([*normal, *anomalous]), clips([*anomalous, *normal])
+>>> row, = compare([Column("dcase2023", "dev", {0: good}, {0: bad}, paired=True)], draws=100)
+>>> row.a, row.share
+(1.0, 1.0)
+
+Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 (percentile interval), 15 and
+16 (tests); drawing n - 1 of n: Rao and Wu 1988, JASA 83(401); independent draws of crossed factors, and their
+error on the safe side: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), and Owen and
+Eckles 2012, Annals of Applied Statistics 6(3).
 """
 
 from __future__ import annotations
@@ -31,28 +41,29 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from asdray.dcase.years import SUBSETS, ScoreRule, Subset, get_year
 from asdray.evaluation import metrics
 from asdray.evaluation.bootstrap import CONFIDENCE, DRAWS, SectionScores, official_draws, term_draws
+from asdray.evaluation.tables import NO_VALUE, percent
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
 ALL_YEARS = "all"
-"""In ``dcase``: the mean over the years."""
+"""The ``dcase`` of a mean over years."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """What two systems did in one year and subset.
+    """The scores of two systems in one year and subset.
 
     Attributes:
-        a, b: seed -> the test clips of every section with the scores of that trial. Sections, and the
-            clips of a section, are the same and in the same order in all of them.
-        paired: both have the same seeds, and seed k of one stands beside seed k of the other.
+        a, b: seed -> the test clips of every section with the trial's scores. All trials have the same
+            sections and clips in the same order.
+        paired: True if both systems have the same seeds, and seed k of A is compared with seed k of B.
     """
 
     dcase: str
@@ -72,14 +83,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Difference:
-    """One row: a year and subset, or all years of a subset. Fractions; None where a score has no value.
+    """One row of a comparison: a year and subset, or all years of a subset. None where a score is missing.
 
     Attributes:
-        a, b: mean over seeds (and years).
+        a, b: mean official score over seeds (and years).
         low, high: 95 % interval of ``difference`` = a - b.
-        p: two-sided; at least 2 / (draws + 1).
-        share: of the draws in which A is above B, draws with equal scores counted 1/2.
-        seeds_a, seeds_b: how many; of all years the fewest.
+        p: two-sided p value, at least 2 / (draws + 1).
+        share: share of draws with A above B; equal scores count 1/2.
+        seeds_a, seeds_b: number of seeds; of several years the smallest.
     """
 
     dcase: str
@@ -100,7 +111,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Of one column: (scores of A, scores of B) as they are, and in every draw, both (draws,)."""
+    """The mean official scores of both systems in one column, and in each of its draws, (draws,)."""
 
     a: float
     b: float
@@ -109,10 +120,10 @@ class _Drawn:
 
 
 def compare(columns: Sequence[Column], draws: int = DRAWS, seed: int = 0) -> list[Difference]:
-    """The difference A - B per column, then per subset the mean over years where there are several.
+    """The difference A - B of every column, then of the means over years of subsets with several years.
 
     Args:
-        seed: of the draws. The same seed and columns give the same digits.
+        seed: seed of the draws; the same seed and columns give the same digits.
     """
     drawn = [_draw(column, draws, seed) for column in columns]
     rows = [_difference(c.dcase, c.subset, [c], [d]) for c, d in zip(columns, drawn, strict=True)]
@@ -124,18 +135,18 @@ def compare(columns: Sequence[Column], draws: int = DRAWS, seed: int = 0) -> lis
 
 
 def seed_picks(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which of n seeds each draw takes: (draws, n - 1) of [0, n), or (draws, 1) for a single seed."""
+    """Indices of the seeds in each draw, in [0, n): (draws, n - 1), or (draws, 1) for a single seed."""
     return rng.integers(n, size=(draws, max(1, n - 1)))
 
 
 def _draw(column: Column, draws: int, seed: int) -> _Drawn:
-    """The bootstrap of one column; see the module."""
+    """The bootstrap of one column."""
     year = get_year(column.dcase)
     rng = np.random.default_rng([seed, year.year])
     picks_a = seed_picks(len(column.a), draws, rng)
     picks_b = picks_a if column.paired else seed_picks(len(column.b), draws, rng)
-    # `official_draws` makes the draws of a section from its name and this number: equal for all trials of a
-    # year, which pairs them, and different from year to year.
+    # `official_draws` derives the draws of a section from its name and this seed: the same draws for all
+    # trials of a year, which pairs the trials, and other draws for other years.
     of_year = 10_000 * seed + year.year
     means = []
     for trials, picks in ((column.a, picks_a), (column.b, picks_b)):
@@ -149,7 +160,7 @@ def _draw(column: Column, draws: int, seed: int) -> _Drawn:
 
 
 def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:
-    """The official score of a trial; NaN where it has none."""
+    """The official score of a trial, NaN if missing."""
     machines: dict[str, list[NDArray[np.float64]]] = {}
     for section in sections:
         ones = np.ones((section.scores.size, 1))
@@ -182,17 +193,17 @@ def _difference(dcase: str, subset: Subset, columns: Sequence[Column], drawn: Se
     )
 
 
-# ------------------------------------------------------------------------------------------- showing it
+# --------------------------------------------------------------------------------------------- output
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A finished comparison: `compare`'s rows, and what must be said beside them.
+    """A finished comparison: the rows of `compare` with everything to print beside.
 
     Attributes:
-        systems, backends: of A and of B, readable.
+        systems, backends: readable names of A and B.
         dataset: ``official`` or ``synthetic``.
-        notes: one sentence each.
+        notes: sentences on left-out trials and machines, and on limits of the comparison.
     """
 
     systems: tuple[str, str]
@@ -207,9 +218,7 @@ class Comparison:
 
 
 def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row per `Difference`, fractions, with everything that says what was compared."""
-    import pandas as pd
-
+    """One row per `Difference`, in fractions, with systems, backends, draws and data of the comparison."""
     head = {
         "system_a": comparison.systems[0],
         "backend_a": comparison.backends[0],
@@ -228,7 +237,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def rich_table(comparison: Comparison) -> Table:
-    """For a terminal, scores in percent; print ``notes`` beside it."""
+    """The comparison for a terminal, in percent; print ``notes`` below the table."""
     from rich.table import Table
 
     named = zip("AB", comparison.systems, comparison.backends, strict=True)
@@ -240,25 +249,21 @@ def rich_table(comparison: Comparison) -> Table:
     for name in ("A", "B", "A - B", f"{100 * CONFIDENCE:.0f} % interval", "p", "A > B", "seeds", "clips"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
-        interval = "–" if row.low is None or row.high is None else f"{_signed(row.low)} … {_signed(row.high)}"
+        interval = NO_VALUE if row.low is None else f"{_signed(row.low)} … {_signed(row.high)}"
         table.add_row(
             "all years" if row.dcase == ALL_YEARS else row.dcase,
             row.subset,
-            _percent(row.a),
-            _percent(row.b),
+            percent(row.a),
+            percent(row.b),
             _signed(row.difference),
             interval,
-            "–" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else f"{row.p:.1g}",
-            "–" if row.share is None else f"{100 * row.share:.1f} %",
+            NO_VALUE if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else f"{row.p:.1g}",
+            NO_VALUE if row.share is None else f"{100 * row.share:.1f} %",
             f"{row.seeds_a} paired" if row.paired else f"{row.seeds_a} and {row.seeds_b}",
             f"{row.clips:,}",
         )
     return table
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f}"
+    return NO_VALUE if value is None else f"{100 * value:+.2f}"

@@ -1,13 +1,21 @@
-"""Several systems' anomaly scores of the same clips made one: the mean of their z-scores, or of their ranks.
+"""Ensembles: one anomaly score per clip from the scores of several systems, as mean z-score or mean rank.
 
-Scores of different systems have different units, so they are brought to one scale first. No label is used.
+Higher scores are more anomalous. Scores of different systems have different units, hence the common scale.
+No labels are used.
 
-* ``zscore``: ``(s - m) / d`` with mean m and standard deviation d (ddof 1) of the same system's scores of
-  the machine's training clips. A clip's score does not depend on the other test clips.
-* ``rank``: the share of clips below, ties counted 1/2, within the pool that the clip belongs to: the
-  machine's test clips of one subset, or its training clips. Unmoved by any increasing transform of a
-  system's scores and by outliers, but transductive: a test clip's score depends on which others are tested
-  with it, which a detector that hears one clip at a time does not know. Such rows are marked so in tables.
+* ``zscore``: ``(s - m) / d`` with mean m and standard deviation d (ddof 1) of the system's scores of the
+  machine's training clips. A clip's score does not depend on other test clips.
+* ``rank``: the share of clips of the pool with lower scores, ties counted 1/2; pools are the machine's test
+  clips of one subset, and its training clips. Ranks do not change under increasing transforms of the scores
+  and resist outliers, but are transductive: a test clip's score depends on the other test clips, unknown to
+  a detector that hears one clip at a time. Tables mark such rows.
+
+>>> train, test = [1.0, 2.0, 3.0], [2.0, 5.0]
+>>> members = {"a": (train, test), "b": ([10.0, 20.0, 30.0], [20.0, 40.0])}
+>>> combine("zscore", members, ["eval", "eval"])[1].tolist()
+[0.0, 2.5]
+>>> combine("rank", members, ["eval", "eval"])[1].tolist()
+[0.25, 0.75]
 
 Source: Kittler et al. 1998, On combining classifiers, IEEE TPAMI 20(3) (sum rule); Jain, Nandakumar and Ross
 2005, Score normalization in multimodal biometric systems, Pattern Recognition 38(12) (z-score); ranks:
@@ -25,17 +33,16 @@ from asdray.config.sweep import Combine
 
 
 def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:
-    """``values`` (M,) in standard deviations of ``train`` (N,) from its mean.
+    """``values`` (M,) minus the mean of ``train`` (N,), in standard deviations of ``train``.
 
     Raises:
-        ValueError: fewer than two training scores, or all of them equal (up to rounding): their spread
-            is no unit.
+        ValueError: fewer than two training scores, or equal training scores (up to rounding).
     """
     v, t = np.asarray(values, dtype=np.float64), np.asarray(train, dtype=np.float64)
     if t.size < 2:
         raise ValueError(f"{t.size} training scores have no standard deviation: combine by rank instead")
     spread = t.std(ddof=1)
-    # The mean of N equal numbers is off by up to some N / 2 units of the last digit.
+    # Rounding shifts the mean of N equal numbers by up to about N / 2 units of the last digit.
     if spread <= t.size * np.finfo(np.float64).eps * np.abs(t).max():
         raise ValueError(
             f"all {t.size} training scores are {t[0]:.6g}: they have no spread to scale by; combine by rank "
@@ -45,12 +52,13 @@ def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:
 
 
 def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.float64]:
-    """Of every value (M,) the share of values of its pool that are below it, those equal to it counted 1/2.
-
-    In (0, 1); the mean over a pool is 1/2.
+    """The share of lower values in the pool of each value (M,), equal values counted 1/2.
 
     Args:
-        pools: (M,) what each value is ranked with; None = all with all.
+        pools: (M,) pool of each value; default: a single pool.
+
+    Returns:
+        (M,) in (0, 1); the mean over a pool is 1/2.
     """
     return _mean_ranks([np.asarray(values, dtype=np.float64)], pools)
 
@@ -58,10 +66,9 @@ def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.f
 def _mean_ranks(
     members: Sequence[NDArray[np.float64]], pools: Sequence[str] | None = None
 ) -> NDArray[np.float64]:
-    """The mean of the `ranks` of several members' values of the same clips.
+    """The mean `ranks` of several members' values of the same clips.
 
-    Ranks are added before they are scaled, in halves of one, which floats hold exactly: clips whose ranks
-    have the same sum are exactly tied.
+    Ranks are summed before scaling, in exact multiples of 1/2, so that equal sums of ranks are exact ties.
     """
     from scipy.stats import rankdata
 
@@ -78,19 +85,19 @@ def _mean_ranks(
 def combine(
     how: Combine, members: Mapping[str, tuple[ArrayLike, ArrayLike]], pools: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One score per clip from those of several systems; higher = more anomalous.
+    """One score per clip from the scores of several systems.
 
     Args:
-        members: name -> its scores of the machine's training clips (N,) and of its test clips (M,), finite;
-            clips in the same order in all.
-        pools: (M,) the subset of every test clip.
+        members: name -> finite scores of the machine's training clips (N,) and test clips (M,), with the
+            clips in the same order.
+        pools: (M,) subset of every test clip.
 
     Returns:
-        Scores of the training clips (N,) and of the test clips (M,), float64. The order of the members
-        changes no digit.
+        Scores of the training clips (N,) and of the test clips (M,), float64; the same digits for every
+        order of the members.
 
     Raises:
-        ValueError: as `zscores`, with the member's name.
+        ValueError: see `zscores`, with the member's name.
     """
     trains, tests = (
         [np.asarray(scores[side], dtype=np.float64) for scores in members.values()] for side in (0, 1)
@@ -104,6 +111,6 @@ def combine(
                 to.append(zscores(values, train))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    # Added in the order of size: whichever member a number is of.
+    # The sum in order of size has the same digits for every order of the members.
     train, test = (np.sort(np.stack(rows), axis=0).mean(axis=0) for rows in scaled)
     return train, test

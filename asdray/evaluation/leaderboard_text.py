@@ -1,22 +1,27 @@
-"""How a leaderboard is shown and written: terminal, Markdown, LaTeX, CSV, Parquet. People read percent."""
+"""Leaderboards for people, in percent: terminal, Markdown, LaTeX; and as files for programs: CSV, Parquet.
+
+>>> print("\\n".join(markdown_table(["system", "score"], [["ae", "61.20"]], left=1)))
+| system | score |
+| --- | ---: |
+| ae | 61.20 |
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from rich.table import Table
 
 from asdray import store
-from asdray.evaluation import naming
-from asdray.evaluation.leaderboard import Leaderboard, columns_of
+from asdray.evaluation.leaderboard import Leaderboard, score_columns
 from asdray.evaluation.published import ASDKIT_LABELS
-from asdray.evaluation.tables import write_csv
+from asdray.evaluation.tables import NO_VALUE, percent, system_labels, write_csv
 
-NONE = "–"
 MEAN_TITLES = {
     "dev_amean": "dev mean", "dev_hmean": "dev h-mean",
     "eval_amean": "eval mean", "eval_hmean": "eval h-mean",
@@ -25,37 +30,33 @@ MEAN_TITLES = {
 
 
 def _score(mean: float, std: float, n: Any, n_expected: Any) -> str:
-    """``70.19 ± 0.53 (2 of 2)``; without counts where nobody said how many."""
-    spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
+    """``70.19 ± 0.53 (2 of 2)``; without counts if they are unknown."""
+    spread = "" if math.isnan(std) else f" ± {percent(std)}"
     count = "" if pd.isna(n) else f" ({n} of {n_expected})"
-    return f"{NONE}{count}" if math.isnan(mean) else f"{100 * mean:.2f}{spread}{count}"
-
-
-def _percent(value: float) -> str:
-    return NONE if math.isnan(value) else f"{100 * value:.2f}"
+    return f"{NO_VALUE}{count}" if math.isnan(mean) else f"{percent(mean)}{spread}{count}"
 
 
 def _sources(board: Leaderboard) -> dict[str, int]:
-    """Where published rows are from -> the number of the note that says so."""
-    return {
-        source: i for i, source in enumerate(dict.fromkeys(board.frame["source"].loc[lambda s: s != ""]), 1)
-    }
+    """Source of published rows -> number of its note."""
+    sources = dict.fromkeys(source for source in board.frame["source"] if source != "")
+    return {source: i for i, source in enumerate(sources, 1)}
 
 
 def _names(board: Leaderboard) -> dict[str, list[str]]:
-    """The columns that name a row, as a person reads them; those with nothing to tell apart are left out."""
+    """The columns that identify a row, as people read them; columns with one value only are left out."""
     frame = board.frame
-    columns = {"system": naming.system_labels(frame[["system", "recipe", "options"]].to_dict("records"))}
+    ours = frame["origin"] == "ours"
+    columns = {"system": system_labels(frame[["system", "recipe", "options"]].to_dict("records"))}
     if frame["options"].any():
         columns["options"] = list(frame["options"])
     columns["backend"] = list(frame["backend"])
-    if frame["checkpoint"][frame["origin"] == "ours"].nunique() > 1:
+    if frame["checkpoint"][ours].nunique() > 1:
         columns["checkpoint"] = list(frame["checkpoint"])
-    if frame["selected_by"][frame["origin"] == "ours"].nunique() > 1:
+    if frame["selected_by"][ours].nunique() > 1:
         columns["selected by"] = list(frame["selected_by"])
     if (frame["classes_from"] == "train+test").any():
         columns["classes from"] = list(frame["classes_from"])
-    if (frame["origin"] != "ours").any():
+    if not ours.all():
         numbers = _sources(board)
         columns["origin"] = [
             f"{origin} [{numbers[source]}]" if source else origin
@@ -64,33 +65,51 @@ def _names(board: Leaderboard) -> dict[str, list[str]]:
     return columns
 
 
-def _cells(
-    board: Leaderboard, score: Callable[..., str] = _score, number: Callable[[float], str] = _percent
-) -> tuple[list[str], list[str], list[list[str]]]:
-    """Headers of the columns that name a row (rank first), headers of its scores, and the rows."""
+def _cells(board: Leaderboard) -> tuple[list[str], list[str], list[list[str]]]:
+    """Headers of the identifying columns (rank first), headers of the scores, and the rows."""
     names = _names(board)
     rows = []
     for i, row in enumerate(board.frame.to_dict("records")):
-        rank = NONE if pd.isna(row["rank"]) else str(row["rank"])
-        scores = [score(*(row[c] for c in columns_of(name))) for name in board.names]
-        means = [number(row[mean]) for mean in board.means]
+        rank = NO_VALUE if pd.isna(row["rank"]) else str(row["rank"])
+        scores = [_score(*(row[c] for c in score_columns(name))) for name in board.names]
+        means = [percent(row[mean]) for mean in board.means]
         rows.append([rank, *(column[i] for column in names.values()), *scores, *means])
     return ["rank", *names], [*board.names, *(MEAN_TITLES[m] for m in board.means)], rows
 
 
 def notes(board: Leaderboard) -> list[str]:
-    """What stands beside the table, the sources of published rows last."""
+    """The notes to print with the leaderboard; the numbered sources of published rows come last."""
     ours = board.frame[board.frame["origin"] == "ours"]
     every = "All rows" if len(ours) == len(board.frame) else "All rows of ours"
-    alike = ours["selected_by"].unique()
-    selected = [f"{every}: selected by {alike[0]}."] if len(alike) == 1 else []
-    known = "".join(board.frame["label_source"][board.frame["origin"] == "published"])
-    labels = [ASDKIT_LABELS] if "asdkit" in known and "dcase2022-eval" in board.names else []
+    ways = ours["selected_by"].unique()
+    selected = [f"{every}: selected by {ways[0]}."] if len(ways) == 1 else []
+    sources = "".join(board.frame["label_source"][board.frame["origin"] == "published"])
+    labels = [ASDKIT_LABELS] if "asdkit" in sources and "dcase2022-eval" in board.names else []
     return [*board.notes, *selected, *labels, *(f"[{i}] {source}" for source, i in _sources(board).items())]
 
 
+# --------------------------------------------------------------------------------- terminal and Markdown
+
+
+def rich_table(board: Leaderboard, title: str = "") -> Table:
+    """The leaderboard for a terminal; print `notes` below the table."""
+    names, scores, rows = _cells(board)
+    table = Table(title=f"{title} ({board.dataset} data)".strip())
+    for i, name in enumerate([*names, *scores]):
+        right = i >= len(names) or name == "rank"
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for cells in rows:
+        table.add_row(*map(_plain, cells))
+    return table
+
+
+def _plain(text: str) -> str:
+    """Text that rich prints unchanged: ``[1]`` would be markup."""
+    return text.replace("[", "\\[")
+
+
 def markdown(board: Leaderboard) -> str:
-    """The leaderboard as Markdown: the kind of data and the ranking above the table, the rest below it."""
+    """The leaderboard as Markdown: kind of data and ranking above the table, further notes below."""
     names, scores, rows = _cells(board)
     lines = markdown_table([*names, *scores], rows, left=len(names), right=("rank",))
     above, below = notes(board)[:2], notes(board)[2:]
@@ -103,28 +122,11 @@ def markdown_table(
     """Lines of a Markdown table.
 
     Args:
-        left: how many of the first columns are aligned left, but for those in ``right``.
+        left: number of leading columns that are aligned left, except the columns named in ``right``.
     """
     align = ["---:" if i >= left or name in right else "---" for i, name in enumerate(header)]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     return [f"| {' | '.join(cells)} |" for cells in (escaped[0], align, *escaped[1:])]
-
-
-def rich_table(board: Leaderboard, title: str = "") -> Table:
-    """The leaderboard for a terminal; print `notes` beside it."""
-    names, scores, rows = _cells(board)
-    table = Table(title=f"{title} ({board.dataset} data)".strip())
-    for i, name in enumerate([*names, *scores]):
-        right = i >= len(names) or name == "rank"
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for cells in rows:
-        table.add_row(*map(_plain, cells))
-    return table
-
-
-def _plain(text: str) -> str:
-    """Text that rich shows as it is: ``[1]`` is no markup."""
-    return text.replace("[", "\\[")
 
 
 # ------------------------------------------------------------------------------------------------ LaTeX
@@ -136,34 +138,37 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    r"""``text`` with the special characters of LaTeX escaped.
+
+    >>> tex("s_auc, 5 %")
+    's\\_auc, 5 \\%'
+    """
     return "".join(_TEX.get(c, c) for c in text)
 
 
 def latex(board: Leaderboard) -> str:
-    """The leaderboard as a ``tabular`` for the package booktabs; the best of each column is bold.
+    """The leaderboard as a ``tabular`` for the package booktabs; the best ranked row of each column is bold.
 
-    Only ranked rows compete. What says of which kind the data are and where published rows are from is
-    part of the table; the other notes are comments.
+    The kind of data and the sources of published rows are part of the table, other notes are comments.
     """
     names, scores, rows = _cells(board)
     columns = [*(f"{n}_mean" for n in board.names), *board.means]
     ranked = board.frame["rank"].notna()
-    best = {c: _percent(board.frame[c][ranked].max()) for c in columns}
+    best = {c: percent(board.frame[c][ranked].max()) for c in columns}
     lines = []
     for values, cells in zip(board.frame.to_dict("records"), rows, strict=True):
-        told = [tex(cell) for cell in cells]
+        escaped = [tex(cell) for cell in cells]
         for i, column in enumerate(columns, start=len(names)):
-            if not pd.isna(values["rank"]) and _percent(values[column]) == best[column]:
-                mean, space, rest = told[i].partition(" ")
-                told[i] = rf"\textbf{{{mean}}}{space}{rest}"
-        lines.append(f"{' & '.join(told)} \\\\")
-    said = notes(board)
-    beside = [said[0], *(note for note in said if note.startswith("["))]
+            if not pd.isna(values["rank"]) and percent(values[column]) == best[column]:
+                mean, space, rest = escaped[i].partition(" ")
+                escaped[i] = rf"\textbf{{{mean}}}{space}{rest}"
+        lines.append(f"{' & '.join(escaped)} \\\\")
+    all_notes = notes(board)
+    inside = [all_notes[0], *(note for note in all_notes if note.startswith("["))]
     width = len(names) + len(scores)
     return "\n".join(
         [
-            *(f"% {note}" for note in said),
+            *(f"% {note}" for note in all_notes),
             r"% \usepackage{booktabs}",
             rf"\begin{{tabular}}{{r{'l' * (len(names) - 1)}{'r' * len(scores)}}}",
             r"\toprule",
@@ -171,7 +176,7 @@ def latex(board: Leaderboard) -> str:
             r"\midrule",
             *lines,
             r"\bottomrule",
-            *(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {tex(note)}}} \\" for note in beside),
+            *(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {tex(note)}}} \\" for note in inside),
             r"\end{tabular}",
             "",
         ]
@@ -180,12 +185,18 @@ def latex(board: Leaderboard) -> str:
 
 # ------------------------------------------------------------------------------- beside published results
 
+BESIDE_NOTE = (
+    "Difference: ours less theirs. Spread: standard deviation over seeds of the difference of one training "
+    "of ours and one of theirs; where that of one of them is not known, it is taken to be the other's, which "
+    "gives sqrt(2) times the other's. Within: the difference is no larger."
+)
+
 
 def beside_cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `asdray.evaluation.published.beside` as a person reads them; points are percent."""
+    """Header and rows of `asdray.evaluation.published.beside` as people read them, in percent."""
     rows = []
     for line in frame.to_dict("records"):
-        within = line["within_spread"]
+        within, difference = line["within_spread"], line["difference"]
         rows.append(
             [
                 line["column"],
@@ -194,9 +205,9 @@ def beside_cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
                 _score(line["mean"], line["std"], line["n"], line["n_expected"]),
                 line["published"],
                 _score(line["published_mean"], line["published_std"], None, None),
-                NONE if pd.isna(line["difference"]) else f"{100 * line['difference']:+.2f}",
-                NONE if pd.isna(line["spread"]) else f"{100 * line['spread']:.2f}",
-                NONE if pd.isna(within) else "yes" if within else "no",
+                NO_VALUE if pd.isna(difference) else f"{100 * difference:+.2f}",
+                percent(line["spread"]),
+                NO_VALUE if pd.isna(within) else "yes" if within else "no",
             ]
         )
     header = [
@@ -216,27 +227,27 @@ def beside_table(frame: pd.DataFrame) -> Table:
     return table
 
 
-BESIDE_NOTE = (
-    "Difference: ours less theirs. Spread: standard deviation over seeds of the difference of one training "
-    "of ours and one of theirs; where that of one of them is not known, it is taken to be the other's, which "
-    "gives sqrt(2) times the other's. Within: the difference is no larger."
-)
+# ------------------------------------------------------------------------------------------------- files
 
 
-def write(board: Leaderboard, folder: Path, stem: str = "leaderboard") -> list[Path]:
-    """Writes ``leaderboard.{csv,parquet,md,tex}`` into ``folder``, each atomically."""
-    paths = [folder / f"{stem}.{suffix}" for suffix in ("csv", "parquet", "md", "tex")]
-    write_csv(board.frame, paths[0], board.dataset)
-    with store.atomic_path(paths[1]) as temporary:
-        board.frame.to_parquet(temporary, index=False)
-    store.write_text(paths[2], markdown(board))
-    store.write_text(paths[3], latex(board))
-    return paths
+def write(board: Leaderboard, folder: Path) -> list[Path]:
+    """Writes the leaderboard as ``csv``, ``parquet``, ``md`` and ``tex`` into a sweep's folder.
+
+    Returns:
+        The paths, see `asdray.store.SweepDir.leaderboard`.
+    """
+    sweep = store.SweepDir(folder)
+    csv, parquet, md, tex = (sweep.leaderboard(s, board.metric) for s in ("csv", "parquet", "md", "tex"))
+    write_csv(board.frame, csv, board.dataset)
+    store.write_parquet(parquet, pa.Table.from_pandas(board.frame, preserve_index=False))
+    store.write_text(md, markdown(board))
+    store.write_text(tex, latex(board))
+    return [csv, parquet, md, tex]
 
 
 def write_beside(frame: pd.DataFrame, board: Leaderboard, folder: Path) -> list[Path]:
-    """Writes ``beside_published.{csv,md}`` into ``folder``."""
-    csv, md = folder / "beside_published.csv", folder / "beside_published.md"
+    """Writes ``beside_published.{csv,md}`` into a sweep's folder."""
+    csv, md = (store.SweepDir(folder).beside_published(suffix) for suffix in ("csv", "md"))
     write_csv(frame, csv, board.dataset)
     header, rows = beside_cells(frame)
     lines = markdown_table(header, rows, left=3)

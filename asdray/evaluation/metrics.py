@@ -1,9 +1,17 @@
-"""AUC, partial AUC, means and the official score of every year: pure functions, and the only place of a mean.
+"""AUC, partial AUC, means and the official score of every year, as pure functions.
 
-A score is higher for a more anomalous clip. A value that cannot be computed (a class without clips, an
-unknown label) is None, and so is every mean that would need it.
+Anomaly scores are higher for more anomalous clips; labels are booleans, True for an anomaly. Metrics are
+fractions in [0, 1]. A metric without a value (no clips of a class, an unknown label) is None, and so is every
+mean over it. All means of asdray are computed here.
 
-Names: ``N_d`` are the normal clips of domain d, ``A_d`` the anomalous ones, ``A = A_source + A_target``.
+>>> auc([0.1, 0.4, 0.4, 0.9], [False, False, True, True])
+0.875
+>>> pauc([0.1, 0.4, 0.4, 0.9], [False, False, True, True]) > 0.5
+True
+>>> harmonic_mean([0.5, 1.0])
+0.6666666666666666
+
+``N_d`` are the normal clips of domain d, ``A_d`` the anomalous clips, ``A = A_source + A_target``:
 
 =========== ============= ============= ==================================
 name        negatives     positives     used by
@@ -18,33 +26,37 @@ mix_auc     N             A             reported only, "AUC (all)"
 mix_pauc    N             A             2022 and later, "pAUC"
 =========== ============= ============= ==================================
 
-Source: the organisers' task descriptions and evaluators of 2020-2025. Difference: theirs take a class
-without clips for an error, here it is None.
+Source: the organisers' task descriptions and evaluators of 2020-2025. Difference: a class without clips is an
+error of the evaluators; here the metric is None.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asdray.dcase.years import ScoreRule
+from asdray.dcase.years import ScoreRule, Year
 from asdray.evaluation import METRICS as METRICS
 
 EPS = 2.220446049250313e-16
-"""Floor of every term of a harmonic mean, as in the official evaluators: an AUC of 0 must not divide by 0."""
+"""Floor of the terms of a harmonic mean, as in the official evaluators, for an AUC of 0."""
 
 MAX_FPR = 0.1
-"""p of the partial AUC, in all years."""
+"""The false positive rate p up to which the partial AUC reaches, in all years."""
+
+ALL_SECTIONS = -1
+"""The ``section`` of a value over all sections of a subset."""
 
 OFFICIAL_TERMS: Mapping[ScoreRule, tuple[str, ...]] = {
     "machine_mean": ("s_auc", "s_pauc"),
     "own_domain": ("s_auc", "t_auc", "s_pauc", "t_pauc"),
     "both_domains": ("smix_auc", "tmix_auc", "mix_pauc"),
 }
-"""What each section gives to the official score."""
+"""The metrics of a section that enter the official score."""
 
 
 def _checked(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -64,7 +76,7 @@ def _checked(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float
 
 
 def _cumulative(s: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(false, true) positives at every distinct threshold, highest first, from (0, 0): the ROC in counts."""
+    """False and true positives at every distinct threshold, highest first, from (0, 0): the ROC in counts."""
     order = np.argsort(-s, kind="stable")
     s, y = s[order], y[order]
     last = np.append(s[1:] != s[:-1], True)
@@ -74,19 +86,19 @@ def _cumulative(s: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[NDArray[n
 
 
 def auc(scores: ArrayLike, is_anomaly: ArrayLike) -> float | None:
-    """Area under the ROC: the chance that an anomaly scores higher than a normal clip, ties counted 1/2.
+    """Area under the ROC: probability that an anomaly scores higher than a normal clip, ties counted 1/2.
 
-    Computed in whole numbers, hence exact up to one division and independent of the order of rows.
+    The computation uses integers: exact up to one division, and independent of the order of clips.
 
     Args:
         scores: (N,) float, finite.
         is_anomaly: (N,) bool.
 
     Returns:
-        In [0, 1]; None where there is no anomaly or no normal clip.
+        In [0, 1]; None without anomalies or without normal clips.
 
     Raises:
-        ValueError: a score that is not finite, shapes that differ, labels that are not booleans.
+        ValueError: non-finite scores, different shapes, or labels other than booleans.
 
     Source: Mann and Whitney 1947, U / (n1 n2).
     """
@@ -109,15 +121,15 @@ def pauc(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = MAX_FPR) -> 
     Args:
         scores: (N,) float, finite.
         is_anomaly: (N,) bool.
-        max_fpr: p, in (0, 1]; at 1 it is the AUC.
+        max_fpr: p, in (0, 1]; with p = 1 the result is the AUC.
 
     Returns:
-        None where there is no anomaly or no normal clip.
+        None without anomalies or without normal clips.
 
     Raises:
-        ValueError: as `auc`; ``max_fpr`` out of range.
+        ValueError: see `auc`; ``max_fpr`` out of range.
 
-    Source: McClish 1989; the same as scikit-learn's ``roc_auc_score(max_fpr=p)``.
+    Source: McClish 1989; equal to scikit-learn's ``roc_auc_score(max_fpr=p)``.
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr must be in (0, 1], not {max_fpr}")
@@ -139,7 +151,7 @@ def pauc(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = MAX_FPR) -> 
 def resampled_areas(
     scores: ArrayLike, is_anomaly: ArrayLike, weights: ArrayLike, max_fpr: float = MAX_FPR
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`auc` and `pauc` of D samples that hold clip n ``weights[n, d]`` times, from one sort.
+    """`auc` and `pauc` of D resamples from one sort; resample d contains clip n ``weights[n, d]`` times.
 
     Args:
         scores: (N,) float, finite.
@@ -147,10 +159,10 @@ def resampled_areas(
         weights: (N, D) whole numbers >= 0.
 
     Returns:
-        Both (D,) float64, NaN where a sample has no anomaly or no normal clip.
+        AUC and pAUC, each (D,) float64, NaN for resamples without anomalies or without normal clips.
 
     Raises:
-        ValueError: as `auc`.
+        ValueError: see `auc`.
     """
     s, y = _checked(scores, is_anomaly)
     w = np.asarray(weights, dtype=np.float64)
@@ -159,16 +171,16 @@ def resampled_areas(
         return np.full(w.shape[1], np.nan), np.full(w.shape[1], np.nan)
     order = np.argsort(-s, kind="stable")
     s, y, w = s[order], y[order], w[order]
-    first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))  # of every group of equal scores
+    first = np.flatnonzero(np.append(True, s[1:] != s[:-1]))  # start of each group of equal scores
     d_true = np.add.reduceat(w * y[:, None], first)
     d_false = np.add.reduceat(w * ~y[:, None], first)
     n_anomaly, n_normal = d_true.sum(axis=0), d_false.sum(axis=0)
-    true = np.cumsum(d_true, axis=0) - d_true  # the counts where each group begins
+    true = np.cumsum(d_true, axis=0) - d_true  # counts before each group
     false = np.cumsum(d_false, axis=0) - d_false
     pairs = n_anomaly * n_normal
     pairs[pairs == 0] = np.nan
     area = ((true + d_true / 2) * d_false).sum(axis=0) / pairs
-    # The part of each group's step that lies below p, in normal clips; the ROC is a straight line in it.
+    # The ROC is a straight line within a group: the part below p counts, in normal clips.
     inside = np.clip(max_fpr * n_normal - false, 0, d_false)
     rise = d_true * inside / (2 * np.maximum(d_false, 1))
     partial = ((true + rise) * inside).sum(axis=0) / pairs
@@ -179,22 +191,23 @@ def resampled_areas(
 def decision_metrics(
     decisions: ArrayLike, is_anomaly: ArrayLike
 ) -> tuple[float | None, float | None, float | None]:
-    """(precision, recall, F1 score) of decisions "anomaly"; all None where there is no anomaly to find.
+    """Precision, recall and F1 score of decisions; all None without anomalies.
 
-    ``TP / max(TP + FP, eps)``, ``TP / max(TP + FN, eps)`` and ``2 P R / max(P + R, eps)``: without a single
-    decision "anomaly" they are 0.
+    ``TP / max(TP + FP, eps)``, ``TP / max(TP + FN, eps)`` and ``2 P R / max(P + R, eps)``: all 0 if no clip
+    is decided to be anomalous.
 
     Args:
-        decisions, is_anomaly: (N,) bool.
+        decisions: (N,) bool, True for the decision "anomaly".
+        is_anomaly: (N,) bool.
 
     Source: the official evaluators of 2021-2025.
     """
-    said, y = np.asarray(decisions, dtype=np.bool_), np.asarray(is_anomaly, dtype=np.bool_)
-    assert said.shape == y.shape, "one decision per clip"
+    decided, y = np.asarray(decisions, dtype=np.bool_), np.asarray(is_anomaly, dtype=np.bool_)
+    assert decided.shape == y.shape, "one decision per clip"
     if not y.any():
         return None, None, None
-    hit = int((said & y).sum())
-    precision = hit / max(int(said.sum()), EPS)
+    hit = int((decided & y).sum())
+    precision = hit / max(int(decided.sum()), EPS)
     recall = hit / max(int(y.sum()), EPS)
     return precision, recall, 2 * precision * recall / max(precision + recall, EPS)
 
@@ -205,7 +218,7 @@ def _complete(values: Sequence[float | None]) -> list[float] | None:
 
 
 def arithmetic_mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None if there is no value or any is None. Independent of the order of values."""
+    """The mean, None for no values or if any value is None; independent of the order of values."""
     known = _complete(values)
     return None if known is None else math.fsum(known) / len(known)
 
@@ -213,10 +226,10 @@ def arithmetic_mean(values: Sequence[float | None]) -> float | None:
 def harmonic_mean(
     values: Sequence[float | None], weights: Sequence[float] | None = None, floor: float = EPS
 ) -> float | None:
-    """``sum w / sum (w / max(v, floor))``; None if there is no value or any is None.
+    """``sum w / sum (w / max(v, floor))``, None for no values or if any value is None.
 
     Args:
-        weights: positive, one per value; all 1 when None.
+        weights: positive, one per value; default 1.
     """
     known = _complete(values)
     if known is None:
@@ -226,8 +239,11 @@ def harmonic_mean(
     return math.fsum(w) / math.fsum(a / max(v, floor) for a, v in zip(w, known, strict=True))
 
 
+MEAN_FUNCTIONS = {"arithmetic": arithmetic_mean, "harmonic": harmonic_mean}
+
+
 def sample_std(values: Sequence[float | None]) -> float | None:
-    """Standard deviation with ddof 1; None for fewer than two values or if any is None."""
+    """Standard deviation with ddof 1, None for fewer than two values or if any value is None."""
     known = _complete(values)
     if known is None or len(known) < 2:
         return None
@@ -242,13 +258,12 @@ def section_metrics(
 
     Args:
         scores: (N,) float, finite.
-        is_anomaly: N labels, None where unknown. One unknown label makes every value None: an AUC of the
-            labelled part would be another number.
-        domain: N of ``source``, ``target`` or None. One unknown domain makes the values None that depend on
-            domains.
+        is_anomaly: N labels, None if unknown. A single unknown label makes all metrics None, since an AUC
+            over the labelled clips would be another number.
+        domain: N of ``source``, ``target`` or None. A single unknown domain makes metrics per domain None.
 
     Raises:
-        ValueError: as `auc`; a domain of another name.
+        ValueError: see `auc`; another name of a domain.
     """
     s = np.asarray(scores, dtype=np.float64)
     if not len(s) == len(is_anomaly) == len(domain):
@@ -273,31 +288,31 @@ def section_metrics(
 
 
 def official(score_rule: ScoreRule, sections: Sequence[Mapping[str, float | None]]) -> float | None:
-    """The official score of one machine from the `section_metrics` of its sections.
+    """The official score of one machine: the `section_mean` of the rule's terms over its sections.
 
-    The mean of the rule's terms over sections: arithmetic in 2020, harmonic since. None if any term is.
+    Args:
+        sections: `section_metrics` of every section.
     """
     terms = [section[name] for section in sections for name in OFFICIAL_TERMS[score_rule]]
     return section_mean(score_rule, terms)
 
 
 def section_mean(score_rule: ScoreRule, values: Sequence[float | None]) -> float | None:
-    """The year's kind of mean over sections: arithmetic in 2020, harmonic since."""
+    """The mean over sections: arithmetic in 2020, harmonic since 2021; None if any value is None."""
     return arithmetic_mean(values) if score_rule == "machine_mean" else harmonic_mean(values)
 
 
 def official_total(
     score_rule: ScoreRule, machine_values: Sequence[float | None], n_sections: Sequence[int]
 ) -> float | None:
-    """The official score of a year from the `official` scores of its machines; None if any is missing.
+    """The official score of a year from the `official` scores of its machines; None if any score is None.
 
-    2020: arithmetic mean over machines. Since 2021: harmonic mean of all terms of all machines; a
-    harmonic mean of harmonic means weighted by their number of terms is just that, also where machines
-    have unequally many sections.
+    2020: the arithmetic mean over machines. Since 2021: the harmonic mean of all terms of all machines. It
+    equals the harmonic mean of the machines' harmonic means, weighted by their number of sections.
 
     Args:
         machine_values: one per machine.
-        n_sections: how many sections each of these values is made of.
+        n_sections: number of sections per machine.
     """
     if score_rule == "machine_mean":
         return arithmetic_mean(machine_values)
@@ -305,12 +320,79 @@ def official_total(
 
 
 def official_of_draws(score_rule: ScoreRule, machines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The official score of a year for each of D draws: `official_total` of `official`, vectorised.
+    """The official scores of a year in D draws, (D,): `official_total` of `official`, vectorised.
 
     Args:
-        machines: of every machine its terms, (T, D).
+        machines: the terms of every machine, each (T, D).
     """
     if score_rule == "machine_mean":
         return np.mean([terms.mean(axis=0) for terms in machines], axis=0)
     everything = np.concatenate(machines)
     return len(everything) / (1 / np.maximum(everything, EPS)).sum(axis=0)
+
+
+# ------------------------------------------------------------------------------------------- one machine
+
+
+class MetricRow(NamedTuple):
+    """One row of ``test_evaluate.csv``, before ``dataset``; ``value`` in [0, 1] or None."""
+
+    subset: str
+    section: int
+    backend: str
+    metric: str
+    value: float | None
+
+
+def evaluate_machine(
+    year: Year,
+    machine: str,
+    scores: Mapping[str, ArrayLike],
+    *,
+    subset: Sequence[str],
+    section: Sequence[int],
+    domain: Sequence[str | None],
+    is_anomaly: Sequence[bool | None],
+) -> list[MetricRow]:
+    """The evaluation rows of one machine's test clips.
+
+    Every subset, section and backend has all `METRICS`. Section `ALL_SECTIONS` has ``official`` and the
+    `section_mean` of each metric; these are None unless the clips cover all sections that the year has for
+    the machine and subset, since a mean over fewer sections would be another number.
+
+    Args:
+        scores: backend id -> (N,) float, finite.
+        subset, section, domain, is_anomaly: of the same N clips; domain and label None if unknown.
+
+    Returns:
+        Rows in the order subset, backend, section, metric. A subset without clips has no rows.
+
+    Raises:
+        ValueError: non-finite scores, or a section that the year does not have.
+    """
+    rows: list[MetricRow] = []
+    subsets, numbers = np.asarray(subset), np.asarray(section)
+    for sub in year.subsets_of(machine):
+        present = sorted({int(n) for n in numbers[subsets == sub]})
+        expected = list(year.sections[sub][machine])
+        if foreign := set(present) - set(expected):
+            raise ValueError(
+                f"{year.name} {sub} {machine} has no section {foreign.pop()} (it has: {expected})"
+            )
+        complete = present == sorted(expected)
+        for backend, values in scores.items() if present else ():
+            v = np.asarray(values, dtype=np.float64)
+            assert v.shape == numbers.shape, "one score per clip"
+            sections = []
+            for number in present:
+                at = np.flatnonzero((subsets == sub) & (numbers == number))
+                known = [is_anomaly[int(i)] for i in at], [domain[int(i)] for i in at]
+                found = section_metrics(v[at], *known)
+                rows += [MetricRow(sub, number, backend, name, found[name]) for name in METRICS]
+                sections.append(found)
+            for name in METRICS:
+                mean = section_mean(year.score_rule, [s[name] for s in sections]) if complete else None
+                rows.append(MetricRow(sub, ALL_SECTIONS, backend, name, mean))
+            score = official(year.score_rule, sections) if complete else None
+            rows.append(MetricRow(sub, ALL_SECTIONS, backend, "official", score))
+    return rows

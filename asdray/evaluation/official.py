@@ -1,4 +1,14 @@
-"""Anyone's submission folders -> the official evaluation of their year, as its organisers compute it."""
+"""The official evaluation of submission folders, as the organisers of each year compute it.
+
+A submission is joined with the ground truth by clip name. Scores are fractions, None without a value;
+clips outside the ground truth are an error, other files in the folder are ignored. In short::
+
+    truth = load_ground_truth(Path("ground_truth"), "dcase2023")
+    against = reference(truth, kind_of_truth(truth))
+    systems, _ = find_systems(Path("submissions"))
+    results = [evaluate(name, folder, against) for name, folder in systems.items()]
+    official_csv.write(results, Path("submissions_result"), against, compat=False)
+"""
 
 from __future__ import annotations
 
@@ -26,7 +36,7 @@ from asdray.evaluation.submission import Key, Part, Submission
 
 @dataclass(frozen=True)
 class SectionTruth:
-    """The labels of one (machine, section), clips sorted by name; arrays (N,)."""
+    """The labels of one (machine, section), clips sorted by name; all arrays (N,)."""
 
     machine: str
     section: int
@@ -37,12 +47,12 @@ class SectionTruth:
 
 @dataclass(frozen=True)
 class Reference:
-    """All that submissions to a year are joined with.
+    """The ground truth of a year in the form that submissions are joined with.
 
     Attributes:
-        sections: by machine in ASCII order, then by section.
-        parts: the clip names of every file of a submission.
-        labelled: (machine, labelled name) -> anonymous name, where it is known.
+        sections: sorted by machine in ASCII order, then by section.
+        parts: clip names of every file of a submission.
+        labelled: (machine, labelled clip name) -> anonymous clip name, as far as known.
         dataset: ``official`` or ``synthetic``, see `kind_of_truth`.
     """
 
@@ -54,16 +64,16 @@ class Reference:
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """The machines that the ground truth covers, in ASCII order."""
+        """The machines in the ground truth, in ASCII order."""
         return tuple(dict.fromkeys(s.machine for s in self.sections))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Machines of the year's score, and sections of others, that the ground truth lacks."""
-        there = {(s.machine, s.section) for s in self.sections}
+        """Machines, and sections of other machines, of the year's score that the ground truth lacks."""
+        known = {(s.machine, s.section) for s in self.sections}
         found: list[str] = []
         for machine, sections in self.year.sections["eval"].items():
-            absent = [section for section in sections if (machine, section) not in there]
+            absent = [section for section in sections if (machine, section) not in known]
             if len(absent) == len(sections):
                 found.append(machine)
             else:
@@ -73,10 +83,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class SectionResult:
-    """The numbers of one (machine, section), fractions in [0, 1], None where one cannot be computed.
+    """The metrics of one (machine, section).
 
-    ``values`` holds `metrics.METRICS`; per domain, each with its own clips, ``{s,t}_precision``,
-    ``{s,t}_recall`` and ``{s,t}_f1``; and ``{s,t}_score``, the mean anomaly score of its normal clips.
+    ``values`` holds `metrics.METRICS`; ``{s,t}_precision``, ``{s,t}_recall`` and ``{s,t}_f1`` over the clips
+    of each domain; and ``{s,t}_score``, the mean anomaly score of each domain's normal clips.
     """
 
     machine: str
@@ -86,14 +96,14 @@ class SectionResult:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system's evaluation.
+    """The evaluation of one system.
 
     Attributes:
-        official: the official score of the year; None where machines or sections are missing, unless
-            asked for over what is there.
-        interval: its 95 % interval; None with ``ci95`` as coded.
-        ci95: half the interval's width, or what the official evaluator prints under this name.
-        ignored: CSV files in its folder that are none of the evaluation.
+        official: the official score; None if the ground truth is incomplete, unless a partial score was
+            requested.
+        interval: 95 % interval of the official score; None with ``compat``.
+        ci95: half the width of the interval; with ``compat`` the value that the official evaluator prints.
+        ignored: names of CSV files in the system's folder that are not part of a submission.
     """
 
     name: str
@@ -105,9 +115,9 @@ class SystemResult:
 
 
 def kind_of_truth(truth: GroundTruth) -> str:
-    """``synthetic`` where a synthetic dataset's mark lies above any file that was read, else ``official``.
+    """``synthetic`` if a folder above any file of the ground truth has the mark of a synthetic dataset.
 
-    Whichever folder was named, and on both ways there: as the path goes, and as links lead.
+    Folders above the path and above the target of a link count. Otherwise ``official``.
     """
     for path in truth.sources:
         for folder in (*path.absolute().parents, *path.resolve().parents):
@@ -117,13 +127,13 @@ def kind_of_truth(truth: GroundTruth) -> str:
 
 
 def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
-    """What the ground truth says, by section.
+    """The ground truth by section.
 
     Args:
-        dataset: of which kind of data.
+        dataset: ``official`` or ``synthetic``.
 
     Raises:
-        ValueError: a clip whose label or domain no file tells, counted per machine.
+        ValueError: clips without label or domain, counted per machine.
     """
     year = get_year(truth.dcase)
     unknown: dict[str, int] = {}
@@ -161,15 +171,15 @@ def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
 
 
 def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Name -> folder of every system: ``folder`` itself, or its subfolders one or two levels down.
+    """All systems in ``folder``: the folder itself, or subfolders one or two levels down.
 
-    A system is called as its folder; where two teams have systems of one name, ``<team>_<system>``.
+    A system has the name of its folder, or ``<team>_<system>`` if two teams have systems of the same name.
 
     Returns:
-        The systems sorted by folder, and the subfolders that hold no submission at all.
+        Name -> folder of every system, sorted by folder, and the subfolders without a submission.
 
     Raises:
-        ValueError: there is no system.
+        ValueError: no system.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
@@ -218,16 +228,16 @@ def evaluate(
     """Reads and evaluates one system.
 
     Args:
-        compat: ``ci95`` as the evaluators of 2022-2025 compute it (see `bootstrap.evaluators_ci95`), none
-            before, and no interval; and ``partial``, as they do.
-        partial: the official score and its interval over what the ground truth has, where it is incomplete.
+        compat: compute like the official evaluators: ``ci95`` with the faults of 2022-2025 (see
+            `bootstrap.evaluators_ci95`), no ``ci95`` before, no interval; implies ``partial``.
+        partial: score the machines and sections of an incomplete ground truth.
 
     Raises:
-        ValueError: the submission is incomplete or damaged (see `submission.read`), or asdray wrote it of
-            the other kind of data.
+        ValueError: an incomplete or damaged submission (see `submission.read`), or asdray's own submission
+            of the other kind of data.
     """
     year = against.year
-    _same_kind(folder, against.dataset)
+    _check_dataset(folder, against.dataset)
     given = submission.read(folder, year.name, against.parts, against.labelled)
     scored = [
         SectionScores(
@@ -253,10 +263,11 @@ def evaluate(
     return SystemResult(name, sections, official, interval, ci95, given.ignored)
 
 
-def _same_kind(folder: Path, dataset: str) -> None:
+def _check_dataset(folder: Path, dataset: str) -> None:
+    """Raises ValueError if asdray wrote the submission from the other kind of data."""
     if (path := folder / submission.RECORD).is_file():
-        told = store.read_json(path)
-        kind = told.get("dataset", {}).get("kind", dataset) if isinstance(told, dict) else dataset
+        record = store.read_json(path)
+        kind = record.get("dataset", {}).get("kind", dataset) if isinstance(record, dict) else dataset
         if kind != dataset:
             raise ValueError(
                 f"{folder}: a submission of {kind} data ({path.name} says so), but the ground truth is of "
@@ -265,7 +276,7 @@ def _same_kind(folder: Path, dataset: str) -> None:
 
 
 def total(year: Year, sections: Sequence[SectionResult]) -> float | None:
-    """The official score of the year from the numbers of its sections, over those that are given."""
+    """The official score of the year over the given sections."""
     machines = by_machine(sections)
     return metrics.official_total(
         year.score_rule,
@@ -275,7 +286,7 @@ def total(year: Year, sections: Sequence[SectionResult]) -> float | None:
 
 
 def by_machine(sections: Sequence[SectionResult]) -> dict[str, list[SectionResult]]:
-    """The sections of every machine, in their order."""
+    """Machine -> its sections, in the given order."""
     machines: dict[str, list[SectionResult]] = {}
     for section in sections:
         machines.setdefault(section.machine, []).append(section)
@@ -289,8 +300,8 @@ def _values(truth: SectionTruth, clips: SectionScores, given: Submission) -> dic
     for initial, own in (("s", ~target), ("t", target)):
         values[f"{initial}_score"] = metrics.arithmetic_mean(clips.scores[own & ~y].tolist())
         if given.decisions:
-            said = np.array([given.decisions[truth.machine, n] for n in truth.names])
-            found = metrics.decision_metrics(said[own], y[own])
-            for what, value in zip(("precision", "recall", "f1"), found, strict=True):
-                values[f"{initial}_{what}"] = value
+            decided = np.array([given.decisions[truth.machine, n] for n in truth.names])
+            found = metrics.decision_metrics(decided[own], y[own])
+            for name, value in zip(("precision", "recall", "f1"), found, strict=True):
+                values[f"{initial}_{name}"] = value
     return values

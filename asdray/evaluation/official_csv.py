@@ -1,25 +1,25 @@
-"""The tables of the official evaluators, row for row and column for column, from our own results.
+"""The tables of the official evaluators, row for row and column for column.
 
-``<system>_result.csv`` has one form for each of 2020, 2021 and since 2022. The tables over all systems,
-``teams_*.csv``, are those that the evaluators have had since 2023; 2022 gets them too.
+``<system>_result.csv`` has three forms: 2020, 2021, and since 2022. ``teams_*.csv`` are the tables over all
+systems of the evaluators since 2023, which 2022 gets too. Scores are fractions, empty without a value.
 
-Two faults of the originals are mended unless ``compat`` is asked for:
+Two faults of the official evaluators are corrected unless ``compat`` is set:
 
 * ``official score ci95`` (since 2022) is half the width of the bootstrap interval of the official score. The
-  original's is about a thousand times too small, and of another quantity (`bootstrap.evaluators_ci95`).
-* 2022's ``source harmonic mean`` and ``target harmonic mean`` of a machine average the sections of that
-  domain. The original cuts its list of 3 source and 3 target values behind the first.
+  original value is about a thousand times too small, see `bootstrap.evaluators_ci95`.
+* ``source harmonic mean`` and ``target harmonic mean`` of a machine in 2022 average the sections of that
+  domain. The original splits the list of 3 source and 3 target values after the first value.
 
-Without ``compat`` there is one file more, ``teams_official_score_ci95.csv``, with the official score of each
-system and both ends of its interval (the evaluators of 2020 and 2021 print neither), and the kind of data,
-for which the originals have no place. With ``compat`` a file ``dataset.txt`` says so of synthetic data.
+Without ``compat`` the additional file ``teams_official_score_ci95.csv`` holds the official score of each
+system, both ends of its interval, and the kind of data. With ``compat`` the file ``dataset.txt`` marks
+synthetic data.
 
-Where the ground truth lacks machines or sections, the official score and its interval are empty, unless
-``compat`` or a partial score is asked for; means over all machines are of those that are there.
+If the ground truth lacks machines or sections, the official score and its interval are empty, unless
+``compat`` or a partial score is requested; means over all machines then cover the known machines.
 
-Source: the official evaluators of 2020-2025; 2026's is taken to be 2025's with other machines. Differences:
-2020's file is called ``result_<system>.csv`` there (and under ``compat``); numbers are rounded in another
-order, and agree to 1e-12.
+Source: the official evaluators of 2020-2025; 2026 is assumed to equal 2025 with other machines. Differences:
+the file of 2020 is called ``result_<system>.csv`` there (and under ``compat``); the order of rounding
+differs, numbers agree to 1e-12.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _COLUMNS = {
 _MEAN_HEADER: Row = ["", "", "AUC", "pAUC", "precision", "recall", "F1 score"]
 _DECISIONS = (("s_precision", "t_precision"), ("s_recall", "t_recall"), ("s_f1", "t_f1"))
 _MEANS_2021 = (("s_auc", "t_auc"), ("s_pauc", "t_pauc"), *_DECISIONS)
-# One pAUC covers both domains: it stands in both halves of every mean.
+# One pAUC covers both domains and enters both halves of every mean.
 _MEANS_2022 = (("smix_auc", "tmix_auc"), ("mix_pauc", "mix_pauc"), *_DECISIONS)
 _OVER_ALL = " over all machine types, sections, and domains"
 
@@ -61,7 +61,11 @@ SYNTHETIC = "Dataset: synthetic. These numbers say that files and scores fit, no
 
 
 def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, compat: bool) -> list[Path]:
-    """Writes all tables of ``results``, each file atomically, and returns their paths."""
+    """Writes all tables of ``results``, each file atomically.
+
+    Returns:
+        The paths of the tables.
+    """
     year = against.year
     tables: dict[str, list[Row]] = {}
     for result in results:
@@ -76,7 +80,7 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
     texts = {name: csv_text(rows) for name, rows in tables.items()}
     if compat and against.dataset == "synthetic":
         texts[MARK_FILE] = f"{SYNTHETIC}\n"
-    for name in {CI95_FILE, MARK_FILE} - set(texts):  # of an earlier run it would speak of other files
+    for name in {CI95_FILE, MARK_FILE} - set(texts):  # left over from an earlier run
         (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         store.write_text(folder / name, text)
@@ -90,7 +94,7 @@ def _ci95_row(result: SystemResult) -> Row:
 
 
 def _pick(sections: Sequence[SectionResult], *names: str) -> list[float | None]:
-    """The values called ``names``, of all sections the first, then of all the second."""
+    """The values of the first of ``names`` of all sections, then of the second, and so on."""
     return [s.values.get(name) for name in names for s in sections]
 
 
@@ -156,7 +160,7 @@ def _two_means(
 
 
 def _four_means(sections: Sequence[SectionResult], cut: int, over: str = "") -> list[Row]:
-    """``cut``: how many of the values of both domains count as source."""
+    """The rows of four means; the first ``cut`` values of both domains count as source."""
     return [
         *_two_means(sections, _MEANS_2022, over),
         _mean_row(f"source harmonic mean{over}", metrics.harmonic_mean, sections, _MEANS_2022, slice(cut)),
@@ -170,12 +174,12 @@ def _four_means(sections: Sequence[SectionResult], cut: int, over: str = "") -> 
 
 
 def _team_tables(results: Sequence[SystemResult], year: Year) -> dict[str, list[Row]]:
-    """The tables over systems of the evaluators since 2023, and each system's own line of the first."""
+    """The tables over all systems of the evaluators since 2023, and ``official_score.csv`` of each system."""
     machines = year.evaluator_machines or year.machines["eval"]
     summary: Row = ["official score", "arithmetic mean", "harmonic mean (source)", "harmonic mean (target)"]
 
-    def header(what: str) -> Row:
-        return ["", *summary, *(f"{m} {what} ({d})" for d in ("source", "target") for m in machines)]
+    def header(quantity: str) -> Row:
+        return ["", *summary, *(f"{m} {quantity} ({d})" for d in ("source", "target") for m in machines)]
 
     official: list[Row] = [header("AUC")]
     paper: list[Row] = [["System", "metric", "h-mean", "a-mean", *machines]]

@@ -1,7 +1,12 @@
-"""Results that others published, beside ours: ``benchmarks/published/*.csv``, which ship with the package.
+"""Published results: ``published/*.csv`` of the package, one line per score, beside a sweep's own rows.
 
-One line per value: what was measured, on which year and subset, with which labels, and where it is printed.
-``recipe`` and ``recipe_backend`` name what of ours follows the system, where something does.
+Scores are fractions. ``recipe`` and ``recipe_backend`` name the recipe and the backend of asdray that follow
+the published system, if any. A mean over fewer machines than the year has is another number, so published
+rows only stand in leaderboards over all machines.
+
+>>> value = next(v for v in load() if v.recipe and v.metric == "official")
+>>> value.column in leaderboard_rows([value.column])[0]["label_source"] or value.label_source != ""
+True
 """
 
 from __future__ import annotations
@@ -9,6 +14,9 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +48,16 @@ ASDKIT_LABELS = (
 
 @dataclass(frozen=True)
 class Published:
-    """One published value.
+    """One published score.
 
     Attributes:
-        mean, std: fractions; std over ``n`` trainings, None where it is not published.
-        n: None where it is not said.
-        label_source: ``official``, ``evaluator`` (the challenge's own), ``asdkit`` where that toolkit's
-            labels are others, or ``unstated``.
-        recipe: ours that follows the system, ``""`` if there is none.
-        backend_id: of our backend that follows the system's, ``""`` if there is none.
-        source: where the number is printed, or who recorded it.
+        mean, std: fractions; ``std`` over ``n`` trainings, None if unpublished.
+        n: number of trainings, None if unpublished.
+        label_source: ``official``, ``evaluator`` (of the challenge), ``asdkit`` for labels of that toolkit
+            that differ from the others, or ``unstated``.
+        recipe: the recipe that follows the system, ``""`` if none does.
+        backend_id: the backend that follows the system's, ``""`` if none does.
+        source: the publication, or the place of the record.
     """
 
     dcase: str
@@ -67,16 +75,16 @@ class Published:
 
     @property
     def column(self) -> str:
-        """``dcase2023-eval``."""
+        """The leaderboard's column, such as ``dcase2023-eval``."""
         return f"{self.dcase}-{self.subset}"
 
 
 @functools.cache
 def load(folder: Path = FOLDER) -> tuple[Published, ...]:
-    """Every published value.
+    """All published scores.
 
     Raises:
-        ValueError: a line that cannot be right, with its file and number.
+        ValueError: an invalid line, with file and line number.
     """
     found: dict[tuple[str, ...], Published] = {}
     for path in sorted(folder.glob("*.csv")):
@@ -108,26 +116,24 @@ def _value(line: dict[str, str]) -> Published:
         raise ValueError(f"mean and std are fractions, not {mean} and {std}")
     if line["recipe"] and line["recipe"] not in recipe_names():
         raise ValueError(f"there is no recipe {line['recipe']!r}")
-    text = line.pop("recipe_backend")
-    backend = (
-        backend_id(check_backends([parse_yaml(text, "recipe_backend")], "recipe_backend")[0]) if text else ""
-    )
+    backend = ""
+    if text := line.pop("recipe_backend"):
+        backend = backend_id(check_backends([parse_yaml(text, "recipe_backend")], "recipe_backend")[0])
     numbers: dict[str, Any] = {"mean": mean, "std": std, "n": int(line["n"]) if line["n"] else None}
     return Published(**{**line, **numbers}, backend_id=backend)
 
 
-# ------------------------------------------------------------------------------- beside our own rows
+# ----------------------------------------------------------------------------------- beside a sweep's rows
 
 
 def leaderboard_rows(
     names: Iterable[str], metric: str = "official", values: Sequence[Published] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows for `asdray.evaluation.leaderboard.build`, one per published system and backend.
+    """One row per published system and backend, see ``extra`` of `asdray.evaluation.leaderboard.build`.
 
     Args:
-        names: the ``<dcase>-<subset>`` in which they may stand: of official data, over all machines. A mean
-            over fewer machines is another number.
-        values: all of `load` when None.
+        names: columns ``<dcase>-<subset>`` of official data over all machines.
+        values: published scores; default: all of `load`.
     """
     wanted = list(names)
     systems: dict[tuple[str, str], list[Published]] = {}
@@ -135,28 +141,26 @@ def leaderboard_rows(
         if value.column in wanted and value.metric == metric:
             systems.setdefault((value.system, value.backend), []).append(value)
     rows = []
-    for (system, backend), mine in systems.items():
+    for (system, backend), scores in systems.items():
+        recipe = scores[0].recipe
+        sources = dict.fromkeys(v.label_source for v in scores)
+        by_column = dict.fromkeys(f"{v.column} {v.label_source}" for v in scores)
         row: dict[str, Any] = {
             "system": system,
-            "recipe": mine[0].recipe,
+            "recipe": recipe,
             "options": "",
             "backend": backend,
-            "backend_id": mine[0].backend_id,
+            "backend_id": scores[0].backend_id,
             "checkpoint": "",
             "origin": "published",
-            "source": "; ".join(dict.fromkeys(v.source for v in mine)),
+            "source": "; ".join(dict.fromkeys(v.source for v in scores)),
             "selected_by": "",
-            "label_source": ", ".join(dict.fromkeys(f"{v.column} {v.label_source}" for v in mine)),
+            "label_source": ", ".join(sources if len(sources) == 1 else by_column),
             "dataset": "official",
             "machines": "all",
-            "classes_from": load_recipe(mine[0].recipe).system.frontend.classes_from
-            if mine[0].recipe
-            else "",
+            "classes_from": load_recipe(recipe).system.frontend.classes_from if recipe else "",
         }
-        sources = {v.label_source for v in mine}
-        if len(sources) == 1:
-            row["label_source"] = sources.pop()
-        for v in mine:
+        for v in scores:
             row |= {f"{v.column}_mean": v.mean, f"{v.column}_std": v.std}
             row |= {f"{v.column}_n": v.n, f"{v.column}_n_expected": v.n}
         rows.append(row)
@@ -171,41 +175,40 @@ BESIDE_COLUMNS = (
 
 
 def beside(board: Leaderboard) -> pd.DataFrame:
-    """Our rows of shipped recipes, as they are and at the last epoch, beside the results that they follow.
+    """Rows of unchanged recipes at the last epoch, each beside the published score that the recipe follows.
 
-    ``difference`` is ours less the published; ``spread`` the standard deviation of the difference of one
-    training of ours and one of theirs, ``sqrt(std^2 + published_std^2)``; where one of the two is unknown, as
-    of a single training, it is taken to be the other, hence ``sqrt(2)`` times that. ``within_spread``:
-    whether the difference is no larger. All three are null unless ours is complete, the latter two where
-    neither std is known, or the labels of both are known to differ: then the difference is none of the
-    systems alone.
+    ``difference`` is the sweep's mean less the published mean. ``spread`` is the standard deviation of the
+    difference of one training each, ``sqrt(std^2 + published_std^2)``; an unknown standard deviation is
+    assumed equal to the known one. ``within_spread`` is true if the difference is at most the spread. All
+    three are null for incomplete rows; ``spread`` and ``within_spread`` also if both standard deviations are
+    unknown or the labels differ.
 
     Returns:
-        `BESIDE_COLUMNS`, a line per column of the leaderboard, row of ours and published row.
+        `BESIDE_COLUMNS`, one row per column of the leaderboard, own row and published row.
     """
     import pandas as pd
 
     records = board.frame.to_dict("records")
-    theirs = [r for r in records if r["origin"] == "published" and r["recipe"]]
+    published = [r for r in records if r["origin"] == "published" and r["recipe"]]
     lines = []
     for name in board.names:
-        for other in theirs:
+        for other in published:
             if math.isnan(other[f"{name}_mean"]):
                 continue
-            as_shipped = f"{other['recipe']}-{load_recipe(other['recipe']).system.id}"
+            unchanged = f"{other['recipe']}-{load_recipe(other['recipe']).system.id}"
             for mine in records:
-                same = (mine["system"], mine["backend_id"]) == (as_shipped, other["backend_id"])
+                same = (mine["system"], mine["backend_id"]) == (unchanged, other["backend_id"])
                 if same and mine["origin"] == "ours" and mine["checkpoint"] == "last":
-                    lines.append(_line(name, mine, other))
+                    lines.append(_beside_line(name, mine, other))
     return pd.DataFrame(lines, columns=list(BESIDE_COLUMNS)).astype({"within_spread": "boolean"})
 
 
-def _line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[str, Any]:
+def _beside_line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[str, Any]:
     mean, std, n, n_expected = (mine[f"{name}_{part}"] for part in ("mean", "std", "n", "n_expected"))
     complete = 0 < n_expected == n and not math.isnan(mean)
     difference = mean - other[f"{name}_mean"] if complete else None
     known = [s for s in (std, other[f"{name}_std"]) if not math.isnan(s)]
-    comparable = complete and known and _labels_agree(name, mine, other)
+    comparable = complete and known and _same_labels(name, mine, other)
     spread = math.hypot(known[0], known[-1]) if comparable else None
     return {
         "column": name,
@@ -229,15 +232,83 @@ def _line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[
     }
 
 
-def _labels_agree(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    """Whether a column's test clips have the same labels in both rows: see `ASDKIT_LABELS`."""
+def _same_labels(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """True if the test clips of a column have the same labels in both rows, see `ASDKIT_LABELS`."""
     if name != "dcase2022-eval":
         return True
-    ours = _source_of(mine["label_source"], "dcase2022")
-    return ("asdkit" in ours) == ("asdkit" in _source_of(other["label_source"], name))
+    ours = _label_source(mine["label_source"], "dcase2022")
+    return ("asdkit" in ours) == ("asdkit" in _label_source(other["label_source"], name))
 
 
-def _source_of(label_source: str, place: str) -> str:
-    """The part of a row's label source that speaks of a year or column: all of it where it is not divided."""
-    parts = dict(part.split(" ", 1) for part in label_source.split(", ") if " " in part)
-    return parts.get(place, label_source)
+def _label_source(text: str, place: str) -> str:
+    """The label source of a year or column in a text such as ``dcase2022 name, dcase2023 evaluator``."""
+    parts = dict(part.split(" ", 1) for part in text.split(", ") if " " in part)
+    return parts.get(place, text)
+
+
+# ------------------------------------------------------------------------------------- `asdray recipes`
+
+
+def recipe_lines(width: int | None = None) -> list[str]:
+    """The text of ``asdray recipes``: every recipe with its source and the published scores of that source.
+
+    Scores are percent with the standard deviation over trainings, dev and eval of each year, ``–`` if
+    unpublished.
+
+    Args:
+        width: characters per line; default: the terminal's width, unlimited in a pipe.
+    """
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    scores = {name: _score_lines(name) for name in recipes}
+    described = [name for name in recipes if f"{name}_asdkit" in recipes or scores[name]]
+    lines = []
+    for name, recipe in recipes.items():
+        texts = [recipe.about, *([f"follows {recipe.source}"] if recipe.source else []), *scores[name]]
+        if name not in described:
+            texts += [
+                f"published: see {other}, which is the same system"
+                for other in described
+                if recipes[other].system.id == recipe.system.id
+            ]
+        if f"{name}_asdkit" in recipes:
+            texts.append(f"published: see {name}_asdkit, which has the classes they were made with")
+        lines.append(name)
+        for text in texts:
+            lines += textwrap.wrap(
+                text,
+                max(width, 40),
+                initial_indent=4 * " ",
+                subsequent_indent=8 * " ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return lines
+
+
+def _score_lines(recipe: str) -> list[str]:
+    """One text per published system and backend that the recipe follows."""
+    groups: dict[tuple[str, str], list[Published]] = {}
+    for value in load():
+        if value.recipe == recipe and value.metric == "official":
+            groups.setdefault((value.system, value.backend), []).append(value)
+    lines = []
+    for (system, backend), values in groups.items():
+        by_column = {value.column: value for value in values}
+        scores = ", ".join(
+            f"{year.removeprefix('dcase')} "
+            f"{_score(by_column.get(f'{year}-dev'))} / {_score(by_column.get(f'{year}-eval'))}"
+            for year in dict.fromkeys(value.dcase for value in values)
+        )
+        name = f"{system}, {backend}" if backend else system
+        sources = "; ".join(dict.fromkeys(value.source for value in values))
+        lines.append(f"published: {name} (dev / eval): {scores} ({sources})")
+    return lines
+
+
+def _score(value: Published | None) -> str:
+    if value is None:
+        return "–"
+    spread = "" if value.std is None else f" ± {100 * value.std:.2f}"
+    return f"{100 * value.mean:.2f}{spread}"

@@ -1,6 +1,10 @@
-"""The files of a challenge submission: their names, writing them, and reading anyone's by clip name.
+"""The files of a challenge submission: names, decision threshold, writing, and reading by clip name.
 
-A system is a folder of CSV files without header, two columns: file name and a number.
+A system is a folder of CSV files without header and with two columns, clip name and number. Scores are finite
+and higher for more anomalous clips, in any unit. Other CSV files in the folder are ignored.
+
+>>> file_name("dcase2023", SCORE, Part("bandsaw", 0, None))
+'anomaly_score_bandsaw_section_00_test.csv'
 
 ====== ======================================================= =============================================
 year   anomaly scores                                          decisions, 1 = anomaly
@@ -10,13 +14,13 @@ year   anomaly scores                                          decisions, 1 = an
 2022-  ``anomaly_score_<machine>_section_<SS>_test.csv``       ``decision_result_...`` alike
 ====== ======================================================= =============================================
 
-The organisers' baseline puts ``DCASE<YYYY>T2`` before the machine and something like
-``_seed13711_id(0)_Eval`` behind ``_test``; both are accepted, and so are labelled clip names where the
-ground truth tells which anonymous clip they stand for.
+Files of the organisers' baseline are accepted, too: their names have ``DCASE<YYYY>T2`` before the machine and
+a text like ``_seed13711_id(0)_Eval`` after ``_test``, and their rows may have labelled clip names, which the
+ground truth maps to anonymous names.
 
 Source: the challenges' submission rules 2020-2026. Difference: the official evaluators sort both files and
-pair their rows by position, so that a missing or renamed row shifts all that follow. Here rows are joined
-by name, and whatever does not join is an error that counts it.
+pair rows by position, so that a missing row shifts all following rows. Here rows are joined by name, and
+every row that cannot be joined is an error.
 """
 
 from __future__ import annotations
@@ -26,10 +30,14 @@ import functools
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from asdray import store
 from asdray.dcase.names import build_name, parse_name
@@ -38,14 +46,14 @@ from asdray.dcase.years import get_year
 SCORE, DECISION = "anomaly_score", "decision_result"
 
 RECORD = "submission.json"
-"""What asdray writes beside the files of a submission of its own."""
+"""The description beside the files of a submission that asdray wrote."""
 
 Key = tuple[str, str]
 """(machine, file name)"""
 
 
 class Part(NamedTuple):
-    """What one file is about: a section of a machine, in 2021 one domain of it (else None)."""
+    """The content of one file: a section of a machine, in 2021 one domain of the section (else None)."""
 
     machine: str
     section: int
@@ -54,12 +62,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Submission:
-    """One system's files, joined by name.
+    """The files of one system, joined by name.
 
     Attributes:
-        scores: one finite score per clip.
-        decisions: True = anomaly; one per clip, none at all in 2020.
-        ignored: names of CSV files in the folder that are none of the evaluation.
+        scores: clip -> finite score.
+        decisions: clip -> True for an anomaly; empty in 2020.
+        ignored: names of other CSV files in the folder.
     """
 
     scores: Mapping[Key, float]
@@ -68,22 +76,22 @@ class Submission:
 
 
 def kinds(dcase: str) -> tuple[str, ...]:
-    """The kinds of files that a submission of the year has."""
+    """The kinds of files in a submission of the year."""
     return (SCORE, DECISION) if get_year(dcase).has_decisions else (SCORE,)
 
 
 def part_of(dcase: str, subset: str, machine: str, name: str) -> Part:
-    """The part that a test clip belongs to.
+    """The part of a test clip.
 
     Raises:
-        ValueError: not a name of such a clip.
+        ValueError: not the name of a test clip of the year and subset.
     """
     clip = parse_name(dcase, subset, "test", name)
     return Part(machine, clip.section, clip.domain if get_year(dcase).split_test_folders else None)
 
 
 def parts_of(dcase: str, subset: str, clips: Iterable[Key]) -> dict[Part, tuple[str, ...]]:
-    """The clip names of every part, sorted, as are the parts."""
+    """Part -> its clip names; parts and names sorted."""
     found: dict[Part, list[str]] = {}
     for machine, name in clips:
         found.setdefault(part_of(dcase, subset, machine, name), []).append(name)
@@ -91,7 +99,7 @@ def parts_of(dcase: str, subset: str, clips: Iterable[Key]) -> dict[Part, tuple[
 
 
 def file_name(dcase: str, kind: str, part: Part) -> str:
-    """The name that the submission rules give to a file."""
+    """The file name of the submission rules."""
     if get_year(dcase).year == 2020:
         return f"{kind}_{part.machine}_id_{part.section:02d}.csv"
     domain = f"_{part.domain}" if part.domain else ""
@@ -100,7 +108,7 @@ def file_name(dcase: str, kind: str, part: Part) -> str:
 
 @functools.cache
 def _pattern(dcase: str) -> re.Pattern[str]:
-    """Both forms of file names; ``rest`` only behind the baseline's prefix."""
+    """File names of the rules and of the baseline, whose names may have a suffix."""
     year = get_year(dcase)
     machines = "|".join(map(re.escape, year.all_machines))
     head = rf"(?P<kind>{'|'.join(kinds(dcase))})_(?P<baseline>DCASE{year.year}T2)?(?P<machine>{machines})"
@@ -117,7 +125,7 @@ def _pattern(dcase: str) -> re.Pattern[str]:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """CSV as the organisers' scripts write it: LF, null empty, a float with all its digits."""
+    """CSV in the form of the organisers' scripts: LF, empty nulls, floats with all digits."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -130,13 +138,17 @@ def write(
     scores: Mapping[Key, float],
     decisions: Mapping[Key, bool],
 ) -> list[Path]:
-    """Writes a system's files, each atomically, rows sorted by clip name.
+    """Writes the files of a system, each atomically, with rows sorted by clip name.
 
     Args:
-        decisions: ignored in 2020, whose submissions have none.
+        parts: clip names of every file.
+        decisions: ignored in 2020.
+
+    Returns:
+        The paths of the files.
 
     Raises:
-        ValueError: the folder holds other submission files, which would become part of this submission.
+        ValueError: the folder holds files of another submission.
     """
     names = {file_name(dcase, kind, part): (kind, part) for kind in kinds(dcase) for part in parts}
     others = sorted({p.name for k in (SCORE, DECISION) for p in folder.glob(f"{k}_*.csv")} - set(names))
@@ -161,14 +173,15 @@ def read(
     parts: Mapping[Part, Sequence[str]],
     labelled: Mapping[Key, str] | None = None,
 ) -> Submission:
-    """Reads the files of one system, which must hold every clip of ``parts`` once, and no other.
+    """Reads the files of one system.
 
     Args:
-        labelled: (machine, labelled name) -> anonymous name, for files that the organisers' baseline wrote.
+        parts: clip names of every file; each clip must occur exactly once.
+        labelled: (machine, labelled name) -> anonymous name, for files of the organisers' baseline.
 
     Raises:
-        ValueError: anything missing, extra, duplicated or not a number: one line per file and kind of
-            fault, with its count and an example, all of them in one message.
+        ValueError: missing, unknown or repeated clips, or values that are no numbers. The message has one
+            line per file and kind of fault, with count and example.
     """
     reader = _Reader(dcase, labelled or {})
     files, ignored = _files(folder, dcase, parts)
@@ -199,7 +212,7 @@ def read(
 def _files(
     folder: Path, dcase: str, parts: Iterable[Part]
 ) -> tuple[dict[tuple[str, Part], list[Path]], tuple[str, ...]]:
-    """The paths of every file asked for, and the names of CSV files that are none of them."""
+    """(kind, part) -> paths of the expected files, and the names of other CSV files."""
     found: dict[tuple[str, Part], list[Path]] = {(k, p): [] for p in parts for k in kinds(dcase)}
     ignored = []
     for path in sorted(folder.glob("*.csv")):
@@ -217,22 +230,18 @@ def _files(
 
 @dataclass
 class _Reader:
-    """Reads rows and collects what is wrong with them."""
+    """Reads files and collects their faults as lines of text."""
 
     dcase: str
     labelled: Mapping[Key, str]
     faults: list[str] = field(default_factory=list)
 
     def read(self, path: Path, kind: str, part: Part, names: Sequence[str]) -> dict[Key, float]:
-        """The numbers of a file by clip. What is wrong with it is a line in ``faults``."""
+        """Clip -> number of one file; adds a line per kind of fault to ``faults``."""
         expected = set(names)
         seen: set[str] = set()
         values: dict[Key, float] = {}
         wrong: dict[str, list[str]] = {}
-
-        def note(what: str, example: str) -> None:
-            wrong.setdefault(what, []).append(example)
-
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
@@ -241,36 +250,29 @@ class _Reader:
         for number, row in enumerate(csv.reader(lines), 1):
             if not any(cell.strip() for cell in row):
                 continue
-            if len(row) != 2:
-                note("rows that are not two columns", f"line {number}")
-                continue
             name = self._anonymous(part.machine, row[0].strip(), expected)
-            if name not in expected:
-                note("rows of no clip of this file", repr(row[0]))
-                continue
-            if name in seen:
-                note("duplicated rows", name)
-                continue
-            seen.add(name)
-            value = _number(row[1])
-            if value is None:
-                note("rows that are not a number", f"{name} with {row[1]!r}")
-            elif not math.isfinite(value):
-                note("rows that are NaN or infinite", f"{name} with {row[1].strip()}")
-            elif kind == DECISION and value not in (0, 1):
-                note("decisions that are neither 0 nor 1", f"{name} with {row[1].strip()}")
+            if len(row) != 2:
+                wrong.setdefault("rows that are not two columns", []).append(f"line {number}")
+            elif name not in expected:
+                wrong.setdefault("rows of no clip of this file", []).append(repr(row[0]))
+            elif name in seen:
+                wrong.setdefault("duplicated rows", []).append(name)
             else:
-                values[part.machine, name] = value
+                seen.add(name)
+                values[part.machine, name], fault = _number(row[1], kind)
+                if fault:
+                    text = repr(row[1]) if fault == _NO_NUMBER else row[1].strip()
+                    wrong.setdefault(fault, []).append(f"{name} with {text}")
         if missing := [name for name in names if name not in seen]:
             wrong["missing clips"] = missing
         self.faults += [
-            f"{path.name} ({len(names)} clips expected): {len(found)} {what}, for example {found[0]}"
-            for what, found in wrong.items()
+            f"{path.name} ({len(names)} clips expected): {len(found)} {fault}, for example {found[0]}"
+            for fault, found in wrong.items()
         ]
         return values
 
     def _anonymous(self, machine: str, name: str, expected: set[str]) -> str:
-        """The clip's anonymous name, where it is a labelled one that the ground truth knows."""
+        """The anonymous name of a clip whose labelled name the ground truth knows, else ``name``."""
         if name in expected:
             return name
         if (machine, name) in self.labelled:
@@ -282,10 +284,91 @@ class _Reader:
         return self.labelled.get((machine, regular), name)
 
 
-def _number(text: str) -> float | None:
-    if "_" in text:  # a number to Python, not to anyone who writes CSV files
-        return None
+_NO_NUMBER = "rows that are not a number"
+
+
+def _number(text: str, kind: str) -> tuple[float, str]:
+    """A number of a file, and the kind of its fault, ``""`` for a valid number."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return None
+        return math.nan, _NO_NUMBER
+    if "_" in text:  # Python reads 1_0 as a number, other readers of CSV don't
+        return math.nan, _NO_NUMBER
+    if not math.isfinite(value):
+        return value, "rows that are NaN or infinite"
+    if kind == DECISION and value not in (0, 1):
+        return value, "decisions that are neither 0 nor 1"
+    return value, ""
+
+
+# ------------------------------------------------------------------------------------ decision threshold
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A decision threshold: clips with a score above ``value`` are decided to be anomalous.
+
+    Attributes:
+        method: ``gamma``, or ``empirical`` if the fit failed.
+        why: the reason for ``empirical``, else ``""``.
+    """
+
+    value: float
+    method: Literal["gamma", "empirical"]
+    why: str = ""
+
+
+def decision_threshold(train_scores: ArrayLike, quantile: float = 0.9) -> Threshold:
+    """The quantile of a gamma distribution fitted to training scores.
+
+    The fit is by maximum likelihood over shape, location and scale. It is rejected if it fails or misses
+    its data: if the share of training scores below the threshold is further from ``quantile`` than 0.05 and
+    two standard errors. The fallback is the quantile of the training scores.
+
+    >>> decision_threshold(np.linspace(0, 1, 200) ** 2, 0.9).method
+    'gamma'
+
+    Args:
+        train_scores: (N,) float, finite, N >= 2, of normal clips.
+        quantile: in (0, 1).
+
+    Raises:
+        ValueError: fewer than two scores, non-finite scores, a quantile out of range.
+
+    Source: the organisers' baselines of 2021-2026 (gamma fit, free location, quantile 0.9). Differences:
+    since 2023 the baseline fits mean losses of batches with frames of many clips, which vary far less than
+    scores of clips; here scores of clips are fitted, as in 2021 and 2022. Scores are standardised before
+    the fit, since the optimiser has absolute tolerances; the gamma family is closed under shift and scale.
+    """
+    s = np.asarray(train_scores, dtype=np.float64)
+    if not 0 < quantile < 1:
+        raise ValueError(f"the quantile of the decision threshold must be in (0, 1), not {quantile}")
+    if s.ndim != 1 or s.size < 2 or not np.isfinite(s).all():
+        raise ValueError("a decision threshold needs at least two training scores, all finite")
+    spread = float(s.std())
+    if spread <= 1e-12 * float(np.abs(s).max()):  # differences are rounding errors
+        return Threshold(float(np.quantile(s, quantile)), "empirical", "all training scores are equal")
+    value = s.mean() + spread * _gamma_quantile((s - s.mean()) / spread, quantile)
+    below = float((s <= value).mean())
+    tolerance = max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / s.size))
+    if math.isfinite(value) and abs(below - quantile) <= tolerance:
+        return Threshold(float(value), "gamma")
+    why = (
+        f"{below:.3f} of the training scores lie below the fit's quantile"
+        if math.isfinite(value)
+        else "no fit"
+    )
+    return Threshold(float(np.quantile(s, quantile)), "empirical", why)
+
+
+def _gamma_quantile(z: np.ndarray, quantile: float) -> float:
+    """The quantile of the gamma distribution fitted to ``z``, NaN if the fit fails."""
+    from scipy import stats
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # for trial points outside the support
+        try:
+            return float(stats.gamma.ppf(quantile, *stats.gamma.fit(z)))
+        except stats.FitError:
+            return math.nan

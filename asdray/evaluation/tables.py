@@ -1,25 +1,35 @@
-"""From one long frame of evaluation rows to the tables of a trial and of a sweep, each marked with its data.
+"""Tables of a trial and of a sweep, and the readable names of systems, options and backends in them.
 
-The long frame has the columns `COLUMNS`: ``system`` is ``<recipe>-<system8>``, ``backend`` a backend id,
-``section`` -1 stands for all sections of the subset, ``value`` is a fraction in [0, 1], NaN where null.
+All tables come from one long frame of evaluation rows with the columns `COLUMNS`. ``system`` is
+``<recipe>-<system8>``, ``backend`` a backend id, section -1 all sections of the subset together. Scores are
+fractions in [0, 1], NaN where a score is missing. Every written table names its kind of data in the column
+``dataset``, ``official`` or ``synthetic``.
+
+>>> backend_labels({"knn-1f": {"name": "knn", "n_neighbors": 1}, "knn-2e": {"name": "knn", "n_neighbors": 4}})
+{'knn-1f': 'knn(n_neighbors=1)', 'knn-2e': 'knn(n_neighbors=4)'}
+>>> coverage("dcase2023", "eval", ["Vacuum", "ToyTank"])
+'2 of 7'
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from asdray import store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation import metrics
-from asdray.evaluation.machine import ALL_SECTIONS
+from asdray.evaluation.metrics import ALL_SECTIONS
 
 SCHEMA = pa.schema(
     [
@@ -32,68 +42,128 @@ SCHEMA = pa.schema(
         ("dataset", pa.string()),
     ]
 )
-"""Of a trial's ``metrics.parquet``; ``dataset``: ``official`` or ``synthetic``."""
+"""Columns of ``metrics.parquet``, the evaluation rows of a trial or of an ensemble."""
 
 COLUMNS = tuple(name for name in SCHEMA.names if name != "dataset")
 TRIAL_KEYS = ["recipe", "system", "seed", "checkpoint", "backend"]
 ROW_KEYS = ["recipe", "system", "checkpoint", "backend"]
 HEAD = ("system", "recipe", "options", "backend", "backend_id", "checkpoint", "n", "n_expected", "machines")
 
+NO_VALUE = "–"
+"""A missing score in tables for people."""
+
 Tables = dict[tuple[str, Subset], pd.DataFrame]
 """(dcase, subset) -> table."""
 
 
-def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
-    """The rows of one metric over all sections of each subset, from the ``metrics.parquet`` of many trials.
+@dataclass(frozen=True)
+class TableContext:
+    """Everything except scores that the tables and the leaderboard of a sweep show.
+
+    Attributes:
+        machines: dcase -> the machines of the sweep; years in the order of the leaderboard.
+        dataset: ``official`` or ``synthetic``.
+        label_sources: dcase -> sources of the test labels, such as ``name+evaluator``; ``""`` without labels.
+        labels: backend id -> label, see `backend_labels`.
+        options: system -> its swept options, see `option_labels`.
+        best_by: system -> the loss by which its checkpoint ``best`` is chosen; ``train_loss`` by default.
+        classes_from: system -> the clips that define its training classes: ``train``, ``train+test``, ``""``.
+    """
+
+    machines: Mapping[str, Sequence[str]]
+    dataset: str
+    label_sources: Mapping[str, str]
+    labels: Mapping[str, str]
+    options: Mapping[str, str] = field(default_factory=dict)
+    best_by: Mapping[str, str] = field(default_factory=dict)
+    classes_from: Mapping[str, str] = field(default_factory=dict)
+
+
+def one_dataset(kinds: Mapping[str, str]) -> str:
+    """The kind of data, ``official`` or ``synthetic``, that all years of a table share.
+
+    Args:
+        kinds: dcase -> kind of data.
 
     Raises:
-        ValueError: a damaged file, with its name.
+        ValueError: both kinds; synthetic and official scores cannot be compared.
     """
-    wanted = [("metric", "=", metric), ("section", "=", ALL_SECTIONS)]
-    found = []
+    if len(set(kinds.values())) != 1:
+        listed = ", ".join(f"{dcase} is {kind}" for dcase, kind in kinds.items())
+        raise ValueError(
+            f"synthetic and official datasets never stand in one table ({listed}): sweep them separately"
+        )
+    return next(iter(kinds.values()))
+
+
+# ---------------------------------------------------------------------------------------- evaluation rows
+
+
+def read_metrics(path: Path) -> pa.Table:
+    """The evaluation rows in a ``metrics.parquet``, with the columns of `SCHEMA`.
+
+    Raises:
+        ValueError: a missing or damaged file, or other columns.
+    """
+    table = store.read_parquet(path)
+    if table.schema.names != SCHEMA.names:
+        raise ValueError(f"{path} was written by another version: run the sweep or `asdray table` again")
+    return table
+
+
+def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
+    """The rows of one metric over all sections of each subset, from many ``metrics.parquet``.
+
+    Returns:
+        A frame with the columns `COLUMNS`.
+
+    Raises:
+        ValueError: see `read_metrics`.
+    """
+    found = [SCHEMA.empty_table()]
     for path in paths:
-        try:
-            found.append(
-                pq.read_table(path, columns=[*COLUMNS], filters=wanted, schema=SCHEMA, partitioning=None)
-            )
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
-    return pa.concat_tables([SCHEMA.empty_table().select([*COLUMNS]), *found]).to_pandas()
+        table = read_metrics(path)
+        wanted = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["section"], ALL_SECTIONS))
+        found.append(table.filter(wanted))
+    return pa.concat_tables(found).select([*COLUMNS]).to_pandas()
 
 
 def planned_rows(
-    trials: Iterable[Trial], checkpoints: Sequence[str], asked: tuple[Backend, ...]
+    trials: Iterable[Trial], checkpoints: Sequence[str], backends: tuple[Backend, ...]
 ) -> pd.DataFrame:
-    """What a sweep's tables must hold to be complete: columns dcase and `TRIAL_KEYS`, in the sweep's order.
+    """The rows of a sweep's complete tables: the columns dcase and `TRIAL_KEYS`, in the order of the trials.
 
     Args:
-        asked: the sweep's backends; of these the ones that apply to a trial's frontend count.
+        backends: backends of the sweep; each trial has those that apply to its frontend.
     """
     rows = [
         (trial.dcase, trial.recipe, trial.system_name, trial.seed, ckpt, backend_id(backend))
         for trial in trials
         for ckpt in checkpoints
-        for backend in trial.backends(asked)
+        for backend in trial.backends(backends)
     ]
     return pd.DataFrame(rows, columns=["dcase", *TRIAL_KEYS])
 
 
+# ------------------------------------------------------------------------------------------ score tables
+
+
 def machines_in(dcase: str, subset: Subset, machines: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``machines`` that the subset has, in the organisers' order."""
+    """The machines of the subset among ``machines``, in the organisers' order."""
     return tuple(m for m in get_year(dcase).machines[subset] if m in set(machines))
 
 
 def coverage(dcase: str, subset: Subset, machines: Sequence[str]) -> str:
-    """``all``, or of how many of the subset's machines a total speaks: ``1 of 7`` is another number."""
+    """``all``, or the share of the subset's machines in a total: totals of ``1 of 7`` and ``all`` differ."""
     have, of = len(machines_in(dcase, subset, machines)), len(get_year(dcase).machines[subset])
     return "all" if have == of else f"{have} of {of}"
 
 
 def check_metric(name: str) -> str:
-    """``name`` if tables can be made of it.
+    """Returns ``name`` if it is ``official`` or one of `metrics.METRICS`.
 
     Raises:
-        ValueError: no metric that is evaluated.
+        ValueError: an unknown metric.
     """
     known = ("official", *metrics.METRICS)
     if name not in known:
@@ -102,12 +172,8 @@ def check_metric(name: str) -> str:
 
 
 def table_name(dcase: str, subset: Subset, metric: str = "official") -> str:
-    """``official23-dev.csv``, or ``s_auc23-dev.csv``."""
+    """The file name of a table, such as ``official23-dev.csv`` or ``s_auc23-dev.csv``."""
     return f"{get_year(dcase).score_name.replace('official', metric)}-{subset}.csv"
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _trial_scores(
@@ -123,14 +189,13 @@ def _trial_scores(
     ]
     wide = chosen.pivot(index=TRIAL_KEYS, columns="machine", values="value").reindex(columns=list(machines))
     n_sections = [len(year.sections[subset][m]) for m in machines]
-    wide["total"] = pd.Series(
-        [
-            metrics.official_total(year.score_rule, [_known(v) for v in values], n_sections)
-            for values in wide.to_numpy(dtype=float)
-        ],
-        index=wide.index,
-        dtype=float,
-    )
+    totals = [
+        metrics.official_total(
+            year.score_rule, [None if math.isnan(v) else float(v) for v in values], n_sections
+        )
+        for values in wide.to_numpy(dtype=float)
+    ]
+    wide["total"] = pd.Series(totals, index=wide.index, dtype=float)
     return wide.reset_index()
 
 
@@ -142,15 +207,15 @@ def trial_table(
     labels: Mapping[str, str],
     metric: str = "official",
 ) -> pd.DataFrame:
-    """A trial's table of one checkpoint: backend (its label), one column per machine, total, machines.
+    """The table of one trial and checkpoint: backend, one column per machine, total, machines.
 
     Args:
-        rows: of one trial and checkpoint.
-        machines: those that the trial was asked for; the total is null unless all of them have a value.
-        labels: backend id -> label; only these are shown, in this order.
+        rows: evaluation rows of the trial and checkpoint.
+        machines: machines of the trial; the total is null unless all machines have a score.
+        labels: backend id -> label, in the order of the table; other backends are left out.
 
     Returns:
-        What the total is over is in ``machines``, see `coverage`.
+        One row per backend; the column ``machines`` holds the `coverage` of the total.
     """
     columns = machines_in(dcase, subset, machines)
     scores = _trial_scores(rows, dcase, subset, columns, metric)
@@ -161,104 +226,74 @@ def trial_table(
     return shown.rename(columns={"label": "backend"}).reset_index(drop=True)
 
 
-def sweep_table(
-    rows: pd.DataFrame,
-    planned: pd.DataFrame,
-    dcase: str,
-    subset: Subset,
-    machines: Sequence[str],
-    labels: Mapping[str, str],
-    options: Mapping[str, str],
-    metric: str = "official",
-) -> pd.DataFrame:
-    """A sweep's table of one year and subset, one row per system, checkpoint and backend.
+def sweep_tables(
+    rows: pd.DataFrame, planned: pd.DataFrame, context: TableContext, metric: str = "official"
+) -> Tables:
+    """The table of every year and subset in which the sweep has a machine, one row per system, checkpoint
+    and backend.
 
-    A trial counts once its total is known. ``n`` is how many do, of ``n_expected`` seeds; means and the
-    standard deviation (ddof 1, null for one seed) are over these ``n`` alone, so that all numbers of a
-    row speak of the same trials.
+    A trial counts once its total is known: ``n`` of ``n_expected`` seeds. Means and standard deviations
+    (ddof 1, null for one seed) are over the same n trials in all columns of a row.
 
     Args:
+        rows: evaluation rows, see `load_rows`.
         planned: see `planned_rows`; rows of other trials, checkpoints and backends are left out.
-        machines: those that the sweep asks for in this year.
-        labels: backend id -> label.
-        options: system -> its swept values, readable.
 
     Returns:
-        Columns system, recipe, options, backend, backend_id, checkpoint, n, n_expected, machines (see
-        `coverage`), the mean of each machine, total_mean, total_std, the standard deviation of each machine
-        as ``<machine>_std``.
+        Tables with the columns `HEAD` (``machines`` is the `coverage`), the mean of each machine,
+        total_mean, total_std, and the standard deviation of each machine as ``<machine>_std``.
     """
-    columns = machines_in(dcase, subset, machines)
+    return {
+        (dcase, subset): _sweep_table(rows, planned, dcase, subset, context, metric)
+        for dcase, machines in context.machines.items()
+        for subset in SUBSETS
+        if machines_in(dcase, subset, machines)
+    }
+
+
+def _sweep_table(
+    rows: pd.DataFrame, planned: pd.DataFrame, dcase: str, subset: Subset, context: TableContext, metric: str
+) -> pd.DataFrame:
+    columns = machines_in(dcase, subset, context.machines[dcase])
     spreads = [f"{machine}_std" for machine in columns]
     scores = _trial_scores(rows, dcase, subset, columns, metric)
     expected = planned[planned["dcase"] == dcase]
     joined = expected.merge(scores, on=TRIAL_KEYS, how="left", validate="one_to_one")
     numbers = joined[[*columns, "total"]].to_numpy(dtype=float)
-    out = []
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, key in enumerate(joined[ROW_KEYS].itertuples(index=False, name=None)):
         groups.setdefault(key, []).append(i)
+    covered = coverage(dcase, subset, context.machines[dcase])
+    out = []
     for (recipe, system, checkpoint, backend), at in groups.items():
         known = numbers[at]
         known = known[[not math.isnan(total) for total in known[:, -1]]]
         means = [metrics.arithmetic_mean(column) for column in known.T.tolist()]
         stds = [metrics.sample_std(column) for column in known.T.tolist()]
-        out.append(
-            {
-                "system": system,
-                "recipe": recipe,
-                "options": options.get(system, ""),
-                "backend": labels[backend],
-                "backend_id": backend,
-                "checkpoint": checkpoint,
-                "n": len(known),
-                "n_expected": len(at),
-                "machines": coverage(dcase, subset, machines),
-                **dict(zip(columns, means, strict=False)),
-                "total_mean": means[-1],
-                "total_std": stds[-1],
-                **dict(zip(spreads, stds, strict=False)),
-            }
-        )
+        label, options = context.labels[backend], context.options.get(system, "")
+        head = (system, recipe, options, label, backend, checkpoint, len(known), len(at), covered)
+        out.append([*head, *means[:-1], means[-1], stds[-1], *stds[:-1]])
     values = [*columns, "total_mean", "total_std", *spreads]
     return pd.DataFrame(out, columns=[*HEAD, *values]).astype(dict.fromkeys(values, float))
-
-
-def sweep_tables(
-    rows: pd.DataFrame,
-    planned: pd.DataFrame,
-    machines: Mapping[str, Sequence[str]],
-    labels: Mapping[str, str],
-    options: Mapping[str, str],
-    metric: str = "official",
-) -> Tables:
-    """The `sweep_table` of every year and subset in which the sweep has a machine.
-
-    Args:
-        machines: dcase -> the machines that the sweep asks for; years in the order of the leaderboard.
-    """
-    return {
-        (dcase, subset): sweep_table(rows, planned, dcase, subset, names, labels, options, metric)
-        for dcase, names in machines.items()
-        for subset in SUBSETS
-        if machines_in(dcase, subset, names)
-    }
 
 
 def write_csv(frame: pd.DataFrame, path: Path, dataset: str) -> None:
     """Writes a table atomically; nulls are empty, floats keep every digit.
 
     Args:
-        dataset: ``official`` or ``synthetic``: the column of this name, the last one unless the frame has it.
+        dataset: value of the column ``dataset``, the last column unless the frame has it elsewhere.
     """
     with store.atomic_path(path) as temporary:
         frame.assign(dataset=dataset).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def write_tables(tables: Tables, folder: Path, dataset: str, metric: str = "official") -> list[Path]:
-    """Writes every table of a sweep to ``folder``: ``official23-dev.csv``, and ``official23-dev-std.csv``.
+    """Writes ``official23-dev.csv`` and ``official23-dev-std.csv`` of every year and subset.
 
-    The latter has the standard deviations over seeds, of every machine and the total, in the same rows.
+    ``-std`` holds the standard deviations over seeds of every machine and of the total, in the same rows.
+
+    Returns:
+        The paths of the files.
     """
     paths = []
     for (dcase, subset), frame in tables.items():
@@ -272,3 +307,167 @@ def write_tables(tables: Tables, folder: Path, dataset: str, metric: str = "offi
             write_csv(table, to, dataset)
             paths.append(to)
     return paths
+
+
+# ---------------------------------------------------------------------------------------- table of trials
+
+STAGES = ("train", "extract", "score", "evaluate", "umap", "table")
+
+_BEFORE_OPTIONS = {
+    **dict.fromkeys(("dcase", "recipe", "system"), pa.string()), "seed": pa.int64(), "part": pa.string()
+}  # fmt: skip
+_AFTER_OPTIONS = {
+    "status": pa.string(),
+    **{f"{stage}_seconds": pa.float64() for stage in STAGES},
+    **dict.fromkeys(("device", "error", "directory", "dataset"), pa.string()),
+}
+
+
+def write_trials(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Writes ``trials.parquet`` of a sweep: one row per trial, one column per swept option.
+
+    Args:
+        rows: see `asdray.sweep.outputs.trial_row`; ``swept`` maps option path -> value, ``seconds`` maps
+            stage -> seconds. An object among the values is written as JSON text.
+        folder: the sweep's folder.
+    """
+    flat = [{**row, **{f"{stage}_seconds": row["seconds"].get(stage) for stage in STAGES}} for row in rows]
+    options = dict.fromkeys(path for row in rows for path in row["swept"])
+    columns = {name: pa.array([row[name] for row in flat], kind) for name, kind in _BEFORE_OPTIONS.items()}
+    columns |= {path: _option_column([row["swept"].get(path) for row in rows]) for path in options}
+    columns |= {name: pa.array([row[name] for row in flat], kind) for name, kind in _AFTER_OPTIONS.items()}
+    store.write_parquet(store.SweepDir(folder).trials, pa.table(columns))
+
+
+def option_columns(trials: pa.Table) -> list[str]:
+    """The columns of ``trials.parquet`` that are swept options."""
+    return [n for n in trials.column_names if n not in _BEFORE_OPTIONS and n not in _AFTER_OPTIONS]
+
+
+def _option_column(values: list[Any]) -> pa.Array:
+    present = [v for v in values if v is not None]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present):
+        return pa.array(values, pa.int64() if all(isinstance(v, int) for v in present) else pa.float64())
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values]
+    return pa.array(texts, pa.string())
+
+
+# ----------------------------------------------------------------------------------------------- labels
+
+ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
+"""Options that the label of a backend always names, since its name alone says nothing."""
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with two decimals, `NO_VALUE` for None and NaN."""
+    return NO_VALUE if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The options of each key whose values differ between keys.
+
+    >>> differences({"a": {"k": 1, "metric": "cosine"}, "b": {"k": 4, "metric": "cosine"}})
+    {'a': {'k': 1}, 'b': {'k': 4}}
+    """
+    names = dict.fromkeys(name for own in options.values() for name in own)
+    missing = object()
+    varied = []
+    for name in names:
+        values = [own.get(name, missing) for own in options.values()]
+        if any(value != values[0] for value in values):
+            varied.append(name)
+    return {key: {n: own[n] for n in varied if n in own} for key, own in options.items()}
+
+
+def show(value: Any) -> str:
+    """An option's value on one line; an object with a name as ``adacos`` or ``knn(n_neighbors=4)``."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{k}={show(v)}" for k, v in value.items() if k != "name")
+        if "name" not in value:
+            return f"({inner})"
+        return f"{value['name']}({inner})" if inner else str(value["name"])
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show(v) for v in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """System -> the swept values in which systems differ, such as ``train.batch_size=32, train.epochs=4``.
+
+    Objects show only their name and the options that differ: ``frontend.loss=arcface(margin=0.5)``.
+
+    Args:
+        swept: system -> option path -> value, of systems of one recipe.
+    """
+    varied = differences(swept)
+    for name in dict.fromkeys(name for own in varied.values() for name in own):
+        having = [own for own in varied.values() if name in own]
+        for own, value in zip(having, _without_common([own[name] for own in having]), strict=True):
+            own[name] = value
+    return {
+        system: ", ".join(f"{name}={show(value)}" for name, value in own.items())
+        for system, own in varied.items()
+    }
+
+
+def _without_common(values: Sequence[Any]) -> list[Any]:
+    """The values of one option; objects, and objects in lists of one length, lose their common options."""
+    if all(isinstance(value, Mapping) for value in values):
+        inner = differences({str(i): value for i, value in enumerate(values)})
+        for name in set.intersection(*(set(own) for own in inner.values())):
+            for own, value in zip(inner.values(), _without_common([v[name] for v in values]), strict=True):
+                own[name] = value
+        return [
+            {**({"name": value["name"]} if "name" in value else {}), **own}
+            for value, own in zip(values, inner.values(), strict=True)
+        ]
+    lists = all(isinstance(value, list | tuple) for value in values)
+    if (
+        lists
+        and len({len(value) for value in values}) == 1
+        and all(isinstance(item, Mapping) and "name" in item for value in values for item in value)
+    ):
+        items = [_without_common(item) for item in zip(*values, strict=True)]
+        return [list(value) for value in zip(*items, strict=True)]
+    return list(values)
+
+
+def system_labels(rows: Sequence[Mapping[Any, str]]) -> list[str]:
+    """The system of every row, shortened to its recipe where recipe and options identify the system.
+
+    Args:
+        rows: mappings with system, recipe and options. Published systems, whose name does not begin with a
+            recipe's name, keep their name.
+    """
+    named: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        named.setdefault((row["recipe"], row["options"]), set()).add(row["system"])
+    labels = []
+    for row in rows:
+        mine = row["system"].startswith(f"{row['recipe']}-")
+        others = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
+        labels.append(row["recipe"] if mine and others == {row["system"]} else row["system"])
+    return labels
+
+
+def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:
+    """Backend id -> ``knn``, or ``knn(n_neighbors=4)`` where several kNN backends differ in that option.
+
+    Args:
+        options: backend id -> its configuration, including ``name``; None where the configuration is
+            unknown, then the id is the label.
+
+    Returns:
+        Distinct labels; backends whose options do not distinguish them are labelled by their ids.
+    """
+    labels = {key: key for key in options}
+    known = {key: own for key, own in options.items() if own is not None}
+    for name in {own["name"] for own in known.values()}:
+        same = {key: own for key, own in known.items() if own["name"] == name}
+        for key, own in differences(same).items():
+            always = {n: same[key][n] for n in ALWAYS_SHOWN.get(name, ())}
+            labels[key] = show({"name": name, **always, **own})
+    taken = list(labels.values())
+    return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}

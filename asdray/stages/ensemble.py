@@ -1,4 +1,7 @@
-"""Ensemble: the scores of several trials of one year -> one score per clip, and its evaluation."""
+"""Ensemble: the scores of several trials of one year -> one score per clip, and its evaluation.
+
+Scores are combined per machine, see `asdray.evaluation.ensemble`, and evaluated like those of a single trial.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from asdray import store
 from asdray.config.base import digest
@@ -19,27 +21,27 @@ from asdray.dcase import manifest
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year
 from asdray.evaluation.ensemble import combine
-from asdray.evaluation.machine import evaluate_machine
+from asdray.evaluation.metrics import evaluate_machine
 from asdray.evaluation.tables import SCHEMA
-from asdray.stages.files import read_table
+from asdray.stages.files import read_scores
 from asdray.stages.state import Outcome, Step, evaluate_step
 from asdray.store import Places
 
 NUMERICS = 2
-"""Bumped by hand when the same members give another score, or it is written in another form."""
+"""Raised by hand when the same members yield other scores, or the files get another form."""
 
 RECIPE = "ensemble"
-"""In column ``recipe``."""
+"""The ``recipe`` of an ensemble in tables."""
 
 ALL_SEEDS = -1
-"""In column ``seed``: of trials of all seeds together."""
+"""The ``seed`` of an ensemble over all seeds in tables."""
 
 METRICS = "metrics.parquet"
 
 
 @dataclass(frozen=True)
 class Member:
-    """The scores of one trial by one backend: ``scores`` is machine -> digest of its scores."""
+    """One trial with one backend in an ensemble; ``scores`` maps machine -> digest of its scores."""
 
     trial: Trial
     backend: str
@@ -52,7 +54,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Identity:
-    """What an ensemble of one year is called in the tables. ``seed``: None = of all seeds."""
+    """The columns that identify an ensemble of one year in tables; ``seed`` None means all seeds."""
 
     dcase: str
     system: str
@@ -64,7 +66,7 @@ class Identity:
 def scores_of(
     trial: Trial, ckpt: str, machines: Iterable[str], places: Places, dataset: Dataset
 ) -> dict[str, dict[str, str]]:
-    """Backend id -> machine -> digest, of all that is scored of a trial and up to date."""
+    """Backend id -> machine -> digest of the trial's current scores."""
     found: dict[str, dict[str, str]] = {}
     for machine in machines:
         inputs = evaluate_step(trial, machine, ckpt, (), places, dataset).inputs
@@ -84,13 +86,11 @@ def ensemble(
 ) -> Outcome:
     """Writes ``<machine>.parquet`` (clip, split, score), ``metrics.parquet`` and ``ensemble.json``.
 
-    Scores are combined per machine; the metrics are those of any trial, by the same evaluation.
-
     Args:
-        members: each scored on all ``machines``.
+        members: trials with scores of all ``machines``.
 
     Raises:
-        ValueError: a member whose training scores are all equal, where they are to be standardised.
+        ValueError: a member whose training scores are all equal, with ``how="zscore"``.
     """
     members = sorted(members, key=lambda m: m.name)
     step = _step(identity, how, members, machines, folder, dataset)
@@ -99,20 +99,20 @@ def ensemble(
             return Outcome(marker, found=True)
         started = time.time()
         paths = {machine: folder / f"{machine}.parquet" for machine in machines}
-        outputs = [*paths.values(), folder / METRICS, folder / "ensemble.json"]
+        description = folder / "ensemble.json"
+        outputs = [*paths.values(), folder / METRICS, description]
         store.begin(folder, step.stage, outputs)
         table = manifest.load_manifest(places.data, identity.dcase)
         rows: list[dict[str, object]] = []
         for machine, path in paths.items():
             try:
                 found = _machine(identity, how, members, machine, path, table, places)
-                rows += [row | {"dataset": dataset.kind} for row in found]
             except ValueError as error:
                 raise ValueError(f"{identity.system} {identity.dcase}: {machine}: {error}") from None
-        with store.atomic_path(folder / METRICS) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+            rows += [row | {"dataset": dataset.kind} for row in found]
+        store.write_parquet(folder / METRICS, pa.Table.from_pylist(rows, schema=SCHEMA))
         store.write_json(
-            folder / "ensemble.json",
+            description,
             {
                 **identity.__dict__,
                 "recipe": RECIPE,
@@ -158,28 +158,24 @@ def _machine(
     table: pa.Table,
     places: Places,
 ) -> list[dict[str, object]]:
-    """Writes the scores of a machine and returns its evaluation rows, without the kind of data."""
-    clips = {split: manifest.rows(table, machine=machine, split=split) for split in ("train", "test")}
-    keys = {split: rows["clip"].to_pylist() for split, rows in clips.items()}
+    """Writes the scores of a machine and returns its evaluation rows, without ``dataset``."""
+    train_clips = manifest.rows(table, machine=machine, split="train")["clip"].to_pylist()
+    test_rows = manifest.rows(table, machine=machine, split="test")
+    test_clips = test_rows["clip"].to_pylist()
     scores = {}
     for member in members:
-        own = read_table(
-            store.trial_dir(places.results, member.trial).scores(identity.checkpoint, machine, member.backend)
-        )
-        by_clip = dict(zip(own["clip"].to_pylist(), own["score"].to_pylist(), strict=True))
-        train, test = (np.array([by_clip[clip] for clip in keys[split]]) for split in ("train", "test"))
+        directory = store.trial_dir(places.results, member.trial)
+        by_clip = read_scores(directory.scores(identity.checkpoint, machine, member.backend))
+        train, test = (np.array([by_clip[c] for c in clips]) for clips in (train_clips, test_clips))
         scores[member.name] = train, test
-    test_rows = clips["test"].select(["subset", "section", "domain", "is_anomaly"]).to_pydict()
-    train, test = combine(how, scores, test_rows["subset"])
-    out = pa.table(
-        {
-            "clip": [*keys["train"], *keys["test"]],
-            "split": ["train"] * len(train) + ["test"] * len(test),
-            "score": pa.array(np.concatenate([train, test]), pa.float64()),
-        }
-    )
-    with store.atomic_path(path) as temporary:
-        pq.write_table(out, temporary)
+    columns = test_rows.select(["subset", "section", "domain", "is_anomaly"]).to_pydict()
+    train, test = combine(how, scores, columns["subset"])
+    combined = {
+        "clip": [*train_clips, *test_clips],
+        "split": ["train"] * len(train) + ["test"] * len(test),
+        "score": pa.array(np.concatenate([train, test]), pa.float64()),
+    }
+    store.write_parquet(path, pa.table(combined))
     head = {
         "dcase": identity.dcase,
         "recipe": RECIPE,
@@ -188,5 +184,5 @@ def _machine(
         "checkpoint": identity.checkpoint,
         "machine": machine,
     }
-    found = evaluate_machine(get_year(identity.dcase), machine, {identity.backend: test}, **test_rows)
+    found = evaluate_machine(get_year(identity.dcase), machine, {identity.backend: test}, **columns)
     return [head | row._asdict() for row in found]

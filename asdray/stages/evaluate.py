@@ -12,8 +12,8 @@ from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
-from asdray.evaluation.machine import Row, evaluate_machine
-from asdray.stages.files import read_table, write_csv
+from asdray.evaluation.metrics import MetricRow, evaluate_machine
+from asdray.stages.files import read_scores, write_csv
 from asdray.stages.state import Outcome, evaluate_step
 from asdray.store import Places
 
@@ -31,7 +31,7 @@ def evaluate(
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
-    The former has `Row`'s columns and, as the others, ``dataset``, the kind of data that `Dataset.kind`
+    The former has `MetricRow`'s columns and, as the others, ``dataset``, the kind of data that `Dataset.kind`
     tells: from here the mark goes into every file that is made of these rows.
 
     Covers the backends asked for, and others whose scores are there and up to date (see
@@ -63,11 +63,11 @@ def evaluate(
         outputs = [directory.evaluate(ckpt, machine), *views]
         store.begin(step.folder, step.stage, outputs)
         ids = list(step.inputs)
-        scores = {name: _read_scores(directory.scores(ckpt, machine, name)) for name in ids}
+        scores = {name: read_scores(directory.scores(ckpt, machine, name)) for name in ids}
         table = manifest.load_manifest(places.data, trial.dcase)
         clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
         rows = _rows(trial.dcase, machine, clips["test"], scores)
-        write_csv(outputs[0], [*Row._fields, "dataset"], ([*row, dataset.kind] for row in rows))
+        write_csv(outputs[0], [*MetricRow._fields, "dataset"], ([*row, dataset.kind] for row in rows))
         for path, split in zip(views, SPLITS, strict=True):
             _write_view(path, clips[split], scores, dataset.kind)
         options = {name: store.read_marker(folder, "score", name) for name in ids}
@@ -86,15 +86,9 @@ def evaluate(
         return Outcome(marker, found=False)
 
 
-def _read_scores(path: Path) -> dict[str, float]:
-    """Clip -> score, of both splits."""
-    table = read_table(path)
-    return dict(zip(table["clip"].to_pylist(), table["score"].to_pylist(), strict=True))
-
-
 def _rows(
     dcase: str, machine: str, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]]
-) -> list[Row]:
+) -> list[MetricRow]:
     columns = {name: [c[name] for c in clips] for name in ("subset", "section", "domain", "is_anomaly")}
     in_order = {name: [by_clip[c["clip"]] for c in clips] for name, by_clip in scores.items()}
     return evaluate_machine(get_year(dcase), machine, in_order, **columns)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asdray import store
@@ -31,17 +29,14 @@ class Extract:
     own: dict[str, NDArray[np.floating]]
 
 
-def read_table(path: Path) -> pa.Table:
-    """A parquet file.
+def read_scores(path: Path) -> dict[str, float]:
+    """Clip key -> anomaly score, from a backend's score file.
 
     Raises:
-        ValueError: damaged, with its name.
+        ValueError: a missing or damaged file, with its name.
     """
-    try:
-        # Without a dataset's partitioning: a folder called `seed=0` above must not become a column.
-        return pq.read_table(path, partitioning=None)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is damaged ({error}): run its stage again with --overwrite") from None
+    table = store.read_parquet(path, ["clip", "score"])
+    return dict(zip(table["clip"].to_pylist(), table["score"].to_pylist(), strict=True))
 
 
 def read_extract(path: Path) -> Extract:
@@ -50,7 +45,7 @@ def read_extract(path: Path) -> Extract:
     Raises:
         ValueError: damaged, with its name.
     """
-    table = read_table(path)
+    table = store.read_parquet(path)
     embedding = None
     if "embedding" in table.column_names:
         column = table["embedding"].combine_chunks()

@@ -1,4 +1,4 @@
-"""Submit: a trial's scores of one backend -> the files of a challenge submission. Sees no labels."""
+"""Submit: a trial's scores of one backend -> the files of a challenge submission. Reads no labels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from asdray import provenance, store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
+from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import submission
-from asdray.evaluation.submission import RECORD, Key
-from asdray.evaluation.threshold import Threshold, threshold
-from asdray.stages.files import read_table
+from asdray.evaluation.submission import RECORD, Key, Threshold, decision_threshold
 from asdray.stages.state import score_step
 from asdray.store import Places
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was written.
+    """A written submission.
 
     Attributes:
-        files: their paths, without `RECORD`.
-        clips: how many test clips they cover.
-        thresholds: machine -> its decision threshold; empty in 2020.
-        absent: machines of the year's subset that the trial does not have.
+        files: paths of the files, without `RECORD`.
+        clips: number of test clips.
+        thresholds: machine -> decision threshold; empty in 2020.
+        absent: machines of the subset that the trial lacks.
         dataset: ``official`` or ``synthetic``.
     """
 
@@ -48,16 +47,18 @@ def submit(
     subset: Subset = "eval",
     quantile: float = 0.9,
 ) -> Submitted:
-    """Writes the files of a submission into ``out``, checks them, and describes them in ``submission.json``.
+    """Writes the files of a submission into ``out``, reads them back, and describes them in `RECORD`.
 
-    One threshold per machine, for its sections and domains alike, from the scores of all its training
-    clips. Needs no ground truth. What was written is read back as `asdray official` reads submissions, with
-    the names of the manifest's clips.
+    Each machine has one threshold for all sections and domains, from the scores of all its training clips.
+    No ground truth is needed: the clip names are those of the manifest.
+
+    Args:
+        quantile: quantile of the decision threshold, in (0, 1).
 
     Raises:
-        ValueError: a machine is not scored yet; no machine of the trial has clips in ``subset``; ``out``
-            holds files of another submission.
-        RuntimeError: the files do not hold what was written.
+        ValueError: a machine without scores; no machine of the trial in ``subset``; ``out`` holds files of
+            another submission.
+        RuntimeError: the files read back differ from the scores.
     """
     identity: dict[str, str | int] = {
         "dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed
@@ -78,19 +79,10 @@ def submit(
         scores |= {(machine, name): value for name, value in test.items()}
         if year.has_decisions:
             try:
-                thresholds[machine] = threshold(train, quantile)
+                thresholds[machine] = decision_threshold(train, quantile)
             except ValueError as error:
                 raise ValueError(f"{trial.name}: {machine}: {error}") from None
-    decisions = {
-        key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
-    }
-    parts = submission.parts_of(trial.dcase, subset, _expected(places, trial.dcase, subset, machines))
-    # A record is of what lies beside it: none while the files change.
-    (out / RECORD).unlink(missing_ok=True)
-    files = submission.write(out, trial.dcase, parts, scores, decisions)
-    again = submission.read(out, trial.dcase, parts)
-    if (dict(again.scores), dict(again.decisions)) != (scores, decisions):
-        raise RuntimeError(f"{out}: the files do not read as they were written: submit again")
+    files = _write(out, places, trial.dcase, subset, scores, thresholds)
     store.write_json(
         out / RECORD,
         {
@@ -109,22 +101,15 @@ def submit(
 
 
 def _refuse_another(record: Path, identity: Mapping[str, str | int]) -> None:
-    """Raises ValueError where another trial, year or subset was submitted into the folder before."""
+    """Raises ValueError if the folder holds a submission of another trial, year or subset."""
     if not record.exists():
         return
-    there = store.read_json(record)
-    if any(there.get(name) != value for name, value in identity.items()):
+    old = store.read_json(record)
+    if any(old.get(name) != value for name, value in identity.items()):
         raise ValueError(
-            f"{record.parent} holds the {there.get('subset')} submission of {there.get('system')} "
-            f"{there.get('dcase')} seed{there.get('seed')}: choose another folder"
+            f"{record.parent} holds the {old.get('subset')} submission of {old.get('system')} "
+            f"{old.get('dcase')} seed{old.get('seed')}: choose another folder"
         )
-
-
-def _expected(places: Places, dcase: str, subset: str, machines: list[str]) -> list[Key]:
-    """Every test clip that must be in the submission."""
-    table = manifest.rows(manifest.load_manifest(places.data, dcase), split="test", subset=subset)
-    clips = zip(table["machine"].to_pylist(), table["clip"].to_pylist(), strict=True)
-    return [(machine, PurePosixPath(clip).name) for machine, clip in clips if machine in machines]
 
 
 def _scores(
@@ -133,21 +118,46 @@ def _scores(
     ckpt: str,
     backend: Backend,
     places: Places,
-    dataset: manifest.Dataset,
+    dataset: Dataset,
     subset: str,
 ) -> tuple[list[float], dict[str, float]]:
     """Scores of the machine's training clips, and of its test clips by original file name."""
+    key = backend_id(backend)
     if score_step(trial, machine, ckpt, backend, places, dataset).marker is None:
         raise ValueError(
-            f"{trial.name}: {machine} is not scored by {backend_id(backend)} with checkpoint {ckpt}: run "
-            "`asdray score` first"
+            f"{trial.name}: {machine} is not scored by {key} with checkpoint {ckpt}: run `asdray score` first"
         )
-    table = read_table(store.trial_dir(places.results, trial).scores(ckpt, machine, backend_id(backend)))
     train: list[float] = []
     test: dict[str, float] = {}
-    for row in table.to_pylist():
+    path = store.trial_dir(places.results, trial).scores(ckpt, machine, key)
+    for row in store.read_parquet(path).to_pylist():
         if row["split"] == "train":
             train.append(row["score"])
         elif row["clip"].startswith(f"{subset}/"):
             test[PurePosixPath(row["clip"]).name] = row["score"]
     return train, test
+
+
+def _write(
+    out: Path,
+    places: Places,
+    dcase: str,
+    subset: str,
+    scores: Mapping[Key, float],
+    thresholds: Mapping[str, Threshold],
+) -> list[Path]:
+    """Writes the files of every test clip in the manifest and checks that they read back unchanged."""
+    machines = {machine for machine, _ in scores}
+    table = manifest.rows(manifest.load_manifest(places.data, dcase), split="test", subset=subset)
+    clips = zip(table["machine"].to_pylist(), table["clip"].to_pylist(), strict=True)
+    expected = [(machine, PurePosixPath(clip).name) for machine, clip in clips if machine in machines]
+    parts = submission.parts_of(dcase, subset, expected)
+    decisions = {
+        key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
+    }
+    (out / RECORD).unlink(missing_ok=True)  # the record must not describe files that change
+    files = submission.write(out, dcase, parts, scores, decisions)
+    again = submission.read(out, dcase, parts)
+    if (dict(again.scores), dict(again.decisions)) != (scores, decisions):
+        raise RuntimeError(f"{out}: the files do not read as they were written: submit again")
+    return files

@@ -1,27 +1,26 @@
-"""Table: the evaluations of a trial's machines -> its tables, and the one file that a sweep reads."""
+"""Table: the evaluations of a trial's machines -> ``metrics.parquet`` and the trial's tables.
+
+``metrics.parquet`` holds all evaluation rows of a trial; sweeps and `asdray.load_results` read no other file.
+"""
 
 from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from asdray import store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import SUBSETS, Subset, get_year
-from asdray.evaluation import naming, tables
+from asdray.evaluation import tables
 from asdray.stages.state import Outcome, table_step
 from asdray.store import Places, TrialDir
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def table(
@@ -32,19 +31,18 @@ def table(
     *,
     overwrite: bool = False,
 ) -> Outcome:
-    """Writes ``metrics.parquet`` and per checkpoint ``official<YY>-{dev,eval}.csv``.
+    """Writes ``metrics.parquet`` and, per checkpoint, ``official<YY>-{dev,eval}.csv``.
 
-    Over the trial's machines and any others that are evaluated (see `asdray.stages.state.table_step`);
-    a total is null unless all of them are.
+    Tables cover the trial's machines and any further evaluated machine of its folder, see
+    `asdray.stages.state.table_step`; a total is null unless all machines are evaluated.
 
     Args:
-        backends: those asked for that apply to the trial; a missing one gets an empty row.
-        overwrite: do it again although it is done.
+        backends: backends of the trial; one without scores gets an empty row.
+        overwrite: repeat the work if it is done.
 
     Raises:
         ValueError: no machine is evaluated yet.
     """
-    backends = tuple(backends)
     dataset = load_dataset(places.data, trial.dcase)
     dataset.require(trial.machines)
     directory = store.trial_dir(places.results, trial)
@@ -55,20 +53,14 @@ def table(
         if not step.inputs:
             raise ValueError(f"{trial.name}: no machine is evaluated yet: run `asdray evaluate` first")
         started = time.time()
-        checkpoints, machines = _covered(trial, step.inputs)
-        expected = [path for ckpt in checkpoints for _, path in _paths(trial, directory, ckpt, "official")]
+        names = dict.fromkeys(name.partition("/")[0] for name in step.inputs)
+        expected = [path for ckpt in names for _, path in _paths(trial, directory, ckpt, "official")]
         store.begin(step.folder, step.stage, [directory.metrics, *expected])
-        rows, options = _gather(trial, directory, step.inputs)
-        with store.atomic_path(directory.metrics) as temporary:
-            pq.write_table(rows, temporary)
-        labels = _labels(backends, options)
-        written = _write(
-            trial, directory, rows.to_pandas(), checkpoints, machines, labels, "official", dataset.kind
-        )
+        rows, labels = _gather(trial, directory, step.inputs, backends)
+        store.write_parquet(directory.metrics, rows)
+        written = _write(trial, rows, labels, directory, step.inputs, "official", dataset.kind)
         for path in directory.root.glob("output/*/*.csv"):
-            if path not in written:
-                # Of another metric, or of an earlier run over more machines or checkpoints: it would no
-                # longer belong to metrics.parquet.
+            if path not in written:  # of another metric, or of more machines or checkpoints than now
                 path.unlink(missing_ok=True)
         outputs = [directory.metrics, *written]
         marker = store.mark_done(
@@ -80,12 +72,12 @@ def table(
 def metric_tables(
     trial: Trial, checkpoints: Iterable[str], backends: Iterable[Backend], places: Places, metric: str
 ) -> list[Path]:
-    """Writes per checkpoint the tables of another metric, ``s_auc23-{dev,eval}.csv``, and returns them.
+    """Writes the tables of another metric, such as ``s_auc23-{dev,eval}.csv``, and returns their paths.
 
-    They are views on request: no marker names them, and making the trial's table anew removes them.
+    No marker names these files; `table` removes them when it runs again.
 
     Args:
-        backends: as for `table`.
+        backends: see `table`.
 
     Raises:
         ValueError: an unknown metric, or a trial whose table is not done.
@@ -98,22 +90,8 @@ def metric_tables(
         step = table_step(trial, checkpoints, places, dataset)
         if step.marker is None or not step.inputs:
             raise ValueError(f"the table of {trial.name} is not done: run `asdray table` first")
-        rows, options = _gather(trial, directory, step.inputs)
-        covered = _covered(trial, step.inputs)
-        labels = _labels(backends, options)
-        return _write(trial, directory, rows.to_pandas(), *covered, labels, metric, dataset.kind)
-
-
-def _covered(trial: Trial, evaluated: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Checkpoints that are evaluated, and the machines that their tables are over."""
-    pairs = [name.split("/") for name in evaluated]
-    known = {*trial.machines, *(machine for _, machine in pairs)}
-    machines = [m for m in get_year(trial.dcase).all_machines if m in known]
-    return list(dict.fromkeys(ckpt for ckpt, _ in pairs)), machines
-
-
-def _labels(backends: Iterable[Backend], options: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    return naming.backend_labels({backend_id(b): b.model_dump(mode="json") for b in backends} | dict(options))
+        rows, labels = _gather(trial, directory, step.inputs, backends)
+        return _write(trial, rows, labels, directory, step.inputs, metric, dataset.kind)
 
 
 def _paths(trial: Trial, directory: TrialDir, ckpt: str, metric: str) -> list[tuple[Subset, Path]]:
@@ -123,36 +101,43 @@ def _paths(trial: Trial, directory: TrialDir, ckpt: str, metric: str) -> list[tu
 
 def _write(
     trial: Trial,
-    directory: TrialDir,
-    rows: pd.DataFrame,
-    checkpoints: Iterable[str],
-    machines: Sequence[str],
+    rows: pa.Table,
     labels: Mapping[str, str],
+    directory: TrialDir,
+    evaluated: Iterable[str],
     metric: str,
     dataset: str,
 ) -> list[Path]:
-    """Writes the tables of one metric, of the subsets in which there is a machine."""
+    """Writes the tables of one metric, of every subset in which the trial has a machine.
+
+    Args:
+        evaluated: ``<checkpoint>/<machine>`` of every evaluation.
+    """
+    pairs = [name.split("/") for name in evaluated]
+    known = {*trial.machines, *(machine for _, machine in pairs)}
+    machines = [m for m in get_year(trial.dcase).all_machines if m in known]
+    frame = rows.to_pandas()
     written = []
-    for ckpt in checkpoints:
-        of_ckpt = rows[rows["checkpoint"] == ckpt]
+    for ckpt in dict.fromkeys(ckpt for ckpt, _ in pairs):
+        of_ckpt = frame[frame["checkpoint"] == ckpt]
         for subset, path in _paths(trial, directory, ckpt, metric):
             if tables.machines_in(trial.dcase, subset, machines):
-                frame = tables.trial_table(of_ckpt, trial.dcase, subset, machines, labels, metric)
-                tables.write_csv(frame, path, dataset)
+                scores = tables.trial_table(of_ckpt, trial.dcase, subset, machines, labels, metric)
+                tables.write_csv(scores, path, dataset)
                 written.append(path)
     return written
 
 
 def _gather(
-    trial: Trial, directory: TrialDir, evaluated: Iterable[str]
-) -> tuple[pa.Table, dict[str, Mapping[str, Any]]]:
-    """All evaluation rows, and the options of every backend in them.
+    trial: Trial, directory: TrialDir, evaluated: Iterable[str], backends: Iterable[Backend]
+) -> tuple[pa.Table, dict[str, str]]:
+    """All evaluation rows, and the labels of ``backends`` and of all evaluated backends.
 
     Args:
-        evaluated: ``<checkpoint>/<machine>``.
+        evaluated: ``<checkpoint>/<machine>`` of every evaluation.
     """
     rows: list[dict[str, Any]] = []
-    options: dict[str, Mapping[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = {}
     for name in evaluated:
         ckpt, machine = name.split("/")
         head = {
@@ -168,6 +153,7 @@ def _gather(
                 value = float(row["value"]) if row["value"] else None
                 rows.append({**head, **row, "section": int(row["section"]), "value": value})
         marker = store.read_marker(directory.machine(ckpt, machine), "evaluate")
-        assert marker is not None, "it was done a moment ago, and the trial's lease is ours"
+        assert marker is not None, "evaluated, under the trial's lease"
         options.update(sorted(marker.extra["backends"].items()))
-    return pa.Table.from_pylist(rows, schema=tables.SCHEMA), options
+    labels = tables.backend_labels({backend_id(b): b.model_dump(mode="json") for b in backends} | options)
+    return pa.Table.from_pylist(rows, schema=tables.SCHEMA), labels

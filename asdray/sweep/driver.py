@@ -15,7 +15,7 @@ from asdray.config.backend import Umap
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.stages import state
-from asdray.stages.describe import write_trial
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed

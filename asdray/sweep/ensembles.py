@@ -1,11 +1,15 @@
-"""The ensembles of a sweep: which trials are in which, and the leaderboard rows that they give."""
+"""The ensembles of a sweep: the choice of their members, and their rows of the leaderboard.
+
+A member is a leaderboard row (system and backend) of one checkpoint. An ensemble combines the scores of its
+members' trials of one year, per seed or over all seeds, see `asdray.stages.ensemble`.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from asdray import store
@@ -20,18 +24,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from asdray.evaluation.tables import Tables
+    from asdray.evaluation.tables import TableContext, Tables
 
 HOW = {"zscore": "zscore", "rank": "transductive rank"}
-"""What tables call the ways to combine."""
+"""Names of the combinations in tables."""
 
 Key = tuple[str, str]
-"""(system, backend id): a leaderboard row of a checkpoint."""
+"""(system, backend id): a leaderboard row of one checkpoint."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A leaderboard row to be: ``members`` are None until they are chosen."""
+class EnsembleRow:
+    """A planned leaderboard row; ``members`` is None until scores choose the members."""
 
     ensemble: Ensemble
     system: str
@@ -40,11 +44,11 @@ class Row:
     members: tuple[Key, ...] | None
 
 
-def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[Row]:
-    """The rows that a sweep's ensembles will give.
+def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[EnsembleRow]:
+    """The leaderboard rows of a sweep's ensembles.
 
     Raises:
-        ValueError: a name that no row has; more rows asked for than there are; an ensemble of one.
+        ValueError: a name that no row has, a ``k`` above the number of rows, an ensemble of one trial.
     """
     keys = _keys(sweep, trials)
     rows = []
@@ -54,7 +58,8 @@ def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[Row]:
             for ckpt in sweep.checkpoints:
                 for (system, backend), own in keys.items():
                     if not own[0].system.frontend.has_one_seed:
-                        rows.append(Row(one, f"{one.name}-{system}", ckpt, backend, ((system, backend),)))
+                        name = f"{one.name}-{system}"
+                        rows.append(EnsembleRow(one, name, ckpt, backend, ((system, backend),)))
             continue
         members: tuple[Key, ...] | None = None
         if one.of == "top":
@@ -65,12 +70,12 @@ def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[Row]:
             members = tuple(dict.fromkeys(key for name in one.of for key in _named(name, keys, where)))
             if len(members) < 2 and (one.per_seed or len(keys[members[0]]) < 2):
                 raise ValueError(f"{where}: an ensemble of {'/'.join(members[0])} alone is no other system")
-        rows += [Row(one, one.name, ckpt, one.combine, members) for ckpt in sweep.checkpoints]
+        rows += [EnsembleRow(one, one.name, ckpt, one.combine, members) for ckpt in sweep.checkpoints]
     return rows
 
 
 def _keys(sweep: Sweep, trials: Iterable[Trial]) -> dict[Key, list[Trial]]:
-    """Every row of a checkpoint, in the order of the leaderboard, with its trials of all years."""
+    """The trials of all years of every leaderboard row, in the order of the leaderboard."""
     keys: dict[Key, list[Trial]] = {}
     for trial in trials:
         for backend in trial.backends(sweep.backends):
@@ -79,7 +84,7 @@ def _keys(sweep: Sweep, trials: Iterable[Trial]) -> dict[Key, list[Trial]]:
 
 
 def _named(name: str, keys: Mapping[Key, Sequence[Trial]], where: str) -> list[Key]:
-    """The rows that ``<recipe or system>[/<backend>]`` names."""
+    """The rows with the name ``<recipe or system>[/<backend>]``."""
     of, slash, backend = name.partition("/")
     systems = [key for key, own in keys.items() if of in (key[0], own[0].recipe)]
     if not systems:
@@ -89,40 +94,36 @@ def _named(name: str, keys: Mapping[Key, Sequence[Trial]], where: str) -> list[K
         )
     found = [k for k in systems if not slash or backend in (k[1], k[1].rpartition("-")[0])]
     if not found:
-        there = list(dict.fromkeys(n for _, b in systems for n in (b.rpartition("-")[0], b)))
+        names = list(dict.fromkeys(n for _, b in systems for n in (b.rpartition("-")[0], b)))
         raise ValueError(
-            f"{where}: {of} has no backend {backend!r}{nearest(backend, there)} (it has: {', '.join(there)})"
+            f"{where}: {of} has no backend {backend!r}{nearest(backend, names)} (it has: {', '.join(names)})"
         )
     return found
 
 
-# -------------------------------------------------------------------------------------------- making them
+# --------------------------------------------------------------------------------------- combined scores
 
 
 @dataclass(frozen=True)
-class MadeRow:
-    """A row as it stands.
+class Combined:
+    """A leaderboard row with the evaluations that exist.
 
     Attributes:
-        text: what it is made of.
-        selected_by: what chose its members.
-        seeds: year -> the seeds that it must have, to be complete; `ALL_SEEDS` for one of all.
-        paths: the ``metrics.parquet`` of those that are there.
+        text: the combination and its members, readable.
+        selected_by: how the members were chosen.
+        classes_from: the clips that define the training classes of the members, of all members together.
+        best_by: the losses that choose the checkpoint ``best`` of the members.
+        seeds: dcase -> the seeds of a complete row; `ALL_SEEDS` for one ensemble over all seeds.
+        paths: the ``metrics.parquet`` of the ensembles that could be made.
     """
 
-    row: Row
+    row: EnsembleRow
     text: str
     selected_by: str
+    classes_from: str
+    best_by: str
     seeds: Mapping[str, tuple[int, ...]]
     paths: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a sweep's ensembles came to; ``notes``: sentences on those that could not be made."""
-
-    rows: tuple[MadeRow, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def make(
@@ -131,22 +132,23 @@ def make(
     datasets: Mapping[str, Dataset],
     places: Places,
     tables: Tables,
-    labels: Mapping[str, str],
-) -> Made:
-    """Combines and evaluates what can be: ensembles whose members are all scored.
+    context: TableContext,
+) -> tuple[list[Combined], list[str]]:
+    """Combines and evaluates the ensembles whose members are all scored; removes ensembles of older runs.
 
-    Nothing is done twice: see `asdray.stages.ensemble`. What lies in the folder of ensembles and is none of
-    now is removed.
+    Finished ensembles are reused, see `asdray.stages.ensemble`.
 
     Args:
-        tables: of the sweep's own rows and the official score; they choose the best.
-        labels: backend id -> label.
+        tables: official scores of the sweep's own rows; they choose the best rows.
+
+    Returns:
+        The rows, and sentences on ensembles that could not be made.
     """
-    from asdray.stages.ensemble import ALL_SEEDS, METRICS, Identity, Member, ensemble, scores_of
+    from asdray.stages.ensemble import ALL_SEEDS
 
     keys = _keys(sweep, trials)
-    digests: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-    made: list[MadeRow] = []
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    rows: list[Combined] = []
     notes: list[str] = []
     for row in plan(sweep, trials):
         one = row.ensemble
@@ -154,48 +156,85 @@ def make(
         seeds: dict[str, tuple[int, ...]] = {}
         paths: list[Path] = []
         for dcase, dataset in datasets.items():
-            machines = sweep.machines_of(dcase)
             groups = _groups(keys, members, dcase, one.per_seed)
             if members is None:
                 groups = {s: [] for s in (sweep.seeds if one.per_seed else (None,))}
             seeds[dcase] = tuple(ALL_SEEDS if s is None else s for s in groups)
             for seed, group in groups.items():
-                chosen = []
-                for trial, backend in group:
-                    at = (trial.name, row.checkpoint)
-                    if at not in digests:
-                        digests[at] = scores_of(trial, row.checkpoint, machines, places, dataset)
-                    chosen.append(Member(trial, backend, digests[at].get(backend, {})))
-                if not chosen or any(set(machines) - set(m.scores) for m in chosen):
-                    continue
-                identity = Identity(dcase, row.system, seed, row.checkpoint, row.backend)
-                folder = store.ensemble_dir(
-                    places.results, sweep.name, row.system, row.checkpoint, row.backend, dcase, seed
-                )
                 try:
-                    ensemble(identity, one.combine, chosen, machines, folder, places, dataset)
+                    path = _combine(sweep, row, group, seed, dataset, places, found)
                 except ValueError as error:
                     notes.append(f"Not made: {error}.")
                 else:
-                    paths.append(folder / METRICS)
-        text = _described(row, members, labels, keys)
-        made.append(MadeRow(row, text, _selected_by(one, n_compared), seeds, tuple(paths)))
-    if any(one.row.ensemble.combine == "rank" for one in made):
+                    paths += [path] if path else []
+        best = f"official_dev ({one.chosen_by}, top {one.k} of {n_compared})"
+        rows.append(
+            Combined(
+                row,
+                _described(row, members, context.labels, keys),
+                "fixed" if one.chosen_by is None else best,
+                # "" < "train" < "train+test"
+                max((context.classes_from[system] for system, _ in row.members or ()), default=""),
+                "+".join(sorted({context.best_by[system] for system, _ in row.members or ()} - {"fixed"})),
+                seeds,
+                tuple(paths),
+            )
+        )
+    if any(one.row.ensemble.combine == "rank" for one in rows):
         notes.append(
             f"{HOW['rank'].capitalize()}: a clip's score depends on which other test clips it is ranked "
             "with; z-scores are made with the training scores alone."
         )
-    there = {path.parent for one in made for path in one.paths}
-    _remove_others(store.ensembles_dir(places.results, sweep.name), there)
-    return Made(tuple(made), tuple(notes))
+    current = {path.parent for one in rows for path in one.paths}
+    for folder in store.ensembles_dir(places.results, sweep.name).glob("*/*/*/*/"):
+        if folder not in current:  # `load_results` reads every ensemble in the folder
+            shutil.rmtree(folder, ignore_errors=True)
+    return rows, notes
+
+
+def _combine(
+    sweep: Sweep,
+    row: EnsembleRow,
+    group: Sequence[tuple[Trial, str]],
+    seed: int | None,
+    dataset: Dataset,
+    places: Places,
+    found: dict[tuple[str, str], dict[str, dict[str, str]]],
+) -> Path | None:
+    """The ``metrics.parquet`` of one ensemble of one year; None while a member lacks scores of a machine.
+
+    Args:
+        group: trials with their backends.
+        found: (trial, checkpoint) -> `asdray.stages.ensemble.scores_of`, filled here.
+
+    Raises:
+        ValueError: scores that cannot be combined.
+    """
+    from asdray.stages.ensemble import METRICS, Identity, Member, ensemble, scores_of
+
+    machines = sweep.machines_of(dataset.dcase)
+    members = []
+    for trial, backend in group:
+        at = (trial.name, row.checkpoint)
+        if at not in found:
+            found[at] = scores_of(trial, row.checkpoint, machines, places, dataset)
+        members.append(Member(trial, backend, found[at].get(backend, {})))
+    if not members or any(set(machines) - set(m.scores) for m in members):
+        return None
+    identity = Identity(dataset.dcase, row.system, seed, row.checkpoint, row.backend)
+    folder = store.ensemble_dir(
+        places.results, sweep.name, row.system, row.checkpoint, row.backend, dataset.dcase, seed
+    )
+    ensemble(identity, row.ensemble.combine, members, machines, folder, places, dataset)
+    return folder / METRICS
 
 
 def _groups(
     keys: Mapping[Key, Sequence[Trial]], members: Sequence[Key] | None, dcase: str, per_seed: bool
 ) -> dict[int | None, list[tuple[Trial, str]]]:
-    """Seed (None = all) -> the trials of one year that make an ensemble, each with its backend.
+    """Seed (None = all seeds) -> the trials of one year in an ensemble, each with its backend.
 
-    What is the same for all seeds stands in the ensemble of each.
+    Trials without a seed of their own belong to the ensemble of every seed.
     """
     own = [(t, key[1]) for key in members or () for t in keys[key] if t.dcase == dcase]
     if not per_seed:
@@ -207,29 +246,29 @@ def _groups(
     }
 
 
-def _best(row: Row, tables: Tables) -> tuple[tuple[Key, ...] | None, int]:
-    """The best rows of the checkpoint, None while fewer than asked for are complete; and how many are."""
+def _best(row: EnsembleRow, tables: Tables) -> tuple[tuple[Key, ...] | None, int]:
+    """The ``k`` best complete rows of the checkpoint (None if fewer), and the number of complete rows."""
     from asdray.evaluation import metrics
 
     by = row.ensemble.chosen_by
     assert by is not None
     assert row.ensemble.k is not None
     names = {f"{dcase}-{subset}": table for (dcase, subset), table in tables.items()}
-    over = averaged(by, tuple(names)) if by in MEANS else (by,)
+    over = averaged(by, tuple(names))
     values: dict[Key, list[float]] = {}
     for name in over:
         for line in names[name].to_dict("records"):
             whole = 0 < line["n_expected"] == line["n"] and not math.isnan(line["total_mean"])
             if line["checkpoint"] == row.checkpoint and whole:
                 values.setdefault((line["system"], line["backend_id"]), []).append(line["total_mean"])
-    mean = metrics.harmonic_mean if by.endswith("hmean") else metrics.arithmetic_mean
-    whole_rows = {key: mean(own) or 0.0 for key, own in values.items() if len(own) == len(over)}
-    best = sorted(whole_rows, key=lambda key: -whole_rows[key])[: row.ensemble.k]
-    return tuple(best) if len(best) == row.ensemble.k else None, len(whole_rows)
+    mean = metrics.MEAN_FUNCTIONS[MEANS[by].kind if by in MEANS else "arithmetic"]
+    complete = {key: mean(own) or 0.0 for key, own in values.items() if len(own) == len(over)}
+    best = sorted(complete, key=lambda key: -complete[key])[: row.ensemble.k]
+    return tuple(best) if len(best) == row.ensemble.k else None, len(complete)
 
 
 def _described(
-    row: Row,
+    row: EnsembleRow,
     members: Sequence[Key] | None,
     labels: Mapping[str, str],
     keys: Mapping[Key, Sequence[Trial]],
@@ -244,74 +283,37 @@ def _described(
     return f"{how} of {named}{'' if one.per_seed else ', all seeds'}"
 
 
-def _remove_others(folder: Path, keep: set[Path]) -> None:
-    """Removes ensembles that are none of now: they would stand in what reads the folder."""
-    for path in folder.glob("*/*/*/*/"):
-        if path not in keep:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------------------- their rows
-
-
-def leaderboard_rows(
-    made: Made,
-    machines: Mapping[str, Sequence[str]],
-    label_sources: Mapping[str, str],
-    dataset: str,
-    labels: Mapping[str, str],
-    metric: str,
-    best_by: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """What the ensembles give to a leaderboard: `asdray.evaluation.leaderboard.build`'s ``extra``.
-
-    Args:
-        best_by: of the sweep's own systems, as for `asdray.evaluation.leaderboard.build`.
-    """
+def leaderboard_rows(made: Sequence[Combined], context: TableContext, metric: str) -> list[dict[str, Any]]:
+    """The ensembles' rows of the leaderboard, see ``extra`` of `asdray.evaluation.leaderboard.build`."""
     import pandas as pd
 
     from asdray.evaluation import leaderboard, tables
     from asdray.stages.ensemble import RECIPE
 
-    found: list[dict[str, Any]] = []
-    for selected_by in dict.fromkeys(one.selected_by for one in made.rows):
-        own = [one for one in made.rows if one.selected_by == selected_by]
-        planned = pd.DataFrame(
-            [
-                (dcase, RECIPE, one.row.system, seed, one.row.checkpoint, one.row.backend)
-                for one in own
-                for dcase, seeds in one.seeds.items()
-                for seed in seeds
-            ],
-            columns=["dcase", *tables.TRIAL_KEYS],
-        )
-        rows = tables.load_rows([path for one in own for path in one.paths], metric)
-        known = {one.row.backend: labels.get(one.row.backend, one.row.backend) for one in own}
-        made_tables = tables.sweep_tables(rows, planned, machines, known, {}, metric)
-        texts = {(one.row.system, one.row.checkpoint, one.row.backend): one.text for one in own}
-        best = {
-            one.row.system: "+".join(
-                sorted({best_by[system] for system, _ in one.row.members or ()} - {"fixed"})
-            )
-            or "fixed"
-            for one in own
-        }
-        rows_of = leaderboard.rows_of(made_tables, machines, label_sources, dataset, selected_by, best)
-        for row in rows_of:
-            key = (row["system"], row["checkpoint"], row["backend_id"])
-            found.append({**row, "options": texts[key]})
-    return found
-
-
-def _selected_by(ensemble: Ensemble, n_compared: int) -> str:
-    """``official_dev (dev_amean, top 3 of 20)``: how many rows the best were chosen among."""
-    if ensemble.chosen_by is None:
-        return "fixed"
-    return f"official_dev ({ensemble.chosen_by}, top {ensemble.k} of {n_compared})"
-
-
-def best_by(trial: Trial) -> str:
-    """What the checkpoint ``best`` of a trial is the best of."""
-    if not trial.system.frontend.learns:
-        return "fixed"
-    return "held_out_loss" if getattr(trial.system.frontend, "validation", 0) else "train_loss"
+    if not made:
+        return []
+    by_key = {(one.row.system, one.row.checkpoint, one.row.backend): one for one in made}
+    planned = pd.DataFrame(
+        [
+            (dcase, RECIPE, system, seed, checkpoint, backend)
+            for (system, checkpoint, backend), one in by_key.items()
+            for dcase, seeds in one.seeds.items()
+            for seed in seeds
+        ],
+        columns=["dcase", *tables.TRIAL_KEYS],
+    )
+    scores = tables.load_rows([path for one in made for path in one.paths], metric)
+    context = replace(
+        context,
+        labels={key[2]: context.labels.get(key[2], key[2]) for key in by_key},
+        best_by={one.row.system: one.best_by or "fixed" for one in made},
+    )
+    rows = leaderboard.rows_of(tables.sweep_tables(scores, planned, context, metric), context)
+    for row in rows:
+        one = by_key[row["system"], row["checkpoint"], row["backend_id"]]
+        row |= {"options": one.text, "classes_from": one.classes_from}
+        if one.selected_by != "fixed":
+            row["selected_by"] = one.selected_by
+    first = list(dict.fromkeys(one.selected_by for one in made))
+    keys = {key: first.index(one.selected_by) for key, one in by_key.items()}
+    return sorted(rows, key=lambda row: keys[row["system"], row["checkpoint"], row["backend_id"]])

@@ -92,7 +92,7 @@ def _official_dev(
 
 def _dev_rows(path: Path) -> dict[str, float | None]:
     """Backend id -> official score of one machine on the dev subset."""
-    from asdray.evaluation.machine import ALL_SECTIONS
+    from asdray.evaluation.metrics import ALL_SECTIONS
 
     with open(path, newline="", encoding="utf-8") as file:
         return {

@@ -76,9 +76,11 @@ class Report:
 
     def write(self, then: Callable[[], None] = lambda: None) -> Leaderboard:
         """Writes everything; ``then``: what is done with it, which costs the driver's loop time too."""
+        from asdray.evaluation.tables import write_trials
+
         started = time.monotonic()
         _tidy()  # the driver's memory is largest while it writes
-        outputs.write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
+        write_trials(self.rows, store.sweep_dir(self._places.results, self._sweep.name))
         board = outputs.write_results(self._sweep, self._jobs, self._places)
         then()
         _tidy()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
-from asdray.stages.describe import write_trial
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.changes import changes

@@ -68,11 +68,13 @@ def tabulate(root: Path) -> None:
         ],
         columns=["dcase", *tables.TRIAL_KEYS],
     )
-    machines = {DCASE: get_year(DCASE).all_machines}
-    made = tables.sweep_tables(rows, planned, machines, {b: b for b in BACKENDS}, {})
+    context = tables.TableContext(
+        {DCASE: get_year(DCASE).all_machines}, "official", {DCASE: "evaluator"}, {b: b for b in BACKENDS}
+    )
+    made = tables.sweep_tables(rows, planned, context)
     tables.write_tables(made, root / "out" / "tables", "official")
     theirs = published.leaderboard_rows([f"{DCASE}-{subset}" for subset in SUBSETS])
-    board = leaderboard.build(made, machines, {DCASE: "official"}, {DCASE: "evaluator"}, extra=theirs)
+    board = leaderboard.build(made, context, extra=theirs)
     assert board.frame["rank"].notna().sum() == SYSTEMS * len(BACKENDS)
     leaderboard_text.write(board, root / "out")
     seconds = time.monotonic() - start

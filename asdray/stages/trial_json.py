@@ -1,4 +1,4 @@
-"""``trial.json``: what a trial is, written before anything else of it."""
+"""``trial.json``, the description of a trial, written before all its other files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from asdray.store import Places
 
 
 class PluginCopy(Config):
-    """A plugin that the trial depends on: where it was, and the content that the trial keeps a copy of."""
+    """A plugin of the trial: its original path, and the hash of the copy in the trial's folder."""
 
     path: str
     sha256: str
 
 
 class Description(Config):
-    """What the stage commands read of ``trial.json``; the rest of it is for people."""
+    """The part of ``trial.json`` that stage commands read; further entries are for people."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,10 +56,13 @@ def write_trial(
     places: Places,
     dataset: Dataset,
 ) -> Path:
-    """Writes ``trial.json`` unless it already says the same, and returns the trial's folder.
+    """Writes ``trial.json`` and copies of the trial's plugins; an equal description is left as it is.
 
-    It holds all that the stage commands need to go on by hand, and the provenance of its first writing;
-    each stage's marker holds that of the stage.
+    The description suffices to run the trial's stages by hand. Its provenance is that of the first writing;
+    each stage's record holds the provenance of the stage.
+
+    Returns:
+        The trial's folder.
     """
     backends = list(backends)
     description: dict[str, Any] = {
@@ -94,13 +97,13 @@ def write_trial(
 
 
 def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
-    """The trial in ``folder``, what its ``trial.json`` says, and the results root that holds it.
+    """The trial in ``folder``, its description, and the results root above.
 
     Raises:
-        ValueError: not a trial's folder, one that was moved out of its place, or a damaged file.
+        ValueError: not a trial's folder, a folder that was moved, or a damaged file.
     """
     folder = folder.expanduser().absolute()
-    path = folder / "trial.json"
+    path = store.TrialDir(folder).trial_json
     if not path.is_file():
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
     try:
@@ -125,10 +128,10 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
 
 
 def _activate_plugins(value: Any, folder: Path) -> None:
-    """Adds what the plugins of a trial add, as they were when it was made.
+    """Loads the trial's copies of its plugins.
 
     Raises:
-        ValueError: its copy of one is missing or damaged.
+        ValueError: a missing or damaged copy.
     """
     for entry in value.get("plugins", ()) if isinstance(value, dict) else ():
         known = validate(PluginCopy, entry, "plugins")
