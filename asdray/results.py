@@ -107,9 +107,8 @@ def _sweep_frame(folder: SweepDir) -> pd.DataFrame:
         pairs = pc.binary_join_element_wise(rows["dcase"], rows["machine"], "/")
         return rows.filter(pc.and_(keep, _is_in(pairs, machines)))
 
-    ensembles = sorted(store.ensembles_dir(results, folder.root.name).glob("*/*/*/*/metrics.parquet"))
     trials = [TrialDir(results / row["directory"]) for row in planned]
-    frame = _frame(trials, lambda systems: swept, of_sweep, ensembles)
+    frame = _frame(trials, lambda systems: swept, of_sweep, folder.ensemble_metrics())
     parts = {(row["dcase"], row["system"], row["seed"]): row.get("part") for row in planned}
     keys = zip(frame["dcase"], frame["system"], frame["seed"], strict=True)
     part = pd.Series([parts.get(key) for key in keys], frame.index, "str")

@@ -212,6 +212,15 @@ class SweepDir:
         """The sweep's scores beside published scores, as ``csv`` or ``md``."""
         return self.root / f"beside_published.{suffix}"
 
+    def replaceable(self) -> list[Path]:
+        """Existing tables, leaderboards of other metrics and `beside_published`: all may be out of date."""
+        patterns = ("tables/*.csv", "leaderboard-*", "beside_published.*")
+        return [path for pattern in patterns for path in self.root.glob(pattern)]
+
+    def ensemble_metrics(self) -> list[Path]:
+        """The evaluation rows of every ensemble of the sweep."""
+        return sorted(self.root.glob("ensembles/*/*/*/*/metrics.parquet"))
+
 
 def ensembles_dir(results: Path, sweep: str) -> Path:
     """Everything of a sweep's ensembles."""
@@ -224,6 +233,11 @@ def ensemble_dir(
     """The folder of one ensemble: of one seed's trials, or (None) of trials of all seeds."""
     name = "seeds" if seed is None else f"seed{seed}"
     return ensembles_dir(results, sweep) / system / f"{ckpt}-{backend}" / dcase / name
+
+
+def ensemble_metrics(folder: Path) -> Path:
+    """The evaluation rows of one ensemble."""
+    return folder / "metrics.parquet"
 
 
 # ------------------------------------------------------------------------------------- atomic writing

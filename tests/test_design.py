@@ -103,17 +103,11 @@ RESULT_FILES = re.compile(
     re.VERBOSE,
 )
 SPELL_RESULT_FILES = {
-    "evaluation.leaderboard_text",
-    "results",
-    "stages.compare",
-    "stages.describe",
-    "stages.ensemble",
     "stages.history",
     "stages.train",
     "sweep.dry_run",
     "sweep.live",
     "sweep.others",
-    "sweep.outputs",
     "sweep.pieces",
     "sweep.run",
     "sweep.seen",

@@ -64,7 +64,7 @@ def find_trials(name: str, results: Path) -> list[Path]:
     folder = Path(name).expanduser()
     if TrialDir(folder).trial_json.is_file():
         return [folder]
-    if below := sorted(path.parent for path in folder.glob("seed*/trial.json")):
+    if below := sorted(path for path in folder.glob("seed*") if TrialDir(path).trial_json.is_file()):
         return below
     everything = [trial.root for trial in store.trial_dirs(results)]
     systems = sorted({path.parent.name for path in everything})

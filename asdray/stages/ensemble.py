@@ -36,8 +36,6 @@ RECIPE = "ensemble"
 ALL_SEEDS = -1
 """The ``seed`` of an ensemble over all seeds in tables."""
 
-METRICS = "metrics.parquet"
-
 
 @dataclass(frozen=True)
 class Member:
@@ -100,7 +98,7 @@ def ensemble(
         started = time.time()
         paths = {machine: folder / f"{machine}.parquet" for machine in machines}
         description = folder / "ensemble.json"
-        outputs = [*paths.values(), folder / METRICS, description]
+        outputs = [*paths.values(), store.ensemble_metrics(folder), description]
         store.begin(folder, step.stage, outputs)
         table = manifest.load_manifest(places.data, identity.dcase)
         rows: list[dict[str, object]] = []
@@ -110,7 +108,7 @@ def ensemble(
             except ValueError as error:
                 raise ValueError(f"{identity.system} {identity.dcase}: {machine}: {error}") from None
             rows += [row | {"dataset": dataset.kind} for row in found]
-        store.write_parquet(folder / METRICS, pa.Table.from_pylist(rows, schema=SCHEMA))
+        store.write_parquet(store.ensemble_metrics(folder), pa.Table.from_pylist(rows, schema=SCHEMA))
         store.write_json(
             description,
             {

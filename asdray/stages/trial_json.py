@@ -109,7 +109,7 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         _activate_plugins(value, folder)
-        description = validate(Description, value, "trial.json")
+        description = validate(Description, value, path.name)
         machines = check_machines(description.dcase, description.machines)
     except ValueError as error:
         reason = "; ".join(str(error).splitlines())

@@ -210,7 +210,7 @@ def _combine(
     Raises:
         ValueError: scores that cannot be combined.
     """
-    from asdray.stages.ensemble import METRICS, Identity, Member, ensemble, scores_of
+    from asdray.stages.ensemble import Identity, Member, ensemble, scores_of
 
     machines = sweep.machines_of(dataset.dcase)
     members = []
@@ -226,7 +226,7 @@ def _combine(
         places.results, sweep.name, row.system, row.checkpoint, row.backend, dataset.dcase, seed
     )
     ensemble(identity, row.ensemble.combine, members, machines, folder, places, dataset)
-    return folder / METRICS
+    return store.ensemble_metrics(folder)
 
 
 def _groups(

@@ -103,10 +103,9 @@ def write_results(
     written += leaderboard_text.write(board, folder.root)
     if len(beside := published.beside(board)):
         written += leaderboard_text.write_beside(beside, board, folder.root)
-    for pattern in ("tables/*.csv", "leaderboard-*", "beside_published.*"):
-        for path in folder.root.glob(pattern):
-            if path not in written:
-                path.unlink()
+    for path in folder.replaceable():
+        if path not in written:
+            path.unlink()
     return board
 
 
