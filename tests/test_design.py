@@ -161,6 +161,28 @@ def test_readme_names_only_targets_and_files_that_exist():
         assert (ROOT / path).exists(), path
 
 
+def modules_of_readme():
+    """Module -> description, of the tree in the README: two spaces per level, ``name/`` opens a folder."""
+    tree = re.search(r"^asdray/\n(.*?)^\S", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    folders, described = [], {}
+    for line in tree[1].splitlines():
+        indent, name, text = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()
+        folders = folders[: len(indent) // 2 - 1]
+        if name.endswith("/"):
+            folders.append(name.removesuffix("/"))
+        else:
+            described[".".join([*folders, name])] = text
+    return described
+
+
+def test_readme_describes_every_module_and_no_other():
+    described = modules_of_readme()
+    assert all(described.values())
+    modules = {name_of(path) for path in MODULES if not path.stem.startswith("__")}
+    assert not modules - set(described), "a module without a line in the README's tree"
+    assert not set(described) - modules, "a line in the README's tree without a module"
+
+
 @pytest.mark.parametrize(
     "path", [*(ROOT / "sweeps").glob("*.yaml"), *(ROOT / "benchmarks").glob("*.yaml")], ids=lambda p: p.stem
 )
