@@ -78,7 +78,7 @@ class FrontendConfig(Config):
         takes_any_length: True if clips may have any length.
         reads_audio: False if embeddings come from the input file of kind ``embeddings`` instead of audio.
         test_classes: the parts of a class (machine, section, attributes, domain) whose values among the test
-            clips training may read; empty for none.
+            clips training may read; empty for none. Modules from plugins do not get the values.
         classes_from: the clips whose attributes and domains make the classes, ``train`` or ``train+test``;
             empty without classes.
         modules: modules that a worker imports before its first task, to save the seconds that it takes.

@@ -21,7 +21,8 @@ function that implements the method::
   describes the arguments. A frontend has ``extract(waves)``. A frontend that learns also has
   ``training_data(clips, columns, batch_size, rng)`` and ``loss(batch)``. With ``needs_training_clips = True``
   a frontend also has ``prepare(clips, columns, batch_size, rng)``, which asdray calls with the training clips
-  of a machine before the extraction of the machine's clips. `asdray.frontends` describes the arguments.
+  of a machine before the extraction of the machine's clips. `asdray.frontends.base` describes all methods,
+  also those for frozen weights from a file and for learning rates per parameter group.
 * ``BACKENDS``: the configuration derives from `asdray.config.backend.BackendConfig`. ``score(config,
   references, domain, queries)`` maps the embeddings ``(N, D)`` of training clips, their domains ``(N,)``
   (``source`` or ``target``) and the embeddings ``(M, D)`` of other clips to ``(M,)`` anomaly scores. To score
