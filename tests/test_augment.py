@@ -1,4 +1,4 @@
-"""Augmentation and the heads that live on it: their laws, and their formulas clip by clip."""
+"""Augmentation, and the heads for augmented clips: distributions of the choices, and formulas clip by clip."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_masks_lie_inside_the_spectrogram(n_samples, probability, longest, seed)
         assert (masks[:, width] <= longest).all()
 
 
-def test_masks_of_both_kinds_are_independent_and_reach_everywhere():
+def test_masks_of_both_kinds_are_independent_and_cover_the_spectrogram():
     masks = draw_masks(np.random.default_rng(0), 20_000, 160_000, 0.5, 80, 80)
     time, frequency = masks[:, 1] > 0, masks[:, 3] > 0
     assert time.mean() == pytest.approx(0.5 * 80 / 81, abs=0.02)
@@ -64,14 +64,14 @@ def test_masks_of_both_kinds_are_independent_and_reach_everywhere():
     assert (masks[:, 2] + masks[:, 3]).max() == 513
 
 
-def test_masked_frames_and_bins_are_silent_and_the_rest_is_as_it_was():
+def test_masked_frames_and_bins_are_silent_and_the_rest_is_unchanged():
     rng = np.random.default_rng(0)
     waves = torch.from_numpy(rng.uniform(-1, 1, (3, 16_000)).astype(np.float32))
     masks = torch.tensor([[20, 12, 0, 0], [0, 0, 100, 60], [7, 0, 9, 0]])
     found = mask(waves, masks)
     assert found.shape == waves.shape
     assert torch.equal(found[2], waves[2]), "without a mask not a bit changes"
-    # Samples that no masked frame reaches are the same, those that only masked frames reach are zero.
+    # Samples outside of masked frames are unchanged, samples inside of masked frames only are zero.
     reached = torch.zeros(16_000 + 1024, dtype=torch.bool)
     kept = torch.zeros(16_000 + 1024, dtype=torch.bool)
     for t in range(16_000 // 256 + 1):
@@ -80,7 +80,7 @@ def test_masked_frames_and_bins_are_silent_and_the_rest_is_as_it_was():
     torch.testing.assert_close(found[0, ~reached], waves[0, ~reached], atol=1e-6, rtol=0)
     assert (~kept).sum() > 1500
     assert found[0, ~kept].abs().max() < 1e-6
-    # The band is silent in the spectrogram, what is far from it is not touched.
+    # The band is silent in the spectrogram, bins far from the band are unchanged.
     before, after = (_numpy_spectrogram(w[1].double().numpy(), 1024, 256) for w in (waves, found))
     assert np.abs(after[102:158, 2:-2]).max() < 0.02 * before[102:158].max()
     np.testing.assert_allclose(after[:90, 2:-2], before[:90, 2:-2], atol=1e-3)
@@ -105,7 +105,7 @@ def test_exchanges_permute_all_parts_but_the_first(size, n_parts, probability, s
     torch.testing.assert_close(y.sum(1), torch.ones(size))
 
 
-def test_exchanges_of_each_part_are_permutations_of_their_own():
+def test_every_part_is_exchanged_by_another_permutation():
     swapped, source = draw_exchange(np.random.default_rng(0), 1000, 3, 1.0)
     assert swapped.all()
     assert sorted(source[:, 1].tolist()) == sorted(source[:, 2].tolist()) == list(range(1000))

@@ -1,4 +1,4 @@
-"""The autoencoder's own scores against their formulas, and what is held out of its training."""
+"""The autoencoder's scores against their formulas, and the vectors that are held out from training."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_mahalanobis_equals_its_pairwise_form():
 
 
 @torch.no_grad()
-def test_the_officials_centring_batch_by_batch():
-    """As in the official baseline: a shuffled pass over what is trained on, each batch and domain for itself."""
+def test_centring_per_batch_as_in_the_official_baseline():
+    """As in the official baseline: a shuffled pass over the training vectors, each batch and domain on its own."""
     module, clips = _module(CONFIG.model_copy(update={"centring": "batch", "validation": 0.25})), _clips()
     _prepare(module, clips, DOMAINS, batch_size=16, seed=7)
     of_clip = [_errors(module, _wave(clips, i)) for i in range(5)]
@@ -114,7 +114,7 @@ def test_the_officials_centring_batch_by_batch():
 
 
 @torch.no_grad()
-def test_without_target_clips_the_source_serves_for_both():
+def test_without_target_clips_the_source_covariance_is_used():
     module, clips = _module(), _clips()
     waves = torch.rand(3, 1500) - 0.5
     _prepare(module, clips, ["source"] * 5)
@@ -132,7 +132,7 @@ def test_a_singular_covariance_is_named():
         _prepare(module, _clips(2), ["source", "target"])
 
 
-def test_scores_have_one_order_and_each_stands_once():
+def test_scores_are_ordered_and_not_repeated():
     assert CONFIG.own_scores == ("recon", "mahalanobis")
     assert CONFIG.model_validate({**CONFIG.model_dump(), "scores": ["recon", "mahalanobis"]}) == CONFIG
     with pytest.raises(ValueError, match="names 'recon' twice"):
@@ -194,7 +194,7 @@ def test_training_and_extraction_with_validation_and_both_scores(tmp_path):
     saved = torch.load(directory.checkpoint("fan", "best"), weights_only=True)["asdray"]["history"]
     assert len(saved) == int(best)
 
-    # What is held out depends on neither the interruption nor chance.
+    # The held-out vectors depend on neither the interruption nor chance.
     again = Places.of(tmp_path / "data", tmp_path / "again")
     train(trial, unit, again)
     other = store.trial_dir(again.results, trial).checkpoint("fan", "last")

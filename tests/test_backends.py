@@ -1,4 +1,4 @@
-"""Backends against brute force written from their formulas."""
+"""Backends against slow implementations of their formulas."""
 
 import sys
 import warnings
@@ -37,7 +37,7 @@ from asdray.evaluation.tables import backend_labels
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """As in the workers; two threads that wait for each other make tiny fits a hundred times slower."""
+    """One BLAS thread, as in workers: two waiting threads make tiny fits a hundred times slower."""
     with threadpool_limits(1):
         yield
 
@@ -67,7 +67,7 @@ EVERY = [
 
 
 def brute(references, domain, query, k, metric, skip=None):
-    """The formula, one query at a time."""
+    """The score of one query, by the formula of kNN."""
 
     def unit(x):
         return x / max(np.linalg.norm(x), 1e-12) if metric == "cosine" else x
@@ -162,7 +162,7 @@ def test_knn_over_many_chunks_and_no_queries():
     assert knn(references, domain, queries[:0]).shape == (0,)
 
 
-def test_wrong_input_is_said():
+def test_wrong_input_is_refused():
     references, domain, queries = data(2)
     queries[4, 1] = np.nan
     with pytest.raises(ValueError, match="1 of 15 test clips are not finite"):
@@ -179,7 +179,7 @@ def unit(x):
 
 
 def enlarged(references, domain, total, neighbors, metric, seed):
-    """References and domains with target clips made up one at a time until there are ``total``."""
+    """References and domains with synthetic target clips, added one at a time up to ``total``."""
     u = unit(references) if metric == "cosine" else references
     target = u[domain == "target"]
     near = [
@@ -229,7 +229,7 @@ def test_knn_with_smote_is_its_formula(seed, metric, k, neighbors, n_target, rat
 
 
 def test_smote_fills_the_target_domain():
-    """198 target clips beside 990 source clips: half-way between two target clips it is no longer empty."""
+    """198 target clips beside 990 source clips fill the gap between the two original target clips."""
     rng = np.random.default_rng(0)
     references = np.concatenate(
         [rng.normal(size=(990, 8)) + 9, [[-9, 0, 0, 0, 0, 0, 0, 0], [0, -9, 0, 0, 0, 0, 0, 0]]]
@@ -257,12 +257,12 @@ def test_kmeans_is_its_formula(metric):
         expected = [min(np.linalg.norm(p - x) for p in [*centres, *u[domain == "target"]]) for x in q]
     found = kmeans(references, domain, queries, 7, metric, seed=3)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    # No more source clips than clusters: each is a centre.
+    # With at most as many source clips as clusters, every source clip is a centre.
     found = kmeans(references, domain, queries, 74, "euclidean")
     np.testing.assert_allclose(found, knn(references, domain, queries, Knn(metric="euclidean")), rtol=1e-12)
 
 
-def test_kmeans_finds_the_clusters_of_the_source_domain_and_keeps_target_clips_as_they_are():
+def test_kmeans_clusters_the_source_domain_only():
     rng = np.random.default_rng(0)
     middles = 20 * np.eye(4)
     references = np.concatenate(
@@ -347,7 +347,7 @@ def test_identical_recordings_divide_nothing_by_zero():
     k=st.integers(1, 3),
 )
 def test_neighbours_within_a_tight_cluster_are_the_right_ones(seed, n_close, spread, metric, k):
-    """Far from the mean of all: a matrix product alone is wrong by 1e-8 there and chooses by chance."""
+    """Far from the mean of all clips a matrix product is wrong by 1e-8 and would choose neighbours by chance."""
     rng = np.random.default_rng(seed)
     places = 5 * rng.normal(size=(2, 8))
     references = np.concatenate(
@@ -372,7 +372,7 @@ def test_neighbours_within_a_tight_cluster_are_the_right_ones(seed, n_close, spr
 
 @pytest.mark.parametrize("n_close", [3, 200])
 def test_distances_within_a_tight_cluster_keep_their_digits(n_close):
-    """A matrix product would lose them: the cluster is a millionth of its distance to the rest."""
+    """The cluster is a millionth of its distance to other clips, too small for a matrix product."""
     rng = np.random.default_rng(0)
     references = np.concatenate([1e3 + 1e-3 * rng.normal(size=(n_close, 8)), rng.normal(size=(40, 8))])
     domain = np.array(["source"] * len(references))
@@ -503,7 +503,7 @@ def test_pyod_is_pyod():
     assert (other[1] != score_machine(Pyod(detector="IForest"), train, list(domain), test)[1]).any()
 
 
-def test_detectors_that_draw_from_global_generators_are_seeded_and_leave_these_alone():
+def test_detectors_that_draw_from_global_generators_are_seeded_without_side_effects():
     import random
 
     import torch
@@ -540,7 +540,7 @@ def test_detectors_that_draw_from_global_generators_are_seeded_and_leave_these_a
         ({"detector": "SOD"}, r"SOD fails with the options \{\}: ValueError: Expected n_neighbors"),
     ],
 )
-def test_what_pyod_does_not_know_is_said(options, message):
+def test_unknown_detectors_and_options_are_named(options, message):
     references, domain, queries = data(8)
     with pytest.raises(ValueError, match=message):
         score_machine(
@@ -599,7 +599,7 @@ def test_a_training_clip_is_scored_as_if_it_were_new(backend):
     own, new = run(backend, references, domain, queries)
     assert own.shape == (60,)
     assert new.shape == (40,)
-    # Alone where it lies, it would be normal if it were its own reference.
+    # An isolated clip would be normal if it were its own reference.
     assert np.argmax(own) == 5
     again = run(backend, references, domain, queries)
     np.testing.assert_array_equal(again[0], own)
@@ -608,7 +608,7 @@ def test_a_training_clip_is_scored_as_if_it_were_new(backend):
 
 @st.composite
 def degenerate(draw):
-    """A few clips of which many are alike, or zero, or alike in a dimension; any domains; any scale."""
+    """A few clips, many of them equal, zero, or equal in a dimension; any domains; any scale."""
     dim = draw(st.integers(1, 4))
     values = st.sampled_from([0.0, 1.0, -1.0, 1 / 3, 1e-3, 1e-30, 1e30])
     row = st.lists(values, min_size=dim, max_size=dim)
@@ -651,7 +651,7 @@ def test_embeddings_that_are_not_finite_are_refused(backend):
 
 
 @pytest.mark.parametrize("backend", EVERY, ids=repr)
-def test_sections_apart(backend):
+def test_separate_sections(backend):
     references, domain, queries = data(11, n=60, m=20, n_target=12)
     sections = [i % 3 for i in range(60)], [i % 3 for i in range(20)]
     apart = backend.model_copy(update={"sep_section": True})
@@ -676,7 +676,7 @@ def test_the_default_backends_of_a_benchmark():
     assert list(labels.values()) == ["knn(smote_ratio=0.0)", "kmeans", "knn(smote_ratio=0.2)", "knn_rescale"]
 
 
-def test_labels_say_what_is_scored():
+def test_labels_name_the_scored_value():
     backends = check_backends(
         [
             {"name": "pyod", "detector": "ECOD"},

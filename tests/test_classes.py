@@ -1,4 +1,4 @@
-"""The classes of whole years, with as many attributes as the released datasets have."""
+"""The number of classes of whole years, with the attributes of the released datasets."""
 
 import pytest
 import tiny
@@ -19,7 +19,7 @@ from asdray.stages.train import train
 
 @pytest.fixture(scope="module", params=["dcase2023", "dcase2024"])
 def year(request, tmp_path_factory):
-    """A year at its own size, but one clip for each machine, attributes and domain of either split."""
+    """A year with all its machines, and one clip for each machine, attributes and domain of either split."""
     dcase = request.param
     data = tmp_path_factory.mktemp("classes")
     spec = Spec(dcase, YEARS[dcase].all_machines, None, None, 0.5, 0)

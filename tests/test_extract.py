@@ -1,4 +1,4 @@
-"""Extraction: embeddings and own scores of every clip, the same bytes every time, without Lightning or labels."""
+"""Extraction: embeddings and own scores of every clip, equal bytes in every run, no Lightning, no labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ N_SAMPLES = 6400
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Places:
-    """A year with both systems trained for one machine (the shared one for all)."""
+    """A year with two trained systems: one model for all machines, one model for a single machine."""
     root = tmp_path_factory.mktemp("extract")
     build_year(root / "data")
     places = Places.of(root / "data", root / "results")
@@ -63,7 +63,7 @@ def test_extraction(system, dim, own, places):
         )
         expected = rows(manifest, machine="bandsaw", split=split)
         assert table["clip"].to_pylist() == expected["clip"].to_pylist()
-        # Clip by clip from the wavs, with the same weights.
+        # Expected: clip by clip from the WAV files, with the same weights.
         path = store.trial_dir(places.results, trial).checkpoint(trial.unit_of("bandsaw").name, "last")
         module = checkpoint.load(path, system.frontend, N_SAMPLES)
         for row, original in zip(table.to_pylist(), expected["original_path"].to_pylist(), strict=True):
@@ -116,7 +116,7 @@ def test_lightning_is_not_imported(places):
 
 
 @pytest.mark.parametrize("channel", ["far", "difference"])
-def test_the_channel_is_the_one_that_was_trained_on(channel, tmp_path):
+def test_extraction_reads_the_channel_of_the_training(channel, tmp_path):
     places = Places.of(tmp_path / "data", tmp_path / "results")
     build_tree(places.data, "dcase2026", ["fan"], n_samples=7000)
     format_dataset(places.data, "dcase2026")
@@ -139,7 +139,7 @@ def test_the_channel_is_the_one_that_was_trained_on(channel, tmp_path):
 # -------------------------------------------------------------------------------------------- what goes wrong
 
 
-def test_without_training_it_says_how_to_train(places):
+def test_without_training_the_error_names_the_command(places):
     with pytest.raises(ValueError, match="asdray train .*seed7"):
         extract(trial_of(AE, seed=7), "bandsaw", "last", places)
     with pytest.raises(ValueError, match=r"'best'.*asdray train .* --ckpt best"):
@@ -147,7 +147,7 @@ def test_without_training_it_says_how_to_train(places):
 
 
 def _retrained(places: Places, tmp_path: Path) -> tuple[Places, Path]:
-    """A training of its own that a test may damage."""
+    """Another training, whose checkpoint a test may damage."""
     mine = Places(places.data, tmp_path / "results", places.cache)
     trial = trial_of(AE, seed=1)
     unit = trial.unit_of("bandsaw")
@@ -179,7 +179,7 @@ def test_values_that_are_not_finite_name_their_clip(places, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x02N.", b"x" * 5000])
-def test_files_that_are_no_checkpoints(content, tmp_path):
+def test_damaged_checkpoints_are_refused(content, tmp_path):
     path = tmp_path / "last.ckpt"
     with pytest.raises(ValueError, match="no checkpoint"):
         checkpoint.read(path)

@@ -1,7 +1,8 @@
-"""A frontend of a kind that asdray does not have, a frozen encoder with a trained head, in a file of its own.
+"""A new kind of frontend from a plugin: a frozen encoder with a trained head.
 
-All stages run it without a change elsewhere: the encoder's weights come from a file whose content enters the
-training's signature, checkpoints leave them out, and the two layers of the head have learning rates of their own.
+All stages run the frontend without a change elsewhere: the encoder's weights come from a file whose content
+enters the training's signature, checkpoints leave the encoder out, and the two layers of the head have
+different learning rates.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def _plugin(tmp_path):
 
 
 def weights(seed: int) -> dict[str, torch.Tensor]:
-    """The state dict of an encoder as if it had been trained elsewhere."""
+    """The state dict of an encoder, in place of weights from another project."""
     rng = torch.Generator().manual_seed(seed)
     linear = {"0.weight": torch.randn(512, 32, generator=rng), "0.bias": torch.randn(512, generator=rng)}
     norm = {
@@ -181,7 +182,7 @@ def trial(tmp_path) -> Trial:
     return trial_with(path)
 
 
-def test_a_checkpoint_holds_the_trained_part_alone(trial, places):
+def test_a_checkpoint_holds_only_the_trained_part(trial, places):
     outcome = train(trial, trial.units[0], places)
     assert not outcome.found
     path = last_of(places, trial)

@@ -113,13 +113,13 @@ def test_gradient_equals_a_finite_difference(name):
             )
 
 
-def test_the_margin_makes_the_target_harder_and_only_the_target():
+def test_the_margin_lowers_the_logit_of_the_target_class_only():
     loss, x, y = _example(config.ArcFace(scale=8.0), soft=False)
     plain, _, _ = _example(config.ArcFace(scale=8.0, margin=0.0))
     assert loss(x, y) > plain(x, y)
     unit, directions = torch.tensor(_unit(x.numpy())), torch.tensor(_unit(_arrays(loss.centres)[0]))
     with torch.no_grad():
-        # How the other classes compare among themselves stays; against each of them the target loses.
+        # The ratios among other classes are unchanged; the target loses against each of them.
         gain = loss.log_probabilities(unit, directions, y) - plain.log_probabilities(unit, directions, y)
     for row, target in zip(gain.tolist(), y.argmax(dim=1).tolist(), strict=True):
         lost = row.pop(target)
@@ -128,8 +128,8 @@ def test_the_margin_makes_the_target_harder_and_only_the_target():
 
 
 @pytest.mark.parametrize("angle", [math.pi - 0.6, math.pi - 0.4, math.pi - 0.1])
-def test_the_margin_beyond_the_far_side_is_still_that_of_the_formula(angle):
-    """A clip that lies opposite of its class, where angle + margin exceed 180 degrees."""
+def test_the_margin_follows_the_formula_beyond_180_degrees(angle):
+    """A clip opposite to its class, for which angle + margin exceeds 180 degrees."""
     loss = build_loss(config.ArcFace(scale=8.0), 2, 3).double()
     rays = torch.tensor([0.0, 1.0, -0.7], dtype=torch.float64)
     loss.centres.data.copy_(torch.stack([rays.cos(), rays.sin()], dim=1))
@@ -221,7 +221,7 @@ def test_extreme_embeddings_stay_finite(name):
 
 
 def _next_scale(x, y, w, k, scale):
-    """Clip by clip and centre by centre, straight from the rule."""
+    """The next scale by loops over clips and centres, straight from the rule."""
     cosine = np.clip(_unit(x) @ _unit(w).T, -1, 1)
     sums, angles = [], []
     for b in range(len(x)):
@@ -245,7 +245,7 @@ def test_the_dynamic_scale_follows_its_rule(k, soft):
     loss, x, y = _example(options, soft=soft)
     scale = np.sqrt(2) * np.log(5 * k - 1)
     assert loss.scale.item() == pytest.approx(scale)
-    # The clips draw near to their classes: the angles fall below 45 degrees.
+    # The clips approach their classes: the angles fall below 45 degrees.
     near = loss.centres.detach()[y.argmax(1) * k] * 4
     for part in (0.0, 0.5, 1.0):
         moved = torch.lerp(x, near, part)
@@ -258,7 +258,7 @@ def test_the_dynamic_scale_follows_its_rule(k, soft):
     assert loss.scale.item() == pytest.approx(scale, rel=1e-6), "only training moves it"
 
 
-def test_the_dynamic_scale_stays_without_a_clip_of_one_class():
+def test_the_dynamic_scale_does_not_change_in_a_batch_of_mixed_clips():
     loss, x, y = _example(config.AdaCos(dynamic=True))
     before = loss.scale.item()
     loss(x, torch.full_like(y, 1 / y.shape[1]))
@@ -278,7 +278,7 @@ def test_losses_of_two_batches_pass_their_gradients_under_a_dynamic_scale():
 
 
 def test_the_dynamic_scale_has_a_stated_minimum():
-    """Three classes, all others on the far side: the rule would ask for less than nothing."""
+    """Three classes with all other centres on the far side, for which the rule gives a negative scale."""
     loss = AdaCosLoss(2, 3, trainable=False, dynamic=True)
     angles = torch.tensor([0.0, 0.9, 1.1]) * math.pi
     loss.centres.copy_(torch.stack([angles.cos(), angles.sin()], dim=1))
@@ -288,7 +288,7 @@ def test_the_dynamic_scale_has_a_stated_minimum():
     assert value.isfinite()
 
 
-def test_the_fixed_scale_stays():
+def test_the_fixed_scale_does_not_change():
     loss, x, y = _example(config.AdaCos(trainable=True))
     before = loss.scale
     loss(x, y)

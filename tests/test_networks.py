@@ -68,7 +68,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("seconds", SHAPES)
 def test_stft_shapes(seconds):
-    """On a device that computes shapes alone: what counts here is layers, not numbers."""
+    """On the meta device, which computes shapes only: the test is about layers, not numbers."""
     frames, convolved, pooled, *halved = SHAPES[seconds]
     assert StftBranch().input_shape(seconds * 16000) == (500, frames)
     network = StftNetwork(500, (16, 32, 64, 128), 128).to("meta").eval()
@@ -120,7 +120,7 @@ def test_recipes_have_the_published_networks(recipe, seconds, count):
     assert isinstance(branches[0].network, FftNetwork), "the spectrum comes first"
 
 
-def test_temporal_norm_takes_the_mean_over_time_away():
+def test_temporal_norm_subtracts_the_mean_over_time():
     torch.manual_seed(0)
     config = StftBranch(n_fft=256, hop_length=64, channels=(4,), embedding_dim=3)
     plain = Branch(config, 8000).eval()
@@ -134,7 +134,7 @@ def test_temporal_norm_takes_the_mean_over_time_away():
         assert not torch.allclose(plain(waves), expected)
 
 
-def test_gap_takes_the_mean_of_the_rows():
+def test_gap_averages_the_rows():
     network = StftNetwork(125, (16, 32, 64, 128), 128, "gap").eval()
     assert _count(network.head) == 128 * 128
     assert _count(network) == 769_104 - 4 * 128 * 128 + 128 * 128
@@ -193,7 +193,7 @@ def _residual(x: torch.Tensor, weights, stride: int) -> torch.Tensor:
 
 
 def _compare(network: torch.nn.Module, x: torch.Tensor, formula, n_norms: int) -> None:
-    """In training mode, where the statistics are those of the batch; the weights in their order."""
+    """Compares a module with its formula in training mode, with batch statistics; weights in their order."""
     network.double().train()
     weights = iter([weight for _, weight in network.named_parameters()])
     with torch.no_grad():
@@ -327,7 +327,7 @@ def test_classes_without_a_training_clip():
     assert module.head.centres.shape == (5, 10)
 
 
-def test_classes_without_a_training_clip_do_not_make_up_for_too_few_with_one():
+def test_classes_without_a_training_clip_do_not_count_as_enough_classes():
     config = SMALL.model_copy(update={"classes": ("machine", "attributes")})
     heard = {**COLUMNS, "machine": ["fan"] * 4, "attributes": ["noAttribute"] * 4}
     unheard = {**heard, "attributes": ["a", "b", "c", "noAttribute"]}
@@ -373,7 +373,7 @@ def test_every_parameter_learns(config):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
-def test_the_loss_is_the_main_one_and_that_of_each_head_on_augmented_clips():
+def test_the_loss_is_the_sum_of_main_loss_and_heads_on_augmented_clips():
     module, data = _batches(FULL)
     module.eval()  # batch statistics would depend on how often a batch went through
     (batch,) = data.epoch(np.random.default_rng(3))
@@ -398,7 +398,7 @@ def test_augmentation_comes_from_the_epochs_generator_alone():
     assert torch.equal(first.masks, again.masks)
     assert torch.equal(first.exchange.source, again.exchange.source)
     assert not torch.equal(first.masks, other.masks)
-    # An option that is off draws nothing: the rest of the epoch is as without it.
+    # An option that is off draws nothing: the rest of the epoch is unchanged.
     plain = next(iter(_batches(SMALL)[1].epoch(np.random.default_rng(0))))
     assert plain.masks is plain.exchange is None
     assert torch.equal(plain.samples, first.samples)

@@ -1,4 +1,4 @@
-"""Training: what it leaves, that an interruption leaves no trace in the result, and what goes wrong clearly."""
+"""Training: its files, results that do not depend on interruptions, and clear errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory) -> Places:
-    """Both systems trained without a break, one unit each."""
+    """Results of both systems, trained without interruption, one unit each."""
     places = Places.of(data, tmp_path_factory.mktemp("undisturbed"))
     for system in SYSTEMS.values():
         trial = trial_of(system)
@@ -158,7 +158,7 @@ def test_events_hold_every_epoch_once(undisturbed):
 
 
 def test_the_loss_reported_is_the_mean_over_all_items(undisturbed):
-    """A batch counts by its size: one item, trained by itself, must not weigh as much as a full batch."""
+    """A batch is weighted by its size: a batch of one item must not weigh as much as a full one."""
     trial = trial_of(AE)
     clips = Clips([ensure_pack(undisturbed, DCASE, trial.units[0].machines[0], "train")])
     module = frontends.build(AE.frontend, 6400)
@@ -235,7 +235,7 @@ N_STEPS = -(-6 * (8000 // 128 + 1 - 4) // AE.train.batch_size)
 
 @pytest.fixture(scope="module")
 def stopped(data, tmp_path_factory) -> Path:
-    """Results of trainings that signals ended, in a folder for each signal."""
+    """Results of trainings that were ended by signals, in a folder per signal."""
     results = tmp_path_factory.mktemp("stopped")
     code = STOPPED.format(
         tests=str(Path(__file__).parent),
@@ -294,7 +294,7 @@ def test_a_finished_training_is_found_and_untouched(undisturbed):
 
 
 def test_only_the_marker_is_missing(undisturbed, places):
-    """Killed between the last checkpoint and the marker: nothing is trained again."""
+    """A training killed between its last checkpoint and its marker is not repeated."""
     shutil.copytree(undisturbed.results, places.results)
     trial = trial_of(DIS)
     folder = folder_of(places, DIS)
@@ -346,8 +346,8 @@ def test_other_data_starts_afresh(data, tmp_path):
     assert outcome.marker.extra["n_clips"] == 5
 
 
-def test_checkpoints_that_an_earlier_run_did_not_keep(undisturbed, places):
-    """A resumed training gives every checkpoint asked for, or starts afresh to make it."""
+def test_checkpoints_that_an_earlier_run_did_not_write(undisturbed, places):
+    """A resumed training has all requested checkpoints, or starts afresh to write them."""
     trial = trial_of(AE)
     unit = trial.units[0]
     train(trial, unit, places)
@@ -357,11 +357,11 @@ def test_checkpoints_that_an_earlier_run_did_not_keep(undisturbed, places):
     assert len(seen) == EPOCHS
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
     assert_same(checkpoint(places, AE, "epoch_2"), checkpoint(undisturbed, AE, "epoch_2"))
-    # Another run may ask for others: what the first one kept stays, so that they do not train in turns.
+    # Another run asks for other checkpoints: those of the first run stay, else both would train in turns.
     train(trial, unit, places, checkpoints=("epoch_1",))
     assert train(trial, unit, places, checkpoints=("best", "epoch_2")).found
     assert train(trial, unit, places, checkpoints=("epoch_1",)).found
-    # A best.ckpt of an earlier epoch than the best one known does not count.
+    # A best.ckpt of an epoch before the best one does not count.
     shutil.copyfile(
         folder_of(places, AE) / "checkpoints" / "epoch_2.ckpt",
         folder_of(places, AE) / "checkpoints" / "best.ckpt",
@@ -398,7 +398,7 @@ def test_divergence_names_the_place_and_leaves_nothing_done(name, places):
     assert str(error.value) in (folder / "train.log").read_text()
 
 
-def test_ctrl_c_stays_ctrl_c(places):
+def test_ctrl_c_raises_keyboard_interrupt(places):
     def on_epoch(row: dict) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -412,8 +412,8 @@ def test_ctrl_c_stays_ctrl_c(places):
 
 
 @pytest.mark.parametrize("in_main_thread", [True, False])
-def test_sigterm_means_in_a_training_what_it_meant_before(in_main_thread, places):
-    """Only the main thread may set it; a Tune worker trains in another one."""
+def test_a_training_keeps_the_handler_of_sigterm(in_main_thread, places):
+    """Only the main thread may set a handler; a Tune worker trains in another thread."""
 
     def terminated(*_: object) -> None:
         raise Stop
@@ -446,7 +446,7 @@ def test_too_few_classes(places):
 
 
 def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
-    """`labels: asdkit` knows every class of the year; the default neither sees nor signs the test clips'."""
+    """`labels: asdkit` knows every class of the year; the default neither reads nor signs classes of test clips."""
     machines = ("fan", "bandsaw")
     places = Places.of(tmp_path / "data", tmp_path / "results")
     tree = build_tree(places.data, DCASE, list(machines), {"source": 4, "target": 2}, n_samples=8000)
@@ -466,7 +466,7 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     sections = of(labels="asdkit", classes=("machine", "section"), loss=SubclusterAdaCos())
     assert train(sections, sections.units[0], places).marker.extra["n_classes"] == 2
 
-    # Labels and domains without names, as of an evaluator: no class of it is guessed either.
+    # Labels and domains without names, as in an evaluator: no class is guessed from them either.
     write_evaluator(tree, attributes=False)
     shutil.rmtree(tree.ground_truth / "ground_truth_data")
     format_dataset(places.data, DCASE)
@@ -549,7 +549,7 @@ def test_unknown_devices(device, places):
         train(trial, trial.units[0], places, device=device)
 
 
-def test_logging_levels_come_back(places):
+def test_logging_levels_are_restored(places):
     import lightning.pytorch  # noqa: F401 - sets its loggers up
 
     logger = logging.getLogger("lightning.pytorch")
@@ -562,7 +562,7 @@ def test_logging_levels_come_back(places):
 # ------------------------------------------------------------------------------------------ the data it sees
 
 
-def test_an_epoch_sees_every_item_once_and_no_two_alike(undisturbed):
+def test_every_epoch_has_all_items_once_in_another_order(undisturbed):
     packs = [ensure_pack(undisturbed, DCASE, m, "train") for m in MACHINES]
     clips = Clips(packs)
     columns = {

@@ -1,4 +1,4 @@
-"""Frontends that learn nothing go through the same stages: a spectrum, and embeddings from a file."""
+"""Frontends that learn nothing run through the same stages: mean spectra, and embeddings from a file."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_raw_spec_is_the_mean_of_mel_magnitudes(duration, places):
     extract(trial, "fan", "best", places)
 
 
-def test_clips_of_their_own_lengths_stay_with_their_keys(places, tmp_path):
-    """Clips are extracted by length, whatever their order."""
+def test_clips_of_different_lengths_keep_their_keys(places, tmp_path):
+    """Extraction groups clips by length; results keep the order of the keys."""
     raw = places.data / "original" / DCASE / "dev_data" / "raw" / "fan" / "test"
     copies = Places.of(tmp_path / "data", tmp_path / "other")
     for machine_split in ("train", "test"):
@@ -120,7 +120,7 @@ def write(path: Path, keys: list[str], values: np.ndarray) -> None:
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-def test_embeddings_come_from_the_file_in_whatever_order(suffix, dtype, places, tmp_path):
+def test_embeddings_are_read_in_any_order_of_the_file(suffix, dtype, places, tmp_path):
     keys = keys_of(places, "fan", "ToyCar")[::-1]  # more machines than asked for
     values = np.random.default_rng(0).normal(size=(len(keys), 5)).astype(dtype)
     write(tmp_path / f"{DCASE}.{suffix}", keys, values)
@@ -135,7 +135,7 @@ def test_embeddings_come_from_the_file_in_whatever_order(suffix, dtype, places, 
     score(trial, "fan", "last", Knn(), places)
 
 
-def test_what_extraction_writes_can_be_read_back(places):
+def test_extraction_files_serve_as_precomputed_embeddings(places):
     trial = trial_of(RAW)
     train(trial, trial.units[0], places)
     extract(trial, "fan", "last", places)
