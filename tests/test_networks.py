@@ -310,13 +310,13 @@ def test_class_labels():
 
 
 def test_classes_without_a_training_clip():
-    unheard = {
+    test_classes = {
         "machine": ["fan", "fan"],
         "section": [0, 0],
         "attributes": ["b", "c"],
         "domain": ["source", "target"],
     }
-    module = frontends.build(SMALL, 32_000, columns=COLUMNS, unheard=unheard)
+    module = frontends.build(SMALL, 32_000, columns=COLUMNS, test_classes=test_classes)
     assert module.classes == (
         "fan---0---a---0",
         "fan---0---b---0",
@@ -329,11 +329,11 @@ def test_classes_without_a_training_clip():
 
 def test_classes_without_a_training_clip_do_not_count_as_enough_classes():
     config = SMALL.model_copy(update={"classes": ("machine", "attributes")})
-    heard = {**COLUMNS, "machine": ["fan"] * 4, "attributes": ["noAttribute"] * 4}
-    unheard = {**heard, "attributes": ["a", "b", "c", "noAttribute"]}
-    for more in (None, unheard):
+    columns = {**COLUMNS, "machine": ["fan"] * 4, "attributes": ["noAttribute"] * 4}
+    test_classes = {**columns, "attributes": ["a", "b", "c", "noAttribute"]}
+    for given in (None, test_classes):
         with pytest.raises(ValueError, match="the training clips make 1 class of sound"):
-            frontends.build(config, 32_000, columns=heard, unheard=more)
+            frontends.build(config, 32_000, columns=columns, test_classes=given)
 
 
 def test_frontend_modules_import_nothing_heavy():
