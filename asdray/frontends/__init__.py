@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
     from asdray.frontends.base import FrontendModule
 
-Columns = Mapping[str, Sequence[Any]]
-"""Columns ``machine``, ``section``, ``attributes`` and ``domain``, with one value per clip."""
+    Columns = Mapping[str, Sequence[Any]]
+    """Columns ``machine``, ``section``, ``attributes`` and ``domain``, with one value per clip."""
 
 
 def build(
