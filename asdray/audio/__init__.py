@@ -1,1 +1,1 @@
-"""Audio as training reads it: packs of decoded clips."""
+"""Audio from wavs to batches and spectra: packs, batches of clips, features."""

@@ -1,7 +1,16 @@
-"""Batches of clips straight from memory-mapped packs, and the random generators that all training draws from.
+"""Batches of clips from memory-mapped packs, and the random generators of all training.
 
-Nothing here decodes audio or holds more of it than one batch. Imports numpy and torch, but nothing else of
-asdray at run time.
+No function decodes audio, and only one batch is in memory. The module imports numpy and torch, but nothing
+else of asdray at run time.
+
+Conventions: clips are addressed by position, crops by the first sample; a clip that is shorter than the crop
+is repeated end to end. Legend for shapes: N clips, B clips of a batch, n samples.
+
+>>> from asdray.audio.batches import generator, split
+>>> split(5, 2)
+[slice(0, 2, None), slice(2, 5, None)]
+>>> bool(generator(seed=0, unit="fan", epoch=0).random() == generator(0, "fan", 0).random())
+True
 """
 
 from __future__ import annotations
@@ -19,11 +28,11 @@ if TYPE_CHECKING:
     from asdray.audio.cache import Pack
 
 WEIGHTS = -1
-"""The "epoch" whose generator draws a unit's initial weights."""
+"""The ``epoch`` of the generator for a unit's initial weights."""
 
 
 def generator(seed: int, unit: str, epoch: int) -> np.random.Generator:
-    """The source of every random choice of one epoch of one unit; independent of all others.
+    """Source of all random choices in one epoch of one unit, independent of other epochs and units.
 
     Args:
         seed: the trial's seed, at least 0.
@@ -43,8 +52,8 @@ class Clips:
     """The clips of several packs, one pack after another, addressed by their position.
 
     Args:
-        channel: ``near`` (channel 0) or ``far`` (1); or of both the ``mean`` or the ``difference``, near
-            minus far. Packs of one channel have ``near`` only.
+        channel: ``near`` (channel 0), ``far`` (1), the ``mean`` of both, or the ``difference`` (near minus
+            far). Packs of one channel have ``near`` only.
 
     Attributes:
         keys: clip keys.
@@ -66,30 +75,30 @@ class Clips:
 
     @property
     def nbytes(self) -> int:
-        """Size of all clips as `gather` returns them."""
+        """Bytes of all clips in the form of `gather`."""
         return int(self.lengths.sum()) * (2 if self._channel in ("near", "far") else 4)
 
     def on(self, device: torch.device) -> DeviceClips:
-        """The same clips in the memory of ``device``, which gathers them itself."""
+        """The same clips in the memory of ``device``, which then gathers batches itself."""
         return DeviceClips(self, device)
 
     def random_starts(self, rng: np.random.Generator, n_samples: int) -> np.ndarray:
-        """For every clip, where a random crop of ``n_samples`` of its tiled form begins: ``(N,) int64``."""
-        # A short clip is repeated as a whole until it is long enough; the crop may start anywhere in that.
+        """First sample of a random crop of ``n_samples`` per clip, repeated if too short: ``(N,) int64``."""
+        # Whole repetitions of a short clip, until long enough; the crop may start anywhere in them.
         repeats = np.maximum(1, -(-n_samples // self.lengths))
         room = repeats * self.lengths - n_samples
         return (rng.random(len(self)) * (room + 1)).astype(np.int64)
 
     def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
-        """Crops of clips, each clip repeated end to end where the crop goes beyond its end.
+        """Crops of clips; a clip is repeated end to end if the crop is longer.
 
         Args:
             index: ``(B,)`` positions of clips.
             starts: ``(B,)`` first sample of each crop; None = 0.
 
         Returns:
-            ``(B, n_samples)``: ``int16`` of one channel, ``float32`` with full scale at 1 of both, which
-            holds every mean and difference of 16-bit samples exactly. See `features.to_float`.
+            ``(B, n_samples)``: ``int16`` for one channel; ``float32`` with full scale 1 for mean and
+            difference, exact for all 16-bit samples. See `asdray.audio.features.to_float`.
         """
         one = self._channel in ("near", "far")
         batch = np.empty((len(index), n_samples), dtype=np.int16 if one else np.float32)
@@ -109,7 +118,7 @@ class Clips:
         return torch.from_numpy(batch)
 
     def _mono(self, samples: np.ndarray) -> np.ndarray:
-        """``(n, channels) int16`` -> ``(n,)``, as `gather` returns it."""
+        """``(n, channels) int16`` -> ``(n,)`` in the form of `gather`."""
         if self._channel in ("near", "far"):
             return samples[:, int(self._channel == "far")]
         near, far = samples[:, 0].astype(np.float32), samples[:, 1]
@@ -120,7 +129,7 @@ _CHUNK = 1 << 24
 
 
 class DeviceClips(Clips):
-    """Clips that live on a device, copied there once: `gather` then moves no audio between devices."""
+    """Clips on a device, copied once: `gather` then moves no audio between devices."""
 
     def __init__(self, clips: Clips, device: torch.device) -> None:
         self.keys, self.lengths, self._channel = clips.keys, clips.lengths, clips._channel
@@ -129,7 +138,7 @@ class DeviceClips(Clips):
         self._all = torch.empty(sum(sizes), dtype=dtype, device=device)
         filled = 0
         for pack, size in zip(clips._samples, sizes, strict=True):
-            for start in range(0, size, _CHUNK):  # little of a pack is in the host's memory at once
+            for start in range(0, size, _CHUNK):  # only a chunk of a pack is in the host's memory
                 mono = np.array(clips._mono(pack[start : start + _CHUNK]))
                 self._all[filled : filled + len(mono)] = torch.from_numpy(mono)
                 filled += len(mono)
@@ -138,7 +147,7 @@ class DeviceClips(Clips):
         self._lengths = torch.from_numpy(clips.lengths).to(device)
 
     def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
-        """As of `Clips`, on the device."""
+        """The crops of `Clips.gather`, on the device."""
         device = self._all.device
         clip = torch.from_numpy(np.asarray(index)).to(device)
         begin = np.zeros(len(index), dtype=np.int64) if starts is None else starts
@@ -149,9 +158,9 @@ class DeviceClips(Clips):
 
 
 def split(n_items: int, batch_size: int) -> list[slice]:
-    """Slices of consecutive batches; the last, smaller batch is kept.
+    """Slices of consecutive batches; a smaller last batch is kept.
 
-    A single item left over joins the batch before it: batch normalisation cannot train on one item.
+    A single remaining item joins the batch before: batch normalisation cannot train on one item.
     """
     edges = [*range(0, n_items, batch_size), n_items]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:

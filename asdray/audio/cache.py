@@ -1,10 +1,26 @@
-"""Audio packs: every clip of a machine's split decoded once into one memory-mapped int16 file.
+"""Audio packs: all clips of a machine's split, decoded once into one memory-mapped file.
 
-A pack is keyed by the split's id in ``dataset.json`` and built under a lock, so that processes that start
-together build it once and share it through the page cache. In the pack's folder:
+A pack belongs to a split's id in ``dataset.json`` and is built under a lock: processes that start together
+build the pack once and share it through the page cache. The pack's folder holds
 
-* ``samples-<id>.npy``: the clips one after the other, native length, ``(frames, channels) int16``;
-* ``pack.json``: written last: id, file, sample rate, clip keys, and the frames of each.
+* ``samples-<id>.npy``: the clips one after another, native length, ``(frames, channels) int16``;
+* ``pack.json``, written last: id, file, sample rate, clip keys, and frames per clip.
+
+Conventions: samples are 16-bit integers, full scale 32768; lengths are frames (samples per channel). Labels
+and domains of test clips are not part of a pack.
+
+>>> import tempfile
+>>> from asdray.audio.cache import ensure_pack
+>>> from asdray.dcase.format import format_dataset
+>>> from asdray.dcase.synth import synthesise
+>>> from asdray.store import Places
+>>> with tempfile.TemporaryDirectory() as folder:
+...     places = Places.of(folder, folder)
+...     made = synthesise(places.data, "dcase2023", machines=["fan"], train=4, test=4, seconds=0.5)
+...     report = format_dataset(places.data, "dcase2023")
+...     pack = ensure_pack(places, "dcase2023", "fan", "train")
+>>> len(pack), pack.clip(0).shape
+(4, (8000, 1))
 """
 
 from __future__ import annotations
@@ -31,7 +47,7 @@ from asdray.dcase.years import SUBSETS, get_year
 PACK_FORMAT = 1
 _THREADS = 4
 _CHUNK = 16
-_NAMED = 3  # files that a message names before it only counts
+_NAMED = 3  # files named in a message; more are only counted
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class TrainRows:
-    """What training and scoring may know of the clips of a train pack, in the pack's order.
+    """Facts of the clips of a train pack that training and scoring may use, in the pack's order.
 
     Attributes:
         section: ``(N,) int32``.
@@ -80,7 +96,7 @@ class TrainRows:
 
 
 def train_rows(data: Path, pack: Pack) -> TrainRows:
-    """The manifest's rows of a train pack. Test clips have none here: their labels stay out of training.
+    """Rows of the manifest for a train pack; test packs are refused, so that labels stay out of training.
 
     Raises:
         ValueError: the dataset was formatted again after the pack was opened.
@@ -98,10 +114,10 @@ def train_rows(data: Path, pack: Pack) -> TrainRows:
 
 
 def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> Pack:
-    """Opens the pack, after building it if it is missing or belongs to other audio.
+    """Opens a pack; builds a pack that is missing or belongs to other audio.
 
     Raises:
-        ValueError: not formatted; the machine or split has no clips; wavs were changed, added or removed
+        ValueError: year not formatted; no clips of the machine or split; wavs changed, added or removed
             since; wavs that cannot be decoded (all listed); no space left.
     """
     dataset = manifest.load_dataset(places.data, dcase)
@@ -114,7 +130,7 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> P
     pack = open_pack()
     if pack is None:
         with store.lease(folder):
-            pack = open_pack()  # another process may have built it while we waited
+            pack = open_pack()  # another process may have built the pack meanwhile
             if pack is None:
                 store.sweep_leftovers(folder)
                 check_unchanged(places.data, dcase, [machine])
@@ -125,10 +141,10 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> P
 
 
 def pack_of(places: store.Places, dataset: manifest.Dataset, machine: str, split: str) -> Pack:
-    """The pack of the audio that ``dataset`` speaks of: what a stage's signature was made from.
+    """The pack of the audio in ``dataset``, from which a stage's signature was made.
 
     Raises:
-        ValueError: as `ensure_pack`; the year was formatted anew since ``dataset`` was read.
+        ValueError: as `ensure_pack`; or the year was formatted again since ``dataset`` was read.
     """
     pack = ensure_pack(places, dataset.dcase, machine, split)
     if pack.id != dataset.machines[machine].split_id(split):
@@ -139,7 +155,7 @@ def pack_of(places: store.Places, dataset: manifest.Dataset, machine: str, split
 
 
 def _open(folder: Path, dcase: str, machine: str, split: str, key: str) -> Pack | None:
-    """The pack in ``folder`` if it is there, whole, and of the audio ``key``."""
+    """The pack in ``folder``; None unless the pack is complete and of the audio ``key``."""
     path = folder / "pack.json"
     if not path.exists():
         return None
@@ -169,7 +185,7 @@ def _offsets(n_samples: Sequence[int]) -> np.ndarray:
 
 
 def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: str) -> None:
-    """Decodes the split's wavs into a new file, then makes it the pack and removes the old one."""
+    """Decodes the split's wavs into a new pack and removes the old pack."""
     table = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split=split)
     clips = table.select(["clip", "original_path", "n_samples"]).to_pylist()
     rates, channels = set(table["sample_rate"].to_pylist()), set(table["channels"].to_pylist())
@@ -189,14 +205,14 @@ def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: 
         "n_samples": [c["n_samples"] for c in clips],
     }
     store.write_json(folder / "pack.json", value)
-    # A process that still reads an old pack keeps its mapping: the file goes when the last one lets go.
+    # A process that still reads an old pack keeps its mapping; the disk space is freed afterwards.
     for old in folder.glob("samples-*.npy"):
         if old.name != path.name:
             old.unlink(missing_ok=True)
 
 
 def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, what: str) -> None:
-    """Writes all clips end to end into a new ``.npy`` file; ValueError lists those that cannot be used."""
+    """Writes all clips end to end into a new ``.npy`` file; ValueError lists the unusable clips."""
     offsets = _offsets([c["n_samples"] for c in clips])
     samples = _allocate(path, (int(offsets[-1]), channels))
 
@@ -219,9 +235,9 @@ def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, 
 
 
 def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A writable ``.npy`` file of int16 whose blocks exist already.
+    """A writable ``.npy`` file of int16 with allocated blocks.
 
-    Without that a full disk would kill the process with SIGBUS in the middle of writing to the map.
+    Without allocation a full disk would kill the process with SIGBUS while it writes to the map.
 
     Raises:
         ValueError: no space left.
@@ -237,15 +253,15 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
                 f"no space for {2 * math.prod(shape) / 1e9:.1f} GB of audio in {path.parent} "
                 f"of {platform.node()}: free some, or choose another place with --cache-dir"
             ) from None
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without allocation
             raise
     return samples
 
 
 def read_clip(path: Path, out: np.ndarray) -> str | None:
-    """Decodes a wav into ``out``, ``(n, channels) int16``; returns what is wrong with it, if anything.
+    """Decodes a wav into ``out``, ``(n, channels) int16``; returns a fault, or None.
 
-    A channel of one value alone, zero or not, is wrong: it holds no sound.
+    A channel with one value alone, zero or not, is a fault: such a channel holds no sound.
     """
     import soundfile
 
@@ -258,27 +274,27 @@ def read_clip(path: Path, out: np.ndarray) -> str | None:
         return f"{path}: {error}"
     if got != len(out):
         return f"{path}: holds {got} samples, its header says {len(out)}"
-    says = _constant(out)
-    return f"{path}: {says}" if says else None
+    fault = _constant(out)
+    return f"{path}: {fault}" if fault else None
 
 
 def _constant(samples: np.ndarray) -> str | None:
-    """What to say of ``(n, channels) int16`` samples of which some channel never changes; else None."""
+    """The fault of ``(n, channels) int16`` samples with a channel that never changes, or None."""
     # Channel by channel: with axis=0 NumPy takes thirty times as long for two channels.
     lowest = np.array([channel.min() for channel in samples.T])
     dead = np.flatnonzero(lowest == [channel.max() for channel in samples.T])
-    told = []
+    faults = []
     for channel in dead:
         value = "zeros" if lowest[channel] == 0 else f"the value {lowest[channel]}"
         of = "" if samples.shape[1] == 1 else f"channel {channel} "
-        told.append(f"{of}holds nothing but {value}")
-    return ", ".join(told) or None
+        faults.append(f"{of}holds nothing but {value}")
+    return ", ".join(faults) or None
 
 
 def pack_sizes(
     places: store.Places, dataset: manifest.Dataset, machines: Iterable[str]
 ) -> list[tuple[Path, str, int]]:
-    """What the packs of some machines should be: the path of ``pack.json``, id, bytes of audio."""
+    """Complete packs of some machines: path of ``pack.json``, id, bytes of audio."""
     columns = ["machine", "split", "n_samples", "channels"]
     table = manifest.load_manifest(places.data, dataset.dcase).select(columns).to_pydict()
     sizes: dict[tuple[str, str], int] = {}
@@ -297,7 +313,7 @@ def pack_sizes(
 
 
 def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
-    """Folders of packs that are damaged or belong to other audio than ``dataset``."""
+    """Folders with packs that are damaged or belong to other audio than ``dataset``."""
     stale = []
     for machine in get_year(dataset.dcase).all_machines:
         for split in SPLITS:
@@ -319,11 +335,11 @@ def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
 
 
 def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
-    """Checks that the original wavs of ``machines`` are those that were formatted: names, sizes, times.
+    """Checks that the original wavs of ``machines`` have the names, sizes and times of the manifest.
 
     Raises:
-        ValueError: some were changed, added or removed; the message names a few and counts all. Or a
-            folder cannot be read.
+        ValueError: wavs were changed, added or removed (a few are named, all are counted), or a folder
+            cannot be read.
     """
     machines = list(machines)
     columns = ["clip", "size", "mtime_ns", "machine"]
@@ -345,9 +361,9 @@ def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
         "removed": [k for k in known if k not in found],
     }
     if any(changes.values()):
-        told = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in changes.items() if keys)
+        counts = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in changes.items() if keys)
         raise ValueError(
-            f"the wavs of {dcase} are not those that were formatted: {told}; "
+            f"the wavs of {dcase} are not those that were formatted: {counts}; "
             f"run `{hint('format', dcase, data)}` again"
         )
 
@@ -355,7 +371,7 @@ def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
 def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int] | None:
     try:
         found = entry.stat()
-    except OSError:  # a dangling link: not what was formatted, whatever it was
+    except OSError:  # a dangling link
         return None
     return found.st_size, found.st_mtime_ns
 

@@ -1,9 +1,16 @@
-"""Spectra, spectrograms and log-mel frames of batches of clips, on whatever device the clips are.
+"""Spectra, spectrograms and log-mel frames of batches of clips, on the clips' own device.
 
-All are functions of audio alone: they have no parameters and pass no gradient. Imports torch (and torchaudio
-for mel filters) but nothing else of asdray, so that they also run without it.
+All functions depend on audio alone, have no trained parameters and pass no gradient. The module imports torch
+(and torchaudio for mel filters) but nothing else of asdray.
 
-Legend for shapes: B clips, n samples per clip, F frequency bins, T frames, M mel bands, S stacked frames.
+Conventions: 16 kHz audio, float32 with full scale 1, frequencies from 0 to 8000 Hz. Legend for shapes: B
+clips, n samples per clip, F frequency bins, T frames, M mel bands, S stacked frames.
+
+>>> import torch
+>>> from asdray.audio import features
+>>> waves = torch.zeros(2, 16000)
+>>> features.spectrogram(waves, features.hann(1024), hop_length=512).shape
+torch.Size([2, 513, 32])
 """
 
 from __future__ import annotations
@@ -14,20 +21,20 @@ import torch
 from torch import Tensor
 
 SAMPLE_RATE = 16_000
-"""Hz; the same number as in `asdray.dcase.years`, which a benchmark without asdray's data does not import."""
+"""Hz; as in `asdray.dcase.years`, which a benchmark without asdray's data does not import."""
 
 LOG_FLOOR = 2.22e-16
 """Smallest mel magnitude before the logarithm: double precision's epsilon, as in the reference."""
 
 
 def to_float(samples: Tensor) -> Tensor:
-    """Samples as float32, full scale at 1.
+    """Samples as float32, full scale 1.
 
     Args:
-        samples: ``(...)`` int16, or float32 that have this scale already.
+        samples: ``(...)`` int16, or float32 in this scale already.
 
     Returns:
-        ``(...)`` float32: int16 divided by 32768, float32 as they are.
+        ``(...)`` float32: int16 divided by 32768, float32 unchanged.
     """
     if samples.is_floating_point():
         return samples
@@ -64,7 +71,7 @@ def spectrogram(
         hop_length: samples between frames.
         first: lowest frequency bin to keep.
         last: highest bin to keep, inclusive; None = up to half the sampling rate.
-        window_norm: whether magnitudes are divided by the root of the window's energy.
+        window_norm: divide magnitudes by the root of the window's energy.
 
     Returns:
         ``(B, F, T) float32`` with ``F = last - first + 1`` and ``T = n // hop_length + 1``.
@@ -88,11 +95,11 @@ def hann(n_fft: int) -> Tensor:
 def mel_filters(n_mels: int, n_fft: int, scale: str = "htk") -> Tensor:
     """Triangular mel filters from 0 to 8000 Hz.
 
-    Narrow filters that contain no bin are all zero: their band is constant at the log floor.
+    Narrow filters without a bin are all zero, and the band is constant at the log floor.
 
     Args:
-        scale: ``htk``: that mel scale, filters of height 1; ``slaney``: linear below 1000 Hz, filters of
-            area 1 (per Hz), as librosa's are by default.
+        scale: ``htk``: HTK's mel scale, filters of height 1; ``slaney``: linear below 1000 Hz, filters of
+            area 1 (per Hz), librosa's default.
 
     Returns:
         ``(M, n_fft // 2 + 1) float32``.
@@ -110,7 +117,7 @@ def mel_filters(n_mels: int, n_fft: int, scale: str = "htk") -> Tensor:
 
 
 def _slaney_filters(n_mels: int, n_fft: int) -> Tensor:
-    """In float64 until the end: torchaudio's float32 is off by some 1e-5 of a filter's height.
+    """Slaney's filters, computed in float64: torchaudio's float32 is off by some 1e-5 of a filter's height.
 
     Source: Slaney, Auditory Toolbox, 1998: 200/3 Hz per mel up to 1000 Hz, then a factor 6.4 per 27 mel.
     """
@@ -134,7 +141,7 @@ def mel(
     power: int = 1,
     window_norm: bool = True,
 ) -> Tensor:
-    """Mel frames: magnitudes, or with ``power`` 2 their squares, weighted by the filters.
+    """Mel frames: magnitudes (``power`` 1) or squared magnitudes (``power`` 2), weighted by the filters.
 
     Args:
         waves: ``(B, n) float32``.
@@ -160,7 +167,7 @@ def log_mel(
     power: int = 1,
     window_norm: bool = True,
 ) -> Tensor:
-    """Log-mel frames in dB, ``20 / power * log10(max(x, 2.22e-16))`` of the values of `mel`.
+    """Log-mel frames in dB: ``20 / power * log10(max(x, 2.22e-16))`` of the values ``x`` of `mel`.
 
     Args:
         waves: ``(B, n) float32``.
@@ -177,7 +184,7 @@ def log_mel(
 
 
 def stack_frames(frames: Tensor, starts: Tensor, n_frames: int) -> Tensor:
-    """Vectors of consecutive frames, gathered by index: nothing is stored S times.
+    """Vectors of consecutive frames, gathered by index; no frame is stored S times.
 
     Args:
         frames: ``(N, M) float32``, contiguous, frames one after another.
@@ -186,6 +193,6 @@ def stack_frames(frames: Tensor, starts: Tensor, n_frames: int) -> Tensor:
     Returns:
         ``(V, S * M) float32``, the earliest frame first.
     """
-    # A view in which the windows overlap: one block copy per vector, four times as fast as frame by frame.
+    # A view with overlapping windows: one block copy per vector, four times as fast as frame by frame.
     n_bands = frames.shape[1]
     return frames.flatten().unfold(0, n_frames * n_bands, n_bands).index_select(0, starts)

@@ -13,8 +13,8 @@ class Finding:
     """One line of the doctor's report.
 
     Attributes:
-        kind: ``ok`` and ``note`` are no hindrance; ``missing`` and ``wrong`` are.
-        text: the finding with its place, and the fix if there is one.
+        kind: ``ok`` and ``note`` do not prevent work; ``missing`` and ``wrong`` do.
+        text: the finding, with its place and a fix.
     """
 
     kind: Kind

@@ -1,4 +1,12 @@
-"""The machine: Python, packages, devices, memory, and what the data and results folders can do."""
+"""Check of this machine: Python, packages, CPUs, memory, folders for data and results, GPUs.
+
+Conventions: space and memory are GB (1e9 bytes). The check writes one temporary file per folder.
+
+>>> from asdray.doctor.machine import check_machine
+>>> from asdray.store import Places
+>>> next(check_machine(Places.of("data", "results"))).kind
+'ok'
+"""
 
 from __future__ import annotations
 
@@ -17,14 +25,14 @@ from asdray.doctor import Finding
 
 _GB = 1e9
 _DATA_GB = 40.0
-"""Free space that makes no year fail: up to 18 GB of wavs, and as much decoded."""
+"""Free space that suffices for every year: up to 18 GB of wavs, and as much decoded audio."""
 _RESULTS_GB = 5.0
 _MEMORY_GB = 4.0
 _SHM_GB = 1.0
 
 
 def check_machine(places: store.Places) -> Iterator[Finding]:
-    """Everything that asdray needs of a machine, cheap things first."""
+    """Findings on all needs of asdray, cheap checks first."""
     yield Finding("ok", f"Python {platform.python_version()}, {platform.platform()}")
     yield from _packages()
     yield from _processors()
@@ -37,7 +45,7 @@ def check_machine(places: store.Places) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What asdray's own requirements ask for, against what is installed."""
+    """Installed packages against asdray's requirements."""
     from packaging.requirements import Requirement
 
     try:
@@ -98,7 +106,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _cgroup(name: str) -> str:
-    """The limit that a container sets, ``""`` if it sets none or there is no container."""
+    """A limit of this container; ``""`` without a limit or container."""
     try:
         return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
     except OSError:
@@ -106,10 +114,8 @@ def _cgroup(name: str) -> str:
 
 
 def _folder(what: str, path: Path, wanted: float) -> Iterator[Finding]:
-    """Space, writing, and file locks, tried in the folder or where it would be made."""
-    there = path
-    while not there.exists():
-        there = there.parent
+    """Space, writing and file locks of a folder, or of its nearest existing parent."""
+    there = next(p for p in (path, *path.parents) if p.exists())
     if not there.is_dir():
         yield Finding("wrong", f"{what} {path}: {there} is a file: choose another place with --{what}")
         return
@@ -133,7 +139,7 @@ def _folder(what: str, path: Path, wanted: float) -> Iterator[Finding]:
 
 
 def _locks(folder: Path) -> str | None:
-    """What is wrong with file locks in ``folder``, if anything."""
+    """The fault of file locks in ``folder``, or None."""
     try:
         with store.lease(folder):
             try:
