@@ -5,8 +5,8 @@ follow the released file names of each year; `asdray.dcase.synth.tables` holds t
 ``source`` variants, ``target`` variants (never among the source ones), sometimes ``unseen`` target variants
 that occur in test clips only, and sometimes variants of its anomalies alone.
 
->>> from asdray.dcase.synth.attributes import grid, make
->>> gearbox = make("volt wt", grid("1.0 2.0", "0 50"), grid("1.5", "25"))
+>>> from asdray.dcase.synth.attributes import make
+>>> gearbox = make("volt wt", "1.0 2.0|0 50", "1.5|25")
 >>> gearbox.text(("1.0", "50")), gearbox.position(1, "25")
 ('volt_1.0_wt_50', 0.5)
 """
@@ -93,6 +93,13 @@ def grid(*axes: str) -> list[Values]:
     return list(itertools.product(*(axis.split() for axis in axes)))
 
 
+def _variants(source: str | list[Values]) -> list[Values]:
+    """Variants as text: axes of a grid stand between ``|``, grids between ``+``."""
+    if isinstance(source, list):
+        return source
+    return [variant for part in source.split("+") if part.strip() for variant in grid(*part.split("|"))]
+
+
 def spread(variants: list[Values], count: int) -> list[Values]:
     """``count`` of the variants, evenly spaced."""
     return [variants[i * len(variants) // count] for i in range(count)]
@@ -115,13 +122,19 @@ _CSV_WORDS = {"spd": "speed"}
 
 def make(
     keys: str,
-    source: list[Values],
-    target: list[Values],
+    source: str | list[Values],
+    target: str | list[Values],
     unseen: int = 0,
-    anomalous: tuple[list[Values], list[Values]] = ([], []),
+    anomalous: tuple[str | list[Values], str | list[Values]] = ("", ""),
     template: str | None = None,
 ) -> Attributes:
-    """Attributes with blank-separated ``keys``; the last ``unseen`` targets occur in test clips only."""
+    """Attributes with blank-separated ``keys``.
+
+    Args:
+        source, target, anomalous: variants, as a list or as text (``A1 A2|28V 34V`` = four variants).
+        unseen: number of targets, at the end, that occur in test clips only.
+    """
+    source, target = _variants(source), _variants(target)
     assert not set(source) & set(target)
     names = keys.split()
     # The CSV lists keys that vary within the section, at most three.
@@ -132,6 +145,6 @@ def make(
         target=tuple(target[: len(target) - unseen]),
         unseen=tuple(target[len(target) - unseen :]),
         csv_keys=tuple(varying[:3]),
-        anomalous=(tuple(anomalous[0]), tuple(anomalous[1])),
+        anomalous=(tuple(_variants(anomalous[0])), tuple(_variants(anomalous[1]))),
         template=template or "_".join(f"{name}_{{{i}}}" for i, name in enumerate(names)),
     )

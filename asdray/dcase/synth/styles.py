@@ -88,9 +88,7 @@ _DEV = "bearing fan gearbox slider ToyCar ToyTrain valve"
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
         "dcase2020": Style(
-            names="ids",
-            newline="\n",
-            own_index=_set("fan pump slider valve ToyCar ToyConveyor"),
+            names="ids", newline="\n", own_index=_set("fan pump slider valve ToyCar ToyConveyor")
         ),
         "dcase2021": Style(names="domains", evaluator="labels"),
         "dcase2022": Style(
@@ -144,9 +142,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             ),
         ),
         "dcase2026": Style(
-            newline=None,
-            evaluator="pairs",
-            hidden_word=MappingProxyType({"valveEmu": "noAttributes"}),
+            newline=None, evaluator="pairs", hidden_word=MappingProxyType({"valveEmu": "noAttributes"})
         ),
     }
 )

@@ -44,7 +44,7 @@ def _table(dcase: str) -> Table:
 def _table_2020() -> Table:
     """No attributes: all clips of an id stem from the same machine."""
     year = get_year("dcase2020")
-    none = make("", [()], [])
+    none = make("", [()], "")
     return {(m, s): none for of_machine in year.sections.values() for m in of_machine for s in of_machine[m]}
 
 
@@ -68,7 +68,7 @@ def _table_2021() -> Table:
         for section in range(6):
             i = shifts[section % 3]
             axes = [*here[:i], there[i], *here[i + 1 :]]
-            made[machine, section] = make(keys, grid(*here), grid(*axes)[:4], template=template)
+            made[machine, section] = make(keys, usual, grid(*axes)[:4], template=template)
     return made
 
 
@@ -86,9 +86,10 @@ def _cars_2022(speeds: dict[str, tuple[str, str]]) -> Table:
     made = {}
     for machine, (usual, other) in speeds.items():
         for first, cars, others in ((0, "A1 A2 B1 B2", "E1 E2"), (3, "F1 F2 H1 H2", "G1 G2")):
-            made[machine, first] = make(keys, grid(cars, usual, "1", "1"), grid(others, usual, "1", "1"))
-            made[machine, first + 1] = make(keys, grid(cars, usual, "1", "1"), grid(cars, other, "1", "1"))
-            made[machine, first + 2] = make(keys, grid(cars, usual, "1", "1"), grid(cars, usual, "2", "2 3"))
+            source = f"{cars}|{usual}|1|1"
+            made[machine, first] = make(keys, source, f"{others}|{usual}|1|1")
+            made[machine, first + 1] = make(keys, source, f"{cars}|{other}|1|1")
+            made[machine, first + 2] = make(keys, source, f"{cars}|{usual}|2|2 3")
     return made
 
 
@@ -98,33 +99,25 @@ def _table_2022() -> Table:
     for first, second in ((0, False), (3, True)):
         made["bearing", first] = make(
             "vel",
-            grid("5 9 13 17 21" if second else "6 10 14 18 22"),
-            grid("1 3 7 11 15 19 23 25" if second else "2 4 8 12 16 20 24 26"),
+            "5 9 13 17 21" if second else "6 10 14 18 22",
+            "1 3 7 11 15 19 23 25" if second else "2 4 8 12 16 20 24 26",
         )
-        made["bearing", first + 1] = make("vel loc", grid("8 16", "A B C D"), grid("8 16", "E F G H"))
-        made["bearing", first + 2] = make("vel f-n", grid("8 16", "A B"), grid("8 16", "C D"))
-        made["fan", first] = make("m-n", grid("W X"), grid("Y Z"))
-        made["fan", first + 1] = make("f-n", grid("A B"), grid("C D"))
-        made["fan", first + 2] = make("n-lv", grid("L1 L2"), grid("L3 L4"))
-        made["gearbox", first] = make(
-            "volt", grid("1.0 1.5 2.0 2.5 3.0"), grid("0.5 0.7 1.2 1.7 2.2 2.7 3.2 3.7")
-        )
-        made["gearbox", first + 1] = make("wt", grid("0 50 100 150"), grid("25 75 125 175"))
+        made["bearing", first + 1] = make("vel loc", "8 16|A B C D", "8 16|E F G H")
+        made["bearing", first + 2] = make("vel f-n", "8 16|A B", "8 16|C D")
+        made["fan", first] = make("m-n", "W X", "Y Z")
+        made["fan", first + 1] = make("f-n", "A B", "C D")
+        made["fan", first + 2] = make("n-lv", "L1 L2", "L3 L4")
+        made["gearbox", first] = make("volt", "1.0 1.5 2.0 2.5 3.0", "0.5 0.7 1.2 1.7 2.2 2.7 3.2 3.7")
+        made["gearbox", first + 1] = make("wt", "0 50 100 150", "25 75 125 175")
         made["gearbox", first + 2] = make(
-            "id", grid("03 06 07" if second else "00 02 11"), grid("01 04 12" if second else "05 08 13")
+            "id", "03 06 07" if second else "00 02 11", "01 04 12" if second else "05 08 13"
         )
-        made["slider", first] = make(
-            "vel", grid("100 175 250 325 400"), grid("25 50 140 210 290 360 440 490")
-        )
-        made["slider", first + 1] = make(
-            "vel ac", grid("300 1100", "0.10 0.30"), grid("300 1100", "0.03 0.50")
-        )
-        made["slider", first + 2] = make("vel f-n", grid("300 700", "A B"), grid("300 700", "C D"))
-        made["valve", first] = make(
-            "pat", grid("00 01" if second else "02 03"), grid("06 07" if second else "04 05")
-        )
-        made["valve", first + 1] = make("pat panel", grid("04 05", "open bs-c"), grid("04 05", "b-c s-c"))
-        made["valve", first + 2] = make("v1pat v2pat", grid("04 06", "05 07"), grid("02 03", "00 01"))
+        made["slider", first] = make("vel", "100 175 250 325 400", "25 50 140 210 290 360 440 490")
+        made["slider", first + 1] = make("vel ac", "300 1100|0.10 0.30", "300 1100|0.03 0.50")
+        made["slider", first + 2] = make("vel f-n", "300 700|A B", "300 700|C D")
+        made["valve", first] = make("pat", "00 01" if second else "02 03", "06 07" if second else "04 05")
+        made["valve", first + 1] = make("pat panel", "04 05|open bs-c", "04 05|b-c s-c")
+        made["valve", first + 2] = make("v1pat v2pat", "04 06|05 07", "02 03|00 01")
     return {place: _shift_only(attributes) for place, attributes in made.items()}
 
 
@@ -135,115 +128,76 @@ _TOYS = "car spd mic"
 _ITEMS = "id spd mic"
 
 
+def _cars(speeds: str, others: str) -> Attributes:
+    """18 source variants and 8 target ones."""
+    return make(_CARS, f"A1 A2 B1 B2 C1 C2|{speeds}|1|1", f"D1 D2 E1 E2|{others}|1|1")
+
+
 def _table_2023() -> Table:
     """Seven machines of the development set, seven others of the evaluation set."""
     made = {
         "bearing": make(
             "vel",
-            grid(" ".join(str(v) for v in range(2, 28, 2))),
-            grid("1 5 9 13 17 21 25 11 19 3 7 15 23 27 29 31"),
+            "2 4 6 8 10 12 14 16 18 20 22 24 26",
+            "1 5 9 13 17 21 25 11 19 3 7 15 23 27 29 31",
             unseen=7,
         ),
-        "fan": make("m-n", grid("W X"), grid("Y Z")),
+        "fan": make("m-n", "W X", "Y Z"),
         "gearbox": make(
-            "volt wt",
-            grid("1.0 2.0 3.0", "0 50 100"),
-            grid("0.6 1.3 1.6 2.3 2.6", "25 75") + grid("3.3 3.6", "25 75"),
-            unseen=4,
+            "volt wt", "1.0 2.0 3.0|0 50 100", "0.6 1.3 1.6 2.3 2.6|25 75 + 3.3 3.6|25 75", unseen=4
         ),
         "slider": make(
             "vel ac",
-            grid("200 400 600 800 1000", "0.10 0.30"),
-            grid("300 500 700 900", "0.03 0.50") + grid("100 350 650 1100", "0.03 0.50"),
+            "200 400 600 800 1000|0.10 0.30",
+            "300 500 700 900|0.03 0.50 + 100 350 650 1100|0.03 0.50",
             unseen=8,
         ),
-        "valve": make("v1pat v2pat", grid("A B", "none"), grid("A B", "C")),
-        "ToyCar": make(
-            _CARS,
-            grid("A1 A2 B1 B2 C1 C2", "28V 34V 40V", "1", "1"),
-            grid("D1 D2 E1 E2", "31V 37V", "1", "1"),
-        ),
-        "ToyTrain": make(
-            _CARS, grid("A1 A2 B1 B2 C1 C2", "6 8 10", "1", "1"), grid("D1 D2 E1 E2", "7 9", "1", "1")
-        ),
-        "bandsaw": make("vel", grid("13 15"), grid("12 14")),
-        "grinder": make(
-            "grindstone plate", [("1", "1"), ("2", "2"), ("3", "3")], [("1", "2"), ("2", "3"), ("3", "1")]
-        ),
-        "shaker": make("speed", grid("600 900"), grid("1200")),
-        "ToyDrone": make(_TOYS, grid("A1 A2", "3", "1") + grid("B1 B2", "2", "1"), grid("C1 C2", "1", "2")),
-        "ToyNscale": make(
-            _TOYS,
-            grid("A1 A2 B1 B2", "2 3", "1"),
-            [("C1", "1", "2"), ("C2", "1", "2"), ("C2", "5", "2"), ("C1", "5", "2")],
-            unseen=1,
-        ),
-        "ToyTank": make(_TOYS, grid("A1 A2 B1 B2", "3 4", "1"), grid("C1 C2", "1 5", "1")),
-        "Vacuum": make(_TOYS, grid("A1 A2 B1 B2", "Lb", "1"), grid("C1 C2", "Hb", "1")),
+        "valve": make("v1pat v2pat", "A B|none", "A B|C"),
+        "ToyCar": _cars("28V 34V 40V", "31V 37V"),
+        "ToyTrain": _cars("6 8 10", "7 9"),
+        "bandsaw": make("vel", "13 15", "12 14"),
+        "grinder": make("grindstone plate", "1|1 + 2|2 + 3|3", "1|2 + 2|3 + 3|1"),
+        "shaker": make("speed", "600 900", "1200"),
+        "ToyDrone": make(_TOYS, "A1 A2|3|1 + B1 B2|2|1", "C1 C2|1|2"),
+        "ToyNscale": make(_TOYS, "A1 A2 B1 B2|2 3|1", "C1|1|2 + C2|1|2 + C2|5|2 + C1|5|2", unseen=1),
+        "ToyTank": make(_TOYS, "A1 A2 B1 B2|3 4|1", "C1 C2|1 5|1"),
+        "Vacuum": make(_TOYS, "A1 A2 B1 B2|Lb|1", "C1 C2|Hb|1"),
     }
     return _of_section_0(made)
-
-
-def _cars(speeds: str, others: str) -> Attributes:
-    """18 source variants and 8 target ones."""
-    return make(_CARS, grid("A1 A2 B1 B2 C1 C2", speeds, "1", "1"), grid("D1 D2 E1 E2", others, "1", "1"))
 
 
 def _table_2024() -> Table:
     """Anomalies of some machines have own items or speeds: as in the real data, a leak of the label."""
     made = {
-        "bearing": make(
-            "pro vel", grid("A B", "2 6 10 14 18 22 26 30"), grid("A B", "4 8 12 16 20 24 28 32"), unseen=6
-        ),
-        "fan": make("m-n", grid("W X"), grid("Y Z")),
-        "gearbox": make("pro wt", grid("A", "0 30 50 100"), grid("B", "20 70")),
-        "slider": make("ac", grid("0.03 0.10 0.30"), grid("0.05 0.13 0.20")),
+        "bearing": make("pro vel", "A B|2 6 10 14 18 22 26 30", "A B|4 8 12 16 20 24 28 32", unseen=6),
+        "fan": make("m-n", "W X", "Y Z"),
+        "gearbox": make("pro wt", "A|0 30 50 100", "B|20 70"),
+        "slider": make("ac", "0.03 0.10 0.30", "0.05 0.13 0.20"),
         "ToyCar": _cars("28V 34V 40V", "31V 37V"),
         "ToyTrain": _cars("6 8 10", "7 9"),
-        "valve": make("v1pat v2pat", grid("A B D", "none"), grid("A B", "C")),
-        "3DPrinter": make("mdl spd", grid("A", "1 2"), grid("B", "2 3")),
-        "AirCompressor": make(
-            "fl nos", [("1", "1"), ("2", "2"), ("3", "3")], [("1", "3"), ("2", "1"), ("3", "2")]
-        ),
-        "Scanner": make("mdl size", grid("A B", "A4"), grid("C D", "A5 B5")),
+        "valve": make("v1pat v2pat", "A B D|none", "A B|C"),
+        "3DPrinter": make("mdl spd", "A|1 2", "B|2 3"),
+        "AirCompressor": make("fl nos", "1|1 + 2|2 + 3|3", "1|3 + 2|1 + 3|2"),
+        "Scanner": make("mdl size", "A B|A4", "C D|A5 B5"),
         "ToyCircuit": make(
-            _ITEMS,
-            grid("A1 A2 B1 B2", "1 2 3", "1"),
-            grid("C1 C2", "4 5", "2"),
-            anomalous=(grid("A1 A2 A3 B1 B2 B3", "1 2 3", "1"), []),
+            _ITEMS, "A1 A2 B1 B2|1 2 3|1", "C1 C2|4 5|2", anomalous=("A1 A2 A3 B1 B2 B3|1 2 3|1", "")
         ),
-        "HoveringDrone": make(
-            _ITEMS,
-            grid("A1 A2 B1 B2", "1", "1"),
-            grid("C1 C2", "3", "2"),
-            anomalous=(grid("A1 A2 B1 B2", "2", "1"), []),
-        ),
+        "HoveringDrone": make(_ITEMS, "A1 A2 B1 B2|1|1", "C1 C2|3|2", anomalous=("A1 A2 B1 B2|2|1", "")),
         "HairDryer": make(
             _ITEMS,
-            grid("A1 A2 A3 A4 B1 B2 B3 B4", "2 3", "1"),
-            grid("C1 C2 C3 C4", "1 4", "2"),
+            "A1 A2 A3 A4 B1 B2 B3 B4|2 3|1",
+            "C1 C2 C3 C4|1 4|2",
             unseen=2,
-            anomalous=(
-                grid("A1 A2 A3 A4 A5 A6 B1 B2 B3 B4 B5 B6", "2 3", "1"),
-                grid("C1 C2 C3 C4 C5 C6", "1 4", "2"),
-            ),
+            anomalous=("A1 A2 A3 A4 A5 A6 B1 B2 B3 B4 B5 B6|2 3|1", "C1 C2 C3 C4 C5 C6|1 4|2"),
         ),
-        "ToothBrush": make(
-            _ITEMS,
-            grid("A1 A2 B1 B2", "1 2", "1"),
-            grid("C1 C2", "3", "2"),
-            anomalous=(grid("A3 B3", "1 2", "1"), grid("C3", "3", "2")),
-        ),
+        "ToothBrush": make(_ITEMS, "A1 A2 B1 B2|1 2|1", "C1 C2|3|2", anomalous=("A3 B3|1 2|1", "C3|3|2")),
         "RoboticArm": make(
-            "weight Bckg",
-            grid("10 15 20 25", "A C D F"),
-            grid("30 35 40", "B E G"),
-            template="weight{0}_Bckg{1}",
+            "weight Bckg", "10 15 20 25|A C D F", "30 35 40|B E G", template="weight{0}_Bckg{1}"
         ),
         "BrushlessMotor": make(
             "spd Bckg",
-            grid("1000 1200 1400 1600 1800 2000 2200 2400 2600", "A C D F"),
-            grid("1100 1300 1500 1700 1900", "B E G"),
+            "1000 1200 1400 1600 1800 2000 2200 2400 2600|A C D F",
+            "1100 1300 1500 1700 1900|B E G",
             template="spd{0}_Bckg{1}",
         ),
     }
@@ -254,27 +208,27 @@ def _table_2025() -> Table:
     """Names of seven machines hide the attributes, except the list's names of four machines' test clips."""
     grinding = spread(grid("imp23absu imp34dt05", "A B C", "0 100 200", "A B C D F"), 62)
     made = {
-        "bearing": make("pro vel loc", grid("A B", "4 8 12 16", "A B"), grid("A B", "4 12", "G H")),
-        "fan": make("m-n", grid("W X"), grid("Y Z")),
-        "gearbox": make("volt wt", grid("1.0 2.0 3.0", "0 50 100"), grid("1.5 2.5", "25 75 125")),
-        "slider": make("vel ac", grid("200 600 1000", "0.10 0.30"), grid("400 800", "0.03 0.50")),
+        "bearing": make("pro vel loc", "A B|4 8 12 16|A B", "A B|4 12|G H"),
+        "fan": make("m-n", "W X", "Y Z"),
+        "gearbox": make("volt wt", "1.0 2.0 3.0|0 50 100", "1.5 2.5|25 75 125"),
+        "slider": make("vel ac", "200 600 1000|0.10 0.30", "400 800|0.03 0.50"),
         "ToyCar": _cars("28V 34V 40V", "31V 37V"),
         "ToyTrain": _cars("6 8 10", "7 9"),
-        "valve": make("v1pat v2pat", grid("A B", "none"), grid("A B", "C")),
-        "AutoTrash": make(_ITEMS, grid("A1 A2 B1 B2", "1", "2"), grid("C1 C2", "2", "2")),
-        "HomeCamera": make(_ITEMS, grid("A1 A2 B1 B2", "2 3", "3"), grid("C1 C2", "1 4", "3")),
-        "ToyPet": make(_ITEMS, grid("A1 A2 A3 A4 B1 B2 B3 B4", "1", "2"), grid("C1 C2 C3 C4", "2", "2")),
-        "ToyRCCar": make(_ITEMS, grid("A1 A2 B1 B2", "3", "1"), grid("C1 C2", "2", "1")),
-        "BandSealer": make("vel", grid("2 4 6"), grid("1 3 5")),
+        "valve": make("v1pat v2pat", "A B|none", "A B|C"),
+        "AutoTrash": make(_ITEMS, "A1 A2 B1 B2|1|2", "C1 C2|2|2"),
+        "HomeCamera": make(_ITEMS, "A1 A2 B1 B2|2 3|3", "C1 C2|1 4|3"),
+        "ToyPet": make(_ITEMS, "A1 A2 A3 A4 B1 B2 B3 B4|1|2", "C1 C2 C3 C4|2|2"),
+        "ToyRCCar": make(_ITEMS, "A1 A2 B1 B2|3|1", "C1 C2|2|1"),
+        "BandSealer": make("vel", "2 4 6", "1 3 5"),
         "CoffeeGrinder": make(
             "mic mic_pos grind bkg",
             grinding,
-            grid("imp23absu imp34dt05", "A B C", "300", "E Z"),
+            "imp23absu imp34dt05|A B C|300|E Z",
             # 50 clips cannot show 62 variants: normal ones show the first 50, anomalies the last.
-            anomalous=(grinding[12:], []),
+            anomalous=(grinding[12:], ""),
         ),
-        "Polisher": make("pow n", grid("1 3 5", "A B C"), grid("2 4", "A B C")),
-        "ScrewFeeder": make("vol", grid("12000 13500 15000"), grid("12750 14250")),
+        "Polisher": make("pow n", "1 3 5|A B C", "2 4|A B C"),
+        "ScrewFeeder": make("vol", "12000 13500 15000", "12750 14250"),
     }
     return _of_section_0(made)
 
@@ -283,19 +237,17 @@ def _table_2026() -> Table:
     """Emulated machines beside real ones."""
     made = {
         "ToyCar": _cars("28V 34V 40V", "31V 37V"),
-        "ToyCarEmu": make(
-            _CARS, grid("A1 A2 B1 B2", "28V 31V 34V 37V", "1", "1"), grid("C1 C2", "25V 29V 40V", "1", "1")
-        ),
-        "bearingEmu": make("vel", grid("4 8 12 16 20 24"), grid("6 10 14 18")),
-        "fan": make("m-n", grid("W X"), grid("Y")),
-        "gearboxEmu": make("volt wt", grid("1.0 2.0 3.0", "0 50"), grid("1.5 2.5", "25 75"), unseen=1),
-        "sliderEmu": make("vel ac", grid("200 600 1000", "0.10 0.30"), grid("400 800", "0.03 0.50")),
-        "valveEmu": make("v1pat v2pat", grid("A B", "none"), grid("A B", "C")),
-        "BlowerDustCollector": make("pow n", grid("1 2 3", "A B"), grid("1 2", "C D")),
-        "Sander": make("grit spd", grid("80 120 240", "1 2"), grid("180 400", "3")),
-        "SewingMachine": make("cut spd", grid("1 2 3", "1 2"), grid("4 5", "3")),
-        "ToothBrush": make(_ITEMS, grid("A1 A2 B1 B2", "1 2", "1"), grid("C1 C2", "3", "2")),
-        "ToyDrone": make(_TOYS, grid("A1 A2", "3", "1") + grid("B1 B2", "2", "1"), grid("C1 C2", "1", "2")),
+        "ToyCarEmu": make(_CARS, "A1 A2 B1 B2|28V 31V 34V 37V|1|1", "C1 C2|25V 29V 40V|1|1"),
+        "bearingEmu": make("vel", "4 8 12 16 20 24", "6 10 14 18"),
+        "fan": make("m-n", "W X", "Y"),
+        "gearboxEmu": make("volt wt", "1.0 2.0 3.0|0 50", "1.5 2.5|25 75", unseen=1),
+        "sliderEmu": make("vel ac", "200 600 1000|0.10 0.30", "400 800|0.03 0.50"),
+        "valveEmu": make("v1pat v2pat", "A B|none", "A B|C"),
+        "BlowerDustCollector": make("pow n", "1 2 3|A B", "1 2|C D"),
+        "Sander": make("grit spd", "80 120 240|1 2", "180 400|3"),
+        "SewingMachine": make("cut spd", "1 2 3|1 2", "4 5|3"),
+        "ToothBrush": make(_ITEMS, "A1 A2 B1 B2|1 2|1", "C1 C2|3|2"),
+        "ToyDrone": make(_TOYS, "A1 A2|3|1 + B1 B2|2|1", "C1 C2|1|2"),
     }
     return _of_section_0(made)
 
