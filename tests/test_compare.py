@@ -28,7 +28,7 @@ from asdray.store import Places
 
 
 def sections_of(rng, dcase="dcase2023", machines=("fan", "valve"), per_cell=5, numbers=(0,), shift=1.0):
-    """Random scores, rounded so that some are equal; two domains but in 2020."""
+    """Random scores, rounded so that some are equal, in two domains (one in 2020)."""
     domains = [False] if dcase == "dcase2020" else [False, True]
     cells = np.array([(t, a) for t in domains for a in (False, True) for _ in range(per_cell)])
     return [
@@ -48,7 +48,7 @@ def column(
 
 
 def official(dcase, sections, repeats=None):
-    """The official score by the pure metrics, every clip repeated as often as told."""
+    """The official score by the pure metrics, with every clip repeated ``repeats`` times."""
     rule, machines = get_year(dcase).score_rule, {}
     for i, s in enumerate(sections):
         w = np.ones(s.scores.size, int) if repeats is None else repeats[i]
@@ -62,7 +62,7 @@ def official(dcase, sections, repeats=None):
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_the_paired_bootstrap_is_a_loop(paired):
+def test_the_paired_bootstrap_equals_a_loop(paired):
     """Every draw by hand: the clips of a draw repeated, scored by every trial; seeds picked; years averaged."""
     draws, seed = 40, 3
     columns = [
@@ -121,7 +121,7 @@ def test_the_paired_bootstrap_is_a_loop(paired):
     assert overall.seeds_a == 1
 
 
-def test_a_system_differs_from_itself_by_nothing():
+def test_a_system_does_not_differ_from_itself():
     one = column(seeds_a=(0, 1, 2))
     (row,) = compare.compare([dataclasses.replace(one, b=one.a, paired=True)], 50)
     assert (row.difference, row.low, row.high, row.p, row.share) == (0, 0, 0, 1, 0.5)
@@ -129,7 +129,7 @@ def test_a_system_differs_from_itself_by_nothing():
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.integers(0, 5))
-def test_turning_the_two_round_turns_the_sign(data_seed, paired, seed):
+def test_exchanging_the_systems_changes_the_sign(data_seed, paired, seed):
     # Unpaired with equally many seeds: the picks of A and B are other draws, so the ends only come close.
     c = column(seed=data_seed, seeds_b=(0, 1) if paired else (5,), seeds_a=(0, 1) if paired else (4,))
     turned = dataclasses.replace(c, a=c.b, b=c.a)
@@ -151,7 +151,7 @@ def test_increasing_transforms_of_a_trials_scores_change_nothing(transform):
     assert compare.compare([dataclasses.replace(c, a=moved)], 30) == compare.compare([c], 30)
 
 
-def test_the_seed_of_the_draws_decides_them():
+def test_the_seed_determines_the_draws():
     c = column()
     assert compare.compare([c], 50, 1) == compare.compare([c], 50, 1)
     assert compare.compare([c], 50, 1) != compare.compare([c], 50, 2)
@@ -180,7 +180,7 @@ def test_drawing_one_seed_fewer_gives_the_variance_of_a_mean(n):
 
 
 def test_the_interval_is_as_wide_as_the_scatter_of_new_seeds_and_test_sets():
-    """Two equal systems, seeds of unequal skill: how far new experiments scatter, and what one says of it."""
+    """Two equal systems with unequal seeds: the scatter of new experiments against one interval."""
     rng = np.random.default_rng(0)
     cells = np.array([(t, a) for t in (False, True) for a in (False, True) for _ in range(40)])
 
@@ -237,7 +237,7 @@ BACKENDS = (Knn(), Knn(n_neighbors=2))
 
 
 def finished(places, dcase, recipe, seed, backends=BACKENDS, machines=MACHINES):
-    """A trial with everything done behind an extraction that is made up."""
+    """A trial with an invented extraction and all stages after."""
     trial = Trial(dcase, recipe, load_recipe(recipe).system, seed, machines)
     write_trial(trial, [CKPT], backends, False, places, load_dataset(places.data, dcase))
     train_and_extract(trial, places)
@@ -318,7 +318,7 @@ def test_a_folder_of_a_year_and_trials(asdray, world):
     assert "knn(n_neighbors=2)" in shown
 
 
-def test_years_that_both_have(asdray, world):
+def test_only_common_years_are_compared(asdray, world):
     code, shown, err = run(asdray, world, "dis_baseline", "dis_baseline", "--backend", "knn")
     assert (code, err) == (0, "")
     assert "all years" in shown
@@ -327,7 +327,7 @@ def test_years_that_both_have(asdray, world):
     assert [(r[1], r[3]) for r in rows] == [(DCASE, "dev"), ("dcase2024", "dev"), (DCASE, "eval")]
 
 
-def test_what_learns_nothing_has_one_seed_and_is_compared_with_all(asdray, world):
+def test_a_system_without_training_is_compared_with_all_seeds(asdray, world):
     places = world[0]
     finished(places, DCASE, "raw_spec", 0)
     code, shown, err = run(asdray, world, "raw_spec", "dis_baseline", "--backend", "knn")
@@ -336,7 +336,7 @@ def test_what_learns_nothing_has_one_seed_and_is_compared_with_all(asdray, world
     assert "3 seeds: what the interval says" in shown
 
 
-def test_who_had_the_classes_of_test_clips_is_told(asdray, world):
+def test_training_classes_from_test_clips_have_a_note(asdray, world):
     finished(world[0], DCASE, "dis_spec_adacos_fixed_asdkit", 0)
     code, shown, err = run(asdray, world, "dis_spec_adacos_fixed_asdkit", "dis_baseline", "--backend", "knn")
     assert (code, err) == (0, "")
@@ -361,7 +361,7 @@ def test_who_had_the_classes_of_test_clips_is_told(asdray, world):
         (["@2024", "ae_baseline", "--backend", "knn"], "have no year in common (A has dcase2024; B has dcase2023)"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_message(asdray, world, args, message):
+def test_invalid_input_gives_one_message(asdray, world, args, message):
     places, dis, _ = world
     there = store.trial_dir(places.results, dataclasses.replace(dis[0], dcase="dcase2024")).root
     code, _, err = run(asdray, world, *(there if a == "@2024" else a for a in args))
@@ -369,7 +369,7 @@ def test_wrong_input_is_one_message(asdray, world, args, message):
     assert message in err
 
 
-def test_unlabelled_and_changed_data_are_told(asdray, tmp_path):
+def test_unlabelled_and_changed_data_have_messages(asdray, tmp_path):
     places = Places.of(tmp_path / "data", tmp_path / "results")
     tree = build_tree(places.data, DCASE, list(MACHINES), {"source": 6, "target": 2}, per_cell=2)
     format_dataset(places.data, DCASE)
@@ -408,7 +408,7 @@ def test_synthetic_and_official_trials_are_not_compared(asdray, world, tmp_path)
     assert "was made of synthetic data, but dcase2023 under" in err
 
 
-def test_a_trial_that_is_not_scored_throughout_is_left_out(asdray, tmp_path, world):
+def test_a_trial_with_unscored_machines_is_left_out(asdray, tmp_path, world):
     places, dis, _ = world
     mine = Places.of(places.data, tmp_path / "results")
     for seed in (0, 1):

@@ -47,7 +47,7 @@ def test_zscores_by_hand():
 
 
 @pytest.mark.parametrize("train", [[0.1] * 10, [0.0, 0.0], [0.1 + 0.2, 0.3, 0.3], [1e-9] * 3, [3.0], []])
-def test_training_scores_without_a_spread_are_told(train):
+def test_training_scores_without_a_spread_are_an_error(train):
     with pytest.raises(ValueError, match="combine by rank instead"):
         zscores([0.1], train)
     if len(train) > 1:
@@ -95,7 +95,7 @@ def test_the_order_of_members_and_of_clips_changes_no_digit(seed, n, how):
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6))
-def test_laws_of_both_ways(seed):
+def test_laws_of_zscores_and_ranks(seed):
     rng = np.random.default_rng(seed)
     members = {f"m{i}": (rng.normal(size=8), rng.normal(size=12)) for i in range(3)}
     pools = ["dev"] * 12
@@ -115,7 +115,7 @@ def test_laws_of_both_ways(seed):
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3))
-def test_other_test_clips_change_a_rank_and_no_zscore(seed, n):
+def test_other_test_clips_change_ranks_but_no_zscore(seed, n):
     rng = np.random.default_rng(seed)
     members = {f"m{i}": (rng.normal(size=8), rng.normal(size=6)) for i in range(n)}
     higher = {name: (train, np.r_[test[0], test[1:] + 100]) for name, (train, test) in members.items()}
@@ -156,7 +156,7 @@ def spec(*ensembles, **more):
     }
 
 
-def test_none_by_default_and_the_resolved_spec_reads_back():
+def test_no_ensembles_by_default_and_the_resolved_spec_reads_back():
     assert validate(Sweep, {k: v for k, v in spec().items() if k != "ensembles"}, "x").ensembles == ()
     given_ = (
         {"name": "s", "of": "seeds"},
@@ -190,13 +190,13 @@ def test_none_by_default_and_the_resolved_spec_reads_back():
         ({"name": "a/b", "of": "seeds"}, {}, "ensembles.0.name"),
     ],
 )
-def test_wrong_ensembles_are_told(ensemble, more, message):
+def test_invalid_ensembles_are_errors(ensemble, more, message):
     with pytest.raises(ValueError) as caught:
         validate(Sweep, spec({"name": "e", **ensemble}, **more), "sweep.yaml")
     assert message in str(caught.value)
 
 
-def test_one_name_is_one_ensemble():
+def test_names_of_ensembles_are_unique():
     with pytest.raises(ValueError, match="ensembles names 'e' twice"):
         validate(Sweep, spec({"name": "e", "of": "seeds"}, {"name": "e", "of": "top", "k": 2}), "x")
 
@@ -253,7 +253,7 @@ def combined(frames, how):
 
 
 @pytest.mark.parametrize("how", ["zscore", "rank"])
-def test_all_seeds_of_every_system_are_rows_of_one(world, how):
+def test_an_ensemble_over_seeds_is_one_row_per_system(world, how):
     places, jobs = world
     made, frame = board(world, {"name": "s", "of": "seeds", "combine": how})
     assert any("which other test clips it is ranked with" in n for n in made.notes) == (how == "rank")
@@ -283,7 +283,7 @@ def test_all_seeds_of_every_system_are_rows_of_one(world, how):
     assert table["split"].to_pylist().count("train") == 8
 
 
-def test_named_rows_make_one_ensemble_per_seed_or_one_of_all(world):
+def test_named_rows_make_an_ensemble_per_seed_or_one_over_all_seeds(world):
     _, jobs = world
     names = ["dis_baseline/knn", "ae_baseline/recon"]
     _, frame = board(
@@ -308,7 +308,7 @@ def test_named_rows_make_one_ensemble_per_seed_or_one_of_all(world):
     assert row["options"].endswith(", all seeds")
 
 
-def test_the_best_are_chosen_by_dev_and_it_is_said(world):
+def test_the_best_rows_are_chosen_by_dev_scores_and_named(world):
     _, jobs = world
     _, frame = board(world, {"name": "top", "of": "top", "k": 2})
     ours = frame[frame["recipe"] != "ensemble"]
@@ -323,7 +323,7 @@ def test_the_best_are_chosen_by_dev_and_it_is_said(world):
 
 
 def test_no_eval_score_chooses(world):
-    """Whatever the eval columns hold, the same systems are chosen."""
+    """Eval scores do not change the choice of systems."""
     sweep = validate(Sweep, spec({"name": "top", "of": "top", "k": 2}), "test")
     (row,) = ensembles.plan(sweep, [job.trial for job in world[1]])
     keys = list(ensembles._keys(sweep, [job.trial for job in world[1]]))
@@ -354,7 +354,7 @@ def test_no_eval_score_chooses(world):
     assert chosen == {((keys[1], keys[2]), 3)}
 
 
-def test_again_nothing_is_done_and_what_is_not_asked_for_goes(world):
+def test_finished_ensembles_are_reused_and_older_ones_removed(world):
     places = world[0]
     board(world, {"name": "s", "of": "seeds"}, {"name": "top", "of": "top", "k": 2})
     folder = store.ensembles_dir(places.results, "mixed")
@@ -370,7 +370,7 @@ def test_again_nothing_is_done_and_what_is_not_asked_for_goes(world):
     assert not list(folder.rglob("*.parquet"))
 
 
-def test_what_is_missing_is_counted_and_not_ranked(world):
+def test_incomplete_ensembles_are_counted_and_not_ranked(world):
     places, jobs = world
     trial = next(j.trial for j in jobs if j.trial.recipe == "ae_baseline" and j.trial.seed == 1)
     path = store.trial_dir(places.results, trial).scores(CKPT, "bandsaw", backend_id(Recon()))
@@ -395,7 +395,7 @@ def test_what_is_missing_is_counted_and_not_ranked(world):
     assert frame["rank"].notna().all()
 
 
-def test_constant_training_scores_are_a_note_and_no_number(world, tmp_path):
+def test_constant_training_scores_give_a_note_and_no_score(world, tmp_path):
     mine = Places.of(world[0].data, tmp_path)
     jobs = [job for job in world[1] if job.trial.recipe == "ae_baseline"]
     for job in jobs:
@@ -425,7 +425,7 @@ def test_constant_training_scores_are_a_note_and_no_number(world, tmp_path):
     assert "Not made: z-" in (store.sweep_dir(mine.results, "mixed") / "leaderboard.md").read_text()
 
 
-def test_new_labels_evaluate_ensembles_anew(tmp_path):
+def test_new_labels_repeat_the_evaluation_of_ensembles(tmp_path):
     places = Places.of(tmp_path / "data", tmp_path / "results")
     tree = build_tree(places.data, DCASE, list(MACHINES), {"source": 6, "target": 2}, per_cell=3)
     format_dataset(places.data, DCASE)
@@ -448,7 +448,7 @@ def test_new_labels_evaluate_ensembles_anew(tmp_path):
     assert frame.loc["ensemble"][f"{DCASE}-eval_mean"] > 0
 
 
-def test_load_results_reads_them_too(world):
+def test_load_results_reads_ensembles(world):
     places, jobs = world
     sweep = validate(Sweep, spec({"name": "s", "of": "seeds"}, {"name": "t", "of": "top", "k": 2}), "test")
     _, frame = board(world, *(e.model_dump(mode="json") for e in sweep.ensembles))
@@ -484,7 +484,7 @@ def test_load_results_reads_them_too(world):
         ({"of": "top", "k": 4}, "k is 4, but the sweep has 3 rows"),
     ],
 )
-def test_members_that_the_sweep_does_not_have_are_told_before_anything_runs(world, ensemble, message):
+def test_unknown_members_are_errors_before_anything_runs(world, ensemble, message):
     sweep = validate(Sweep, spec({"name": "e", **ensemble}), "x")
     with pytest.raises(ValueError) as caught:
         plan(sweep, world[0], "sweep.yaml")
@@ -493,7 +493,7 @@ def test_members_that_the_sweep_does_not_have_are_told_before_anything_runs(worl
     assert load_dataset(world[0].data, DCASE)
 
 
-def test_what_has_one_seed_stands_in_the_ensemble_of_every_seed(world):
+def test_a_system_with_one_seed_is_in_the_ensemble_of_every_seed(world):
     sweep = validate(
         Sweep, spec({"name": "e", "of": ["raw_spec", "ae_baseline"]}, recipes=["raw_spec", "ae_baseline"]), "x"
     )  # fmt: skip

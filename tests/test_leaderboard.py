@@ -1,4 +1,4 @@
-"""The leaderboard: ranks, means over years, published rows, and how it is written."""
+"""The leaderboard: ranks, means over years, published rows, and its files."""
 
 import itertools
 import math
@@ -56,7 +56,7 @@ def test_a_best_checkpoint_is_selected_by_its_loss():
     assert {r["selected_by"] for r in rows} == set(by.values())
 
 
-def test_what_all_rows_are_selected_by_is_said_below_the_table():
+def test_a_common_selection_is_a_note_below_the_table():
     b = board(make_rows())
     note = "All rows: selected by fixed."
     assert note in text.markdown(b).splitlines()
@@ -66,7 +66,7 @@ def test_what_all_rows_are_selected_by_is_said_below_the_table():
     assert "| selected by |" in text.markdown(b)
 
 
-def test_picking_the_top_row_of_a_rank_by_eval_is_said_to_be_selection_by_eval():
+def test_a_rank_by_eval_has_a_note_on_selection_by_eval():
     said = "the top one of these 5 selects by eval labels, and its score flatters; to choose, --rank-by dev_amean"
     assert any(said in note for note in board(make_rows()).notes)
     for quiet in ("dev_amean", "dcase2022-dev"):
@@ -98,7 +98,7 @@ def test_equal_scores_share_a_rank():
     assert list(frame["system"]) == ["dis-11111111"] * 2 + ["dis-22222222"] * 2 + ["ae-33333333"]
 
 
-def test_without_eval_machines_dev_decides_and_it_is_said():
+def test_without_eval_machines_dev_decides_the_rank_with_a_note():
     rows = make_rows()
     context = replace(CONTEXT, machines={"dcase2023": ("fan", "valve")}, dataset="official")
     planned = plan()
@@ -112,7 +112,7 @@ def test_without_eval_machines_dev_decides_and_it_is_said():
     assert set(b.frame["machines"]) == {"dcase2023-dev 2 of 7"}
 
 
-def test_eval_without_labels_ranks_nobody():
+def test_eval_without_labels_leaves_all_rows_unranked():
     rows = make_rows()
     rows["value"] = rows["value"].mask(rows["subset"] == "eval")
     b = board(rows)
@@ -120,12 +120,12 @@ def test_eval_without_labels_ranks_nobody():
     assert "No scores yet in dcase2022-eval and dcase2023-eval" in text.markdown(b)
 
 
-def test_label_sources_are_told_per_year_where_they_differ():
+def test_different_label_sources_are_named_per_year():
     b = board(make_rows(), replace(CONTEXT, label_sources={"dcase2022": "name+evaluator", "dcase2023": ""}))
     assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
 
 
-def test_whose_classes_were_those_of_test_clips_too_is_told():
+def test_training_classes_from_test_clips_are_marked():
     asdkit = with_overrides(load_recipe("dis_baseline").system, {"frontend.labels": "asdkit"}, "set")
     told = [f.classes_from for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
     assert told == ["train+test", ""]
@@ -143,7 +143,7 @@ def test_whose_classes_were_those_of_test_clips_too_is_told():
     assert theirs["ASDKit raw_spec"] == theirs["Challenge top"] == ""
 
 
-def test_synthetic_and_official_never_meet():
+def test_synthetic_and_official_data_cannot_share_a_table():
     kinds = {"dcase2022": "synthetic", "dcase2023": "official"}
     with pytest.raises(ValueError, match="dcase2022 is synthetic, dcase2023 is official"):
         tables.one_dataset(kinds)
@@ -214,7 +214,7 @@ def test_a_mean_over_years_needs_every_seed():
     assert row[["dev_amean", "dev_hmean"]].notna().all()
 
 
-def test_rank_by_a_column_of_ones_choice():
+def test_every_column_can_decide_the_rank():
     rows = make_rows()
     for by in ("dcase2023-dev", "eval_hmean", "amean", "hmean", "dev_amean"):
         b = board(rows, rank_by=by)
@@ -230,7 +230,7 @@ def test_rank_by_a_column_of_ones_choice():
         check_rank_by("eval_amean", ["dcase2023-dev"])
 
 
-def test_means_are_shown_once():
+def test_equal_means_are_shown_once():
     names = ("dcase2022-dev", "dcase2022-eval")
     b = board(make_rows())
     assert b.means == ("eval_amean", "eval_hmean", "amean", "hmean")
@@ -243,7 +243,7 @@ def test_means_are_shown_once():
         assert leaderboard.Leaderboard(b.frame, chosen, "", "official", "official", ()).means == shown
 
 
-def test_labels_that_are_missing_do_not_stand_in_the_way_of_another_column():
+def test_missing_labels_of_a_column_do_not_prevent_ranks_by_another_column():
     rows = make_rows()
     rows["value"] = rows["value"].mask(pick(rows, dcase="dcase2023", subset="eval"))
     no_labels = {"unlabelled": ["dcase2023-eval"]}
@@ -258,8 +258,8 @@ def test_labels_that_are_missing_do_not_stand_in_the_way_of_another_column():
 
 @settings(max_examples=4, deadline=None)
 @given(st.randoms(use_true_random=False), st.sets(st.integers(0, 59)))
-def test_order_and_gaps(shuffler, gone):
-    """In whatever order rows come, the leaderboard is the same; no incomplete row has a rank or stands high."""
+def test_the_order_of_rows_does_not_matter_and_incomplete_rows_have_no_rank(shuffler, gone):
+    """The order of rows does not change the leaderboard; incomplete rows come last, without a rank."""
     rows = make_rows()
     rows = rows[rows["metric"] == "official"].reset_index(drop=True)
     rows = rows.drop(index=[i for i in gone if i < len(rows)])
@@ -304,8 +304,8 @@ def official_board(systems, seeds=(0, 1, 2, 3), value=None, dcase="dcase2023", *
     return leaderboard.build(found, context, extra=published.leaderboard_rows(names), **more)
 
 
-def test_every_published_value_is_the_printed_one():
-    """The paper prints the means of its ten columns too: no digit of the 130 can be wrong unnoticed."""
+def test_published_scores_reproduce_the_printed_means():
+    """The paper prints the means of its ten columns, which check all digits of the 130 scores."""
     printed = {  # harmonic and arithmetic mean
         "ae": (57.22, 57.55), "raw_spec": (57.22, 57.43), "raw_beats": (61.38, 61.76), "raw_eat": (59.06, 59.33),
         "dis_spec_adacos_fixed_wo_mixup": (64.12, 66.27), "dis_spec_adacos_fixed": (65.58, 67.54),
@@ -326,7 +326,7 @@ def test_every_published_value_is_the_printed_one():
     assert len(values) == 10 * len(printed)
 
 
-def test_published_rows_say_what_they_are_and_which_of_ours_follows_them():
+def test_published_rows_name_their_source_and_recipe():
     values = published.load()
     found = {(v.column, v.recipe, v.backend_id): v.mean for v in values if v.recipe}
     smote = backend_id(Knn(smote_ratio=0.2))
@@ -368,7 +368,7 @@ def test_a_wrong_line_is_named(tmp_path, changed, message):
     assert f"{path}, line 3" in str(raised.value)
 
 
-def test_published_rows_stand_where_their_score_puts_them_without_a_rank():
+def test_published_rows_are_placed_by_score_without_a_rank():
     b = official_board({"dis-1": ("dis", "knn-1"), "ae-1": ("ae", "recon-1")})
     theirs = b.frame["origin"] == "published"
     placed = b.frame["eval_amean"].notna()
@@ -388,14 +388,14 @@ def test_published_rows_stand_where_their_score_puts_them_without_a_rank():
     assert text.ASDKIT_LABELS not in shown
 
 
-def test_the_labels_of_published_rows_are_told():
+def test_label_sources_of_published_rows_are_named():
     b = official_board({"dis-1": ("dis", "knn-1")}, dcase="dcase2022")
     asdkit = b.frame[b.frame["system"] == "ASDKit dis_spec_featex"].iloc[0]
     assert asdkit["label_source"] == "dcase2022-dev official, dcase2022-eval asdkit"
     assert text.ASDKIT_LABELS in text.markdown(b)
 
 
-def test_published_rows_stand_beside_no_synthetic_data_and_no_part_of_the_machines():
+def test_published_rows_need_official_data_and_all_machines():
     theirs = published.leaderboard_rows(["dcase2022-eval"])
     assert theirs
     with pytest.raises(ValueError, match="beside those of synthetic data"):
@@ -406,7 +406,7 @@ def test_published_rows_stand_beside_no_synthetic_data_and_no_part_of_the_machin
     assert published.leaderboard_rows(["dcase2023-eval"], "mix_auc") == []
 
 
-def test_ours_beside_what_it_follows():
+def test_own_rows_beside_published_rows():
     featex = load_recipe("dis_spec_featex_asdkit").system
     smote = backend_id(Knn(smote_ratio=0.2))
     name = f"dis_spec_featex_asdkit-{featex.id}"

@@ -1,4 +1,4 @@
-"""Metrics against published numbers, brute force, scikit-learn and their own laws."""
+"""Metrics against published numbers, brute force, scikit-learn and mathematical laws."""
 
 import itertools
 import math
@@ -124,7 +124,7 @@ def labelled(draw, values=None):
 
 
 @given(labelled())
-def test_auc_and_pauc_are_what_they_say(data):
+def test_auc_and_pauc_equal_brute_force(data):
     s, y = data
     assert metrics.auc(s, y) == pytest.approx(brute_auc(s, y), abs=1e-12)
     assert metrics.auc(s, y) == pytest.approx(roc_auc_score(y, s), abs=1e-12)
@@ -148,7 +148,7 @@ def test_pauc_equals_scikit_learn_on_the_official_sizes():
 
 
 @given(labelled(), st.randoms(use_true_random=False))
-def test_row_order_does_not_matter(data, random):
+def test_auc_and_pauc_do_not_depend_on_the_order_of_clips(data, random):
     s, y = data
     order = list(range(len(s)))
     random.shuffle(order)
@@ -157,7 +157,7 @@ def test_row_order_does_not_matter(data, random):
 
 
 @given(labelled(st.integers(-1000, 1000).map(float)))
-def test_only_the_ranking_matters_and_turning_it_round_mirrors_the_auc(data):
+def test_increasing_transforms_keep_the_auc_and_negation_mirrors_it(data):
     s, y = data
     for monotone in (lambda v: 3 * v - 7, lambda v: np.exp(v / 100), lambda v: v**3):
         assert metrics.auc(monotone(s), y) == metrics.auc(s, y)
@@ -165,7 +165,7 @@ def test_only_the_ranking_matters_and_turning_it_round_mirrors_the_auc(data):
     assert metrics.auc(-s, y) == pytest.approx(1 - metrics.auc(s, y), abs=1e-15)
 
 
-def test_extremes():
+def test_perfect_worst_and_constant_scores():
     y = np.arange(200) >= 100
     assert metrics.auc(y.astype(float), y) == metrics.pauc(y.astype(float), y) == 1
     assert metrics.auc(-y.astype(float), y) == 0
@@ -205,7 +205,7 @@ def four_cells(rng, n=20):
     return rng.normal(size=4 * n) + 0.8 * np.array(anomaly), anomaly, domain
 
 
-def test_section_metrics_take_the_clips_they_name():
+def test_section_metrics_use_the_clips_of_their_name():
     s, y, d = four_cells(np.random.default_rng(1))
     a, source = np.array(y), np.array([x == "source" for x in d])
     found = metrics.section_metrics(s, y, d)
@@ -269,7 +269,7 @@ def test_the_total_is_the_harmonic_mean_of_all_terms(machines):
     assert total == pytest.approx(everything, rel=1e-12)
 
 
-def test_the_total_of_2020_is_arithmetic_over_machines_and_any_missing_machine_voids_it():
+def test_the_total_of_2020_is_an_arithmetic_mean_and_none_without_a_machine():
     assert metrics.official_total("machine_mean", [0.5, 0.7], [4, 3]) == pytest.approx(0.6)
     for rule in metrics.OFFICIAL_TERMS:
         assert metrics.official_total(rule, [0.5, None], [1, 1]) is None
@@ -295,7 +295,7 @@ def as_dict(rows):
 
 
 @pytest.mark.parametrize("dcase", YEARS)
-def test_rows_of_every_year(dcase):
+def test_evaluation_rows_of_every_year(dcase):
     year = get_year(dcase)
     machine = year.machines["dev"][0]
     s, columns = clips(year.sections["dev"][machine])
@@ -319,7 +319,7 @@ def test_rows_of_every_year(dcase):
     )
 
 
-def test_dev_and_eval_sections_of_one_machine_are_apart_and_a_missing_section_leaves_no_mean():
+def test_dev_and_eval_are_separate_and_a_missing_section_leaves_no_mean():
     year = get_year("dcase2022")
     s_dev, dev = clips((0, 1, 2))
     s_eval, eval_ = clips((3, 4), subset="eval", seed=1)

@@ -1,4 +1,4 @@
-"""`asdray official`: the evaluators' tables against brute force and by hand, intervals, and what goes wrong."""
+"""`asdray official`: tables against brute force and by hand, intervals, faulty submissions."""
 
 import csv
 import io
@@ -64,7 +64,7 @@ class Case:
         return name.replace("section_00_", f"section_00_{domain}_test_{word}_").replace(".wav", "_vel_1.wav")
 
     def write_truth(self, folder):
-        """The list in 2020, else the evaluator's folders."""
+        """Writes the organisers' list in 2020, otherwise the folders of the official evaluator."""
         folder.mkdir(parents=True)
         if self.dcase == "dcase2020":
             lines = []
@@ -97,7 +97,7 @@ class Case:
         return folder
 
     def write_system(self, folder, scale=1.0, order=None, names=lambda n, d, a: n, files=None):
-        """A submission; ``order`` shuffles its rows, ``names`` and ``files`` rename clips and files."""
+        """Writes a submission; ``order`` shuffles rows, ``names`` and ``files`` rename clips and files."""
         folder.mkdir(parents=True, exist_ok=True)
         for (machine, section), rows in self.clips.items():
             rows = list(rows)
@@ -135,7 +135,7 @@ CASES = {
 
 @pytest.fixture
 def case(tmp_path, request):
-    """A case whose ground truth is in ``truth`` and whose one system is in ``teams/team1/sys1``."""
+    """A case with its ground truth in ``truth`` and one system in ``teams/team1/sys1``."""
     made = Case(request.param, CASES[request.param])
     made.write_truth(tmp_path / "truth")
     made.write_system(tmp_path / "teams" / "team1" / "sys1")
@@ -148,7 +148,7 @@ def rows_of(path):
 
 
 def assert_same(found, expected):
-    """Equal cell by cell: text as it is, numbers within 1e-12."""
+    """Asserts equal cells: text exactly, numbers within 1e-12."""
     assert len(found) == len(expected)
     for have, want in zip(found, expected, strict=True):
         assert len(have) == len(want), (have, want)
@@ -166,7 +166,7 @@ def assert_same(found, expected):
 
 
 def brute_domain(rows, domain):
-    """precision, recall, F1 score, mean score of normal clips, from the domain's own clips."""
+    """Precision, recall, F1 score, and mean score of normal clips of one domain."""
     own = [r for r in rows if r[1] == domain]
     _, fp, fn, tp = confusion_matrix([r[2] for r in own], [r[4] for r in own]).ravel()
     p, r = tp / max(tp + fp, EPS), tp / max(tp + fn, EPS)
@@ -260,7 +260,7 @@ def brute_official(everything):
 
 
 def brute_jackknife(case):
-    """As coded: leave one out of the pool of all clips."""
+    """The official ci95: leave one out of the pool of all clips."""
     rows = [r for own in case.clips.values() for r in own]
     n = len(rows)
     halves = []
@@ -281,7 +281,7 @@ def results_of(case, root, partial=True, **more):
 
 @pytest.mark.parametrize("compat", [False, True], ids=["mended", "compat"])
 @pytest.mark.parametrize("case", CASES, indirect=True)
-def test_the_result_is_the_evaluators(asdray, case, tmp_path, compat):
+def test_the_result_equals_the_official_evaluator(asdray, case, tmp_path, compat):
     where = ["--dcase", case.dcase, "--ground-truth", tmp_path / "truth"]
     code, shown, err = asdray("official", tmp_path / "teams", *where, "--compat" if compat else "--partial")
     assert (code, err) == (0, "")
@@ -306,7 +306,7 @@ def test_the_result_is_the_evaluators(asdray, case, tmp_path, compat):
 
 
 @pytest.mark.parametrize("case", ["dcase2022", "dcase2023", "dcase2024"], indirect=True)
-def test_the_tables_over_systems_are_the_evaluators(asdray, case, tmp_path):
+def test_tables_over_systems_equal_the_official_evaluator(asdray, case, tmp_path):
     case.write_system(tmp_path / "teams" / "team2" / "sys2", scale=-2.0)
     order = {
         "dcase2022": ["bearing", "fan", "gearbox", "slider", "ToyCar", "ToyTrain", "valve"],
@@ -386,7 +386,7 @@ official score,,0.6992230854605993
 """
 
 
-def test_synthetic_truth_is_known_by_whichever_way_it_is_reached(tmp_path):
+def test_synthetic_ground_truth_is_recognised_through_links_and_subfolders(tmp_path):
     case = Case("dcase2023", ())
     case.machines = ("bandsaw",)
     case.clips = {("bandsaw", 0): [("section_00_0000.wav", "source", 1, 9.0, 1)]}
@@ -453,7 +453,7 @@ def _cell(text):
 
 
 @pytest.mark.parametrize("dcase", PUBLISHED)
-def test_published_totals_stand_in_the_tables(dcase, tmp_path):
+def test_tables_reproduce_published_totals(dcase, tmp_path):
     machines, harmonic, arithmetic, score = PUBLISHED[dcase]
     names = ("smix_auc", "tmix_auc", "mix_pauc")
     sections = tuple(
@@ -474,7 +474,7 @@ def test_published_totals_stand_in_the_tables(dcase, tmp_path):
         assert [float(c) for c in paper[1][4:6]] == [0.7968, 0.77]
 
 
-def test_a_class_without_clips_is_empty_cells_not_numbers(asdray, tmp_path):
+def test_a_class_without_clips_gives_empty_cells(asdray, tmp_path):
     case = Case("dcase2023", ("bandsaw",))
     case.clips["bandsaw", 0] = [r for r in case.clips["bandsaw", 0] if (r[1], r[2]) != ("source", 0)]
     case.write_truth(tmp_path / "truth")
@@ -491,7 +491,7 @@ def test_a_class_without_clips_is_empty_cells_not_numbers(asdray, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["dcase2022"], indirect=True)
-def test_without_all_machines_and_sections_there_is_no_official_score(asdray, case, tmp_path):
+def test_an_incomplete_ground_truth_gives_no_official_score(asdray, case, tmp_path):
     lost = get_year(case.dcase).sections["eval"]["valve"][0]
     for path in (tmp_path / "truth").glob(f"*/ground_truth_*valve_section_{lost:02d}_*"):
         path.unlink()
@@ -513,7 +513,7 @@ def test_without_all_machines_and_sections_there_is_no_official_score(asdray, ca
 
 
 @pytest.mark.parametrize("case", ["dcase2020", "dcase2021", "dcase2023"], indirect=True)
-def test_the_order_of_rows_and_the_baselines_names_change_nothing(case, tmp_path):
+def test_row_order_and_baseline_file_names_do_not_matter(case, tmp_path):
     against = official.reference(load_ground_truth(tmp_path / "truth", case.dcase))
     expected = results_of(case, tmp_path, draws=20)
     case.write_system(tmp_path / "shuffled", order=np.random.default_rng(5))
@@ -531,7 +531,7 @@ def test_the_order_of_rows_and_the_baselines_names_change_nothing(case, tmp_path
     assert official.evaluate("sys1", tmp_path / "baseline", against, partial=True, draws=20) == expected
 
 
-def test_labels_that_the_ground_truth_does_not_have_are_told(asdray, tmp_path):
+def test_missing_labels_in_the_ground_truth_are_an_error(asdray, tmp_path):
     case = Case("dcase2023", ("bandsaw",))
     case.write_truth(tmp_path / "truth")
     case.write_system(tmp_path / "mine")
@@ -546,7 +546,7 @@ def test_labels_that_the_ground_truth_does_not_have_are_told(asdray, tmp_path):
     assert "lacks the label or the domain of clips (bandsaw 56)" in err
 
 
-def test_teams_and_systems_are_found_and_told_apart(tmp_path):
+def test_systems_of_teams_are_found_and_have_distinct_names(tmp_path):
     file = "anomaly_score_bandsaw_section_00_test.csv"
     for place in ("teams/a/one", "teams/a/two", "teams/b/one", "teams/c", "teams/.hidden/x"):
         (tmp_path / place).mkdir(parents=True)
@@ -570,7 +570,7 @@ def test_teams_and_systems_are_found_and_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["dcase2023"], indirect=True)
-def test_one_bad_system_is_listed_and_the_others_are_scored(asdray, case, tmp_path):
+def test_a_faulty_system_is_listed_and_other_systems_are_scored(asdray, case, tmp_path):
     bad = case.write_system(tmp_path / "teams" / "team2" / "bad")
     path = bad / "anomaly_score_shaker_section_00_test.csv"
     path.write_text(path.read_text().replace("section_00_0003.wav", "section_00_0103.wav"))
@@ -661,7 +661,7 @@ def test_draws_and_their_seed_are_options(asdray, tmp_path):
     ),
     st.sampled_from([0.1, 0.3, 1.0]),
 )
-def test_resampled_areas_are_those_of_the_repeated_clips(data, p):
+def test_resampled_areas_equal_those_of_repeated_clips(data, p):
     scores, y, weights = data
     area, partial = metrics.resampled_areas(scores, y, weights.T, p)
     for k, w in enumerate(weights):
@@ -681,7 +681,7 @@ def scored(case):
 
 
 @pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021", "dcase2023"])
-def test_the_bootstrap_is_a_loop_over_resampled_clips(dcase):
+def test_the_bootstrap_equals_a_loop_over_resampled_clips(dcase):
     sections = scored(Case(dcase, CASES[dcase]))
     rule = get_year(dcase).score_rule
     draws = bootstrap.official_draws(rule, sections, draws=7, seed=3)
@@ -716,7 +716,7 @@ def test_resamples_keep_the_size_of_every_stratum_and_follow_the_seed():
     assert one != two
 
 
-def test_an_interval_speaks_of_its_system_and_year_only():
+def test_an_interval_does_not_depend_on_other_systems():
     case = Case("dcase2023", ("shaker", "ToyDrone"))
     sections = scored(case)
     interval = bootstrap.official_interval("both_domains", sections, draws=200)
@@ -756,7 +756,7 @@ def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():
     assert np.mean(widths) == pytest.approx(1.96 * np.std(score), rel=0.15)
 
 
-def test_the_evaluators_ci95_is_the_jackknife_divided_by_n_minus_1():
+def test_the_official_ci95_is_the_jackknife_divided_by_n_minus_1():
     case = Case("dcase2024", ("Scanner",), seed=4)
     rows = [r for own in case.clips.values() for r in own]
     n = len(rows)
@@ -779,7 +779,7 @@ def test_decision_metrics_without_a_decision_and_without_an_anomaly():
     assert metrics.decision_metrics([True, False], [False, False]) == (None, None, None)
 
 
-def test_every_year_has_its_evaluators_columns():
+def test_every_year_has_the_columns_of_its_official_evaluator():
     for year in YEARS.values():
         columns = year.evaluator_machines or year.machines["eval"]
         assert sorted(columns) == sorted(year.machines["eval"])

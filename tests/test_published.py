@@ -1,4 +1,4 @@
-"""Published rows: what they may say, and that derived and second-hand ones are marked and add up."""
+"""Published rows: valid values, and derived and second-hand rows that are marked and consistent."""
 
 import csv
 import re
@@ -34,8 +34,8 @@ def test_every_row_is_a_fraction_of_a_known_year_with_a_source():
         )
 
 
-def test_a_number_of_2026_says_who_recorded_it():
-    """None of its pages was read by us: a row is another's record, or that other's own measurement."""
+def test_scores_of_2026_name_their_recorder():
+    """The pages of 2026 were not read: a row is the record, or the measurement, of a third party."""
     of_2026 = [v for v in VALUES if v.dcase == "dcase2026"]
     assert len(of_2026) > 10
     for v in of_2026:
@@ -45,7 +45,7 @@ def test_a_number_of_2026_says_who_recorded_it():
             assert SECOND_HAND not in v.source
 
 
-def test_labels_are_claimed_only_where_they_are_known():
+def test_label_sources_are_claimed_only_if_known():
     for v in VALUES:
         at_first_hand = re.search(r"evaluator of|, README|ASDKit, arXiv|results page", v.source)
         assert (v.label_source == "unstated") == (at_first_hand is None), v
@@ -101,7 +101,7 @@ def test_the_challenges_baseline_is_the_better_of_the_two(dcase):
         ("dcase2022 evaluator+name, dcase2023 none", None),
     ],
 )
-def test_scores_with_other_labels_are_not_within_anything(ours, within):
+def test_scores_with_other_labels_have_no_spread(ours, within):
     theirs = {r["system"]: r for r in published.leaderboard_rows(["dcase2022-dev", "dcase2022-eval"])}[
         "ASDKit dis_spec_featex"
     ]
@@ -115,7 +115,7 @@ def test_scores_with_other_labels_are_not_within_anything(ours, within):
         assert (line["spread"] is None) == (line["within_spread"] is None)
 
 
-def test_every_file_is_told_in_the_readme():
+def test_the_readme_names_every_file():
     readme = (published.FOLDER / "README.md").read_text()
     for path in published.FOLDER.glob("*.csv"):
         assert f"* `{path.name}`" in readme

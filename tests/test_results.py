@@ -1,4 +1,4 @@
-"""`asdray.load_results`: what it reads of a sweep, a trial and a results folder, what it costs, what it refuses."""
+"""`asdray.load_results` of a sweep, a trial and a results folder: rows, speed, errors."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ TAIL = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A sweep whose trials have more on disk than it asks for: another backend and, of one, a machine."""
+    """A sweep whose trials hold more results than its file names: a further backend, a further machine."""
     data = tmp_path_factory.mktemp("data")
     write_list(build_tree(data, DCASE, ["fan", "bandsaw"], {"source": 6, "target": 2}, per_cell=4))
     format_dataset(data, DCASE)
@@ -69,7 +69,7 @@ def world(tmp_path_factory):
     return places, sweep, jobs
 
 
-def test_a_sweep_is_its_trials_with_what_was_swept(world):
+def test_a_sweep_yields_its_trials_with_swept_options(world):
     places, _, jobs = world
     frame = asdray.load_results(store.sweep_dir(places.results, "grid"))
     assert list(frame.columns) == [*HEAD, "train.learning_rate", "frontend.mixup_probability", "part", *TAIL]
@@ -94,7 +94,7 @@ def test_a_sweep_is_its_trials_with_what_was_swept(world):
     assert pd.api.types.is_float_dtype(frame["train.learning_rate"])
 
 
-def test_a_search_is_its_own_years_and_those_of_its_confirmation(tmp_path):
+def test_a_search_yields_the_years_of_search_and_confirmation(tmp_path):
     options = {
         "name": "hunt",
         "recipes": {"dis_baseline": {"space": {"frontend.window_seconds": [1.0, 2.0]}}},
@@ -139,7 +139,7 @@ def test_a_search_is_its_own_years_and_those_of_its_confirmation(tmp_path):
     ]
 
 
-def test_by_name_below_the_results_folder(world, monkeypatch):
+def test_a_sweep_is_found_by_name_below_the_results_folder(world, monkeypatch):
     places = world[0]
     folder = store.sweep_dir(places.results, "grid")
     monkeypatch.setenv("ASDRAY_RESULTS", str(places.results))
@@ -148,7 +148,7 @@ def test_by_name_below_the_results_folder(world, monkeypatch):
         asdray.load_results("gird")
 
 
-def test_a_trial_is_all_that_is_there_of_it(world):
+def test_a_trial_yields_all_its_evaluations(world):
     places, _, jobs = world
     frame = asdray.load_results(store.trial_dir(places.results, jobs[0].trial).root)
     assert list(frame.columns) == [*HEAD, *TAIL]
@@ -156,7 +156,7 @@ def test_a_trial_is_all_that_is_there_of_it(world):
     assert len(frame) == 2 * 2 * 17
 
 
-def test_a_results_folder_names_what_the_systems_of_a_recipe_differ_in(world):
+def test_a_results_folder_has_columns_for_differing_options(world):
     places = world[0]
     frame = asdray.load_results(places.results)
     # ae_baseline has one system: nothing to tell apart.
@@ -169,7 +169,7 @@ def test_a_results_folder_names_what_the_systems_of_a_recipe_differ_in(world):
     }
 
 
-def test_wrong_paths_and_damaged_files_are_told(world, tmp_path):
+def test_wrong_paths_and_damaged_files_are_errors(world, tmp_path):
     places, _, jobs = world
     with pytest.raises(ValueError, match="no results folder: there is no sweep.yaml, trial.json or trials/"):
         asdray.load_results(tmp_path)
@@ -187,7 +187,7 @@ def test_wrong_paths_and_damaged_files_are_told(world, tmp_path):
         asdray.load_results(folder)
 
 
-def test_unlabelled_is_nan_and_counts_for_nothing(world, tmp_path):
+def test_unlabelled_scores_are_nan(world, tmp_path):
     places, _, jobs = world
     trial = jobs[0].trial
     folder = write_trial(trial, [CKPT], (Knn(),), False, Places.of(places.data, tmp_path), jobs[0].dataset)
@@ -209,7 +209,7 @@ def test_unlabelled_is_nan_and_counts_for_nothing(world, tmp_path):
     assert set(frame["backend"]) == {"x-1"}  # of which nobody knows the options
 
 
-def test_importing_asdray_imports_nothing_heavy_and_the_name_is_there():
+def test_importing_asdray_is_light_and_offers_load_results():
     code = (
         "import sys, asdray\n"
         "heavy = {'numpy', 'pandas', 'pyarrow', 'torch', 'ray', 'pydantic'} & set(sys.modules)\n"
@@ -222,8 +222,8 @@ def test_importing_asdray_imports_nothing_heavy_and_the_name_is_there():
         _ = asdray.load_result
 
 
-def test_hundreds_of_trials_take_a_moment(tmp_path):
-    """The cost is per trial: 200 trials of 16 machines and 4 backends, as files alone."""
+def test_hundreds_of_trials_load_quickly(tmp_path):
+    """200 trials of 16 machines and 4 backends, with the files of their results only."""
     import time
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Submission files: their names and rows, every fault that reading must find, thresholds, `asdray submit`."""
+"""Submission files: names, rows, faults, decision thresholds, and `asdray submit`."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_file_names(dcase):
 
 
 @pytest.mark.parametrize("dcase", YEARS)
-def test_what_is_written_reads_back(dcase, tmp_path):
+def test_written_submissions_read_back(dcase, tmp_path):
     year = YEARS[dcase]
     machine = year.machines["eval"][0]
     number = year.sections["eval"][machine][-1]
@@ -110,7 +110,7 @@ def test_the_baselines_own_file_and_clip_names(dcase, tmp_path):
         read(tmp_path, dcase, parts, labelled)
 
 
-def test_2024s_irregular_labelled_names_are_found_too(tmp_path):
+def test_irregular_labelled_names_of_2024_are_found(tmp_path):
     regular = "section_00_source_test_normal_0035_weight15_BckgF.wav"
     parts = {Part("RoboticArm", 0, None): ("section_00_0003.wav",)}
     for kind in submission.kinds("dcase2024"):
@@ -121,7 +121,7 @@ def test_2024s_irregular_labelled_names_are_found_too(tmp_path):
     assert list(found.scores) == [("RoboticArm", "section_00_0003.wav")]
 
 
-def test_a_number_is_one_of_csv_files_not_of_python(tmp_path):
+def test_numbers_follow_csv_not_python(tmp_path):
     parts = {Part("fan", 0, None): ("section_00_0000.wav",)}
     for text in ("1_000", "1_0.5"):
         for kind in submission.kinds("dcase2022"):
@@ -188,7 +188,7 @@ def test_the_threshold_moves_with_shift_and_scale_of_the_scores():
     assert base == pytest.approx(stats.gamma.ppf(0.9, *stats.gamma.fit(scores)), rel=1e-3)
 
 
-def test_where_the_fit_is_of_no_use_the_quantile_of_the_scores_stands_in():
+def test_a_rejected_fit_falls_back_to_the_quantile_of_the_scores():
     same = decision_threshold([0.3] * 7)
     assert (same.method, same.why) == ("empirical", "all training scores are equal")
     assert same.value == pytest.approx(0.3, abs=1e-15)
@@ -210,7 +210,7 @@ def test_a_threshold_is_always_finite_and_near_its_quantile(scores, quantile):
     )
 
 
-def test_wrong_threshold_input_is_told():
+def test_invalid_threshold_input_is_an_error():
     for scores in ([], [1.0], [1.0, math.nan], [1.0, math.inf]):
         with pytest.raises(ValueError, match="at least two training scores, all finite"):
             decision_threshold(scores)
@@ -234,7 +234,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture
 def trial(tree, tmp_path):
-    """The folder of a trial that is scored by one backend."""
+    """The folder of a trial with scores of one backend."""
     places = Places.of(tree.data, tmp_path / "results")
     made = Trial(DCASE, "dis_baseline", load_recipe("dis_baseline").system, 0, MACHINES)
     folder = write_trial(made, [CKPT], (BACKEND,), False, places, load_dataset(tree.data, DCASE))
@@ -299,7 +299,7 @@ def test_submit_writes_what_official_reads(asdray, tree, trial, tmp_path):
         (["--backend", "nope"], "nope"),
     ],
 )
-def test_wrong_input_to_submit_is_one_message_and_nothing_written(
+def test_invalid_input_to_submit_gives_one_message_and_writes_nothing(
     asdray, tree, trial, tmp_path, more, message
 ):
     out = tmp_path / "mine"

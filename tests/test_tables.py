@@ -24,7 +24,7 @@ def test_machines_in_keeps_the_years_order():
     assert tables.machines_in("dcase2022", "eval", ["valve", "fan"]) == ("fan", "valve")
 
 
-def test_what_a_total_is_over():
+def test_coverage_of_a_total():
     assert tables.coverage("dcase2023", "eval", ["fan", "bandsaw"]) == "1 of 7"
     every = get_year("dcase2023").all_machines
     assert tables.coverage("dcase2023", "eval", every) == tables.coverage("dcase2023", "dev", every) == "all"
@@ -47,7 +47,7 @@ def test_trial_table():
         assert row["total"] == pytest.approx(statistics.harmonic_mean(values.values()))
 
 
-def test_a_missing_machine_voids_the_total_and_nothing_else():
+def test_without_a_machine_only_the_total_is_null():
     rows = make_rows()
     one = rows[pick(rows, dcase="dcase2023", system="ae-33333333", seed=0)].copy()
     labels = {"recon-cccccccc": "recon"}
@@ -95,7 +95,7 @@ def test_sweep_table_is_mean_and_std_over_seeds():
         assert row["options"] == OPTIONS.get(row["system"], "")
 
 
-def test_2020_is_arithmetic():
+def test_the_total_of_2020_is_an_arithmetic_mean():
     head = {"dcase": "dcase2020", "recipe": "ae", "system": "ae-1", "seed": 0, "checkpoint": "last"}
     head |= {"subset": "dev", "section": -1, "backend": "recon-1", "metric": "official"}
     rows = pd.DataFrame(
@@ -207,8 +207,8 @@ def test_tables_of_another_metric(tmp_path):
 
 @settings(max_examples=5, deadline=None)
 @given(st.sets(st.integers(0, 59), min_size=1))
-def test_missing_values_are_in_no_mean(gone):
-    """Whichever machine values are missing: n says how many trials are whole, means are over these alone."""
+def test_missing_values_do_not_enter_a_mean(gone):
+    """If machine values are missing, n counts the complete trials, and means cover only these trials."""
     rows = make_rows()
     rows = rows[rows["metric"] == "official"].reset_index(drop=True)
     rows.loc[[i for i in gone if i < len(rows)], "value"] = math.nan
@@ -246,7 +246,7 @@ def test_planned_rows_of_real_trials():
 # ---------------------------------------------------------------------------------------------- names
 
 
-def test_systems_are_named_by_their_recipe_where_that_tells_them_apart():
+def test_system_labels_are_recipes_where_these_are_unique():
     rows = [
         {"system": "ae-1", "recipe": "ae", "options": ""},
         {"system": "ae-1", "recipe": "ae", "options": ""},
@@ -259,7 +259,7 @@ def test_systems_are_named_by_their_recipe_where_that_tells_them_apart():
     assert tables.system_labels(rows) == ["ae", "ae", "dis", "dis", "raw-1", "raw-2", "Their ae"]
 
 
-def test_names_show_only_what_differs():
+def test_labels_show_only_differing_options():
     knn = {"name": "knn", "n_neighbors": 1, "metric": "cosine"}
     assert tables.backend_labels({"a": knn, "b": {"name": "recon"}}) == {"a": "knn", "b": "recon"}
     assert tables.backend_labels({"a": knn, "b": {**knn, "n_neighbors": 4}, "c": None}) == {

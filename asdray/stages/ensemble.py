@@ -1,6 +1,6 @@
-"""Ensemble: the scores of several trials of one year -> one score per clip, and its evaluation.
+"""Ensemble: the scores of several trials of one year -> combined scores per machine, and evaluation rows.
 
-Scores are combined per machine, see `asdray.evaluation.ensemble`, and evaluated like those of a single trial.
+`asdray.evaluation.ensemble` defines the combination; the evaluation is the same as for a single trial.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALL_SEEDS = -1
 
 @dataclass(frozen=True)
 class Member:
-    """One trial with one backend in an ensemble; ``scores`` maps machine -> digest of its scores."""
+    """One trial with one backend in an ensemble; ``scores`` maps machine -> digest of the score file."""
 
     trial: Trial
     backend: str
@@ -64,7 +64,7 @@ class Identity:
 def scores_of(
     trial: Trial, ckpt: str, machines: Iterable[str], places: Places, dataset: Dataset
 ) -> dict[str, dict[str, str]]:
-    """Backend id -> machine -> digest of the trial's current scores."""
+    """Backend id -> machine -> digest of the trial's score file, if up to date."""
     found: dict[str, dict[str, str]] = {}
     for machine in machines:
         inputs = evaluate_step(trial, machine, ckpt, (), places, dataset).inputs

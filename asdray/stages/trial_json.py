@@ -26,7 +26,7 @@ from asdray.store import Places
 
 
 class PluginCopy(Config):
-    """A plugin of the trial: its original path, and the hash of the copy in the trial's folder."""
+    """A plugin of the trial: original path, and hash of the copy in the trial's folder."""
 
     path: str
     sha256: str
@@ -58,8 +58,8 @@ def write_trial(
 ) -> Path:
     """Writes ``trial.json`` and copies of the trial's plugins; an equal description is left as it is.
 
-    The description suffices to run the trial's stages by hand. Its provenance is that of the first writing;
-    each stage's record holds the provenance of the stage.
+    The description suffices to run the trial's stages by hand. The provenance in the file describes the first
+    writing; every stage records a provenance of its own.
 
     Returns:
         The trial's folder.
@@ -97,7 +97,7 @@ def write_trial(
 
 
 def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
-    """The trial in ``folder``, its description, and the results root above.
+    """The trial in ``folder``, the description, and the results root above.
 
     Raises:
         ValueError: not a trial's folder, a folder that was moved, or a damaged file.
@@ -137,7 +137,7 @@ def _activate_plugins(value: Any, folder: Path) -> None:
         known = validate(PluginCopy, entry, "plugins")
         path = store.TrialDir(folder).plugin(known.sha256)
         if not path.is_file():
-            path = path.with_suffix("")  # of a plugin that is a folder
+            path = path.with_suffix("")  # the plugin is a folder
         try:
             plugin = replace(read_plugin(path), path=known.path)
         except ValueError as error:

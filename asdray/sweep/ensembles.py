@@ -1,7 +1,7 @@
 """The ensembles of a sweep: the choice of their members, and their rows of the leaderboard.
 
-A member is a leaderboard row (system and backend) of one checkpoint. An ensemble combines the scores of its
-members' trials of one year, per seed or over all seeds, see `asdray.stages.ensemble`.
+A member is a leaderboard row (system and backend) of one checkpoint. An ensemble combines the members' trials
+of one year, per seed or over all seeds, see `asdray.stages.ensemble`.
 """
 
 from __future__ import annotations
