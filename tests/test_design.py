@@ -105,13 +105,7 @@ RESULT_FILES = re.compile(
 SPELL_RESULT_FILES = {
     "stages.history",
     "stages.train",
-    "sweep.dry_run",
-    "sweep.live",
-    "sweep.others",
-    "sweep.pieces",
-    "sweep.run",
     "sweep.seen",
-    "sweep.status",
 }
 """Modules that spell a file name of a result today. The list is to be emptied, never extended."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from asdray.config.sweep import Need, Sweep
-from asdray.store import Places, sweep_dir
+from asdray.store import Places, SweepDir, sweep_dir
 from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
 from asdray.sweep.events import History
@@ -47,7 +47,7 @@ def plan_lines(
     lines = changes(sweep, jobs, folder)
     totals: Counter[str] = Counter()
     estimator = Estimator(kept_shares(sweep, jobs))
-    history = History(folder / "events.jsonl")
+    history = History(SweepDir(folder).events)
     failures = {} if retry_failed else history.lasting
     threads = []
     search = None

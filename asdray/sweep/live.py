@@ -27,7 +27,7 @@ TOP = 5
 
 def live_path(folder: Path) -> Path:
     """``status.json`` in a sweep's folder: the newest snapshot."""
-    return folder / "status.json"
+    return store.SweepDir(folder).status
 
 
 class Live:

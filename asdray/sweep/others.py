@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import yaml
 from asdray import store
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
-from asdray.store import Places
+from asdray.store import Places, SweepDir
 from asdray.sweep import changes
 from asdray.sweep.jobs import Job, standing
 from asdray.sweep.pieces import Piece, Ranking, has_top, pieces_of, unread, wants
@@ -46,9 +46,8 @@ class Others:
         That is with their files, and when one ends. What only a finished stage lets go is told by the next
         leaderboard of the sweep that ran it.
         """
-        names = ("sweep.yaml", "study.journal", "leaderboard.csv")
-        folders = [f for f in store.sweep_dirs(self._places.results) if f.name != self._name]
-        return [(folder, store.is_leased(folder), _changed(folder, names)) for folder in folders]
+        others = [SweepDir(f) for f in store.sweep_dirs(self._places.results) if f.name != self._name]
+        return [(s.root, store.is_leased(s.root), _changed(s.spec, s.study, s.leaderboard())) for s in others]
 
     def cover(self, trial: Trial) -> bool:
         """Whether a trial is, or may be, one of another sweep too."""
@@ -76,25 +75,25 @@ class Others:
     def _all(self) -> Iterator[tuple[Path, _Other]]:
         for folder in store.sweep_dirs(self._places.results):
             if folder.name != self._name:
-                changed = _changed(folder, ("sweep.yaml", "study.journal"))
+                changed = _changed(SweepDir(folder).spec, SweepDir(folder).study)
                 if folder not in self._known or self._known[folder].changed != changed:
                     self._known[folder] = self._read(folder, changed)
                 yield folder, self._known[folder]
 
     def _read(self, folder: Path, changed: Sequence[int | None]) -> _Other:
         try:
-            spec = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+            path = SweepDir(folder).spec
+            spec = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not spec.get("plugins"):  # to load those here could change what our own names mean
-                sweep, jobs = load(folder / "sweep.yaml", {}, self._places)
+                sweep, jobs = load(path, {}, self._places)
                 return _Other(changed, sweep, {_key(job.trial): job for job in jobs})
         except (ValueError, OSError, AttributeError, yaml.YAMLError):
             pass  # of another version, or its data are gone
         return _Other(changed, trials=changes.last_trials(folder))
 
 
-def _changed(folder: Path, names: Iterable[str]) -> list[int | None]:
-    """When each of the files changed; None of one that is not there."""
-    files = [folder / name for name in names]
+def _changed(*files: Path) -> list[int | None]:
+    """Time of change of every file in ns, None for a missing file."""
     return [file.stat().st_mtime_ns if file.exists() else None for file in files]
 
 

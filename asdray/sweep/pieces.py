@@ -115,7 +115,7 @@ class Ranking:
         systems = {job.trial.system_name for job in jobs}
         rows: list[tuple[int, str]] = []
         with contextlib.suppress(FileNotFoundError):
-            path = store.sweep_dir(places.results, sweep.name) / "leaderboard.csv"
+            path = store.SweepDir(store.sweep_dir(places.results, sweep.name)).leaderboard()
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [(int(r["rank"]), r["system"]) for r in csv.DictReader(file) if r.get("rank")]
         ranked = dict.fromkeys(name for _, name in sorted(rows) if name in systems)  # no ensembles

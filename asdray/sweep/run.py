@@ -90,7 +90,7 @@ def run_sweep(
         raise ValueError(f"the sweep {sweep.name!r} already runs in {folder}: wait for it or stop it")
 
     with store.lease(folder, on_wait=already):
-        log = EventLog(folder / "events.jsonl")
+        log = EventLog(store.SweepDir(folder).events)
         view = View(folder, quiet)
         for line in changes(sweep, jobs, folder):
             view.line(line)

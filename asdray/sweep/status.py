@@ -11,7 +11,7 @@ from rich.text import Text
 
 from asdray import store
 from asdray.config.sweep import Sweep
-from asdray.store import Places
+from asdray.store import Places, SweepDir
 from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.jobs import Job
@@ -32,7 +32,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     folder = store.sweep_dir(places.results, sweep.name)
     snapshot = live.read(folder)
     alive = store.is_leased(folder)
-    history = History(folder / "events.jsonl")
+    history = History(SweepDir(folder).events)
     running = set(snapshot["running"]) if alive and snapshot else set()
     trials: Counter[str] = Counter()
     stages: dict[str, Counter[str]] = {}
