@@ -1,4 +1,8 @@
-"""What pydantic finds wrong, in a user's words: one line per fault, with its path in the user's file."""
+"""pydantic's errors in a user's words: a line per fault, with the path of the option in the user's file.
+
+Example: ``unknown option 'train.batchsize'; did you mean 'train.batch_size'? (known here: train.epochs,
+...)``
+"""
 
 from __future__ import annotations
 
@@ -27,29 +31,29 @@ _KINDS = {
     "bool_parsing": "true or false",
     "none_required": "null",
 }
-"""What a value of the wrong kind must be."""
+"""pydantic's errors about a value of the wrong kind, with the right kind in words."""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line per fault of a value that was refused as a ``model``.
+    """One line per fault of a value that ``model`` refused.
 
-    pydantic reports a value that fits no member of a union once per member: here that is one fault.
+    pydantic reports a value that fits no member of a union once per member: here one fault and one line.
     """
     items = error.errors(include_url=False)
-    faults = [_fault(model, item) for item in items if not _follows(item, items)]
+    faults = [_located(model, item) for item in items if not _is_consequence(item, items)]
     lines: list[str] = []
     for fault in faults:
-        alike = [f for f in faults if f.union is not None and f.union == fault.union]
-        if inside := [f for f in alike if f.inside]:
-            # A member whose inner options were refused is the one that was meant.
+        same_union = [f for f in faults if f.union is not None and f.union == fault.union]
+        if inside := [f for f in same_union if f.inside]:
+            # The user meant the member in which pydantic refused an inner option.
             lines += [f.line() for f in inside]
         else:
-            lines.append(_one_of(alike) if alike else fault.line())
+            lines.append(_fits_no_member(same_union) if same_union else fault.line())
     return list(dict.fromkeys(lines))
 
 
-def _follows(item: Any, items: list) -> bool:
-    """Whether ``item`` only says that a list is too short because its items were refused."""
+def _is_consequence(item: Any, items: list) -> bool:
+    """True if ``item`` calls a list too short only because items of the list were refused."""
     loc = item["loc"]
     return item["type"] == "too_short" and any(
         len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in items
@@ -58,11 +62,14 @@ def _follows(item: Any, items: list) -> bool:
 
 @dataclass(frozen=True)
 class _Fault:
-    """One error of pydantic with its place.
+    """One error of pydantic with its place in the user's file.
 
-    ``union`` is the path of the plain union that it lies in, if any, and ``inside`` says that it concerns
-    a part of that union's member, not the member as a whole. ``owner`` is the class that an unknown
-    option was written in.
+    Attributes:
+        item: pydantic's description of the error.
+        names: path of the option.
+        union: path of the union without a ``name`` (a number or a word, say) around the error; None if none.
+        inside: True if the error concerns an option of such a union's member, not the member as a whole.
+        owner: class in which an unknown option was written.
     """
 
     item: Any
@@ -76,9 +83,9 @@ class _Fault:
         return ".".join(self.names) or "the file"
 
     def line(self) -> str:
-        item, kind, path = self.item, self.item["type"], self.path
+        """The fault in words."""
+        item, kind, path, value = self.item, self.item["type"], self.path, self.item["input"]
         context = item.get("ctx") or {}
-        value = item["input"]
         if item["loc"][-1:] == ("[key]",) or kind == "invalid_key":
             return f"{path}: the key {value!r} must be text"
         if kind == "extra_forbidden":
@@ -89,22 +96,22 @@ class _Fault:
         if kind == "union_tag_not_found":
             return f"{path} needs a 'name'"
         if kind == "model_attributes_type":
-            return f"{path} is {_shown(value)}, but must be an object with a 'name'"
+            return f"{path} is {_yaml(value)}, but must be an object with a 'name'"
         if kind == "union_tag_invalid":
             tag, expected = context["tag"], _words(context["expected_tags"])
             return f"{path}.name is {tag!r}{nearest(tag, expected)} (known: {', '.join(expected)})"
         if kind == "literal_error":
-            return _choice(path, value, _words(context["expected"]))
+            return _not_one_of(path, value, _words(context["expected"]))
         if kind in _KINDS:
-            return f"{path} is {_shown(value)}: must be {_KINDS[kind]}"
+            return f"{path} is {_yaml(value)}: must be {_KINDS[kind]}"
         message = item["msg"].removeprefix("Value error, ")
         if kind == "value_error":
             return f"{path}: {message}" if self.names else message
-        return f"{path} is {_shown(value)}: {message[0].lower()}{message[1:]}"
+        return f"{path} is {_yaml(value)}: {message[0].lower()}{message[1:]}"
 
 
-def _one_of(faults: list[_Fault]) -> str:
-    """One line for a value that is none of a union's members."""
+def _fits_no_member(faults: list[_Fault]) -> str:
+    """One line for a value that fits no member of a union; one fault per member."""
     choices: list[str] = []
     for fault in faults:
         kind = fault.item["type"]
@@ -112,38 +119,39 @@ def _one_of(faults: list[_Fault]) -> str:
             choices = [*_words(fault.item["ctx"]["expected"]), *choices]
         elif kind in _KINDS:
             choices.append(_KINDS[kind])
-    # A fault of another kind is that of a value of the right kind, such as a number out of its range.
+    # Any other error concerns a value of the right kind, such as a number out of range.
     wrong = next((f for f in faults if f.item["type"] not in ("literal_error", *_KINDS)), None)
     if wrong is not None:
         return f"{wrong.line()} (or: {', '.join(choices)})" if choices else wrong.line()
-    return _choice(faults[0].path, faults[0].item["input"], choices)
+    return _not_one_of(faults[0].path, faults[0].item["input"], choices)
 
 
-def _choice(path: str, value: Any, choices: list[str]) -> str:
+def _not_one_of(path: str, value: Any, choices: list[str]) -> str:
     close = nearest(value, choices) if isinstance(value, str) else ""
-    return f"{path} is {_shown(value)}{close} (one of: {', '.join(choices)})"
+    return f"{path} is {_yaml(value)}{close} (one of: {', '.join(choices)})"
+
+
+_IN_YAML = {"False": "false", "True": "true", "None": "null"}
 
 
 def _words(expected: str) -> list[str]:
     """The words in pydantic's ``'a', 'b' or False``, as YAML writes them."""
     words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
-    return [{"False": "false", "True": "true", "None": "null"}.get(word, word) for word in words]
+    return [_IN_YAML.get(word, word) for word in words]
 
 
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+def _yaml(value: Any) -> str:
+    return _IN_YAML.get(repr(value), repr(value))
 
 
-# ----------------------------------------------------------------------------------------------- places
+# ---------------------------------------------------------------------------------------------------- places
 
 
-def _fault(model: type[BaseModel], item: Any) -> _Fault:
-    """The place of an error: which parts of pydantic's location a user wrote.
+def _located(model: type[BaseModel], item: Any) -> _Fault:
+    """An error with its place: the parts of pydantic's location that stand in the user's file.
 
-    pydantic puts the tag of a union member (``adacos``) and the kind of a plain union's member
-    (``dict[...]``, ``constrained-float``) into the location; neither stands in the user's file.
+    The location also has the name of a union's member (``adacos``) or the member's type (``dict[...]``,
+    ``constrained-float``), which are no keys of the file.
     """
     names: list[str] = []
     union: tuple[str, ...] | None = None
@@ -155,20 +163,20 @@ def _fault(model: type[BaseModel], item: Any) -> _Fault:
         if part == "[key]":
             continue
         if len(members) > 1:
-            current = next((m for m in members if _label_is(m, part)), None)
+            current = next((m for m in members if _is_called(m, part)), None)
             if union is None and not all(_tag(m) for m in members):
                 union = tuple(names)
             continue
         names.append(str(part))
         inside = union is not None
         member = members[0] if members else None
-        owner = member if isinstance(member, type) and issubclass(member, BaseModel) else None
-        current = _inner(member, part)
+        owner = member if _is_model(member) else None
+        current = _part_of(member, part)
     return _Fault(item, tuple(names), union, inside, owner)
 
 
 def _members(annotation: Any) -> list[Any]:
-    """What an annotation allows besides null."""
+    """The types that an annotation allows besides null."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation, *marks = typing.get_args(annotation)
         for mark in marks:
@@ -179,8 +187,12 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _label_is(member: Any, part: Any) -> bool:
-    """Whether pydantic calls this member of a union ``part``."""
+def _is_model(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, BaseModel)
+
+
+def _is_called(member: Any, part: Any) -> bool:
+    """True if ``part`` is pydantic's name for this member of a union."""
     if tag := _tag(member):
         return tag == part
     name = getattr(typing.get_origin(member) or member, "__name__", None)
@@ -188,22 +200,19 @@ def _label_is(member: Any, part: Any) -> bool:
 
 
 def _tag(member: Any) -> str | None:
-    if isinstance(member, type) and issubclass(member, Config):
-        name = member.model_fields.get("name")
-        return name.default if name else None
-    return None
+    """The ``name`` of a configuration class in YAML; None if the class has none."""
+    name = member.model_fields.get("name") if _is_model(member) and issubclass(member, Config) else None
+    return name.default if name else None
 
 
-def _inner(member: Any, part: Any) -> Any:
-    """The annotation of a field, a mapping's value or a sequence's item."""
-    if isinstance(member, type) and issubclass(member, BaseModel):
+def _part_of(member: Any, part: Any) -> Any:
+    """The annotation of a model's field, a mapping's values or a list's items; None for an unknown field."""
+    if _is_model(member):
         option = member.model_fields.get(part)
         if option is None:
             return None
         return Annotated[option.annotation, *option.metadata] if option.metadata else option.annotation
-    arguments = typing.get_args(member)
-    if typing.get_origin(member) in (dict, Mapping):
+    arguments, origin = typing.get_args(member), typing.get_origin(member)
+    if origin in (dict, Mapping):
         return arguments[1]
-    if typing.get_origin(member) in (list, tuple):
-        return arguments[0]
-    return None
+    return arguments[0] if origin in (list, tuple) else None
