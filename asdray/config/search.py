@@ -1,4 +1,22 @@
-"""How a search walks its space: kinds of axis, algorithm and objective, schedulers, confirmation."""
+"""The search of a sweep file: axes of the space, algorithm, objective, schedulers and confirmation.
+
+Example::
+
+    space: {train.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}, frontend.loss: [{name: adacos}, {name:
+    arcface}]} search: {algorithm: optuna, num_samples: 20, objective: official_dev} scheduler: {name: asha,
+    grace_period: 4} confirm: {top_k: 3, seeds: [10, 11]}
+
+The axes of a space by option path. An axis is a list, which is a choice, or an object with one key:
+
+* ``{choice: [a, b]}``: one of the values;
+* ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``: a number from low to high;
+* ``{randint: [low, high]}``: a whole number, both ends included;
+* ``{quniform: [low, high, step]}``: ``low``, ``low + step``, ..., at most ``high``.
+
+Drawn numbers are rounded to `DIGITS` digits. An object among the values of a choice replaces a union member
+as a whole, and may have axis objects inside, which are drawn only with this member. A list inside an object
+is a plain list, not a choice.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +32,16 @@ from asdray.dcase.years import get_year, nearest
 
 Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 
-# ------------------------------------------------------------------------------------------------- axes
+# ------------------------------------------------------------------------------------------------------ axes
 
 DIGITS = 5
-"""Of drawn numbers: more would tell nothing, and make names of systems unreadable."""
+"""Significant digits of drawn numbers; more would only lengthen the names of systems."""
 
 AXIS_KINDS = ("choice", "uniform", "loguniform", "randint", "quniform")
-"""An axis is a list, which is a choice, or an object of one of these keys:
-
-* ``{choice: [a, b]}``: one of the values;
-* ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``: a number between them;
-* ``{randint: [low, high]}``: a whole number, both ends included;
-* ``{quniform: [low, high, step]}``: ``low``, ``low + step``, ..., at most ``high``.
-
-Numbers are rounded to `DIGITS` digits.
-
-An object among the values of a choice replaces a union member whole, and what stands in it may be an axis
-object again: it is asked only where that member is chosen. A list in there is a list, not a choice.
-"""
 
 
-class Asked(Protocol):
-    """What draws the parameters of one sample: `optuna.trial.Trial`, or a test's own."""
+class Suggester(Protocol):
+    """Draws the parameters of one sample: `optuna.trial.Trial` has these methods."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -47,7 +53,7 @@ class Asked(Protocol):
 
 
 def axis_kind(value: Any) -> str | None:
-    """The kind of an axis object; None of anything else."""
+    """The kind of an axis object; None for any other value."""
     if isinstance(value, Mapping) and len(value) == 1:
         (key,) = value
         return key if key in AXIS_KINDS else None
@@ -77,6 +83,7 @@ def check_axis(value: Any, where: str) -> None:
 
 
 def _check_choice(values: Any, where: str) -> None:
+    """Raises ValueError unless ``values`` is a list of different values, with valid axes inside objects."""
     if not isinstance(values, list) or not values:
         raise ValueError(f"{where} is {values!r}: a choice is a list of at least one value")
     refuse_repeats(values, where)
@@ -86,6 +93,7 @@ def _check_choice(values: Any, where: str) -> None:
 
 
 def _check_range(kind: str, given: Any, where: str) -> None:
+    """Raises ValueError unless ``given`` is the range of an axis of this kind."""
     form = ("low", "high", "step") if kind == "quniform" else ("low", "high")
     numbers = isinstance(given, list) and all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in given
@@ -104,7 +112,7 @@ def _check_range(kind: str, given: Any, where: str) -> None:
 
 
 def _nested(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The axis objects inside a value, each with its place."""
+    """The axis objects inside a value, each with its path."""
     if axis_kind(value):
         yield path, value
     elif isinstance(value, Mapping):
@@ -115,45 +123,46 @@ def _nested(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _nested(inner, f"{path}[{i}]")
 
 
-def draw(space: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-    """One sample of a space: option path -> value.
+def draw(space: Mapping[str, Any], trial: Suggester) -> dict[str, Any]:
+    """One sample of a space, option path -> value: ``{"train.learning_rate": 0.00042}``.
 
-    Each parameter's name is the path of its axis, ``frontend.loss``; one inside the second value of that
-    choice is ``frontend.loss[1].n_subclusters``.
+    The name of a parameter is the path of its axis, such as ``frontend.loss``; an axis inside the second
+    value of this choice is named ``frontend.loss[1].n_subclusters``.
 
     Args:
         space: axes that `check_axis` accepts.
     """
-    return {path: _drawn(axis, path, asked, top=True) for path, axis in space.items()}
+    return {
+        path: _drawn({"choice": axis} if isinstance(axis, list) else axis, path, trial)
+        for path, axis in space.items()
+    }
 
 
-def _drawn(value: Any, name: str, asked: Asked, top: bool = False) -> Any:
-    if top and isinstance(value, list):
-        value = {"choice": value}
+def _drawn(value: Any, name: str, trial: Suggester) -> Any:
     kind = axis_kind(value)
     if kind == "choice":
-        return _chosen(value[kind], name, asked)
+        return _chosen(value[kind], name, trial)
     if kind == "randint":
-        return asked.suggest_int(name, *value[kind])
+        return trial.suggest_int(name, *value[kind])
     if kind is not None:
         low, high, *step = value[kind]
-        number = asked.suggest_float(
+        number = trial.suggest_float(
             name, float(low), float(high), step=float(step[0]) if step else None, log=kind == "loguniform"
         )
         return float(f"{number:.{DIGITS}g}")
     if isinstance(value, Mapping):
-        return {key: _drawn(inner, f"{name}.{key}", asked) for key, inner in value.items()}
+        return {key: _drawn(inner, f"{name}.{key}", trial) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_drawn(inner, f"{name}[{i}]", asked) for i, inner in enumerate(value)]
+        return [_drawn(inner, f"{name}[{i}]", trial) for i, inner in enumerate(value)]
     return value
 
 
-def _chosen(values: list, name: str, asked: Asked) -> Any:
-    # What a study can store of a choice is a plain value: of others, a label.
+def _chosen(values: list, name: str, trial: Suggester) -> Any:
+    # A study stores plain values as such, and a label of any other value.
     labels = [v if v is None or isinstance(v, bool | int | float | str) else _label(v, i)
               for i, v in enumerate(values)]  # fmt: skip
-    i = labels.index(asked.suggest_categorical(name, labels))
-    return _drawn(values[i], f"{name}[{i}]", asked)
+    i = labels.index(trial.suggest_categorical(name, labels))
+    return _drawn(values[i], f"{name}[{i}]", trial)
 
 
 def _label(value: Any, i: int) -> str:
@@ -162,64 +171,70 @@ def _label(value: Any, i: int) -> str:
 
 
 class _Corner:
-    """Answers every question with the first value that is worth a look, or with the one asked for."""
+    """A `Suggester` of fixed values: the first value of every parameter, or the one at a given index.
 
-    def __init__(self, answers: Mapping[str, int]) -> None:
-        self._answers = answers
-        self.options: dict[str, int] = {}
-        """Parameter -> how many values are worth a look."""
+    Attributes:
+        counts: parameter -> number of values to check: all of a choice; both ends of a range, and a value
+            between, since ends may be whole numbers by chance.
+    """
 
-    def _answer(self, name: str, values: list) -> Any:
-        self.options[name] = len(values)
-        return values[self._answers.get(name, 0)]
+    def __init__(self, indices: Mapping[str, int]) -> None:
+        self._indices = indices
+        self.counts: dict[str, int] = {}
+
+    def _suggest(self, name: str, values: list) -> Any:
+        self.counts[name] = len(values)
+        return values[self._indices.get(name, 0)]
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        # What only whole numbers fit must not pass because both ends are whole.
         between = low + step if step else math.sqrt(low * high) if log else low + 0.382 * (high - low)
-        return self._answer(name, [low, low if step else high, between])
+        return self._suggest(name, [low, low if step else high, between])
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        return self._answer(name, [low, high])
+        return self._suggest(name, [low, high])
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._answer(name, list(choices))
+        return self._suggest(name, list(choices))
 
 
 def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Samples that together show every value of every choice and both ends of every range, one at a time."""
+    """Samples that together contain every value of every choice and both ends of every range."""
     found: list[dict[str, Any]] = []
-    todo: list[dict[str, int]] = [{}]
+    pending: list[dict[str, int]] = [{}]
     seen: set[str] = set()
-    while todo:
-        answers = todo.pop(0)
-        corner = _Corner(answers)
+    while pending:
+        indices = pending.pop(0)
+        corner = _Corner(indices)
         sample = draw(space, corner)
         if sample not in found:
             found.append(sample)
-        for name, n in corner.options.items():
-            if name not in seen:  # those inside a member appear where that member is chosen
+        for name, n in corner.counts.items():
+            if name not in seen:  # a parameter inside a member appears only with this member
                 seen.add(name)
-                todo += [{**answers, name: i} for i in range(1, n)]
+                pending += [{**indices, name: i} for i in range(1, n)]
     return found
 
 
-# ----------------------------------------------------------------------------------------- the algorithm
+# ---------------------------------------------------------------------------------- algorithm and objective
 
 
 class Objective(Config):
-    """What a search tries to improve: the mean over the years and seeds of a sampled system."""
+    """The number by which a search compares systems: a mean over years and seeds.
+
+    Example: ``objective: {metric: official_dev, backend: knn}``, or ``objective: official_dev``
+    """
 
     metric: Literal["official_dev", "train_loss", "compactness"]
-    """``official_dev``: the year's official score on its dev subset, the higher the better; it reads these
-    test labels. ``train_loss``: of the last epoch, the lower the better. ``compactness``: of the training
-    embeddings, the lower the better, see `asdray.sweep.objective`. The latter two read no label, and compare
-    only systems that have the same loss, or whose embeddings mean the same."""
+    """``official_dev``: the year's official score of the dev subset, higher is better; reads dev test labels.
+    ``train_loss``: mean loss of the last epoch, lower is better. ``compactness``: spread of the training
+    embeddings, lower is better, see `asdray.sweep.objective`. The latter two read no label; ``train_loss``
+    compares only systems with the same loss, ``compactness`` only embeddings of the same kind."""
     backend: Backend | None = None
-    """Of ``official_dev``; null: every system is judged by the one of the sweep's backends that suits it
-    best."""
+    """Backend of ``official_dev``; null: of the sweep's backends the best one for each system."""
     checkpoint: Checkpoint = "last"
+    """Checkpoint of the embeddings, one of the sweep's ``checkpoints``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -241,7 +256,7 @@ class Objective(Config):
         return metric
 
     @model_validator(mode="after")
-    def _parts_that_count(self) -> Objective:
+    def _no_unused_option(self) -> Objective:
         if self.metric != "official_dev" and self.backend is not None:
             raise ValueError(f"backend counts only for official_dev: {self.metric} scores no clip")
         if self.metric == "train_loss" and self.checkpoint != "last":
@@ -250,17 +265,19 @@ class Objective(Config):
 
     @property
     def maximize(self) -> bool:
+        """True if a higher value is better."""
         return self.metric == "official_dev"
 
 
 class Sampler(Config):
-    """One of Optuna's samplers by name (``TPE``, ``GP``, ``CmaEs``, ...) with its options.
+    """One of Optuna's samplers by name: ``TPE``, ``GP``, ``CmaEs``, ..., in any spelling, such as ``cma-es``.
 
-    In whatever spelling: ``cma-es`` and ``CmaEsSampler`` are one, ``nsga2`` and ``NSGAII``.
+    Example: ``sampler: {name: TPE, options: {n_startup_trials: 20}}``, or ``sampler: GP``
     """
 
     name: str = "TPE"
     options: dict[str, Any] = Field(default={})
+    """Arguments of Optuna's class."""
 
     @model_validator(mode="before")
     @classmethod
@@ -269,21 +286,25 @@ class Sampler(Config):
 
 
 class Search(Config):
-    """How the space is walked.
+    """How systems are taken from the space.
 
-    A grid is its full product. ``random`` and ``optuna`` sample ``num_samples`` systems of each recipe, and
-    run each over all years and seeds of the sweep.
+    ``grid`` runs the full product of all lists. ``random`` and ``optuna`` sample ``num_samples`` systems of
+    each recipe, and run each on all years and seeds of the sweep.
     """
 
     algorithm: Literal["grid", "random", "optuna"] = "grid"
+    """``random`` samples independently of earlier results, ``optuna`` with ``sampler``."""
     num_samples: Positive | None = None
-    """Of each recipe. More of them than before goes on with the same study."""
+    """Systems per recipe. With a larger number than before the same study continues."""
     objective: Objective | None = None
+    """The number that the search improves."""
     sampler: Sampler | None = None
+    """Sampler of ``optuna``; null for TPE."""
     seed: Seed = 0
+    """Seed of the samples."""
     max_concurrent: Positive | None = None
-    """How many sampled systems are run at once; null: as many as keep every place for a training busy. With
-    1 the same seed gives the same suggestions; with more they depend on what finishes first."""
+    """Largest number of sampled systems in progress; null: enough to keep all training slots busy. With 1 the
+    same seed suggests the same systems; otherwise suggestions depend on which trials finish first."""
 
     @field_validator("algorithm", mode="before")
     @classmethod
@@ -294,16 +315,17 @@ class Search(Config):
 
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> Search:
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
         if self.algorithm == "grid":
             for name in ("num_samples", "objective", "sampler", "max_concurrent"):
-                if getattr(self, name) is not None:
+                if name in given:
                     raise ValueError(
                         f"{name} has no meaning in a grid, which runs all of its systems: choose algorithm: "
                         "random or optuna"
                     )
             return self
         for name in ("num_samples", "objective"):
-            if getattr(self, name) is None:
+            if name not in given:
                 raise ValueError(f"algorithm {self.algorithm} needs {name}")
         if self.algorithm == "random" and self.sampler is not None:
             raise ValueError("sampler: random has none; choose algorithm: optuna")
@@ -311,68 +333,83 @@ class Search(Config):
 
     @property
     def samples(self) -> bool:
-        """Whether systems are drawn one after the other, not all known at the start."""
+        """True if systems are sampled one by one; False for a grid, where all are known at the start."""
         return self.algorithm != "grid"
 
 
-# -------------------------------------------------------------------------------------------- schedulers
+# ------------------------------------------------------------------------------------------------- schedulers
 
 
 class Asha(Config):
-    """Asynchronous successive halving: at each rung a training goes on only if its training loss is among the
-    best ``1 / reduction_factor`` of those that were there.
+    """Asynchronous successive halving: a training continues after a rung only if its training loss is among
+    the best ``1 / reduction_factor`` of the losses recorded at this rung.
 
-    Source: Li et al., A system for massively parallel hyperparameter tuning, MLSys 2020; Ray Tune's
-    ``ASHAScheduler``. Rungs lie at ``grace_period``, times ``reduction_factor``, ... epochs, counted over all
-    units of a trial, years apart. Which trainings are stopped depends on which come first. As every
-    scheduler, it is of use only where training losses can be compared: not where augmentation or options of a
-    loss vary; where losses themselves do, it is refused.
+    Rungs are at ``grace_period``, ``grace_period * reduction_factor``, ... epochs, counted over all units of
+    a trial; each year is compared separately. Which trainings stop depends on the order in which trainings
+    arrive. Every scheduler needs comparable training losses: augmentation and options of the loss should not
+    vary, and different losses are refused. Source: Li et al., A system for massively parallel hyperparameter
+    tuning, MLSys 2020; Ray Tune's ``ASHAScheduler``.
+
+    Example: ``scheduler: {name: asha, grace_period: 4, reduction_factor: 3}``
     """
 
     name: Literal["asha"] = "asha"
     grace_period: Positive = 1
+    """Epochs before the first rung: no training stops earlier."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """Ratio of successive rungs; 1 of so many trainings continues."""
 
 
 class HyperBand(Config):
-    """Several `Asha` with later and later first rungs, to which the samples are dealt in turn.
+    """Several `Asha` with later and later first rungs, which take the samples in turn.
 
-    The asynchronous form of HyperBand from the same paper: nothing is ever paused and waited for.
+    This is the asynchronous HyperBand of the same paper: no training is paused.
+
+    Example: ``scheduler: {name: hyperband, brackets: 3}``
     """
 
     name: Literal["hyperband"] = "hyperband"
     grace_period: Positive = 1
+    """Epochs before the first rung of the first `Asha`."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """Ratio of successive rungs."""
     brackets: Positive = 3
+    """Number of `Asha`."""
 
 
 class Median(Config):
-    """Stops a training whose best loss so far is worse than the median of the others' mean loss so far.
+    """Stops a training whose best loss so far is worse than the median of the others' mean losses so far.
 
     Source: Golovin et al., Google Vizier, KDD 2017, section 3.2.2; Ray Tune's ``MedianStoppingRule``.
+
+    Example: ``scheduler: {name: median, grace_period: 4, min_samples: 5}``
     """
 
     name: Literal["median"] = "median"
     grace_period: Positive = 1
-    """Epochs that every training has."""
+    """Epochs before a training may be stopped."""
     min_samples: Positive = 3
-    """How many others must have come as far."""
+    """Number of other trainings that must have reached the same epoch."""
 
 
 Scheduler = Annotated[Asha | HyperBand | Median, Field(discriminator="name")]
 
 
-# ------------------------------------------------------------------------------------------ confirmation
+# ----------------------------------------------------------------------------------------------- confirmation
 
 
 class Confirm(Config):
-    """After a search the best systems are trained again with other seeds; only these are ranked."""
+    """After a search the best systems are trained again with other seeds; only these trials are ranked.
+
+    Example: ``confirm: {top_k: 3, seeds: [10, 11], dcase: [dcase2023]}``
+    """
 
     top_k: Positive = 3
-    """Of each recipe."""
+    """Number of systems per recipe."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    """Seeds that the search did not use."""
     dcase: tuple[str, ...] | None = None
-    """Null: the years of the search."""
+    """Years; null: the years of the search."""
 
     @model_validator(mode="before")
     @classmethod
