@@ -1,4 +1,16 @@
-"""The sweep file: what varies, on which years, with which seeds; and the trials that follow from it."""
+"""The schema of a sweep file: what varies, on which years and with which seeds, and how results are ranked.
+
+Example::
+
+    name: dis_grid
+    recipes: [dis_baseline, ae_baseline]
+    space: {train.learning_rate: [1.0e-3, 3.0e-4]}
+    dcase: [dcase2022, dcase2023]
+    seeds: [0, 1, 2, 3]
+    backends: [knn, {name: knn, n_neighbors: [2, 4]}]
+
+The README has an example with every key; `asdray.config.load.load_sweep` reads a file.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +22,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from asdray.config.backend import Backend, Knn, Umap, backend_id
-from asdray.config.base import Config, Seed, refuse_repeats
+from asdray.config.base import Config, Positive, Seed, refuse_repeats
 from asdray.config.files import validate
 from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
+# --------------------------------------------------------------------------------------------------- ranking
 
 class Mean(NamedTuple):
     """A mean over the columns ``<dcase>-<subset>`` of one subset, or of both subsets (None)."""
@@ -50,10 +63,10 @@ def check_rank_by(rank_by: str | None, names: Sequence[str]) -> str:
     """``rank_by``, by default the mean over the eval columns, or over the dev columns without eval columns.
 
     Args:
-        names: the leaderboard's columns, ``<dcase>-<subset>``.
+        names: columns of the leaderboard, ``<dcase>-<subset>``.
 
     Raises:
-        ValueError: neither a column nor a mean over any.
+        ValueError: neither a column nor a mean of any column.
     """
     known = (*names, *(mean for mean in MEANS if averaged(mean, names)))
     if rank_by is None:
@@ -67,20 +80,26 @@ Combine = Literal["zscore", "rank"]
 
 
 class Ensemble(Config):
-    """A leaderboard row beside those of the trials; ``of: seeds`` is a row per system and backend."""
+    """A leaderboard row of combined scores; with ``of: seeds`` a row per system and backend.
+
+    Example: ``ensembles: [{name: top3, of: top, k: 3, rank_by: dcase2023-dev}]``
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=50)]
     of: Literal["seeds", "top"] | Annotated[tuple[str, ...], Field(min_length=1)]
-    """``seeds``: of every row, all its seeds; ``top``: the ``k`` best rows; or rows by name: a recipe or a
-    system, with ``/<backend>`` behind it if not all of them are meant: ``dis_baseline/knn``."""
+    """Members. ``seeds``: all seeds of a row, for every row. ``top``: the ``k`` best rows. A list of rows by
+    name: a recipe or a system, followed by ``/<backend>`` to select one backend, as in
+    ``dis_baseline/knn``."""
     combine: Combine = "zscore"
-    """See `asdray.evaluation.ensemble`. ``zscore`` needs training scores alone; ``rank`` is transductive."""
+    """Scale of the scores before the mean. ``zscore``: standardised by the training scores. ``rank``: ranks
+    among the test clips, which is transductive. See `asdray.evaluation.ensemble`."""
     seeds: Literal["each", "all"] | None = None
-    """``each``: an ensemble per seed, of the rows' trials of that seed, and a mean over them; ``all``: one of
-    all trials. Null is ``each``; of ``seeds``, ``all``."""
+    """``each``: an ensemble per seed, of the trials with this seed, and the mean over seeds. ``all``: one
+    ensemble of all trials. Null means ``each``, with ``of: seeds`` always ``all``."""
     k: Annotated[int, Field(ge=2)] | None = None
+    """Number of rows for ``of: top``."""
     rank_by: str | None = None
-    """What makes the best ones: a ``<dcase>-dev`` column, ``dev_amean`` (null) or ``dev_hmean``."""
+    """Order of the rows for ``of: top``: a ``<dcase>-dev`` column, ``dev_amean`` (null) or ``dev_hmean``."""
 
     @model_validator(mode="after")
     def _options_of_its_kind(self) -> Ensemble:
@@ -95,29 +114,26 @@ class Ensemble(Config):
 
     @property
     def per_seed(self) -> bool:
-        """Whether there is an ensemble for every seed."""
+        """True if each seed has its own ensemble."""
         return self.of != "seeds" and self.seeds != "all"
 
     @property
     def chosen_by(self) -> str | None:
-        """The column or mean that chooses the members; None where they are named."""
+        """The column or mean that selects the members; None for members by name."""
         return (self.rank_by or "dev_amean") if self.of == "top" else None
 
     def check(self, columns: Sequence[str], n_seeds: int) -> None:
-        """Checks it against the sweep that it stands in.
+        """Raises ValueError if members are selected by an eval or unknown column, or of a single seed.
 
         Args:
-            columns: the leaderboard's, ``<dcase>-<subset>``.
-
-        Raises:
-            ValueError: it chooses by what is not there, or by eval columns; seeds of which there is one.
+            columns: columns of the sweep's leaderboard, ``<dcase>-<subset>``.
         """
         if self.of == "seeds" and n_seeds < 2:
             raise ValueError("'of: seeds' needs two seeds at least")
         if self.chosen_by is None:
             return
-        known = [*(c for c in columns if c.endswith("-dev")), *(m for m in MEANS if m.startswith("dev_"))]
-        known = [name for name in known if name in columns or averaged(name, columns)]
+        dev = tuple(c for c in columns if c.endswith("-dev"))
+        known = [*dev, *(m for m in MEANS if m.startswith("dev_") and dev)]
         if self.chosen_by in known:
             return
         if self.chosen_by in columns or self.chosen_by in MEANS:
@@ -129,24 +145,26 @@ class Ensemble(Config):
         raise ValueError(f"cannot choose by {self.chosen_by!r}{near} (one of: {', '.join(known)})")
 
 
+# --------------------------------------------------------------------------------------- resources and disk
+
 RAY_STEP = 0.0001
-"""The smallest part of a CPU that Ray counts: less is none."""
+"""Ray's unit of CPUs; Ray counts less than one unit as nothing."""
 
 
 class Need(Config):
-    """What one training, or one post-training Ray task, reserves on its node.
+    """Reservation of one training, or of one Ray task after training, on a node.
 
-    What is left out of a training's ``cpu`` and ``gpu`` is chosen, see `asdray.sweep.cluster`; of a task's
-    it is nothing.
-
-    Attributes:
-        per_node: of trainings: at most so many at once on any node; they reserve more CPUs for it. None: as
-            many as fit.
+    Example: ``train: {cpu: 2, gpu: 0.5}``
     """
 
     cpu: Annotated[float, Field(ge=0)] = 0.0
+    """CPUs; chosen automatically if left out of ``train``, else none."""
     gpu: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs, a fraction below 1 or a whole number; chosen automatically if left out of ``train``, else
+    none."""
     per_node: Annotated[int, Field(ge=1)] | None = None
+    """Largest number of trainings at once on any node; each then reserves a larger part of the node. Null: as
+    many as fit. For ``train`` only."""
 
     @field_validator("gpu")
     @classmethod
@@ -160,24 +178,31 @@ class Need(Config):
 
     @model_serializer(mode="wrap")
     def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was left out: a default in ``sweep.yaml`` would be taken for the user's choice."""
+        """Only the given options: a default in ``sweep.yaml`` would later look like the user's choice."""
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
 class Resources(Config):
-    """Reservations per kind of work; what is left out is chosen automatically."""
+    """Reservations per kind of work; null for an automatic choice, see `asdray.sweep.cluster`.
+
+    Example: ``resources: {train: {cpu: 2, gpu: 0.5}, umap: {cpu: 1}}``
+    """
 
     train: Need | None = None
+    """One training."""
     extract: Need | None = None
+    """Extraction of a machine. One task runs extract, score and evaluate, and reserves the larger need of
+    both."""
     score: Need | None = None
-    """One task takes a machine through extract, score and evaluate: it reserves the larger of both."""
+    """Scoring of a machine."""
     umap: Need | None = None
+    """UMAP of a machine."""
 
     @field_validator("train")
     @classmethod
     def _something(cls, train: Need | None) -> Need | None:
-        # Ray places nothing that reserves nothing, and says so only once it runs. Not every cluster has a GPU
-        # that could be chosen.
+        # Ray never starts a training that reserves nothing, and reports no error before. A GPU cannot be
+        # assumed: a cluster may have none.
         if train is None or "cpu" not in train.model_fields_set or train.cpu >= RAY_STEP:
             return train
         if not train.gpu and not train.per_node:
@@ -199,68 +224,93 @@ class Resources(Config):
         return self
 
 
-class RecipeUse(Config):
-    """How a sweep uses a recipe: fixed overrides, and the axes that vary in it; dotted option paths."""
-
-    set: dict[str, Any] = Field(default={})
-    space: dict[str, Any] = Field(default={})
-
-
 class Top(Config):
-    """Only of the so many best systems."""
+    """The files of the best systems only. Example: ``{top: 3}``"""
 
-    top: Annotated[int, Field(ge=1)]
+    top: Positive
+    """Number of systems."""
 
 
 class Keep(Config):
-    """What stays on disk of trials once nothing of the sweep is to read it any more.
+    """Files of a trial that stay on disk after their last use; scores, tables and logs always stay.
 
-    By default everything: a checkpoint costs hours and embeddings minutes to make again, and neither
-    comes back byte for byte on other hardware. What is dropped counts as done, and is made again where
-    something new (a backend, another UMAP) is to read it. Scores, tables and logs always stay.
+    By default all stay: a checkpoint costs hours and embeddings minutes to make again, with other last digits
+    on other hardware. A pruned file counts as done. If a new backend or another UMAP needs the file, the file
+    is rebuilt.
 
-    Attributes:
-        checkpoints: ``all`` of those that the sweep names and the last; ``last`` alone; ``none``; or those of
-            the K best systems. Without a checkpoint, dropped embeddings cost a training.
-        embeddings: ``all``, ``none``, or those of the K best systems.
+    With ``{top: 3}`` the best systems are the best of the leaderboard's ranking; for the trials of a search,
+    the best of each recipe by the objective. Systems without a rank, because a trial is missing, are kept;
+    systems that a scheduler stopped are not among the best.
 
-    The best are those of the leaderboard that the sweep ranks by, of a search's own trials the best of each
-    recipe by its objective. What is in no ranking yet, since a trial of it is missing, stays; what a
-    scheduler stopped is none of the best.
+    Example: ``keep: {checkpoints: {top: 3}, embeddings: none}``
     """
 
     checkpoints: Literal["all", "last", "none"] | Top = "all"
+    """``all``: the sweep's ``checkpoints`` and ``last``; ``last``; ``none``; or of the best systems. Without
+    a checkpoint, pruned embeddings cost a training."""
     embeddings: Literal["all", "none"] | Top = "all"
+    """``all``, ``none``, or of the best systems."""
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is ever dropped."""
+        """True if no file is ever pruned."""
         return self.checkpoints == self.embeddings == "all"
 
 
+# ------------------------------------------------------------------------------------------------ sweep file
+
+
+class RecipeUse(Config):
+    """A recipe in a sweep.
+
+    Example: ``dis_baseline: {set: {train.batch_size: 64}, space: {train.epochs: [8, 16]}}``
+    """
+
+    set: dict[str, Any] = Field(default={})
+    """Fixed values: dotted option path -> value."""
+    space: dict[str, Any] = Field(default={})
+    """Axes: dotted option path -> values. They replace axes of the sweep's ``space`` with the same path."""
+
+
 class Sweep(Config):
-    """One sweep file, resolved. See the README for the meaning of each key."""
+    """A sweep file with all defaults filled in; the module has an example."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    """Folder of the results: ``results/sweeps/<name>``."""
     recipes: dict[str, RecipeUse] = Field(min_length=1)
+    """Recipes by name or path of a YAML file; a list of names for recipes without changes."""
     space: dict[str, Any] = Field(default={})
+    """Axes of all recipes: dotted option path -> values; other kinds of axis in `asdray.config.search`."""
     dcase: tuple[str, ...] = Field(min_length=1)
+    """Years, such as ``dcase2023``."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    """A trial per system, year and seed."""
     machines: Literal["all"] | dict[str, tuple[str, ...]] = "all"
+    """``all``, or year -> some machines."""
     backends: tuple[Backend, ...] = Field(default=(Knn(),), min_length=1)
+    """Backends by name or as objects; a list of values stands for a backend per value."""
     checkpoints: tuple[Checkpoint, ...] = Field(default=("last",), min_length=1)
+    """``last``, ``best`` (lowest loss, see ``validation`` of the autoencoder) or ``epoch_<k>``; all are
+    scored."""
     umap: Umap | Literal[False] = Umap()
+    """UMAP plots, or false."""
     search: Search = Search()
+    """The full product of the space, or a search."""
     scheduler: Scheduler | None = None
-    """Stops trainings of a search early, by their training loss."""
+    """Rule that stops trainings of a search early, by their training losses."""
     confirm: Confirm | None = None
+    """Trials of the best systems of a search with fresh seeds."""
     keep: Keep = Keep()
+    """Files that stay on disk."""
     resources: Resources = Resources()
+    """CPUs and GPUs per training and task."""
     rank_by: str | None = None
-    """A leaderboard column such as ``dcase2023-eval``, or a mean of `MEANS`."""
+    """Order of the leaderboard: a column such as ``dcase2023-eval``, or one of `MEANS`; null: see
+    `check_rank_by`."""
     plugins: tuple[str, ...] = ()
-    """Python files that add losses, frontends or backends, see `asdray.config.plugin`."""
+    """Python files or folders that add losses, frontends or backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
+    """Further rows of combined scores."""
 
     @model_validator(mode="before")
     @classmethod
@@ -303,13 +353,12 @@ class Sweep(Config):
         return {year: check_machines(year, names) for year, names in machines.items()}
 
     @model_validator(mode="after")
-    def _machines_of_asked_years(self) -> Sweep:
-        if self.machines != "all":
-            for year in self.machines:
-                if year not in self.years:
-                    raise ValueError(
-                        f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.years)}"
-                    )
+    def _machines_of_requested_years(self) -> Sweep:
+        for year in self.machines if self.machines != "all" else ():
+            if year not in self.years:
+                raise ValueError(
+                    f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.years)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -341,26 +390,21 @@ class Sweep(Config):
         return self
 
     @model_validator(mode="after")
-    def _rank_by_a_column(self) -> Sweep:
+    def _ranked_by_columns(self) -> Sweep:
+        refuse_repeats([e.name for e in self.ensembles], "ensembles")
+        place = "rank_by"
         try:
             check_rank_by(self.rank_by, self.columns)
-        except ValueError as error:
-            raise ValueError(f"rank_by: {error}") from None
-        return self
-
-    @model_validator(mode="after")
-    def _ensembles_of_this_sweep(self) -> Sweep:
-        refuse_repeats([e.name for e in self.ensembles], "ensembles")
-        for ensemble in self.ensembles:
-            try:
+            for ensemble in self.ensembles:
+                place = f"ensembles: {ensemble.name}"
                 ensemble.check(self.columns, len(self.seeds))
-            except ValueError as error:
-                raise ValueError(f"ensembles: {ensemble.name}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """``<dcase>-<subset>`` of the leaderboard's years and subsets in which a machine is asked for."""
+        """Columns of the leaderboard, ``<dcase>-<subset>``: years and subsets with a machine of the sweep."""
         return tuple(
             f"{dcase}-{subset}"
             for dcase in self.board_years
@@ -370,18 +414,41 @@ class Sweep(Config):
 
     @property
     def years(self) -> tuple[str, ...]:
-        """All years that anything is trained on."""
+        """All years of any training, a search's and its confirmation's."""
         return tuple(dict.fromkeys((*self.dcase, *self.board_years)))
 
     @property
     def board_years(self) -> tuple[str, ...]:
-        """The years that systems are ranked over: after a search those of its confirmation."""
+        """The years of the leaderboard; for a search the years of its confirmation."""
         return (self.confirm.dcase if self.confirm else None) or self.dcase
 
     def machines_of(self, dcase: str) -> tuple[str, ...]:
-        """The machines asked for in a year, in the year's order."""
-        everything = get_year(dcase).all_machines
-        return everything if self.machines == "all" else self.machines.get(dcase, everything)
+        """The sweep's machines of a year, in the year's order."""
+        every = get_year(dcase).all_machines
+        return every if self.machines == "all" else self.machines.get(dcase, every)
+
+
+def spelled_out(value: Mapping) -> dict:
+    """The options of a sweep file, with mappings in place of the short forms ``recipes: [a, b]``, ``search:
+    random``, ``scheduler: asha``, ``resources: auto`` and of an empty ``space:``."""
+    value = dict(value)
+    recipes = value.get("recipes")
+    if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
+        refuse_repeats(recipes, "recipes")
+        value["recipes"] = {name: {} for name in recipes}
+    elif isinstance(recipes, Mapping):
+        value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
+    if value.get("space", {}) is None:
+        value["space"] = {}
+    for key, option in (("scheduler", "name"), ("search", "algorithm")):
+        if isinstance(value.get(key), str):
+            value[key] = {option: value[key]}
+    if value.get("resources") == "auto":
+        value["resources"] = {}
+    return value
+
+
+# -------------------------------------------------------------------------------- options of other commands
 
 
 class _CheckpointName(Config):
@@ -389,10 +456,10 @@ class _CheckpointName(Config):
 
 
 def check_checkpoint(name: str) -> str:
-    """``name`` if it can name a checkpoint.
+    """``name`` if valid.
 
     Raises:
-        ValueError: anything but ``last``, ``best`` or ``epoch_<k>``.
+        ValueError: neither ``last``, ``best`` nor ``epoch_<k>``.
     """
     return validate(_CheckpointName, {"checkpoint": name}, "--ckpt").checkpoint
 
@@ -402,7 +469,7 @@ class _BackendList(Config):
 
 
 def check_backends(items: list, where: str) -> tuple[Backend, ...]:
-    """Backends from names and objects, lists expanded.
+    """Backends from names and objects: ``["knn", {"name": "knn", "n_neighbors": [2, 4]}]`` gives three.
 
     Raises:
         ValueError: an unknown name or option.
@@ -411,10 +478,10 @@ def check_backends(items: list, where: str) -> tuple[Backend, ...]:
 
 
 def _expand_backends(items: list) -> list:
-    """Names become objects; list values become one backend per combination.
+    """Objects in place of names, and an object per combination in place of lists of values.
 
     Raises:
-        ValueError: an option that is written as an axis of a search.
+        ValueError: an axis of a search as the value of an option.
     """
     expanded: list = []
     for i, item in enumerate(items):
@@ -433,23 +500,3 @@ def _expand_backends(items: list) -> list:
         else:
             expanded.append(item)
     return expanded
-
-
-def spelled_out(value: Mapping) -> dict:
-    """A sweep file's options with the short forms of its mappings written out."""
-    value = dict(value)
-    recipes = value.get("recipes")
-    if isinstance(recipes, list) and all(isinstance(r, str) for r in recipes):
-        refuse_repeats(recipes, "recipes")
-        value["recipes"] = {name: {} for name in recipes}
-    elif isinstance(recipes, Mapping):
-        value["recipes"] = {name: {} if use is None else use for name, use in recipes.items()}
-    if value.get("space", {}) is None:
-        value["space"] = {}
-    if isinstance(value.get("scheduler"), str):
-        value["scheduler"] = {"name": value["scheduler"]}
-    if isinstance(value.get("search"), str):
-        value["search"] = {"algorithm": value["search"]}
-    if value.get("resources") == "auto":
-        value["resources"] = {}
-    return value
