@@ -1,4 +1,15 @@
-"""From the axes of a sweep file to systems, and from systems to trials."""
+"""From a sweep file to systems, and from systems to trials.
+
+A grid is expanded to the full product of its axes, per recipe; example with 2 x 2 systems on 2 years with 4
+seeds, hence 32 trials::
+
+    recipes: [dis_baseline, ae_baseline]
+    space: {train.learning_rate: [1.0e-3, 3.0e-4]}
+    dcase: [dcase2022, dcase2023]
+    seeds: [0, 1, 2, 3]
+
+The systems of a search are unknown before its run; here the space is checked at its corners.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +21,34 @@ from typing import Any
 
 from asdray.config.backend import backend_id
 from asdray.config.base import refuse_repeats
-from asdray.config.search import Objective, axis_kind, check_axis, corners
+from asdray.config.search import axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
 
 Pairs = tuple[tuple[Trial, dict[str, Any]], ...]
-"""Trials, each with the swept values that made it: option path -> value."""
+"""Trials, each with the values of its axes: option path -> value."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A recipe as a sweep uses it: what is fixed in it, and what varies."""
+    """A recipe in a sweep: fixed options, and the axes of the space.
+
+    Attributes:
+        recipe: name of the recipe, or of the recipe's file without suffix.
+        system: the recipe with the sweep's fixed values.
+        axes: option path -> values.
+        where: place of the axes in the sweep file, for error messages.
+    """
 
     recipe: str
-    """Its name, or the stem of its file."""
     system: System
     axes: Mapping[str, Any]
     where: str
 
     def varied(self, swept: Mapping[str, Any]) -> System:
-        """The system of one point of the space.
+        """The system at one point of the space; ``swept`` has a value per axis.
 
         Raises:
             ValueError: an option that does not exist, or a value that does not fit.
@@ -40,12 +57,12 @@ class Base:
 
 
 def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
-    """Every recipe of a sweep with its fixed overrides.
+    """Every recipe of a sweep with its fixed options and axes.
 
     Raises:
-        ValueError: a fault of a recipe or of its overrides, or what is no axis.
+        ValueError: a fault of a recipe, a fixed option or an axis, with its place in the sweep file.
     """
-    check = _check_grid_axis if not sweep.search.samples else check_axis
+    check = check_axis if sweep.search.samples else _check_grid_axis
     found = []
     for name, use in sweep.recipes.items():
         at = f"{where}: recipes.{name}"
@@ -65,7 +82,7 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
 
 
 def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None:
-    """Raises ValueError where an axis would overwrite, in every trial, what is said to be fixed."""
+    """Raises ValueError if an axis would overwrite a fixed option in every trial."""
     for path, axis in itertools.product(fixed, axes):
         if path == axis or path.startswith(f"{axis}."):
             raise ValueError(
@@ -75,6 +92,7 @@ def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None
 
 
 def _check_grid_axis(values: Any, where: str) -> None:
+    """Raises ValueError unless ``values`` is a list of at least one value."""
     if kind := axis_kind(values):
         raise ValueError(
             f"{where} is {values!r}: {kind} is sampled; a grid knows only lists of values: choose search: "
@@ -88,19 +106,30 @@ def _check_grid_axis(values: Any, where: str) -> None:
         raise ValueError(f"{where} is an empty list: an axis needs at least one value")
 
 
-def expand(sweep: Sweep, where: str) -> Pairs:
-    """Every trial of a grid, and the swept values that made it. A search knows none before it runs.
+def _stem(recipe: str) -> str:
+    """The name of a recipe, of a file without folder and suffix: part of the path of results."""
+    stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
+        raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
+    return stem
 
-    What gives the same for all seeds is one trial, of seed 0.
+
+# ---------------------------------------------------------------------------------------------------- trials
+
+
+def expand(sweep: Sweep, where: str) -> Pairs:
+    """Every trial of a grid with the values of its axes; of a search, after a check of the space, none.
+
+    A system whose result does not depend on the seed has one trial, with seed 0.
 
     Raises:
-        ValueError: an option that does not exist, a value that does not fit, clips too short for a
-            frontend; with the place in the sweep file.
+        ValueError: an option that does not exist, a value that does not fit, or clips too short for a
+            frontend, with the place in the sweep file.
     """
     found = bases(sweep, where)
     if sweep.search.samples:
         for base in found:
-            _check_sampled(sweep, base, where)
+            _check_search(sweep, base, where)
         return ()
     pairs: list[tuple[Trial, dict[str, Any]]] = []
     for base in found:
@@ -122,7 +151,8 @@ def trials_of(
     """The trials of a system, year by year.
 
     Raises:
-        ValueError: clips too short for it, no backend that applies, a checkpoint that it does not reach.
+        ValueError: clips too short for the system, no backend that applies, or a checkpoint after the last
+        epoch.
     """
     trials = []
     for name in dcase:
@@ -144,10 +174,11 @@ def trials_of(
     return trials
 
 
-def _check_sampled(sweep: Sweep, base: Base, where: str) -> None:
-    """Raises ValueError where a point of the space is no system, or one that the objective cannot judge."""
-    objective = sweep.search.objective
-    assert objective is not None
+# --------------------------------------------------------------------------------------- checks of a search
+
+
+def _check_search(sweep: Sweep, base: Base, where: str) -> None:
+    """Raises ValueError if a corner of the space is no valid system, or has no value of the objective."""
     if sweep.scheduler is not None and "train.epochs" in base.axes:
         raise ValueError(
             f"{base.where}.train.epochs: a scheduler compares trainings epoch by epoch: leave train.epochs "
@@ -156,13 +187,12 @@ def _check_sampled(sweep: Sweep, base: Base, where: str) -> None:
     for swept in corners(base.axes):
         system = base.varied(swept)
         _refuse_test_classes(base, swept, system, where)
-        trials = trials_of(sweep, base.recipe, system, sweep.years, sweep.seeds, where)
-        for trial in trials:
-            check_objective(sweep, objective, trial, where)
+        for trial in trials_of(sweep, base.recipe, system, sweep.years, sweep.seeds, where):
+            _check_objective(sweep, trial, where)
 
 
 def _refuse_test_classes(base: Base, swept: Mapping[str, Any], system: System, where: str) -> None:
-    """Raises ValueError where a search would see the classes of eval test clips: the loss depends on them."""
+    """Raises ValueError if training reads the classes of eval test clips: the choice would depend on them."""
     if not system.frontend.test_classes:
         return
     axis = next((path for path in swept if path in ("frontend", "frontend.labels")), None)
@@ -174,29 +204,43 @@ def _refuse_test_classes(base: Base, swept: Mapping[str, Any], system: System, w
     )
 
 
-def check_objective(sweep: Sweep, objective: Objective, trial: Trial, where: str) -> None:
-    """Raises ValueError where the objective can have no value for a trial."""
+def _check_objective(sweep: Sweep, trial: Trial, where: str) -> None:
+    """Raises ValueError if a trial cannot have a value of the search's objective."""
+    objective = sweep.search.objective
+    assert objective is not None
     at = f"{where}: search.objective: {objective.metric}"
     frontend = trial.system.frontend
     if objective.metric == "train_loss" and not frontend.learns:
         raise ValueError(f"{at} is not there for {trial.recipe}: {frontend.name} learns nothing")
-    if objective.metric == "official_dev":
-        if trial.dcase in sweep.dcase and not set(get_year(trial.dcase).machines["dev"]) & set(
-            trial.machines
-        ):
-            raise ValueError(f"{at} needs a dev machine of {trial.dcase}: machines asks for none")
-        backends = {backend_id(b) for b in trial.backends(sweep.backends)}
-        if objective.backend is not None and backend_id(objective.backend) not in backends:
+    if objective.metric != "official_dev":
+        return
+    dev_machines = set(get_year(trial.dcase).machines["dev"])
+    if trial.dcase in sweep.dcase and not dev_machines & set(trial.machines):
+        raise ValueError(f"{at} needs a dev machine of {trial.dcase}: machines asks for none")
+    backends = {backend_id(b) for b in trial.backends(sweep.backends)}
+    if objective.backend is not None and backend_id(objective.backend) not in backends:
+        raise ValueError(
+            f"{at}: the backend {objective.backend.name} with these options is none of those that score "
+            f"{trial.recipe} in this sweep: add it to backends, or leave it out, and each recipe is "
+            "judged by the backend that suits it best"
+        )
+
+
+def check_scheduler(sweep: Sweep, where: str) -> None:
+    """Raises ValueError if the scheduler could stop no training, or would compare different kinds of loss."""
+    if (scheduler := sweep.scheduler) is None:
+        return
+    longest = 0
+    for base in bases(sweep, where):
+        systems = [s for swept in corners(base.axes) if (s := base.varied(swept)).frontend.learns]
+        if len(losses := sorted({s.frontend.loss_kind for s in systems})) > 1:
             raise ValueError(
-                f"{at}: the backend {objective.backend.name} with these options is none of those that score "
-                f"{trial.recipe} in this sweep: add it to backends, or leave it out, and each recipe is "
-                "judged by the backend that suits it best"
+                f"{base.where}: {scheduler.name} stops by training losses, and those of {', '.join(losses)} "
+                "cannot be compared: search each in a recipe file of its own, or leave the scheduler out"
             )
-
-
-def _stem(recipe: str) -> str:
-    """A recipe file's name without folder and suffix: part of the trial's path."""
-    stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
-        raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
-    return stem
+        for system in systems:
+            trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds[:1], where)
+            longest = max(longest, *(system.train.epochs * len(trial.units) for trial in trials))
+    if (n := scheduler.grace_period) > longest:
+        why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
+        raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")

@@ -1,9 +1,9 @@
-"""From files to configuration: sweep files with overrides, and plugins.
+"""Sweep files with overrides, and plugins.
 
-The two functions of most use::
+Example::
 
+    load_plugins([Path("my_method.py")])    # the methods of the file are now valid in every recipe and sweep
     sweep = load_sweep(Path("sweeps/dis_grid.yaml"), {"seeds": [0, 1]})
-    load_plugins([Path("my_method.py")])    # `{name: my_method}` is now known in every sweep and recipe
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdray.config.base import UNIONS, Config, Extensible
-from asdray.config.expand import bases, expand, trials_of
+from asdray.config.base import UNIONS, Config, Extensible, refuse_repeats
+from asdray.config.expand import check_scheduler, expand
 from asdray.config.files import read_yaml, validate
 from asdray.config.plugin import Plugin, read_plugin
-from asdray.config.search import Scheduler, corners
 from asdray.config.sweep import Sweep, spelled_out
 from asdray.dcase.years import nearest
 
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()) -> Sweep:
-    """The sweep in a YAML file, with options replaced (``seeds``, ``recipes.ae_baseline.set.train.epochs``).
+    """The sweep in a YAML file.
 
-    Recipe files and plugins are named relative to the sweep file; the sweep holds their absolute paths.
+    Relative paths of recipe files and plugins start at the folder of the sweep file; the result has absolute
+    ones.
 
     Args:
-        plugins: more of them than the sweep file names.
+        overrides: key -> new value, as in ``--set``: ``{"recipes.ae_baseline.set.train.epochs": 3}``.
+        plugins: plugins besides those of the sweep file.
 
     Raises:
-        ValueError: every fault of the file, one line each.
+        ValueError: all faults of the file, a line each.
     """
-    value = read_yaml(path)
+    value, folder = read_yaml(path), path.expanduser().absolute().parent
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
     try:
@@ -42,39 +43,22 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
             value = _replaced(value, _split(key, value), new, key)
         value = spelled_out(value)
         if isinstance(value.get("recipes"), dict):
-            value["recipes"] = _located(value["recipes"], path.expanduser().absolute().parent)
-        value["plugins"] = _with_plugins(
-            value.get("plugins", []), path.expanduser().absolute().parent, plugins
-        )
+            names = {name: _absolute(name, folder) for name in value["recipes"]}
+            refuse_repeats(names.values(), "recipes")
+            value["recipes"] = {names[name]: use for name, use in value["recipes"].items()}
+        paths = [*_plugin_paths(value.get("plugins", []), folder), *plugins]
+        value["plugins"] = list(dict.fromkeys(plugin.path for plugin in load_plugins(paths)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     sweep = validate(Sweep, value, str(path))
     expand(sweep, str(path))
-    if sweep.scheduler is not None:
-        _check_scheduler(sweep, sweep.scheduler, str(path))
+    check_scheduler(sweep, str(path))
     return sweep
 
 
-def _check_scheduler(sweep: Sweep, scheduler: Scheduler, where: str) -> None:
-    """Raises ValueError where a scheduler could stop nothing, or would compare losses of different kinds."""
-    longest = 0
-    for base in bases(sweep, where):
-        systems = [s for swept in corners(base.axes) if (s := base.varied(swept)).frontend.learns]
-        if len(losses := sorted({s.frontend.loss_kind for s in systems})) > 1:
-            raise ValueError(
-                f"{base.where}: {scheduler.name} stops by training losses, and those of {', '.join(losses)} "
-                "cannot be compared: search each in a recipe file of its own, or leave the scheduler out"
-            )
-        for system in systems:
-            trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds[:1], where)
-            longest = max(longest, *(system.train.epochs * len(trial.units) for trial in trials))
-    if (n := scheduler.grace_period) > longest:
-        why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
-        raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")
-
-
 def _split(key: str, value: Mapping) -> list[str]:
-    """Splits an override's key; a recipe's name is one part, and what follows ``set`` and ``space``."""
+    """The parts of an override's key. Dots do not split a recipe's name, nor an option path after ``set`` or
+    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs."""
     parts = key.split(".")
     if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
         for name in value["recipes"]:
@@ -88,7 +72,7 @@ def _split(key: str, value: Mapping) -> list[str]:
 
 
 def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
-    """``value`` with what stands at ``parts`` replaced; the mappings on the way are copied."""
+    """A copy of ``value`` with ``new`` at ``parts``; unchanged branches are shared with the original."""
     if not parts:
         return new
     if value is None:
@@ -101,31 +85,24 @@ def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
     return {**value, parts[0]: _replaced(value.get(parts[0]), parts[1:], new, key)}
 
 
-def _located(recipes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """``recipes`` with absolute paths of recipe files, looked for in ``folder``, then where we are."""
-    located: dict[str, Any] = {}
-    for name, use in recipes.items():
-        place = name
-        if isinstance(name, str) and name.endswith((".yaml", ".yml")):
-            file = Path(name).expanduser()
-            places = dict.fromkeys((folder / file, Path.cwd() / file))
-            found = next((p for p in places if p.is_file()), None)
-            if found is None:
-                raise ValueError(f"recipes: there is no file {' and no '.join(map(str, places))}")
-            place = str(found)
-        if place in located:
-            raise ValueError(f"recipes names {place!r} twice")
-        located[place] = use
-    return located
+def _absolute(recipe: Any, folder: Path) -> Any:
+    """A recipe file's absolute path, searched below ``folder`` and the working directory; a name unchanged."""
+    if not (isinstance(recipe, str) and recipe.endswith((".yaml", ".yml"))):
+        return recipe
+    file = Path(recipe).expanduser()
+    places = dict.fromkeys((folder / file, Path.cwd() / file))
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+        raise ValueError(f"recipes: there is no file {' and no '.join(map(str, places))}")
+    return str(found)
 
 
-def _with_plugins(named: Any, folder: Path, more: Iterable[Path]) -> list[str]:
-    """Loads the plugins that a sweep file in ``folder`` names, and ``more``; returns their absolute paths."""
+def _plugin_paths(named: Any, folder: Path) -> list[Path]:
+    """The paths of a sweep file's ``plugins``, a string or a list of strings."""
     named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(f"plugins is {named!r}: must be a list of paths")
-    paths = [folder / Path(one).expanduser() for one in named]
-    return list(dict.fromkeys(plugin.path for plugin in load_plugins([*paths, *more])))
+    return [folder / Path(name).expanduser() for name in named]
 
 
 # ---------------------------------------------------------------------------------------------------- plugins
