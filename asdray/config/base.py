@@ -1,8 +1,8 @@
 """The base class of all configurations, their canonical form and hash, and unions that plugins extend.
 
-The hash of a configuration names folders of results and enters signatures. It is taken of the canonical
-form: JSON with sorted keys, in which every default is written out, so that two configurations with equal
-values have equal hashes however the YAML was written::
+The hash of a configuration names folders of results and enters signatures. Input of the hash is the
+canonical form, JSON with sorted keys and every default written out. Configurations with equal values have
+equal hashes, however the YAML was written::
 
     digest(Knn()) == digest(Knn(n_neighbors=1))    # 1 is the default
 """
@@ -17,14 +17,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
 from asdray.config.plugin import Plugin, plugin_of, unpickled
+from asdray.dcase.years import get_year
+
+
+def refuse_repeats(values: Iterable[Any], where: str) -> None:
+    """Raises ValueError, which begins with ``where``, if two of ``values`` are equal."""
+    seen: list[Any] = []
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{where} names {value!r} twice")
+        seen.append(value)
+
+
+def _each_once(values: tuple) -> tuple:
+    refuse_repeats(values, "the list")
+    return values
+
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], AfterValidator(_each_once), Field(min_length=1)]
+Year = Annotated[str, AfterValidator(lambda name: get_year(name) and name)]
+Years = Annotated[tuple[Year, ...], AfterValidator(_each_once), Field(min_length=1)]
 Metric = Literal["cosine", "euclidean"]
 
 
@@ -35,10 +54,10 @@ class Config(BaseModel):
 
     Attributes:
         numerics: version of the code behind the class. A developer raises the number when the same options
-            begin to give other results; results of the older code are then no longer found.
+            begin to give other results; results of the older code are then made again.
         later: fields added after the first release, each with the value that reproduces the older
-            behaviour. A field at this value is left out of the canonical form, so that a new option
-            keeps the results of earlier releases.
+            behaviour. The canonical form omits a field at this value, so that a new option keeps the
+            results of earlier releases.
         plugin: the user's plugin that defines the class; None for a built-in class.
     """
 
@@ -207,12 +226,3 @@ def _plugins(value: Any) -> Iterator[Plugin]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _plugins(item)
-
-
-def refuse_repeats(values: Iterable[Any], where: str) -> None:
-    """Raises ValueError, which begins with ``where``, if two of ``values`` are equal."""
-    seen: list[Any] = []
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{where} names {value!r} twice")
-        seen.append(value)

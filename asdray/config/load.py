@@ -86,7 +86,7 @@ def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
 
 
 def _absolute(recipe: Any, folder: Path) -> Any:
-    """A recipe file's absolute path, searched below ``folder`` and the working directory; a name unchanged."""
+    """A recipe file's absolute path, below ``folder`` or the working directory; a name unchanged."""
     if not (isinstance(recipe, str) and recipe.endswith((".yaml", ".yml"))):
         return recipe
     file = Path(recipe).expanduser()

@@ -27,8 +27,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, field_validator, model_validator
 
 from asdray.config.backend import Backend
-from asdray.config.base import Config, Positive, Seed, refuse_repeats
-from asdray.dcase.years import get_year, nearest
+from asdray.config.base import Config, Positive, Seed, Seeds, Years, refuse_repeats
+from asdray.dcase.years import nearest
 
 Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
 
@@ -406,9 +406,9 @@ class Confirm(Config):
 
     top_k: Positive = 3
     """Number of systems per recipe."""
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Seeds
     """Seeds that the search did not use."""
-    dcase: tuple[str, ...] | None = None
+    dcase: Years | None = None
     """Years; null: the years of the search."""
 
     @model_validator(mode="before")
@@ -418,16 +418,3 @@ class Confirm(Config):
             value = {k: [v] if k in ("dcase", "seeds") and isinstance(v, str | int) else v
                      for k, v in value.items()}  # fmt: skip
         return value
-
-    @field_validator("dcase")
-    @classmethod
-    def _known_years(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in names or ():
-            get_year(name)
-        return names
-
-    @field_validator("seeds", "dcase")
-    @classmethod
-    def _each_once(cls, values: tuple | None) -> tuple | None:
-        refuse_repeats(values or (), "the list")
-        return values

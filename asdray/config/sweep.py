@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from asdray.config.backend import Backend, Knn, Umap, backend_id
-from asdray.config.base import Config, Positive, Seed, refuse_repeats
+from asdray.config.base import Config, Positive, Seeds, Years, refuse_repeats
 from asdray.config.files import validate
 from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
@@ -281,9 +281,9 @@ class Sweep(Config):
     """Recipes by name or path of a YAML file; a list of names for recipes without changes."""
     space: dict[str, Any] = Field(default={})
     """Axes of all recipes: dotted option path -> values; other kinds of axis in `asdray.config.search`."""
-    dcase: tuple[str, ...] = Field(min_length=1)
+    dcase: Years
     """Years, such as ``dcase2023``."""
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Seeds
     """A trial per system, year and seed."""
     machines: Literal["all"] | dict[str, tuple[str, ...]] = "all"
     """``all``, or year -> some machines."""
@@ -325,25 +325,11 @@ class Sweep(Config):
                 value[key] = [value[key]]
         return value
 
-    @field_validator("dcase")
-    @classmethod
-    def _known_years(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            get_year(name)
-        refuse_repeats(names, "dcase")
-        return names
-
-    @field_validator("seeds", "checkpoints")
-    @classmethod
-    def _each_once(cls, values: tuple) -> tuple:
-        refuse_repeats(values, "the list")
-        return values
-
-    @field_validator("backends")
-    @classmethod
-    def _backends_once(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        refuse_repeats([backend_id(b) for b in backends], "backends")
-        return backends
+    @model_validator(mode="after")
+    def _each_once(self) -> Sweep:
+        refuse_repeats(self.checkpoints, "checkpoints")
+        refuse_repeats([backend_id(b) for b in self.backends], "backends")
+        return self
 
     @field_validator("machines")
     @classmethod

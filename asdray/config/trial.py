@@ -1,7 +1,7 @@
 """A trial (a system on a year with a seed), its units, and the signatures of its stages.
 
-A signature is a hash of everything that determines the result of a stage: options, input data and the
-signatures of earlier stages. Signatures form a chain, so that a new label changes evaluations but no score::
+The signature of a stage is a hash of options, input data and the signatures of earlier stages. Signatures
+form a chain, so that new labels change evaluations but no score::
 
     train -> extract -> score -> evaluate -> table
                  \\-> umap
