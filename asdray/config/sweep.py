@@ -29,6 +29,7 @@ from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
 # --------------------------------------------------------------------------------------------------- ranking
 
+
 class Mean(NamedTuple):
     """A mean over the columns ``<dcase>-<subset>`` of one subset, or of both subsets (None)."""
 
