@@ -1,35 +1,36 @@
-"""Where everything is, and whether it is done: identity -> path, markers, atomic writes, leases.
+"""Files below ``--data`` and ``--results``: paths, atomic writes, leases, and records of finished stages.
 
-The only module that builds paths under ``--data`` and ``--results``. It knows nothing of what the files
-hold. Imports neither torch, ray nor pandas, so that planning a thousand trials costs no start-up time.
+This is the only module that builds paths. It does not know what the files hold, and imports neither torch,
+ray nor pandas, so that planning a thousand trials costs no start-up time.
+
+A stage counts as complete because of its `Record` in the ``done.json`` of its folder. The record is written
+after the last output and removed before the first output is replaced, so that a killed process never leaves
+a record beside content that the record does not describe.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from pydantic_core import from_json
 
 from asdray import provenance
-from asdray.config.base import text_of
-from asdray.leases import is_leased as is_leased
-from asdray.leases import lease as lease
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from asdray.config.trial import Trial
-
-MARKER_FORMAT = 1
 
 # ---------------------------------------------------------------------------------------------- places
 
@@ -301,13 +302,13 @@ def read_parquet(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     Raises:
         ValueError: missing or damaged file, with its name.
     """
+    if not path.exists():  # before pyarrow is imported, which takes long
+        raise ValueError(f"there is no file {path}")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:  # not `pq.read_table`: it imports pandas, and reads a folder `seed=0` in the path as a column
         return pq.ParquetFile(str(path)).read(None if columns is None else list(columns))
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete it and run the command that wrote it again"
@@ -337,131 +338,192 @@ def sweep_leftovers(folder: Path, name: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
-# --------------------------------------------------------------------------------------------- markers
+# --------------------------------------------------------------------------------------------- leases
+
+
+@contextlib.contextmanager
+def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Holds ``folder`` for this process, and waits while another process (of any sweep) holds it.
+
+    A lease is a kernel file lock: the kernel frees the lock of a killed process at once. Leases work on local
+    disks and on network file systems with POSIX locks.
+
+    Args:
+        on_wait: called once if another process holds the lease at first.
+
+    Raises:
+        ValueError: the file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lease")
+    try:
+        try:
+            # `is_leased` holds the lock for a moment: a short wait is not worth an `on_wait`.
+            lock.acquire(timeout=0.1, poll_interval=0.02)
+        except Timeout:
+            if on_wait:
+                on_wait()
+            lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        raise ValueError(
+            f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_leased(folder: Path) -> bool:
+    """True while a process holds the lease of ``folder``; creates and changes nothing."""
+    try:
+        with open(folder / ".lease", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+# -------------------------------------------------------------------------------------------- records
+
+RECORDS = "done.json"
+RECORD_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Marker:
-    """The record of one finished stage, ``.done/<stage>[-<backend id>].json``.
+class Record:
+    """One finished stage, as the ``done.json`` of its folder describes the stage.
 
-    ``inputs`` maps each stage that was read to the `digest` of its marker; ``outputs`` maps file names
-    relative to the marker's folder to size and sha256. Those in ``dropped`` may be gone, or half there:
-    the stage counts as done all the same, as long as nothing is to read them (`asdray.stages.kept`).
+    Attributes:
+        signature: hash of everything that the stage depends on besides its inputs.
+        inputs: name of each input -> hash of the content that was read (`digest` of an upstream stage).
+        outputs: file name relative to the folder -> ``size`` in bytes and ``sha256``.
+        seconds: time that the stage took.
+        finished: UTC time, ISO 8601.
+        device: ``cpu``, or for example ``cuda:NVIDIA H200``.
+        versions: of the packages that the numbers depend on.
+        extra: facts for later readers, such as losses, counts and label sources.
+        pruned: outputs that were deleted on purpose (``keep:``). The stage stays complete without these.
     """
 
-    stage: str
     signature: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, Mapping[str, Any]]
     seconds: float
     finished: str
-    device: str
-    versions: Mapping[str, str | None]
-    extra: Mapping[str, Any]
-    dropped: tuple[str, ...] = ()
+    device: str = "cpu"
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    pruned: tuple[str, ...] = ()
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of the outputs' content: equal digests mean that a reader would read the same bytes.
+        """Hash of the outputs' content: readers of outputs with equal digests read the same bytes."""
+        content = [f"{name} {entry['sha256']}\n" for name, entry in sorted(self.outputs.items())]
+        return hashlib.sha256("".join(content).encode()).hexdigest()
 
-        That of ``{name: sha256}`` as ``json.dumps`` writes it with sorted keys, at a third of its time.
-        """
-        content = [f'{text_of(name)}: "{entry["sha256"]}"' for name, entry in sorted(self.outputs.items())]
-        return hashlib.sha256(f"{{{', '.join(content)}}}".encode()).hexdigest()
+    @property
+    def size(self) -> int:
+        """Bytes of all outputs, pruned ones included."""
+        return sum(entry["size"] for entry in self.outputs.values())
 
-
-_FIELDS = {field.name for field in fields(Marker)}
-
-
-def marker_name(stage: str, backend: str | None = None) -> str:
-    """A stage's marker, relative to the folder in which its outputs lie."""
-    return f".done/{stage}-{backend}.json" if backend else f".done/{stage}.json"
-
-
-def marker_path(folder: Path, stage: str, backend: str | None = None) -> Path:
-    """The marker of a stage whose outputs lie in ``folder``."""
-    return folder / marker_name(stage, backend)
-
-
-def marked_backends(folder: Path, stage: str) -> list[str]:
-    """The backends of which there is a marker of ``stage``, read or not."""
-    try:
-        names = sorted(os.listdir(f"{folder}/.done"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    start, end = f"{stage}-", ".json"
-    return [n[len(start) : -len(end)] for n in names if n.startswith(start) and n.endswith(end)]
-
-
-def read_marker(folder: Path, stage: str, backend: str | None = None) -> Marker | None:
-    """The marker of a stage, or None where there is none that this version can read."""
-    try:
-        raw = from_json(_read(f"{folder}/{marker_name(stage, backend)}"))
-        if raw.pop("format") != MARKER_FORMAT:
-            return None
-        raw["dropped"] = tuple(raw.get("dropped", ()))
-        if raw.keys() != _FIELDS:
-            return None
-        marker = object.__new__(Marker)
-        marker.__dict__.update(raw)  # a frozen dataclass's own way takes five times as long
-        return marker
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        # A damaged marker proves nothing: the stage simply counts as not done and runs again.
-        return None
-
-
-def _read(path: str) -> bytes:
-    """A small file; in half the time that ``open`` takes, which counts for a hundred thousand markers."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = more = os.read(descriptor, 1 << 16)
-        while len(more) == 1 << 16:  # else that was all of it
-            more = os.read(descriptor, 1 << 16)
-            data += more
-    finally:
-        os.close(descriptor)
-    return data
-
-
-def done(
-    folder: Path,
-    stage: str,
-    signature: str,
-    inputs: Mapping[str, str] | None = None,
-    backend: str | None = None,
-) -> Marker | None:
-    """The stage's marker if it is done, else None.
-
-    Done = the marker holds the signature asked for now and was made from the same input bytes, and its
-    outputs exist with the sizes it names, but for those that it says were dropped.
-    """
-    marker = read_marker(folder, stage, backend)
-    if marker is None or marker.signature != signature or marker.inputs != (inputs or {}):
-        return None
-    for name, entry in marker.outputs.items():
+    def describes(self, folder: Path) -> bool:
+        """True if every output that was not pruned is in ``folder`` with its recorded size."""
         try:
-            if name not in marker.dropped and os.stat(f"{folder}/{name}").st_size != entry["size"]:
-                return None
+            for name, entry in self.outputs.items():
+                if name not in self.pruned and os.stat(f"{folder}/{name}").st_size != entry["size"]:
+                    return False
         except OSError:
-            return None
-    return marker
+            return False
+        return True
 
 
-def begin(folder: Path, stage: str, outputs: Iterable[Path], backend: str | None = None) -> None:
-    """Forgets that a stage was done, before the first of its ``outputs`` is replaced; under its lease.
+def record_name(stage: str, backend: str | None = None) -> str:
+    """The key of a stage in ``done.json``: ``extract``, ``score-knn-1a2b3c4d``."""
+    return f"{stage}-{backend}" if backend else stage
 
-    Without this a process killed between two outputs would leave an old marker beside new content, which
-    could pass for done: files of equal shape have equal sizes. A marker whose outputs were all dropped
-    promises no content, and stays: what was made of them is valid while they are made again.
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """The records in a folder by `record_name`; empty if there is no readable ``done.json``.
+
+    A damaged file, or a file of another version, proves nothing: its stages count as missing and run again.
     """
-    marker = read_marker(folder, stage, backend)
-    if marker is None or not marker.dropped or set(marker.outputs) - set(marker.dropped):
-        marker_path(folder, stage, backend).unlink(missing_ok=True)
+    try:
+        return {name: _record(value) for name, value in _read_done(folder)["records"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def read_record(folder: Path, stage: str, backend: str | None = None) -> Record | None:
+    """The record of one stage, or None."""
+    return read_records(folder).get(record_name(stage, backend))
+
+
+def _record(value: dict[str, Any]) -> Record:
+    """The record in a JSON object.
+
+    Raises:
+        KeyError, TypeError, AttributeError: a field is missing, unknown or of another type.
+    """
+    record = Record(**{**value, "pruned": tuple(value["pruned"])})
+    record.inputs.keys()
+    for entry in record.outputs.values():
+        entry["size"] + 0, entry["sha256"] + ""
+    return record
+
+
+def _read_done(folder: Path) -> dict[str, Any]:
+    """The content of ``done.json``; empty if the file is missing, damaged or of another format."""
+    try:
+        with open(f"{folder}/{RECORDS}", "rb", buffering=0) as file:
+            content = from_json(file.read())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and content.get("format") == RECORD_FORMAT else {}
+
+
+def write_record(folder: Path, name: str, record: Record | None) -> None:
+    """Replaces the record of one stage (None: removes the record); call it under the folder's lease."""
+    records = read_records(folder)
+    if record is None and name not in records:
+        return
+    records.pop(name, None)
+    if record is not None:
+        records[name] = record
+    sweep_leftovers(folder, RECORDS)
+    content = {name: asdict(one) for name, one in sorted(records.items())}
+    write_json(folder / RECORDS, {"format": RECORD_FORMAT, "records": content})
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a complete trial beside the record of its table, or None."""
+    summary = _read_done(folder).get("summary")
+    return summary if isinstance(summary, dict) else None
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Adds a summary to the records of a trial's folder, under its lease; any new record removes it."""
+    sweep_leftovers(folder, RECORDS)
+    write_json(folder / RECORDS, {**_read_done(folder), "summary": summary})
+
+
+def forget(folder: Path, stage: str, outputs: Iterable[Path], backend: str | None = None) -> None:
+    """Removes the record of a stage before the first of its ``outputs`` is replaced; under its lease.
+
+    Otherwise a process that is killed between two outputs would leave an old record beside new content of
+    equal size. A record whose outputs were all pruned promises no content, and stays: results that were
+    computed from these outputs remain valid while the outputs are rebuilt.
+    """
+    record = read_record(folder, stage, backend)
+    if record is not None and (not record.pruned or set(record.outputs) - set(record.pruned)):
+        write_record(folder, record_name(stage, backend), None)
     for path in outputs:
         sweep_leftovers(path.parent, path.name)
 
 
-def mark_done(
+def finish(
     folder: Path,
     stage: str,
     signature: str,
@@ -472,17 +534,14 @@ def mark_done(
     backend: str | None = None,
     device: str = "cpu",
     extra: Mapping[str, Any] | None = None,
-) -> Marker:
-    """Writes the stage's marker, after its outputs were renamed into place.
+) -> Record:
+    """Writes the record of a stage after its outputs were renamed into place; under its lease.
 
     Args:
         outputs: files below ``folder``.
-        started: ``time.time()`` when the stage's work began (used for ``seconds``).
-        device: what computed it, ``cpu`` or for example ``cuda:NVIDIA H200``.
-        extra: anything that a later reader wants to know (losses, counts, label sources).
+        started: ``time.time()`` at the beginning of the stage.
     """
-    marker = Marker(
-        stage=stage,
+    record = Record(
         signature=signature,
         inputs=dict(inputs or {}),
         outputs={
@@ -495,11 +554,5 @@ def mark_done(
         versions=provenance.versions(),
         extra=dict(extra or {}),
     )
-    write_marker(folder, marker, backend)
-    return marker
-
-
-def write_marker(folder: Path, marker: Marker, backend: str | None = None) -> None:
-    """Replaces the marker of a stage; under its lease."""
-    content = {field.name: getattr(marker, field.name) for field in fields(marker)}
-    write_json(marker_path(folder, marker.stage, backend), {"format": MARKER_FORMAT, **content})
+    write_record(folder, record_name(stage, backend), record)
+    return record

@@ -232,7 +232,7 @@ def test_report_by_another_column_and_metric(asdray, official):
 
 def test_a_trials_table_of_another_metric(asdray, official):
     trial = next(Path(official[3]).glob("trials/*/*/*"))
-    marker = (trial / ".done" / "table.json").read_bytes()
+    records = (trial / "done.json").read_bytes()
     code, out, err = asdray("table", trial, "--metric", "s_auc", "--data", official[1])
     assert (code, err) == (0, "")
     assert "s_auc23-eval.csv" in out
@@ -241,7 +241,7 @@ def test_a_trials_table_of_another_metric(asdray, official):
     metrics = pd.read_parquet(trial / "metrics.parquet")
     is_it = (metrics["metric"] == "s_auc") & (metrics["section"] == -1) & (metrics["machine"] == "fan")
     assert table["fan"].tolist() == metrics["value"][is_it].tolist()
-    assert (trial / ".done" / "table.json").read_bytes() == marker, "a view on request, no result"
+    assert (trial / "done.json").read_bytes() == records, "a view on request, no result"
     code, _, _ = asdray("table", trial, "--overwrite", "--data", official[1])
     assert code == 0
     assert not list(trial.glob("output/*/s_auc*")), "it would no longer belong to metrics.parquet"

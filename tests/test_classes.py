@@ -55,7 +55,7 @@ def test_a_year_has_as_many_classes_as_published(year, tmp_path, labels, expecte
     names = read(store.trial_dir(places.results, trial).checkpoint(unit.name, "last"))["asdray"]["frontend"][
         "classes"
     ]
-    assert outcome.marker.extra["n_classes"] == len(names) == expected[dcase]
+    assert outcome.record.extra["n_classes"] == len(names) == expected[dcase]
     assert names == sorted(names)
     seen = {
         f"{c.machine}---0---{c.attributes}---{int(c.domain == 'target')}"

@@ -192,7 +192,7 @@ def test_every_signature_depends_on_what_it_reads():
     "backend", [Knn(), Knn(smote_ratio=0.2), Knn().model_copy(update={"metric": "cosine"})]
 )
 def test_signatures_made_from_text_are_those_of_the_configuration(backend):
-    """What is done must stay done: these digests are in markers."""
+    """What is done must stay done: these digests are in records."""
     backend.canonical_json  # noqa: B018 - kept from here on
     other = backend.model_copy(update={"n_neighbors": 7})
     for one in (backend, other):
@@ -582,7 +582,7 @@ def test_too_short_clips_are_named():
 
 def test_configuration_imports_nothing_heavy():
     code = (
-        "import sys, asdray, asdray.config.sweep, asdray.store, asdray.stages.state, asdray.sweep.plan, asdray.cli;"
+        "import sys, asdray, asdray.config.sweep, asdray.store, asdray.stages.steps, asdray.sweep.plan, asdray.cli;"
         "print([m for m in ('torch','ray','lightning','pandas','sklearn','umap','scipy','matplotlib','pyarrow')"
         " if m in sys.modules])"
     )

@@ -105,7 +105,6 @@ RESULT_FILES = re.compile(
 SPELL_RESULT_FILES = {
     "stages.history",
     "stages.train",
-    "sweep.seen",
 }
 """Modules that spell a file name of a result today. The list is to be emptied, never extended."""
 

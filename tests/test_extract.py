@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from finished import finished, snapshot
 from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 from trees import build_tree
 
 from asdray import store
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
-from asdray.dcase.manifest import load_dataset, load_manifest, rows
+from asdray.dcase.manifest import load_manifest, rows
 from asdray.frontends import checkpoint
-from asdray.stages import state
 from asdray.stages.extract import extract
 from asdray.stages.train import train
 from asdray.store import Places
@@ -50,7 +50,7 @@ def _paths(places: Places, system) -> list[Path]:
 def test_extraction(system, dim, own, places):
     trial = trial_of(system)
     outcome = extract(trial, "bandsaw", "last", places)
-    assert not outcome.found
+    assert not outcome.reused
     manifest = load_manifest(places.data, DCASE)
     for split, path in zip(("train", "test"), _paths(places, system), strict=True):
         table = pq.read_table(path)
@@ -84,18 +84,18 @@ def test_extraction_repeats_byte_for_byte_and_is_found(places):
     first = extract(trial, "bandsaw", "last", places, overwrite=True)
     content = [path.read_bytes() for path in _paths(places, DIS)]
     again = extract(trial, "bandsaw", "last", places)
-    assert again.found
-    assert again.marker == first.marker
+    assert again.reused
+    assert again.record == first.record
     torch.manual_seed(3)
-    assert not extract(trial, "bandsaw", "last", places, overwrite=True).found
+    assert not extract(trial, "bandsaw", "last", places, overwrite=True).reused
     assert [path.read_bytes() for path in _paths(places, DIS)] == content
-    assert first.marker.extra["n_clips"] == {"train": 6, "test": 4}
+    assert first.record.extra["n_clips"] == {"train": 6, "test": 4}
 
 
 def test_the_shared_model_serves_every_machine(places):
     trial = trial_of(DIS)
     for machine in MACHINES:
-        assert extract(trial, machine, "last", places).marker.stage == "extract"
+        assert extract(trial, machine, "last", places).record.extra["n_clips"]
 
 
 def test_lightning_is_not_imported(places):
@@ -106,7 +106,7 @@ def test_lightning_is_not_imported(places):
         "from asdray.store import Places\n"
         "import json\n"
         f"places = Places.of({str(places.data)!r}, {str(places.results)!r})\n"
-        "assert not extract(trial_of(AE), 'bandsaw', 'last', places, overwrite=True).found\n"
+        "assert not extract(trial_of(AE), 'bandsaw', 'last', places, overwrite=True).reused\n"
         "heavy = ('lightning', 'torchmetrics', 'ray', 'sklearn', 'umap', 'matplotlib', 'tensorboard')\n"
         "print(json.dumps([m for m in heavy if m in sys.modules]))"
     )
@@ -170,12 +170,11 @@ def test_values_that_are_not_finite_name_their_clip(places, tmp_path):
     value = torch.load(path, weights_only=True)
     value["state_dict"]["frontend.network.decoder.0.weight"][0, 0] = float("nan")
     torch.save(value, path)
-    step = state.train_step(trial, trial.unit_of("bandsaw"), mine, load_dataset(mine.data, DCASE))
-    store.mark_done(step.folder, "train", step.signature, outputs=[path], started=0.0)
+    finished(snapshot(trial, mine).train(trial.unit_of("bandsaw")), [path])
     with pytest.raises(ValueError, match=r"recon of eval/bandsaw/train/section_00_\S+\.wav is not finite"):
         extract(trial, "bandsaw", "last", mine)
     extract_folder = store.trial_dir(mine.results, trial).machine("last", "bandsaw")
-    assert store.read_marker(extract_folder, "extract") is None
+    assert store.read_record(extract_folder, "extract") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x02N.", b"x" * 5000])

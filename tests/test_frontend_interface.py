@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from finished import snapshot
 from no_plugins import forget_plugins
 from test_train import assert_same
-from tiny import DCASE, MACHINES, build_year, trial_of
+from tiny import MACHINES, build_year, trial_of
 
 from asdray import store
 from asdray.config.backend import Knn
@@ -24,12 +25,11 @@ from asdray.config.files import validate
 from asdray.config.load import load_plugins
 from asdray.config.system import System
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
 from asdray.frontends import checkpoint
-from asdray.stages import state
 from asdray.stages.evaluate import evaluate
 from asdray.stages.extract import extract
 from asdray.stages.score import score
+from asdray.stages.steps import input_paths
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -184,7 +184,7 @@ def trial(tmp_path) -> Trial:
 
 def test_a_checkpoint_holds_only_the_trained_part(trial, places):
     outcome = train(trial, trial.units[0], places)
-    assert not outcome.found
+    assert not outcome.reused
     path = last_of(places, trial)
     found = checkpoint.read(path)
     assert list(found["state_dict"]) == [
@@ -197,7 +197,7 @@ def test_a_checkpoint_holds_only_the_trained_part(trial, places):
     assert [group["lr"] for group in found["optimizer_states"][0]["param_groups"]] == [0.01, 0.1]
     assert len(found["optimizer_states"][0]["state"]) == 4, "the encoder has no optimiser state"
 
-    files = state.input_paths(trial, trial.units[0], places)
+    files = input_paths(trial, trial.units[0], places)
     loaded = checkpoint.load(path, trial.system.frontend, 6400, files=files)
     for name, value in weights(0).items():
         assert torch.equal(loaded.encoder.state_dict()[name], value), f"{name}: as in the file"
@@ -232,8 +232,8 @@ def test_extraction_scoring_and_evaluation(trial, places):
         train(trial, unit, places)
     directory = store.trial_dir(places.results, trial)
     for machine in ("ToyCar", "fan"):
-        assert not extract(trial, machine, "last", places).found
-        assert extract(trial, machine, "last", places).found
+        assert not extract(trial, machine, "last", places).reused
+        assert extract(trial, machine, "last", places).reused
         table = pq.read_table(directory.extract("last", machine, "test"))
         embeddings = np.stack(table["embedding"].to_numpy())
         assert embeddings.shape == (4, 4)
@@ -247,26 +247,25 @@ def test_extraction_scoring_and_evaluation(trial, places):
 
 def test_other_weights_are_another_training(trial, places):
     unit = trial.units[0]
-    dataset = load_dataset(places.data, DCASE)
     path = Path(trial.system.frontend.weights)
     train(trial, unit, places)
-    assert train(trial, unit, places).found
+    assert train(trial, unit, places).reused
     extract(trial, "fan", "last", places)
     first, signature = (
         last_of(places, trial).read_bytes(),
-        state.train_step(trial, unit, places, dataset).signature,
+        snapshot(trial, places).train(unit).signature,
     )
 
     torch.save(weights(1), path)
-    assert state.train_step(trial, unit, places, dataset).signature != signature
-    assert state.trained(trial, unit, ("last",), places, dataset) is None
+    assert snapshot(trial, places).train(unit).signature != signature
+    assert not snapshot(trial, places).train(unit, ("last",)).complete
     with pytest.raises(ValueError, match="no finished training"):
         extract(trial, "fan", "last", places)
     seen: list[dict] = []
-    assert not train(trial, unit, places, on_epoch=seen.append).found
+    assert not train(trial, unit, places, on_epoch=seen.append).reused
     assert len(seen) == EPOCHS, "from the first epoch"
     assert last_of(places, trial).read_bytes() != first
-    assert not extract(trial, "fan", "last", places).found
+    assert not extract(trial, "fan", "last", places).reused
 
 
 def test_input_files_are_found_and_missed_by_name(places):
@@ -274,7 +273,7 @@ def test_input_files_are_found_and_missed_by_name(places):
     relative = trial_with("encoder.pt")
     (unit,) = relative.units
     expected = {"encoder": dict.fromkeys(MACHINES, places.data / "encoder.pt")}
-    assert state.input_paths(relative, unit, places) == expected
+    assert input_paths(relative, unit, places) == expected
     missing = trial_with("none.pt")
     with pytest.raises(ValueError, match=r"frontend.weights: cannot read .*none.pt: No such file"):
         train(missing, missing.units[0], places)

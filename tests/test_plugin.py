@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from finished import snapshot
 from no_plugins import forget_plugins
 from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 
@@ -26,7 +27,6 @@ from asdray.config.plugin import Plugin, chain_of, plugin_error
 from asdray.config.sweep import check_backends
 from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
-from asdray.stages import state
 from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.train import train
@@ -186,7 +186,7 @@ def test_another_process_needs_no_file(tmp_path):
         ("import numpy\n\nnumpy.nothing\n", "mine.py, line 3: AttributeError: module 'numpy' has no"),
         ("import nothing_of_this_name", "mine.py, line 1: ModuleNotFoundError: No module named"),
         ("def f():\n    raise OSError('x')\nf()", "mine.py, line 2: OSError: x"),
-        ("x = 1", "mine.py adds nothing: it needs a list LOSSES, FRONTENDS, BACKENDS of pairs"),
+        ("x = 1", "mine.py adds nothing: it needs a list BACKENDS, FRONTENDS, LOSSES of pairs"),
         ("LOSS = []", "mine.py adds nothing (LOSS; did you mean 'LOSSES'?): it needs"),
         ("\nLOSSES = 3", "mine.py, line 2: LOSSES is 3, not a list"),
         ("LOSSES = [4]", "mine.py, line 1: LOSSES holds 4, not a pair of a configuration class and"),
@@ -380,7 +380,7 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
     for system in systems():
         trial = trial_of(system)
         unit = trial.unit_of("fan")
-        marker = train(trial, unit, places).marker
+        marker = train(trial, unit, places).record
         assert np.isfinite(marker.extra["loss"])
         extract(trial, "fan", "last", places)
         if system.frontend.name == "bands":  # what it learnt of the training clips in `prepare` counts
@@ -393,7 +393,7 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
             score(trial, "fan", "last", backend, places)
             path = store.trial_dir(places.results, trial).scores("last", "fan", backend_id(backend))
             assert np.isfinite(pq.read_table(path)["score"].to_numpy()).all()
-        assert train(trial, unit, places).found
+        assert train(trial, unit, places).reused
 
 
 @pytest.mark.parametrize(
@@ -473,19 +473,18 @@ def test_what_a_changed_file_makes_undone(data, tmp_path):
     frontend.write_text(EXAMPLE.read_text().replace("\nBACKENDS", "\nX"))
     backend.write_text(EXAMPLE.read_text().replace("\nLOSSES", "\nX").replace("\nFRONTENDS", "\nX"))
     places = Places.of(data, tmp_path / "results", data / "cache")
-    dataset = state_dataset(places)
 
     def done():
         load_plugins([frontend, backend])
         trial = trial_of(systems()[1], machines=("fan",))
         chosen, own = trial.backends(check_backends(["centroid"], "x"))
-        train_step = state.train_step(trial, trial.units[0], places, dataset)
+        now = snapshot(trial, places)
         steps = [
-            train_step,
-            state.extract_step(trial, "fan", "last", places, dataset),
-            *(state.score_step(trial, "fan", "last", b, places, dataset) for b in (own, chosen)),
+            now.train(trial.units[0]),
+            now.extract("fan", "last"),
+            *(now.score("fan", "last", backend) for backend in (own, chosen)),
         ]
-        return trial, (own, chosen), [step.marker is not None for step in steps]
+        return trial, (own, chosen), [step.complete for step in steps]
 
     trial, backends, found = done()
     assert not any(found)

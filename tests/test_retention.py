@@ -1,5 +1,6 @@
 """What a sweep keeps on disk, and what of the dropped is made again: real stages, here without Ray."""
 
+import dataclasses
 import json
 import os
 import queue
@@ -11,7 +12,7 @@ import time
 import pytest
 import sweeping
 import yaml
-from finished import finish
+from finished import finish, snapshot
 from test_without_training import RAW
 from tiny import AE, DCASE, MACHINES
 from trees import build_tree, write_list
@@ -22,20 +23,20 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages.extract import extract
 from asdray.stages.score import score
-from asdray.stages.state import extract_step
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import others, outputs, retention, seen, stop
+from asdray.sweep import outputs, retention, stop
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.jobs import standing
+from asdray.sweep.jobs import Job, count_complete, is_complete
 from asdray.sweep.plan import load
 from asdray.sweep.run import run_sweep
 from asdray.sweep.search import open_search
 from asdray.sweep.study import Studies
+from asdray.sweep.summary import read_summary
 from asdray.sweep.tasks import process_machine
-from asdray.sweep.training import Judge, _to_do_again
+from asdray.sweep.training import Judge, _units_to_rebuild
 
 NONE = {"checkpoints": "none", "embeddings": "none"}
 KNN2 = ["knn", {"name": "knn", "n_neighbors": 2}]
@@ -78,18 +79,18 @@ class World:
         events = []
         for job in jobs:
             asked = (sweep.checkpoints, sweep.backends, sweep.umap, self.places)
-            again = _to_do_again(job.trial, *asked, None)
+            rebuild = _units_to_rebuild(job.trial, *asked, None)
             for unit in job.trial.units:
                 found = train(
-                    job.trial, unit, self.places, checkpoints=sweep.checkpoints, again=unit.name in again
+                    job.trial, unit, self.places, checkpoints=sweep.checkpoints, rebuild=unit.name in rebuild
                 )
-                events += [] if found.found else ["train"]
-            for ckpt, machine in job.missing(sweep, self.places).machines:
+                events += [] if found.reused else ["train"]
+            for ckpt, machine in job.remaining(sweep, self.places).machines:
                 done = process_machine(job.trial, job.backends, ckpt, machine, self.places, "cpu", sweep.umap)
                 assert all(e["status"] == "done" for e in done), done
                 events += [e["stage"] for e in done if not e["found"]]
             events += (
-                [] if table(job.trial, sweep.checkpoints, job.backends, self.places).found else ["table"]
+                [] if table(job.trial, sweep.checkpoints, job.backends, self.places).reused else ["table"]
             )
         self.run(**changes)
         return {stage: events.count(stage) for stage in dict.fromkeys(events)}
@@ -144,16 +145,22 @@ def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
     assert changed.startswith("changed since the last run: backends")
     assert "train " in line
     assert (
-        "3 of these again (checkpoint dropped), extract 3 machines again (dropped), score 3 machines" in line
+        "3 of these rebuilt (checkpoint pruned), extract 3 machines again (pruned), score 3 machines" in line
     )
-    assert "6 of the trainings and extractions are done again" in "\n".join(rest)
-    markers = {p: p.read_bytes() for p in world.kept("score-*.json")}
+    assert "6 of the trainings and extractions are rebuilt" in "\n".join(rest)
+
+    def scored():
+        """Every score's record, by its folder and backend."""
+        folders = [path.parent for path in world.kept("done.json")]
+        return {(f, name): r for f in folders for name, r in store.read_records(f).items() if "score" in name}
+
+    records = scored()
     rows = {p: p.read_bytes() for p in world.kept("scores/*.parquet")}
     # Made again with the same bytes: what the first backend made of them stays as it was.
     assert world.work(keep=NONE, backends=KNN2) == {
         "train": 3, "extract": 3, "score": 3, "evaluate": 3, "table": 1,
     }  # fmt: skip
-    assert {p: p.read_bytes() for p in markers} == markers
+    assert records.items() <= scored().items()
     assert {p: p.read_bytes() for p in rows} == rows
     assert world.kept() == checkpoints(world) == []
     assert len(world.kept("scores/*.parquet")) == 6
@@ -168,20 +175,20 @@ def test_a_kept_checkpoint_saves_the_training(world):
     assert world.work(keep=keep, backends=KNN2) == {"extract": 3, "score": 3, "evaluate": 3, "table": 1}
     assert world.kept() == []
     sweep, (job,) = world.load(keep=keep, backends=KNN2, umap={})
-    missing = job.missing(sweep, world.places)
+    missing = job.remaining(sweep, world.places)
     assert (missing.units, len(missing.machines), len(missing.umaps)) == ((), 3, 3)
-    assert missing.again == {"extract": 3}, "a plot reads them too"
+    assert missing.rebuilt == {"extract": 3}, "a plot reads them too"
 
 
 def test_an_objective_that_reads_embeddings_has_them_made_again(world):
     world.work(keep=NONE)
     sweep, (job,) = world.load(keep=NONE)
     asked = (job.trial, ["last"], sweep.backends, False, world.places)
-    assert _to_do_again(*asked, None) == set()
+    assert _units_to_rebuild(*asked, None) == set()
     judge = Judge(Objective(metric="compactness"), sweep.backends, scheduled=False)
-    assert _to_do_again(*asked, judge) == set(MACHINES)
+    assert _units_to_rebuild(*asked, judge) == set(MACHINES)
     for unit in job.trial.units:
-        train(job.trial, unit, world.places, again=True)
+        train(job.trial, unit, world.places, rebuild=True)
     events = judge.events(job.trial, world.places, "cpu")
     assert [e["stage"] for e in events if not e["found"]] == ["extract"] * 3
     assert judge.verdict(job.trial, events, world.places)["reason"] is None
@@ -191,22 +198,17 @@ def test_other_bytes_make_stale_what_was_made_of_the_old(world):
     sweep, (job,) = world.load(keep={"embeddings": "none"})
     world.work(keep={"embeddings": "none"})
     folder = store.trial_dir(world.places.results, job.trial).machine("last", "fan")
-    marker = store.read_marker(folder, "extract")
-    for entry in marker.outputs.values():
-        entry["sha256"] = "0" * 64  # as if extracted on other hardware, whose digits differ
-    store.write_marker(folder, marker)
-    old = store.read_marker(folder, "score", "knn-" + store.marked_backends(folder, "score")[0][4:])
-    store.write_marker(
-        folder, type(old)(**{**old.__dict__, "inputs": {"extract": marker.digest}}), old_name(folder)
-    )
-    assert standing(job, sweep, world.places).done["score"] == 3
+    extracted = store.read_record(folder, "extract")
+    # As if extracted on other hardware, whose digits differ.
+    outputs = {name: {**entry, "sha256": "0" * 64} for name, entry in extracted.outputs.items()}
+    extracted = dataclasses.replace(extracted, outputs=outputs)
+    store.write_record(folder, "extract", extracted)
+    (name,) = [name for name in store.read_records(folder) if name.startswith("score-")]
+    old = store.read_records(folder)[name]
+    store.write_record(folder, name, dataclasses.replace(old, inputs={"extract": extracted.digest}))
+    assert count_complete(job.steps(sweep, world.places))["score"] == 3
     done = world.work(keep={"embeddings": "none"}, backends=KNN2)
     assert done == {"extract": 3, "score": 4, "evaluate": 3, "table": 1}, "fan's first score too"
-
-
-def old_name(folder):
-    (name,) = store.marked_backends(folder, "score")
-    return name
 
 
 def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
@@ -221,13 +223,11 @@ def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
     assert world.kept() == []
 
 
-def test_a_run_leaves_what_the_next_look_at_its_trials_needs(world, monkeypatch):
-    """Of the trials as they are once what need not be kept was dropped."""
-    monkeypatch.setattr(seen, "FEW", 2)
-    monkeypatch.setattr(seen, "SETTLED_SECONDS", 0)
+def test_a_run_leaves_summaries_of_its_trials(world):
+    """Of the trials as they are after pruning."""
     world.work(mels=(8, 16), keep=NONE)
     sweep, jobs = world.load(mels=(8, 16), keep=NONE)
-    assert all(seen.Seen(sweep, world.places, 2).settled(job) for job in jobs)
+    assert all(read_summary(job, sweep, world.places) for job in jobs)
     assert world.kept() == []
 
 
@@ -257,7 +257,7 @@ def test_what_is_in_no_ranking_yet_stays(world):
     ranking = retention.Ranking.of(sweep, jobs, world.places)
     assert not any(ranking.beyond(job, 1) for job in jobs)
     keeper = retention.Retention(sweep, world.places)
-    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], None, best=True)
+    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], None, best=True)
     assert keeper.freed == 0
 
 
@@ -278,7 +278,7 @@ def test_of_a_search_the_best_by_its_objective_stay_and_open_samples_wait(world)
         finish(job, sweep, world.places)
     searching, jobs = open_search(sweep, world.places)
     keeper = retention.Retention(sweep, world.places)
-    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching, best=True)
+    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching, best=True)
     kept = {sample.system.id for sample in (samples[1], samples[3])}  # the lower the better; the last is open
     assert {p.parts[-6].rpartition("-")[2] for p in world.kept()} == kept
 
@@ -314,9 +314,9 @@ def test_of_what_a_scheduler_stopped_nothing_is_one_of_the_best_or_still_read(wo
     assert (len(world.kept()), len(checkpoints(world))) == (12, 6)
     keeper = retention.Retention(sweep, world.places)
     with store.lease(store.trial_dir(world.places.results, jobs[1].trial).model("fan")):
-        keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching)
+        keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching)
         assert len(checkpoints(world)) == (left[1] or 1), "fan's process may be reading it"
-    keeper.look_at_all(jobs, [standing(j, sweep, world.places) for j in jobs], searching)
+    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching)
     assert (len(world.kept()), len(checkpoints(world))) == left
     assert keeper.freed == 100 * (18 - sum(left))
 
@@ -326,7 +326,7 @@ def test_what_a_scheduler_stopped_stays_where_another_sweep_is_to_read_it(world)
     other, _ = world.load(name="other", recipes=["ae.yaml"], seeds=[1], keep=NONE)
     outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
     retention.Retention(sweep, world.places).look_at_all(
-        jobs, [standing(j, sweep, world.places) for j in jobs], searching
+        jobs, [j.steps(sweep, world.places) for j in jobs], searching
     )
     assert {p.parts[-5] for p in world.kept()} == {"seed1"}
     assert len(world.kept()) == 6
@@ -377,9 +377,8 @@ def test_beside_a_sweep_that_protects_it_a_trial_is_looked_at_once(world, monkey
     (folder / "leaderboard.csv").write_text("\n".join(["rank,system", *rows]))
     other, _ = world.load(name="other", mels=changes["mels"])
     outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
-    asked = []
-    for module in (retention, others):
-        monkeypatch.setattr(module, "standing", lambda job, *a: asked.append(job.trial) or standing(job, *a))
+    asked, steps = [], Job.steps
+    monkeypatch.setattr(Job, "steps", lambda job, *args: asked.append(job.trial) or steps(job, *args))
     keeper = retention.Retention(sweep, world.places)
 
     def looked():
@@ -438,12 +437,12 @@ def test_killed_between_marker_and_deletion_the_next_run_deletes(world):
     run = subprocess.run([sys.executable, "-c", KILLED, *map(str, args)], check=False)
     assert run.returncode == -signal.SIGKILL
     assert len(world.kept()) == 3, "three of six were deleted, the fourth alone is marked and still there"
-    stands = standing(job, sweep, world.places)
-    assert stands.complete
-    assert len([s for s in stands.all if s.stage == "extract" and s.done.dropped]) == 2
+    steps = job.steps(sweep, world.places)
+    assert is_complete(steps)
+    assert len([s for s in steps if s.stage == "extract" and s.status == "pruned"]) == 2
     assert retention.Retention(sweep, world.places).look(job)
     assert world.kept() == checkpoints(world) == []
-    assert standing(job, sweep, world.places).complete
+    assert is_complete(job.steps(sweep, world.places))
 
 
 def test_an_interrupted_making_again_is_still_only_dropped(world, monkeypatch):
@@ -461,20 +460,20 @@ def test_an_interrupted_making_again_is_still_only_dropped(world, monkeypatch):
 
     monkeypatch.setattr(stage, "_write", fail_at_test)
     with pytest.raises(KeyboardInterrupt):
-        extract(job.trial, "fan", "last", world.places, again=True)
+        extract(job.trial, "fan", "last", world.places, rebuild=True)
     monkeypatch.undo()
     assert [p.name for p in world.kept()] == ["train_extract.parquet"]
-    assert standing(job, sweep, world.places).complete
+    assert is_complete(job.steps(sweep, world.places))
     with pytest.raises(
-        ValueError, match=r"embeddings of fan with checkpoint last were dropped.*asdray extract"
+        ValueError, match=r"embeddings of fan with checkpoint last were pruned.*asdray extract"
     ):
         score(job.trial, "fan", "last", sweep.backends[0], world.places, overwrite=True)
     world.run(keep={"embeddings": "none"})
     assert world.kept() == []
-    made = extract(job.trial, "fan", "last", world.places, again=True)
-    assert not made.found
-    assert not made.marker.dropped
-    assert extract(job.trial, "fan", "last", world.places, again=True).found
+    made = extract(job.trial, "fan", "last", world.places, rebuild=True)
+    assert not made.reused
+    assert not made.record.pruned
+    assert extract(job.trial, "fan", "last", world.places, rebuild=True).reused
 
 
 def test_by_hand_says_what_to_run_and_that_works(world, asdray):
@@ -492,7 +491,7 @@ def test_by_hand_says_what_to_run_and_that_works(world, asdray):
     for command in (["train"], ["extract", "--machine", "fan"], ["score", "--machine", "fan", *new]):
         code, out, err = asdray(command[0], folder, *command[1:], *data)
         assert (code, err, "already done" in out) == (0, "", False)
-    assert extract_step(job.trial, "fan", "last", world.places, job.dataset).marker.dropped == ()
+    assert snapshot(job.trial, world.places).extract("fan", "last").status == "done"
 
 
 def test_the_disk_that_is_left_is_what_will_be_kept(world):

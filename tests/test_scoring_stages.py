@@ -1,7 +1,6 @@
 """Score, evaluate, umap and table on files, below a training and an extraction that are made up here."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from finished import finished, snapshot
 from threadpoolctl import threadpool_limits
 from trees import build_tree, write_list
 
@@ -21,11 +21,11 @@ from asdray.config.sweep import check_backends
 from asdray.config.system import load_recipe
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
-from asdray.dcase.manifest import load_dataset, load_manifest, rows
+from asdray.dcase.manifest import load_manifest, rows
 from asdray.evaluation import metrics, tables
-from asdray.stages import state
 from asdray.stages.evaluate import evaluate
 from asdray.stages.score import score
+from asdray.stages.steps import Outcome
 from asdray.stages.table import table
 from asdray.stages.umap import embed, umap
 from asdray.store import Places
@@ -36,16 +36,13 @@ BACKENDS = (Knn(), Knn(n_neighbors=2))
 
 def train_and_extract(trial: Trial, places: Places, shift: float = 0.0, nan: bool = False) -> None:
     """What the two earlier stages would leave: random embeddings, anomalies a little away from the rest."""
-    dataset = load_dataset(places.data, trial.dcase)
     directory = store.trial_dir(places.results, trial)
     rng = np.random.default_rng(trial.seed)
     for unit in trial.units:
-        step = state.train_step(trial, unit, places, dataset)
         checkpoint = directory.checkpoint(unit.name, CKPT)
         store.write_text(checkpoint, f"weights {shift}")
-        store.mark_done(step.folder, "train", step.signature, outputs=[checkpoint], started=0)
+        finished(snapshot(trial, places).train(unit), [checkpoint])
     for machine in trial.machines:
-        step = state.extract_step(trial, machine, CKPT, places, dataset)
         outputs = []
         for split in ("train", "test"):
             clips = rows(load_manifest(places.data, trial.dcase), machine=machine, split=split)[
@@ -64,12 +61,10 @@ def train_and_extract(trial: Trial, places: Places, shift: float = 0.0, nan: boo
             outputs.append(directory.extract(CKPT, machine, split))
             with store.atomic_path(outputs[-1]) as temporary:
                 pq.write_table(pa.table(columns), temporary)
-        store.mark_done(
-            step.folder, "extract", step.signature, outputs=outputs, started=0, inputs=step.inputs
-        )
+        finished(snapshot(trial, places).extract(machine, CKPT), outputs)
 
 
-def all_stages(trial: Trial, places: Places, backends=BACKENDS) -> list[state.Outcome]:
+def all_stages(trial: Trial, places: Places, backends=BACKENDS) -> list[Outcome]:
     """Everything that follows extraction, in the order in which it is done by hand."""
     outcomes = []
     for machine in trial.machines:
@@ -80,7 +75,7 @@ def all_stages(trial: Trial, places: Places, backends=BACKENDS) -> list[state.Ou
 
 
 def found(outcomes):
-    return [o.found for o in outcomes]
+    return [o.reused for o in outcomes]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +106,7 @@ def test_score_is_the_backend_by_clip(trial, places):
     train_and_extract(trial, places)
     directory = store.trial_dir(places.results, trial)
     outcome = score(trial, "fan", CKPT, BACKENDS[1], places)
-    assert not outcome.found
+    assert not outcome.reused
     found = pq.read_table(directory.scores(CKPT, "fan", backend_id(BACKENDS[1])))
     assert found.column_names == ["clip", "split", "score"]
     train, test = (pd.read_parquet(directory.extract(CKPT, "fan", s)) for s in ("train", "test"))
@@ -123,7 +118,7 @@ def test_score_is_the_backend_by_clip(trial, places):
     expected |= dict(zip(test["clip"], knn(x, domain, q, Knn(n_neighbors=2)), strict=True))
     assert dict(zip(found["clip"].to_pylist(), found["score"].to_pylist(), strict=True)) == expected
     assert set(found["split"].to_pylist()) == {"train", "test"}
-    assert score(trial, "fan", CKPT, BACKENDS[1], places) == state.Outcome(outcome.marker, found=True)
+    assert score(trial, "fan", CKPT, BACKENDS[1], places) == Outcome(outcome.record, reused=True)
 
 
 def test_recon_passes_through(places):
@@ -261,9 +256,9 @@ def test_everything_is_done_once_and_redone_where_it_must(trial, places):
 def test_overwrite(trial, places):
     train_and_extract(trial, places)
     all_stages(trial, places)
-    assert not score(trial, "fan", CKPT, Knn(), places, overwrite=True).found
-    assert not evaluate(trial, "fan", CKPT, BACKENDS, places, overwrite=True).found
-    assert not table(trial, [CKPT], BACKENDS, places, overwrite=True).found
+    assert not score(trial, "fan", CKPT, Knn(), places, overwrite=True).reused
+    assert not evaluate(trial, "fan", CKPT, BACKENDS, places, overwrite=True).reused
+    assert not table(trial, [CKPT], BACKENDS, places, overwrite=True).reused
     assert all(found(all_stages(trial, places)))
 
 
@@ -289,8 +284,8 @@ def test_ground_truth_that_comes_later_repeats_only_what_reads_labels(trial, tmp
     assert directory.scores(CKPT, "bandsaw", backend_id(Knn())).read_bytes() == scores
     official = pd.read_csv(directory.output(CKPT) / "official23-eval.csv")
     assert official[["bandsaw", "total"]].notna().all(axis=None)
-    marker = store.read_marker(directory.machine(CKPT, "bandsaw"), "evaluate")
-    assert marker.extra["label_sources"]
+    record = store.read_record(directory.machine(CKPT, "bandsaw"), "evaluate")
+    assert record.extra["label_sources"]
 
 
 def test_scores_do_not_depend_on_labels(trial, tmp_path):
@@ -326,7 +321,7 @@ def test_a_failed_machine_leaves_a_null_total(trial, places):
     assert pd.read_csv(directory.output(CKPT) / "official23-eval.csv")["total"].isna().all()
     score(trial, "bandsaw", CKPT, Knn(), places)
     evaluate(trial, "bandsaw", CKPT, [Knn()], places)
-    assert not table(trial, [CKPT], [Knn()], places).found
+    assert not table(trial, [CKPT], [Knn()], places).reused
     assert pd.read_csv(directory.output(CKPT) / "official23-eval.csv")["total"].notna().all()
 
 
@@ -363,13 +358,13 @@ def test_umap(trial, places):
     assert picture.startswith(b"\x89PNG")
     assert f"Title\0{trial.name} fan".encode() in picture
     assert b"synthetic" not in picture
-    assert umap(trial, "fan", CKPT, Umap(), places).found
+    assert umap(trial, "fan", CKPT, Umap(), places).reused
     again = umap(trial, "fan", CKPT, Umap(), places, overwrite=True)
-    assert again.marker.digest == outcome.marker.digest
+    assert again.record.digest == outcome.record.digest
     # Other options, another plot; scores do not wait for it or depend on it.
-    assert not umap(trial, "fan", CKPT, Umap(metric="euclidean", n_neighbors=3), places).found
-    assert not score(trial, "fan", CKPT, Knn(), places).found
-    assert json.loads(store.marker_path(folder.parent, "umap").read_text())["stage"] == "umap"
+    assert not umap(trial, "fan", CKPT, Umap(metric="euclidean", n_neighbors=3), places).reused
+    assert not score(trial, "fan", CKPT, Knn(), places).reused
+    assert list(store.read_records(folder)) == ["umap"]
 
 
 def test_another_process_does_not_compile_umap_again():
@@ -400,8 +395,8 @@ def test_umap_of_few_or_equal_clips(n):
 
 
 @pytest.mark.parametrize("stage", ["score", "evaluate", "umap", "table"])
-def test_a_kill_before_the_marker_leaves_nothing_that_passes_for_done(trial, places, monkeypatch, stage):
-    """The outputs of two checkpoints can have equal sizes, so the old marker must go before the first write."""
+def test_a_kill_before_the_record_leaves_nothing_that_passes_for_done(trial, places, monkeypatch, stage):
+    """The outputs of two checkpoints can have equal sizes, so the old record must go before the first write."""
     train_and_extract(trial, places)
     all_stages(trial, places)
     umap(trial, "fan", CKPT, Umap(), places)
@@ -411,16 +406,16 @@ def test_a_kill_before_the_marker_leaves_nothing_that_passes_for_done(trial, pla
         "umap": lambda **kw: umap(trial, "fan", CKPT, Umap(), places, **kw),
         "table": lambda **kw: table(trial, [CKPT], BACKENDS, places, **kw),
     }[stage]
-    assert run().found
+    assert run().reused
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "mark_done", killed)
+        patch.setattr(store, "finish", killed)
         run(overwrite=True)
-    assert not run().found, "it passed for done"
-    assert run().found
+    assert not run().reused, "it passed for done"
+    assert run().reused
 
 
 def ae_trial(machines) -> Trial:

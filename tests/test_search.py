@@ -27,7 +27,7 @@ from asdray.sweep import objective, selection, study
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
-from asdray.sweep.jobs import Job, standing
+from asdray.sweep.jobs import Job, event_key
 from asdray.sweep.live import Live
 from asdray.sweep.others import Others
 from asdray.sweep.progress import summary_lines, trials_line
@@ -371,8 +371,8 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
     # Of the second all is done, so that it has no value though nothing broke; the third's training broke.
     finish(jobs[1], studies.sweep, places)
     event = failed(event_of(jobs[2].trial, "train", unit="all"), "the loss is nan", lasting=True)
-    stand = standing(jobs[2], studies.sweep, places)
-    lasting = {stand.key(stage): event for stage in stand.all if stage.stage == "train"}
+    steps = jobs[2].steps(studies.sweep, places)
+    lasting = {event_key(jobs[2].trial, step): event for step in steps if step.stage == "train"}
 
     def opened(failures, retry_failed=False):
         search, _ = open_search(studies.sweep, places, failures, retry_failed)
@@ -440,7 +440,7 @@ def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
     search = Searching(studies, {DCASE: load_dataset(places.data, DCASE)})
     estimator = Estimator()
     for i, job in enumerate(jobs[:2]):
-        estimator.add_trial(i, job.trial, job.dataset, standing(job, sweep, places).all)
+        estimator.add_trial(i, job.trial, job.dataset, job.steps(sweep, places))
     estimator.upcoming = [*search.to_come, UpcomingSystems("search", "ae_baseline", 4, 2)]
     left = estimator.estimate()
     assert (left.train_seconds, left.unknown_systems) == (pytest.approx(8 * 600, rel=0.01), 4)

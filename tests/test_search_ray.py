@@ -143,7 +143,7 @@ def test_what_a_scheduler_stops_is_not_done_and_a_grid_goes_on_with_it(data, tmp
     assert "Nothing is ranked" in run.stdout
     folder = world.results / trials.loc[1e-7, "directory"]
     assert list(folder.glob("model/*/checkpoints/last.ckpt"))
-    assert not list(folder.glob("model/*/.done/train.json"))
+    assert not list(folder.glob("model/*/done.json"))
     epochs = len(next(folder.glob("model/*/metrics.csv")).read_text().splitlines()) - 1
     assert 4 <= epochs < 8
     # The same search has nothing left to do.

@@ -66,7 +66,7 @@ def test_bf16_is_asked_for_by_name(system, places):
     losses, weights = [], []
     for one in (system, bf16):
         trial = trial_of(one)
-        losses.append(train(trial, trial.units[0], places).marker.extra["loss"])
+        losses.append(train(trial, trial.units[0], places).record.extra["loss"])
         path = store.trial_dir(places.results, trial).checkpoint(trial.units[0].name, "last")
         weights.append(torch.load(path, weights_only=True)["state_dict"])
     assert losses[0] != losses[1]
@@ -98,8 +98,8 @@ def test_packed_audio_is_all_that_training_and_extraction_read(tmp_path):
     for wav in (tmp_path / "data" / "original").rglob("*.wav"):
         wav.unlink()
     trial = trial_of(with_overrides(DIS, {"train.epochs": 1}, "x"))
-    assert not train(trial, trial.units[0], places).found
-    assert not extract(trial, MACHINES[0], "last", places).found
+    assert not train(trial, trial.units[0], places).reused
+    assert not extract(trial, MACHINES[0], "last", places).reused
 
 
 # ----------------------------------------------------------------------------------- what benchmarks measure

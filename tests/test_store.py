@@ -1,6 +1,6 @@
-"""Markers, atomic writes and leases: what a killed process may and may not leave behind."""
+"""Records, atomic writes and leases: what a killed process may and may not leave behind."""
 
-import hashlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,67 +21,105 @@ def folder(tmp_path):
     return tmp_path
 
 
-def mark(folder, **kwargs):
+def finish(folder, stage="score", **kwargs):
     outputs = [folder / "a.txt", folder / "sub" / "b.bin"]
-    return store.mark_done(folder, "score", "sig", outputs=outputs, started=time.time(), **kwargs)
+    return store.finish(folder, stage, "sig", outputs=outputs, started=time.time(), **kwargs)
 
 
-def test_done_needs_the_signature_the_inputs_and_the_outputs(folder):
-    assert store.done(folder, "score", "sig") is None
-    marker = mark(folder, inputs={"extract": "d1"}, backend="knn-1", device="cpu")
-    assert store.done(folder, "score", "sig", {"extract": "d1"}, "knn-1") == marker
-    assert store.done(folder, "score", "other", {"extract": "d1"}, "knn-1") is None
-    assert store.done(folder, "score", "sig", {"extract": "d2"}, "knn-1") is None
-    assert store.done(folder, "score", "sig", {}, "knn-1") is None
-    assert store.done(folder, "score", "sig", {"extract": "d1"}, "knn-2") is None
+def test_a_record_describes_outputs_of_its_sizes(folder):
+    assert store.read_records(folder) == {}
+    record = finish(folder, inputs={"extract": "d1"}, backend="knn-1", device="cpu")
+    assert store.read_records(folder) == {"score-knn-1": record}
+    assert store.read_record(folder, "score", "knn-2") is None
+    assert record.describes(folder)
     (folder / "sub" / "b.bin").write_bytes(b"\0" * 99)
-    assert store.done(folder, "score", "sig", {"extract": "d1"}, "knn-1") is None
+    assert not record.describes(folder)
     (folder / "sub" / "b.bin").unlink()
-    assert store.done(folder, "score", "sig", {"extract": "d1"}, "knn-1") is None
+    assert not record.describes(folder)
+    assert dataclasses.replace(record, pruned=("sub/b.bin",)).describes(folder)
 
 
-def test_marker_says_what_made_it(folder):
-    mark(folder, extra={"loss": 0.5})
-    raw = json.loads((folder / ".done" / "score.json").read_text())
-    assert raw["outputs"]["a.txt"] == {"size": 5, "sha256": store.sha256_file(folder / "a.txt")}
-    assert raw["versions"]["torch"]
-    assert raw["extra"] == {"loss": 0.5}
+def test_the_records_of_a_folder_stand_in_one_file_and_say_what_made_them(folder):
+    first = finish(folder, extra={"loss": 0.5})
+    second = finish(folder, "evaluate")
+    raw = json.loads((folder / "done.json").read_text())
+    assert raw["format"] == 2
+    assert list(raw["records"]) == ["evaluate", "score"]
+    score = raw["records"]["score"]
+    assert score["outputs"]["a.txt"] == {"size": 5, "sha256": store.sha256_file(folder / "a.txt")}
+    assert score["versions"]["torch"]
+    assert score["extra"] == {"loss": 0.5}
+    store.write_record(folder, "score", None)
+    assert store.read_records(folder) == {"evaluate": second}
+    store.write_record(folder, "score", first)
+    assert store.read_record(folder, "score") == first
 
 
-@pytest.mark.parametrize("names", [[], ["a"], ["z/ü", 'a "b"']])
-def test_digest_is_that_of_the_outputs_as_json(names):
-    """Old markers name the digests of what was read: its text must never change."""
-    sums = {name: f"{i:064x}" for i, name in enumerate(names)}
-    outputs = {name: {"size": 1, "sha256": sha256} for name, sha256 in sums.items()}
-    marker = store.Marker("s", "x", {}, outputs, 1.0, "", "cpu", {}, {})
-    assert marker.digest == hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+def test_before_outputs_are_replaced_their_record_goes(folder):
+    finish(folder)
+    finish(folder, "evaluate")
+    leftover = folder / ".tmp-1-2-a.txt"
+    leftover.write_text("half")
+    store.forget(folder, "score", [folder / "a.txt"])
+    assert list(store.read_records(folder)) == ["evaluate"]
+    assert not leftover.exists()
+
+
+def test_a_record_whose_outputs_were_all_pruned_stays_while_they_are_rebuilt(folder):
+    record = finish(folder)
+    for pruned, stays in ((("a.txt",), False), (("a.txt", "sub/b.bin"), True)):
+        store.write_record(folder, "score", dataclasses.replace(record, pruned=pruned))
+        store.forget(folder, "score", [])
+        assert (store.read_record(folder, "score") is not None) == stays
 
 
 def test_digest_is_of_content_alone(folder):
-    first = mark(folder)
-    again = mark(folder)
+    first = finish(folder)
+    again = finish(folder)
     assert again.digest == first.digest
     (folder / "a.txt").write_text("hellO")
-    assert mark(folder).digest != first.digest
+    assert finish(folder).digest != first.digest
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 99}', b'{"format": 1, "stage": "x"}'])
-def test_a_damaged_marker_counts_as_not_done(folder, damage):
-    mark(folder)
-    (folder / ".done" / "score.json").write_bytes(damage)
-    assert store.done(folder, "score", "sig") is None
+RECORD = {
+    "signature": "s", "inputs": {}, "outputs": {}, "seconds": 1.0, "finished": "", "device": "cpu",
+    "versions": {}, "extra": {}, "pruned": [],
+}  # fmt: skip
 
 
-def test_a_marker_with_a_field_more_or_less_counts_as_not_done(folder):
-    """Another version wrote it: it may mean by the others what this one does not."""
-    mark(folder)
-    path = folder / ".done" / "score.json"
-    raw = json.loads(path.read_text())
-    for changed in ({**raw, "new": 1}, {k: v for k, v in raw.items() if k != "seconds"}):
-        path.write_text(json.dumps(changed))
-        assert store.done(folder, "score", "sig") is None
-    path.write_text(json.dumps({k: v for k, v in raw.items() if k != "dropped"}))  # of before it could be
-    assert store.done(folder, "score", "sig") is not None
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 99, "records": {}}',
+        '{"format": 2}',
+        '{"format": 2, "records": []}',
+        '{"format": 2, "records": {"score": 1}}',
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "new": 1}}}),
+        json.dumps({"format": 2, "records": {"score": {k: RECORD[k] for k in RECORD if k != "pruned"}}}),
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "inputs": None}}}),
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "outputs": None}}}),
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "outputs": {"a.txt": {"size": "1"}}}}}),
+    ],
+)
+def test_a_damaged_record_file_proves_nothing(folder, damage):
+    finish(folder)
+    (folder / "done.json").write_text(damage)
+    assert store.read_records(folder) == {}
+    record = finish(folder)
+    assert store.read_records(folder) == {"score": record}
+
+
+def test_any_new_record_removes_the_summary(folder):
+    finish(folder)
+    assert store.read_summary(folder) is None
+    store.write_summary(folder, {"request": "r"})
+    assert store.read_summary(folder) == {"request": "r"}
+    assert list(store.read_records(folder)) == ["score"]
+    finish(folder, "evaluate")
+    assert store.read_summary(folder) is None
 
 
 def test_atomic_path_leaves_old_or_new_never_half(tmp_path):

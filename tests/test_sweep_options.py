@@ -1,9 +1,9 @@
 """Options of ``asdray sweep`` without Ray: chosen trials, earlier failures, dry runs, signals."""
 
+import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from board_rows import board, make_rows, pick
-from finished import finish
+from finished import finish, record
 from rich.console import Console
 from terminal import in_terminal, read_until
 from tiny import AE, DCASE, DIS, MACHINES, build_year
@@ -21,15 +21,14 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.evaluation.tables import write_trials
-from asdray.stages import state
+from asdray.stages.steps import Snapshot
 from asdray.store import Places
-from asdray.sweep import seen
 from asdray.sweep.changes import changes
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimate, Estimator
 from asdray.sweep.events import EventLog, attempt, event_of
 from asdray.sweep.fresh import delete, results_of
-from asdray.sweep.jobs import standing
+from asdray.sweep.jobs import count_complete, is_complete, with_signature
 from asdray.sweep.live import Live, duration, write
 from asdray.sweep.only import chooser
 from asdray.sweep.outputs import trial_row, write_spec
@@ -87,44 +86,47 @@ class World:
 # ------------------------------------------------------------------------------------------ what is done
 
 
-def test_one_walk_finds_what_the_stages_themselves_find(world):
+def test_planning_finds_the_steps_that_the_stages_themselves_find(world):
     backends = ["knn", {"name": "knn", "n_neighbors": 2}]
     sweep, (job,) = world.load(recipes=["dis.yaml"], seeds=[0], backends=backends)
-    trial, dataset = job.trial, job.dataset
+    trial = job.trial
     finish(job, sweep, world.places)
     # Another sweep's backend and checkpoint on the same trial.
     fourth = {"name": "knn", "n_neighbors": 4}
     more, (other,) = world.load(recipes=["dis.yaml"], seeds=[0], backends=[fourth], umap=False)
     finish(other, more, world.places)
 
-    def asked(stage):
-        """Signature of a stage and True if done, as computed by the stage itself."""
-        at = (trial, stage.machine, stage.checkpoint)
-        backend = next((b for b in job.backends if backend_id(b) == stage.backend), None)
-        unit = next((u for u in trial.units if u.name == stage.unit), None)
-        step = {
-            "train": lambda: state.train_step(trial, unit, world.places, dataset),
-            "extract": lambda: state.extract_step(*at, world.places, dataset),
-            "score": lambda: state.score_step(*at, backend, world.places, dataset),
-            "evaluate": lambda: state.evaluate_step(*at, job.backends, world.places, dataset),
-            "umap": lambda: state.umap_step(*at, sweep.umap, world.places, dataset),
-            "table": lambda: state.table_step(trial, sweep.checkpoints, world.places, dataset),
-        }[stage.stage]()
-        return step.signature, step.marker is not None
+    def own(step):
+        """The step as the stage itself asks for it."""
+        now = Snapshot(job.files(world.places))
+        at = (step.machine, step.checkpoint)
+        backend = next((b for b in job.backends if backend_id(b) == step.backend), None)
+        unit = next((u for u in trial.units if u.name == step.unit), None)
+        return {
+            "train": lambda: now.train(unit, sweep.checkpoints),
+            "extract": lambda: now.extract(*at),
+            "score": lambda: now.score(*at, backend),
+            "evaluate": lambda: now.evaluate(*at, job.backends),
+            "umap": lambda: now.umap(*at, sweep.umap),
+            "table": lambda: now.table(sweep.checkpoints),
+        }[step.stage]()
 
     def compare():
-        found = standing(job, sweep, world.places).all
-        assert [(s.signature, s.done is not None) for s in found] == [asked(s) for s in found]
-        return sum(s.done is not None for s in found)
+        found = job.steps(sweep, world.places)
+        assert found == [own(step) for step in found]
+        return sum(step.complete for step in found)
 
     everything = compare()
-    markers = sorted(world.places.results.rglob(".done/*.json"))
+    records = [
+        (path.parent, name) for path in sorted(world.places.results.rglob("done.json"))
+        for name in store.read_records(path.parent)
+    ]  # fmt: skip
     counts = set()
-    for marker in markers:
-        content = marker.read_bytes()
-        marker.unlink()
+    for folder, name in records:
+        content = (folder / "done.json").read_bytes()
+        store.write_record(folder, name, None)
         counts.add(compare())
-        marker.write_bytes(content)
+        (folder / "done.json").write_bytes(content)
     assert compare() == everything
     assert len(counts) > 3
     # A backend more is asked for: evaluations and tables are over those that are scored.
@@ -132,22 +134,30 @@ def test_one_walk_finds_what_the_stages_themselves_find(world):
         recipes=["dis.yaml"], seeds=[0], backends=[*backends, {"name": "knn", "n_neighbors": 3}]
     )
     assert compare() == everything - len(MACHINES)
-    markers[-1].unlink()
+    store.write_record(job.files(world.places).folder.root, "table", None)
     assert compare() == everything - len(MACHINES) - 1
 
 
-def test_planning_reads_each_marker_once(world, monkeypatch):
-    sweep, jobs = world.load(seeds=[0])
-    finish(jobs[0], sweep, world.places)
+def test_a_complete_trial_has_one_record_file_per_folder(world):
+    backends = ["knn", "gmm", "kmeans", "mahalanobis"]
+    sweep, (job,) = world.load(recipes=["ae.yaml"], seeds=[0], backends=backends)
+    finish(job, sweep, world.places)
+    assert is_complete(job.steps(sweep, world.places))
+    assert len(list(world.places.results.rglob("done.json"))) == 3 * len(MACHINES) + 1
+
+
+def test_planning_reads_each_record_file_once(world, monkeypatch):
+    sweep, (job, *_) = world.load(seeds=[0])
+    finish(job, sweep, world.places)
     read = []
-    original = store.read_marker
-    monkeypatch.setattr(store, "read_marker", lambda *args: read.append(args) or original(*args))
-    assert standing(jobs[0], sweep, world.places).complete
-    assert len(read) == len(set(read)) == 1 + 4 * len(MACHINES) + 1
+    original = store.read_records
+    monkeypatch.setattr(store, "read_records", lambda folder: read.append(folder) or original(folder))
+    assert is_complete(job.steps(sweep, world.places))
+    assert len(read) == len(set(read)) == 1 + 2 * len(MACHINES) + 1
     read.clear()
-    more, jobs = world.load(seeds=[0], backends=["knn", "kmeans"])
-    assert standing(jobs[0], more, world.places).done["score"] == len(MACHINES)
-    assert len(read) == len(set(read)) == 1 + 5 * len(MACHINES) + 1, "what is not there is tried once, too"
+    more, (job, *_) = world.load(seeds=[0], backends=["knn", "kmeans"])
+    assert count_complete(job.steps(more, world.places))["score"] == len(MACHINES)
+    assert len(read) == len(set(read)) == 1 + 2 * len(MACHINES) + 1
 
 
 # ------------------------------------------------------------------------------------------------- --only
@@ -219,7 +229,7 @@ def fail(world, sweep, job, stage, error=None, **at):
     error = error or ValueError("wrong")
     log = EventLog(world.folder / "events.jsonl")
     event = attempt(event_of(job.trial, stage, **at), raising(error))
-    log.add(standing(job, sweep, world.places).signed(event))
+    log.add(with_signature(job.trial, job.steps(sweep, world.places), event))
     return EventLog(world.folder / "events.jsonl").lasting
 
 
@@ -236,7 +246,7 @@ def test_only_failures_that_would_come_again_are_remembered(world):
     # Done after all, by another sweep or after a retry: nothing is left to be remembered.
     finish(dis, sweep, world.places, until="train")
     log = EventLog(world.folder / "events.jsonl")
-    log_found(standing(dis, sweep, world.places), log)
+    log_found(dis.trial, dis.steps(sweep, world.places), log)
     assert log.lasting == {}
     assert EventLog(world.folder / "events.jsonl").lasting == {}
 
@@ -256,19 +266,19 @@ def test_what_follows_a_failure_is_not_tried_and_the_rest_is(world):
     sweep, jobs = world.load(seeds=[0], backends=["knn", {"name": "knn", "n_neighbors": 2}])
     dis, ae = jobs[0], jobs[2]
     lasting = fail(world, sweep, dis, "train", unit=dis.trial.units[0].name)
-    left = standing(dis, sweep, world.places).missing(lasting)
+    left = dis.remaining(sweep, world.places, lasting)
     assert not left.runs
     assert [e["error"] for e in left.failed] == ["wrong"]
-    assert standing(dis, sweep, world.places).missing().units, "unless it is to be retried"
+    assert dis.remaining(sweep, world.places).units, "unless it is to be retried"
 
     lasting = fail(world, sweep, ae, "train", unit="fan")
-    left = standing(ae, sweep, world.places).missing(lasting)
+    left = ae.remaining(sweep, world.places, lasting)
     assert [u.name for u in left.units] == ["ToyCar", "bandsaw"]
     assert {m for _, m in left.machines} == {"ToyCar", "bandsaw"} == {m for _, m in left.umaps}
 
     finish(dis, sweep, world.places, until="train")
     lasting = fail(world, sweep, dis, "extract", machine="fan", checkpoint="last")
-    left = standing(dis, sweep, world.places).missing(lasting)
+    left = dis.remaining(sweep, world.places, lasting)
     assert {m for _, m in left.machines} == {"ToyCar", "bandsaw"} == {m for _, m in left.umaps}
 
 
@@ -282,30 +292,19 @@ def test_a_failed_backend_leaves_the_others_to_be_evaluated(world):
     fan = ("last", "fan")
 
     def left():
-        return standing(job, sweep, world.places).missing(lasting).machines
+        return job.remaining(sweep, world.places, lasting).machines
 
     assert fan in left(), "the other backend is not scored"
-    args = (job.trial, "fan", "last")
-    step = state.score_step(*args, good, world.places, job.dataset)
-    path = store.trial_dir(world.places.results, job.trial).scores("last", "fan", backend_id(good))
-    path.parent.mkdir()
-    path.write_bytes(b"x")
-    store.mark_done(
-        step.folder,
-        "score",
-        step.signature,
-        outputs=[path],
-        started=0,
-        inputs=step.inputs,
-        backend=step.backend,
-    )
+    files = job.files(world.places)
+    path = files.folder.scores("last", "fan", backend_id(good))
+    record(Snapshot(files).score("fan", "last", good), [path])
     assert fan in left(), "it is not evaluated"
-    step = state.evaluate_step(*args, [good], world.places, job.dataset)
-    store.mark_done(step.folder, "evaluate", step.signature, outputs=[path], started=0, inputs=step.inputs)
+    step = Snapshot(files).evaluate("fan", "last", [good])
+    record(step, [files.folder.evaluate("last", "fan")])
     assert fan not in left()
     lasting = {}
     assert fan in left(), "--retry-failed"
-    store.marker_path(step.folder, "score", backend_id(good)).unlink()
+    store.write_record(step.folder, store.record_name("score", backend_id(good)), None)
     lasting = EventLog(world.folder / "events.jsonl").lasting
     assert fan in left()
 
@@ -314,8 +313,7 @@ def test_a_run_with_nothing_but_old_failures_says_so_and_starts_no_ray(world):
     sweep, jobs = world.load(recipes=["ae.yaml"], umap=False, seeds=[0])
     (job,) = jobs
     finish(job, sweep, world.places)
-    unit = store.trial_dir(world.places.results, job.trial).model("fan")
-    shutil.rmtree(unit / ".done")
+    store.write_record(job.files(world.places).folder.model("fan"), "train", None)
     fail(world, sweep, job, "train", ValueError("training diverged"), unit="fan")
     run = world.asdray("sweep", world.path, check=1)
     assert "failed before; --retry-failed tries again:" in run.stderr
@@ -337,40 +335,13 @@ def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
     assert len(lasting) == 1
 
 
-def test_many_trials_are_looked_at_by_several_processes_and_told_as_by_one(world, monkeypatch):
-    sweep, jobs = world.load(seeds=list(range(40)), umap=False)
-    assert len(jobs) > seen.FEW
-    for job in jobs[:5]:
-        finish(job, sweep, world.places)
-    finish(jobs[-1], sweep, world.places, until="train")
-    world.folder.mkdir(parents=True)
-    for path in world.places.results.rglob("*"):
-        os.utime(path, (1, 1))  # not just now
-    remembered = world.folder / "seen.jsonl"
-    for known in (0, 4):  # remembered, but for one that changes
-        assert remembered.exists() == bool(known)
-        dry_run = world.asdray("sweep", world.path, "--dry-run").stdout.splitlines()
-        told = world.asdray("status", world.path).stdout
-        # In this process, which has threads and must not fork, one after the other, and from the markers alone.
-        with monkeypatch.context() as patch:
-            patch.setattr(seen, "SHARE", len(jobs) + 1)
-            patch.setattr(seen.Seen, "settled", lambda self, job: None)
-            patch.setattr(seen.Seen, "keep", lambda self, lines: None)
-            assert dry_run == plan_lines(sweep, jobs, world.places)
-        assert sum(line.endswith(": done") for line in dry_run) == 5 - bool(known)
-        assert f"{5 - bool(known)} done, " in told
-        assert len(remembered.read_text().splitlines()) == 5, "what is new alone is worth writing"
-        where = store.trial_dir(world.places.results, jobs[2].trial)
-        where.evaluate("last", "fan").unlink(missing_ok=True)
-
-
 # -------------------------------------------------------------------------------------------- changed files
 
 
 def test_what_changed_in_the_file_is_told(world):
     assert changes(*world.load(), world.folder) == []
     sweep, jobs = world.load()
-    rows = [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs]
+    rows = [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs]
     write_spec(sweep, world.folder)
     write_trials(rows, world.folder)
     assert changes(sweep, jobs, world.folder) == []
@@ -386,7 +357,7 @@ def test_what_changed_in_the_file_is_told(world):
 def test_a_search_that_asks_something_else_says_that_it_begins_anew(world):
     sweep, jobs = world.load()
     write_trials(
-        [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs],
+        [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs],
         world.folder,
     )
     search = {"algorithm": "random", "num_samples": 2, "objective": {"metric": "train_loss"}}
@@ -412,7 +383,7 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
     for job in others:
         finish(job, other, world.places, until="train")
     folder = store.sweep_dir(world.places.results, "other")
-    rows = [trial_row(job, standing(job, other, world.places), world.places, [], False) for job in others]
+    rows = [trial_row(job, job.steps(other, world.places), world.places, [], False) for job in others]
     write_spec(other, folder)
     write_trials(rows, folder)
     sweep, jobs = world.load(umap=False)
@@ -441,8 +412,8 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
     left = sorted(world.places.results.glob("trials/*/*/*"))
     assert left == [path for path in everything if path.name != "seed0"]
     assert {json.loads(line)["seed"] for line in events.read_text().splitlines()} == {1}
-    assert not any(standing(job, sweep, world.places).done for job in chosen)
-    assert all(standing(job, sweep, world.places).complete for job in jobs if job.trial.seed == 1)
+    assert not any(count_complete(job.steps(sweep, world.places)) for job in chosen)
+    assert all(is_complete(job.steps(sweep, world.places)) for job in jobs if job.trial.seed == 1)
 
 
 # ------------------------------------------------------------------------------- --dry-run and the estimates
@@ -452,7 +423,7 @@ def estimator_of(sweep, jobs, places):
     """An estimator of trials in their state on disk."""
     estimator = Estimator()
     for index, job in enumerate(jobs):
-        estimator.add_trial(index, job.trial, job.dataset, standing(job, sweep, places).all)
+        estimator.add_trial(index, job.trial, job.dataset, job.steps(sweep, places))
     return estimator
 
 
@@ -463,13 +434,10 @@ def test_a_dry_run_estimates_by_what_is_finished(world):
     assert lines[0].endswith(f"waiting: train {jobs[0].trial.units[0].name}, score 3 machines, table")
     # One of four dis trials, whose training took 1000 s and each of its ten other stages 10 s.
     finish(jobs[0], sweep, world.places, until="train", seconds=1000, size=4096)
-    started = standing(jobs[0], sweep, world.places)
     finish(jobs[0], sweep, world.places, seconds=10, size=100)
-    marker = store.marker_path(
-        store.trial_dir(world.places.results, jobs[0].trial).model(started.all[0].unit), "train"
-    )
-    value = json.loads(marker.read_text())
-    marker.write_text(json.dumps({**value, "seconds": 1000.0}))
+    unit = jobs[0].files(world.places).folder.model(jobs[0].trial.units[0].name)
+    trained = store.read_record(unit, "train")
+    store.write_record(unit, "train", dataclasses.replace(trained, seconds=1000.0))
     left = estimator_of(sweep, jobs[:4], world.places).estimate()
     assert left.train_seconds == pytest.approx(3000)
     assert left.task_seconds == pytest.approx(3 * 100, rel=0.01)
@@ -566,7 +534,7 @@ def test_status_before_during_and_after_a_run(world):
     write_spec(sweep, world.folder)
     finish(jobs[0], sweep, world.places)
     fail(world, sweep, jobs[2], "train", OSError("disk full"), unit="fan")
-    rows = [trial_row(job, standing(job, sweep, world.places), world.places, [], False) for job in jobs]
+    rows = [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs]
     live = Live("s", rows, estimator_of(sweep, jobs, world.places))
     progress = {"unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0}
     live.epoch(1, jobs[1], progress)
@@ -676,7 +644,6 @@ from asdray.store import Places
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.live import Live
-from asdray.sweep.jobs import standing
 from asdray.sweep.plan import load
 from asdray.sweep.progress import View
 places = Places.of(sys.argv[1], sys.argv[2])
@@ -684,7 +651,7 @@ sweep, jobs = load(Path(sys.argv[3]), {}, places)
 rows = [{"status": s, "system": "dis", "dcase": "d", "seed": i} for i, s in enumerate(sys.argv[5].split(","))]
 estimator = Estimator()
 for i, job in enumerate(jobs):
-    estimator.add_trial(i, job.trial, job.dataset, standing(job, sweep, places).all)
+    estimator.add_trial(i, job.trial, job.dataset, job.steps(sweep, places))
 shown = Live("s", rows, estimator)
 view = View(places.results, quiet="quiet" in sys.argv)
 view.begin(3, shown)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from finished import snapshot
 from tiny import AE, DCASE, DIS, EPOCHS, MACHINES, build_year, trial_of
 from trees import build_tree, write_evaluator, write_list
 
@@ -27,7 +28,6 @@ from asdray.config.losses import SubclusterAdaCos
 from asdray.config.system import System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
-from asdray.stages import state
 from asdray.stages.columns import classes_of_test_clips, require_classes
 from asdray.stages.history import TrainingDiverged
 from asdray.stages.train import train
@@ -62,7 +62,7 @@ def undisturbed(data, tmp_path_factory) -> Places:
     places = Places.of(data, tmp_path_factory.mktemp("undisturbed"))
     for system in SYSTEMS.values():
         trial = trial_of(system)
-        assert not train(trial, trial.units[0], places, checkpoints=WITH_BEST).found
+        assert not train(trial, trial.units[0], places, checkpoints=WITH_BEST).reused
     return places
 
 
@@ -132,19 +132,19 @@ def test_files_of_a_training(name, undisturbed):
     assert not list(folder.rglob(".tmp-*"))
 
 
-def test_the_marker_says_what_was_trained(undisturbed):
+def test_the_record_says_what_was_trained(undisturbed):
     trial = trial_of(DIS)
-    dataset = load_dataset(undisturbed.data, DCASE)
-    marker = state.trained(trial, trial.units[0], WITH_BEST, undisturbed, dataset)
-    assert marker is not None
-    assert marker.device == ("cpu" if not torch.cuda.is_available() else marker.device)
-    extra = dict(marker.extra)
+    now = snapshot(trial, undisturbed)
+    record = now.record(now.train(trial.units[0], WITH_BEST))
+    assert record is not None
+    assert record.device == ("cpu" if not torch.cuda.is_available() else record.device)
+    extra = dict(record.extra)
     assert extra.pop("loss") == float(metrics(undisturbed, DIS)[-1]["loss"])
     # 3 machines x (2 attributes of source + 2 of target)
     assert extra.pop("n_classes") == 12
     assert extra.pop("parameters") > 0
     assert extra == {"epochs": EPOCHS, "n_clips": 18, "threads": 1}
-    assert set(marker.outputs) == {f"checkpoints/{c}.ckpt" for c in WITH_BEST} | {"metrics.csv"}
+    assert set(record.outputs) == {f"checkpoints/{c}.ckpt" for c in WITH_BEST} | {"metrics.csv"}
 
 
 def test_events_hold_every_epoch_once(undisturbed):
@@ -258,7 +258,7 @@ def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, st
         seen: list[dict] = []
         torch.manual_seed(99)
         outcome = train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=seen.append)
-        assert not outcome.found
+        assert not outcome.reused
         assert [row["epoch"] for row in seen] == [3, 4]
         assert {row["epochs"] for row in seen} == {EPOCHS}
         assert_same(checkpoint(places, system), checkpoint(undisturbed, system))
@@ -289,20 +289,20 @@ def test_a_finished_training_is_found_and_untouched(undisturbed):
     folder = folder_of(undisturbed, DIS)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     outcome = train(trial, trial.units[0], undisturbed, on_epoch=stop_after(1))
-    assert outcome.found
+    assert outcome.reused
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_only_the_marker_is_missing(undisturbed, places):
-    """A training killed between its last checkpoint and its marker is not repeated."""
+def test_only_the_record_is_missing(undisturbed, places):
+    """A training killed between its last checkpoint and its record is not repeated."""
     shutil.copytree(undisturbed.results, places.results)
     trial = trial_of(DIS)
     folder = folder_of(places, DIS)
-    (folder / ".done" / "train.json").unlink()
+    store.write_record(folder, "train", None)
     (folder / "metrics.csv").unlink()
-    assert not train(trial, trial.units[0], places, on_epoch=stop_after(1)).found
+    assert not train(trial, trial.units[0], places, on_epoch=stop_after(1)).reused
     assert without_times(metrics(places, DIS)) == without_times(metrics(undisturbed, DIS))
-    assert train(trial, trial.units[0], places).found
+    assert train(trial, trial.units[0], places).reused
 
 
 def test_overwrite_and_a_damaged_checkpoint_start_afresh(undisturbed, places, capfd):
@@ -321,7 +321,7 @@ def test_overwrite_and_a_damaged_checkpoint_start_afresh(undisturbed, places, ca
     before = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     outcome = train(trial, trial.units[0], places, overwrite=True, checkpoints=WITH_BEST)
-    assert not outcome.found
+    assert not outcome.reused
     assert path.read_bytes() == original.read_bytes()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == threads
@@ -343,7 +343,7 @@ def test_other_data_starts_afresh(data, tmp_path):
     seen: list[dict] = []
     outcome = train(trial, unit, places, on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
-    assert outcome.marker.extra["n_clips"] == 5
+    assert outcome.record.extra["n_clips"] == 5
 
 
 def test_checkpoints_that_an_earlier_run_did_not_write(undisturbed, places):
@@ -353,20 +353,20 @@ def test_checkpoints_that_an_earlier_run_did_not_write(undisturbed, places):
     train(trial, unit, places)
     assert not (folder_of(places, AE) / "checkpoints" / "best.ckpt").exists()
     seen: list[dict] = []
-    assert not train(trial, unit, places, checkpoints=("best", "epoch_2"), on_epoch=seen.append).found
+    assert not train(trial, unit, places, checkpoints=("best", "epoch_2"), on_epoch=seen.append).reused
     assert len(seen) == EPOCHS
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
     assert_same(checkpoint(places, AE, "epoch_2"), checkpoint(undisturbed, AE, "epoch_2"))
     # Another run asks for other checkpoints: those of the first run stay, else both would train in turns.
     train(trial, unit, places, checkpoints=("epoch_1",))
-    assert train(trial, unit, places, checkpoints=("best", "epoch_2")).found
-    assert train(trial, unit, places, checkpoints=("epoch_1",)).found
+    assert train(trial, unit, places, checkpoints=("best", "epoch_2")).reused
+    assert train(trial, unit, places, checkpoints=("epoch_1",)).reused
     # A best.ckpt of an epoch before the best one does not count.
     shutil.copyfile(
         folder_of(places, AE) / "checkpoints" / "epoch_2.ckpt",
         folder_of(places, AE) / "checkpoints" / "best.ckpt",
     )
-    (folder_of(places, AE) / ".done" / "train.json").unlink()
+    store.write_record(folder_of(places, AE), "train", None)
     train(trial, unit, places, checkpoints=("best",))
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
 
@@ -394,7 +394,7 @@ def test_divergence_names_the_place_and_leaves_nothing_done(name, places):
         train(trial, unit, places)
     folder = folder_of(places, system)
     assert not (folder / "checkpoints" / "last.ckpt").exists()
-    assert store.read_marker(folder, "train") is None
+    assert store.read_record(folder, "train") is None
     assert str(error.value) in (folder / "train.log").read_text()
 
 
@@ -408,7 +408,7 @@ def test_ctrl_c_raises_keyboard_interrupt(places):
         train(trial, trial.units[0], places, on_epoch=on_epoch)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(checkpoint(places, AE)["asdray"]["history"]) >= 1
-    assert store.read_marker(folder_of(places, AE), "train") is None
+    assert store.read_record(folder_of(places, AE), "train") is None
 
 
 @pytest.mark.parametrize("in_main_thread", [True, False])
@@ -435,7 +435,7 @@ def test_a_training_keeps_the_handler_of_sigterm(in_main_thread, places):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [terminated] * EPOCHS
-    assert train(trial, trial.units[0], places).found
+    assert train(trial, trial.units[0], places).reused
 
 
 def test_too_few_classes(places):
@@ -457,14 +457,14 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
         return trial_of(DIS.model_copy(update={"frontend": frontend}), machines=machines)
 
     def signature(trial):
-        return state.train_step(trial, trial.units[0], places, load_dataset(places.data, DCASE)).signature
+        return snapshot(trial, places).train(trial.units[0]).signature
 
     default, asdkit = of(), of(labels="asdkit")
     before = signature(default), signature(asdkit)
     with pytest.raises(ValueError, match=r"without ground truth \(bandsaw 4\): .*train_only"):
         train(asdkit, asdkit.units[0], places)
     sections = of(labels="asdkit", classes=("machine", "section"), loss=SubclusterAdaCos())
-    assert train(sections, sections.units[0], places).marker.extra["n_classes"] == 2
+    assert train(sections, sections.units[0], places).record.extra["n_classes"] == 2
 
     # Labels and domains without names, as in an evaluator: no class is guessed from them either.
     write_evaluator(tree, attributes=False)
@@ -496,8 +496,8 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     assert signature(default) == before[0]
     assert signature(asdkit) != before[1]
     # Each machine and domain: vel_0 and vel_1 with m-n_W in training, vel_1_ac_0.30 in the test clips.
-    assert train(default, default.units[0], places).marker.extra["n_classes"] == 2 * 2 * 2
-    assert train(asdkit, asdkit.units[0], places).marker.extra["n_classes"] == 2 * 2 * 3
+    assert train(default, default.units[0], places).record.extra["n_classes"] == 2 * 2 * 2
+    assert train(asdkit, asdkit.units[0], places).record.extra["n_classes"] == 2 * 2 * 3
     path = store.trial_dir(places.results, asdkit).checkpoint(asdkit.units[0].name, "last")
     classes = torch.load(path, weights_only=True)["asdray"]["frontend"]["classes"]
     assert classes == sorted(

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished import snapshot
 from tiny import AE, MACHINES, build_year, trial_of
 
 from asdray.config.backend import Recon
 from asdray.config.sweep import Need, Resources
-from asdray.dcase.manifest import load_dataset
-from asdray.stages import state
 from asdray.store import Places
 from asdray.sweep.cluster import Cluster, ray_session
 
@@ -51,8 +50,7 @@ def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_pat
     assert all(e["status"] == "done" and not e["found"] for e in events)
     assert kinds[-2:] == ["complete", "end"]
     places = Places.of(tmp_path / "data", tmp_path / "results")
-    dataset = load_dataset(places.data, trial.dcase)
-    done = [m for m in trial.machines if state.extract_step(trial, m, "last", places, dataset).marker]
+    done = [m for m in trial.machines if snapshot(trial, places).extract(m, "last").complete]
     assert done == [m for m in trial.machines if m != LOST]
 
 

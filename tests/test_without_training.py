@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from finished import snapshot
 from test_features import _numpy_htk_mel, _numpy_spectrogram
 from tiny import AE, DCASE, build_year
 
@@ -17,13 +18,12 @@ from asdray.config.backend import Knn
 from asdray.config.frontend import Precomputed, RawSpec
 from asdray.config.system import Audio, System
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset, load_manifest, rows
+from asdray.dcase.manifest import load_manifest, rows
 from asdray.frontends import precomputed
-from asdray.stages import state
 from asdray.stages.extract import extract
 from asdray.stages.score import score
+from asdray.stages.steps import Request, TrialFiles, steps
 from asdray.stages.train import train
-from asdray.stages.walk import walk
 from asdray.store import Places
 
 RAW = System(frontend=RawSpec(n_mels=8, n_fft=256, hop_length=128), audio=Audio(duration=0.4))
@@ -66,9 +66,9 @@ def read(places: Places, trial: Trial, split: str = "test") -> dict[str, np.ndar
 def test_raw_spec_is_the_mean_of_mel_magnitudes(duration, places):
     trial = trial_of(RAW.model_copy(update={"audio": Audio(duration=duration)}))
     outcome = train(trial, trial.units[0], places, checkpoints=("last", "best"))
-    assert not outcome.found
-    assert train(trial, trial.units[0], places, checkpoints=("best",)).found
-    assert outcome.marker.extra == {"epochs": 0, "n_clips": 6, "threads": 1}
+    assert not outcome.reused
+    assert train(trial, trial.units[0], places, checkpoints=("best",)).reused
+    assert outcome.record.extra == {"epochs": 0, "n_clips": 6, "threads": 1}
     folder = store.trial_dir(places.results, trial).model("fan")
     assert (folder / "metrics.csv").read_text() == "epoch,loss,learning_rate,seconds,per_second\n"
     extract(trial, "fan", "last", places)
@@ -126,7 +126,7 @@ def test_embeddings_are_read_in_any_order_of_the_file(suffix, dtype, places, tmp
     write(tmp_path / f"{DCASE}.{suffix}", keys, values)
     trial = trial_of(from_file(tmp_path / f"{{dcase}}.{suffix}"))
     train(trial, trial.units[0], places)
-    assert not extract(trial, "fan", "last", places).found
+    assert not extract(trial, "fan", "last", places).reused
     for split in ("train", "test"):
         found = read(places, trial, split)
         assert len(found) == {"train": 6, "test": 4}[split]
@@ -157,16 +157,15 @@ def test_other_content_is_another_training(places, tmp_path):
     path = tmp_path / "e.npz"
     write(path, keys, np.zeros((len(keys), 2)))
     trial = trial_of(from_file(path))
-    dataset = load_dataset(places.data, DCASE)
     train(trial, trial.units[0], places)
     extract(trial, "fan", "last", places)
-    assert extract(trial, "fan", "last", places).found
+    assert extract(trial, "fan", "last", places).reused
     write(path, keys, np.ones((len(keys), 2)))
-    assert state.trained(trial, trial.units[0], ("last",), places, dataset) is None
+    assert not snapshot(trial, places).train(trial.units[0], ("last",)).complete
     with pytest.raises(ValueError, match="no finished training"):
         extract(trial, "fan", "last", places)
     train(trial, trial.units[0], places)
-    assert not extract(trial, "fan", "last", places).found
+    assert not extract(trial, "fan", "last", places).reused
     assert set(map(tuple, read(places, trial).values())) == {(1.0, 1.0)}
 
 
@@ -190,13 +189,13 @@ def test_missing_clips_are_counted(places, tmp_path):
         match=r"e.npz lacks the embeddings of 3 of 4 test clips of dcase2023 fan, first dev/fan/test/",
     ):
         train(trial, trial.units[0], places)
-    assert store.read_marker(store.trial_dir(places.results, trial).model("fan"), "train") is None
+    assert store.read_record(store.trial_dir(places.results, trial).model("fan"), "train") is None
 
 
 def test_a_missing_file_is_named_before_anything_runs(places, tmp_path):
     trial = trial_of(from_file(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match=r"frontend.path: cannot read .*none.npz: No such file"):
-        list(walk(trial, ("last",), (Knn(),), False, places, load_dataset(places.data, DCASE)))
+        steps(TrialFiles.load(trial, places), Request(("last",), (Knn(),)))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from asdray.config.backend import Backend, Umap
     from asdray.config.trial import Trial, Unit
-    from asdray.stages.state import Outcome
+    from asdray.stages.steps import Outcome
     from asdray.stages.trial_json import Description
     from asdray.store import Places
 
@@ -69,7 +69,6 @@ def run(
     from asdray.config.sweep import Sweep
     from asdray.config.system import load_recipe
     from asdray.stages.trial_json import write_trial
-    from asdray.stages.walk import walk
     from asdray.store import Places
     from asdray.sweep.plan import plan
 
@@ -101,13 +100,12 @@ def run(
     stages = _Stages(
         job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
     )
-    # An output that a sweep has pruned is made again only if a later stage is about to read the output.
-    walked = walk(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
-    again = {(one.stage, one.unit or one.machine) for one in walked if one.again}
+    # An output that a sweep has pruned is rebuilt only if a later stage is about to read the output.
+    rebuild = {(step.stage, step.unit or step.machine) for step in job.steps(spec, places) if step.rebuild}
     for unit in job.trial.units:
-        stages.train(unit, again=("train", unit.name) in again)
+        stages.train(unit, rebuild=("train", unit.name) in rebuild)
     for machine in job.trial.machines:
-        stages.extract(machine, ckpt, again=("extract", machine) in again)
+        stages.extract(machine, ckpt, rebuild=("extract", machine) in rebuild)
         stages.score(machine, ckpt)
         stages.evaluate(machine, ckpt)
         if spec.umap:
@@ -134,8 +132,8 @@ class _Stages:
         """Pairs of a machine and a checkpoint."""
         return [(machine, ckpt) for ckpt in self.checkpoints for machine in self.machines]
 
-    def train(self, unit: Unit, again: bool = True) -> None:
-        """Trains a unit; ``again``: also if the checkpoints were pruned.
+    def train(self, unit: Unit, rebuild: bool = True) -> None:
+        """Trains a unit; ``rebuild``: also if the checkpoints were pruned.
 
         Raises:
             typer.Exit: 1 for a training that diverged; the command itself was right.
@@ -151,18 +149,18 @@ class _Stages:
                 checkpoints=self.checkpoints,
                 on_epoch=_print_epoch,
                 on_wait=lambda: print(f"  waiting for another process that trains {unit.name}", flush=True),
-                again=again,
+                rebuild=rebuild,
                 device=self.device,
             )
         except TrainingDiverged as error:
             print(f"failed: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
 
-    def extract(self, machine: str, checkpoint: str, again: bool = True) -> None:
-        """Extracts a machine's embeddings; ``again``: also if the embeddings were pruned."""
+    def extract(self, machine: str, checkpoint: str, rebuild: bool = True) -> None:
+        """Extracts a machine's embeddings; ``rebuild``: also if the embeddings were pruned."""
         from asdray.stages.extract import extract
 
-        self._run(f"extract {machine}", extract, machine, checkpoint, again=again, device=self.device)
+        self._run(f"extract {machine}", extract, machine, checkpoint, rebuild=rebuild, device=self.device)
 
     def score(self, machine: str, checkpoint: str) -> None:
         """Scores a machine's clips with every backend."""
@@ -192,7 +190,7 @@ class _Stages:
 
     def _run(self, label: str, stage: Callable[..., Outcome], *arguments: Any, **options: Any) -> None:
         outcome = stage(self.trial, *arguments, self.places, overwrite=self.overwrite, **options)
-        duration = "already done" if outcome.found else f"{outcome.marker.seconds:.1f} s"
+        duration = "already done" if outcome.reused else f"{outcome.record.seconds:.1f} s"
         print(f"{label:<40} {duration}", flush=True)
 
 

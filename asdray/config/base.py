@@ -126,7 +126,8 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical form of ``value``."""
-    return hashlib.sha256(_JSON.encode(canonical(value)).encode()).hexdigest()
+    text = value.canonical_json if isinstance(value, Config) else _JSON.encode(canonical(value))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_of(**parts: str) -> str:

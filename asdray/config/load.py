@@ -140,7 +140,7 @@ def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
     if not any(added.values()):
         close = next((f" ({n}{hint})" for n in plugin.lines if (hint := nearest(n, UNIONS))), "")
         raise ValueError(
-            f"{plugin.path} adds nothing{close}: it needs a list {', '.join(UNIONS)} of pairs of a "
+            f"{plugin.path} adds nothing{close}: it needs a list {', '.join(sorted(UNIONS))} of pairs of a "
             "configuration class and its implementation"
         )
     for name, union in UNIONS.items():

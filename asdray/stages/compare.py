@@ -25,7 +25,7 @@ from asdray.evaluation.compare import Column, Comparison
 from asdray.evaluation.compare import compare as compare_columns
 from asdray.evaluation.tables import backend_labels, one_dataset
 from asdray.stages.files import read_scores
-from asdray.stages.state import evaluate_step
+from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.stages.trial_json import read_trial
 from asdray.store import Places, TrialDir
 
@@ -200,13 +200,10 @@ def _load(folders: Iterable[Path], data: Path, ckpt: str, datasets: dict[str, Da
                 f"{dataset.kind}: the two never stand in one table; name its own data folder with --data"
             )
         dataset.require(trial.machines)
-        places = Places.of(data, results)
-        steps = [evaluate_step(trial, machine, ckpt, (), places, dataset) for machine in trial.machines]
-        options: dict[str, Mapping[str, Any]] = {}
-        for name in sorted(set.intersection(*(set(step.inputs or ()) for step in steps))):
-            marker = store.read_marker(directory.machine(ckpt, trial.machines[0]), "score", name)
-            if marker is not None:
-                options[name] = marker.extra["options"]
+        snapshot = Snapshot(TrialFiles(trial, Places.of(data, results), dataset))
+        scored = [snapshot.scored(machine, ckpt) for machine in trial.machines]
+        common = set.intersection(*(set(records) for records in scored))
+        options = {name: scored[0][name].extra["options"] for name in sorted(common)}
         stale = not options and made_of.get("id") != dataset.id
         trials[trial.dcase, trial.seed] = _Scored(trial, directory, options, stale)
     return trials

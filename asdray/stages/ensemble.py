@@ -24,7 +24,7 @@ from asdray.evaluation.ensemble import combine
 from asdray.evaluation.metrics import evaluate_machine
 from asdray.evaluation.tables import SCHEMA
 from asdray.stages.files import read_scores
-from asdray.stages.state import Outcome, Step, evaluate_step
+from asdray.stages.steps import Outcome, Snapshot, TrialFiles
 from asdray.store import Places
 
 NUMERICS = 2
@@ -66,10 +66,10 @@ def scores_of(
 ) -> dict[str, dict[str, str]]:
     """Backend id -> machine -> digest of the trial's score file, if up to date."""
     found: dict[str, dict[str, str]] = {}
+    snapshot = Snapshot(TrialFiles(trial, places, dataset))
     for machine in machines:
-        inputs = evaluate_step(trial, machine, ckpt, (), places, dataset).inputs
-        for backend, content in (inputs or {}).items():
-            found.setdefault(backend, {})[machine] = content
+        for backend, record in sorted(snapshot.scored(machine, ckpt).items()):
+            found.setdefault(backend, {})[machine] = record.digest
     return found
 
 
@@ -91,15 +91,16 @@ def ensemble(
         ValueError: a member whose training scores are all equal, with ``how="zscore"``.
     """
     members = sorted(members, key=lambda m: m.name)
-    step = _step(identity, how, members, machines, folder, dataset)
+    signature, inputs = _identify(identity, how, members, machines, dataset)
     with store.lease(folder):
-        if marker := step.marker:
-            return Outcome(marker, found=True)
+        record = store.read_record(folder, "ensemble")
+        if record and (record.signature, record.inputs) == (signature, inputs) and record.describes(folder):
+            return Outcome(record, reused=True)
         started = time.time()
         paths = {machine: folder / f"{machine}.parquet" for machine in machines}
         description = folder / "ensemble.json"
         outputs = [*paths.values(), store.ensemble_metrics(folder), description]
-        store.begin(folder, step.stage, outputs)
+        store.forget(folder, "ensemble", outputs)
         table = manifest.load_manifest(places.data, identity.dcase)
         rows: list[dict[str, object]] = []
         for machine, path in paths.items():
@@ -120,20 +121,18 @@ def ensemble(
                 "dataset": {"kind": dataset.kind, "id": dataset.id},
             },
         )
-        marker = store.mark_done(
-            folder, step.stage, step.signature, outputs=outputs, started=started, inputs=step.inputs
-        )
-        return Outcome(marker, found=False)
+        record = store.finish(folder, "ensemble", signature, outputs=outputs, started=started, inputs=inputs)
+        return Outcome(record, reused=False)
 
 
-def _step(
+def _identify(
     identity: Identity,
     how: Combine,
     members: Sequence[Member],
     machines: Sequence[str],
-    folder: Path,
     dataset: Dataset,
-) -> Step:
+) -> tuple[str, dict[str, str]]:
+    """The signature and the inputs of an ensemble, for its record."""
     signature = digest(
         {
             "stage": ("ensemble", NUMERICS),
@@ -144,7 +143,7 @@ def _step(
         }
     )
     inputs = {f"{m.name} {machine}": m.scores[machine] for m in members for machine in machines}
-    return Step("ensemble", folder, signature, inputs)
+    return signature, inputs
 
 
 def _machine(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from asdray import store
-from asdray.config.backend import Backend, backend_id
+from asdray.config.backend import Backend
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
 from asdray.evaluation.metrics import MetricRow, evaluate_machine
 from asdray.stages.files import read_scores, write_csv
-from asdray.stages.state import Outcome, evaluate_step
+from asdray.stages.steps import Outcome, TrialFiles, working
 from asdray.store import Places
 
 SPLITS = ("train", "test")
@@ -34,35 +33,28 @@ def evaluate(
     The former has `MetricRow`'s columns and, as the others, ``dataset``, the kind of data that `Dataset.kind`
     tells: from here the mark goes into every file that is made of these rows.
 
-    Covers the backends asked for, and others whose scores are there and up to date (see
-    `asdray.stages.state.evaluate_step`). Without labels the values are null.
+    The files cover the backends asked for, and other backends whose scores are up to date (see
+    `asdray.stages.steps.Snapshot.evaluate`). Without labels the values are null.
 
     Args:
-        overwrite: do it again although it is done.
+        overwrite: evaluate again even if the stage is complete.
 
     Raises:
         ValueError: a backend that is asked for has not scored this machine yet.
     """
     backends = tuple(backends)
-    dataset = manifest.load_dataset(places.data, trial.dcase)
-    dataset.require([machine])
-    directory = store.trial_dir(places.results, trial)
+    files = TrialFiles.load(trial, places, [machine])
+    directory, dataset = files.folder, files.dataset
     folder = directory.machine(ckpt, machine)
-    with store.lease(folder):
-        step = evaluate_step(trial, machine, ckpt, backends, places, dataset)
-        if not overwrite and (marker := step.marker):
-            return Outcome(marker, found=True)
-        if step.inputs is None:
-            asked = ", ".join(backend_id(b) for b in backends)
-            raise ValueError(
-                f"{trial.name}: {machine} is not scored by all of {asked} with checkpoint {ckpt}: "
-                "run `asdray score` first"
-            )
-        started = time.time()
+    with working(
+        files, folder, lambda now: now.evaluate(machine, ckpt, backends), overwrite=overwrite
+    ) as work:
+        if work.reused:
+            return work.reused
         views = [directory.score_view(ckpt, machine, split) for split in SPLITS]
         outputs = [directory.evaluate(ckpt, machine), *views]
-        store.begin(step.folder, step.stage, outputs)
-        ids = list(step.inputs)
+        work.replace(outputs)
+        ids = list(work.step.inputs or ())
         scores = {name: read_scores(directory.scores(ckpt, machine, name)) for name in ids}
         table = manifest.load_manifest(places.data, trial.dcase)
         clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
@@ -70,20 +62,10 @@ def evaluate(
         write_csv(outputs[0], [*MetricRow._fields, "dataset"], ([*row, dataset.kind] for row in rows))
         for path, split in zip(views, SPLITS, strict=True):
             _write_view(path, clips[split], scores, dataset.kind)
-        options = {name: store.read_marker(folder, "score", name) for name in ids}
-        marker = store.mark_done(
-            step.folder,
-            step.stage,
-            step.signature,
-            outputs=outputs,
-            started=started,
-            inputs=step.inputs,
-            extra={
-                "backends": {name: m.extra["options"] for name, m in options.items() if m is not None},
-                "label_sources": list(dataset.machines[machine].label_sources),
-            },
-        )
-        return Outcome(marker, found=False)
+        records = store.read_records(folder)
+        options = {name: records[store.record_name("score", name)].extra["options"] for name in ids}
+        label_sources = list(dataset.machines[machine].label_sources)
+        return work.finish(outputs, extra={"backends": options, "label_sources": label_sources})
 
 
 def _rows(

@@ -5,16 +5,15 @@ Extraction reads no labels of test clips and needs no Lightning.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asdray import store
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import Dataset, load_dataset
-from asdray.stages import state
+from asdray.dcase.manifest import Dataset
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
+from asdray.stages.steps import Outcome, TrialFiles, input_paths, working
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ def extract(
     *,
     device: str = "auto",
     overwrite: bool = False,
-    again: bool = False,
-) -> state.Outcome:
+    rebuild: bool = False,
+) -> Outcome:
     """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless both are done.
 
     The files have one row per clip, sorted: ``clip``, ``embedding`` (fixed-size list of float32), and a
@@ -48,35 +47,27 @@ def extract(
         ckpt: the checkpoint: ``last``, ``best`` or ``epoch_<k>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         overwrite: extracts even if the files are complete.
-        again: extracts pruned files again; otherwise they count as done.
+        rebuild: extracts pruned files again; otherwise they count as complete.
 
     Raises:
         ValueError: the unit is not trained; the checkpoint is pruned or damaged; an embedding or score is not
             finite.
     """
-    dataset = load_dataset(places.data, trial.dcase)
-    dataset.require([machine])
+    files = TrialFiles.load(trial, places, [machine])
     trial.system.check(trial.dcase)
     unit = trial.unit_of(machine)
-    directory = store.trial_dir(places.results, trial)
-    step = state.extract_step(trial, machine, ckpt, places, dataset)
-    if step.inputs is None:
-        raise ValueError(
-            f"{trial.name} has no finished training of unit {unit.name} with the checkpoint {ckpt!r}: "
-            f"run `asdray train {directory.root} --ckpt {ckpt}` first"
-        )
-    with store.lease(step.folder):
-        marker = step.marker
-        if marker is not None and not overwrite and not (again and marker.dropped):
-            return state.Outcome(marker, found=True)
-        if step.reads_dropped:
-            raise ValueError(
-                f"the checkpoint {ckpt!r} of {trial.name}, unit {unit.name}, was dropped (keep: in a sweep "
-                f"file): `asdray train {directory.root} --ckpt {ckpt}` makes it again"
-            )
+    directory, dataset = files.folder, files.dataset
+    with working(
+        files,
+        directory.machine(ckpt, machine),
+        lambda now: now.extract(machine, ckpt),
+        overwrite=overwrite,
+        rebuild=rebuild,
+    ) as work:
+        if work.reused:
+            return work.reused
         outputs = [directory.extract(ckpt, machine, split) for split in SPLITS]
-        store.begin(step.folder, step.stage, outputs)
-        started = time.time()
+        work.replace(outputs)
 
         from asdray.frontends import checkpoint, compute
 
@@ -88,8 +79,8 @@ def extract(
                     directory.checkpoint(unit.name, ckpt),
                     trial.system.frontend,
                     trial.system.audio.n_samples(trial.dcase),
-                    sha256=step.inputs["checkpoint"],
-                    files=state.input_paths(trial, unit, places),
+                    sha256=(work.step.inputs or {})["checkpoint"],
+                    files=input_paths(trial, unit, places),
                 ).to(torch_device)
                 splits = _from_audio(trial, machine, places, dataset, frontend, torch_device)
             else:
@@ -97,17 +88,8 @@ def extract(
             for split, output, (keys, found) in zip(SPLITS, outputs, splits, strict=True):
                 _write(output, keys, found)
                 counts[split] = len(keys)
-        marker = store.mark_done(
-            step.folder,
-            "extract",
-            step.signature,
-            outputs=outputs,
-            started=started,
-            inputs=step.inputs,
-            device=compute.device_label(torch_device),
-            extra={"n_clips": counts, "threads": trial.system.train.threads},
-        )
-        return state.Outcome(marker, found=False)
+        extra = {"n_clips": counts, "threads": trial.system.train.threads}
+        return work.finish(outputs, device=compute.device_label(torch_device), extra=extra)
 
 
 Found = tuple[tuple[str, ...], dict[str, "torch.Tensor"]]
@@ -120,7 +102,7 @@ def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> 
 
     from asdray.frontends import precomputed
 
-    path = state.input_paths(trial, trial.unit_of(machine), places)["embeddings"][machine]
+    path = input_paths(trial, trial.unit_of(machine), places)["embeddings"][machine]
     for split in SPLITS:
         keys = clip_keys(places, dataset, machine, split)
         values = precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from asdray.config.backend import Backend, OwnBackend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.stages.files import Extract, read_extract
-from asdray.stages.state import Outcome, dropped_embeddings, score_step
+from asdray.stages.steps import Outcome, TrialFiles, working
 from asdray.store import Places
 
 
@@ -34,28 +33,23 @@ def score(
     A training clip's score is what it would get were it new: thresholds and z-scores need that.
 
     Args:
-        overwrite: do it again although it is done.
+        overwrite: score again even if the stage is complete.
 
     Raises:
-        ValueError: not extracted yet, or the embeddings were dropped; the backend cannot score this
+        ValueError: not extracted yet, or the embeddings were pruned; the backend cannot score this
             frontend; a score that is not finite.
     """
-    dataset = manifest.load_dataset(places.data, trial.dcase)
-    dataset.require([machine])
-    directory = store.trial_dir(places.results, trial)
-    folder = directory.machine(ckpt, machine)
-    with store.lease(folder):
-        step = score_step(trial, machine, ckpt, backend, places, dataset)
-        if not overwrite and (marker := step.marker):
-            return Outcome(marker, found=True)
-        if step.inputs is None:
-            raise ValueError(
-                f"{trial.name}: {machine} is not extracted with checkpoint {ckpt}: run `asdray extract` first"
-            )
-        if step.reads_dropped:
-            raise ValueError(dropped_embeddings(trial, machine, ckpt, places))
-        started = time.time()
-        train, test = (read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test"))
+    files = TrialFiles.load(trial, places, [machine])
+    name = backend_id(backend)
+    with working(
+        files,
+        files.folder.machine(ckpt, machine),
+        lambda now: now.score(machine, ckpt, backend),
+        overwrite=overwrite,
+    ) as work:
+        if work.reused:
+            return work.reused
+        train, test = (read_extract(files.folder.extract(ckpt, machine, s)) for s in ("train", "test"))
         known = _sections_and_domains(places.data, trial.dcase, machine, (*train.clips, *test.clips))
         try:
             if not isinstance(backend, OwnBackend):
@@ -69,20 +63,10 @@ def score(
             )
         except ValueError as error:
             raise ValueError(f"{trial.name}: {machine}: {error}") from None
-        path = directory.scores(ckpt, machine, backend_id(backend))
-        store.begin(step.folder, step.stage, [path], step.backend)
-        _write(path, (train, test), scores, f"{trial.name}: {machine}: {backend_id(backend)}")
-        marker = store.mark_done(
-            step.folder,
-            step.stage,
-            step.signature,
-            outputs=[path],
-            started=started,
-            inputs=step.inputs,
-            backend=step.backend,
-            extra={"options": backend.model_dump(mode="json")},
-        )
-        return Outcome(marker, found=False)
+        path = files.folder.scores(ckpt, machine, name)
+        work.replace([path])
+        _write(path, (train, test), scores, f"{trial.name}: {machine}: {name}")
+        return work.finish([path], extra={"options": backend.model_dump(mode="json")})
 
 
 def _features(extract: Extract, known: Mapping[str, tuple[int, str]]) -> Features:

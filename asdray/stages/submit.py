@@ -14,7 +14,7 @@ from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import submission
 from asdray.evaluation.submission import RECORD, Key, Threshold, decision_threshold
-from asdray.stages.state import score_step
+from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.store import Places
 
 
@@ -123,7 +123,7 @@ def _scores(
 ) -> tuple[list[float], dict[str, float]]:
     """Scores of the machine's training clips, and of its test clips by original file name."""
     key = backend_id(backend)
-    if score_step(trial, machine, ckpt, backend, places, dataset).marker is None:
+    if not Snapshot(TrialFiles(trial, places, dataset)).score(machine, ckpt, backend).complete:
         raise ValueError(
             f"{trial.name}: {machine} is not scored by {key} with checkpoint {ckpt}: run `asdray score` first"
         )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ import pyarrow as pa
 from asdray import store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import tables
-from asdray.stages.state import Outcome, table_step
+from asdray.stages.steps import Outcome, Snapshot, TrialFiles, working
 from asdray.store import Places, TrialDir
 
 
@@ -34,7 +32,7 @@ def table(
     """Writes ``metrics.parquet`` and, per checkpoint, ``official<YY>-{dev,eval}.csv``.
 
     Tables cover the trial's machines and any further evaluated machine of its folder, see
-    `asdray.stages.state.table_step`; a total is null unless all machines are evaluated.
+    `asdray.stages.steps.Snapshot.table`; a total is null unless all machines are evaluated.
 
     Args:
         backends: backends of the trial; one without scores gets an empty row.
@@ -43,30 +41,22 @@ def table(
     Raises:
         ValueError: no machine is evaluated yet.
     """
-    dataset = load_dataset(places.data, trial.dcase)
-    dataset.require(trial.machines)
-    directory = store.trial_dir(places.results, trial)
-    with store.lease(directory.root):
-        step = table_step(trial, checkpoints, places, dataset)
-        if not overwrite and (marker := step.marker):
-            return Outcome(marker, found=True)
-        if not step.inputs:
-            raise ValueError(f"{trial.name}: no machine is evaluated yet: run `asdray evaluate` first")
-        started = time.time()
-        names = dict.fromkeys(name.partition("/")[0] for name in step.inputs)
+    files = TrialFiles.load(trial, places)
+    directory = files.folder
+    with working(files, directory.root, lambda now: now.table(checkpoints), overwrite=overwrite) as work:
+        if work.reused:
+            return work.reused
+        evaluated = work.step.inputs or {}
+        names = dict.fromkeys(name.partition("/")[0] for name in evaluated)
         expected = [path for ckpt in names for _, path in _paths(trial, directory, ckpt, "official")]
-        store.begin(step.folder, step.stage, [directory.metrics, *expected])
-        rows, labels = _gather(trial, directory, step.inputs, backends)
+        work.replace([directory.metrics, *expected])
+        rows, labels = _gather(trial, directory, evaluated, backends)
         store.write_parquet(directory.metrics, rows)
-        written = _write(trial, rows, labels, directory, step.inputs, "official", dataset.kind)
+        written = _write(trial, rows, labels, directory, evaluated, "official", files.dataset.kind)
         for path in directory.root.glob("output/*/*.csv"):
             if path not in written:  # of another metric, or of more machines or checkpoints than now
                 path.unlink(missing_ok=True)
-        outputs = [directory.metrics, *written]
-        marker = store.mark_done(
-            step.folder, step.stage, step.signature, outputs=outputs, started=started, inputs=step.inputs
-        )
-        return Outcome(marker, found=False)
+        return work.finish([directory.metrics, *written])
 
 
 def metric_tables(
@@ -74,7 +64,7 @@ def metric_tables(
 ) -> list[Path]:
     """Writes the tables of another metric, such as ``s_auc23-{dev,eval}.csv``, and returns their paths.
 
-    No marker names these files; `table` removes them when it runs again.
+    No record names these files; `table` removes them when it runs again.
 
     Args:
         backends: see `table`.
@@ -83,15 +73,14 @@ def metric_tables(
         ValueError: an unknown metric, or a trial whose table is not done.
     """
     tables.check_metric(metric)
-    dataset = load_dataset(places.data, trial.dcase)
-    dataset.require(trial.machines)
-    directory = store.trial_dir(places.results, trial)
+    files = TrialFiles.load(trial, places)
+    directory = files.folder
     with store.lease(directory.root):
-        step = table_step(trial, checkpoints, places, dataset)
-        if step.marker is None or not step.inputs:
+        step = Snapshot(files).table(checkpoints)
+        if not step.complete or not step.inputs:
             raise ValueError(f"the table of {trial.name} is not done: run `asdray table` first")
         rows, labels = _gather(trial, directory, step.inputs, backends)
-        return _write(trial, rows, labels, directory, step.inputs, metric, dataset.kind)
+        return _write(trial, rows, labels, directory, step.inputs, metric, files.dataset.kind)
 
 
 def _paths(trial: Trial, directory: TrialDir, ckpt: str, metric: str) -> list[tuple[Subset, Path]]:
@@ -152,8 +141,8 @@ def _gather(
             for row in csv.DictReader(file):
                 value = float(row["value"]) if row["value"] else None
                 rows.append({**head, **row, "section": int(row["section"]), "value": value})
-        marker = store.read_marker(directory.machine(ckpt, machine), "evaluate")
-        assert marker is not None, "evaluated, under the trial's lease"
-        options.update(sorted(marker.extra["backends"].items()))
+        record = store.read_record(directory.machine(ckpt, machine), "evaluate")
+        assert record is not None, "evaluated, under the trial's lease"
+        options.update(sorted(record.extra["backends"].items()))
     labels = tables.backend_labels({backend_id(b): b.model_dump(mode="json") for b in backends} | options)
     return pa.Table.from_pylist(rows, schema=tables.SCHEMA), labels

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.config.trial import Trial, Unit
-from asdray.dcase.manifest import load_dataset
-from asdray.stages import state
 from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
 from asdray.stages.history import UnitTraining, resumable, write_metrics
+from asdray.stages.steps import Outcome, TrialFiles, input_paths, working
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ def train(
     on_wait: Callable[[], None] | None = None,
     device: str = "auto",
     overwrite: bool = False,
-    again: bool = False,
-) -> state.Outcome:
+    rebuild: bool = False,
+) -> Outcome:
     """Trains ``unit``, unless its training is done; waits while another process trains the unit.
 
     Args:
@@ -49,52 +48,49 @@ def train(
         on_wait: called once if another process trains the unit.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         overwrite: trains from the first epoch even if the training is done.
-        again: trains again if checkpoints are pruned; otherwise they count as done.
+        rebuild: trains again if checkpoints are pruned; otherwise they count as complete.
 
     Raises:
         TrainingDiverged: the loss became infinite or NaN.
         ValueError: no training clips, clips too short, too few classes, no such device.
     """
-    dataset = load_dataset(places.data, trial.dcase)
-    dataset.require(unit.machines)
+    files = TrialFiles.load(trial, places, unit.machines)
     trial.system.check(trial.dcase)
     wanted = _checked(("last", *checkpoints), trial.system.train.epochs)
-    step = state.train_step(trial, unit, places, dataset)
-    with store.lease(step.folder, on_wait):
-        old = store.read_marker(step.folder, "train")
-        if old is not None and old.signature == step.signature:
-            # What an earlier run asked for of this very training stays: two sweeps with different
-            # checkpoints would otherwise train it anew in turns.
+    folder = files.folder.model(unit.name)
+    with working(
+        files,
+        folder,
+        lambda now: now.train(unit, wanted),
+        overwrite=overwrite,
+        rebuild=rebuild,
+        on_wait=on_wait,
+    ) as work:
+        if work.reused:
+            return work.reused
+        signature = work.step.signature
+        old = store.read_record(folder, "train")
+        if old is not None and old.signature == signature:
+            # Checkpoints of an earlier run of this training stay: two sweeps with different checkpoints
+            # would otherwise train in turns.
             kept = [Path(name).stem for name in old.outputs if name.endswith(".ckpt")]
             wanted = tuple(dict.fromkeys((*wanted, *kept)))
-        marker = state.trained(trial, unit, wanted, places, dataset)
-        if marker is not None and not overwrite:
-            if not (again and marker.dropped):
-                return state.Outcome(marker, found=True)
-            # Made again as it was: what was made of it stays valid meanwhile, but nothing may read it.
-            store.write_marker(step.folder, replace(marker, dropped=tuple(sorted(marker.outputs))))
+        if old is not None and work.step.complete and not overwrite:
+            # The rebuilt outputs are the same: downstream results stay valid meanwhile, but no stage may
+            # read these outputs until they are complete.
+            store.write_record(folder, "train", replace(old, pruned=tuple(sorted(old.outputs))))
         else:
-            # First of all the old marker goes: from here on the outputs are not what it says.
-            store.marker_path(step.folder, "train").unlink(missing_ok=True)
-        training = UnitTraining(trial, unit, places, dataset, wanted, step.signature)
+            store.write_record(folder, "train", None)
+        training = UnitTraining(trial, unit, places, files.dataset, wanted, signature)
         history = [] if overwrite else resumable(training)
-        _clear(step.folder, keep_checkpoints=bool(history))
-        started = time.time() - sum(row["seconds"] or 0 for row in history)
+        _clear(folder, keep_checkpoints=bool(history))
+        work.started = time.time() - sum(row["seconds"] or 0 for row in history)
         if trial.system.frontend.learns:
             facts = _train(training, history, on_epoch, device)
         else:
             facts = _without_training(training)
         outputs = [training.checkpoint(name) for name in wanted]
-        marker = store.mark_done(
-            step.folder,
-            "train",
-            step.signature,
-            outputs=[*outputs, step.folder / "metrics.csv"],
-            started=started,
-            device=facts.pop("device"),
-            extra=facts,
-        )
-        return state.Outcome(marker, found=False)
+        return work.finish([*outputs, folder / "metrics.csv"], device=facts.pop("device"), extra=facts)
 
 
 def _train(
@@ -154,7 +150,7 @@ def _untrained(training: UnitTraining, columns: dict[str, list[Any]]) -> Fronten
         trial.system.audio.n_samples(trial.dcase),
         columns=columns,
         test_classes=test_classes,
-        files=state.input_paths(trial, unit, training.places),
+        files=input_paths(trial, unit, training.places),
         seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
     )
 
@@ -190,7 +186,7 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
 
     trial, unit, places = training.trial, training.unit, training.places
     config = trial.system.frontend
-    paths = state.input_paths(trial, unit, places)
+    paths = input_paths(trial, unit, places)
     n_clips = 0
     for machine in unit.machines:
         for split in ("train", "test"):
@@ -227,7 +223,7 @@ def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
 
 def _clear(folder: Path, keep_checkpoints: bool) -> None:
     """Deletes files of earlier runs; a resumed run keeps its checkpoints and its log."""
-    for place in (folder, folder / "checkpoints", folder / ".done"):
+    for place in (folder, folder / "checkpoints"):
         store.sweep_leftovers(place)
     # Event files are written again from the history, so that no epoch occurs twice.
     for path in folder.glob("events.out.tfevents.*"):

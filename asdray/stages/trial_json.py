@@ -21,7 +21,7 @@ from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import check_machines
-from asdray.stages.state import train_step
+from asdray.stages.steps import TrialFiles, train_signature
 from asdray.store import Places
 
 
@@ -65,6 +65,7 @@ def write_trial(
         The trial's folder.
     """
     backends = list(backends)
+    files = TrialFiles(trial, places, dataset)
     description: dict[str, Any] = {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -78,9 +79,9 @@ def write_trial(
         "backends": [b.model_dump(mode="json") for b in backends],
         "umap": umap.model_dump(mode="json") if isinstance(umap, Umap) else False,
         "dataset": {"kind": dataset.kind, "id": dataset.id},
-        "signatures": {u.name: train_step(trial, u, places, dataset).signature for u in trial.units},
+        "signatures": {u.name: train_signature(files, u) for u in trial.units},
     }
-    directory = store.trial_dir(places.results, trial)
+    directory = files.folder
     if plugins := plugins_of(trial.system, backends):
         description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
         for plugin in plugins:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from asdray.config.backend import Umap
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.stages.files import read_extract
-from asdray.stages.state import Outcome, dropped_embeddings, umap_step
+from asdray.stages.steps import Outcome, TrialFiles, working
 from asdray.store import Places
 
 SEED = 0
@@ -38,30 +37,22 @@ def umap(
     Labels, where known, choose the marks in the plot and nothing else.
 
     Args:
-        overwrite: do it again although it is done.
+        overwrite: plot again even if the stage is complete.
 
     Raises:
-        ValueError: not extracted yet, or the embeddings were dropped; the frontend has no embeddings;
+        ValueError: not extracted yet, or the embeddings were pruned; the frontend has no embeddings;
             embeddings that are not finite.
     """
-    dataset = manifest.load_dataset(places.data, trial.dcase)
-    dataset.require([machine])
-    directory = store.trial_dir(places.results, trial)
-    folder = directory.umap(ckpt, machine)
-    # Its own lease: scoring and evaluating this machine must not wait for a plot.
-    with store.lease(folder):
-        step = umap_step(trial, machine, ckpt, options, places, dataset)
-        if not overwrite and (marker := step.marker):
-            return Outcome(marker, found=True)
+    files = TrialFiles.load(trial, places, [machine])
+    # A folder of its own, hence a lease of its own: scores and evaluations do not wait for a plot.
+    folder = files.folder.umap(ckpt, machine)
+    with working(files, folder, lambda now: now.umap(machine, ckpt, options), overwrite=overwrite) as work:
+        if work.reused:
+            return work.reused
         what = f"{trial.name}: {machine}"
-        if step.inputs is None:
-            raise ValueError(f"{what} is not extracted with checkpoint {ckpt}: run `asdray extract` first")
-        if step.reads_dropped:
-            raise ValueError(dropped_embeddings(trial, machine, ckpt, places))
-        started = time.time()
         paths = [folder / "umap.parquet", folder / "umap.png"]
-        store.begin(step.folder, step.stage, paths)
-        extracts = [read_extract(directory.extract(ckpt, machine, s)) for s in ("train", "test")]
+        work.replace(paths)
+        extracts = [read_extract(files.folder.extract(ckpt, machine, s)) for s in ("train", "test")]
         embeddings = [e.embedding for e in extracts if e.embedding is not None]
         if len(embeddings) < len(extracts):
             raise ValueError(f"{what}: this frontend has no embeddings to plot: sweep it with `umap: false`")
@@ -75,12 +66,9 @@ def umap(
             pq.write_table(pa.table(columns), temporary)
         table = manifest.rows(manifest.load_manifest(places.data, trial.dcase), machine=machine)
         facts = {row["clip"]: row for row in table.to_pylist()}
-        mark = " (synthetic data)" if dataset.kind == "synthetic" else ""
+        mark = " (synthetic data)" if files.dataset.kind == "synthetic" else ""
         _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}{mark}")
-        marker = store.mark_done(
-            step.folder, step.stage, step.signature, outputs=paths, started=started, inputs=step.inputs
-        )
-        return Outcome(marker, found=False)
+        return work.finish(paths)
 
 
 def embed(x: NDArray[np.float32], options: Umap) -> NDArray[np.float32]:

@@ -14,19 +14,18 @@ from asdray import store
 from asdray.config.backend import Umap
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
-from asdray.stages import state
+from asdray.stages.steps import Snapshot, Step
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of, failed
-from asdray.sweep.jobs import Job, standing
+from asdray.sweep.jobs import Job, Remaining, with_signature
 from asdray.sweep.live import Live
 from asdray.sweep.pieces import kept_shares
 from asdray.sweep.plan import in_order, log_found
 from asdray.sweep.progress import View
 from asdray.sweep.report import Report
 from asdray.sweep.retention import Retention
-from asdray.sweep.standing import Missing, Standing
 from asdray.sweep.stop import Stop, stop_on_signals
 
 if TYPE_CHECKING:
@@ -41,11 +40,11 @@ class Driver:
         self,
         sweep: Sweep,
         jobs: Sequence[Job],
-        stands: Sequence[Standing],
+        stands: Sequence[Sequence[Step]],
         places: Places,
         log: EventLog,
-        missing: Sequence[Missing],
-        left: dict[int, Missing],
+        missing: Sequence[Remaining],
+        left: dict[int, Remaining],
         view: View,
         search: Searching | None = None,
     ) -> None:
@@ -64,7 +63,7 @@ class Driver:
         estimator = Estimator(kept_shares(sweep, jobs))
         for i, (job, stand) in enumerate(zip(jobs, stands, strict=True)):
             self._report.add(stand)
-            estimator.add_trial(i, job.trial, job.dataset, stand.all, asked=i in left)
+            estimator.add_trial(i, job.trial, job.dataset, stand, asked=i in left)
         estimator.upcoming = search.to_come if search else ()
         self._live = Live(sweep.name, self._report.rows, estimator)
         view.begin(len(left), self._live)
@@ -239,16 +238,16 @@ class Driver:
 
     def _add(self, job: Job) -> int:
         """Takes one more trial into the sweep."""
-        stand = standing(job, self.sweep, self.places)
+        stand = job.steps(self.sweep, self.places)
         write_trial(
             job.trial, self.sweep.checkpoints, job.backends, self.sweep.umap, self.places, job.dataset
         )
-        log_found(stand, self.log)
-        self._live.estimator.add_trial(len(self.jobs), job.trial, job.dataset, stand.all)
+        log_found(job.trial, stand, self.log)
+        self._live.estimator.add_trial(len(self.jobs), job.trial, job.dataset, stand)
         self.jobs.append(job)
         self._report.add(stand)
         index = len(self.jobs) - 1
-        self.left[index] = job.missing(self.sweep, self.places)
+        self.left[index] = job.remaining(self.sweep, self.places)
         self._view.expect(1)
         return index
 
@@ -272,7 +271,7 @@ class Driver:
         """
         from asdray.sweep.tasks import Item
 
-        missing = self.jobs[index].missing(self.sweep, self.places, self.log.lasting)
+        missing = self.jobs[index].remaining(self.sweep, self.places, self.log.lasting)
         processed = set(missing.machines)
         for ckpt, machine in missing.machines:
             if machine in machines and only in (None, ckpt):
@@ -286,8 +285,8 @@ class Driver:
         """Whether a trial needs a training's worker."""
         if self.left[index].units or not self._extracts:
             return bool(self.left[index].units)
-        stands = standing(self.jobs[index], self.sweep, self.places)
-        left = {(s.checkpoint, s.machine) for s in stands.all if s.stage == "extract" and s.done is None}
+        steps = self.jobs[index].steps(self.sweep, self.places)
+        left = {(s.checkpoint, s.machine) for s in steps if s.stage == "extract" and not s.complete}
         return not left.isdisjoint(self.left[index].machines)
 
     def _lost_extractions(self) -> frozenset[tuple[int, str, str]]:
@@ -317,10 +316,8 @@ class Driver:
         extracted = any(e["stage"] == "extract" and e["status"] == "done" for e in events)
         if item.kind == "extract" and extracted and isinstance(self.sweep.umap, Umap):
             job = self.jobs[item.job]
-            step = state.umap_step(
-                job.trial, item.machine, item.checkpoint, self.sweep.umap, self.places, job.dataset
-            )
-            if step.marker is None:
+            snapshot = Snapshot(job.files(self.places))
+            if not snapshot.umap(item.machine, item.checkpoint, self.sweep.umap).complete:
                 self._put(Item("umap", item.job, item.checkpoint, item.machine), pool)
         self._open[item.job, item.kind] -= 1
         self._finish_if_complete(item.job)
@@ -328,7 +325,8 @@ class Driver:
     def _record(self, index: int, event: Event) -> None:
         if event["status"] == "failed" and event["lasting"]:
             # Remembered by what was asked for: changed data or options are another thing to try.
-            event = standing(self.jobs[index], self.sweep, self.places).signed(event)
+            job = self.jobs[index]
+            event = with_signature(job.trial, job.steps(self.sweep, self.places), event)
         self.log.add(event)
         if event["status"] == "failed":
             self._failures.setdefault(index, []).append(event)
@@ -369,7 +367,7 @@ class Driver:
         from asdray.stages.table import table
 
         job = self.jobs[index]
-        step = state.table_step(job.trial, self.sweep.checkpoints, self.places, job.dataset)
+        step = Snapshot(job.files(self.places)).table(self.sweep.checkpoints)
         if step.inputs:  # else no machine came as far as a score, and that is recorded already
             event = attempt(
                 event_of(job.trial, "table"),

@@ -1,33 +1,21 @@
-"""``--dry-run``: every trial and its state, what is to be done, and about how long and how large that is."""
+"""``--dry-run``: every trial with its state and remaining work, and an estimate of time and disk space."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from asdray.config.sweep import Need, Sweep
+from asdray.stages.steps import Step
 from asdray.store import Places, SweepDir, sweep_dir
 from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
 from asdray.sweep.events import History
-from asdray.sweep.jobs import Job
+from asdray.sweep.jobs import Job, Remaining, remaining
 from asdray.sweep.live import duration
 from asdray.sweep.pieces import kept_shares
-from asdray.sweep.seen import Settled, told
-from asdray.sweep.standing import Missing, Standing
-
-
-class _Told(NamedTuple):
-    """What the process that looked at a trial says of it."""
-
-    complete: bool
-    begun: bool
-    missing: Missing
-    done: Mapping[str, StageSum]
-    left: Mapping[str, StageSum]
-    lost: Mapping[str, StageSum]
+from asdray.sweep.summary import read_summary
 
 
 def plan_lines(
@@ -37,94 +25,107 @@ def plan_lines(
     only: Callable[[Job], bool] = lambda job: True,
     retry_failed: bool = False,
 ) -> list[str]:
-    """What changed since the last run, every trial with what is left of it, the sums, and an estimate.
+    """Changes since the last run, every trial with its remaining work, the totals, and an estimate.
 
     Args:
-        only: the trials that are asked for; the others help to estimate.
-        retry_failed: whether what failed before is to be tried again.
+        only: the trials that are asked for; the other trials serve the estimate alone.
+        retry_failed: True if failed steps are tried again.
     """
     folder = sweep_dir(places.results, sweep.name)
     lines = changes(sweep, jobs, folder)
-    totals: Counter[str] = Counter()
-    estimator = Estimator(kept_shares(sweep, jobs))
     history = History(SweepDir(folder).events)
     failures = {} if retry_failed else history.lasting
-    threads = []
-    search = None
+    estimator = Estimator(kept_shares(sweep, jobs))
+    search_lines: list[str] = []
     stopped: set[str] = set()
     if sweep.search.samples:
         from asdray.sweep.search import outlook, read_studies, stopped_trials, to_come
 
-        search, _ = read_studies(sweep, places)
-        stopped = stopped_trials(search, jobs)
-        estimator.upcoming = to_come(search)
-
-    def tell(job: Job, stands: Standing | Settled) -> _Told:
-        if isinstance(stands, Settled):
-            return _Told(True, True, Missing(), stands.sums, {}, {})
-        missing = stands.missing(failures)
-        done, undone = [stage for stage in stands.all if stage.done], stands.open
-        lost = {s for s in undone if any(depends_on(job.trial, s[:5], e) for e in missing.failed)}
-        left = [stage for stage in undone if stage not in lost]
-        of_all = (sum_stages(job.trial, job.dataset, stages) for stages in (done, left, lost))
-        return _Told(stands.complete, bool(done), missing, *of_all)
-
-    for job, one in zip(jobs, told(jobs, sweep, places, tell), strict=True):
-        chosen = only(job)
-        given_up = job.trial.name in stopped and not one.complete
-        estimator.add_sums(job.trial.recipe, one.done, one.left, chosen and not given_up, one.lost)
-        if not chosen:
+        studies, _ = read_studies(sweep, places)
+        stopped = stopped_trials(studies, jobs)
+        estimator.upcoming = to_come(studies)
+        search_lines = outlook(studies)
+    totals: Counter[str] = Counter()
+    threads = 1
+    for job in jobs:
+        complete = read_summary(job, sweep, places)
+        steps = [] if complete is not None else job.steps(sweep, places)
+        done = [step for step in steps if step.complete]
+        is_done = len(done) == len(steps)
+        given_up = job.trial.name in stopped and not is_done
+        left = remaining(job.trial, steps, failures)
+        _estimate_trial(estimator, job, steps, left, complete, only(job) and not given_up)
+        if not only(job):
             continue
         if given_up:
             totals["trials"] += 1
             lines.append(f"{job.trial.name}: stopped by the scheduler")
             continue
-        missing = one.missing
-        if missing.units:
-            threads.append(job.trial.system.train.threads)
+        if left.units:
+            threads = max(threads, job.trial.system.train.threads)
         totals += Counter(
             trials=1,
-            done=one.complete,
-            with_work=missing.runs,
-            failed=bool(missing.failed),
-            trainings=len(missing.units),
-            machines=len(missing.machines),
-            umaps=len(missing.umaps),
-            again=missing.again.total(),
+            done=is_done,
+            with_work=left.runs,
+            failed=bool(left.failed),
+            trainings=len(left.units),
+            machines=len(left.machines),
+            umaps=len(left.umaps),
+            rebuilt=left.rebuilt.total(),
         )
-        lines.append(f"{job.trial.name}: {_state(missing, one.complete, one.begun)}")
+        lines.append(f"{job.trial.name}: {'done' if is_done else _state(left, begun=bool(done))}")
     lines.append(
         f"{totals['trials']} trials, {totals['done']} done, {totals['failed']} failed before; left: "
         f"{totals['trainings']} trainings, {totals['machines']} machines to extract and score, "
         f"{totals['umaps']} UMAPs"
     )
-    if totals["again"]:
+    if totals["rebuilt"]:
         lines.append(
-            f"{totals['again']} of the trainings and extractions are done again: what they made was dropped "
-            "(keep: ...), and something new is to read it"
+            f"{totals['rebuilt']} of the trainings and extractions are rebuilt: their outputs were pruned "
+            "(keep: ...), and a new stage reads them"
         )
-    if search:
-        lines += outlook(search)
+    lines += search_lines
     if totals["with_work"] or estimator.upcoming:
-        lines.append(_estimate(estimator.estimate(), max(threads, default=1), sweep.resources.train))
+        lines.append(_estimate(estimator.estimate(), threads, sweep.resources.train))
     return lines
 
 
-def _state(missing: Missing, complete: bool, begun: bool) -> str:
+def _estimate_trial(
+    estimator: Estimator,
+    job: Job,
+    steps: Sequence[Step],
+    left: Remaining,
+    complete: Mapping[str, StageSum] | None,
+    asked: bool,
+) -> None:
+    """Adds a trial to the estimate: by its steps, or by the summary of a complete trial."""
+    if complete is not None:
+        estimator.add_sums(job.trial.recipe, complete, {}, asked)
+        return
+    missing = [step for step in steps if not step.complete]
+    failed = [s for s in missing if any(depends_on(job.trial, s.key, event) for event in left.failed)]
+    kinds = (
+        [step for step in steps if step.complete],
+        [step for step in missing if step not in failed],
+        failed,
+    )
+    done, open_, blocked = (sum_stages(job.trial, job.dataset, kind) for kind in kinds)
+    estimator.add_sums(job.trial.recipe, done, open_, asked, blocked)
+
+
+def _state(left: Remaining, begun: bool) -> str:
     """``waiting: train fan, score 2 machines, umap 2, table``."""
-    if complete:
-        return "done"
-    parts = [f"train {u.name}" for u in missing.units]
-    again = missing.again
-    parts += [f"{again['train']} of these again (checkpoint dropped)"] if again["train"] else []
-    parts += [f"extract {again['extract']} machines again (dropped)"] if again["extract"] else []
-    parts += [f"score {len(missing.machines)} machines"] if missing.machines else []
-    parts += [f"umap {len(missing.umaps)}"] if missing.umaps else []
-    parts += ["table"] if missing.table and (missing.runs or not missing.failed) else []
-    for event in missing.failed:
-        what = event["machine"] or event["unit"]
-        parts.append(f"failed before: {event['stage']}{f' {what}' if what else ''}")
-    state = "failed" if missing.failed else "begun" if begun else "waiting"
+    parts = [f"train {unit.name}" for unit in left.units]
+    rebuilt = left.rebuilt
+    parts += [f"{rebuilt['train']} of these rebuilt (checkpoint pruned)"] if rebuilt["train"] else []
+    parts += [f"extract {rebuilt['extract']} machines again (pruned)"] if rebuilt["extract"] else []
+    parts += [f"score {len(left.machines)} machines"] if left.machines else []
+    parts += [f"umap {len(left.umaps)}"] if left.umaps else []
+    parts += ["table"] if left.table and (left.runs or not left.failed) else []
+    for event in left.failed:
+        place = event["machine"] or event["unit"]
+        parts.append(f"failed before: {event['stage']}{f' {place}' if place else ''}")
+    state = "failed" if left.failed else "begun" if begun else "waiting"
     return f"{state}: {', '.join(parts)}"
 
 

@@ -18,8 +18,8 @@ from typing import Literal, NamedTuple
 
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
+from asdray.stages.steps import Step
 from asdray.sweep.events import Event
-from asdray.sweep.standing import Stage
 
 StageId = tuple[str, str | None, str | None, str | None, str | None]
 """Stage, unit, machine, checkpoint and backend: identifies one stage of a trial."""
@@ -55,7 +55,7 @@ class StageSum:
         self.bytes += sign * other.bytes
 
 
-def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Stage]) -> dict[str, StageSum]:
+def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Step]) -> dict[str, StageSum]:
     """Stages of a trial, summed by kind."""
     sums: dict[str, StageSum] = {}
     known: dict[tuple, tuple[float, float]] = {}  # several backends score the same clips
@@ -63,7 +63,7 @@ def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Stage]) -> dict[
         place = stage[:3]
         if place not in known:
             known[place] = _work_and_space(trial, dataset, *place)
-        seconds, size = (stage.done.seconds, stage.done.bytes) if stage.done else (0.0, 0)
+        seconds, size = (stage.seconds, stage.bytes) if stage.complete else (0.0, 0)
         sums.setdefault(stage.stage, StageSum()).add(StageSum(1, *known[place], seconds, size))
     return sums
 
@@ -133,11 +133,11 @@ class Estimator:
         """Index of a trial -> its remaining stages."""
 
     def add_trial(
-        self, index: int, trial: Trial, dataset: Dataset, stages: Sequence[Stage], asked: bool = True
+        self, index: int, trial: Trial, dataset: Dataset, stages: Sequence[Step], asked: bool = True
     ) -> None:
         """Adds finished stages to the rates, and the others to the remaining work if ``asked``."""
-        left = [stage for stage in stages if not stage.done]
-        done = sum_stages(trial, dataset, (stage for stage in stages if stage.done))
+        left = [stage for stage in stages if not stage.complete]
+        done = sum_stages(trial, dataset, (stage for stage in stages if stage.complete))
         self.add_sums(trial.recipe, done, sum_stages(trial, dataset, left), asked)
         self._open[index] = (trial, dataset, {stage[:5] for stage in left} if asked else set())
 
@@ -172,7 +172,7 @@ class Estimator:
     def stage_ended(self, index: int, event: Event) -> None:
         """Takes a stage off the remaining work, with all successors after a failure; updates the rates."""
         trial, dataset, stages = self._open[index]
-        ended: StageId = tuple(event[name] for name in Stage._fields[:5])
+        ended: StageId = tuple(event[name] for name in Step._fields[:5])
         if event["status"] == "done":
             work, _ = _work_and_space(trial, dataset, *ended[:3])
             self._add_rate(ended[0], trial.recipe, StageSum(1, work, 0.0, event["seconds"]))

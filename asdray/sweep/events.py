@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from asdray import provenance, store
 from asdray.config.plugin import chain_of, plugin_error
 from asdray.config.trial import Trial
-from asdray.stages.state import Outcome
+from asdray.stages.steps import Outcome
 
 Event = dict[str, Any]
 """A line of the log: the fields of `event_of`, and those of `finished` or `failed`."""
@@ -44,7 +44,7 @@ def event_of(
 
 
 class Record(Protocol):
-    """The fields of a finished stage in an event, as in `asdray.store.Marker`."""
+    """The fields of a finished stage in an event, as in `asdray.store.Record` and `Step`."""
 
     @property
     def signature(self) -> str: ...
@@ -56,7 +56,7 @@ class Record(Protocol):
     def device(self) -> str: ...
 
 
-def finished(event: Event, marker: Record, found: bool) -> Event:
+def finished(event: Event, record: Record, found: bool) -> Event:
     """The complete event of a finished stage.
 
     Args:
@@ -66,10 +66,10 @@ def finished(event: Event, marker: Record, found: bool) -> Event:
     return {
         **event,
         "status": "done",
-        "time": marker.finished,
-        "seconds": marker.seconds,
-        "device": marker.device,
-        "signature": marker.signature,
+        "time": record.finished,
+        "seconds": record.seconds,
+        "device": record.device,
+        "signature": record.signature,
         "found": found,
         "error": None,
     }
@@ -112,7 +112,7 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
         reason = str(of_plugin).partition("\n")[0] if of_plugin else f"{name}{error}"
         by_machine = any(isinstance(one, MACHINE_FAULTS) for one in chain_of(error))
         return failed(event, reason, traceback.format_exc(limit=-12), lasting=not by_machine)
-    return finished(event, outcome.marker, outcome.found)
+    return finished(event, outcome.record, outcome.reused)
 
 
 MACHINE_FAULTS = (OSError, MemoryError, RuntimeError)

@@ -15,9 +15,8 @@ from asdray import store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.search import Objective
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
-from asdray.stages import state
+from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ def values(
 
 def _train_loss(trial: Trial, places: Places) -> float:
     """Mean over the units of the loss in their last epoch."""
-    dataset = load_dataset(places.data, trial.dcase)
+    snapshot = Snapshot(TrialFiles.load(trial, places))
     losses = []
     for unit in trial.units:
-        marker = state.train_step(trial, unit, places, dataset).marker
-        if marker is None:
+        record = snapshot.record(snapshot.train(unit))
+        if record is None:
             raise ValueError(f"{trial.name}: unit {unit.name} is not trained")
-        losses.append(marker.extra["loss"])
+        losses.append(record.extra["loss"])
     return sum(losses) / len(losses)
 
 

@@ -13,7 +13,7 @@ from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.store import Places, SweepDir
 from asdray.sweep import changes
-from asdray.sweep.jobs import Job, standing
+from asdray.sweep.jobs import Job
 from asdray.sweep.pieces import Piece, Ranking, has_top, pieces_of, unread, wants
 from asdray.sweep.plan import load
 
@@ -62,7 +62,9 @@ class Others:
             if other.sweep is None or (job := other.jobs.get(_key(trial))) is None:
                 return None
             sweep = other.sweep
-            free = {piece for piece, _, _ in unread(standing(job, sweep, self._places), sweep.checkpoints)}
+            free = {
+                piece for piece, _ in unread(job.trial, job.steps(sweep, self._places), sweep.checkpoints)
+            }
             jobs = other.jobs.values()
             ranking = Ranking.of(sweep, jobs, self._places) if has_top(sweep.keep) else None
             pieces |= {

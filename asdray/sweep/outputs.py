@@ -15,11 +15,10 @@ from asdray.config.load import loaded_plugin
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
-from asdray.stages import state
+from asdray.stages.steps import Snapshot, Step
 from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.jobs import Job
-from asdray.sweep.standing import Standing
+from asdray.sweep.jobs import Job, is_complete
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,17 +48,17 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
 
 
 def trial_row(
-    job: Job, stands: Standing, places: Places, failures: Sequence[Event], running: bool
+    job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event], running: bool
 ) -> dict[str, Any]:
     """One row of ``trials.parquet``, see `asdray.evaluation.tables.write_trials`."""
     seconds: dict[str, float] = {}
     devices: set[str] = set()
-    for event, marker in stands.stages:
-        if marker is not None:
-            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + marker.seconds
-            if event["stage"] == "train":
-                devices.add(marker.device)
-    complete = stands.complete
+    for step in steps:
+        if step.complete:
+            seconds[step.stage] = seconds.get(step.stage, 0.0) + step.seconds
+            if step.stage == "train":
+                devices.add(step.device)
+    complete = is_complete(steps)
     status = "done" if complete else "failed" if failures else "running" if running else "waiting"
     first = failures[0] if failures else None
     return {
@@ -137,9 +136,9 @@ def _board(
     from asdray.sweep.search import read_studies
 
     paths = (
-        store.trial_dir(places.results, job.trial).metrics
-        for job in jobs
-        if state.table_step(job.trial, sweep.checkpoints, places, job.dataset).marker
+        files.folder.metrics
+        for files in (job.files(places) for job in jobs)
+        if Snapshot(files).table(sweep.checkpoints).complete
     )
     finished = list(dict.fromkeys(paths))
     trials = [job.trial for job in jobs]

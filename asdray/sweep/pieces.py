@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from asdray import store
 from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
-from asdray.stages import state
+from asdray.stages.steps import Snapshot, Step
 from asdray.store import Places
 from asdray.sweep.jobs import Job
-from asdray.sweep.standing import Standing
 
 
 class Piece(NamedTuple):
@@ -32,42 +31,40 @@ def pieces_of(trial: Trial, checkpoints: Iterable[str]) -> set[Piece]:
     return found | {Piece("extract", m, c) for m in trial.machines for c in checkpoints}
 
 
-def unread(stands: Standing, checkpoints: Iterable[str]) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
+def unread(trial: Trial, steps: Sequence[Step], checkpoints: Iterable[str]) -> Iterator[tuple[Piece, str]]:
     """The pieces of a trial that are there, or were, and that nothing of a sweep is to read any more.
 
     Yields:
-        The piece, the signature of its stage, and what was dropped of the stage's outputs.
+        The piece, and the signature of its stage.
     """
-    lacking = {
-        (s.checkpoint, s.machine) for s in stands.all if s.stage in ("score", "umap") and s.done is None
-    }
-    extracted = {(s.checkpoint, s.machine): s.done for s in stands.all if s.stage == "extract"}
-    for (ckpt, machine), done in extracted.items():
-        if done is not None and (ckpt, machine) not in lacking:
+    lacking = {(s.checkpoint, s.machine) for s in steps if s.stage in ("score", "umap") and not s.complete}
+    extracted = {(s.checkpoint, s.machine): s for s in steps if s.stage == "extract"}
+    for (ckpt, machine), step in extracted.items():
+        if step.complete and (ckpt, machine) not in lacking:
             assert machine is not None
             assert ckpt is not None
-            yield Piece("extract", machine, ckpt), done.signature, done.dropped
-    for stage in stands.all:
-        if stage.stage == "train" and stage.done is not None:
-            unit = next(u for u in stands.trial.units if u.name == stage.unit)
+            yield Piece("extract", machine, ckpt), step.signature
+    done = {key for key, step in extracted.items() if step.complete}
+    for stage in steps:
+        if stage.stage == "train" and stage.complete:
+            unit = next(u for u in trial.units if u.name == stage.unit)
             for ckpt in dict.fromkeys((*checkpoints, "last")):
-                if all(extracted.get((ckpt, m), True) is not None for m in unit.machines):
-                    yield Piece("train", unit.name, ckpt), stage.done.signature, stage.done.dropped
+                if all((ckpt, m) in done for m in unit.machines if (ckpt, m) in extracted):
+                    yield Piece("train", unit.name, ckpt), stage.signature
 
 
-def made(
-    job: Job, checkpoints: Iterable[str], places: Places
-) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
+def made(job: Job, checkpoints: Iterable[str], places: Places) -> Iterator[tuple[Piece, str]]:
     """As `unread`: all that was made of a trial, read or not."""
-    trial, dataset = job.trial, job.dataset
+    trial = job.trial
+    snapshot = Snapshot(job.files(places))
     for piece in sorted(pieces_of(trial, checkpoints)):
         if piece.stage == "extract":
-            step = state.extract_step(trial, piece.of, piece.checkpoint, places, dataset)
+            step = snapshot.extract(piece.of, piece.checkpoint)
         else:
             unit = next(u for u in trial.units if u.name == piece.of)
-            step = state.train_step(trial, unit, places, dataset)
-        if (marker := step.marker) is not None:
-            yield piece, marker.signature, marker.dropped
+            step = snapshot.train(unit)
+        if step.complete:
+            yield piece, step.signature
 
 
 def wants(keep: Keep, piece: Piece, job: Job, ranking: Ranking | None, stopped: bool = False) -> bool:

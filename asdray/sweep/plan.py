@@ -10,12 +10,13 @@ from typing import Any
 from asdray.config.expand import expand
 from asdray.config.load import load_sweep
 from asdray.config.sweep import Sweep
+from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
+from asdray.stages.steps import Step
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import EventLog, finished
-from asdray.sweep.jobs import Job
-from asdray.sweep.standing import Standing
+from asdray.sweep.jobs import Job, event_at
 
 
 def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
@@ -66,11 +67,11 @@ def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:
     return sorted(training, key=lambda i: (jobs[i].trial.system.frontend.scope == "machine", i))
 
 
-def log_found(stands: Standing, log: EventLog) -> None:
-    """Logs every stage of a trial that is done and has no line yet."""
-    for event, done in stands.stages:
-        if done is not None:
-            log.add(finished(event, done, found=True))
+def log_found(trial: Trial, steps: Iterable[Step], log: EventLog) -> None:
+    """Logs every complete step of a trial that has no line yet."""
+    for step in steps:
+        if step.complete:
+            log.add(finished(event_at(trial, step), step, found=True))
 
 
 def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ...]:

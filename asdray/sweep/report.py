@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
+from asdray.stages.steps import Step
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.events import Event
-from asdray.sweep.jobs import Job, standing
-from asdray.sweep.standing import Standing
+from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -49,18 +49,18 @@ class Report:
         self._cost = 0.0
         self._dirty = False
 
-    def add(self, stands: Standing) -> None:
+    def add(self, steps: Sequence[Step]) -> None:
         """The row of the first job that has none."""
-        self.rows.append(self._made(len(self.rows), stands, running=False))
+        self.rows.append(self._made(len(self.rows), steps, running=False))
 
     def row(self, index: int, running: bool) -> None:
         """Makes a trial's row anew from the files as they are."""
-        stands = standing(self._jobs[index], self._sweep, self._places)
-        self.rows[index] = self._made(index, stands, running)
+        steps = self._jobs[index].steps(self._sweep, self._places)
+        self.rows[index] = self._made(index, steps, running)
 
-    def _made(self, index: int, stands: Standing, running: bool) -> dict[str, Any]:
+    def _made(self, index: int, steps: Sequence[Step], running: bool) -> dict[str, Any]:
         job = self._jobs[index]
-        row = outputs.trial_row(job, stands, self._places, self._failures.get(index, []), running)
+        row = outputs.trial_row(job, steps, self._places, self._failures.get(index, []), running)
         # The one status that only a search knows of.
         if self._search and row["status"] == "waiting" and self._search.state_of(job) == "stopped":
             row["status"] = "stopped"

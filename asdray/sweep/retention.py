@@ -3,7 +3,7 @@
 A file is dropped once nothing of this sweep is to read it any more, unless another sweep in these results
 wants it kept or is still to read it, or a process is at work beside it. First its marker says that it is
 dropped, then it is deleted: killed in between, the next look deletes it. What is dropped counts as done;
-`asdray.stages.walk` finds what of it is to be made again.
+`asdray.stages.steps` finds what of it must be rebuilt.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 from asdray import store
 from asdray.config.sweep import Sweep, Top
 from asdray.config.trial import Trial
+from asdray.stages.steps import Step
 from asdray.store import Places
-from asdray.sweep.jobs import Job, standing
+from asdray.sweep.jobs import Job
 from asdray.sweep.others import Others
 from asdray.sweep.pieces import Piece, Ranking, has_top, made, unread, wants
-from asdray.sweep.standing import Standing
 
 if TYPE_CHECKING:
     from asdray.sweep.search import Searching
@@ -52,7 +52,7 @@ class Retention:
         """Those of which the rest stays for other sweeps, as long as these are as they were."""
         self._version: object = None
 
-    def look(self, job: Job, stands: Standing | None = None, ranking: Ranking | None = None) -> bool:
+    def look(self, job: Job, stands: Sequence[Step] | None = None, ranking: Ranking | None = None) -> bool:
         """Drops what may go of a trial; without a ranking what goes whatever the ranking.
 
         Args:
@@ -65,22 +65,24 @@ class Retention:
             self._settled -= {(job.trial.name, True), (job.trial.name, False)}
         return not self._look(job, stands, ranking)
 
-    def _look(self, job: Job, stands: Standing | None, ranking: Ranking | None) -> set[_Reason]:
+    def _look(self, job: Job, stands: Sequence[Step] | None, ranking: Ranking | None) -> set[_Reason]:
         if self._keep.everything:
             return set()
-        stands = stands or standing(job, self._sweep, self._places)
-        found = unread(stands, self._sweep.checkpoints)
+        stands = stands or job.steps(self._sweep, self._places)
+        found = unread(job.trial, stands, self._sweep.checkpoints)
         return self._let_go(job, (one for one in found if not wants(self._keep, one[0], job, ranking)))
 
-    def _let_go(self, job: Job, unwanted: Iterable[tuple[Piece, str, tuple[str, ...]]]) -> set[_Reason]:
+    def _let_go(self, job: Job, unwanted: Iterable[tuple[Piece, str]]) -> set[_Reason]:
         """Drops what nobody else wants of these pieces of a trial; why not all of them went."""
         directory = store.trial_dir(self._places.results, job.trial)
         needed: set[Piece] | None = set()
         asked = False
         reasons: set[_Reason] = set()
-        for piece, signature, dropped in unwanted:
+        for piece, signature in unwanted:
             folder, names, beside = _files(directory, piece, job.trial)
-            if set(names) <= set(dropped) and not any((folder / name).exists() for name in names):
+            record = store.read_record(folder, piece.stage)
+            pruned = record.pruned if record else ()
+            if set(names) <= set(pruned) and not any((folder / name).exists() for name in names):
                 continue
             if not asked:
                 needed, asked = self._others.needed(job.trial), True
@@ -95,7 +97,7 @@ class Retention:
     def look_at_all(
         self,
         jobs: Sequence[Job],
-        stands: Sequence[Standing],
+        stands: Sequence[Sequence[Step]],
         search: Searching | None,
         best: bool = False,
     ) -> None:
@@ -150,7 +152,7 @@ class Retention:
         directory = store.trial_dir(self._places.results, trial)
         for unit in trial.units:
             folder = directory.model(unit.name)
-            if (folder / "checkpoints").is_dir() and store.read_marker(folder, "train") is None:
+            if (folder / "checkpoints").is_dir() and store.read_record(folder, "train") is None:
                 with contextlib.suppress(_Busy), store.lease(folder, _busy):
                     self.freed += sum(path.stat().st_size for path in folder.glob("checkpoints/*"))
                     shutil.rmtree(folder / "checkpoints")
@@ -191,13 +193,13 @@ def _drop(
                 leases.enter_context(store.lease(place, _busy))
         except _Busy:
             return None
-        marker = store.read_marker(folder, stage)
-        if marker is None or marker.signature != signature:
+        record = store.read_record(folder, stage)
+        if record is None or record.signature != signature:
             return None
-        there = [name for name in names if name in marker.outputs]
-        if not set(there) <= set(marker.dropped):
-            dropped = tuple(sorted({*marker.dropped, *there}))
-            store.write_marker(folder, replace(marker, dropped=dropped))
+        there = [name for name in names if name in record.outputs]
+        if not set(there) <= set(record.pruned):
+            pruned = tuple(sorted({*record.pruned, *there}))
+            store.write_record(folder, stage, replace(record, pruned=pruned))
         freed = 0
         for name in there:
             with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
 """The driver of a sweep: computes what is missing, trains, lets tasks follow, writes the tables.
 
-Resume has one source of truth, the markers in the store: every run computes the missing work anew and
+Resume has one source of truth, the records of finished stages: every run computes the missing work anew and
 gives Ray only that. Nothing missing: Ray is not started.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
+from asdray.stages.steps import Step
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
@@ -21,11 +22,10 @@ from asdray.sweep.changes import changes
 from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.jobs import Job, standing
+from asdray.sweep.jobs import Job, count_complete, is_complete, remaining
 from asdray.sweep.plan import log_found, with_datasets_of_now
 from asdray.sweep.progress import View
-from asdray.sweep.seen import remember
-from asdray.sweep.standing import Standing
+from asdray.sweep.summary import write_summaries
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -99,18 +99,18 @@ def run_sweep(
             log.lasting.clear()
         search, jobs = _search(sweep, jobs, places, log, retry_failed)
         chosen = [i for i, job in enumerate(jobs) if only(job)]
-        stands = [standing(job, sweep, places) for job in jobs]
+        stands = [job.steps(sweep, places) for job in jobs]
         before = _total(stands, chosen)
         while True:
             for i in chosen:
                 job = jobs[i]
                 write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-                log_found(stands[i], log)
-            missing = [stand.missing(log.lasting) for stand in stands]
+                log_found(job.trial, stands[i], log)
+            missing = [remaining(job.trial, s, log.lasting) for job, s in zip(jobs, stands, strict=True)]
             left = {
                 i: missing[i]
                 for i in chosen
-                if not stands[i].complete and not (search and search.rests(jobs[i]))
+                if not is_complete(stands[i]) and not (search and search.rests(jobs[i]))
             }
             driver = Driver(sweep, jobs, stands, places, log, missing, left, view, search)
             driver.retention.look_at_all(jobs, stands, search)
@@ -128,14 +128,14 @@ def run_sweep(
             changed = fresh != jobs
             jobs = fresh
             if left or changed or added:
-                stands = [standing(job, sweep, places) for job in jobs]
-                for stand in stands:
+                stands = [job.steps(sweep, places) for job in jobs]
+                for job, stand in zip(jobs, stands, strict=True):
                     # What another process finished meanwhile: another sweep, or a worker that outlived
                     # the killed driver of an earlier run.
-                    log_found(stand, log)
+                    log_found(job.trial, stand, log)
             if not driver.stopped:
                 driver.retention.look_at_all(jobs, stands, search, best=True)
-                remember(jobs, sweep, places)
+                write_summaries(jobs, sweep, places)
             if driver.retention.freed:
                 view.line(f"keep: {size(driver.retention.freed)} of checkpoints and embeddings dropped")
             if driver.stopped or not changed:
@@ -143,11 +143,12 @@ def run_sweep(
             # Formatted anew while we ran: what that made stale is done again.
             search, jobs = _search(sweep, jobs, places, log)
             chosen = [i for i, job in enumerate(jobs) if only(job)]
-            stands = [standing(job, sweep, places) for job in jobs]
+            stands = [job.steps(sweep, places) for job in jobs]
         view.end("stopped" if driver.stopped else "ended")
         tried = {key_of(event) for event in log.failures}
         given_up = [i for i in chosen if search and search.state_of(jobs[i]) == "stopped"]
-        old = [e for i in chosen for e in stands[i].missing(log.lasting).failed if key_of(e) not in tried]
+        before_failed = [remaining(jobs[i].trial, stands[i], log.lasting).failed for i in chosen]
+        old = [e for events in before_failed for e in events if key_of(e) not in tried]
         return Result(
             board=board,
             folder=folder,
@@ -156,8 +157,10 @@ def run_sweep(
             before=before,
             new=log.counts,
             done=_total(stands, chosen),
-            given_up=Counter(s.stage for i in given_up for s in stands[i].all if s.done is None),
-            unfinished=[jobs[i].trial.name for i in chosen if not stands[i].complete and i not in given_up],
+            given_up=Counter(s.stage for i in given_up for s in stands[i] if not s.complete),
+            unfinished=[
+                jobs[i].trial.name for i in chosen if not is_complete(stands[i]) and i not in given_up
+            ],
             failures=log.failures,
             failed_before=old,
             stopped=driver.stopped,
@@ -175,9 +178,9 @@ def _search(
     return open_search(sweep, places, log.lasting, retry_failed)
 
 
-def _total(stands: Sequence[Standing], chosen: Iterable[int]) -> Counter[str]:
+def _total(stands: Sequence[Sequence[Step]], chosen: Iterable[int]) -> Counter[str]:
     """How many of each stage are done over the trials asked for."""
-    return sum((stands[i].done for i in chosen), Counter())
+    return sum((count_complete(stands[i]) for i in chosen), Counter())
 
 
 def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:

@@ -297,7 +297,7 @@ def open_search(
         if sample.state == "failed":
             key = ("search", sample.recipe, sample.number)
             own = [job for job in jobs if (job.part, job.trial.recipe, job.sample) == key]
-            missing = [job.missing(sweep, places, failures) for job in own]
+            missing = [job.remaining(sweep, places, failures) for job in own]
             would_help = any(m.runs for m in missing) and not any(m.failed for m in missing)
             if retry_failed or would_help:
                 studies.reopen(sample)

@@ -1,4 +1,4 @@
-"""``asdray status``: how a sweep stands, from its files alone, while it runs and after."""
+"""``asdray status``: progress and failures of a sweep, from its files alone, during a run and after it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from asdray.config.sweep import Sweep
 from asdray.store import Places, SweepDir
 from asdray.sweep import live
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.jobs import Job
+from asdray.sweep.jobs import Job, event_at
 from asdray.sweep.progress import failure_line, render
 from asdray.sweep.search import read_studies, stopped_trials, to_come
-from asdray.sweep.seen import Settled, told
-from asdray.sweep.standing import Standing
+from asdray.sweep.summary import read_summary
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
 
 
 def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
-    """Whether a driver is alive and what it does, trials and stages by state, and every failure.
+    """The run's state, the numbers of trials and stages by state, and every failure.
 
-    What is done is told by the markers, what failed by the events, what runs by the driver's last snapshot.
+    Records tell which stages are done, events tell failures, and the driver's last snapshot tells which
+    trials run.
     """
     folder = store.sweep_dir(places.results, sweep.name)
     snapshot = live.read(folder)
@@ -44,28 +44,14 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         given_up = stopped_trials(studies, jobs)
         come = live.systems_to_come(live.to_come_of(to_come(studies)))
 
-    def tell(job: Job, stands: Standing | Settled) -> tuple[Counter[tuple[str, str]], list[Event]]:
-        """(stage, state) -> how many, and what failed."""
-        counts: Counter[tuple[str, str]] = Counter()
-        if isinstance(stands, Settled):
-            for name, total in stands.sums.items():
-                counts[name, "done"] += total.stages
-            return counts, []
-        open_ = "stopped" if job.trial.name in given_up else "left"
-        broken = []
-        for stage in stands.all:
-            event = None if stage.done else history.failed.get(key_of(stands.event(stage))[:-1])
-            broken += [event] if event else []
-            counts[stage.stage, "done" if stage.done else "failed" if event else open_] += 1
-        return counts, broken
-
-    for job, (counts, broken) in zip(jobs, told(jobs, sweep, places, tell), strict=True):
+    for job in jobs:
         is_stopped = job.trial.name in given_up
+        counts, failed = _count(job, sweep, places, history, "stopped" if is_stopped else "left")
         for (stage, state), n in counts.items():
             stages.setdefault(stage, Counter())[state] += n
-        failures += broken
+        failures += failed
         complete = all(state == "done" for _, state in counts)
-        state = _state(complete, job.trial.name in running, bool(broken))
+        state = _state(complete, job.trial.name in running, bool(failed))
         trials["stopped" if state == "waiting" and is_stopped else state] += 1
     counted = f"{_counts(trials, live.STATES)} of {len(jobs)} trials"
     lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]
@@ -80,6 +66,25 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         parts += [Text(""), Text("failed (a run tries again what may help; --retry-failed everything):")]
         parts += [Text(f"  {failure_line(event)}") for event in failures]
     return Group(*parts)
+
+
+def _count(
+    job: Job, sweep: Sweep, places: Places, history: History, left: str
+) -> tuple[Counter[tuple[str, str]], list[Event]]:
+    """(stage, state) -> number of steps, and the last failure of every failed step.
+
+    Args:
+        left: the state of steps that are neither done nor failed.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    failures: list[Event] = []
+    if (complete := read_summary(job, sweep, places)) is not None:
+        return Counter({(stage, "done"): total.stages for stage, total in complete.items()}), failures
+    for step in job.steps(sweep, places):
+        failure = None if step.complete else history.failed.get(key_of(event_at(job.trial, step))[:-1])
+        failures += [failure] if failure else []
+        counts[step.stage, "done" if step.complete else "failed" if failure else left] += 1
+    return counts, failures
 
 
 def _state(complete: bool, running: bool, broken: bool) -> str:

@@ -48,15 +48,14 @@ def extract_machine(
     embeddings: bool = False,
 ) -> Event:
     """Extracts one machine unless that is done; see `process_machine`."""
-    from asdray.dcase.manifest import load_dataset
-    from asdray.stages import state
     from asdray.stages.extract import extract
+    from asdray.stages.steps import Outcome, Request, TrialFiles, needs_pruned_embeddings
 
-    def extracted() -> state.Outcome:
-        asked = trial, machine, checkpoint
-        dataset = load_dataset(places.data, trial.dcase)
-        read = embeddings or state.reads_dropped_embeddings(*asked, backends, umap_options, places, dataset)
-        return extract(*asked, places, device=device, again=read)
+    def extracted() -> Outcome:
+        request = Request((checkpoint,), tuple(backends), umap_options)
+        files = TrialFiles.load(trial, places, [machine])
+        rebuild = embeddings or needs_pruned_embeddings(files, machine, checkpoint, request)
+        return extract(trial, machine, checkpoint, places, device=device, rebuild=rebuild)
 
     return attempt(event_of(trial, "extract", machine=machine, checkpoint=checkpoint), extracted)
 

@@ -21,8 +21,7 @@ from asdray.config.backend import Backend, Umap
 from asdray.config.search import Objective, Scheduler
 from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import load_dataset
-from asdray.stages.walk import walk
+from asdray.stages.steps import Request, TrialFiles, steps
 from asdray.store import Places
 from asdray.sweep import objective
 from asdray.sweep.events import Event, attempt, event_of
@@ -66,7 +65,7 @@ def train_job(
     work: Work = config.get("work") or Work(trials[config["job"]])
     trial = work.trial
     judged = judge if work.sample is not None else None
-    again = _to_do_again(trial, checkpoints, backends, umap, places, judged)
+    rebuild = _units_to_rebuild(trial, checkpoints, backends, umap, places, judged)
     compared = judge is not None and judge.scheduled and work.sample is not None
     last = 0.0
     units_done = 0
@@ -103,7 +102,7 @@ def train_job(
                 on_epoch=partial(on_epoch, unit.name),
                 on_wait=partial(on_wait, unit.name),
                 device=device,
-                again=unit.name in again,
+                rebuild=unit.name in rebuild,
             ),
         )
         units_done += 1
@@ -132,7 +131,7 @@ def _show(trial: Trial) -> None:
         entitle(f"ray::train {trial.name}")
 
 
-def _to_do_again(
+def _units_to_rebuild(
     trial: Trial,
     checkpoints: Sequence[str],
     backends: Sequence[Backend],
@@ -140,16 +139,14 @@ def _to_do_again(
     places: Places,
     judge: Judge | None,
 ) -> set[str | None]:
-    """The units whose checkpoints were dropped and are needed."""
+    """The units whose checkpoints were pruned, and are needed."""
     machines = trial.machines if judge and judge.reads_embeddings else ()
+    request = Request(tuple(checkpoints), trial.backends(tuple(backends)), umap)
     try:
-        dataset = load_dataset(places.data, trial.dcase)
-        found = list(
-            walk(trial, checkpoints, trial.backends(tuple(backends)), umap, places, dataset, wanted=machines)
-        )
+        found = steps(TrialFiles.load(trial, places), request, wanted=machines)
     except (ValueError, KeyError):
-        return set()  # data that changed: what is wrong with them the training tells
-    return {one.unit for one in found if one.stage == "train" and one.again}
+        return set()  # The data changed: the training itself reports the fault.
+    return {step.unit for step in found if step.stage == "train" and step.rebuild}
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,14 @@ def stages(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def records(folder: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
     """(folder, ``<stage>[-<backend>]``, record) of every finished stage below a folder.
 
-    The one place that knows how the store keeps them: a file per stage, or one ``done.json`` per folder.
+    The one place that knows how the store keeps them: a file per stage, or one ``done.json`` per folder. The
+    record of a UMAP counts for the folder above, where releases without ``done.json`` kept it.
     """
     for path in sorted(folder.rglob(".done/*.json")):
         yield path.parent.parent, path.stem, json.loads(path.read_text())
     for path in sorted(folder.rglob("done.json")):
-        for stage, record in json.loads(path.read_text()).items():
-            if isinstance(record, dict) and "signature" in record:
-                yield path.parent, stage, record
+        for stage, record in json.loads(path.read_text())["records"].items():
+            yield path.parent.parent if stage == "umap" else path.parent, stage, record
 
 
 def _identity(trial: Mapping[str, Any]) -> str:
