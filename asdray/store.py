@@ -196,6 +196,11 @@ class SweepDir:
         return self.root / "status.json"
 
     @property
+    def tune_logs(self) -> Path:
+        """The folder of Ray Tune's own logs, one subfolder per run."""
+        return self.root / "tune"
+
+    @property
     def selection(self) -> Path:
         """One row per system, backend and checkpoint of a search."""
         return self.root / "selection.csv"

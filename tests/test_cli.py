@@ -228,7 +228,7 @@ def test_a_stopped_sweep_names_the_whole_command(asdray, spec, data, tmp_path, m
     import asdray.sweep.run as run
     from asdray.sweep.outputs import write_results
 
-    def stopped(sweep, jobs, places, **_):
+    def stopped(sweep, jobs, places, options):
         values = {f.name: {} for f in fields(run.Result)}
         values |= {"board": write_results(sweep, jobs, places), "folder": places.results, "stopped": True}
         return run.Result(**values)

@@ -273,14 +273,14 @@ from asdray.sweep.plan import load
 spec, data, results, address, out = sys.argv[1:]
 out = Path(out)
 
-def note(config, **given):
+def note(config, trials, options):
     # Stands for the training, which would want a real GPU: says where and when it was placed.
     import ray
     from ray import tune
     def say(what):
         line = f"{what} {config['job']} {ray.util.get_node_ip_address()} {os.environ['CUDA_VISIBLE_DEVICES']}"
         with open(out / "log", "a") as file:
-            file.write(f"{line} {given['device']}\\n")
+            file.write(f"{line} {options.device}\\n")
     say("begin")
     while (out / "log").read_text().count("begin") < 2:
         time.sleep(0.05)
@@ -288,14 +288,15 @@ def note(config, **given):
     tune.report({"ended": True})
 
 with ray_session(address, dashboard=False) as cluster:
-    from asdray.sweep import training
-    training.train_job = note
+    from asdray.sweep import tune as trainings
+    trainings.train_job = note
     places = Places.of(data, results)
     sweep, jobs = load(Path(spec), {}, places)
-    need = cluster.needs(sweep.resources, threads=1)["train"]
+    needs = cluster.needs(sweep.resources, threads=1)
     news = queue.SimpleQueue()
-    trials = [job.trial for job in jobs]
-    run = training.Training(trials, range(len(trials)), ("last",), need, places, out, news)
+    trials = {index: job.trial for index, job in enumerate(jobs)}
+    options = trainings.WorkerOptions(places, ("last",), device="cuda" if needs["train"].gpu else "cpu")
+    run = trainings.TuneThread(trials, options, needs, out, news)
     run.start()
     run.join()
 """

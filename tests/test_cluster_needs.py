@@ -121,7 +121,7 @@ def test_tasks_go_to_nodes_with_cpus_as_many_as_they_have(monkeypatch):
 
     there["b"]["Alive"] = False
     there["c"] = {**there["a"], "NodeID": "c"}
-    now[0] += tasks.LOOK_SECONDS
+    now[0] += tasks.NODES_SECONDS
     assert {nodes.least_busy([]), nodes.least_busy(["a"])} == {"a", "c"}, "nodes that join and die"
 
 
@@ -236,7 +236,7 @@ def test_results_in_the_copy_of_a_job_are_refused(monkeypatch, tmp_path):
 def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
     from ray import cloudpickle
 
-    from asdray.sweep.training import _Names
+    from asdray.sweep.tune import _Names
 
     names = _Names({i: f"dis_baseline-{i:08x} dcase2023 seed0" for i in range(1000)})
     sent = cloudpickle.dumps(lambda index: f"train {names[index]}")
@@ -265,7 +265,11 @@ def test_where_no_training_waits_all_workers_that_follow_get_ready(cpus, tasks, 
     ("kind", "device", "slots"), [("extract", "cpu", 3), ("extract", "cuda", 1), ("umap", "cpu", 1)]
 )
 def test_an_extraction_counts_as_often_as_it_has_threads(kind, device, slots):
-    from asdray.sweep.tasks import slots_of
+    from asdray.sweep.jobs import Job, Remaining
+    from asdray.sweep.tasks import Task
+    from asdray.sweep.trial_run import TrialRun
 
     system = with_overrides(load_recipe("dis_baseline").system, {"train.threads": 3}, "r")
-    assert slots_of(kind, Trial("dcase2023", "dis_baseline", system, 0, ("fan",)), device) == slots
+    trial = Trial("dcase2023", "dis_baseline", system, 0, ("fan",))
+    run = TrialRun(0, Job(trial, {}, None, ()), Remaining(), asked=True)
+    assert Task(kind, run, "last", "fan").slots(device) == slots

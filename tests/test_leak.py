@@ -19,10 +19,10 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.stages.columns import training_columns
 from asdray.store import Places, trial_dir
-from asdray.sweep import objective, training
+from asdray.sweep import objective, tune
 from asdray.sweep.search import best_mean
-from asdray.sweep.steering import LOSS, TIME, Work
 from asdray.sweep.study import Studies
+from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, WorkerOptions
 
 DCASE, MACHINES = "dcase2022", ("fan", "valve")
 """In 2022 every machine has clips of both subsets, and their labels lie in the same files."""
@@ -85,12 +85,13 @@ def play(sweep, places, dataset, monkeypatch):
     """The first sample of a search, as a worker trains and judges it, and the suggestion after it."""
     reports = []
     # All that leaves a worker for the scheduler and the driver goes through here.
-    monkeypatch.setattr(training.tune, "report", reports.append)
-    judge = training.Judge.of(sweep)
+    monkeypatch.setattr(tune.tune, "report", reports.append)
+    judge = tune.Judge.of(sweep)
     studies = Studies(sweep, places, {DCASE: dataset}, "test", write=True)
     sample = studies.ask()
     (trial,) = studies.trials(sample)
-    training.train_job({"work": Work(trial, sample.name)}, [], ["last"], places, "cpu", judge)
+    config = {"job": 0, "assignment": Assignment(trial, sample.name)}
+    tune.train_job(config, {}, WorkerOptions(places, ("last",), judge=judge))
     (verdict,) = [r["judged"] for r in reports if "judged" in r]
     assert verdict["reason"] is None
     backend, value = best_mean([verdict["values"]], judge.objective.maximize)
@@ -169,15 +170,15 @@ def test_every_objective_and_every_suggestion_is_the_same(world, truth, metric):
 
 @pytest.mark.parametrize("truth", TRUTHS[1:])
 def test_a_scheduler_hears_the_same(world, truth):
-    """It decides by what an epoch reports alone: `asdray.sweep.steering.PerYear` passes over the rest."""
+    """It decides by what an epoch reports alone: `asdray.sweep.tune.YearScheduler` passes over the rest."""
     one, other = (world[t]["played"]["official_dev"].reports for t in ("true", truth))
-    epochs = [[without_clocks(r) for r in reports if TIME in r] for reports in (one, other)]
+    epochs = [[without_clocks(r) for r in reports if EPOCHS_DONE in r] for reports in (one, other)]
     assert epochs[0] == epochs[1]
-    assert [r[TIME] for r in epochs[0]] == [1, 2]
-    assert all(set(r) == {"epoch", TIME, LOSS} for r in epochs[0])
+    assert [r[EPOCHS_DONE] for r in epochs[0]] == [1, 2]
+    assert all(set(r) == {"epoch", EPOCHS_DONE, TRAIN_LOSS} for r in epochs[0])
     # The rest is what the driver writes down. An evaluation is signed with the labels that it read, a new
     # ground truth being a new evaluation; everything else is equal there too.
-    rest = [[without_clocks(r) for r in reports if TIME not in r] for reports in (one, other)]
+    rest = [[without_clocks(r) for r in reports if EPOCHS_DONE not in r] for reports in (one, other)]
     for report in (*rest[0], *rest[1]):
         for event in report.get("events", ()):
             if event["stage"] == "evaluate":

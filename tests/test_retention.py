@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -26,17 +25,16 @@ from asdray.stages.score import score
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import outputs, retention, stop
-from asdray.sweep.driver import Driver
+from asdray.sweep import outputs, retention, run, stop
 from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.jobs import Job, count_complete, is_complete
 from asdray.sweep.plan import load
-from asdray.sweep.run import run_sweep
+from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.search import open_search
 from asdray.sweep.study import Studies
 from asdray.sweep.summary import read_summary
 from asdray.sweep.tasks import process_machine
-from asdray.sweep.training import Judge, _units_to_rebuild
+from asdray.sweep.tune import Judge, WorkerOptions, units_to_rebuild
 
 NONE = {"checkpoints": "none", "embeddings": "none"}
 KNN2 = ["knn", {"name": "knn", "n_neighbors": 2}]
@@ -78,15 +76,15 @@ class World:
         sweep, jobs = self.load(**changes)
         events = []
         for job in jobs:
-            asked = (sweep.checkpoints, sweep.backends, sweep.umap, self.places)
-            rebuild = _units_to_rebuild(job.trial, *asked, None)
+            options = WorkerOptions(self.places, sweep.checkpoints, sweep.backends, sweep.umap)
+            rebuild = units_to_rebuild(job.trial, options)
             for unit in job.trial.units:
                 found = train(
                     job.trial, unit, self.places, checkpoints=sweep.checkpoints, rebuild=unit.name in rebuild
                 )
                 events += [] if found.reused else ["train"]
             for ckpt, machine in job.remaining(sweep, self.places).machines:
-                done = process_machine(job.trial, job.backends, ckpt, machine, self.places, "cpu", sweep.umap)
+                done = process_machine(job.trial, job.request(sweep), ckpt, machine, self.places, "cpu")
                 assert all(e["status"] == "done" for e in done), done
                 events += [e["stage"] for e in done if not e["found"]]
             events += (
@@ -98,7 +96,7 @@ class World:
     def run(self, **changes):
         """The sweep with nothing left to train or extract: it starts no Ray."""
         sweep, jobs = self.load(**changes)
-        result = run_sweep(sweep, jobs, self.places, quiet=True)
+        result = run_sweep(sweep, jobs, self.places, RunOptions(quiet=True))
         assert "ray._private.worker" not in sys.modules or not sys.modules["ray"].is_initialized()
         assert not result.failures
         assert not result.unfinished
@@ -130,7 +128,8 @@ def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
     assert world.work(keep=NONE) == {"train": 3, "extract": 3, "score": 3, "evaluate": 3, "table": 1}
     assert world.kept() == checkpoints(world) == []
     before = world.trees()
-    assert world.run(keep=NONE).new == {}
+    counts = world.run(keep=NONE).counts
+    assert not any(count.new for count in counts.values())
     assert world.trees() == before
     sweep, jobs = world.load(keep=NONE)
     assert "1 trials, 1 done" in "\n".join(plan_lines(sweep, jobs, world.places))
@@ -183,10 +182,11 @@ def test_a_kept_checkpoint_saves_the_training(world):
 def test_an_objective_that_reads_embeddings_has_them_made_again(world):
     world.work(keep=NONE)
     sweep, (job,) = world.load(keep=NONE)
-    asked = (job.trial, ["last"], sweep.backends, False, world.places)
-    assert _units_to_rebuild(*asked, None) == set()
+    options = WorkerOptions(world.places, ("last",), sweep.backends)
+    assert units_to_rebuild(job.trial, options) == set()
     judge = Judge(Objective(metric="compactness"), sweep.backends, scheduled=False)
-    assert _units_to_rebuild(*asked, judge) == set(MACHINES)
+    assert judge.reads_embeddings
+    assert units_to_rebuild(job.trial, options, job.trial.machines) == set(MACHINES)
     for unit in job.trial.units:
         train(job.trial, unit, world.places, rebuild=True)
     events = judge.events(job.trial, world.places, "cpu")
@@ -214,7 +214,7 @@ def test_other_bytes_make_stale_what_was_made_of_the_old(world):
 def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
     world.work()
     sweep, jobs = world.load(keep=NONE)
-    run_sweep(sweep, jobs, world.places)
+    run_sweep(sweep, jobs, world.places, RunOptions())
     out = capsys.readouterr().out
     assert "changed since the last run: keep.checkpoints, keep.embeddings" in out
     assert "of checkpoints and embeddings dropped" in out
@@ -568,11 +568,13 @@ def test_over_time_a_run_stops_as_by_a_signal(world, asdray, monkeypatch):
     world.work()
     world.load(backends=KNN2)
 
-    def without_ray(driver, address, dashboard, stop_at):
-        with stop.stop_on_signals(stop_at) as asked:
-            driver._loop(["a task that waits"], None, queue.SimpleQueue(), asked, 1)
+    def without_ray(sweep_run, options):
+        with stop.stop_on_signals(options.stop_at) as asked:
+            while not asked.asked:
+                time.sleep(0.05)
+            sweep_run.stop(asked.timed_out)
 
-    monkeypatch.setattr(Driver, "run_on_ray", without_ray)
+    monkeypatch.setattr(run, "_run_on_ray", without_ray)
     where = ["--data", world.places.data, "--results", world.places.results]
     code, out, err = asdray("sweep", world.folder / "s.yaml", *where, "--wall-time", "1")
     assert code == 75

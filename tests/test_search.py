@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -28,13 +29,12 @@ from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.jobs import Job, event_key
-from asdray.sweep.live import Live
 from asdray.sweep.others import Others
-from asdray.sweep.progress import summary_lines, trials_line
+from asdray.sweep.progress import Progress, StageCounts, trials_line
 from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
 from asdray.sweep.status import status
-from asdray.sweep.steering import LOSS, TIME, PerYear, Work
 from asdray.sweep.study import Studies, study_names
+from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, YearScheduler
 
 SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
 SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}
@@ -405,9 +405,8 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
 
 
 def test_what_a_scheduler_stopped_is_not_left_to_do():
-    counts = {"train": 5}, {"train": 1}, {"train": 1}, {"train": 2}, [{"stage": "train"}]
-    (line,) = summary_lines(*counts, {"train": 1})
-    assert line.split(maxsplit=1)[1] == "1 already done, 1 done now, 1 stopped early, 1 failed, 1 left"
+    counts = StageCounts(expected=5, before=1, new=1, complete=2, given_up=1)
+    assert counts.text(failures=1) == "1 already done, 1 done now, 1 stopped early, 1 failed, 1 left"
 
 
 def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
@@ -444,7 +443,7 @@ def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
     estimator.upcoming = [*search.to_come, UpcomingSystems("search", "ae_baseline", 4, 2)]
     left = estimator.estimate()
     assert (left.train_seconds, left.unknown_systems) == (pytest.approx(8 * 600, rel=0.01), 4)
-    snapshot = Live("hunt", [{"status": "done"}], estimator).snapshot()
+    snapshot = Progress("hunt", [SimpleNamespace(status="done", progress=None)], estimator).snapshot()
     assert trials_line(snapshot).startswith("1 of 1 trials done, 7 systems to come, 2 to confirm; about ")
     assert trials_line(snapshot).endswith(" left without the 4 systems to come")
     console = Console(width=200)
@@ -709,13 +708,13 @@ def epochs_of(scheduler, losses, dcase=DCASE, number=0, seed=0, sample=True):
     """Reports the losses of a trial epoch by epoch, as Tune would; returns the epoch of the stop, None without."""
     system = System(frontend=BASE.system.frontend, train=Train(epochs=len(losses)))
     trial = Trial(dcase, "dis", system, seed, get_year(dcase).all_machines)
-    work = Work(trial, f"dis sample {number}" if sample else None, number)
-    one = TuneTrial({"work": work}, f"{number} {dcase} {seed} {sample}")
+    work = Assignment(trial, f"dis sample {number}" if sample else None, number)
+    one = TuneTrial({"assignment": work}, f"{number} {dcase} {seed} {sample}")
     scheduler.on_trial_add(None, one)
     for epoch, loss in enumerate(losses, 1):
         # What Tune adds to each result; reports without an epoch are none of a scheduler's business.
         assert scheduler.on_trial_result(None, one, {"events": []}) == "CONTINUE"
-        result = {TIME: epoch, LOSS: loss}
+        result = {EPOCHS_DONE: epoch, TRAIN_LOSS: loss}
         if scheduler.on_trial_result(None, one, result) == "STOP":
             scheduler.on_trial_complete(None, one, result)
             return epoch
@@ -729,23 +728,23 @@ def epochs_of(scheduler, losses, dcase=DCASE, number=0, seed=0, sample=True):
     Median(grace_period=2, min_samples=1),
 ])  # fmt: skip
 def test_a_scheduler_stops_what_is_worse_than_others_of_its_year_and_nothing_else(options):
-    scheduler = PerYear(options)
+    scheduler = YearScheduler(options)
     assert epochs_of(scheduler, [1.0] * 8) is None
     assert epochs_of(scheduler, [3.0] * 8, number=1) == 2
     assert epochs_of(scheduler, [0.1] * 8, number=1, seed=1) == 1, "its sample is out"
     assert epochs_of(scheduler, [0.9] * 8, number=2) is None
     assert epochs_of(scheduler, [9.0] * 8, dcase="dcase2022", number=2) is None, "the first of its year"
     assert epochs_of(scheduler, [9.0] * 8, number=3, sample=False) is None, "a confirmation is never stopped"
-    siblings = PerYear(options)
+    siblings = YearScheduler(options)
     assert epochs_of(siblings, [1.0] * 8) is None
     assert epochs_of(siblings, [9.0] * 8, seed=1) is None, "seeds of one system do not compete"
-    last = PerYear(options)
+    last = YearScheduler(options)
     assert epochs_of(last, [1.0, 1.0]) is None
     assert epochs_of(last, [3.0, 3.0], number=1) is None, "at its last epoch it is complete"
 
 
 def test_hyperbands_brackets_wait_longer_and_longer():
-    scheduler = PerYear(HyperBand(grace_period=1, reduction_factor=2, brackets=3))
+    scheduler = YearScheduler(HyperBand(grace_period=1, reduction_factor=2, brackets=3))
     for number in range(3):
         assert epochs_of(scheduler, [1.0] * 16, number=number) is None
     assert [epochs_of(scheduler, [3.0] * 16, number=n) for n in (3, 4, 5)] == [1, 2, 4]

@@ -28,13 +28,13 @@ from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimate, Estimator
 from asdray.sweep.events import EventLog, attempt, event_of
 from asdray.sweep.fresh import delete, results_of
-from asdray.sweep.jobs import count_complete, is_complete, with_signature
-from asdray.sweep.live import Live, duration, write
+from asdray.sweep.jobs import Remaining, count_complete, is_complete, with_signature
 from asdray.sweep.only import chooser
 from asdray.sweep.outputs import trial_row, write_spec
 from asdray.sweep.plan import load, log_found
-from asdray.sweep.progress import render
+from asdray.sweep.progress import Progress, duration, render, write_snapshot
 from asdray.sweep.status import status
+from asdray.sweep.trial_run import TrialRun
 
 
 @pytest.fixture(scope="module")
@@ -534,12 +534,16 @@ def test_status_before_during_and_after_a_run(world):
     write_spec(sweep, world.folder)
     finish(jobs[0], sweep, world.places)
     fail(world, sweep, jobs[2], "train", OSError("disk full"), unit="fan")
-    rows = [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs]
-    live = Live("s", rows, estimator_of(sweep, jobs, world.places))
-    progress = {"unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0}
-    live.epoch(1, jobs[1], progress)
-    rows[1]["status"] = "running"
-    write(live.snapshot(), world.folder)
+    runs = [TrialRun(i, job, Remaining(), asked=True) for i, job in enumerate(jobs)]
+    for run in runs:
+        run.refresh(run.job.steps(sweep, world.places), world.places)
+    live = Progress("s", runs, estimator_of(sweep, jobs, world.places))
+    runs[1].progress = {
+        "unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0
+    }  # fmt: skip
+    live.estimator.epoch_ended(1, jobs[1].trial.units[0].name, 60.0)
+    runs[1].phase = "training"
+    write_snapshot(live.snapshot(), world.folder)
     with store.lease(world.folder):
         text = told()
     assert "sweep s: running since" in text
@@ -551,7 +555,7 @@ def test_status_before_during_and_after_a_run(world):
     assert "1 done, 1 failed, 1 waiting of 3 trials" in text
     assert re.search(r"train +1 done, 1 failed, 3 left", text)
     for how, words in (("ended", "it ended at"), ("stopped", "it was stopped at")):
-        write(live.snapshot(how), world.folder)
+        write_snapshot(live.snapshot(how), world.folder)
         assert words in told()
 
 
@@ -614,7 +618,7 @@ def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
 def test_the_best_so_far_says_whether_it_is_of_synthetic_data():
     row = {"system": "a", "backend": "knn", "column": "dcase2023-eval", "score": 0.5, "complete": True}
     for dataset, words in (("synthetic", "best so far (synthetic data)"), ("official", "best so far  ")):
-        snapshot = Live("s", [], Estimator()).snapshot() | {"leaderboard": [{**row, "dataset": dataset}]}
+        snapshot = Progress("s", [], Estimator()).snapshot() | {"leaderboard": [{**row, "dataset": dataset}]}
         with (console := Console(width=150)).capture() as shown:
             console.print(render(snapshot))
         assert words in shown.get()
@@ -625,13 +629,13 @@ def test_of_the_best_so_far_those_are_marked_of_which_trials_are_missing_and_a_s
     rows = make_rows()
     rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.9
     less = rows[~pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")]
-    live = Live("s", [], Estimator())
-    live.board(board(less, rank_by="dcase2023-eval"))
+    live = Progress("s", [], Estimator())
+    live.set_leaderboard(board(less, rank_by="dcase2023-eval"))
     told = {row["system"]: row["complete"] for row in live.snapshot()["leaderboard"]}
     assert told == {"dis-11111111": True, "dis-22222222": False, "ae-33333333": True}
     own = board(rows).frame.to_dict("records")  # of a search: shown behind all others, and never ranked
     everything = board(rows.iloc[:0], rank_by="dcase2023-eval", unranked=own)
-    live.board(everything)
+    live.set_leaderboard(everything)
     assert everything.frame["rank"].isna().all()
     assert all(row["complete"] for row in live.snapshot()["leaderboard"])
 
@@ -643,25 +647,31 @@ sys.path.insert(0, sys.argv[4])
 from asdray.store import Places
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import event_of, failed
-from asdray.sweep.live import Live
 from asdray.sweep.plan import load
-from asdray.sweep.progress import View
+from asdray.sweep.jobs import Remaining
+from asdray.sweep.progress import Progress, View
+from asdray.sweep.trial_run import TrialRun
 places = Places.of(sys.argv[1], sys.argv[2])
 sweep, jobs = load(Path(sys.argv[3]), {}, places)
-rows = [{"status": s, "system": "dis", "dcase": "d", "seed": i} for i, s in enumerate(sys.argv[5].split(","))]
+runs = [TrialRun(i, job, Remaining(), asked=True) for i, job in enumerate(jobs)]
+for run, phase in zip(runs, sys.argv[5].split(",")):
+    run.phase = phase
+    run.refresh(run.job.steps(sweep, places), places)
 estimator = Estimator()
 for i, job in enumerate(jobs):
     estimator.add_trial(i, job.trial, job.dataset, job.steps(sweep, places))
-shown = Live("s", rows, estimator)
+shown = Progress("s", runs, estimator)
 view = View(places.results, quiet="quiet" in sys.argv)
 view.begin(3, shown)
 with view:
     unit = jobs[0].trial.units[0].name
-    view.epoch(0, jobs[0], {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0})
+    runs[0].progress = {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0}
+    estimator.epoch_ended(0, unit, 30.0)
+    shown.open_tasks = 2
     time.sleep(0.3)
-    view.tick(2)
-    view.take(0, jobs[0], failed(event_of(jobs[0].trial, "train", unit=unit), "diverged"))
-    view.finished(0, jobs[0], False)
+    view.tick()
+    view.stage_ended(failed(event_of(jobs[0].trial, "train", unit=unit), "diverged"))
+    view.trial_ended(runs[0], ok=False)
 print("over")
 """
 
@@ -674,7 +684,7 @@ def test_the_live_view_stands_below_the_lines(world, quiet):
         world.places.results,
         world.path,
         Path(__file__).parent,
-        "running,waiting,waiting",
+        "training,idle,idle",
         *(["quiet"] if quiet else []),
     ]
     process, master = in_terminal("-c", VIEW, *args)

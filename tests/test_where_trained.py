@@ -24,15 +24,14 @@ def train_and_extract(folder):
     places = Places.of(folder / "data", folder / "results")
     news = queue.SimpleQueue()
     with ray_session(None, dashboard=False):
-        from asdray.sweep.training import Training
+        from asdray.sweep.tune import TuneThread, WorkerOptions
 
-        lost = {(0, "last", LOST)}
-        training = Training(
-            [trial_of(AE)], [0], ("last",), Need(cpu=1), places, folder, news, backends=(Recon(),),
-            extracts_but=lost,
-        )  # fmt: skip
-        training.start()
-        training.join()
+        failed = frozenset({(0, "last", LOST)})
+        options = WorkerOptions(places, ("last",), (Recon(),), extracts=True, failed_extractions=failed)
+        needs = {"train": Need(cpu=1), "extract": Need(), "umap": Need()}
+        thread = TuneThread({0: trial_of(AE)}, options, needs, folder, news)
+        thread.start()
+        thread.join()
     told = [news.get() for _ in range(news.qsize())]
     events = [value for kind, _, value in told if kind == "event"]
     (folder / "told.json").write_text(json.dumps([events, [kind for kind, _, _ in told]]))
@@ -55,15 +54,17 @@ def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_pat
 
 
 def test_beside_trainings_there_is_room_for_what_a_task_reserves():
-    from asdray.sweep.training import _slots
+    from asdray.sweep.tune import concurrent_trainings
 
     one, nothing = Need(cpu=1), Need(cpu=0)
-    assert _slots(one, nothing, [(2, 0)]) == 2
-    assert _slots(one, one, [(2, 0)]) == 1
-    assert _slots(one, one, [(1, 0)]) == 1, "else nothing would train"
-    assert _slots(Need(cpu=1, gpu=0.25), Need(cpu=1, gpu=0.25), [(16, 1)]) == 3
-    assert _slots(Need(cpu=0), nothing, [(4, 0)]) == 4
-    assert _slots(Need(cpu=2), nothing, [(3, 0), (3, 0)]) == 2, "one node each, not three of six CPUs"
+    assert concurrent_trainings(one, nothing, [(2, 0)]) == 2
+    assert concurrent_trainings(one, one, [(2, 0)]) == 1
+    assert concurrent_trainings(one, one, [(1, 0)]) == 1, "else nothing would train"
+    assert concurrent_trainings(Need(cpu=1, gpu=0.25), Need(cpu=1, gpu=0.25), [(16, 1)]) == 3
+    assert concurrent_trainings(Need(cpu=0), nothing, [(4, 0)]) == 4
+    assert concurrent_trainings(Need(cpu=2), nothing, [(3, 0), (3, 0)]) == 2, (
+        "one node each, not three of six CPUs"
+    )
 
 
 def test_what_a_training_and_a_task_reserve():

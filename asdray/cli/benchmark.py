@@ -88,9 +88,10 @@ def benchmark(
         )
     if dry_run:
         return
-    from asdray.sweep.run import run_sweep
+    from asdray.sweep.run import RunOptions, run_sweep
 
-    result = run_sweep(sweep, jobs, places, address=address, dashboard=not no_dashboard, quiet=quiet)
+    options = RunOptions(address=address, dashboard=not no_dashboard, quiet=quiet)
+    result = run_sweep(sweep, jobs, places, options)
     print_result(result, sweep, context.obj)
 
 

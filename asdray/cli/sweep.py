@@ -104,12 +104,9 @@ def sweep(
         return
     if seconds is None and not quiet and (hint := stop.slurm_hint(os.environ)):
         print(hint)
-    from asdray.sweep.run import run_sweep
+    from asdray.sweep.run import RunOptions, run_sweep
 
-    result = run_sweep(
-        plan,
-        jobs,
-        places,
+    options = RunOptions(
         address=address,
         dashboard=not no_dashboard,
         quiet=quiet,
@@ -117,6 +114,7 @@ def sweep(
         retry_failed=retry_failed,
         stop_at=None if seconds is None else stop.stop_at(seconds),
     )
+    result = run_sweep(plan, jobs, places, options)
     # The command that goes on after a stop must not delete the results again.
     again = [argument for argument in context.obj if argument not in ("--fresh", "--yes")]
     print_result(result, plan, again, left_out=sum(not asked(job) for job in jobs))
@@ -158,8 +156,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
     print_board(result.board, result.folder.name)
     asked = f", {result.trials - left_out} asked for" if left_out else ""
     print(f"sweep {plan.name}: {result.trials} trials{asked}")
-    counts = (result.expected, result.before, result.new, result.done, result.failures, result.given_up)
-    print_lines(summary_lines(*counts))
+    print_lines(summary_lines(result.counts, result.failures))
     print(f"everything is in {result.folder}")
     if result.stopped:
         print(f"stopped; to go on: asdray {shlex.join(command)}", file=sys.stderr)

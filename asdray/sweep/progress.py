@@ -1,38 +1,232 @@
-"""What a running sweep shows: plain lines, and on a terminal a live view of what runs."""
+"""The progress of a running sweep: its snapshot for other processes, and its view on the screen.
+
+The driver tells `Progress` about every event. `View` prints lines, draws the live view on a terminal, and
+writes the snapshot to ``status.json`` in the sweep's folder, where another shell reads it.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live as Screen
+from rich.live import Live
 from rich.table import Table
 
-from asdray.sweep import live
+from asdray import provenance, store
+from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
-from asdray.sweep.jobs import Job
-from asdray.sweep.live import Live, Pace, duration
+from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.sweep.cluster import Metrics
 
+STATES = ("done", "running", "failed", "waiting", "stopped")
+
+TOP_ROWS = 5
+"""Rows of the leaderboard in a snapshot."""
+
 WRITE_SECONDS = 2.0
-"""Between two writings of ``status.json``."""
+"""Time between two writings of ``status.json``."""
 
 LINE_SECONDS = 60.0
-"""Between two lines on how far it is, where there is no terminal."""
+"""Time between two lines about the progress where there is no terminal."""
+
+
+# ------------------------------------------------------------------------------------------ the snapshot
+
+
+class Progress:
+    """Counts, running trainings, remaining time and the top of the leaderboard, as of now.
+
+    Args:
+        name: of the sweep.
+        runs: of all trials; the driver appends to the list.
+
+    Attributes:
+        open_tasks: Ray tasks that wait or run.
+        dashboard, metrics: addresses, None where there is none.
+    """
+
+    def __init__(self, name: str, runs: Sequence[TrialRun], estimator: Estimator) -> None:
+        self.dashboard: str | None = None
+        self.metrics: str | None = None
+        self.open_tasks = 0
+        self.estimator = estimator
+        self._name = name
+        self._runs = runs
+        self._started = provenance.now()
+        self._slots = (1.0, 1.0, 1.0)
+        self._leaderboard: list[dict[str, Any]] = []
+        self._failures = 0
+
+    def set_slots(self, trainings: float, tasks: float, cpus: float) -> None:
+        """Sets how many trainings run at once, how many tasks beside them, and how many tasks alone."""
+        self._slots = max(1.0, trainings), max(1.0, tasks), max(1.0, cpus)
+
+    def stage_ended(self, run: TrialRun, event: Event) -> None:
+        """Takes in that a stage ended, well or not."""
+        self._failures += event["status"] == "failed"
+        self.estimator.stage_ended(run.index, event)
+
+    def set_leaderboard(self, board: Leaderboard) -> None:
+        """Takes in the newest leaderboard."""
+        column = board.rank_by if board.rank_by in board.frame else f"{board.rank_by}_mean"
+        ours = board.frame[(board.frame["origin"] == "ours") & board.frame[column].notna()]
+        found, expected = (
+            ours[[f"{name}_{of}" for name in board.names]].fillna(0).to_numpy() for of in ("n", "n_expected")
+        )
+        complete = (found == expected).all(axis=1).tolist()
+        self._leaderboard = [
+            {
+                "system": row["system"],
+                "backend": row["backend"],
+                "checkpoint": row["checkpoint"],
+                "column": board.rank_by,
+                "score": float(row[column]),
+                "dataset": row["dataset"],
+                "complete": has_all_trials,
+            }
+            for has_all_trials, (_, row) in zip(complete, ours.head(TOP_ROWS).iterrows(), strict=False)
+        ]
+
+    def snapshot(self, state: str = "running") -> dict[str, Any]:
+        """The content of ``status.json``.
+
+        ``seconds_left`` is null without an estimate; ``score`` is a fraction. ``to_come`` counts systems that
+        a search has not suggested yet; ``without`` counts those among them that ``seconds_left`` leaves out.
+        """
+        counts = Counter(run.status for run in self._runs)
+        training = [_training(run, run.progress) for run in self._runs if run.progress]
+        estimate = self.estimator.estimate()
+        done = sum(run.progress["epoch"] * run.progress["seconds"] for run in self._runs if run.progress)
+        longest = max((t["seconds_left"] for t in training), default=0.0)
+        rest = replace(estimate, train_seconds=max(estimate.train_seconds - done, 0.0))
+        seconds: float | None = max(longest, rest.wall_seconds(*self._slots))
+        unknown = estimate.unknown_stages or estimate.unknown_systems
+        if estimate.unknown_trainings or (unknown and not seconds):
+            seconds = None
+        return {
+            "sweep": self._name,
+            "state": state,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._started,
+            "updated": provenance.now(),
+            "dashboard": self.dashboard,
+            "metrics": self.metrics,
+            "trials": {name: counts[name] for name in STATES},
+            "running": [run.trial.name for run in self._runs if run.status == "running"],
+            "failures": self._failures,
+            "tasks": self.open_tasks,
+            "training": training,
+            "clips_per_second": sum(t["clips_per_second"] for t in training),
+            "seconds_left": seconds,
+            "to_come": count_upcoming(self.estimator.upcoming),
+            "without": estimate.unknown_systems,
+            "leaderboard": self._leaderboard,
+        }
+
+
+def _training(run: TrialRun, progress: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of one running training."""
+    unit = next(u for u in run.trial.units if u.name == progress["unit"])
+    clips = sum(run.job.dataset.machines[m].count(split="train") for m in unit.machines)
+    return {
+        "trial": run.trial.name,
+        "unit": unit.name,
+        "epoch": progress["epoch"],
+        "epochs": progress["epochs"],
+        "loss": progress["loss"],
+        "clips_per_second": clips / max(progress["seconds"], 1e-9),
+        "seconds_left": (progress["epochs"] - progress["epoch"]) * progress["seconds"],
+    }
+
+
+def count_upcoming(upcoming: Iterable[UpcomingSystems]) -> dict[str, int]:
+    """``search`` and ``confirm`` -> number of systems that are still to come."""
+    counts: Counter[str] = Counter()
+    for systems in upcoming:
+        counts[systems.part] += systems.systems
+    return dict(counts)
+
+
+def upcoming_texts(counts: Mapping[str, int]) -> list[str]:
+    """Texts such as ``9 systems to come`` and ``3 to confirm``."""
+    words = {"search": "systems to come", "confirm": "to confirm"}
+    return [f"{counts[part]} {text}" for part, text in words.items() if counts.get(part)]
+
+
+def write_snapshot(snapshot: Mapping[str, Any], folder: Path) -> None:
+    """Replaces ``status.json``."""
+    store.write_json(store.SweepDir(folder).status, snapshot)
+
+
+def read_snapshot(folder: Path) -> dict[str, Any] | None:
+    """The newest snapshot, or None where there is none."""
+    try:
+        value = store.read_json(store.SweepDir(folder).status)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "running" in value else None
+
+
+def snapshot_age(snapshot: Mapping[str, Any]) -> float:
+    """Seconds since the snapshot was written."""
+    written = datetime.fromisoformat(snapshot["updated"])
+    return max(0.0, (datetime.now(written.tzinfo) - written).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A duration as precise as an estimate is: ``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``.
+
+    >>> duration(12_000)
+    '3 h 20 min'
+    """
+    seconds = round(seconds)
+    if seconds < 100:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if hours < 10 and minutes else f"{round(hours + minutes / 60)} h"
+    days, hours = divmod(round(hours + minutes / 60), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+# ------------------------------------------------------------------------------------------- the screen
+
+
+class _Timer:
+    """Tells when an action that is repeated every few seconds is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 class View:
-    """Prints a line per finished training and trial and per failure; nothing but failures when quiet.
+    """Prints a line per finished training and trial and per failure; when quiet, failures only.
 
-    On a terminal a live view stands below the lines. Either way ``status.json`` is kept up to date.
+    On a terminal a live view stands below the lines. ``status.json`` is kept up to date in any case.
     """
 
     def __init__(self, folder: Path, quiet: bool) -> None:
@@ -40,101 +234,84 @@ class View:
         self._folder = folder
         self._quiet = quiet
         self._total = 0
-        self._done = 0
+        self._ended = 0
         self._started = time.monotonic()
-        self._live: Live | None = None
+        self._progress: Progress | None = None
         self._metrics: Metrics | None = None
-        self._screen: Screen | None = None
-        self._paces = {"write": Pace(WRITE_SECONDS), "line": Pace(LINE_SECONDS), "draw": Pace(0.25)}
+        self._live: Live | None = None
+        self._timers = {"write": _Timer(WRITE_SECONDS), "line": _Timer(LINE_SECONDS), "draw": _Timer(0.25)}
 
-    def begin(self, total: int, shown: Live) -> None:
-        """From now on ``shown`` is what is going on; ``total`` trials are to be finished."""
-        self._total, self._done, self._live = total, 0, shown
-        live.write(shown.snapshot(), self._folder)
+    def begin(self, total: int, progress: Progress) -> None:
+        """Shows ``progress`` from now on; ``total`` trials are asked for."""
+        self._total, self._ended, self._progress = total, 0, progress
+        write_snapshot(progress.snapshot(), self._folder)
 
     def end(self, state: str) -> None:
-        """The last snapshot: ``ended`` or ``stopped``."""
-        if self._live:
-            live.write(self._live.snapshot(state), self._folder)
+        """Writes the last snapshot; ``state`` is ``ended`` or ``stopped``."""
+        if self._progress:
+            write_snapshot(self._progress.snapshot(state), self._folder)
 
     def export(self, metrics: Metrics) -> None:
-        """From now on Ray's metrics are kept up to date too."""
+        """Keeps Ray's metrics up to date too, until the view is closed."""
         self._metrics = metrics
 
     def __enter__(self) -> View:
         if self.console.is_terminal and not self._quiet:
-            self._screen = Screen(console=self.console, auto_refresh=False, transient=True)
-            self._screen.start()
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._metrics = None
-        if self._screen:
-            self._screen.stop()
-            self._screen = None
+        if self._live:
+            self._live.stop()
+            self._live = None
 
     def line(self, text: str, style: str = "") -> None:
-        """One line, with the time since the start."""
+        """Prints one line with the time since the start; a line with a style is printed even when quiet."""
         if not self._quiet or style:
             seconds = int(time.monotonic() - self._started)
             stamp = f"{seconds // 60:3d}:{seconds % 60:02d}"
             self.console.print(f"{stamp}  {text}", style=style or None, markup=False)
 
     def expect(self, more: int) -> None:
-        """There are more trials than was known."""
+        """Raises the number of trials that are asked for."""
         self._total += more
 
-    def epoch(self, index: int, job: Job, progress: Mapping[str, Any]) -> None:
-        """A training's newest epoch."""
-        if self._live:
-            self._live.epoch(index, job, progress)
-
-    def take(self, index: int, job: Job, event: Event) -> None:
-        """Any stage ended."""
-        if self._live:
-            self._live.take(index, job, event)
+    def stage_ended(self, event: Event) -> None:
+        """Prints a line for a failure or a finished training."""
         if event["status"] == "failed":
             self.line(f"FAILED {failure_line(event)}", style="red")
         elif event["stage"] == "train" and not event["found"]:
             name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
             self.line(f"trained {name} in {event['seconds']:.1f} s")
 
-    def finished(self, index: int, job: Job, ok: bool, word: str = "done") -> None:
-        """Everything of a trial ended; ``word``: how, where that is well."""
-        if self._live:
-            self._live.drop(index, job)
-        self._done += 1
+    def trial_ended(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
+        """Prints a line for a trial that ended; ``word`` says how if it ended well."""
+        self._ended += 1
         self.line(
-            f"{word if ok else 'incomplete'}: {job.trial.name} ({self._done} of {self._total} trials)",
+            f"{word if ok else 'incomplete'}: {run.trial.name} ({self._ended} of {self._total} trials)",
             style="" if ok else "red",
         )
 
-    def board(self, board: Leaderboard) -> None:
-        """The leaderboard as it is now."""
-        if self._live:
-            self._live.board(board)
-
-    def tick(self, tasks: int) -> None:
-        """Brings everything up to date that is due."""
-        if self._live is None:
+    def tick(self) -> None:
+        """Updates everything that is due."""
+        due = {name for name, timer in self._timers.items() if timer.due()}
+        if self._progress is None or not due:
             return
-        self._live.tasks = tasks
-        due = {name for name, pace in self._paces.items() if pace.due()}
-        if not due:
-            return
-        snapshot = self._live.snapshot()
+        snapshot = self._progress.snapshot()
         if "write" in due:
-            live.write(snapshot, self._folder)
+            write_snapshot(snapshot, self._folder)
             if self._metrics:
                 self._metrics.set(snapshot)
-        if self._screen and "draw" in due:
-            self._screen.update(render(snapshot), refresh=True)
-        elif not self._screen and "line" in due:
+        if self._live and "draw" in due:
+            self._live.update(render(snapshot), refresh=True)
+        elif not self._live and "line" in due:
             self.line(trials_line(snapshot))
 
 
 def render(snapshot: Mapping[str, Any]) -> RenderableType:
-    """What runs, how far it is, and the top of the leaderboard."""
+    """The running trainings, the top of the leaderboard, and the line of counts."""
     parts: list[RenderableType] = []
     if snapshot["training"]:
         table = Table("training", "unit", "epoch", "loss", "clips/s", "left", box=None, padding=(0, 2, 0, 0))
@@ -150,8 +327,8 @@ def render(snapshot: Mapping[str, Any]) -> RenderableType:
         parts.append(table)
     if snapshot["leaderboard"]:
         best = snapshot["leaderboard"][0]
-        what = "best so far" if best["dataset"] == "official" else f"best so far ({best['dataset']} data)"
-        table = Table(what, "backend", best["column"], box=None, padding=(0, 2, 0, 0))
+        title = "best so far" if best["dataset"] == "official" else f"best so far ({best['dataset']} data)"
+        table = Table(title, "backend", best["column"], box=None, padding=(0, 2, 0, 0))
         for row in snapshot["leaderboard"]:
             complete = "" if row["complete"] else " (not all trials yet)"
             table.add_row(row["system"], row["backend"], f"{100 * row['score']:.2f}{complete}")
@@ -165,7 +342,7 @@ def trials_line(snapshot: Mapping[str, Any]) -> str:
     counts = snapshot["trials"]
     parts = [f"{counts['done']} of {sum(counts.values())} trials done"]
     parts += [f"{n} {state}" for state, n in counts.items() if n and state != "done"]
-    parts += live.systems_to_come(snapshot.get("to_come", {}))
+    parts += upcoming_texts(snapshot.get("to_come", {}))
     text = ", ".join(parts)
     if snapshot["tasks"]:
         text += f"; {snapshot['tasks']} tasks waiting or running"
@@ -177,43 +354,53 @@ def trials_line(snapshot: Mapping[str, Any]) -> str:
 
 def failure_line(event: Event) -> str:
     """``extract fan: wrong rate (dis_baseline-1a2b3c4d dcase2023 seed0)``."""
-    what = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
+    stage = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
     trial = f"{event['system']} {event['dcase']} seed{event['seed']}"
-    return f"{what}: {event['error']} ({trial})"
+    return f"{stage}: {event['error']} ({trial})"
 
 
-def summary_lines(
-    expected: Mapping[str, int],
-    before: Mapping[str, int],
-    new: Mapping[str, int],
-    done: Mapping[str, int],
-    failures: Sequence[Event],
-    given_up: Mapping[str, int] = MappingProxyType({}),
-) -> list[str]:
-    """One line per stage: how many were done before, by this run and meanwhile; and the rest.
+@dataclass(frozen=True)
+class StageCounts:
+    """Numbers of steps of one stage, over the trials that a run was asked for.
 
-    Meanwhile: by another run, or by tasks of this one that ended after it was stopped.
-
-    Args:
-        done: as it is now; the only one of the counts that says how the sweep stands.
-        given_up: not done, and of trials that a scheduler stopped: nothing is left to do there.
+    Attributes:
+        expected: all steps.
+        before: complete when the run began.
+        new: completed by this run, counted again if data changed meanwhile.
+        complete: complete now.
+        given_up: incomplete, and never to be run, since a scheduler stopped the trial.
     """
-    lines = []
-    for stage, total in expected.items():
-        # More than once done by this run: made stale while it ran.
-        fresh = min(new.get(stage, 0), done.get(stage, 0))
-        already = min(before.get(stage, 0), done.get(stage, 0) - fresh)
-        stopped = given_up.get(stage, 0)
-        rest = total - done.get(stage, 0) - stopped
-        failed = min(sum(event["stage"] == stage for event in failures), rest)
+
+    expected: int
+    before: int = 0
+    new: int = 0
+    complete: int = 0
+    given_up: int = 0
+
+    def text(self, failures: int) -> str:
+        """A text such as ``3 already done, 1 done now, 2 left``.
+
+        ``done meanwhile`` counts steps of another run, or of tasks of this run that ended after its stop.
+
+        >>> StageCounts(expected=4, before=1, new=2, complete=3).text(failures=1)
+        '1 already done, 2 done now, 1 failed'
+        """
+        new = min(self.new, self.complete)
+        before = min(self.before, self.complete - new)
+        rest = self.expected - self.complete - self.given_up
+        failed = min(failures, rest)
         counts = {
-            "already done": already,
-            "done now": fresh,
-            "done meanwhile": done.get(stage, 0) - already - fresh,
-            "stopped early": stopped,
+            "already done": before,
+            "done now": new,
+            "done meanwhile": self.complete - before - new,
+            "stopped early": self.given_up,
             "failed": failed,
             "left": rest - failed,
         }
-        parts = [f"{n} {what}" for what, n in counts.items() if n]
-        lines.append(f"  {stage:<9}{', '.join(parts) or 'nothing to do'}")
-    return lines
+        return ", ".join(f"{n} {word}" for word, n in counts.items() if n) or "nothing to do"
+
+
+def summary_lines(counts: Mapping[str, StageCounts], failures: Sequence[Event]) -> list[str]:
+    """One line per stage: steps that were complete before, by this run or meanwhile, and the rest."""
+    failed = Counter(event["stage"] for event in failures)
+    return [f"  {stage:<9}{of_stage.text(failed[stage])}" for stage, of_stage in counts.items()]

@@ -1,7 +1,7 @@
-"""The driver of a sweep: computes what is missing, trains, lets tasks follow, writes the tables.
+"""One run of a sweep, from the first look at its files to its leaderboard.
 
-Resume has one source of truth, the records of finished stages: every run computes the missing work anew and
-gives Ray only that. Nothing missing: Ray is not started.
+The records of finished stages are the only source of truth for resuming: every run computes the remaining
+work from them. Ray is started only if a stage other than tables can run.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
-from asdray.stages.steps import Step
-from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.changes import changes
-from asdray.sweep.driver import Driver
 from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.jobs import Job, count_complete, is_complete, remaining
+from asdray.sweep.jobs import Job
 from asdray.sweep.plan import log_found, with_datasets_of_now
-from asdray.sweep.progress import View
+from asdray.sweep.progress import StageCounts, View
 from asdray.sweep.summary import write_summaries
+from asdray.sweep.sweep_run import SweepRun
+from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -33,144 +32,97 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """Options of one run that change nothing about its results.
+
+    Attributes:
+        address: of a running Ray; None starts one on this machine.
+        dashboard: starts Ray's dashboard.
+        quiet: prints failures and the result only.
+        only: chooses the trials that the run is asked for; tables are over all trials.
+        retry_failed: tries again stages that failed before and would fail again.
+        stop_at: ``time.monotonic()`` at which the run stops as if by a signal.
+    """
+
+    address: str | None = None
+    dashboard: bool = True
+    quiet: bool = False
+    only: Callable[[Job], bool] = lambda job: True
+    retry_failed: bool = False
+    stop_at: float | None = None
+
+
+@dataclass(frozen=True)
 class Result:
-    """How a sweep ended."""
+    """The end of a run.
+
+    Attributes:
+        trials: number of trials of the sweep; of a search, of those that it came to.
+        counts: stage -> numbers of steps, over the trials that the run was asked for.
+        unfinished: names of trials that were asked for and are not complete.
+        failures: of this run.
+        failed_before: failures of earlier runs, which were not tried again since they would happen again.
+        stopped: True if a signal or the end of the given time stopped the run.
+    """
 
     board: Leaderboard
     folder: Path
     trials: int
-    """How many the sweep has; of a search those that it came to."""
-    expected: Mapping[str, int]
-    """Per stage: how many are asked for, how many were done before, by this run, and are now."""
-    before: Mapping[str, int]
-    new: Mapping[str, int]
-    done: Mapping[str, int]
-    given_up: Mapping[str, int]
-    """Likewise, of those not done: how many belong to trials that a scheduler stopped."""
+    counts: Mapping[str, StageCounts]
     unfinished: Sequence[str]
-    """Trials that were asked for of which something is not done."""
     failures: Sequence[Event]
-    """Of this run."""
     failed_before: Sequence[Event]
-    """Of earlier runs, not tried again: they would fail again."""
     stopped: bool
 
 
-def run_sweep(
-    sweep: Sweep,
-    jobs: tuple[Job, ...],
-    places: Places,
-    *,
-    address: str | None = None,
-    dashboard: bool = True,
-    quiet: bool = False,
-    only: Callable[[Job], bool] = lambda job: True,
-    retry_failed: bool = False,
-    stop_at: float | None = None,
-) -> Result:
-    """Does all that is missing of a sweep.
-
-    Args:
-        only: the trials that are asked for; the tables are over all.
-        retry_failed: whether to try again what failed before and would fail again.
-        stop_at: by ``time.monotonic``: when to stop as by a signal.
+def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunOptions) -> Result:
+    """Completes the missing stages of a sweep.
 
     Raises:
         ValueError: data that changed since they were formatted, a sweep of this name that already runs,
-            a request that the cluster can never satisfy.
+            a reservation that no node of the cluster can give.
     """
     allocator.share_heap()  # before Arrow, Ray and Tune start threads by the dozen
     from asdray.audio.cache import check_unchanged
 
     for dcase in sweep.years:
         check_unchanged(places.data, dcase, sweep.machines_of(dcase))
-    folder = store.sweep_dir(places.results, sweep.name)
+    folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
 
-    def already() -> None:
-        raise ValueError(f"the sweep {sweep.name!r} already runs in {folder}: wait for it or stop it")
+    def refuse() -> None:
+        raise ValueError(f"the sweep {sweep.name!r} already runs in {folder.root}: wait for it or stop it")
 
-    with store.lease(folder, on_wait=already):
-        log = EventLog(store.SweepDir(folder).events)
-        view = View(folder, quiet)
-        for line in changes(sweep, jobs, folder):
+    with store.lease(folder.root, on_wait=refuse):
+        log = EventLog(folder.events)
+        view = View(folder.root, options.quiet)
+        for line in changes(sweep, jobs, folder.root):
             view.line(line)
-        outputs.write_spec(sweep, folder)
-        if retry_failed:
+        outputs.write_spec(sweep, folder.root)
+        if options.retry_failed:
             log.lasting.clear()
-        search, jobs = _search(sweep, jobs, places, log, retry_failed)
-        chosen = [i for i, job in enumerate(jobs) if only(job)]
-        stands = [job.steps(sweep, places) for job in jobs]
-        before = _total(stands, chosen)
+        search, jobs = _open_search(sweep, jobs, places, log, options.retry_failed)
+        before: Counter[str] | None = None
         while True:
-            for i in chosen:
-                job = jobs[i]
-                write_trial(job.trial, sweep.checkpoints, job.backends, sweep.umap, places, job.dataset)
-                log_found(job.trial, stands[i], log)
-            missing = [remaining(job.trial, s, log.lasting) for job, s in zip(jobs, stands, strict=True)]
-            left = {
-                i: missing[i]
-                for i in chosen
-                if not is_complete(stands[i]) and not (search and search.rests(jobs[i]))
-            }
-            driver = Driver(sweep, jobs, stands, places, log, missing, left, view, search)
-            driver.retention.look_at_all(jobs, stands, search)
-            if left:
-                stands, missing = [], []  # of before: nothing to hold for as long as a sweep takes
-            if any(m.runs for m in left.values()) or (search and not search.over):
-                driver.run_on_ray(address, dashboard, stop_at)
-            else:
-                driver.finish_trials_without_work()
-            board = driver.write_outputs()
-            added = range(len(jobs), len(driver.jobs))
-            chosen += added
-            jobs = tuple(driver.jobs)
-            fresh = with_datasets_of_now(jobs, places)
-            changed = fresh != jobs
-            jobs = fresh
-            if left or changed or added:
-                stands = [job.steps(sweep, places) for job in jobs]
-                for job, stand in zip(jobs, stands, strict=True):
-                    # What another process finished meanwhile: another sweep, or a worker that outlived
-                    # the killed driver of an earlier run.
-                    log_found(job.trial, stand, log)
-            if not driver.stopped:
-                driver.retention.look_at_all(jobs, stands, search, best=True)
-                write_summaries(jobs, sweep, places)
-            if driver.retention.freed:
-                view.line(f"keep: {size(driver.retention.freed)} of checkpoints and embeddings dropped")
-            if driver.stopped or not changed:
+            chosen = {i for i, job in enumerate(jobs) if options.only(job)}
+            sweep_run = SweepRun(sweep, places, log, view, search, jobs, chosen)
+            asked = sweep_run.runs[:]
+            if before is None:
+                before = _count_complete(run for run in asked if run.index in chosen)
+            board = _complete(sweep_run, options)
+            chosen |= set(range(len(asked), len(sweep_run.runs)))
+            changed = _read_again(sweep_run)
+            if sweep_run.stopped or not changed:
                 break
-            # Formatted anew while we ran: what that made stale is done again.
-            search, jobs = _search(sweep, jobs, places, log)
-            chosen = [i for i, job in enumerate(jobs) if only(job)]
-            stands = [job.steps(sweep, places) for job in jobs]
-        view.end("stopped" if driver.stopped else "ended")
-        tried = {key_of(event) for event in log.failures}
-        given_up = [i for i in chosen if search and search.state_of(jobs[i]) == "stopped"]
-        before_failed = [remaining(jobs[i].trial, stands[i], log.lasting).failed for i in chosen]
-        old = [e for events in before_failed for e in events if key_of(e) not in tried]
-        return Result(
-            board=board,
-            folder=folder,
-            trials=len(jobs),
-            expected=_expected(sweep, [jobs[i] for i in chosen]),
-            before=before,
-            new=log.counts,
-            done=_total(stands, chosen),
-            given_up=Counter(s.stage for i in given_up for s in stands[i] if not s.complete),
-            unfinished=[
-                jobs[i].trial.name for i in chosen if not is_complete(stands[i]) and i not in given_up
-            ],
-            failures=log.failures,
-            failed_before=old,
-            stopped=driver.stopped,
-        )
+            # The data were formatted again during the run: stages that are out of date now run again.
+            search, jobs = _open_search(sweep, changed, places, log)
+        view.end("stopped" if sweep_run.stopped else "ended")
+        return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
 
 
-def _search(
+def _open_search(
     sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, retry_failed: bool = False
 ) -> tuple[Searching | None, tuple[Job, ...]]:
-    """A search as its studies stand now, and its jobs; a grid's jobs as they are."""
+    """The search with the state of its studies, and its trials; for a grid None and the same trials."""
     if not sweep.search.samples:
         return None, jobs
     from asdray.sweep.search import open_search
@@ -178,19 +130,92 @@ def _search(
     return open_search(sweep, places, log.lasting, retry_failed)
 
 
-def _total(stands: Sequence[Sequence[Step]], chosen: Iterable[int]) -> Counter[str]:
-    """How many of each stage are done over the trials asked for."""
-    return sum((count_complete(stands[i]) for i in chosen), Counter())
+def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
+    """Completes the trials that are asked for, on Ray if any stage but tables can run."""
+    search = sweep_run.search
+    if any(run.asked and run.left.runs for run in sweep_run.runs) or (search and not search.over):
+        _run_on_ray(sweep_run, options)
+    else:
+        sweep_run.end_without_work()
+    return sweep_run.write_tables()
 
 
-def _expected(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, int]:
-    """How many of each stage the sweep has in all."""
-    places = [(job, len(sweep.checkpoints) * len(job.trial.machines)) for job in jobs]
-    return {
-        "train": sum(len(job.trial.units) for job in jobs),
-        "extract": sum(n for _, n in places),
-        "score": sum(n * len(job.backends) for job, n in places),
-        "evaluate": sum(n for _, n in places),
-        **({"umap": sum(n for _, n in places)} if sweep.umap else {}),
-        "table": len(jobs),
-    }
+def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
+    from asdray.sweep.cluster import ray_session
+    from asdray.sweep.stop import stop_on_signals
+
+    with (
+        stop_on_signals(options.stop_at) as stop,
+        ray_session(options.address, options.dashboard) as cluster,
+        sweep_run.view,
+    ):
+        if stop.asked:  # while Ray started
+            sweep_run.stop(stop.timed_out)
+            return
+        from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started
+
+        Driver(sweep_run, cluster, stop).run(joined=options.address is not None)
+
+
+def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
+    """Reads the trials' files after a run; returns the trials with their new datasets if data changed."""
+    sweep, places, log = sweep_run.sweep, sweep_run.places, sweep_run.log
+    jobs = tuple(run.job for run in sweep_run.runs)
+    fresh = with_datasets_of_now(jobs, places)
+    for run, job in zip(sweep_run.runs, fresh, strict=True):
+        run.job = job
+    if fresh != jobs or any(run.phase != "idle" for run in sweep_run.runs):
+        for run in sweep_run.runs:
+            steps = run.job.steps(sweep, places)
+            # Logs stages that another process completed meanwhile: another sweep, or a worker that outlived
+            # the killed driver of an earlier run.
+            log_found(run.trial, steps, log)
+            run.refresh(steps, places)
+    if not sweep_run.stopped:
+        sweep_run.prune_all()
+        write_summaries([run.job for run in sweep_run.runs], sweep, places)
+    if sweep_run.retention.freed:
+        text = f"keep: {size(sweep_run.retention.freed)} of checkpoints and embeddings dropped"
+        sweep_run.view.line(text)
+    return fresh if fresh != jobs else ()
+
+
+def _result(
+    sweep_run: SweepRun, board: Leaderboard, runs: Sequence[TrialRun], before: Mapping[str, int]
+) -> Result:
+    """The result over the trials that were asked for."""
+    from asdray.evaluation.tables import STAGES
+
+    log = sweep_run.log
+    tried = {key_of(event) for event in log.failures}
+    failed_before = [
+        event for run in runs if not run.complete for event in run.left.failed if key_of(event) not in tried
+    ]
+    expected = sum((run.steps for run in runs), Counter())
+    given_up = sum((run.steps - run.complete_steps for run in runs if run.stopped_early), Counter())
+    complete = _count_complete(runs)
+    stages = [stage for stage in STAGES if stage != "umap" or sweep_run.sweep.umap]
+    return Result(
+        board=board,
+        folder=sweep_run.folder.root,
+        trials=len(sweep_run.runs),
+        counts={
+            stage: StageCounts(
+                expected[stage],
+                before.get(stage, 0),
+                log.counts.get(stage, 0),
+                complete[stage],
+                given_up[stage],
+            )
+            for stage in stages
+        },
+        unfinished=[run.trial.name for run in runs if not run.complete and not run.stopped_early],
+        failures=log.failures,
+        failed_before=failed_before,
+        stopped=sweep_run.stopped,
+    )
+
+
+def _count_complete(runs: Iterable[TrialRun]) -> Counter[str]:
+    """Stage -> number of complete steps of some trials."""
+    return sum((run.complete_steps for run in runs), Counter())

@@ -234,7 +234,7 @@ class Searching:
         """Records the end of a judged trial; returns the sample after the end of the last trial.
 
         Args:
-            verdict: `asdray.sweep.training.Judge.verdict`; None for a failed training.
+            verdict: `asdray.sweep.tune.Judge.verdict`; None for a failed training.
             stopped: True if a scheduler stopped the training.
         """
         running = next(one for one in self._running.values() if index in one.waiting)

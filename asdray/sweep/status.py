@@ -12,7 +12,7 @@ from rich.text import Text
 from asdray import store
 from asdray.config.sweep import Sweep
 from asdray.store import Places, SweepDir
-from asdray.sweep import live
+from asdray.sweep import progress
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.jobs import Job, event_at
 from asdray.sweep.progress import failure_line, render
@@ -30,7 +30,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     trials run.
     """
     folder = store.sweep_dir(places.results, sweep.name)
-    snapshot = live.read(folder)
+    snapshot = progress.read_snapshot(folder)
     alive = store.is_leased(folder)
     history = History(SweepDir(folder).events)
     running = set(snapshot["running"]) if alive and snapshot else set()
@@ -42,7 +42,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     if sweep.search.samples:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
-        come = live.systems_to_come(live.to_come_of(to_come(studies)))
+        come = progress.upcoming_texts(progress.count_upcoming(to_come(studies)))
 
     for job in jobs:
         is_stopped = job.trial.name in given_up
@@ -53,7 +53,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         complete = all(state == "done" for _, state in counts)
         state = _state(complete, job.trial.name in running, bool(failed))
         trials["stopped" if state == "waiting" and is_stopped else state] += 1
-    counted = f"{_counts(trials, live.STATES)} of {len(jobs)} trials"
+    counted = f"{_counts(trials, progress.STATES)} of {len(jobs)} trials"
     lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]
     lines += [
         f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
@@ -103,8 +103,8 @@ def _headline(name: str, snapshot: dict[str, Any] | None, alive: bool) -> str:
         text = f"sweep {name}: running since {snapshot['started']} ({who})"
         if snapshot["dashboard"]:
             text += f"; Ray dashboard {snapshot['dashboard']}"
-        age = live.age(snapshot)
-        return text if age < STALE_SECONDS else f"{text}; has not been heard of for {live.duration(age)}"
+        age = progress.snapshot_age(snapshot)
+        return text if age < STALE_SECONDS else f"{text}; has not been heard of for {progress.duration(age)}"
     what = {"ended": "ended", "stopped": "was stopped"}.get(
         snapshot["state"], "was killed, and last heard of"
     )

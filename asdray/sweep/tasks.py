@@ -1,4 +1,4 @@
-"""The Ray tasks that follow a training: per machine extract -> score -> evaluate, and UMAP."""
+"""The Ray tasks that follow a training: extract, score and evaluate a machine, and its UMAP."""
 
 from __future__ import annotations
 
@@ -13,48 +13,39 @@ from typing import Any, Literal
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from asdray.config.backend import Backend, Umap, backend_id
+from asdray.config.backend import Umap, backend_id
 from asdray.config.sweep import Need
 from asdray.config.trial import Trial
+from asdray.stages.steps import Outcome, Request, TrialFiles, needs_pruned_embeddings
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed
-from asdray.sweep.jobs import Job
+from asdray.sweep.trial_run import TrialRun
 
 COLD_SECONDS = 10.0
-"""About what a worker needs before its first task: it starts, and imports torch, scikit-learn and UMAP."""
+"""Time that a new worker needs before its first task: start, and imports of torch, scikit-learn and UMAP."""
 
-LOOK_SECONDS = 10.0
-"""How old the list of nodes may be that a task's node is chosen from."""
+NODES_SECONDS = 10.0
+"""Age at which the list of nodes, from which a task's node is chosen, is read again."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One task: a machine of a job at a checkpoint."""
-
-    kind: Literal["extract", "umap"]
-    job: int
-    checkpoint: str
-    machine: str
+# ---------------------------------------------------------------------------------------- in the worker
 
 
 def extract_machine(
     trial: Trial,
-    backends: Sequence[Backend],
+    request: Request,
     checkpoint: str,
     machine: str,
     places: Places,
     device: str,
-    umap_options: Umap | Literal[False] = False,
-    embeddings: bool = False,
+    read_embeddings: bool = False,
 ) -> Event:
-    """Extracts one machine unless that is done; see `process_machine`."""
+    """Extracts one machine unless that is complete; see `process_machine`."""
     from asdray.stages.extract import extract
-    from asdray.stages.steps import Outcome, Request, TrialFiles, needs_pruned_embeddings
 
     def extracted() -> Outcome:
-        request = Request((checkpoint,), tuple(backends), umap_options)
         files = TrialFiles.load(trial, places, [machine])
-        rebuild = embeddings or needs_pruned_embeddings(files, machine, checkpoint, request)
+        rebuild = read_embeddings or needs_pruned_embeddings(files, machine, checkpoint, request)
         return extract(trial, machine, checkpoint, places, device=device, rebuild=rebuild)
 
     return attempt(event_of(trial, "extract", machine=machine, checkpoint=checkpoint), extracted)
@@ -62,198 +53,183 @@ def extract_machine(
 
 def process_machine(
     trial: Trial,
-    backends: Sequence[Backend],
+    request: Request,
     checkpoint: str,
     machine: str,
     places: Places,
     device: str,
-    umap_options: Umap | Literal[False] = False,
-    embeddings: bool = False,
+    read_embeddings: bool = False,
 ) -> list[Event]:
-    """Extract, score and evaluate one machine, each skipped where it is done; stops at a failure.
+    """Extracts, scores and evaluates one machine; complete stages are skipped, a failed extraction ends it.
 
     Args:
-        umap_options: of the UMAP that follows: embeddings that were dropped are made again for it too.
-        embeddings: whether somebody is to read them in any case.
+        request: its backends score the machine; pruned embeddings are rebuilt for a missing score or UMAP.
+        read_embeddings: rebuilds pruned embeddings in any case, for a caller that reads them.
     """
     from asdray.stages.evaluate import evaluate
     from asdray.stages.score import score
 
     at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
-    events = [extract_machine(trial, backends, checkpoint, machine, places, device, umap_options, embeddings)]
+    events = [extract_machine(trial, request, checkpoint, machine, places, device, read_embeddings)]
     if events[0]["status"] == "failed":
         return events
-    for backend in backends:
+    for backend in request.backends:
         events.append(
             attempt(
                 event_of(trial, "score", **at, backend=backend_id(backend)),
                 partial(score, trial, machine, checkpoint, backend, places),
             )
         )
-    scored = [b for b, e in zip(backends, events[1:], strict=True) if e["status"] == "done"]
+    scored = [b for b, e in zip(request.backends, events[1:], strict=True) if e["status"] == "done"]
     if scored:
-        events.append(
-            attempt(
-                event_of(trial, "evaluate", **at),
-                partial(evaluate, trial, machine, checkpoint, scored, places),
-            )
-        )
+        work = partial(evaluate, trial, machine, checkpoint, scored, places)
+        events.append(attempt(event_of(trial, "evaluate", **at), work))
     return events
 
 
-def plot_machine(
-    trial: Trial, checkpoint: str, machine: str, umap_options: Umap, places: Places
-) -> list[Event]:
+def plot_machine(trial: Trial, checkpoint: str, machine: str, options: Umap, places: Places) -> list[Event]:
     """UMAP of one machine's embeddings."""
     from asdray.stages.umap import umap
 
-    return [
-        attempt(
-            event_of(trial, "umap", machine=machine, checkpoint=checkpoint),
-            partial(umap, trial, machine, checkpoint, umap_options, places),
-        )
-    ]
+    event = event_of(trial, "umap", machine=machine, checkpoint=checkpoint)
+    return [attempt(event, partial(umap, trial, machine, checkpoint, options, places))]
 
 
-def warm_up(umap_options: Umap | Literal[False], modules: Sequence[str], after: Sequence[Any] = ()) -> None:
-    """Imports, and compiles, what this worker's tasks will need: many seconds, while others still train.
+def warm_up(umap: Umap | Literal[False], modules: Sequence[str], after: Sequence[Any] = ()) -> None:
+    """Imports and compiles the code that this worker's tasks need, which takes many seconds.
 
     Args:
-        modules: of the frontends.
-        after: likewise of other workers, that are to be ready first.
+        modules: modules of the sweep's frontends.
+        after: tasks of the same kind in other workers, which are to end first.
     """
     if after:
         ray.wait(list(after), num_returns=len(after))
-    import pandas  # noqa: F401 - by pyarrow, as soon as it looks at an array
+    import pandas  # noqa: F401 - pyarrow imports it as soon as it looks at an array
 
     import asdray.stages.evaluate
     import asdray.stages.score  # noqa: F401
 
     for module in modules:
         importlib.import_module(module)
-    if umap_options:
+    if umap:
         import matplotlib.figure  # noqa: F401
         import numpy as np
 
         from asdray.stages.umap import embed
 
-        embed(np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32), umap_options)
+        embed(np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32), umap)
 
 
-def slots_of(kind: Literal["extract", "umap"], trial: Trial, device: str) -> int:
-    """How many tasks of one thread a task stands for."""
-    return trial.system.train.threads if kind == "extract" and device == "cpu" else 1
+# ---------------------------------------------------------------------------------------- in the driver
 
 
-def _options(need: Need) -> dict[str, Any]:
-    return {
-        "num_cpus": need.cpu,
-        "num_gpus": need.gpu,
-        "max_retries": 3,  # a lost worker or node; what a stage itself dies of comes back as an event
-        "scheduling_strategy": "SPREAD",
-    }
+@dataclass(frozen=True)
+class Task:
+    """A Ray task: one machine of a trial at a checkpoint."""
+
+    kind: Literal["extract", "umap"]
+    run: TrialRun
+    checkpoint: str
+    machine: str
+
+    def slots(self, device: str) -> int:
+        """Number of CPUs that the task keeps busy."""
+        return self.run.trial.system.train.threads if self.kind == "extract" and device == "cpu" else 1
 
 
 class Nodes:
-    """The nodes for tasks that reserve nothing: those with CPUs, each as busy as it has of them.
+    """Chooses the node of a task that reserves nothing: the node with the fewest tasks per CPU.
 
-    To Ray a task without a reservation fits anywhere, also on a head that is kept free (``--num-cpus=0``);
-    and with one, however small, trainings that hold all CPUs of a node would starve it.
+    Ray would run such a task anywhere, also on a head node that is kept free (``--num-cpus=0``). A task with
+    a reservation, however small, would be starved by trainings that hold all CPUs of a node.
     """
 
     def __init__(self) -> None:
         self._cpus: dict[str, float] = {}
-        self._looked = -LOOK_SECONDS
+        self._read_at = -NODES_SECONDS
 
-    def least_busy(self, there: Iterable[str | None]) -> str | None:
-        """The node for one more task; None: Ray may choose, there is one node or none with CPUs.
+    def least_busy(self, busy_nodes: Iterable[str | None]) -> str | None:
+        """The id of the node for one more task; None: Ray chooses, since at most one node has CPUs.
 
-        Of equals it is always the same, whose worker is warm.
+        Equally busy nodes are chosen in a fixed order, so that the same worker, which is warm, runs the task.
 
         Args:
-            there: the nodes of those that run.
+            busy_nodes: the node of every running task.
         """
-        if time.monotonic() - self._looked >= LOOK_SECONDS:
+        if time.monotonic() - self._read_at >= NODES_SECONDS:
             alive = [node for node in ray.nodes() if node["Alive"]]
             cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in alive}
             self._cpus = {node: n for node, n in sorted(cpus.items()) if n > 0} if len(alive) > 1 else {}
-            self._looked = time.monotonic()
-        busy = Counter(there)
+            self._read_at = time.monotonic()
+        busy = Counter(busy_nodes)
         return min(self._cpus, key=lambda node: (busy[node] + 1) / self._cpus[node], default=None)
 
 
-def _on(node: str | None) -> Any:
-    """Where a task is to run, as Ray takes it; elsewhere once the node is lost."""
+def _strategy(node: str | None) -> Any:
+    """Ray's scheduling strategy for a task on ``node``; another node takes the task if this one is lost."""
     return "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
 
 
 class TaskPool:
-    """Submits tasks, at once no more than fill ``slots``, and gathers their events.
+    """Submits tasks as long as slots are free, and gathers their events.
 
-    A task takes a slot, an extraction on the CPU one for each thread of its system. The limit stands in for
-    CPU reservations, which would let trainings that wait in Tune's queue starve the tasks, or the tasks
-    starve them. While trainings run, half of all CPUs are slots; then all are. A worker more starts only
-    where the others would be busy for longer than it needs to.
+    A task takes a slot, an extraction on the CPU one for each thread of its system. The limit replaces CPU
+    reservations, with which trainings that wait in Tune's queue would starve the tasks, or the tasks the
+    trainings. While trainings run, half of all CPUs are slots; afterwards all are. A further worker starts
+    only if the present workers would be busy for longer than a worker needs to start.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        needs: Mapping[str, Need],
-        places: Places,
-        umap: Umap | Literal[False],
-    ) -> None:
-        self._jobs = jobs
+    def __init__(self, needs: Mapping[str, Need], places: Places, umap: Umap | Literal[False]) -> None:
         self._places = places
         self._umap = umap
         self._device = "cuda" if needs["extract"].gpu else "cpu"
-        self._waiting: deque[Item] = deque()
-        self._running: dict[Any, tuple[Item, float, str | None]] = {}
-        """With the time of submission, and the node where that was chosen here."""
+        self._waiting: deque[Task] = deque()
+        self._running: dict[Any, tuple[Task, float, str | None]] = {}
+        """Ray's reference -> task, time of submission, and the node if it was chosen here."""
         self._nodes = Nodes()
-        self._free = {kind for kind, need in needs.items() if not need.cpu and not need.gpu}
+        self._unreserved = {kind for kind, need in needs.items() if not need.cpu and not need.gpu}
         """Kinds of task that reserve nothing."""
         self._workers = 0
-        """How many got ready, or had a task."""
+        """Workers that were warmed up or had a task."""
         self._ended, self._seconds = 0, 0.0
-        """Tasks, and how long their stages took in all."""
+        """Number of ended tasks, and the seconds of all their stages."""
         self._warming: list[Any] = []
-        """Held, so that Ray does not cancel them; never asked for their result."""
+        """References that are kept, so that Ray does not cancel these tasks; their results are not read."""
         self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
-    def warm_up(self, workers: int, later: int = 0) -> None:
-        """Readies some workers beside the trainings; tasks that come sooner do not wait for it.
+    def warm_up(self, workers: int, later: int, modules: Sequence[str]) -> None:
+        """Warms up workers beside the trainings; tasks that come sooner do not wait for it.
 
         Args:
-            workers: at most as many, of a gigabyte each.
-            later: as many more, one after the other, once those are ready.
+            workers: number of workers, of a gigabyte each.
+            later: number of further workers, which are warmed up one by one once the first are ready.
+            modules: modules of the sweep's frontends.
         """
-        modules = sorted({m for job in self._jobs for m in job.trial.system.frontend.modules})
         remote = ray.remote(num_cpus=0, max_retries=0)(warm_up)
         self._workers = workers + later
         nodes: list[str | None] = []
-        for number in range(workers + later):  # one after the other as the tasks will be: on the same nodes
+        for number in range(workers + later):  # on the nodes that will later be chosen for tasks
             nodes.append(node := self._nodes.least_busy(nodes))
-            options = {"name": "warm up", "scheduling_strategy": _on(node)}
+            options = {"name": "warm up", "scheduling_strategy": _strategy(node)}
             after = self._warming[:] if number >= workers else []
             self._warming.append(remote.options(**options).remote(self._umap, modules, after))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
-    def put(self, item: Item) -> None:
-        """Queues a task; UMAPs go behind what the tables need."""
-        if item.kind == "extract":
+    def put(self, task: Task) -> None:
+        """Queues a task; UMAPs wait behind the stages that tables need."""
+        if task.kind == "extract":
             plots = (i for i, waiting in enumerate(self._waiting) if waiting.kind == "umap")
-            self._waiting.insert(next(plots, len(self._waiting)), item)
+            self._waiting.insert(next(plots, len(self._waiting)), task)
         else:
-            self._waiting.append(item)
+            self._waiting.append(task)
 
-    def step(self, slots: int, timeout: float) -> list[tuple[Item, list[Event]]]:
-        """Submits what fits, waits up to ``timeout`` seconds, and returns the tasks that ended."""
+    def step(self, slots: int, timeout: float) -> list[tuple[Task, list[Event]]]:
+        """Submits tasks for the free slots, waits up to ``timeout`` seconds, and returns the ended tasks."""
         while self._waiting and self._fits(self._waiting[0], slots):
-            if len(self._running) == self._workers and not self._pays():
+            if len(self._running) == self._workers and not self._worker_pays():
                 break
             self._submit(self._waiting.popleft())
             self._workers = max(self._workers, len(self._running))
@@ -261,51 +237,58 @@ class TaskPool:
             return []
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout)
         ended = []
-        for ref in ready:
-            item, *_ = self._running.pop(ref)
-            events = self._gather(ref, item)
+        for reference in ready:
+            task, *_ = self._running.pop(reference)
+            events = self._gather(reference, task)
             self._ended += 1
             self._seconds += sum(e["seconds"] or 0.0 for e in events if not e["found"])
-            ended.append((item, events))
+            ended.append((task, events))
         return ended
 
-    def _fits(self, item: Item, slots: int) -> bool:
-        """Whether one more task finds its slots free; the first does in any case."""
-        items = [item, *(other for other, *_ in self._running.values())]
-        taken = [slots_of(one.kind, self._jobs[one.job].trial, self._device) for one in items]
-        return len(items) == 1 or sum(taken) <= slots
+    def _fits(self, task: Task, slots: int) -> bool:
+        """True if enough slots are free for one more task; the first task always fits."""
+        tasks = [task, *(other for other, *_ in self._running.values())]
+        return len(tasks) == 1 or sum(one.slots(self._device) for one in tasks) <= slots
 
-    def _pays(self) -> bool:
-        """Whether the workers there are would take longer for what waits than one more takes to start."""
+    def _worker_pays(self) -> bool:
+        """True if the waiting tasks take the present workers longer than a new worker needs to start."""
         if not self._workers:
             return True
         oldest = max((time.monotonic() - begun for _, begun, _ in self._running.values()), default=0.0)
         usual = max(oldest, self._seconds / self._ended if self._ended else 0.0)
         return len(self._waiting) * usual / self._workers > COLD_SECONDS
 
-    def _submit(self, item: Item) -> None:
-        job = self._jobs[item.job]
-        options: dict[str, Any] = {"name": f"{item.kind} {item.machine} {job.trial.name}"}
+    def _submit(self, task: Task) -> None:
+        job = task.run.job
+        options: dict[str, Any] = {"name": f"{task.kind} {task.machine} {job.trial.name}"}
         node = None
-        if item.kind in self._free:
+        if task.kind in self._unreserved:
             node = self._nodes.least_busy(node for *_, node in self._running.values())
-            options["scheduling_strategy"] = _on(node)
-        if item.kind == "umap":
+            options["scheduling_strategy"] = _strategy(node)
+        if task.kind == "umap":
             assert isinstance(self._umap, Umap)
-            ref = self._plot.options(**options).remote(
-                job.trial, item.checkpoint, item.machine, self._umap, self._places
-            )
+            arguments = (job.trial, task.checkpoint, task.machine, self._umap, self._places)
+            reference = self._plot.options(**options).remote(*arguments)
         else:
-            ref = self._process.options(**options).remote(
-                job.trial, job.backends, item.checkpoint, item.machine, self._places, self._device, self._umap
+            request = Request((task.checkpoint,), job.backends, self._umap)
+            reference = self._process.options(**options).remote(
+                job.trial, request, task.checkpoint, task.machine, self._places, self._device
             )
-        self._running[ref] = item, time.monotonic(), node
+        self._running[reference] = task, time.monotonic(), node
 
-    def _gather(self, ref: Any, item: Item) -> list[Event]:
+    def _gather(self, reference: Any, task: Task) -> list[Event]:
         try:
-            return ray.get(ref)
+            return ray.get(reference)
         except ray.exceptions.RayError as error:
             # The worker or its node was lost more often than Ray retries.
-            trial = self._jobs[item.job].trial
-            event = event_of(trial, item.kind, machine=item.machine, checkpoint=item.checkpoint)
+            event = event_of(task.run.trial, task.kind, machine=task.machine, checkpoint=task.checkpoint)
             return [failed(event, f"the task was lost: {' '.join(str(error).split())[:400]}")]
+
+
+def _options(need: Need) -> dict[str, Any]:
+    return {
+        "num_cpus": need.cpu,
+        "num_gpus": need.gpu,
+        "max_retries": 3,  # for lost workers and nodes; a stage that fails returns an event
+        "scheduling_strategy": "SPREAD",
+    }

@@ -1,0 +1,229 @@
+"""A running sweep: its trials, its log of events, its tables, and the disk space of its ended trials.
+
+Holds everything of a run that needs no Ray. `asdray.sweep.driver` trains and runs tasks on Ray, and reports
+each event here. All of it happens in the driver's main thread, under the lease of the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from asdray import allocator, store
+from asdray.config.sweep import Sweep
+from asdray.stages.steps import Snapshot
+from asdray.stages.trial_json import write_trial
+from asdray.store import Places
+from asdray.sweep import outputs
+from asdray.sweep.estimate import Estimator
+from asdray.sweep.events import Event, EventLog, attempt, event_of
+from asdray.sweep.jobs import Job, is_complete, remaining, with_signature
+from asdray.sweep.pieces import kept_shares
+from asdray.sweep.plan import log_found
+from asdray.sweep.progress import Progress, View
+from asdray.sweep.retention import Retention
+from asdray.sweep.trial_run import TrialRun
+
+if TYPE_CHECKING:
+    from asdray.evaluation.leaderboard import Leaderboard
+    from asdray.sweep.search import Searching
+
+REFRESH_SECONDS = 5.0
+"""Shortest time between two writings of the sweep's tables while it runs."""
+
+
+class SweepRun:
+    """One run of a sweep.
+
+    Args:
+        jobs: the trials that are known at the start; a search adds more by `admit`.
+        chosen: indices of the trials that the run is asked for; the tables are over all trials.
+
+    Attributes:
+        runs: one `TrialRun` per trial.
+        stopped: True once a signal or the end of the given time has stopped the run.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        places: Places,
+        log: EventLog,
+        view: View,
+        search: Searching | None,
+        jobs: Sequence[Job],
+        chosen: Container[int],
+    ) -> None:
+        self.sweep = sweep
+        self.places = places
+        self.log = log
+        self.view = view
+        self.search = search
+        self.folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
+        self.retention = Retention(sweep, places)
+        self.runs: list[TrialRun] = []
+        self.stopped = False
+        self.estimator = Estimator(kept_shares(sweep, jobs))
+        self.progress = Progress(sweep.name, self.runs, self.estimator)
+        self._tables_changed = False
+        self._tables_written = time.monotonic()
+        self._tables_cost = 0.0
+        for index, job in enumerate(jobs):
+            self.admit(job, index in chosen, log.lasting)
+        if search:
+            self.estimator.upcoming = search.to_come
+        view.begin(sum(run.asked for run in self.runs), self.progress)
+
+    def admit(
+        self, job: Job, chosen: bool = True, failures: Mapping[tuple, Event] = MappingProxyType({})
+    ) -> TrialRun:
+        """Adds a trial: writes its ``trial.json`` and logs its complete stages, if it is chosen.
+
+        Args:
+            failures: failures of earlier runs that are not tried again.
+        """
+        steps = job.steps(self.sweep, self.places)
+        rests = self.search is not None and self.search.rests(job)
+        asked = chosen and not is_complete(steps) and not rests
+        run = TrialRun(len(self.runs), job, remaining(job.trial, steps, failures), asked)
+        if chosen:
+            request = job.request(self.sweep)
+            write_trial(job.trial, request.checkpoints, job.backends, request.umap, self.places, job.dataset)
+            log_found(job.trial, steps, self.log)
+        run.refresh(steps, self.places)
+        self._note_sample(run)
+        self.estimator.add_trial(run.index, job.trial, job.dataset, steps, asked)
+        self.runs.append(run)
+        return run
+
+    def _note_sample(self, run: TrialRun) -> None:
+        """Notes whether a scheduler has stopped the system of a trial."""
+        run.stopped_early = self.search is not None and self.search.state_of(run.job) == "stopped"
+
+    # ------------------------------------------------------------------------------------------ events
+
+    def record(self, run: TrialRun, event: Event) -> None:
+        """Logs and shows the end of a stage."""
+        if event["status"] == "failed" and event["lasting"]:
+            # Remembered with the signature: after a change of data or options the stage is tried again.
+            event = with_signature(run.trial, run.job.steps(self.sweep, self.places), event)
+        self.log.add(event)
+        run.stage_ended(event)
+        self.progress.stage_ended(run, event)
+        self.view.stage_ended(event)
+
+    def end_if_finished(self, run: TrialRun) -> None:
+        """Makes a trial's own tables once all its machines are evaluated; ends it once its plots are made."""
+        if run.in_training or run.phase == "ended" or run.tasks["extract"]:
+            return
+        if not run.table_made:
+            run.table_made = True
+            self._make_table(run)
+        if not run.tasks["umap"]:
+            self.end(run, ok=not run.failures)
+
+    def end(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
+        """Ends a trial, and deletes the files of it that need not be kept."""
+        run.ended()
+        self.refresh(run)
+        self.prune(run)
+        self.estimator.trial_ended(run.index)
+        self.view.trial_ended(run, word, ok)
+        self._tables_changed = True
+
+    def end_without_work(self) -> None:
+        """Ends the trials of a run in which no stage but tables can run."""
+        for run in self.runs:
+            if run.asked:
+                self.end_if_finished(run)
+
+    def sample_ended(self, run: TrialRun) -> None:
+        """Updates all trials of a search's sample of which the last trial has ended."""
+        assert self.search is not None
+        sample = self.search.sample_of(run.job)
+        for other in self.runs:
+            if self.search.sample_of(other.job) is sample:
+                self._note_sample(other)
+                self.refresh(other)
+                self.prune(other)
+        self._tables_changed = True
+
+    def stop(self, timed_out: bool, stop_training: Callable[[], None] = lambda: None) -> None:
+        """Stops the run; finished stages are kept."""
+        self.stopped = True
+        if timed_out:
+            self.view.line("--wall-time is nearly over", "yellow")
+        self.view.line("stopping: what is finished is kept, trainings go on from their last epoch", "yellow")
+        stop_training()
+        for run in self.runs:
+            if run.status == "running":
+                run.phase = "idle"
+                self.refresh(run)
+
+    def refresh(self, run: TrialRun) -> None:
+        """Reads the state of a trial from its files."""
+        run.refresh(run.job.steps(self.sweep, self.places), self.places)
+
+    def prune(self, run: TrialRun) -> None:
+        """Deletes the files of an ended trial that need not be kept."""
+        state = self.search.state_of(run.job) if self.search else None
+        if state == "open" or run.phase != "ended":  # open: its objective may be asked for again
+            return
+        if state == "stopped":
+            self.retention.forget_stopped(run.job)
+        else:
+            self.retention.look(run.job)
+
+    def prune_all(self) -> None:
+        """Deletes the files that need not be kept of all trials, once the leaderboard is of now."""
+        jobs = [run.job for run in self.runs]
+        steps = [job.steps(self.sweep, self.places) for job in jobs]
+        self.retention.look_at_all(jobs, steps, self.search, best=True)
+
+    def needs_umap(self, run: TrialRun, checkpoint: str, machine: str) -> bool:
+        """True if a machine's plot is asked for and is not complete."""
+        if not self.sweep.umap:
+            return False
+        snapshot = Snapshot(run.job.files(self.places))
+        return not snapshot.umap(machine, checkpoint, self.sweep.umap).complete
+
+    # ------------------------------------------------------------------------------------------ tables
+
+    def _make_table(self, run: TrialRun) -> None:
+        from asdray.stages.table import table
+
+        trial, checkpoints = run.trial, self.sweep.checkpoints
+        if not Snapshot(run.job.files(self.places)).table(checkpoints).inputs:
+            return  # no machine was scored, and the log already has the reason
+        work: Callable = lambda: table(trial, checkpoints, run.job.backends, self.places)  # noqa: E731
+        self.record(run, attempt(event_of(trial, "table"), work))
+        self._tables_changed = True
+
+    def write_tables_if_due(self) -> None:
+        """Writes the sweep's tables if they changed, spending at most a twentieth of the time on it."""
+        pause = max(REFRESH_SECONDS, 20 * self._tables_cost)
+        if self._tables_changed and time.monotonic() - self._tables_written > pause:
+            self.write_tables()
+
+    def write_tables(self) -> Leaderboard:
+        """Writes ``trials.parquet``, tables and leaderboard as of now."""
+        from asdray.evaluation.tables import write_trials
+
+        started = time.monotonic()
+        _free_memory()  # the driver's memory is largest while it writes
+        write_trials([run.row for run in self.runs], self.folder.root)
+        board = outputs.write_results(self.sweep, [run.job for run in self.runs], self.places)
+        _free_memory()
+        self._tables_written = time.monotonic()
+        self._tables_cost = self._tables_written - started
+        self._tables_changed = False
+        self.progress.set_leaderboard(board)
+        return board
+
+
+def _free_memory() -> None:
+    gc.collect()  # fast: imported modules are frozen while Ray runs
+    allocator.give_back()
