@@ -63,11 +63,6 @@ class Reference:
     dataset: str
 
     @property
-    def machines(self) -> tuple[str, ...]:
-        """The machines in the ground truth, in ASCII order."""
-        return tuple(dict.fromkeys(s.machine for s in self.sections))
-
-    @property
     def missing(self) -> tuple[str, ...]:
         """Machines, and sections of other machines, of the year's score that the ground truth lacks."""
         known = {(s.machine, s.section) for s in self.sections}

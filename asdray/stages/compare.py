@@ -91,6 +91,11 @@ def compare(
 ) -> Comparison:
     """Compares two systems over their common years, machines and seeds.
 
+    ::
+
+        found = compare(("dis_baseline", "ae_baseline"), Path("results"), Path("data"), seed=1)
+        print(asdray.evaluation.compare.frame(found))
+
     A trial counts if the backend has scored all its machines. In a year without common seeds, or if a
     system does not depend on the seed, all seeds of both systems count, unpaired.
 
