@@ -29,7 +29,7 @@ from asdray.dcase.download import Download, FileProgress
 from asdray.dcase.fetch import BLOCK, Patience
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import hint, load_manifest
-from asdray.dcase.records import ground_truth_there
+from asdray.dcase.records import has_ground_truth
 from asdray.dcase.years import YEARS
 
 FAST = Patience(tries=3, first=0.001, longest=0.01, connect=5, read=5)
@@ -342,7 +342,7 @@ def test_ground_truth_that_is_missing_does_not_lose_the_audio(get, site, truth, 
     assert len(report.failed) == 2
     assert all("404" in why and site.url in why for why in report.failed.values())
     assert audio_in(tmp_path) == audio
-    assert ground_truth_there(tmp_path, DCASE)
+    assert has_ground_truth(tmp_path, DCASE)
     site.files |= truth
     assert len(get().brought) == 2
 
@@ -355,7 +355,7 @@ def test_without_any_ground_truth_there_is_no_folder_of_it(get, site, truth, tmp
         site.etags = site.ranges = False
     report = get()
     assert len(report.failed) == 2
-    assert not ground_truth_there(tmp_path, DCASE)
+    assert not has_ground_truth(tmp_path, DCASE)
     assert not store.ground_truth_dir(tmp_path, DCASE).exists()
     assert "  ground truth: none" in download_lines(report, tmp_path)
     format_dataset(tmp_path, DCASE)
@@ -366,9 +366,9 @@ def test_empty_folders_and_parts_are_no_ground_truth(tmp_path):
     folder.mkdir(parents=True)
     for name in ("eval_data_list_2024.csv.part", ".DS_Store"):
         (folder / name).write_bytes(b"half")
-        assert not ground_truth_there(tmp_path, DCASE)
+        assert not has_ground_truth(tmp_path, DCASE)
     (folder / "eval_data_list_2024.csv").write_bytes(b"whole")
-    assert ground_truth_there(tmp_path, DCASE)
+    assert has_ground_truth(tmp_path, DCASE)
 
 
 def test_ground_truth_is_given_up_at_the_first_file_that_the_server_cannot_send(get, site, truth):

@@ -131,13 +131,13 @@ def download(
 def download_lines(report: DownloadReport, data: Path) -> list[str]:
     """The result of a download: the machines on disk, per subset, and the next command."""
     from asdray.dcase.manifest import hint
-    from asdray.dcase.records import ground_truth_there, machines_there
+    from asdray.dcase.records import has_ground_truth, machines_present
 
     dcase = report.folder.name
     lines = [f"{report.folder}: {len(report.brought)} brought, {len(report.found)} found there"]
-    for subset, machines in machines_there(data, dcase).items():
+    for subset, machines in machines_present(data, dcase).items():
         lines.append(f"  {subset}: {', '.join(machines) or 'nothing'}")
-    lines.append(f"  ground truth: {'yes' if ground_truth_there(data, dcase) else 'none'}")
+    lines.append(f"  ground truth: {'yes' if has_ground_truth(data, dcase) else 'none'}")
     again = "get what is missing with the same command, or go on without it" if report.failed else "next"
     return [*lines, f"{again}: {hint('format', dcase, data)}"]
 

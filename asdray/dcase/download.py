@@ -32,10 +32,10 @@ from asdray.dcase.manifest import dataset_kind, hint
 from asdray.dcase.records import (
     PARTIAL,
     Zip,
-    ground_truth_there,
+    has_ground_truth,
     is_fetched,
+    is_in_place,
     is_kept,
-    is_there,
     mark,
     missing_folders,
     remove_empty_folders,
@@ -168,7 +168,7 @@ class Download:
         self._check_options()
         tree = None
         if self.source is not None:  # before anything is made in the data folder
-            missing = [z for z in wanted if not is_there(self.data, z)]
+            missing = [z for z in wanted if not is_in_place(self.data, z)]
             tree = unpack.find_tree(self.source, self.dcase, missing)
             if tree is not None:
                 unpack.plan_links(self.data, self.dcase, tree, _subsets(wanted))
@@ -177,7 +177,7 @@ class Download:
             if tree is not None:
                 self._link(tree, wanted)
             else:
-                found = [z for z in wanted if is_there(self.data, z)]
+                found = [z for z in wanted if is_in_place(self.data, z)]
                 self._bring(wanted, found)
         return DownloadReport(
             self.folder, tuple(self.brought), tuple(z.name for z in found), dict(sorted(self.failed.items()))
@@ -256,9 +256,9 @@ class Download:
                 (f"; {p} is a link to {p.resolve()}" for p in (raw.parent, raw) if p.is_symlink()), ""
             )
             missing = {name for z in zips for name in missing_folders(self.data, z)}
-            there = dict.fromkeys(z.machine for z in zips if f"{subset} {z.machine}" not in missing)
-            if there:
-                names = ", ".join(there)
+            present = dict.fromkeys(z.machine for z in zips if f"{subset} {z.machine}" not in missing)
+            if present:
+                names = ", ".join(present)
                 self.on_note(f"left as they are, as somebody else put them into {raw}: {names}{link}")
             why = f"not in {raw}, where somebody else's data are left as they are{link}: "
             self.failed |= dict.fromkeys(missing, f"{why}put it there, or choose another --data")
@@ -320,7 +320,7 @@ class Download:
         is_own = any((folder / f.folder).exists() for f in files)
         if not self._wants_truth(wanted):
             return []
-        if ground_truth_there(self.data, self.dcase) and (folder.is_symlink() or not is_own):
+        if has_ground_truth(self.data, self.dcase) and (folder.is_symlink() or not is_own):
             return []
         if folder.is_symlink():
             why = f"{folder} is a link to {folder.resolve()}, which holds none: delete the link"
@@ -367,7 +367,7 @@ class Download:
                 else:
                     remove_zip(self.data, z)
         remove_empty_folders(zips_folder(self.data, self.dcase))
-        if not ground_truth_there(self.data, self.dcase):
+        if not has_ground_truth(self.data, self.dcase):
             remove_empty_folders(store.ground_truth_dir(self.data, self.dcase))
 
     # -------------------------------------------------------------------------------------------- jobs

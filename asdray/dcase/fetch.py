@@ -85,7 +85,7 @@ class Patience:
 PATIENCE = Patience()
 
 
-class _Again(Exception):  # noqa: N818 - caught here
+class _TemporaryFailure(Exception):  # noqa: N818 - caught here
     """An attempt that failed for a temporary reason; ``wait``: seconds that the server asks for."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
@@ -127,7 +127,7 @@ class Session(requests.Session):
             wait = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
         except InvalidHeader:
             wait = 0.0
-        raise _Again(why, wait)
+        raise _TemporaryFailure(why, wait)
 
     def json_at(self, url: str) -> Any:
         """The JSON document at ``url``; raises `FetchError` if there is none."""
@@ -150,7 +150,7 @@ class Session(requests.Session):
             asked = 0.0
             try:
                 return attempt()
-            except _Again as error:
+            except _TemporaryFailure as error:
                 why, asked = str(error), error.wait
             except ChunkedEncodingError:
                 # The innermost reason is a parser's, which found half a line or half a block.
@@ -275,7 +275,7 @@ class _Transfer:
         else:
             return start, total
         self.discard()
-        raise _Again(fault)
+        raise _TemporaryFailure(fault)
 
     def _receive(self, response: requests.Response, received: int, total: int | None) -> None:
         self.part.parent.mkdir(parents=True, exist_ok=True)  # not before there are bytes to write
@@ -288,7 +288,7 @@ class _Transfer:
                 received += len(block)
                 self.on_bytes(received, total)
         if total is not None and received != total:
-            raise _Again(f"cut after {received} of {total} bytes")
+            raise _TemporaryFailure(f"cut after {received} of {total} bytes")
 
 
 def _extent(response: requests.Response) -> tuple[int, int | None]:

@@ -6,9 +6,9 @@ were wrong; the new zips have ``_r2`` in their names. The ground truth is fetche
 organisers' repositories; asdray ships none of it.
 
 In a data folder, ``<data>/original/<dcase>/.download/<zip>.json`` marks a zip. The marker is written before
-the first file of the zip appears in the machine's folder, so that asdray's files can be told from files that
-somebody else put there, and again when all files are in place. It also tells if asdray fetches the zip
-itself, from before the first byte until the zip is removed: no other zip is ever removed.
+the first file of the zip appears in the machine's folder, to tell asdray's files from files of another
+origin, and again when all files are in place. The marker also tells if asdray fetches the zip itself, from
+before the first byte until the zip is removed: no other zip is ever removed.
 
 >>> from asdray.dcase.records import zips
 >>> first = zips("dcase2023")[0]
@@ -204,7 +204,7 @@ def remove_empty_folders(folder: Path) -> None:
             os.rmdir(path)
 
 
-def machines_there(data: Path, dcase: str) -> dict[Subset, tuple[str, ...]]:
+def machines_present(data: Path, dcase: str) -> dict[Subset, tuple[str, ...]]:
     """Machines of each subset with files, from any origin."""
     year = get_year(dcase)
     return {
@@ -225,7 +225,7 @@ def missing_folders(data: Path, z: Zip) -> list[str]:
     ]
 
 
-def ground_truth_there(data: Path, dcase: str) -> bool:
+def has_ground_truth(data: Path, dcase: str) -> bool:
     """True if ground truth of any origin lies in the data folder."""
     return holds_something(store.ground_truth_dir(data, dcase))
 
@@ -236,7 +236,9 @@ def remedy(data: Path, dcase: str, kind: str, subset: str, machine: str) -> str:
         folder = synthetic_path(data, dcase).parent
         return f"delete the folder {folder} and run `{hint('synth', dcase, data)}` again"
     try:
-        complete = all(is_there(data, z) for z in zips(dcase) if (z.subset, z.machine) == (subset, machine))
+        complete = all(
+            is_in_place(data, z) for z in zips(dcase) if (z.subset, z.machine) == (subset, machine)
+        )
     except (ValueError, OSError):  # a damaged marker or an unreadable folder tells nothing
         complete = False
     if complete:
@@ -267,7 +269,7 @@ def mark(data: Path, z: Zip, **facts: Any) -> None:
     store.write_json(_marker(data, z), {**_facts(data, z), **always, **facts})
 
 
-def is_there(data: Path, z: Zip) -> bool:
+def is_in_place(data: Path, z: Zip) -> bool:
     """True if all files of the zip were put in place, and no folder has lost files since."""
     files = _facts(data, z).get("files")
     raw = store.original_dir(data, z.dcase, z.subset)

@@ -1,7 +1,7 @@
 """Ground truth of a year: labels and domains of anonymous eval test clips, and hidden attributes.
 
-`asdray.dcase.truth_files` reads the upstream files; this module merges them. No fact is guessed: sources
-that contradict each other are an error, and a fact in no source is None.
+`asdray.dcase.truth_files` reads the upstream files, and this module merges the sources. No fact is guessed:
+contradictions between sources are an error, and a fact in no source is None.
 
 The released labelled names of 2022's ToyCar and ToyTrain belong to other clips: label and domain in these
 names are independent of those behind the official ranking. For these two machines
@@ -120,7 +120,7 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
     return GroundTruth(
         dcase,
         clips,
-        _by_every_name({clip: next(iter(told.values())) for clip, told in revealed.items()}, clips),
+        _by_every_name({clip: next(iter(texts.values())) for clip, texts in revealed.items()}, clips),
         (*_missing(clips, dcase, labels), *_unassigned(revealed, dcase)),
         tuple(source.path for source in sources),
     )
@@ -227,14 +227,14 @@ def _revealed(
             if (subset, split) == ("eval", "test"):
                 name = anonymous.get((machine, name), name)
             revealed.setdefault((subset, machine, split, name), {})[source.path] = attributes
-    for (subset, machine, split, name), told in revealed.items():
+    for (subset, machine, split, name), texts in revealed.items():
         if (subset, split) != ("eval", "test"):
             continue
         for path, truth in statements.get((machine, name), {}).items():
             if truth.labelled_name:
                 attributes = parse_name(dcase, subset, split, truth.labelled_name).attributes
-                if not any(agree(attributes, real) for real in told.values()):
-                    told[path] = attributes
+                if not any(agree(attributes, real) for real in texts.values()):
+                    texts[path] = attributes
     return revealed
 
 
@@ -272,9 +272,9 @@ def _about_clips(statements: Statements) -> Iterator[Contradiction]:
 
 
 def _about_attributes(revealed: Revealed) -> Iterator[Contradiction]:
-    for (_, machine, _, name), told in revealed.items():
-        if len(set(told.values())) > 1:
-            yield machine, "attributes", tuple(told), name
+    for (_, machine, _, name), texts in revealed.items():
+        if len(set(texts.values())) > 1:
+            yield machine, "attributes", tuple(texts), name
 
 
 def _refuse_contradictions(contradictions: Iterable[Contradiction], folder: Path) -> None:

@@ -14,7 +14,7 @@ class Finding:
 
     Attributes:
         kind: ``ok`` and ``note`` do not prevent work; ``missing`` and ``wrong`` do.
-        text: the finding, with its place and a fix.
+        text: finding, place and fix.
     """
 
     kind: Kind

@@ -115,13 +115,13 @@ def _cgroup(name: str) -> str:
 
 def _folder(what: str, path: Path, wanted: float) -> Iterator[Finding]:
     """Space, writing and file locks of a folder, or of its nearest existing parent."""
-    there = next(p for p in (path, *path.parents) if p.exists())
-    if not there.is_dir():
-        yield Finding("wrong", f"{what} {path}: {there} is a file: choose another place with --{what}")
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        yield Finding("wrong", f"{what} {path}: {existing} is a file: choose another place with --{what}")
         return
-    free = shutil.disk_usage(there).free / _GB
+    free = shutil.disk_usage(existing).free / _GB
     try:
-        with tempfile.TemporaryDirectory(prefix=".asdray-doctor-", dir=there) as trial:
+        with tempfile.TemporaryDirectory(prefix=".asdray-doctor-", dir=existing) as trial:
             store.write_text(Path(trial) / "file", "content")
             locks = _locks(Path(trial))
     except OSError as error:

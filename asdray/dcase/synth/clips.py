@@ -125,7 +125,7 @@ class Namer:
                 published = style.hidden_word.get(self.machine, published)
             elif is_anonymous and self.machine in style.open_test:
                 published = full
-            is_told = split == "train" or self.machine not in style.untold_test
+            is_told = split == "train" or self.machine not in style.unrevealed_test
             return published, full, full if style.correspondences and is_told else None
         if style.names == "ids" or (style.names == "domains" and split == "test"):
             return "", "", None

@@ -53,7 +53,7 @@ class Style:
         wrong_names: labelled names in lists belong to other clips.
         open_test: labelled test names show attributes that training names hide.
         third_column: the evaluator's files also give the hidden attributes.
-        untold_test: correspondences leave out the test clips.
+        unrevealed_test: correspondences leave out the test clips.
         suffixes: endings of the anomalies' real attributes, in turn.
         hidden_word: other spelling of ``noAttribute`` in training names.
         supplemental: name template of the supplemental clips and first index, per machine; ``*`` = others.
@@ -77,7 +77,7 @@ class Style:
     wrong_names: Machines = _NO_MACHINE
     open_test: Machines = _NO_MACHINE
     third_column: Machines = _NO_MACHINE
-    untold_test: Machines = _NO_MACHINE
+    unrevealed_test: Machines = _NO_MACHINE
     suffixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hidden_word: Mapping[str, str] = field(default_factory=dict)
     supplemental: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             without_test=_set("RoboticArm"),
             open_test=_set("BrushlessMotor"),
             third_column=_set("AirCompressor HoveringDrone ToothBrush"),
-            untold_test=_set("BrushlessMotor"),
+            unrevealed_test=_set("BrushlessMotor"),
             suffixes=MappingProxyType({"gearbox": ("_damage1", "_damage2"), "slider": ("_",)}),
         ),
         "dcase2025": Style(

@@ -63,11 +63,11 @@ def _table_2021() -> Table:
     }
     made: Table = {}
     for machine, (keys, usual, shifted, template) in machines.items():
-        here, there = usual.split("|"), shifted.split("|")
-        shifts = [i for i in range(len(here)) if here[i] != there[i]]
+        source, target = usual.split("|"), shifted.split("|")
+        shifts = [i for i in range(len(source)) if source[i] != target[i]]
         for section in range(6):
             i = shifts[section % 3]
-            axes = [*here[:i], there[i], *here[i + 1 :]]
+            axes = [*source[:i], target[i], *source[i + 1 :]]
             made[machine, section] = make(keys, usual, grid(*axes)[:4], template=template)
     return made
 
