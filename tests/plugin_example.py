@@ -1,4 +1,4 @@
-"""A loss, a frontend and a backend of one's own, for ``--plugin``: small, but of use as a pattern."""
+"""Example of a plugin: a small loss, frontend and backend, for ``--plugin``."""
 
 from typing import ClassVar, Literal
 
@@ -39,7 +39,7 @@ class BandsConfig(FrontendConfig):
 
 
 class Bands(FrontendModule):
-    """Log energies of frequency bands, and how badly a linear bottleneck of three numbers keeps them.
+    """Log energies of frequency bands; the score is the reconstruction error of a linear bottleneck of size 3.
 
     Embeddings are the energies relative to the mean of the machine's training clips.
     """

@@ -1,4 +1,4 @@
-"""The schema: what is accepted, what hashes alike, and what each mistake is answered with."""
+"""The schema of recipes and sweep files: accepted values, hashes, and the error message of every mistake."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def load(tmp_path, text):
 
 
 def test_pinned_ids():
-    """These name folders in users' results: change one only together with `numerics` and a reason."""
+    """Ids name folders in users' results: change one only together with `numerics`, for a reason."""
     assert (DIS.id, AE.id) == ("5ce49aea", "70f259b9")
     assert backend_id(Knn()) == "knn-5f37182d"
     assert backend_id(Recon()) == "recon-276a4450"
@@ -77,13 +77,13 @@ def test_a_later_field_keeps_old_ids_at_its_old_value():
 
 
 def test_canonical_form_is_complete():
-    """Defaults are signed too: a changed default must not claim old results."""
+    """Defaults are part of the hash: after a change of a default, old results must not be found."""
     form = canonical(DIS)
     assert form["train"]["weight_decay"] == 0.01
     assert form["frontend"]["loss"] == {"numerics": 1, "name": "adacos", "trainable": False}
 
 
-def test_units_and_signatures_depend_on_the_machines_that_matter():
+def test_units_and_signatures_depend_on_machines_of_the_unit_alone():
     everything = YEARS["dcase2023"].all_machines
     two = ("fan", "bandsaw")
     ids = {m: f"id-{m}" for m in everything}
@@ -102,7 +102,7 @@ def test_units_and_signatures_depend_on_the_machines_that_matter():
     assert train_signature(shared, shared.units[0], changed) != train_signature(shared, shared.units[0], ids)
 
 
-def test_training_depends_on_what_else_it_reads():
+def test_training_depends_on_input_files_besides_audio():
     trial = Trial("dcase2023", "d", DIS, 0, ("fan",))
     variants = [
         None,
@@ -138,7 +138,7 @@ def test_paths_of_precomputed_embeddings(path, message):
         with_overrides(AE, {"frontend": {"name": "precomputed", "path": path}}, "w")
 
 
-def test_what_gives_the_same_for_all_seeds_is_one_trial(tmp_path):
+def test_a_result_that_is_the_same_for_all_seeds_is_one_trial(tmp_path):
     text = """
     name: s
     recipes:
@@ -173,7 +173,7 @@ def test_channels_other_than_near_need_two_microphones():
                 far.check(year)
 
 
-def test_every_signature_depends_on_what_it_reads():
+def test_every_signature_depends_on_every_input():
     train = {train_signature(t, t.units[0], {"fan": i}) for t, i in [
         (Trial("dcase2023", "d", DIS, 0, ("fan",)), "x"),
         (Trial("dcase2023", "d", DIS, 1, ("fan",)), "x"),
@@ -192,8 +192,8 @@ def test_every_signature_depends_on_what_it_reads():
     "backend", [Knn(), Knn(smote_ratio=0.2), Knn().model_copy(update={"metric": "cosine"})]
 )
 def test_signatures_made_from_text_are_those_of_the_configuration(backend):
-    """What is done must stay done: these digests are in records."""
-    backend.canonical_json  # noqa: B018 - kept from here on
+    """Complete stages must stay complete: users' results hold these hashes."""
+    backend.canonical_json  # noqa: B018 - cached by this access
     other = backend.model_copy(update={"n_neighbors": 7})
     for one in (backend, other):
         whole = {"stage": ("score", NUMERICS["score"]), "extract": "e", "backend": one}

@@ -1,4 +1,4 @@
-"""Methods from outside the package: a loss, a frontend and a backend from a user's file."""
+"""Plugins: a loss, a frontend and a backend from a user's file or folder."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_unions_take_members_from_outside():
         ({"frontend.loss": {"name": "adacos", "trainabl": True}}, "did you mean 'trainable'?"),
     ],
 )
-def test_faults_are_told_as_those_of_built_in_members(overrides, message):
+def test_faults_have_the_messages_of_built_in_members(overrides, message):
     load_plugins([EXAMPLE])
     with pytest.raises(ValueError) as error:
         with_overrides(DIS, overrides, "x")
@@ -131,7 +131,7 @@ def test_built_in_members_keep_their_ids():
     assert after == before
 
 
-def test_the_hash_of_the_file_enters_what_it_touches_and_that_alone(file):
+def test_the_hash_of_the_file_enters_ids_of_its_own_methods_alone(file):
     def ids():
         load_plugins([file])
         loss, bands = systems()
@@ -353,7 +353,7 @@ def test_a_folder_of_many_mib_is_refused(folder):
         load_plugins([folder])
 
 
-def test_an_exception_that_is_its_own_cause_is_told_like_any_other(file):
+def test_an_exception_that_is_its_own_cause_is_reported_like_any_other(file):
     file.write_text(
         file.read_text().replace(
             "    means = [",
@@ -441,7 +441,7 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
         ),
     ],
 )
-def test_a_frontend_that_is_none_is_told_in_one_line(code, instead, says, file, data, tmp_path):
+def test_an_unusable_frontend_is_reported_in_one_line(code, instead, says, file, data, tmp_path):
     text = file.read_text()
     assert text.count(code) == 1
     file.write_text(text.replace(code, instead))
@@ -454,7 +454,7 @@ def test_a_frontend_that_is_none_is_told_in_one_line(code, instead, says, file, 
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_loss_that_is_none_is_told_with_its_name(file, data, tmp_path):
+def test_an_unusable_loss_is_reported_with_its_name(file, data, tmp_path):
     file.write_text(
         file.read_text().replace(
             "(self.linear(embeddings), targets,", "(self.linear(embeddings), targets, reduction='none',"
@@ -467,8 +467,8 @@ def test_a_loss_that_is_none_is_told_with_its_name(file, data, tmp_path):
         train(trial, trial.units[0], Places.of(data, tmp_path / "results", data / "cache"))
 
 
-def test_what_a_changed_file_makes_undone(data, tmp_path):
-    """A backend in a file of its own: training and extraction stay."""
+def test_a_changed_file_makes_its_own_stages_incomplete(data, tmp_path):
+    """After a change of a file with a backend alone, training and extraction stay complete."""
     frontend, backend = tmp_path / "frontend.py", tmp_path / "backend.py"
     frontend.write_text(EXAMPLE.read_text().replace("\nBACKENDS", "\nX"))
     backend.write_text(EXAMPLE.read_text().replace("\nLOSSES", "\nX").replace("\nFRONTENDS", "\nX"))
@@ -651,7 +651,7 @@ def test_the_plugin_of_a_sweep_file(file, data, tmp_path, capsys):
     ],
     ids=["build", "train", "extract", "score"],
 )
-def test_what_a_plugins_code_raises_is_told_with_its_line(
+def test_an_exception_of_a_plugin_is_reported_with_its_line(
     stage, code, raising, says, file, data, tmp_path, capsys
 ):
     recipe = tmp_path / "bands.yaml"

@@ -111,7 +111,7 @@ def test_another_recipe_has_the_published_values(name):
 
 
 def test_no_shipped_recipe_is_without_a_table_of_values():
-    """That the `_asdkit` ones are their recipe but for the labels is tested with the configuration."""
+    """Recipes with `_asdkit` differ from theirs in the labels alone, as tests/test_config.py checks."""
     assert {name.removesuffix("_asdkit") for name in recipe_names()} == {*DISCRIMINATIVE, *OTHERS}
 
 
