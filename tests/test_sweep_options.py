@@ -416,6 +416,44 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
     assert all(is_complete(job.steps(sweep, world.places)) for job in jobs if job.trial.seed == 1)
 
 
+def test_results_of_release_0_1_are_refused_untouched_until_they_are_deleted(world, asdray):
+    sweep, (job,) = world.load(recipes=["dis.yaml"], seeds=[0])
+    folder = job.files(world.places).folder
+    old = folder.model(job.trial.units[0].name) / ".done" / "train.json"
+    store.write_json(folder.trial_json, {"dcase": DCASE})
+    store.write_json(old, {"format": 1, "stage": "train"})
+    write_spec(sweep, world.folder)
+    before = {path: path.read_bytes() for path in world.places.results.rglob("*") if path.is_file()}
+    data = ["--data", world.places.data]
+    where = [*data, "--results", world.places.results]
+    commands = (
+        ["sweep", world.path, *where],
+        ["sweep", world.path, "--dry-run", *where],
+        ["status", "s", *where],
+        ["report", "s", *where],
+        ["run", world.path.with_name("dis.yaml"), DCASE, "--machines", ",".join(MACHINES), *where],
+        *(
+            [stage, folder.root, *data]
+            for stage in ("train", "extract", "score", "evaluate", "umap", "table")
+        ),
+    )
+    for command in commands:
+        code, out, err = asdray(*command)
+        assert (code, out) == (2, ""), command
+        (line,) = err.splitlines()
+        assert f"{folder.root} was written by asdray 0.1" in line
+        assert "--fresh" in line
+        assert "--results" in line
+    assert {p: p.read_bytes() for p in world.places.results.rglob("*") if p.is_file()} == before
+    code, out, err = asdray("sweep", world.path, "--fresh", "--dry-run", *where)
+    assert (code, err) == (0, "")
+    assert str(folder.root) in out
+    sweep, jobs = load(world.path, {}, world.places, fresh=True)
+    delete(results_of(sweep, jobs, world.places), sweep, world.places)
+    assert not folder.root.exists()
+    assert asdray("sweep", world.path, "--dry-run", *where)[0] == 0
+
+
 # ------------------------------------------------------------------------------- --dry-run and the estimates
 
 

@@ -85,7 +85,7 @@ def sweep(
 
     seconds = None if wall_time is None else stop.parse_wall_time(wall_time)
     places = Places.of(data, results, cache_dir)
-    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [], fresh)
     if only is not None and plan.search.samples:
         raise ValueError(
             "--only chooses among the trials of a grid; which ones a search needs it says itself"

@@ -121,6 +121,21 @@ class TrialFiles:
         return store.trial_dir(self.places.results, self.trial)
 
 
+def refuse_old_results(folders: Iterable[TrialDir]) -> None:
+    """Refuses trials of release 0.1, which kept a folder of markers in place of each ``done.json``.
+
+    Raises:
+        ValueError: a folder holds such a trial; the message says how to go on.
+    """
+    old = [folder.root for folder in folders if any(folder.root.glob("model/*/.done"))]
+    if old:
+        raise ValueError(
+            f"{old[0]} was written by asdray 0.1, whose results this version cannot continue"
+            f"{f' ({len(old)} trials in all)' if len(old) > 1 else ''}: delete them with `asdray sweep ... "
+            "--fresh`, or choose another folder with --results"
+        )
+
+
 def train_signature(files: TrialFiles, unit: Unit) -> str:
     """The signature of a unit's training.
 

@@ -21,7 +21,7 @@ from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import check_machines
-from asdray.stages.steps import TrialFiles, train_signature
+from asdray.stages.steps import TrialFiles, refuse_old_results, train_signature
 from asdray.store import Places
 
 
@@ -101,12 +101,13 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
     """The trial in ``folder``, the description, and the results root above.
 
     Raises:
-        ValueError: not a trial's folder, a folder that was moved, or a damaged file.
+        ValueError: not a trial's folder, a folder that was moved, results of release 0.1, or a damaged file.
     """
     folder = folder.expanduser().absolute()
     path = store.TrialDir(folder).trial_json
     if not path.is_file():
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
+    refuse_old_results([store.TrialDir(folder)])
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         _activate_plugins(value, folder)

@@ -1,4 +1,4 @@
-"""From a sweep file to what is left to do. Starts no Ray, imports no torch."""
+"""From a sweep file to its trials. Starts no Ray, imports no torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from asdray.config.load import load_sweep
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset, load_dataset
-from asdray.stages.steps import Step
+from asdray.stages.steps import Step, refuse_old_results
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import EventLog, finished
 from asdray.sweep.jobs import Job, event_at
 
 
-def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
-    """Every trial of the sweep with its dataset; of a search those that it has come to so far.
+def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple[Job, ...]:
+    """Every trial of a sweep with its dataset; the trials of a search are those that its study knows.
+
+    Args:
+        where: the source of the sweep, for error messages.
+        fresh: True if the results of these trials are to be deleted: then results of release 0.1 are no
+            error.
 
     Raises:
-        ValueError: a year that is not formatted, or a machine that its dataset does not hold; an ensemble
-            that names what the sweep does not have.
+        ValueError: a year that is not formatted, or a machine without clips; official and synthetic data in
+            one sweep; an ensemble over systems that the sweep does not have; results of release 0.1.
     """
     datasets: dict[str, Dataset] = {}
     for dcase in sweep.years:
@@ -41,14 +46,19 @@ def plan(sweep: Sweep, places: Places, where: str) -> tuple[Job, ...]:
         from asdray.sweep.search import known_jobs
         from asdray.sweep.study import Studies
 
-        return known_jobs(Studies(sweep, places, datasets, where, write=False), datasets)
-    try:
-        ensembles.plan(sweep, [trial for trial, _ in trials])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return tuple(
-        Job(trial, swept, datasets[trial.dcase], trial.backends(sweep.backends)) for trial, swept in trials
-    )
+        jobs = known_jobs(Studies(sweep, places, datasets, where, write=False), datasets)
+    else:
+        try:
+            ensembles.plan(sweep, [trial for trial, _ in trials])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        backends = sweep.backends
+        jobs = tuple(
+            Job(trial, swept, datasets[trial.dcase], trial.backends(backends)) for trial, swept in trials
+        )
+    if not fresh:
+        refuse_old_results(job.files(places).folder for job in jobs)
+    return jobs
 
 
 def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> None:
@@ -62,8 +72,11 @@ def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> N
 
 
 def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:
-    """Trials to train in the order in which they begin: last those that give their machines to tasks one by
-    one, so that a sweep does not end with all tasks of a whole trial left and no training beside them."""
+    """The indices of trials to train, in the order in which they begin.
+
+    Trials with one model per machine come last: tasks follow each of their units, so that a sweep does not
+    end with all tasks of a whole trial left and no training beside them.
+    """
     return sorted(training, key=lambda i: (jobs[i].trial.system.frontend.scope == "machine", i))
 
 
@@ -75,10 +88,10 @@ def log_found(trial: Trial, steps: Iterable[Step], log: EventLog) -> None:
 
 
 def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ...]:
-    """The same jobs with their datasets read again.
+    """The same jobs, with their datasets read again.
 
     Raises:
-        ValueError: a machine that was formatted away meanwhile.
+        ValueError: a machine that is no longer in the dataset.
     """
     now: dict[str, Dataset] = {}
     for job in jobs:
@@ -89,8 +102,21 @@ def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ..
 
 
 def load(
-    path: Path, overrides: Mapping[str, Any], places: Places, plugins: Iterable[Path] = ()
+    path: Path,
+    overrides: Mapping[str, Any],
+    places: Places,
+    plugins: Iterable[Path] = (),
+    fresh: bool = False,
 ) -> tuple[Sweep, tuple[Job, ...]]:
-    """The sweep in a file and its jobs; ``plugins`` besides those that the file names."""
+    """The sweep in a file, and its jobs.
+
+    Args:
+        overrides: option path -> value, see ``--set``.
+        plugins: files besides those that the sweep file names.
+        fresh: see `plan`.
+
+    Raises:
+        ValueError: an error in the file, or see `plan`.
+    """
     sweep = load_sweep(path, overrides, plugins)
-    return sweep, plan(sweep, places, str(path))
+    return sweep, plan(sweep, places, str(path), fresh)
