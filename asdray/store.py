@@ -103,6 +103,11 @@ class TrialDir:
     def metrics(self) -> Path:
         return self.root / "metrics.parquet"
 
+    @property
+    def is_of_release_0_1(self) -> bool:
+        """True if release 0.1 wrote the trial: it kept a folder of markers in place of ``done.json``."""
+        return any(self.root.glob("model/*/.done"))
+
     def plugin(self, sha256: str, suffix: str = ".py") -> Path:
         """The trial's copy of a plugin: a file, or a folder without suffix."""
         return self.root / "plugins" / f"{sha256[:16]}{suffix}"

@@ -684,7 +684,7 @@ def test_trial_json_of_built_in_methods_names_no_plugin(data, tmp_path):
 
 def test_recipes_are_listed_with_what_they_follow(file, capsys):
     out = asdray(capsys, "recipes", "--plugin", file).out
-    assert f"{file} adds: loss softmax, frontend bands, backend centroid" in out
+    assert f"{file} adds: backend centroid, frontend bands, loss softmax" in out
     blocks = dict(
         b.split("\n", 1)
         for b in ("\n" + out).replace("\n    ", "\0").split("\n")

@@ -89,7 +89,7 @@ def recipes(plugin: Plugins = None) -> None:
     for own in plugins:
         added = [
             f"{union.noun} {name}"
-            for union in UNIONS.values()
+            for _, union in sorted(UNIONS.items())
             for name, cls in union.added.items()
             if cls.plugin == own
         ]

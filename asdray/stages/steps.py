@@ -122,12 +122,12 @@ class TrialFiles:
 
 
 def refuse_old_results(folders: Iterable[TrialDir]) -> None:
-    """Refuses trials of release 0.1, which kept a folder of markers in place of each ``done.json``.
+    """Refuses trials of release 0.1, whose records this version does not read.
 
     Raises:
         ValueError: a folder holds such a trial; the message says how to go on.
     """
-    old = [folder.root for folder in folders if any(folder.root.glob("model/*/.done"))]
+    old = [folder.root for folder in folders if folder.is_of_release_0_1]
     if old:
         raise ValueError(
             f"{old[0]} was written by asdray 0.1, whose results this version cannot continue"
