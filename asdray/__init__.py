@@ -1,4 +1,11 @@
-"""Sweeps and benchmarks for DCASE Challenge Task 2, anomalous sound detection."""
+"""Sweeps and benchmarks for DCASE Challenge Task 2, anomalous sound detection.
+
+Example::
+
+    import asdray
+
+    frame = asdray.load_results("results/sweeps/dis_grid")  # every number, one row per metric value
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``asdray.load_results``, imported when it is asked for: `import asdray` alone stays light."""
+    """Imports ``asdray.load_results`` at the first use: `import asdray` alone stays light."""
     if name == "load_results":
         from asdray.results import load_results
 

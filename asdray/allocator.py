@@ -1,4 +1,4 @@
-"""The C library's memory allocator, where that is glibc; elsewhere nothing happens. Changes no result."""
+"""Settings of glibc's memory allocator, for speed and memory; no effect on results or other C libraries."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def keep_memory() -> None:
-    """Asks glibc to reuse freed memory instead of giving it back, whatever its size.
+    """Makes glibc reuse freed blocks of any size instead of returning the memory to the system.
 
-    By default a block of more than 32 MiB is a mapping of its own: every step of a training maps, faults in,
-    zeroes and unmaps gigabytes. It works for the main thread; other threads take their large blocks from
-    elsewhere unless the process was started with ``MALLOC_ARENA_MAX=1``.
+    By default every block of more than 32 MiB is a separate mapping: a training step maps, faults in, zeroes
+    and unmaps gigabytes. The setting holds for the main thread; other threads take large blocks from other
+    arenas unless the process was started with ``MALLOC_ARENA_MAX=1``.
     """
     if libc := _glibc():
         libc.mallopt(_TRIM_THRESHOLD, -1)
         if not libc.mallopt(_MMAP_THRESHOLD, 1 << 30):
-            libc.mallopt(_MMAP_MAX, 0)  # older ones take no threshold as large
+            libc.mallopt(_MMAP_MAX, 0)  # older versions refuse a threshold of 1 GiB
         share_heap()
 
 
 def share_heap() -> None:
-    """Has all threads take their memory from one heap, where none was started yet: glibc asks once.
+    """Makes all threads share one heap; has an effect only before the first thread starts.
 
-    By default each of dozens has one of its own, and in each some megabytes stay that are free.
+    By default each of dozens of threads has a heap, and some free megabytes stay in each.
     """
     if libc := _glibc():
         libc.mallopt(_ARENA_MAX, 1)
 
 
 def give_back() -> None:
-    """Returns freed memory to the system: glibc by itself keeps what lies below something still in use."""
+    """Returns freed memory to the system; by itself glibc keeps all free memory below a block in use."""
     if libc := _glibc():
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The command line: what a person gets wrong is one message and exit 2, what fails is exit 1."""
+"""The command line: wrong input gives one message and exit code 2, a failure exit code 1."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ from asdray.sweep.cluster import WORKER_ENV
 
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch):
-    """The commands set these for the whole process, which here is that of other tests too."""
+    """Commands set these variables for the whole process, which other tests share."""
     for name, value in WORKER_ENV.items():
         monkeypatch.setenv(name, value)
 
@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture
 def trial(data, tmp_path):
-    """The folder of a trial that is described, and nothing else of it done."""
+    """The folder of a trial with a description and no results."""
     places = Places.of(data, tmp_path / "results")
     made = Trial(DCASE, "ae", AE, 0, ("fan",))
     return write_trial(made, ["last"], made.backends((Knn(),)), False, places, load_dataset(data, DCASE))
@@ -189,7 +189,7 @@ def test_a_damaged_description_is_written_anew(asdray, trial, data, content):
 
 @pytest.fixture
 def spec(recipe, tmp_path):
-    """A sweep file that names its recipe file relative to itself."""
+    """A sweep file with a path of a recipe relative to the sweep file."""
     folder = tmp_path / "with space"
     folder.mkdir()
     (folder / "own.yaml").write_text(recipe.read_text())
@@ -222,7 +222,7 @@ def test_the_resolved_spec_works_from_anywhere(asdray, spec, data, tmp_path, mon
 
 
 def test_a_stopped_sweep_names_the_whole_command(asdray, spec, data, tmp_path, monkeypatch):
-    """Only the stop is made up: a real one is in the tests of the sweep."""
+    """With an invented stop; the tests of sweeps have a real one."""
     from dataclasses import fields
 
     import asdray.sweep.run as run

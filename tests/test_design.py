@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import asdray
 from asdray.config.load import load_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +183,11 @@ def test_readme_describes_every_module_and_no_other():
 def test_every_sweep_file_loads_and_says_what_it_asks(path):
     assert load_sweep(path).name == path.stem
     assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_every_version_is_that_of_the_package():
+    assert f"\nversion: {asdray.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {asdray.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_lock_holds_names_and_versions_only():

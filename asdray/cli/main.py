@@ -1,6 +1,6 @@
-"""The entry point: collects the commands, runs one, and turns its errors into messages and exit codes.
+"""The entry point: collects the commands, runs one, and turns errors into messages and exit codes.
 
-A command imports the packages that it needs when it runs, so that ``--help`` and ``recipes`` stay fast.
+A command imports other packages only when it runs: ``--help`` and ``recipes`` stay fast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits.
 
     Args:
-        argv: the command's name and options; None: those of the process.
+        argv: the command's name and options; None: the arguments of the process.
 
     Raises:
         SystemExit: always; the codes are listed in `asdray.cli`.
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def recipes(plugin: Plugins = None) -> None:
-    """List the recipes that ship with asdray, with their papers and published scores.
+    """List the recipes of asdray, with papers and published scores.
 
     Example: asdray recipes --plugin my_method.py
     """

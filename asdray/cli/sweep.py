@@ -1,4 +1,4 @@
-"""The commands around sweeps: run one, tell its state, and rebuild its tables."""
+"""The commands around sweeps: run a sweep, tell the state of a sweep, and rebuild the tables."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
 
 
 def print_board(board: Leaderboard, title: str) -> None:
-    """Prints a leaderboard, then our rows beside the published rows that they follow, each with its notes."""
+    """Prints a leaderboard with notes, then our rows beside the published rows of the same systems."""
     from asdray.evaluation import leaderboard_text as text
     from asdray.evaluation.published import beside
 
@@ -195,7 +195,7 @@ def _print_table(table: Table, notes: Iterable[str]) -> None:
 
 @app.command()
 def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
-    """Tell how far a sweep is, from any shell, while it runs and after: done, running, failed, left.
+    """Show the done, running, failed and missing work of a sweep, from any shell, during the run and after.
 
     Example: asdray status dis_grid
     """
