@@ -46,7 +46,7 @@ MOST_RUNS = 6
 HANGS_AFTER = 300.0
 """Seconds without a new line in ``events.jsonl`` or an end, after which a run counts as hanging."""
 
-EPOCHS = 8
+EPOCHS = 6
 SPEC = {
     "name": "kills",
     "recipes": {
@@ -129,6 +129,7 @@ class Sweep:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                cwd=self.runner.root,  # which `-m` would else look into first
                 env=self.runner.environment,
                 start_new_session=True,
             )
@@ -337,7 +338,7 @@ def run(kills: int, seed: int, tree: Path, out: Output, first: int = 0) -> bool:
     root = Path(tempfile.mkdtemp(prefix="kills-", dir="/tmp" if os.path.isdir("/tmp") else None))
     runner = Runner(root, tree)
     try:
-        runner.make_data("dcase2023", ["fan", "bandsaw"], 24, 16)
+        runner.make_data("dcase2023", ["fan", "bandsaw"], 12, 8)
         reference = Sweep(runner, "undisturbed")
         for _ in range(2):  # the second finds audio decoded, as all that follow
             shutil.rmtree(reference.results, ignore_errors=True)
