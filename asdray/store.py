@@ -398,6 +398,9 @@ def is_leased(folder: Path) -> bool:
 
 # -------------------------------------------------------------------------------------------- records
 
+EPOCHS_FILE, LOG_FILE = "metrics.csv", "train.log"
+"""Files in the folder of a unit's model: one line per epoch; messages of the training."""
+
 RECORDS = "done.json"
 RECORD_FORMAT = 2
 

@@ -50,7 +50,7 @@ class UnitTraining:
 
     def log(self, text: str) -> None:
         """Adds a line with the time to ``train.log``."""
-        with open(self.folder / "train.log", "a", encoding="utf-8") as file:
+        with open(self.folder / store.LOG_FILE, "a", encoding="utf-8") as file:
             file.write(f"{provenance.now()} {text}\n")
 
 
@@ -61,7 +61,7 @@ def criterion(row: Mapping[str, Any]) -> float:
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``metrics.csv``, one row per epoch, numbers in full precision, unknown times empty."""
-    with store.atomic_path(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+    with store.atomic_path(folder / store.EPOCHS_FILE) as temporary, open(temporary, "w", newline="") as file:
         names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
@@ -95,7 +95,7 @@ def resumable(training: UnitTraining) -> list[dict[str, Any]]:
         found = len(history_of("best"))
         if not (found == best or found > len(history)):
             return []
-    return _with_times(training.folder / "metrics.csv", history)
+    return _with_times(training.folder / store.EPOCHS_FILE, history)
 
 
 def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def train(
         else:
             facts = _without_training(training)
         outputs = [training.checkpoint(name) for name in wanted]
-        return work.finish([*outputs, folder / "metrics.csv"], device=facts.pop("device"), extra=facts)
+        return work.finish([*outputs, folder / store.EPOCHS_FILE], device=facts.pop("device"), extra=facts)
 
 
 def _train(
@@ -230,5 +230,5 @@ def _clear(folder: Path, keep_checkpoints: bool) -> None:
         path.unlink()
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in ("metrics.csv", "hparams.yaml", "train.log"):
+        for name in (store.EPOCHS_FILE, "hparams.yaml", store.LOG_FILE):
             (folder / name).unlink(missing_ok=True)
