@@ -13,7 +13,7 @@ from asdray.sweep.changes import changes
 from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
 from asdray.sweep.events import History
 from asdray.sweep.jobs import Job, Remaining, remaining
-from asdray.sweep.pieces import kept_shares
+from asdray.sweep.keep import kept_shares
 from asdray.sweep.progress import duration
 from asdray.sweep.summary import read_summary
 

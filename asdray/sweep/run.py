@@ -174,8 +174,8 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
     if not sweep_run.stopped:
         sweep_run.prune_all()
         write_summaries([run.job for run in sweep_run.runs], sweep, places)
-    if sweep_run.retention.freed:
-        text = f"keep: {size(sweep_run.retention.freed)} of checkpoints and embeddings dropped"
+    if sweep_run.pruner.freed:
+        text = f"keep: {size(sweep_run.pruner.freed)} of checkpoints and embeddings pruned"
         sweep_run.view.line(text)
     return fresh if fresh != jobs else ()
 

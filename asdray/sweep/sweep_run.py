@@ -21,10 +21,9 @@ from asdray.sweep import outputs
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of
 from asdray.sweep.jobs import Job, is_complete, remaining, with_signature
-from asdray.sweep.pieces import kept_shares
+from asdray.sweep.keep import Pruner, kept_shares
 from asdray.sweep.plan import log_found
 from asdray.sweep.progress import Progress, View
-from asdray.sweep.retention import Retention
 from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class SweepRun:
         self.view = view
         self.search = search
         self.folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
-        self.retention = Retention(sweep, places)
+        self.pruner = Pruner(sweep, places)
         self.runs: list[TrialRun] = []
         self.stopped = False
         self.estimator = Estimator(kept_shares(sweep, jobs))
@@ -172,16 +171,11 @@ class SweepRun:
         state = self.search.state_of(run.job) if self.search else None
         if state == "open" or run.phase != "ended":  # open: its objective may be asked for again
             return
-        if state == "stopped":
-            self.retention.forget_stopped(run.job)
-        else:
-            self.retention.look(run.job)
+        self.pruner.prune(run.job, stopped=state == "stopped")
 
     def prune_all(self) -> None:
         """Deletes the files that need not be kept of all trials, once the leaderboard is of now."""
-        jobs = [run.job for run in self.runs]
-        steps = [job.steps(self.sweep, self.places) for job in jobs]
-        self.retention.look_at_all(jobs, steps, self.search, best=True)
+        self.pruner.prune_all([run.job for run in self.runs], self.search)
 
     def needs_umap(self, run: TrialRun, checkpoint: str, machine: str) -> bool:
         """True if a machine's plot is asked for and is not complete."""

@@ -1,4 +1,4 @@
-"""What a sweep keeps on disk, and what of the dropped is made again: real stages, here without Ray."""
+"""Pruning by `keep`, and what of the pruned is rebuilt: real stages, here without Ray."""
 
 import dataclasses
 import json
@@ -20,14 +20,16 @@ from asdray import load_results, store
 from asdray.config.search import Objective
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
+from asdray.evaluation.tables import write_trials
 from asdray.stages.extract import extract
 from asdray.stages.score import score
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
-from asdray.sweep import outputs, retention, run, stop
+from asdray.sweep import outputs, run, stop
 from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.jobs import Job, count_complete, is_complete
+from asdray.sweep.jobs import count_complete, is_complete
+from asdray.sweep.keep import Pruner, Ranking
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.search import open_search
@@ -124,7 +126,7 @@ def test_by_default_everything_stays(world):
     assert len(checkpoints(world)) == 3
 
 
-def test_what_is_dropped_is_done_until_something_new_reads_it(world, asdray):
+def test_what_is_pruned_is_complete_until_something_new_reads_it(world, asdray):
     assert world.work(keep=NONE) == {"train": 3, "extract": 3, "score": 3, "evaluate": 3, "table": 1}
     assert world.kept() == checkpoints(world) == []
     before = world.trees()
@@ -217,7 +219,7 @@ def test_keep_takes_effect_on_finished_trials_and_is_told(world, capsys):
     run_sweep(sweep, jobs, world.places, RunOptions())
     out = capsys.readouterr().out
     assert "changed since the last run: keep.checkpoints, keep.embeddings" in out
-    assert "of checkpoints and embeddings dropped" in out
+    assert "of checkpoints and embeddings pruned" in out
     assert world.kept() == checkpoints(world) == []
     world.run()  # what is gone does not come back by itself
     assert world.kept() == []
@@ -254,11 +256,11 @@ def test_top_keeps_those_of_the_best_systems_of_the_leaderboard(world):
 def test_what_is_in_no_ranking_yet_stays(world):
     sweep, jobs = world.load(mels=(8, 16), keep={"embeddings": {"top": 1}})
     finish(jobs[0], sweep, world.places)
-    ranking = retention.Ranking.of(sweep, jobs, world.places)
-    assert not any(ranking.beyond(job, 1) for job in jobs)
-    keeper = retention.Retention(sweep, world.places)
-    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], None, best=True)
-    assert keeper.freed == 0
+    ranking = Ranking.read(sweep, jobs, world.places)
+    assert not any(ranking.is_beyond(job, 1) for job in jobs)
+    pruner = Pruner(sweep, world.places)
+    pruner.prune_all(jobs, None)
+    assert pruner.freed == 0
 
 
 def test_of_a_search_the_best_by_its_objective_stay_and_open_samples_wait(world):
@@ -277,8 +279,8 @@ def test_of_a_search_the_best_by_its_objective_stay_and_open_samples_wait(world)
     for job in jobs:
         finish(job, sweep, world.places)
     searching, jobs = open_search(sweep, world.places)
-    keeper = retention.Retention(sweep, world.places)
-    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching, best=True)
+    pruner = Pruner(sweep, world.places)
+    pruner.prune_all(jobs, searching)
     kept = {sample.system.id for sample in (samples[1], samples[3])}  # the lower the better; the last is open
     assert {p.parts[-6].rpartition("-")[2] for p in world.kept()} == kept
 
@@ -312,98 +314,64 @@ def stopped_search(world, keep):
 def test_of_what_a_scheduler_stopped_nothing_is_one_of_the_best_or_still_read(world, keep, left):
     sweep, jobs, searching = stopped_search(world, keep)
     assert (len(world.kept()), len(checkpoints(world))) == (12, 6)
-    keeper = retention.Retention(sweep, world.places)
+    pruner = Pruner(sweep, world.places)
     with store.lease(store.trial_dir(world.places.results, jobs[1].trial).model("fan")):
-        keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching)
+        pruner.prune_all(jobs, searching)
         assert len(checkpoints(world)) == (left[1] or 1), "fan's process may be reading it"
-    keeper.look_at_all(jobs, [j.steps(sweep, world.places) for j in jobs], searching)
+    pruner.prune_all(jobs, searching)
     assert (len(world.kept()), len(checkpoints(world))) == left
-    assert keeper.freed == 100 * (18 - sum(left))
+    assert pruner.freed == 100 * (18 - sum(left))
 
 
-def test_what_a_scheduler_stopped_stays_where_another_sweep_is_to_read_it(world):
+def name_in_another_sweep(world, **changes):
+    """Writes what a run of another sweep leaves in the results."""
+    other, jobs = world.load(name="other", **changes)
+    folder = store.sweep_dir(world.places.results, "other")
+    outputs.write_spec(other, folder)
+    rows = [outputs.trial_row(job, job.steps(other, world.places), world.places, [], False) for job in jobs]
+    write_trials(rows, folder)
+    return store.SweepDir(folder)
+
+
+def test_what_a_scheduler_stopped_stays_where_another_sweep_names_it(world):
     sweep, jobs, searching = stopped_search(world, NONE)
-    other, _ = world.load(name="other", recipes=["ae.yaml"], seeds=[1], keep=NONE)
-    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
-    retention.Retention(sweep, world.places).look_at_all(
-        jobs, [j.steps(sweep, world.places) for j in jobs], searching
-    )
-    assert {p.parts[-5] for p in world.kept()} == {"seed1"}
-    assert len(world.kept()) == 6
-    assert checkpoints(world) == [], "all that it is to read is extracted"
+    name_in_another_sweep(world, recipes=["ae.yaml"], seeds=[1], keep=NONE)
+    Pruner(sweep, world.places).prune_all(jobs, searching)
+    assert {p.parts[-5] for p in world.kept()} == {p.parts[-5] for p in checkpoints(world)} == {"seed1"}
 
 
-def test_other_sweeps_protect_what_they_want_or_still_read(world):
-    specs = {
-        "wants": {"keep": {"embeddings": "all", "checkpoints": "none"}},
-        "reads": {"keep": NONE, "backends": KNN2},
-        "done": {"keep": NONE},
-    }
-    sweep, (job,) = world.load(keep=NONE)
-    finish(job, sweep, world.places)
-    folders = {}
-    for name, changes in specs.items():
-        other, _ = world.load(name=name, **changes)
-        folders[name] = store.sweep_dir(world.places.results, name)
-        outputs.write_spec(other, folders[name])
-
-    def left(*names):
-        for name, folder in folders.items():
-            (folder / "sweep.yaml").rename(folder / "gone") if name not in names else None
-        keeper = retention.Retention(sweep, world.places)
-        keeper.look(job)
-        for folder in folders.values():
-            if (folder / "gone").exists():
-                (folder / "gone").rename(folder / "sweep.yaml")
-        return len(world.kept()), len(checkpoints(world))
-
-    assert left("reads", "done") == (6, 0), "another backend is to be scored, but nothing extracted"
-    assert left("wants") == (6, 0)
-    (folders["done"] / "sweep.yaml").write_text("of: [another version")
-    assert left("done") == (6, 0), "it cannot be read, and may want anything"
-    other, _ = world.load(name="done", **specs["done"])
-    outputs.write_spec(other, folders["done"])
-    assert left("done") == (0, 0)
-
-
-def test_beside_a_sweep_that_protects_it_a_trial_is_looked_at_once(world, monkeypatch):
-    changes = {"mels": (4, 8, 12), "keep": {"embeddings": {"top": 1}}}
-    sweep, jobs = world.load(**changes)
+def test_a_trial_that_another_sweep_names_is_not_pruned(world):
+    sweep, jobs = world.load(mels=(8, 16), keep=NONE)
     for job in jobs:
         finish(job, sweep, world.places)
-    rows = [f"{rank},{job.trial.system_name}" for rank, job in enumerate(jobs, 1)]
-    folder = store.sweep_dir(world.places.results, "s")
-    folder.mkdir(parents=True)
-    (folder / "leaderboard.csv").write_text("\n".join(["rank,system", *rows]))
-    other, _ = world.load(name="other", mels=changes["mels"])
-    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
-    asked, steps = [], Job.steps
-    monkeypatch.setattr(Job, "steps", lambda job, *args: asked.append(job.trial) or steps(job, *args))
-    keeper = retention.Retention(sweep, world.places)
+    other = name_in_another_sweep(world, mels=(16,), keep=NONE)
 
-    def looked():
-        asked.clear()
-        keeper.look_beyond_the_best(jobs)
-        return len(asked), len(world.kept())
+    def pruned():
+        return [Pruner(sweep, world.places).prune(job) for job in jobs]
 
-    assert looked() == (4, 18), "two trials, for two sweeps"
-    assert looked() == (0, 18)
-    other, _ = world.load(name="other", mels=changes["mels"], keep=NONE)
-    outputs.write_spec(other, store.sweep_dir(world.places.results, "other"))
-    assert looked() == (4, 6)
-    assert looked() == (0, 6)
+    assert pruned() == [True, False]
+    assert len(world.kept()) == 6
+    trials = other.trials.read_bytes()
+    other.trials.write_bytes(b"damaged")
+    assert pruned() == [False, False], "the other sweep may name any trial"
+    other.trials.unlink()
+    assert pruned() == [False, False], "it may run for the first time"
+    other.trials.write_bytes(trials)
+    other.spec.unlink()
+    assert pruned() == [True, True], "it is no sweep any more"
+    assert world.kept() == checkpoints(world) == []
 
 
 def test_nothing_goes_while_a_process_is_at_work_beside_it(world):
     sweep, (job,) = world.load(keep=NONE)
     finish(job, sweep, world.places)
-    keeper = retention.Retention(sweep, world.places)
+    pruner = Pruner(sweep, world.places)
     where = store.trial_dir(world.places.results, job.trial)
     with store.lease(where.machine("last", "fan")):
-        assert not keeper.look(job)
+        assert not pruner.prune(job)
     assert {p.parent.name for p in world.kept()} == {"fan"}
     assert {p.parts[-3] for p in checkpoints(world)} == {"fan"}, "fan's process may be reading it"
-    assert keeper.look(job)
+    assert pruner.prune(job)
     assert world.kept() == checkpoints(world) == []
 
 
@@ -412,7 +380,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from asdray.store import Places
-from asdray.sweep import retention
+from asdray.sweep.keep import Pruner
 from asdray.sweep.plan import load
 places = Places.of(sys.argv[2], sys.argv[3])
 sweep, (job,) = load(Path(sys.argv[4]), {}, places)
@@ -426,26 +394,28 @@ def kill(path, **options):
             os.kill(os.getpid(), signal.SIGKILL)
     unlink(path, **options)
 Path.unlink = kill
-retention.Retention(sweep, places).look(job)
+Pruner(sweep, places).prune(job)
 """
 
 
-def test_killed_between_marker_and_deletion_the_next_run_deletes(world):
+def test_killed_between_record_and_deletion_the_next_run_deletes(world):
     sweep, (job,) = world.load(keep=NONE)
     finish(job, sweep, world.places)
     args = [os.path.dirname(__file__), world.places.data, world.places.results, world.folder / "s.yaml", 4]
     run = subprocess.run([sys.executable, "-c", KILLED, *map(str, args)], check=False)
     assert run.returncode == -signal.SIGKILL
-    assert len(world.kept()) == 3, "three of six were deleted, the fourth alone is marked and still there"
+    assert len(world.kept()) == 3, (
+        "three of six were deleted, the fourth alone is listed as pruned and still there"
+    )
     steps = job.steps(sweep, world.places)
     assert is_complete(steps)
     assert len([s for s in steps if s.stage == "extract" and s.status == "pruned"]) == 2
-    assert retention.Retention(sweep, world.places).look(job)
+    assert Pruner(sweep, world.places).prune(job)
     assert world.kept() == checkpoints(world) == []
     assert is_complete(job.steps(sweep, world.places))
 
 
-def test_an_interrupted_making_again_is_still_only_dropped(world, monkeypatch):
+def test_an_interrupted_rebuild_is_still_only_pruned(world, monkeypatch):
     """Killed while it is extracted again: its scores stay valid, and nobody reads the half of it."""
     world.work(keep={"embeddings": "none"})
     sweep, (job,) = world.load(keep={"embeddings": "none"})
@@ -508,7 +478,7 @@ def test_the_disk_that_is_left_is_what_will_be_kept(world):
 
 
 @pytest.mark.ray
-def test_on_ray_what_is_needed_again_is_made_and_dropped_again(world):
+def test_on_ray_what_is_needed_again_is_rebuilt_and_pruned_again(world):
     world.work(keep=NONE)
     rows = {p: p.read_bytes() for p in world.kept("scores/*.parquet")}
     world.load(keep=NONE, backends=KNN2)
@@ -524,7 +494,7 @@ def test_on_ray_what_is_needed_again_is_made_and_dropped_again(world):
     assert {p: p.read_bytes() for p in rows} == rows
     assert len(world.kept("scores/*.parquet")) == 6
     assert world.kept() == checkpoints(world) == []
-    assert "of checkpoints and embeddings dropped" in run.stdout
+    assert "of checkpoints and embeddings pruned" in run.stdout
 
 
 # --------------------------------------------------------------------------------------------- the time given
