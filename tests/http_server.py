@@ -53,7 +53,7 @@ class Site:
         """The headers of all requests for addresses with this ending."""
         return [headers for path, headers in self.requests if path.endswith(ending)]
 
-    def add_record(self, record: int, zips: dict[str, bytes], described: bool = True) -> None:
+    def add_record(self, record: int, zips: dict[str, bytes]) -> None:
         """A record of the audio host, and its description."""
         for name, content in zips.items():
             self.files[f"records/{record}/files/{name}"] = content
@@ -61,8 +61,7 @@ class Site:
             {"key": name, "size": len(content), "checksum": f"md5:{hashlib.md5(content).hexdigest()}"}
             for name, content in zips.items()
         ]
-        if described:
-            self.files[f"api/records/{record}"] = json.dumps({"id": record, "files": files}).encode()
+        self.files[f"api/records/{record}"] = json.dumps({"id": record, "files": files}).encode()
 
     def take_fault(self, path: str) -> Fault | None:
         with self._lock:

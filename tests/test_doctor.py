@@ -42,9 +42,8 @@ def said(places, dcase="dcase2023", **kwargs) -> list[tuple[str, str]]:
     return [(f.kind, f.text) for f in report.findings if f.kind != "ok"]
 
 
-def train_clips(tree, machine="fan"):
-    subset = "dev" if machine == "fan" else "eval"
-    return sorted(tree.folder(subset, machine, "train").glob("*.wav"))
+def train_clips(tree):
+    return sorted(tree.folder("dev", "fan", "train").glob("*.wav"))
 
 
 def asdray(*args):

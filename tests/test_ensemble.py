@@ -24,7 +24,7 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.dcase.years import get_year
 from asdray.evaluation import metrics
-from asdray.evaluation.ensemble import combine, ranks, zscores
+from asdray.evaluation.ensemble import combine, mean_ranks, zscores
 from asdray.evaluation.tables import write_trials
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
@@ -63,16 +63,16 @@ def test_a_small_spread_is_a_spread():
 
 
 def test_ranks_by_hand():
-    assert ranks([10, 30, 20, 20]).tolist() == [0.125, 0.875, 0.5, 0.5]
-    assert ranks([1, 1, 1]).tolist() == [0.5] * 3
-    assert ranks([5, 9, 1, 2], ["dev", "eval", "dev", "eval"]).tolist() == [0.75, 0.75, 0.25, 0.25]
-    assert ranks([]).size == 0
+    assert mean_ranks([[10, 30, 20, 20]]).tolist() == [0.125, 0.875, 0.5, 0.5]
+    assert mean_ranks([[1, 1, 1]]).tolist() == [0.5] * 3
+    assert mean_ranks([[5, 9, 1, 2]], ["dev", "eval", "dev", "eval"]).tolist() == [0.75, 0.75, 0.25, 0.25]
+    assert mean_ranks([[]]).size == 0
 
 
 @given(scores, st.data())
 def test_ranks_are_the_share_of_clips_below(values, data):
     pools = data.draw(st.lists(st.sampled_from(["dev", "eval"]), min_size=len(values), max_size=len(values)))
-    for i, found in enumerate(ranks(values, pools)):
+    for i, found in enumerate(mean_ranks([values], pools)):
         pool = [v for v, p in zip(values, pools, strict=True) if p == pools[i]]
         below = sum(v < values[i] for v in pool) + sum(v == values[i] for v in pool) / 2
         assert found == pytest.approx(below / len(pool))

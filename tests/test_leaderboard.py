@@ -277,9 +277,6 @@ def test_the_order_of_rows_does_not_matter_and_incomplete_rows_have_no_rank(shuf
 
 # --------------------------------------------------------------------------------------- published rows
 
-WHOLE = {d: YEARS[d].all_machines for d in ("dcase2022", "dcase2023")}
-REAL = {"dis-11111111": "dis", "ae-33333333": "ae"}
-
 
 def official_board(systems, seeds=(0, 1, 2, 3), value=None, dcase="dcase2023", **more):
     """A leaderboard of official data over all machines of one year: name -> (recipe, backend)."""

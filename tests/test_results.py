@@ -63,7 +63,7 @@ def world(tmp_path_factory):
         all_stages(job.trial, places, (Knn(), Knn(n_neighbors=2)))
     folder = store.sweep_dir(places.results, sweep.name)
     outputs.write_spec(sweep, folder)
-    rows = [outputs.trial_row(job, job.steps(sweep, places), places, [], False) for job in jobs]
+    rows = [outputs.trial_row(job, job.steps(sweep, places), places, []) for job in jobs]
     write_trials(rows, folder)
     return places, sweep, jobs
 

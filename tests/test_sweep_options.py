@@ -341,7 +341,7 @@ def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
 def test_what_changed_in_the_file_is_told(world):
     assert changes(*world.load(), world.folder) == []
     sweep, jobs = world.load()
-    rows = [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs]
+    rows = [trial_row(job, job.steps(sweep, world.places), world.places, []) for job in jobs]
     write_spec(sweep, world.folder)
     write_trials(rows, world.folder)
     assert changes(sweep, jobs, world.folder) == []
@@ -357,7 +357,7 @@ def test_what_changed_in_the_file_is_told(world):
 def test_a_search_that_asks_something_else_says_that_it_begins_anew(world):
     sweep, jobs = world.load()
     write_trials(
-        [trial_row(job, job.steps(sweep, world.places), world.places, [], False) for job in jobs],
+        [trial_row(job, job.steps(sweep, world.places), world.places, []) for job in jobs],
         world.folder,
     )
     search = {"algorithm": "random", "num_samples": 2, "objective": {"metric": "train_loss"}}
@@ -383,7 +383,7 @@ def test_fresh_deletes_the_trials_that_are_meant_and_no_others(world):
     for job in others:
         finish(job, other, world.places, until="train")
     folder = store.sweep_dir(world.places.results, "other")
-    rows = [trial_row(job, job.steps(other, world.places), world.places, [], False) for job in others]
+    rows = [trial_row(job, job.steps(other, world.places), world.places, []) for job in others]
     write_spec(other, folder)
     write_trials(rows, folder)
     sweep, jobs = world.load(umap=False)

@@ -35,7 +35,7 @@ def zips_of(original: Path, dcase: str, machines: tuple[str, ...]) -> dict[Zip, 
     return made
 
 
-def publish(site: Site, zips: dict[Zip, bytes], described: bool = True) -> None:
+def publish(site: Site, zips: dict[Zip, bytes]) -> None:
     """Puts zips on the site, with their records' descriptions."""
     for record in {z.record for z in zips}:
-        site.add_record(record, {z.name: c for z, c in zips.items() if z.record == record}, described)
+        site.add_record(record, {z.name: c for z, c in zips.items() if z.record == record})

@@ -91,7 +91,7 @@ def validate(model: type[C], value: Any, where: str) -> C:
         raise ValueError("\n".join(f"{where}: {line}" for line in explain(model, error))) from None
 
 
-def parse_set(pairs: Iterable[str], where: str = "--set") -> dict[str, Any]:
+def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
     """Values, read as YAML, by key: ``["seeds=[0, 1]"]`` gives ``{"seeds": [0, 1]}``.
 
     Raises:
@@ -101,6 +101,6 @@ def parse_set(pairs: Iterable[str], where: str = "--set") -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ValueError(f"{where} {pair!r} must have the form key=value")
-        values[key] = parse_yaml(value, f"{where} {pair}")
+            raise ValueError(f"--set {pair!r} must have the form key=value")
+        values[key] = parse_yaml(value, f"--set {pair}")
     return values

@@ -13,7 +13,7 @@ Conventions:
   index determines the label: no part of asdray may use an index as information.
 * Supplemental clips (2025) have irregular names, ``section_00_machine_0001_.wav`` as well as
   ``section_00_source_supplemental_machine_0000.wav``: every wav is accepted, and only a leading section is
-  parsed (`supplemental_kind` reads the rest). The grammar of 2026 allows a supplemental folder, too.
+  parsed. The grammar of 2026 allows a supplemental folder, too.
 
 >>> from asdray.dcase.names import parse_name
 >>> clip = parse_name("dcase2023", "dev", "train", "section_00_target_train_normal_0007_vel_5.wav")
@@ -187,15 +187,6 @@ def may_be_supplemental(dcase: str) -> bool:
 def is_hidden(attributes: str) -> bool:
     """True if the organisers hid the attributes of a name, in either spelling."""
     return attributes in _HIDDEN
-
-
-def supplemental_kind(clip: ClipName) -> str | None:
-    """``machine`` (machine without noise), ``noise`` (noise alone), or None if absent from the name.
-
-    The first of the two words counts: attributes may hold these words, too, and come last in every name.
-    """
-    assert clip.split == "supplemental", clip
-    return next((word for word in clip.attributes.split("_") if word in ("machine", "noise")), None)
 
 
 def expected(dcase: str, subset: str, split: str) -> str:

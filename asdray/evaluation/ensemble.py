@@ -51,33 +51,26 @@ def zscores(values: ArrayLike, train: ArrayLike) -> NDArray[np.float64]:
     return (v - t.mean()) / spread
 
 
-def ranks(values: ArrayLike, pools: Sequence[str] | None = None) -> NDArray[np.float64]:
-    """The share of lower values in the pool of each value (M,), equal values counted 1/2.
+def mean_ranks(members: Sequence[ArrayLike], pools: Sequence[str] | None = None) -> NDArray[np.float64]:
+    """The share of lower values in each value's pool, equal values counted 1/2; the mean over members.
+
+    Ranks are summed before scaling, in exact multiples of 1/2, so that equal sums of ranks are exact ties.
 
     Args:
-        pools: (M,) pool of each value; default: a single pool.
+        members: values (M,) of the same clips, one array per member.
+        pools: (M,) pool of each clip; default: a single pool.
 
     Returns:
         (M,) in (0, 1); the mean over a pool is 1/2.
     """
-    return _mean_ranks([np.asarray(values, dtype=np.float64)], pools)
-
-
-def _mean_ranks(
-    members: Sequence[NDArray[np.float64]], pools: Sequence[str] | None = None
-) -> NDArray[np.float64]:
-    """The mean `ranks` of several members' values of the same clips.
-
-    Ranks are summed before scaling, in exact multiples of 1/2, so that equal sums of ranks are exact ties.
-    """
     from scipy.stats import rankdata
 
-    n = members[0].size
+    n = len(np.asarray(members[0]))
     labels = np.zeros(n, dtype=int) if pools is None else np.unique(np.asarray(pools), return_inverse=True)[1]
     out = np.empty(n)
     for label in np.unique(labels):
         at = labels == label
-        total = np.sum([rankdata(values[at]) for values in members], axis=0)
+        total = np.sum([rankdata(np.asarray(values)[at]) for values in members], axis=0)
         out[at] = (total / len(members) - 0.5) / at.sum()
     return out
 
@@ -103,7 +96,7 @@ def combine(
         [np.asarray(scores[side], dtype=np.float64) for scores in members.values()] for side in (0, 1)
     )
     if how == "rank":
-        return _mean_ranks(trains), _mean_ranks(tests, pools)
+        return mean_ranks(trains), mean_ranks(tests, pools)
     scaled: tuple[list[NDArray[np.float64]], ...] = ([], [])
     for name, train, test in zip(members, trains, tests, strict=True):
         try:

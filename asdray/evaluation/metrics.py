@@ -223,10 +223,8 @@ def arithmetic_mean(values: Sequence[float | None]) -> float | None:
     return None if known is None else math.fsum(known) / len(known)
 
 
-def harmonic_mean(
-    values: Sequence[float | None], weights: Sequence[float] | None = None, floor: float = EPS
-) -> float | None:
-    """``sum w / sum (w / max(v, floor))``, None for no values or if any value is None.
+def harmonic_mean(values: Sequence[float | None], weights: Sequence[float] | None = None) -> float | None:
+    """``sum w / sum (w / max(v, EPS))``, None for no values or if any value is None.
 
     Args:
         weights: positive, one per value; default 1.
@@ -236,7 +234,7 @@ def harmonic_mean(
         return None
     w = [1.0] * len(known) if weights is None else list(weights)
     assert len(w) == len(known), "one weight per value"
-    return math.fsum(w) / math.fsum(a / max(v, floor) for a, v in zip(w, known, strict=True))
+    return math.fsum(w) / math.fsum(a / max(v, EPS) for a, v in zip(w, known, strict=True))
 
 
 MEAN_FUNCTIONS = {"arithmetic": arithmetic_mean, "harmonic": harmonic_mean}

@@ -248,17 +248,13 @@ def _label_source(text: str, place: str) -> str:
 # ------------------------------------------------------------------------------------- `asdray recipes`
 
 
-def recipe_lines(width: int | None = None) -> list[str]:
+def recipe_lines() -> list[str]:
     """The text of ``asdray recipes``: every recipe with its source and the published scores of that source.
 
     Scores are percent with the standard deviation over trainings, dev and eval of each year, ``–`` if
-    unpublished.
-
-    Args:
-        width: characters per line; default: the terminal's width, unlimited in a pipe.
+    unpublished. Lines have the terminal's width, and any length in a pipe.
     """
-    if width is None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     recipes = {name: load_recipe(name) for name in recipe_names()}
     scores = {name: _score_lines(name) for name in recipes}
     described = [name for name in recipes if f"{name}_asdkit" in recipes or scores[name]]

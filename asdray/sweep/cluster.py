@@ -357,7 +357,7 @@ class Metrics:
         self._left = Gauge("asdray_seconds_left", "Estimated seconds to the end of the sweep", ("sweep",))
 
     def set(self, snapshot: Mapping[str, Any]) -> None:
-        """Sets the gauges to a snapshot of `asdray.sweep.live`."""
+        """Sets the gauges to a snapshot of `asdray.sweep.progress.Progress`."""
         for state, n in snapshot["trials"].items():
             self._trials.set(n, {**self._tags, "state": state})
         self._clips.set(snapshot["clips_per_second"], self._tags)

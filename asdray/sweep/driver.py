@@ -300,7 +300,7 @@ class Driver:
     def _admit(self, job: Job) -> int:
         """Adds a trial that the search came to; returns its index."""
         run = self._sweep_run.admit(job)
-        self._view.expect(1)
+        self._view.trial_added()
         return run.index
 
     def _tell_search(self, run: TrialRun, stopped: bool) -> None:

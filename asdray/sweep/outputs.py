@@ -47,9 +47,7 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     store.write_text(store.SweepDir(folder).spec, yaml.safe_dump(spec, sort_keys=False, width=100))
 
 
-def trial_row(
-    job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event], running: bool
-) -> dict[str, Any]:
+def trial_row(job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event]) -> dict[str, Any]:
     """One row of ``trials.parquet``, see `asdray.evaluation.tables.write_trials`."""
     seconds: dict[str, float] = {}
     devices: set[str] = set()
@@ -59,7 +57,7 @@ def trial_row(
             if step.stage == "train":
                 devices.add(step.device)
     complete = is_complete(steps)
-    status = "done" if complete else "failed" if failures else "running" if running else "waiting"
+    status = "done" if complete else "failed" if failures else "waiting"
     first = failures[0] if failures else None
     return {
         "dcase": job.trial.dcase,

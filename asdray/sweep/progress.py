@@ -274,9 +274,9 @@ class View:
             stamp = f"{seconds // 60:3d}:{seconds % 60:02d}"
             self.console.print(f"{stamp}  {text}", style=style or None, markup=False)
 
-    def expect(self, more: int) -> None:
-        """Raises the number of trials that are asked for."""
-        self._total += more
+    def trial_added(self) -> None:
+        """Counts one trial more that is asked for."""
+        self._total += 1
 
     def stage_ended(self, event: Event) -> None:
         """Prints a line for a failure or a finished training."""

@@ -88,7 +88,7 @@ class TrialRun:
         self.complete = is_complete(steps)
         self.steps = Counter(step.stage for step in steps)
         self.complete_steps = count_complete(steps)
-        self._row = outputs.trial_row(self.job, steps, places, self.failures, running=False)
+        self._row = outputs.trial_row(self.job, steps, places, self.failures)
 
     def trainable(self) -> Trial:
         """The trial without machines whose own model failed to train before; with all, if none is left."""
