@@ -1,4 +1,4 @@
-"""What made a result: time, commit, versions, machine."""
+"""Origin of a result: time, commit, versions, machine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def git_state() -> dict[str, Any]:
 
 
 def everything() -> dict[str, Any]:
-    """What to write beside every result: time, commit, versions, machine."""
+    """The facts to write beside every result: time, commit, versions, machine."""
     return {
         "written": now(),
         "git": git_state(),

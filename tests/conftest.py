@@ -1,4 +1,4 @@
-"""What holds for all tests.
+"""Settings and fixtures of all tests.
 
 One thread per test process: tests run side by side, and tiny fits lose far more to threads than they win. No
 time limit on a single example: a busy machine says nothing about the code.
@@ -24,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-# What whoever runs the tests has set for commands of their own.
+# Variables that the user has set for commands must not change a test.
 for name in (
     "ASDRAY_CACHE_DIR", "ASDRAY_DATA", "ASDRAY_RESULTS", "FORCE_COLOR", "NO_COLOR", "RAY_ADDRESS",
     "SLURM_JOB_END_TIME",
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _alone():
-    """No test sees what another one did to their process: commands set variables for all of theirs."""
+    """Restores the environment after each test: commands set variables for the whole process."""
     environment, folder = dict(os.environ), os.getcwd()
     yield
     assert os.getcwd() == folder
@@ -67,7 +67,7 @@ def asdray(capsys):
 
 @pytest.fixture
 def asdray_as_user():
-    """Runs a command for which folders and files without permissions are out of reach, root's own included."""
+    """Runs a command that cannot use folders and files without permissions, even as root."""
     prefix = []
     if os.geteuid() == 0:
         caps = "-dac_override,-dac_read_search"

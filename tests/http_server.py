@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Fault:
-    """What goes wrong with the next ``times`` requests for one address.
+    """A fault of the next ``times`` requests for one address.
 
     Attributes:
         status: answered in place of the file.
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass
 class Site:
-    """What is served: ``files`` by address, without the leading slash.
+    """The content of the server: ``files`` by address, without the leading slash.
 
     ``requests`` holds (address, headers) of every request, in order. Without ``ranges`` the server ignores
     range requests, without ``etags`` it sends none.

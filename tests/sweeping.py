@@ -101,7 +101,7 @@ class World:
 
 
 def stages(events, **where):
-    """How often each stage stands in the events, without those found done."""
+    """Stage -> number of events, without reused stages."""
     return Counter(e["stage"] for e in events if not e["found"] and all(e[k] == v for k, v in where.items()))
 
 

@@ -26,7 +26,7 @@ def in_terminal(*args, **environment):
 
 
 def read_until(master, words, seconds=200):
-    """What a terminal shows up to ``words``, or to its end for None."""
+    """The text of a terminal up to ``words``; None: up to the end."""
     shown = ""
     end = time.monotonic() + seconds
     while words is None or words not in shown:

@@ -1,4 +1,4 @@
-"""The audit: published counts, what is missing, what only differs, and how both are told."""
+"""The audit: published counts, missing clips, other deviations, and the text of both."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TINY = synthetic_counts(
 )
 
 
-def told(audited):
+def deviations(audited):
     return [(*d.section, str(d), d.missing) for d in audited.differences]
 
 
@@ -94,7 +94,7 @@ def test_a_number_that_nobody_published_is_not_judged():
         "all as expected (no number to compare with for: dev test, dev train, eval train)"
     )
     without = [r for r in rows if (r["machine"], r["section"], r["split"]) != ("fan", 1, "train")]
-    assert told(audit("dcase2021", without, expected)) == [("dev", "fan", 1, "train 0", True)]
+    assert deviations(audit("dcase2021", without, expected)) == [("dev", "fan", 1, "train 0", True)]
 
 
 def test_the_cells_of_2026s_eval_test_are_not_known_but_their_sum_is():
@@ -105,7 +105,7 @@ def test_the_cells_of_2026s_eval_test_are_not_known_but_their_sum_is():
         for r in rows
     ]
     assert audit("dcase2026", labelled, expected).differences == ()
-    assert told(audit("dcase2026", labelled[:-1], expected))[0][3:] == ("test 199 of 200", True)
+    assert deviations(audit("dcase2026", labelled[:-1], expected))[0][3:] == ("test 199 of 200", True)
 
 
 def test_missing_machines_and_sections_are_one_line_each_subset():
@@ -127,13 +127,13 @@ def test_missing_machines_and_sections_are_one_line_each_subset():
 @given(st.data())
 def test_whatever_is_taken_away_is_missing_and_whatever_is_added_is_not(data):
     rows = clips_of(TINY)
-    gone = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
-    audited = audit("dcase2023", [r for i, r in enumerate(rows) if i not in gone], TINY)
+    absent = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
+    audited = audit("dcase2023", [r for i, r in enumerate(rows) if i not in absent], TINY)
     assert audited.missing == audited.differences
-    assert sum(d.expected - d.found for d in audited.differences) == len(gone)
-    more = audit("dcase2023", rows + [rows[i] for i in gone], TINY)
+    assert sum(d.expected - d.found for d in audited.differences) == len(absent)
+    more = audit("dcase2023", rows + [rows[i] for i in absent], TINY)
     assert more.missing == ()
-    assert sum(d.found - d.expected for d in more.differences) == len(gone)
+    assert sum(d.found - d.expected for d in more.differences) == len(absent)
     assert "nothing is missing" in summary(more)[-1]
 
 
@@ -146,7 +146,7 @@ def test_labels_of_the_ground_truth_that_fall_otherwise_are_different_not_missin
         )
         victim["is_anomaly"] = False
         audited = audit("dcase2023", changed, TINY)
-        assert [t[3:] for t in told(audited)] == [
+        assert [t[3:] for t in deviations(audited)] == [
             ("test source normal 4 of 3", False),
             ("test source anomaly 2 of 3", missing),
         ]
@@ -161,10 +161,10 @@ def test_without_labels_the_sum_counts_and_labels_are_missed_only_with_ground_tr
     ]
     assert audit("dcase2023", rows, TINY).differences == ()
     audited = audit("dcase2023", rows, TINY, has_truth=True)
-    assert told(audited) == [("eval", "bandsaw", 0, "test labels 6 of 12", True)]
+    assert deviations(audited) == [("eval", "bandsaw", 0, "test labels 6 of 12", True)]
     fewer = rows[:-1]
     assert rows[-1]["is_anomaly"] is None
-    assert [t[3:] for t in told(audit("dcase2023", fewer, TINY))] == [("test 11 of 12", True)]
+    assert [t[3:] for t in deviations(audit("dcase2023", fewer, TINY))] == [("test 11 of 12", True)]
 
 
 def test_a_label_without_a_domain_is_missing_whoever_has_none():
@@ -173,7 +173,7 @@ def test_a_label_without_a_domain_is_missing_whoever_has_none():
         for r in clips_of(TINY)
     ]
     audited = audit("dcase2023", rows, TINY, has_truth=True)
-    assert told(audited) == [("eval", "bandsaw", 0, "test domains 6 of 12", True)]
+    assert deviations(audited) == [("eval", "bandsaw", 0, "test domains 6 of 12", True)]
     assert "something is missing" in summary(audited)[-1]
     # Too few clips, one without a label, some without a domain: no two of these are added up.
     anonymous = {**rows[-1], "is_anomaly": None, "label_source": None}
@@ -195,7 +195,7 @@ def test_what_was_not_expected_at_all_is_a_difference():
         "subset": "dev", "machine": "fan", "section": 0, "split": "supplemental",
     }  # fmt: skip
     audited = audit("dcase2023", [*clips_of(TINY), extra], TINY)
-    assert told(audited) == [("dev", "fan", 0, "supplemental 1 of 0", False)]
+    assert deviations(audited) == [("dev", "fan", 0, "supplemental 1 of 0", False)]
     unknown = audit("dcase2023", clips_of(TINY), synthetic_counts({}))
     assert unknown.differences == ()
     assert unknown.unchecked == ("dev test", "dev train", "eval test", "eval train")

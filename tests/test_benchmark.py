@@ -188,13 +188,13 @@ def test_ours_stand_beside_published_rows(asdray, official):
 
 def test_other_options_than_the_published_ones_are_told_before_the_run(asdray, official):
     alone = "no result published for dcase2023 will stand beside ours"
-    for more, told in (
+    for more, shown in (
         ([], False),
         (["--set", "audio.duration=2.4"], True),
         (["--set", "backends=[kmeans]"], True),
     ):
         code, out, err = asdray("benchmark", DCASE, *SETS, *more, "--dry-run", *official)
-        assert (code, err, alone in out) == (0, "", told), more
+        assert (code, err, alone in out) == (0, "", shown), more
 
 
 def test_report_by_another_column_and_metric(asdray, official):

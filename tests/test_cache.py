@@ -126,9 +126,9 @@ print(pack.id, int(pack.samples.astype("int64").sum()))
     for p in processes:
         p.stdin.write("go\n")
         p.stdin.flush()
-    told = {p.communicate()[0] for p in processes}
+    outputs = {p.communicate()[0] for p in processes}
     assert [p.returncode for p in processes] == [0, 0, 0]
-    assert len(told) == 1
+    assert len(outputs) == 1
     assert len(list(tmp_path.glob("built-*"))) == 1
 
 
@@ -232,7 +232,7 @@ def test_what_is_not_there(tree, places):
 
 
 def test_a_full_disk_is_one_message_not_a_dead_process(tree, places):
-    """A limit on the size of files stands for the disk: it stops the same calls."""
+    """A limit on the size of files takes the place of a full disk: the same calls fail."""
     old = ensure_pack(places, "dcase2023", "fan", "test")
     write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", 900)
     format_dataset(tree.data, "dcase2023")

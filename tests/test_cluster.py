@@ -180,9 +180,9 @@ def test_nodes_that_cannot_do_the_work_are_named_before_it_begins(site, tmp_path
     world.results.mkdir(exist_ok=True)
     cluster.add("127.0.0.5", mounts={world.results: "size=100m", world.data: "size=100m"})
     run = asdray(*site.unknown(**AE), check=2, env=cluster.env, cwd=tmp_path)
-    told = run.stderr.splitlines()
-    assert re.match(r"error: some of the \d nodes of this Ray cannot do the sweep's work:", told[0])
-    lines = {ip: [line for line in told[1:] if ip in line] for ip in ("127.0.0.4", "127.0.0.5", "127.0.0.2")}
+    shown = run.stderr.splitlines()
+    assert re.match(r"error: some of the \d nodes of this Ray cannot do the sweep's work:", shown[0])
+    lines = {ip: [line for line in shown[1:] if ip in line] for ip in ("127.0.0.4", "127.0.0.5", "127.0.0.2")}
     assert not lines["127.0.0.2"]
     version, disk = lines["127.0.0.4"]
     assert re.search(r"has asdray 0\.0\.9 \(source \w{8}\), here is asdray ", version)

@@ -25,7 +25,7 @@ SLURM = FOLDER / "slurm.sh"
 
 
 def sweep_options(args):
-    """What asdray's own command line makes of the arguments behind ``asdray sweep``."""
+    """The arguments behind ``asdray sweep``, as asdray's own command line reads these."""
     from asdray.cli.main import app
 
     command = typer.main.get_command(app).commands["sweep"]
@@ -33,7 +33,7 @@ def sweep_options(args):
 
 
 def ray_options(args):
-    """What Ray's own command line makes of the arguments behind ``ray start``."""
+    """The arguments behind ``ray start``, as Ray's own command line reads these."""
     from ray.scripts.scripts import start
 
     return start.make_context("start", list(args)).params
@@ -103,7 +103,7 @@ while os.getppid() == parent: time.sleep(0.1)
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Starts slurm.sh between programs that stand for Slurm's, Ray's and ours."""
+    """Starts slurm.sh between programs in the place of Slurm's, Ray's and asdray's."""
     fakes = tmp_path / "venv" / "bin"
     fakes.mkdir(parents=True)
     for name, code in FAKES.items():
@@ -128,10 +128,10 @@ def slurm(tmp_path):
             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def told():
+    def calls():
         return log.read_text().splitlines()
 
-    start.told, start.log, start.folder = told, log, tmp_path
+    start.calls, start.log, start.folder = calls, log, tmp_path
     return start
 
 
@@ -150,11 +150,11 @@ def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
     process = slurm("0")
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    told = slurm.told()
+    calls = slurm.calls()
     assert "2 of 2 machines have joined" in output
-    head, worker = (ray_options(shlex.split(line)[2:]) for line in told if line.startswith("ray start"))
+    head, worker = (ray_options(shlex.split(line)[2:]) for line in calls if line.startswith("ray start"))
     assert (head["head"], worker["head"]) == (True, False)
-    (line,) = (line for line in told if line.startswith("asdray sweep"))
+    (line,) = (line for line in calls if line.startswith("asdray sweep"))
     assert line.startswith("asdray sweep dis grid.yaml --set seeds=[0] --address 127.0.0.1:")
     address = line.rpartition(" ")[2]
     assert worker["address"] == address == f"127.0.0.1:{head['port']}"
@@ -166,21 +166,21 @@ def test_slurm_starts_one_ray_over_all_machines_and_the_sweep_on_it(slurm):
     assert len(set(ports)) == len(ports) == 11
     assert sweep_options(["s.yaml", "--set", "seeds=[0]", "--address", address])["address"] == address
     token = slurm.folder / "shared" / ".ray-token"
-    assert f"RAY_AUTH_TOKEN_PATH={token}" in told
-    assert "RAY_AUTH_MODE=token" in told
+    assert f"RAY_AUTH_TOKEN_PATH={token}" in calls
+    assert "RAY_AUTH_MODE=token" in calls
     assert re.fullmatch(r"[0-9a-f]{64}", token.read_text())
     assert token.stat().st_mode & 0o077 == 0
     assert os.listdir(token.parent) == [".ray-token"]
     assert "warning" not in output
     assert not (slurm.folder / "temp").exists(), "taken away"
-    assert not any("requeue" in line for line in told)
+    assert not any("requeue" in line for line in calls)
     end = time.monotonic() + 200
-    while told.count("ray ended") < 2:  # each ends by its own signal
+    while calls.count("ray ended") < 2:  # each ends by its own signal
         assert time.monotonic() < end
         time.sleep(0.02)
-        told = slurm.told()
-    assert told.count("ray ended") == 2
-    steps = [line for line in told if line.startswith("srun")]
+        calls = slurm.calls()
+    assert calls.count("ray ended") == 2
+    steps = [line for line in calls if line.startswith("srun")]
     assert all(line.startswith("srun[16] ") for line in steps), "srun does not take it from sbatch"
     on = [re.search(r"--nodelist=(\w+)", line)[1] for line in steps if "ray start" in line]
     assert on == ["one", "two"]
@@ -205,10 +205,10 @@ def test_slurm_puts_only_a_stopped_sweep_back_into_the_queue(slurm, code, again)
     process = slurm(code, hosts="one")
     process.communicate(timeout=300)
     assert process.returncode == int(code)
-    told = slurm.told()
-    assert ("scontrol requeue 4711" in told) is again
+    calls = slurm.calls()
+    assert ("scontrol requeue 4711" in calls) is again
     if again:
-        assert told.index("ray ended") < told.index("scontrol requeue 4711"), "Ray is gone by then"
+        assert calls.index("ray ended") < calls.index("scontrol requeue 4711"), "Ray is gone by then"
 
 
 def test_slurm_says_that_ray_did_not_start(slurm):
@@ -216,7 +216,7 @@ def test_slurm_says_that_ray_did_not_start(slurm):
     process = slurm("0", hosts="one")
     assert "the first machine's Ray did not start" in process.communicate(timeout=300)[0]
     assert process.returncode == 1
-    assert not any(line.startswith("asdray") for line in slurm.told())
+    assert not any(line.startswith("asdray") for line in slurm.calls())
 
 
 @pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
@@ -230,8 +230,8 @@ def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancell
     process.send_signal(number)
     process.communicate(timeout=300)
     assert process.returncode == 75
-    assert ("scontrol requeue 4711" in slurm.told()) is again
-    assert "ray ended" in slurm.told()
+    assert ("scontrol requeue 4711" in slurm.calls()) is again
+    assert "ray ended" in slurm.calls()
 
 
 # --------------------------------------------------------------------------------------------- Kubernetes
@@ -241,7 +241,7 @@ KUBERAY = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text())
 
 @pytest.fixture(scope="module")
 def faults():
-    """Where a RayJob is not what the operator takes."""
+    """The faults of a RayJob by the operator's schema."""
     from ray.scripts.scripts import start
 
     options = {name.removeprefix("--") for option in start.params for name in option.opts}
@@ -334,7 +334,7 @@ def test_the_kuberay_job_does_the_work_of_one_sweep():
 
 @pytest.mark.parametrize("name", ["ray-cluster.yaml", "kuberay-job.yaml"])
 def test_every_field_has_a_comment(name):
-    """Above it, beside it, or above the group of fields that it stands in."""
+    """A comment above the field, beside the field, or above the field's group."""
     lines = (FOLDER / name).read_text().splitlines()
     plain = {"apiVersion", "kind", "metadata", "spec", "template", "containers", "volumes", "image", "env",
              "volumeMounts", "resources", "limits", "requests", "provider", "auth", "name", "rayClusterSpec",

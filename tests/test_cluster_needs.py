@@ -179,7 +179,7 @@ HERE = {
 
 
 @pytest.mark.parametrize(
-    ("seen", "wrote", "told"),
+    ("seen", "wrote", "expected"),
     [
         ({}, "t", []),
         ({"source": None, "token": None}, None, ["has no asdray: install asdray 0.1.0"]),
@@ -200,10 +200,10 @@ HERE = {
         ({"free": None, "free_cache": None}, "t", []),
     ],
 )  # fmt: skip
-def test_what_a_node_sees_otherwise_is_told_with_the_fix(seen, wrote, told):
+def test_what_a_node_sees_otherwise_is_reported_with_the_fix(seen, wrote, expected):
     faults = faults_of({**HERE, **seen}, HERE, ASK, "t", wrote, 0.0)
-    assert len(faults) == len(told)
-    for fault, start in zip(faults, told, strict=True):
+    assert len(faults) == len(expected)
+    for fault, start in zip(faults, expected, strict=True):
         assert fault.startswith(start)
 
 

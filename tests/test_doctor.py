@@ -37,7 +37,7 @@ def places(tmp_path):
 
 
 def said(places, dcase="dcase2023", **kwargs) -> list[tuple[str, str]]:
-    """What is more than a comfort."""
+    """The findings of `check_dataset` other than ``ok``: (kind, text)."""
     report = check_dataset(places, dcase, **kwargs)
     return [(f.kind, f.text) for f in report.findings if f.kind != "ok"]
 
@@ -112,9 +112,9 @@ def test_what_an_official_dataset_lacks(tree, places):
     (places.data / "original" / "dcase2023" / "synthetic.json").unlink()
     format_dataset(places.data, "dcase2023")
     shutil.rmtree(tree.folder("eval", "bandsaw", "test"))
-    told = said(places)
-    assert [kind for kind, _ in told] == ["missing"] * 4 + ["wrong"] * 2
-    texts = [text for _, text in told]
+    findings = said(places)
+    assert [kind for kind, _ in findings] == ["missing"] * 4 + ["wrong"] * 2
+    texts = [text for _, text in findings]
     assert texts[0].startswith(
         "dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve; run `asdray download"
     )
@@ -135,9 +135,9 @@ def test_what_changed_since_it_was_formatted(tree, places):
     one, two, *_ = train_clips(tree)
     os.utime(one, (1, 1))
     write_wav(two.with_name("section_00_source_train_normal_0900_a.wav"), "x", n=40)
-    told = said(places)
-    assert ("note", "dev fan section 00: different: train source normal 4 of 3") in told
-    (wrong,) = [text for kind, text in told if kind == "wrong"]
+    findings = said(places)
+    assert ("note", "dev fan section 00: different: train source normal 4 of 3") in findings
+    (wrong,) = [text for kind, text in findings if kind == "wrong"]
     assert "1 changed (dev/fan/train/" in wrong
     assert "1 added (dev/fan/train/section_00_source_train_normal_0900_a.wav)" in wrong
     assert wrong.endswith(f"run `asdray format dcase2023 --data {places.data}` again")
@@ -157,9 +157,9 @@ def test_links_that_lead_nowhere(tree, places):
     links[0].unlink()
     links[1].unlink()
     links[1].symlink_to("nowhere")
-    (told,) = said(places)
-    assert told[0] == "wrong"
-    assert "links of the formatted tree that are missing or lead nowhere: 2, such as" in told[1]
+    (findings,) = said(places)
+    assert findings[0] == "wrong"
+    assert "links of the formatted tree that are missing or lead nowhere: 2, such as" in findings[1]
 
 
 @pytest.mark.parametrize("file", ["clips.parquet", "dataset.json"])
@@ -201,8 +201,8 @@ def test_labels_that_were_mended_upstream(tree, places):
     path.write_text(
         text.replace("_normal_", "_?_").replace("_anomaly_", "_normal_").replace("_?_", "_anomaly_")
     )
-    told = [text for kind, text in said(places) if kind == "wrong"]
-    assert told == [
+    findings = [text for kind, text in said(places) if kind == "wrong"]
+    assert findings == [
         "the ground truth has 4 changed labels since it was formatted; run `asdray format dcase2023 "
         f"--data {places.data}` again"
     ]
@@ -228,10 +228,10 @@ def test_what_a_download_left(tree, places):
     (zips / "dev_fan.zip").write_bytes(b"x")
     (zips / "dev_valve.zip.part").write_bytes(b"x")
     (zips / "dev_valve.zip.part.etag").write_bytes(b"x")
-    told = said(places)
-    assert [kind for kind, _ in told] == ["missing", "note"]
-    assert f"{zips / 'dev_valve.zip.part'}: a download that was interrupted" in told[0][1]
-    assert "zips: 1 (0.0 GB), such as" in told[1][1]
+    findings = said(places)
+    assert [kind for kind, _ in findings] == ["missing", "note"]
+    assert f"{zips / 'dev_valve.zip.part'}: a download that was interrupted" in findings[0][1]
+    assert "zips: 1 (0.0 GB), such as" in findings[1][1]
 
 
 def test_deep_decodes_and_lists_every_bad_clip(tree, places):
@@ -242,8 +242,8 @@ def test_deep_decodes_and_lists_every_bad_clip(tree, places):
     format_failed = [text for kind, text in said(places) if kind == "wrong"]
     assert not [text for text in format_failed if str(zero) in text or str(constant) in text]
     seen = []
-    told = said(places, deep=True, on_progress=lambda *step: seen.append(step))
-    wrong = [text for kind, text in told if kind == "wrong"]
+    findings = said(places, deep=True, on_progress=lambda *step: seen.append(step))
+    wrong = [text for kind, text in findings if kind == "wrong"]
     assert f"{zero}: holds nothing but zeros" in wrong
     assert f"{constant}: holds nothing but the value 32767" in wrong
     assert [text for text in wrong if str(cut) in text]
@@ -260,15 +260,15 @@ def test_after_a_complete_download_nobody_is_sent_to_download_again(tmp_path, pl
         elif z.machine == "grinder":
             mark(tree.data, z, files={})
     format_dataset(tree.data, "dcase2023")
-    told = [text for kind, text in said(places) if kind == "missing"]
+    findings = [text for kind, text in said(places) if kind == "missing"]
     complete = "all that the published zips hold is there: what is missing is not in them"
     again = f"run `asdray download dcase2023 --data {tree.data}`"
-    (fan,) = [text for text in told if text.startswith("dev fan section 00: ")]
-    (bandsaw,) = [text for text in told if text.startswith("eval bandsaw section 00: ")]
+    (fan,) = [text for text in findings if text.startswith("dev fan section 00: ")]
+    (bandsaw,) = [text for text in findings if text.startswith("eval bandsaw section 00: ")]
     assert fan.endswith(f"; {complete}")
     assert bandsaw.endswith(f"; {again}")
-    assert f"eval machines: grinder; {complete}" in told
-    assert f"dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve; {again}" in told
+    assert f"eval machines: grinder; {complete}" in findings
+    assert f"dev machines: bearing, gearbox, slider, ToyCar, ToyTrain, valve; {again}" in findings
     run = subprocess.run(
         [sys.executable, "-m", "asdray", "format", "dcase2023", "--data", str(tree.data)],
         capture_output=True,
@@ -287,11 +287,11 @@ def test_ground_truth_without_domains_is_missing(tree, places):
     write_evaluator(tree, attributes=False)
     shutil.rmtree(tree.ground_truth / "ground_truth_domain")
     format_dataset(tree.data, "dcase2023")
-    told = said(places)
+    findings = said(places)
     assert (
         "missing",
         f"eval bandsaw section 00: test domains 0 of 4; add what says so to {tree.ground_truth}",
-    ) in told
+    ) in findings
 
 
 def test_every_bad_row_of_the_ground_truth_is_a_line(tree, places):
@@ -318,8 +318,8 @@ def test_deep_hears_a_dead_microphone(tmp_path, places):
     audio = samples("x", 40, 2)
     audio[:, 1] = 0
     soundfile.write(clip, audio, 16000, subtype="PCM_16")
-    told = said(places, "dcase2026", deep=True)
-    assert ("wrong", f"{clip}: channel 1 holds nothing but zeros") in told
+    findings = said(places, "dcase2026", deep=True)
+    assert ("wrong", f"{clip}: channel 1 holds nothing but zeros") in findings
 
 
 # ------------------------------------------------------------------------------------------ a machine

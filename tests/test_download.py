@@ -96,7 +96,7 @@ def get(site, tmp_path):
 
 @pytest.fixture
 def audio(made):
-    """What lies in ``dev_data`` and ``eval_data`` when all is there."""
+    """The complete content of ``dev_data`` and ``eval_data``."""
     return {n: c for n, c in tree(made[0].ground_truth.parent).items() if not n.startswith("ground_truth")}
 
 
@@ -640,8 +640,8 @@ def test_a_tree_without_ground_truth_names_the_command_that_gets_it(get, made, t
     before = tree(mine)
     report = get(source=mine)
     assert list(report.failed) == ["ground truth"]
-    told = f"`asdray download dcase2024 --data {tmp_path} --machines fan,3DPrinter` fetches it"
-    assert report.failed["ground truth"].endswith(told)
+    advice = f"`asdray download dcase2024 --data {tmp_path} --machines fan,3DPrinter` fetches it"
+    assert report.failed["ground truth"].endswith(advice)
     report = get()
     assert not report.failed
     assert len(report.brought) == 2

@@ -598,14 +598,14 @@ def test_all_bad_files_are_listed_at_once_and_nothing_is_written(tree):
     with pytest.raises(ValueError, match=r"bad files or folders in .*nothing was written") as error:
         format_dataset(tree.data, "dcase2023")
     lines = str(error.value).splitlines()[1:]
-    told = dict(line.strip().split(": ", 1) for line in lines)
+    problems = dict(line.strip().split(": ", 1) for line in lines)
     # Either of two clips with one name may be called the second.
     collision = next(p for p, says in bad.items() if says.startswith("gets the same"))
-    if str(collision) not in told:
+    if str(collision) not in problems:
         bad[collision.with_name("section_00_0000.wav")] = bad.pop(collision)
     for path, says in bad.items():
-        assert says in told[str(path)], path
-    assert set(told) == {str(p) for p in bad} | {str(tree.folder("eval", "Vacuum"))}
+        assert says in problems[str(path)], path
+    assert set(problems) == {str(p) for p in bad} | {str(tree.folder("eval", "Vacuum"))}
     assert not (tree.data / "formatted").exists()
 
 
@@ -630,10 +630,10 @@ def test_everything_that_cannot_be_read_is_listed_in_one_pass(tree, asdray_as_us
     assert (formatted.returncode, looked.returncode) == (2, 1)
     assert "5 bad files or folders in" in formatted.stderr
     assert f"wrong ground truth in {tree.ground_truth} (nothing was written):" in formatted.stderr
-    for told in (formatted.stderr, looked.stdout):
+    for problems in (formatted.stderr, looked.stdout):
         for path in (train, test, clip, machine / "train", truth, table):
-            assert told.count(f"{path}: cannot be read (Permission denied)") == 1, path
-        assert told.count(f"{empty}: is empty") == 1
+            assert problems.count(f"{path}: cannot be read (Permission denied)") == 1, path
+        assert problems.count(f"{empty}: is empty") == 1
     assert not (tree.data / "formatted").exists()
 
 
@@ -672,9 +672,9 @@ def problems_of(tree) -> dict[str, str]:
         format_dataset(tree.data, tree.dcase)
     head, *lines = str(error.value).splitlines()
     assert head.startswith(f"{len(lines)} bad file")
-    told = dict(line.strip().split(": ", 1) for line in lines)
-    assert len(told) == len(lines)
-    return told
+    problems = dict(line.strip().split(": ", 1) for line in lines)
+    assert len(problems) == len(lines)
+    return problems
 
 
 def test_wavs_where_the_year_has_no_clips_are_told_with_their_number(tree):
@@ -690,7 +690,7 @@ def test_wavs_where_the_year_has_no_clips_are_told_with_their_number(tree):
         (fan / name).mkdir(parents=True)
         (fan / name / "._a.wav").write_bytes(b"x")  # no wavs: not worth a word
     shutil.copytree(fan / "train", fan.parent / "Fan" / "train")
-    told = problems_of(tree)
+    problems = problems_of(tree)
     expected = {
         fan
         / "Train": "holds 4 wavs, but dcase2023 has no clips in a folder of this name: move them into one of "
@@ -701,9 +701,9 @@ def test_wavs_where_the_year_has_no_clips_are_told_with_their_number(tree):
         fan.parent: "holds 2 wavs beside the machines' folders",
         fan.parent / "Fan": "has no dev machine of this name; did you mean 'fan'? (it holds 4 wavs)",
     }
-    assert set(told) == set(map(str, expected))
+    assert set(problems) == set(map(str, expected))
     for path, says in expected.items():
-        assert says in told[str(path)]
+        assert says in problems[str(path)]
 
 
 def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
@@ -718,9 +718,9 @@ def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
         "scripts make them",
     )
     (tree.folder("dev", "fan", "source_test") / "section_00_source_test_anomaly_0001.wav").unlink()
-    (told,) = problems_of(tree).items()
-    assert told[0] == str(test)
-    assert told[1].startswith("holds 1 wav, but dcase2021 has no clips in a folder of this name")
+    (problems,) = problems_of(tree).items()
+    assert problems[0] == str(test)
+    assert problems[1].startswith("holds 1 wav, but dcase2021 has no clips in a folder of this name")
 
 
 def test_supplemental_clips_of_2026_and_names_of_any_form(tmp_path):
@@ -749,9 +749,9 @@ def test_files_that_systems_leave_are_ignored_and_others_are_one_line_each(tree)
     assert format_dataset(tree.data, "dcase2023").n_clips == 24
     (train / "notes.txt").write_bytes(b"x")
     write_wav(train / "nonsense.wav", "x", n=40, channels=2, rate=8000)
-    told = problems_of(tree)
-    assert set(told) == {str(train / "notes.txt"), str(train / "nonsense.wav")}
-    assert told[str(train / "nonsense.wav")].startswith(
+    problems = problems_of(tree)
+    assert set(problems) == {str(train / "notes.txt"), str(train / "nonsense.wav")}
+    assert problems[str(train / "nonsense.wav")].startswith(
         "has 8000 Hz, dcase2023 has 16000 Hz; has 2 channels, dcase2023 has 1; 'nonsense.wav' is not a name"
     )
 
@@ -777,9 +777,11 @@ def test_links_that_lead_in_circles_are_named(tree):
     train = tree.folder("dev", "fan", "train")
     (train / "circle.wav").symlink_to("circle.wav")
     tree.folder("dev", "valve").symlink_to("nowhere")
-    told = problems_of(tree)
-    assert told[str(train / "circle.wav")].startswith("cannot be read (Too many levels of symbolic links)")
-    assert told[str(tree.folder("dev", "valve")).rstrip("/")] == "is a link to nowhere"
+    problems = problems_of(tree)
+    assert problems[str(train / "circle.wav")].startswith(
+        "cannot be read (Too many levels of symbolic links)"
+    )
+    assert problems[str(tree.folder("dev", "valve")).rstrip("/")] == "is a link to nowhere"
 
 
 def test_a_name_that_cannot_be_printed_is_told_all_the_same(tree):

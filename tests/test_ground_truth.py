@@ -222,8 +222,8 @@ LISTS = {
 }
 
 
-def told(rows):
-    """What a list's rows say, read in the most naive way: {(machine, name): (label, domain)}."""
+def facts_of(rows):
+    """The labels and domains in a list's rows, read in the most naive way: {(machine, name): (label, domain)}."""
     found, machine = {}, ""
     for row in rows:
         if row.endswith(".wav") or row[-2:] in (",0", ",1"):
@@ -243,7 +243,7 @@ def as_evaluator(folder, dcase, rows):
             continue
         name, labelled = row.split(",")
         section = name.split("_")[1]
-        label, domain = told([machine, row])[machine, name]
+        label, domain = facts_of([machine, row])[machine, name]
         each = f"_{domain}" if dcase == "dcase2021" else ""
         file = f"ground_truth_{machine}_section_{section}{each}_test.csv"
         files.setdefault(f"ground_truth_data/{file}", []).append(f"{name},{int(label)}")
@@ -273,7 +273,7 @@ def brief(found):
 def test_the_list_of_every_year(tmp_path, dcase, newline, bom, labels):
     path = put(tmp_path, f"eval_data_list_{dcase[5:]}.csv", *LISTS[dcase], newline=newline, bom=bom)
     found = load_ground_truth(tmp_path, dcase, labels=labels)
-    assert brief(found) == told(LISTS[dcase])
+    assert brief(found) == facts_of(LISTS[dcase])
     assert {t.source for t in found.clips.values()} == {path.name}
     assert not found.revealed
     assert not found.notes
@@ -283,7 +283,7 @@ def test_the_list_of_every_year(tmp_path, dcase, newline, bom, labels):
 def test_the_evaluator_of_every_year(tmp_path, dcase):
     as_evaluator(tmp_path, dcase, LISTS[dcase])
     found = load_ground_truth(tmp_path, dcase)
-    assert brief(found) == told(LISTS[dcase])
+    assert brief(found) == facts_of(LISTS[dcase])
     assert {t.source for t in found.clips.values()} == {"evaluator"}
     put(tmp_path, f"eval_data_list_{dcase[5:]}.csv", *LISTS[dcase])
     both = load_ground_truth(tmp_path, dcase)
@@ -309,7 +309,7 @@ def test_names_are_told_in_their_regular_spelling(tmp_path):
 
 def test_the_list_of_2020_by_its_first_name(tmp_path):
     path = put(tmp_path, "eval_data_list.csv", *LISTS["dcase2020"])
-    assert brief(load_ground_truth(tmp_path, "dcase2020")) == told(LISTS["dcase2020"])
+    assert brief(load_ground_truth(tmp_path, "dcase2020")) == facts_of(LISTS["dcase2020"])
     path.write_text(path.read_text().replace("00000098.wav,0", "00000098.wav,1"))
     with pytest.raises(ValueError, match=r"eval_data_list.csv, line 2: id_01_00000000.wav and .* contradict"):
         load_ground_truth(tmp_path, "dcase2020")
@@ -378,7 +378,9 @@ def test_official_labels_of_2022_toys_with_the_evaluator(tmp_path, rows, tables)
     if rows:
         put(tmp_path, "eval_data_list_2022.csv", *rows)
     found = load_ground_truth(tmp_path, "dcase2022", labels="official")
-    assert found.clips == {key: Truth(*told, None, "evaluator") for key, told in TRUE_TOYS.items()}
+    assert found.clips == {
+        key: Truth(*label_domain, None, "evaluator") for key, label_domain in TRUE_TOYS.items()
+    }
     assert not found.notes
 
 
@@ -420,7 +422,9 @@ def test_asdkit_labels_are_never_the_wrong_ones(tmp_path):
     path.unlink()
     put_toys(tmp_path)  # without any list the domain of ASDKit is unknown, and the true one is not it
     found = load_ground_truth(tmp_path, "dcase2022", labels="asdkit")
-    assert found.clips == {key: Truth(told[0], None, None, "evaluator") for key, told in TRUE_TOYS.items()}
+    assert found.clips == {
+        key: Truth(label, None, None, "evaluator") for key, (label, _) in TRUE_TOYS.items()
+    }
 
 
 def test_a_list_of_asdkit_that_denies_the_evaluator(tmp_path):

@@ -80,11 +80,11 @@ def test_a_rank_by_eval_has_a_note_on_selection_by_eval():
 def test_incomplete_rows_stand_last_without_a_rank():
     rows = make_rows()
     best = board(rows).frame.iloc[0]
-    for gone in (
+    for absent in (
         pick(rows, system=best["system"], backend=best["backend_id"], seed=1, dcase="dcase2022"),
         pick(rows, system=best["system"], backend=best["backend_id"], subset="dev", machine="valve"),
     ):
-        frame = board(rows[~gone]).frame
+        frame = board(rows[~absent]).frame
         last = frame.iloc[-1]
         assert (last["system"], last["backend_id"]) == (best["system"], best["backend_id"])
         assert pd.isna(last["rank"])
@@ -127,9 +127,9 @@ def test_different_label_sources_are_named_per_year():
 
 def test_training_classes_from_test_clips_are_marked():
     asdkit = with_overrides(load_recipe("dis_baseline").system, {"frontend.labels": "asdkit"}, "set")
-    told = [f.classes_from for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
-    assert told == ["train+test", ""]
-    classes = {"dis-11111111": "train", "dis-22222222": told[0], "ae-33333333": told[1]}
+    origins = [f.classes_from for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]
+    assert origins == ["train+test", ""]
+    classes = {"dis-11111111": "train", "dis-22222222": origins[0], "ae-33333333": origins[1]}
     rows = make_rows()
     b = board(rows, replace(CONTEXT, classes_from=classes))
     assert dict(zip(b.frame["system"], b.frame["classes_from"], strict=True)) == classes
@@ -206,8 +206,8 @@ def test_a_mean_over_years_needs_every_year():
 
 def test_a_mean_over_years_needs_every_seed():
     rows = make_rows()
-    gone = pick(rows, dcase="dcase2023", system="ae-33333333", seed=1, machine="bandsaw")
-    row = board(rows[~gone]).frame.set_index("system").loc["ae-33333333"]
+    absent = pick(rows, dcase="dcase2023", system="ae-33333333", seed=1, machine="bandsaw")
+    row = board(rows[~absent]).frame.set_index("system").loc["ae-33333333"]
     assert (row["dcase2023-eval_n"], row["dcase2023-eval_n_expected"]) == (1, 2)
     assert not math.isnan(row["dcase2023-eval_mean"])
     assert row[["eval_amean", "eval_hmean", "amean", "hmean"]].isna().all()
@@ -258,11 +258,11 @@ def test_missing_labels_of_a_column_do_not_prevent_ranks_by_another_column():
 
 @settings(max_examples=4, deadline=None)
 @given(st.randoms(use_true_random=False), st.sets(st.integers(0, 59)))
-def test_the_order_of_rows_does_not_matter_and_incomplete_rows_have_no_rank(shuffler, gone):
+def test_the_order_of_rows_does_not_matter_and_incomplete_rows_have_no_rank(shuffler, absent):
     """The order of rows does not change the leaderboard; incomplete rows come last, without a rank."""
     rows = make_rows()
     rows = rows[rows["metric"] == "official"].reset_index(drop=True)
-    rows = rows.drop(index=[i for i in gone if i < len(rows)])
+    rows = rows.drop(index=[i for i in absent if i < len(rows)])
     order = list(rows.index)
     shuffler.shuffle(order)
     b = board(rows)
@@ -456,9 +456,9 @@ def test_latex_escapes_and_marks_the_best():
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ $\pm$ --"
     )
     rows = make_rows()
-    gone = pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")
+    absent = pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")
     rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.99
-    b = board(rows[~gone])
+    b = board(rows[~absent])
     lines = text.latex(b).splitlines()
     assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
         r"\toprule",

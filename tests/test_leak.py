@@ -73,12 +73,12 @@ def without_clocks(report):
 
 @dataclasses.dataclass
 class Played:
-    """What one search by one objective saw."""
+    """Everything that one search by one objective read."""
 
     reports: list
     verdict: dict
     next: dict
-    """What the sampler suggests when it knows the first value."""
+    """The sampler's next suggestion after the first value."""
 
 
 def play(sweep, places, dataset, monkeypatch):

@@ -728,8 +728,8 @@ def test_an_interval_does_not_depend_on_other_systems():
     ]
     sure = bootstrap.official_interval("both_domains", perfect, draws=50)
     assert (sure.low, sure.high, sure.half_width) == (1.0, 1.0, 0.0)
-    gone = [SectionScores(s.machine, 0, s.scores, s.is_anomaly, s.is_anomaly & False) for s in sections]
-    assert bootstrap.official_interval("both_domains", gone, draws=5) is None
+    without = [SectionScores(s.machine, 0, s.scores, s.is_anomaly, s.is_anomaly & False) for s in sections]
+    assert bootstrap.official_interval("both_domains", without, draws=5) is None
 
 
 def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():

@@ -380,8 +380,8 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
     for system in systems():
         trial = trial_of(system)
         unit = trial.unit_of("fan")
-        marker = train(trial, unit, places).record
-        assert np.isfinite(marker.extra["loss"])
+        record = train(trial, unit, places).record
+        assert np.isfinite(record.extra["loss"])
         extract(trial, "fan", "last", places)
         if system.frontend.name == "bands":  # what it learnt of the training clips in `prepare` counts
             found = store.trial_dir(places.results, trial).extract("last", "fan", "train")

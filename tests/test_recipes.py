@@ -119,11 +119,11 @@ def test_no_shipped_recipe_is_without_a_table_of_values():
 def test_a_recipe_goes_through_all_stages(name, places):
     trial = Trial(DCASE, name, small(name), 0, MACHINES)
     unit = trial.unit_of("bandsaw")
-    marker = train(trial, unit, places).record
+    record = train(trial, unit, places).record
     frontend = trial.system.frontend
     if frontend.name == "discriminative":
         # Each machine and domain: two attributes in training, another one in the test clips.
-        assert marker.extra["n_classes"] == 3 * 2 * (3 if name.endswith("_asdkit") else 2)
+        assert record.extra["n_classes"] == 3 * 2 * (3 if name.endswith("_asdkit") else 2)
     extract(trial, "bandsaw", "last", places)
     directory = store.trial_dir(places.results, trial)
     backends = trial.backends((Knn(),))

@@ -35,7 +35,7 @@ BACKENDS = (Knn(), Knn(n_neighbors=2))
 
 
 def train_and_extract(trial: Trial, places: Places, shift: float = 0.0, nan: bool = False) -> None:
-    """What the two earlier stages would leave: random embeddings, anomalies a little away from the rest."""
+    """The files of the two earlier stages: random embeddings, anomalies a little away from the rest."""
     directory = store.trial_dir(places.results, trial)
     rng = np.random.default_rng(trial.seed)
     for unit in trial.units:

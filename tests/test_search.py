@@ -30,7 +30,7 @@ from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.jobs import Job, event_key
 from asdray.sweep.progress import Progress, StageCounts, trials_line
-from asdray.sweep.search import Searching, best_mean, known_jobs, open_search
+from asdray.sweep.search import SearchRun, best_mean, known_jobs, open_search
 from asdray.sweep.status import status
 from asdray.sweep.study import Studies, study_names
 from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, YearScheduler
@@ -262,7 +262,7 @@ def test_a_resumed_search_goes_on_as_an_undisturbed_one(tmp_path, year, search):
     assert (found.number, found.swept, found.system) == (3, open_.swept, open_.system)
     again.tell(found, "done", landscape(found), "knn-1")
     assert play(again) == calm
-    assert again.over
+    assert again.complete
     assert len({str(swept) for _, _, swept, _, _ in calm}) == 7
     assert play(studies_of(tmp_path, places, search={**search, "num_samples": 9}))[:7] == calm
 
@@ -297,7 +297,7 @@ def test_a_system_that_was_met_before_costs_nothing(tmp_path, places):
     same = [s for s in studies.samples if s.swept == open_[0].swept]
     assert len(same) > 1
     assert {(s.state, s.value) for s in same} == {("done", 0.5)}
-    assert not studies.over
+    assert not studies.complete
 
 
 def test_a_search_over_backends_alone_has_one_system_and_chooses_among_them(tmp_path, places):
@@ -315,7 +315,7 @@ def test_a_search_over_backends_alone_has_one_system_and_chooses_among_them(tmp_
     assert (sample.value, sample.backend) == (0.6, names[1])
     confirming = ask()
     assert [jobs[i].trial.seed for i, _ in confirming] == [5]
-    assert search.over
+    assert search.exhausted
     rows = selection.confirmed_rows(search.studies)
     assert rows[["seed", "backend"]].to_numpy().tolist() == [[5, names[1]]]
     assert selection.selected_by(search.studies) == {"dis_baseline": "official_dev (search, 1 systems)"}
@@ -364,7 +364,7 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
     studies.tell(first, "done", landscape(first), "knn-1")
     for sample in (second, third):
         studies.tell(sample, "failed", reason="a training failed")
-    assert studies.over
+    assert studies.complete
     dataset = load_dataset(places.data, DCASE)
     jobs = known_jobs(studies, {DCASE: dataset})
     # Of the second all is done, so that it has no value though nothing broke; the third's training broke.
@@ -408,7 +408,7 @@ def test_what_a_scheduler_stopped_is_not_left_to_do():
     assert counts.text(failures=1) == "1 already done, 1 done now, 1 stopped early, 1 failed, 1 left"
 
 
-def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
+def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
     changes = {
         "seeds": [0, 1],
         "umap": False,
@@ -435,11 +435,11 @@ def test_the_estimate_takes_in_the_systems_still_to_come(tmp_path, places):
     studies.tell(second, "stopped")
     assert lines()[-1].startswith("about 80 min of training and ")
     assert f"{jobs[2].trial.name}: stopped by the scheduler" in lines()
-    search = Searching(studies, {DCASE: load_dataset(places.data, DCASE)})
+    search = SearchRun(studies, {DCASE: load_dataset(places.data, DCASE)})
     estimator = Estimator()
     for i, job in enumerate(jobs[:2]):
         estimator.add_trial(i, job.trial, job.dataset, job.steps(sweep, places))
-    estimator.upcoming = [*search.to_come, UpcomingSystems("search", "ae_baseline", 4, 2)]
+    estimator.upcoming = [*search.upcoming, UpcomingSystems("search", "ae_baseline", 4, 2)]
     left = estimator.estimate()
     assert (left.train_seconds, left.unknown_systems) == (pytest.approx(8 * 600, rel=0.01), 4)
     snapshot = Progress("hunt", [SimpleNamespace(status="done", progress=None)], estimator).snapshot()
@@ -493,15 +493,15 @@ BACKEND_FREE = [{"metric": "official_dev", "backend": KNN}, "train_loss", "compa
 @pytest.mark.parametrize("objective", BACKEND_FREE)
 def test_a_backend_more_changes_no_study_that_reads_none_of_it(tmp_path, places, objective):
     search = {**SEARCH, "objective": objective}
-    told = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
+    outcomes = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
     more = studies_of(tmp_path, places, search=search, backends=["gmm", KNN])
-    assert (play(more, 0), more.over) == (told, True)
+    assert (play(more, 0), more.complete) == (outcomes, True)
 
 
 def test_where_the_best_backend_judges_other_backends_are_another_study(tmp_path, places):
     search = {**SEARCH, "algorithm": "random"}
     first = studies_of(tmp_path, places, backends=["knn"], search=search)
-    told = play(first, 2)
+    outcomes = play(first, 2)
     for only_read in (True, False):
         assert (
             studies_of(tmp_path, places, backends=["knn", "gmm"], search=search, only_read=only_read).samples
@@ -511,7 +511,7 @@ def test_where_the_best_backend_judges_other_backends_are_another_study(tmp_path
     systems = [more.ask().system for _ in range(2)]
     assert systems == [s.system for s in first.samples], "with the same seed the same systems, found trained"
     back = studies_of(tmp_path, places, backends=["knn"], search=search)
-    assert play(back, 0) == told
+    assert play(back, 0) == outcomes
 
 
 @pytest.mark.parametrize("objective", ["official_dev", *BACKEND_FREE])
@@ -519,10 +519,10 @@ def test_a_study_by_its_earlier_name_goes_on(tmp_path, places, monkeypatch, obje
     search = {**SEARCH, "objective": objective}
     with monkeypatch.context() as before:
         before.setattr(study, "study_names", lambda *args: (study_names(*args)[1],) * 2)
-        told = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
+        outcomes = play(studies_of(tmp_path, places, search=search, backends=[KNN]))
     for only_read in (True, False):
         now = studies_of(tmp_path, places, search=search, backends=[KNN], only_read=only_read)
-        assert play(now, 0) == told
+        assert play(now, 0) == outcomes
 
 
 def test_a_search_chooses_its_trials_itself(tmp_path, places, asdray):
@@ -606,7 +606,7 @@ def test_a_sampler_is_known_in_whatever_spelling(tmp_path, places, spelled, name
     assert one == other
 
 
-# ---------------------------------------------------------------------------------- what is to be run next
+# ------------------------------------------------------------------------------------ the trials to run next
 
 
 def driver(tmp_path, places, **changes):
@@ -614,7 +614,7 @@ def driver(tmp_path, places, **changes):
     studies = studies_of(tmp_path, places, **changes)
     datasets = {name: load_dataset(places.data, DCASE) for name in studies.sweep.years}
     jobs = list(known_jobs(studies, datasets))
-    search = Searching(studies, datasets)
+    search = SearchRun(studies, datasets)
 
     def add(job: Job) -> int:
         jobs.append(job)
@@ -623,7 +623,7 @@ def driver(tmp_path, places, **changes):
     return search, jobs, lambda busy=0: search.next(busy, 4, jobs, add)
 
 
-def test_a_sample_is_told_once_all_its_trials_ended_and_confirmation_follows(tmp_path, places):
+def test_a_sample_has_an_outcome_once_all_its_trials_ended_and_confirmation_follows(tmp_path, places):
     search, jobs, ask = driver(
         tmp_path, places, seeds=[0, 1], confirm={"top_k": 1, "seeds": [5, 6]},
         search={**SEARCH, "num_samples": 3, "max_concurrent": 2},
@@ -632,30 +632,30 @@ def test_a_sample_is_told_once_all_its_trials_ended_and_confirmation_follows(tmp
     assert [(jobs[i].trial.seed, sample.number) for i, sample in first] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     assert ask() == []
     assert search.ended(first[0][0], {"values": {"a": 0.5, "b": 0.9}, "reason": None}, False) is None
-    told = search.ended(first[1][0], {"values": {"a": 0.7, "b": None}, "reason": None}, False)
-    assert (told.number, told.state, told.value, told.backend) == (0, "done", pytest.approx(0.6), "a")
+    ended = search.ended(first[1][0], {"values": {"a": 0.7, "b": None}, "reason": None}, False)
+    assert (ended.number, ended.state, ended.value, ended.backend) == (0, "done", pytest.approx(0.6), "a")
     third = ask()
     assert [sample.number for _, sample in third] == [2, 2]
     search.ended(first[2][0], None, True)
     assert search.ended(first[3][0], {"values": {"a": 0.9}, "reason": None}, False).state == "stopped"
     search.ended(third[0][0], {"values": {}, "reason": "extract fan: it broke"}, False)
-    assert not search.over
+    assert not search.exhausted
     failed = search.ended(third[1][0], {"values": {"a": 0.9}, "reason": None}, False)
     assert (failed.state, failed.reason) == ("failed", "extract fan: it broke")
     confirming = ask()
     assert [jobs[i].trial.seed for i, _ in confirming] == [5, 6]
     assert {jobs[i].trial.system.id for i, _ in confirming} == {jobs[first[0][0]].trial.system.id}
-    assert search.over
+    assert search.exhausted
     assert ask() == []
 
     again, jobs, ask = driver(
         tmp_path, places, seeds=[0, 1], confirm={"top_k": 1, "seeds": [5, 6]},
         search={**SEARCH, "num_samples": 3, "max_concurrent": 2},
     )  # fmt: skip
-    assert again.over
+    assert again.exhausted
     assert ask() == []
     assert [job.part for job in jobs] == ["search"] * 6 + ["confirm"] * 2
-    assert [again.rests(job) for job in jobs] == [False] * 2 + [True] * 4 + [False] * 2
+    assert [again.is_given_up(job) for job in jobs] == [False] * 2 + [True] * 4 + [False] * 2
 
 
 def test_without_a_limit_every_place_for_a_training_is_kept_busy(tmp_path, places):
@@ -663,9 +663,9 @@ def test_without_a_limit_every_place_for_a_training_is_kept_busy(tmp_path, place
     assert len(ask(busy=0)) == 4
     assert len(jobs) == 4
     search, jobs, ask = driver(tmp_path, places)
-    held = search.held(jobs)
-    assert held == {0, 1, 2, 3}, "open since the last run"
-    assert {i for i, _ in ask(busy=0)} <= held
+    resumed = search.open_trials(jobs)
+    assert resumed == {0, 1, 2, 3}, "open since the last run"
+    assert {i for i, _ in ask(busy=0)} <= resumed
 
 
 def test_two_spellings_of_a_system_are_trained_once_and_take_one_place(tmp_path, places):
@@ -680,7 +680,7 @@ def test_two_spellings_of_a_system_are_trained_once_and_take_one_place(tmp_path,
     search.ended(index, {"values": {"knn-1": 0.5}, "reason": None}, False)
     assert {(s.state, s.value) for s in search.studies.samples} == {("done", 0.5)}
     assert ask() == []
-    assert search.over
+    assert search.exhausted
 
 
 def test_the_backend_that_suits_a_system_best_decides():

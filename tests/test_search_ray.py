@@ -1,4 +1,4 @@
-"""A search on a real local Ray, through the command line: killed and gone on with, confirmed, stopped early."""
+"""A search on a real local Ray, through the command line: killed and resumed, confirmed, stopped early."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ def journal(world):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def told(world):
+def outcomes_of(world):
     """Sample -> outcome, from the study file."""
     return {
         key: value
@@ -51,19 +51,19 @@ def told(world):
 def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path, asdray):
     world = World(data, tmp_path / "results")
     process = start(world, **hunt())
-    wait_for(lambda: 0 < len(told(world)) < len(suggested(world)), process)
+    wait_for(lambda: 0 < len(outcomes_of(world)) < len(suggested(world)), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before, asked = told(world), suggested(world)
+    before, asked = outcomes_of(world), suggested(world)
     assert 0 < len(before) < 3
 
     run, _ = world.sweep(**hunt())
     events = world.events()
-    after = told(world)
+    after = outcomes_of(world)
     assert {key: after[key] for key in before} == before
     assert len(after) == 3
     assert suggested(world)[: len(asked)] == asked
-    assert len(suggested(world)) == 3, "an open sample was gone on with, not suggested again"
+    assert len(suggested(world)) == 3, "an open sample was resumed, not suggested again"
     assert all(e["status"] == "done" for e in events)
     made = [e for e in events if not e["found"] and e["stage"] != "table"]
     done = Counter((e["system"], e["seed"], e["stage"], e["unit"], e["machine"], e["backend"]) for e in made)

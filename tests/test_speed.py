@@ -1,4 +1,4 @@
-"""What makes training fast changes no result, and what does change one is asked for by name."""
+"""The measures that make training fast change no result; a measure that changes one is an option."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class World:
         return load(self.path, {}, self.places)
 
     def summarize(self, jobs=None, sweep=None):
-        """As a run does when it ends."""
+        """Writes summaries, as a run does at the end."""
         write_summaries(jobs or self.jobs, sweep or self.sweep, self.places)
 
     def tell(self, jobs=None, sweep=None):
@@ -125,23 +125,23 @@ def test_dry_run_and_status_write_nothing(world):
     assert all(read_summary(job, world.sweep, world.places) is None for job in world.jobs)
 
 
-def record_gone(world):
+def record_missing(world):
     store.write_record(world.machine(), world.score(), None)
 
 
 def record_damaged(world):
-    """In place, and as long as before."""
+    """Damages a file in place, without a change of the size."""
     path = world.machine() / "done.json"
     with open(path, "r+b") as file:
         file.write(b"x" * path.stat().st_size)
 
 
-def folder_gone(world):
+def records_missing(world):
     (world.machine() / "umap" / "done.json").unlink()
 
 
 def extracted_again(world):
-    """With other bytes: the scores of the old embeddings are stale."""
+    """Extracts other bytes: the scores of the old embeddings are stale."""
     old = store.read_record(world.machine(), "extract")
     outputs = {name: {**entry, "sha256": "0" * 64} for name, entry in old.outputs.items()}
     store.write_record(world.machine(), "extract", dataclasses.replace(old, outputs=outputs))
@@ -169,7 +169,7 @@ def table_written_again(world):
 
 
 CHANGES = [
-    record_gone, record_damaged, folder_gone, extracted_again, scored_by_another_sweep,
+    record_missing, record_damaged, records_missing, extracted_again, scored_by_another_sweep,
     evaluated_with_another_checkpoint, table_written_again,
 ]  # fmt: skip
 
@@ -192,8 +192,8 @@ def test_what_another_sweep_shares_with_a_trial_is_watched_too(world):
         finish(world.jobs[0], world.sweep, world.places)
         finish(jobs[0], other, world.places)
     world.summarize()
-    told, n = world.tell()
-    assert (n, done(told)) == (2, 2)
+    lines, n = world.tell()
+    assert (n, done(lines)) == (2, 2)
     folder = world.folder.machine("best", "fan")
     (name,) = [name for name in store.read_records(folder) if name.startswith("score-")]
     store.write_record(folder, name, None)
@@ -264,11 +264,11 @@ def test_other_numerics_believe_nothing(world, monkeypatch):
 @pytest.mark.parametrize("damaged", [1, {}, {"files": 1}, {"files": [[1]], "request": "", "sums": []}])
 def test_a_damaged_summary_is_none(world, damaged):
     world.summarize()
-    told, _ = world.tell()
+    lines, _ = world.tell()
     store.write_summary(world.folder.root, damaged)
-    assert world.tell() == (told, 3)
+    assert world.tell() == (lines, 3)
     world.summarize()
-    assert world.tell() == (told, 2)
+    assert world.tell() == (lines, 2)
 
 
 def test_a_record_that_changes_while_it_is_read_is_read_again(world, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_record_that_changes_while_it_is_read_is_read_again(world, monkeypatch
     def read_and_lose(job, *args):
         found = steps(job, *args)
         if job is world.jobs[0]:
-            record_gone(world)
+            record_missing(world)
         return found
 
     monkeypatch.setattr(Job, "steps", read_and_lose)

@@ -68,7 +68,7 @@ def world(first, data, tmp_path):
 
 
 def keys(events):
-    """Which stage of what, of each event."""
+    """Recipe, stage, unit, machine and backend of each event."""
     return [(e["recipe"], e["stage"], e["unit"], e["machine"], e["backend"]) for e in events]
 
 
@@ -198,7 +198,7 @@ def test_one_deleted_file_costs_only_its_stage_a_backend_only_scores_and_plots_c
 
 
 def test_what_is_added_is_trained_alone_and_what_fails_stops_nothing_else(world, asdray):
-    """A third machine, which the shared network is trained anew for; a second seed; a rate that diverges."""
+    """A third machine, for which the shared network is trained again; a second seed; a rate that diverges."""
     more = {
         "recipes": {**TWO["recipes"], "dis_baseline": {"set": DIS, "space": {"train.learning_rate": [1e-3, 1e30]}}},
         "seeds": [0, 1],

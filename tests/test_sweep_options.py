@@ -362,8 +362,8 @@ def test_a_search_that_asks_something_else_says_that_it_begins_anew(world):
     )
     search = {"algorithm": "random", "num_samples": 2, "objective": {"metric": "train_loss"}}
     assert changes(*world.load(search=search), world.folder) == [
-        "the search begins anew, since it asks something else now: 6 trials no longer count (their results stay, and "
-        "are found done where it comes to the same systems)"
+        "the search starts over, since its question has changed: 6 trials no longer count (their results stay, and "
+        "are reused for systems that it samples again)"
     ]
 
 
@@ -560,7 +560,7 @@ def test_a_thousand_trials_are_planned_in_no_time(world):
 
 
 def test_status_before_during_and_after_a_run(world):
-    def told():
+    def status_text():
         with console.capture() as captured:
             console.print(status(*load(world.path, {}, world.places), world.places))
         return captured.get()
@@ -568,7 +568,7 @@ def test_status_before_during_and_after_a_run(world):
     console = Console(width=150)
 
     sweep, jobs = world.load(umap=False, seeds=[0])
-    assert "sweep s: has not been run" in told()
+    assert "sweep s: has not been run" in status_text()
     write_spec(sweep, world.folder)
     finish(jobs[0], sweep, world.places)
     fail(world, sweep, jobs[2], "train", OSError("disk full"), unit="fan")
@@ -583,18 +583,18 @@ def test_status_before_during_and_after_a_run(world):
     runs[1].phase = "training"
     write_snapshot(live.snapshot(), world.folder)
     with store.lease(world.folder):
-        text = told()
+        text = status_text()
     assert "sweep s: running since" in text
     assert "1 done, 1 running, 1 failed of 3 trials" in text
     assert re.search(rf"{jobs[1].trial.name}.* 1/4 +0\.2500 +0 +3 min", text)
     assert "OSError: disk full" in text
-    text = told()
+    text = status_text()
     assert f"not running; it was killed, and last heard of at {live.snapshot()['updated'][:10]}" in text
     assert "1 done, 1 failed, 1 waiting of 3 trials" in text
     assert re.search(r"train +1 done, 1 failed, 3 left", text)
     for how, words in (("ended", "it ended at"), ("stopped", "it was stopped at")):
         write_snapshot(live.snapshot(how), world.folder)
-        assert words in told()
+        assert words in status_text()
 
 
 @pytest.mark.parametrize(
@@ -669,8 +669,8 @@ def test_of_the_best_so_far_those_are_marked_of_which_trials_are_missing_and_a_s
     less = rows[~pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")]
     live = Progress("s", [], Estimator())
     live.set_leaderboard(board(less, rank_by="dcase2023-eval"))
-    told = {row["system"]: row["complete"] for row in live.snapshot()["leaderboard"]}
-    assert told == {"dis-11111111": True, "dis-22222222": False, "ae-33333333": True}
+    complete = {row["system"]: row["complete"] for row in live.snapshot()["leaderboard"]}
+    assert complete == {"dis-11111111": True, "dis-22222222": False, "ae-33333333": True}
     own = board(rows).frame.to_dict("records")  # of a search: shown behind all others, and never ranked
     everything = board(rows.iloc[:0], rank_by="dcase2023-eval", unranked=own)
     live.set_leaderboard(everything)

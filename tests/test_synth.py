@@ -72,7 +72,7 @@ ATTRIBUTES = {
     },
     "dcase2026": {"valveEmu": "noAttributes", "ToothBrush": "noAttribute", "fan": r"m-n_[WXY]"},
 }  # fmt: skip
-"""What the training names end in."""
+"""The endings of the training names."""
 
 SMALL = {"train": 12, "test": 8, "seconds": 0.5, "workers": 1}
 
@@ -151,11 +151,11 @@ class TestEveryYear:
         assert len({c.key for c in clips}) == len(clips)
         for c in clips:
             read = names.parse_name(dcase, c.subset, c.split, c.name)
-            told = c.anonymous is None
-            domain_told = told or dcase in ("dcase2020", "dcase2021")
-            assert (read.section, read.is_anomaly) == (c.section, c.is_anomaly if told else None)
-            assert read.domain == (c.domain if domain_told else None)
-            assert not told or read.attributes == c.attributes
+            labelled = c.anonymous is None
+            domain_known = labelled or dcase in ("dcase2020", "dcase2021")
+            assert (read.section, read.is_anomaly) == (c.section, c.is_anomaly if labelled else None)
+            assert read.domain == (c.domain if domain_known else None)
+            assert not labelled or read.attributes == c.attributes
             if c.labelled_name:
                 read = names.parse_name(dcase, c.subset, c.split, c.labelled_name)
                 assert (read.domain, read.is_anomaly, read.attributes) == (

@@ -123,8 +123,8 @@ def test_one_seed_has_no_std_and_an_absent_trial_counts_as_expected():
 
 def test_an_incomplete_trial_is_in_no_mean_of_its_row():
     rows = make_rows()
-    gone = pick(rows, dcase="dcase2023", system="ae-33333333", seed=1, machine="bandsaw")
-    table = sweep(rows[~gone])["dcase2023", "eval"].set_index("system")
+    absent = pick(rows, dcase="dcase2023", system="ae-33333333", seed=1, machine="bandsaw")
+    table = sweep(rows[~absent])["dcase2023", "eval"].set_index("system")
     row = table.loc["ae-33333333"]
     seed0 = rows[pick(rows, dcase="dcase2023", system="ae-33333333", seed=0, metric="official")]
     assert row["n"] == 1
@@ -207,11 +207,11 @@ def test_tables_of_another_metric(tmp_path):
 
 @settings(max_examples=5, deadline=None)
 @given(st.sets(st.integers(0, 59), min_size=1))
-def test_missing_values_do_not_enter_a_mean(gone):
+def test_missing_values_do_not_enter_a_mean(absent):
     """If machine values are missing, n counts the complete trials, and means cover only these trials."""
     rows = make_rows()
     rows = rows[rows["metric"] == "official"].reset_index(drop=True)
-    rows.loc[[i for i in gone if i < len(rows)], "value"] = math.nan
+    rows.loc[[i for i in absent if i < len(rows)], "value"] = math.nan
     for (dcase, subset), table in sweep(rows).items():
         for row in table.to_dict("records"):
             mine = rows[

@@ -1,4 +1,4 @@
-"""Where trainings have a GPU their workers extract too; shown on a real Ray, with CPUs in the GPU's place."""
+"""A training's worker with a GPU also extracts; tested on a real Ray, with CPUs in place of the GPU."""
 
 import json
 import queue
@@ -32,16 +32,16 @@ def train_and_extract(folder):
         thread = TuneThread({0: trial_of(AE)}, options, needs, folder, news)
         thread.start()
         thread.join()
-    told = [news.get() for _ in range(news.qsize())]
-    events = [value for kind, _, value in told if kind == "event"]
-    (folder / "told.json").write_text(json.dumps([events, [kind for kind, _, _ in told]]))
+    received = [news.get() for _ in range(news.qsize())]
+    events = [value for kind, _, value in received if kind == "event"]
+    (folder / "received.json").write_text(json.dumps([events, [kind for kind, _, _ in received]]))
 
 
 @pytest.mark.ray
 def test_a_training_that_extracts_does_so_unit_by_unit_in_its_own_worker(tmp_path):
     build_year(tmp_path / "data")
     subprocess.run([sys.executable, __file__, tmp_path], check=True)
-    events, kinds = json.loads((tmp_path / "told.json").read_text())
+    events, kinds = json.loads((tmp_path / "received.json").read_text())
     trial = trial_of(AE)
     expected = [(stage, machine) for machine in trial.machines for stage in ("train", "extract")]
     expected.remove(("extract", LOST))

@@ -33,7 +33,7 @@ def write_wav(path: Path, key: str, n: int = 800, channels: int = 1, rate: int =
 
 @dataclass
 class Tree:
-    """What was built.
+    """A tree of clips on disk.
 
     Attributes:
         truth: (machine, anonymous name) -> the labelled clip.

@@ -149,7 +149,7 @@ def pack_of(places: store.Places, dataset: manifest.Dataset, machine: str, split
     pack = ensure_pack(places, dataset.dcase, machine, split)
     if pack.id != dataset.machines[machine].split_id(split):
         raise ValueError(
-            f"{dataset.dcase} was formatted anew while {machine} was waited for: run the command again"
+            f"{dataset.dcase} was formatted again while {machine} was waited for: run the command again"
         )
     return pack
 

@@ -130,7 +130,7 @@ def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool,
         return
     print_lines(found.lines())
     if plan.search.samples:
-        print("and its study: the search starts anew")
+        print("and its study: the search starts over")
     if dry_run:
         return
     if not yes:

@@ -286,7 +286,7 @@ class Sampler(Config):
 
 
 class Search(Config):
-    """How systems are taken from the space.
+    """The way systems are sampled from the space.
 
     ``grid`` runs the full product of all lists. ``random`` and ``optuna`` sample ``num_samples`` systems of
     each recipe, and run each on all years and seeds of the sweep.

@@ -298,7 +298,7 @@ def remove_zip(data: Path, z: Zip) -> None:
 
 
 def foreign(data: Path, wanted: Sequence[Zip], every: Iterable[Zip]) -> list[Zip]:
-    """Those of the ``wanted`` zips whose folders hold data of another origin.
+    """The ``wanted`` zips whose folders hold data of another origin.
 
     Args:
         every: all zips of the year; the folder of a machine with any marked zip is asdray's own.

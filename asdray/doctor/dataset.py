@@ -179,7 +179,7 @@ def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"folders with decoded audio that is damaged or of other clips: {len(stale)}, "
-            f"such as {stale[0]}; made anew when needed",
+            f"such as {stale[0]}; rebuilt when needed",
         )
 
 

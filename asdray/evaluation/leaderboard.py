@@ -92,7 +92,7 @@ def build(
         unlabelled: names of columns whose test clips lack labels; a row is complete without a score there.
         extra: further rows, from ensembles or publications, with the frame's columns; a column that a row
             lacks is null.
-        unranked: further rows that stand last and have no rank, such as those of a search.
+        unranked: further rows, listed last and without a rank, such as those of a search.
         selected_by: how the systems of ``tables`` were chosen, for all or per recipe.
 
     Raises:

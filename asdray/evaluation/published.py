@@ -2,7 +2,7 @@
 
 Scores are fractions. ``recipe`` and ``recipe_backend`` name the recipe and the backend of asdray that follow
 the published system, if any. A mean over fewer machines than the year has is another number, so published
-rows only stand in leaderboards over all machines.
+rows are only in leaderboards over all machines.
 
 >>> [value.mean for value in load() if (value.column, value.system) == ("dcase2020-dev", "ASDKit ae")]
 [0.6533]

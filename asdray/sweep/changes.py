@@ -26,15 +26,15 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
         lines.append(f"changed since the last run: {', '.join(keys)}")
     if last := last_trials(folder):
         now = {(job.trial.dcase, job.trial.system_name, job.trial.seed) for job in jobs}
-        new, same, dropped = len(now - last), len(now & last), len(last - now)
+        new, same, removed = len(now - last), len(now & last), len(last - now)
         if sweep.search.samples and not same:
             lines.append(
-                f"the search begins anew, since it asks something else now: {dropped} trials no longer count "
-                "(their results stay, and are found done where it comes to the same systems)"
+                f"the search starts over, since its question has changed: {removed} trials no longer count "
+                "(their results stay, and are reused for systems that it samples again)"
             )
-        elif new or dropped:
-            stay = " (their results stay)" if dropped else ""
-            lines.append(f"trials: {new} new, {same} as before, {dropped} no longer asked for{stay}")
+        elif new or removed:
+            stay = " (their results stay)" if removed else ""
+            lines.append(f"trials: {new} new, {same} as before, {removed} no longer asked for{stay}")
     return lines
 
 

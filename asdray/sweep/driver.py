@@ -1,7 +1,7 @@
 """The loop of a sweep on Ray: trains the missing trials, and runs the tasks that follow each training.
 
 Ray Tune trains in a thread and sends news through a queue; tasks run in a pool. The loop, in the driver's
-main thread, takes in both, asks the search for more trials, and keeps the sweep's tables up to date.
+main thread, handles both, asks the search for more trials, and keeps the sweep's tables up to date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
 from asdray.sweep.events import Event, event_of, failed
 from asdray.sweep.jobs import Job
-from asdray.sweep.search import Searching
+from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
 from asdray.sweep.sweep_run import SweepRun
 from asdray.sweep.tasks import Task, TaskPool
@@ -29,7 +29,7 @@ class Driver:
 
     Args:
         sweep_run: the state of the run; every event is reported to it.
-        stop: tells when the user or the time limit asks for the end.
+        stop: the request to stop, by the user or the time limit.
 
     Raises:
         ValueError: reservations that no node of the cluster can give.
@@ -45,7 +45,7 @@ class Driver:
         self._stop = stop
         self._needs = cluster.needs(self._sweep.resources, self._most_threads())
         self._worker_extracts = self._needs["train"].gpu > 0 and self._needs["extract"].gpu == 0
-        """A training's worker also extracts; a trial that lacks only extractions then goes there too."""
+        """A training's worker also extracts, even for a trial without a missing training."""
         self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
@@ -78,7 +78,7 @@ class Driver:
         self._loop()
 
     def _announce(self, joined: bool) -> None:
-        """Prints the dashboard's address and, of a Ray that was joined, what its nodes lack."""
+        """Prints the dashboard's address and, for a joined Ray, warnings about the nodes."""
         progress = self._sweep_run.progress
         self._view.export(Metrics(self._sweep.name))
         progress.dashboard, progress.metrics = self._cluster.dashboard, self._cluster.metrics
@@ -92,10 +92,10 @@ class Driver:
 
     def _choose_phases(self) -> None:
         """Decides which trials are trained, and which wait for the search to ask for them."""
-        held = self._search.held([run.job for run in self._runs]) if self._search else set()
+        suggested = self._search.open_trials([run.job for run in self._runs]) if self._search else set()
         for run in self._runs:
-            if run.index in held:
-                run.phase = "held"
+            if run.index in suggested:
+                run.phase = "suggested"
             elif run.asked and self._needs_worker(run):
                 run.phase = "queued"
 
@@ -110,7 +110,7 @@ class Driver:
     def _make_tune(self) -> TuneThread | None:
         """The thread in which Ray Tune trains; None if no training is left."""
         queued = self._in_phase("queued")
-        searching = self._search is not None and not self._search.over
+        searching = self._search is not None and not self._search.exhausted
         if not queued and not searching:
             return None
         sweep, folder = self._sweep, self._sweep_run.folder
@@ -142,7 +142,7 @@ class Driver:
         cpus, slots = self._cluster.cpus, self._tune.slots if self._tune else 1
         self._sweep_run.progress.set_slots(slots, cpus // 2, cpus)
         if self._tune:
-            searching = self._search is not None and not self._search.over
+            searching = self._search is not None and not self._search.exhausted
             asked = [run.left for run in self._runs if run.asked]
             tasks = None if searching else sum(len(left.machines) + len(left.umaps) for left in asked)
             waiting = searching or len(self._in_phase("queued")) > slots
@@ -161,8 +161,8 @@ class Driver:
                 self._sweep_run.stop(self._stop.timed_out, self._stop_training)
                 return
             if self._search and self._tune:
-                self._steer(self._search, self._tune)
-            self._take_news()
+                self._ask_search(self._search, self._tune)
+            self._receive_news()
             slots = max(1, cpus // 2) if self._tune else cpus
             for task, events in self._pool.step(slots, timeout=0.1):
                 self._task_ended(task, events)
@@ -177,17 +177,17 @@ class Driver:
             self._tune.stop()
             self._tune.join(timeout=20)
 
-    def _take_news(self) -> None:
+    def _receive_news(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 kind, index, value = self._news.get_nowait()
                 if kind == "end":
                     self._tune_ended(value)
                 else:
-                    self._take(kind, self._runs[index], value)
+                    self._handle(kind, self._runs[index], value)
 
-    def _take(self, kind: str, run: TrialRun, value: Any) -> None:
-        """Takes in one piece of news about a trial."""
+    def _handle(self, kind: str, run: TrialRun, value: Any) -> None:
+        """Handles one piece of news about a trial."""
         match kind:
             case "start":
                 run.phase = "training"
@@ -209,14 +209,14 @@ class Driver:
                 self._training_ended(run)
 
     def _tune_ended(self, error: BaseException | None) -> None:
-        """Takes in that Tune ended; trials without a result failed, since Tune said nothing about them."""
+        """Handles the end of Tune; trials without a result failed, since Tune reported nothing about them."""
         self._tune = None
         for run in self._runs:
-            if run.in_training or run.phase == "held":
-                self._take("error", run, f"training ended without a result: {error}")
+            if run.in_training or run.phase == "suggested":
+                self._handle("error", run, f"training ended without a result: {error}")
 
     def _stage_ended(self, run: TrialRun, event: Event) -> None:
-        """Takes in a stage of a training's worker; tasks of its machines start, unless a judge needs them."""
+        """Handles a stage of a training's worker; tasks of its machines start, unless a judge needs them."""
         self._sweep_run.record(run, event)
         if event["stage"] != ("extract" if self._worker_extracts else "train") or event["status"] != "done":
             return
@@ -230,7 +230,7 @@ class Driver:
             self._start_tasks(run, machines, event["checkpoint"])
 
     def _training_ended(self, run: TrialRun) -> None:
-        """Takes in that the Tune trial of a trial ended."""
+        """Handles the end of a trial's Tune trial."""
         run.training_ended()
         if run.judged:
             self._tell_search(run, stopped=False)
@@ -239,7 +239,7 @@ class Driver:
         self._sweep_run.end_if_finished(run)
 
     def _stopped_early(self, run: TrialRun) -> None:
-        """Takes in that a scheduler stopped the Tune trial of a trial."""
+        """Handles a scheduler's stop of a trial's Tune trial."""
         run.ended()
         if run.judged:
             self._tell_search(run, stopped=True)
@@ -267,7 +267,7 @@ class Driver:
         self._pool.put(task)
 
     def _task_ended(self, task: Task, events: list[Event]) -> None:
-        """Takes in the events of a task; a machine that is extracted now has its UMAP queued."""
+        """Handles the events of a task; a machine that is extracted now has its UMAP queued."""
         run = task.run
         for event in events:
             self._sweep_run.record(run, event)
@@ -279,7 +279,7 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------ search
 
-    def _steer(self, search: Searching, tune: TuneThread) -> None:
+    def _ask_search(self, search: SearchRun, tune: TuneThread) -> None:
         """Trains the trials that the search wants next; lets Tune end once the search wants no more."""
         busy = sum(run.in_training for run in self._runs)
         jobs = [run.job for run in self._runs]
@@ -293,22 +293,22 @@ class Driver:
             else:
                 self._start_tasks(run, run.trial.machines)
                 self._sweep_run.end_if_finished(run)
-        self._sweep_run.estimator.upcoming = search.to_come
-        if search.over and not any(run.in_training or run.phase == "held" for run in self._runs):
+        self._sweep_run.estimator.upcoming = search.upcoming
+        if search.exhausted and not any(run.in_training or run.phase == "suggested" for run in self._runs):
             tune.finish()
 
     def _admit(self, job: Job) -> int:
-        """Adds a trial that the search came to; returns its index."""
+        """Adds a trial of the search; returns the index."""
         run = self._sweep_run.admit(job)
         self._view.trial_added()
         return run.index
 
     def _tell_search(self, run: TrialRun, stopped: bool) -> None:
-        """Tells the search how one of its trials ended."""
+        """Reports the end of a trial to the search."""
         assert self._search is not None
         verdict: Mapping[str, Any] | None = run.verdict
         run.judged, run.verdict = False, None
         sample = self._search.ended(run.index, verdict, stopped)
         if sample is not None:
-            self._view.line(self._search.told(sample))
+            self._view.line(self._search.outcome_line(sample))
             self._sweep_run.sample_ended(run)

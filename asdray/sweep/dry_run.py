@@ -39,11 +39,11 @@ def plan_lines(
     search_lines: list[str] = []
     stopped: set[str] = set()
     if sweep.search.samples:
-        from asdray.sweep.search import outlook, read_studies, stopped_trials, to_come
+        from asdray.sweep.search import outlook, read_studies, stopped_trials, upcoming_systems
 
         studies, _ = read_studies(sweep, places)
         stopped = stopped_trials(studies, jobs)
-        estimator.upcoming = to_come(studies)
+        estimator.upcoming = upcoming_systems(studies)
         search_lines = outlook(studies)
     totals: Counter[str] = Counter()
     threads = 1

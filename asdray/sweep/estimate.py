@@ -115,8 +115,8 @@ class Estimator:
         kept: stage -> share of bytes left by ``keep`` in the end, 1 by default.
 
     Attributes:
-        upcoming: systems still to come in a search, replaced by the driver as the search goes on. A trial is
-            expected to need the mean of the known trials of the recipe and not to be stopped early.
+        upcoming: systems that a search has not sampled yet, updated by the driver. A trial is expected
+            to need the mean of the known trials of the recipe and not to be stopped early.
     """
 
     def __init__(self, kept: Mapping[str, float] = MappingProxyType({})) -> None:

@@ -116,7 +116,7 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
 
 
 MACHINE_FAULTS = (OSError, MemoryError, RuntimeError)
-"""Errors that may not come again: no disk, no memory, and torch's RuntimeError for lack of GPU memory."""
+"""Errors that may not happen again: no disk, no memory, and torch's RuntimeError for lack of GPU memory."""
 
 
 class History:
@@ -131,7 +131,7 @@ class History:
         self.lasting: dict[tuple, Event] = {}
         self.failed: dict[tuple, Event] = {}
         # Hashes of `key_of`: a large sweep has a hundred thousand keys. Two equal hashes could at worst keep
-        # the line of a stage that was found done out of the log.
+        # the line of a reused stage out of the log.
         self._done: set[int] = set()
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:

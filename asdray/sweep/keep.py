@@ -27,7 +27,7 @@ from asdray.sweep.changes import last_trials
 from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
-    from asdray.sweep.search import Searching
+    from asdray.sweep.search import SearchRun
 
 
 def kept_shares(sweep: Sweep, jobs: Iterable[Job]) -> dict[str, float]:
@@ -137,7 +137,7 @@ class Pruner:
         self._sweep = sweep
         self._places = places
 
-    def prune_all(self, jobs: Sequence[Job], search: Searching | None) -> None:
+    def prune_all(self, jobs: Sequence[Job], search: SearchRun | None) -> None:
         """Prunes every trial after a run, when the leaderboard is final.
 
         Trials of a search that are not judged yet stay: their objective may be computed again.
@@ -146,7 +146,7 @@ class Pruner:
             return
         ranking = Ranking.read(self._sweep, jobs, self._places)
         for job in jobs:
-            state = search.state_of(job) if search else None
+            state = search.sample_state(job) if search else None
             if state != "open":
                 self.prune(job, ranking, stopped=state == "stopped")
 

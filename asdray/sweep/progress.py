@@ -1,6 +1,6 @@
 """The progress of a running sweep: its snapshot for other processes, and its view on the screen.
 
-The driver tells `Progress` about every event. `View` prints lines, draws the live view on a terminal, and
+The driver reports every event to `Progress`. `View` prints lines, draws the live view on a terminal, and
 writes the snapshot to ``status.json`` in the sweep's folder, where another shell reads it.
 """
 
@@ -39,7 +39,7 @@ WRITE_SECONDS = 2.0
 """Time between two writings of ``status.json``."""
 
 LINE_SECONDS = 60.0
-"""Time between two lines about the progress where there is no terminal."""
+"""Time between two lines about the progress in output to a file or pipe."""
 
 
 # ------------------------------------------------------------------------------------------ the snapshot
@@ -54,7 +54,7 @@ class Progress:
 
     Attributes:
         open_tasks: Ray tasks that wait or run.
-        dashboard, metrics: addresses, None where there is none.
+        dashboard, metrics: addresses, or None.
     """
 
     def __init__(self, name: str, runs: Sequence[TrialRun], estimator: Estimator) -> None:
@@ -74,12 +74,12 @@ class Progress:
         self._slots = max(1.0, trainings), max(1.0, tasks), max(1.0, cpus)
 
     def stage_ended(self, run: TrialRun, event: Event) -> None:
-        """Takes in that a stage ended, well or not."""
+        """Counts the end of a stage, complete or failed."""
         self._failures += event["status"] == "failed"
         self.estimator.stage_ended(run.index, event)
 
     def set_leaderboard(self, board: Leaderboard) -> None:
-        """Takes in the newest leaderboard."""
+        """Keeps the top of the newest leaderboard."""
         column = board.rank_by if board.rank_by in board.frame else f"{board.rank_by}_mean"
         ours = board.frame[(board.frame["origin"] == "ours") & board.frame[column].notna()]
         found, expected = (
@@ -153,7 +153,7 @@ def _training(run: TrialRun, progress: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_upcoming(upcoming: Iterable[UpcomingSystems]) -> dict[str, int]:
-    """``search`` and ``confirm`` -> number of systems that are still to come."""
+    """``search`` and ``confirm`` -> number of upcoming systems."""
     counts: Counter[str] = Counter()
     for systems in upcoming:
         counts[systems.part] += systems.systems
@@ -172,7 +172,7 @@ def write_snapshot(snapshot: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_snapshot(folder: Path) -> dict[str, Any] | None:
-    """The newest snapshot, or None where there is none."""
+    """The newest snapshot; None without a readable file."""
     try:
         value = store.read_json(store.SweepDir(folder).status)
     except ValueError:
@@ -209,7 +209,7 @@ def duration(seconds: float) -> str:
 
 
 class _Timer:
-    """Tells when an action that is repeated every few seconds is due."""
+    """Decides when an action that is repeated every few seconds is due."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -226,7 +226,7 @@ class _Timer:
 class View:
     """Prints a line per finished training and trial and per failure; when quiet, failures only.
 
-    On a terminal a live view stands below the lines. ``status.json`` is kept up to date in any case.
+    On a terminal a live view is drawn below the lines. ``status.json`` is kept up to date in any case.
     """
 
     def __init__(self, folder: Path, quiet: bool) -> None:

@@ -28,7 +28,7 @@ from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
-    from asdray.sweep.search import Searching
+    from asdray.sweep.search import SearchRun
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Result:
     """The end of a run.
 
     Attributes:
-        trials: number of trials of the sweep; of a search, of those that it came to.
+        trials: number of trials of the sweep; of a search, those of the suggested systems.
         counts: stage -> numbers of steps, over the trials that the run was asked for.
         unfinished: names of trials that were asked for and are not complete.
         failures: of this run.
@@ -121,7 +121,7 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 
 def _open_search(
     sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, retry_failed: bool = False
-) -> tuple[Searching | None, tuple[Job, ...]]:
+) -> tuple[SearchRun | None, tuple[Job, ...]]:
     """The search with the state of its studies, and its trials; for a grid None and the same trials."""
     if not sweep.search.samples:
         return None, jobs
@@ -133,7 +133,7 @@ def _open_search(
 def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
     """Completes the trials that are asked for, on Ray if any stage but tables can run."""
     search = sweep_run.search
-    if any(run.asked and run.left.runs for run in sweep_run.runs) or (search and not search.over):
+    if any(run.asked and run.left.runs for run in sweep_run.runs) or (search and not search.exhausted):
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()

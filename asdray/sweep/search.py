@@ -62,7 +62,7 @@ def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
     return {j.trial.name for j in jobs if j.part == "search" and (j.trial.recipe, j.sample) in stopped}
 
 
-def to_come(studies: Studies) -> list[UpcomingSystems]:
+def upcoming_systems(studies: Studies) -> list[UpcomingSystems]:
     """The systems still to be suggested, and the systems still to be confirmed."""
     sweep = studies.sweep
     upcoming = []
@@ -71,7 +71,7 @@ def to_come(studies: Studies) -> list[UpcomingSystems]:
         if (systems := studies.left(base)) > 0:
             trials = len(sweep.dcase) * (1 if one_seed else len(sweep.seeds))
             upcoming.append(UpcomingSystems("search", base.recipe, systems, trials))
-        if sweep.confirm is not None and not studies.over:
+        if sweep.confirm is not None and not studies.complete:
             # With one trial per year for all seeds, only years that the search does not have are new.
             years = [y for y in sweep.board_years if not (one_seed and y in sweep.dcase)]
             trials = len(years) * (1 if one_seed else len(sweep.confirm.seeds))
@@ -82,7 +82,7 @@ def to_come(studies: Studies) -> list[UpcomingSystems]:
 
 
 def outlook(studies: Studies) -> list[str]:
-    """Lines of a dry run on the search as a whole: systems so far and to come, scheduler, confirmation."""
+    """Lines of a dry run on the search as a whole: known and upcoming systems, scheduler, confirmation."""
     sweep = studies.sweep
     states = [s.state for s in studies.samples]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
@@ -96,7 +96,7 @@ def outlook(studies: Studies) -> list[str]:
     if sweep.confirm is not None:
         top = sweep.confirm.top_k * len(sweep.recipes)
         each = len(sweep.confirm.seeds) * len(sweep.board_years)
-        when = "chosen" if studies.over else "to be chosen when the search is over"
+        when = "chosen" if studies.complete else "to be chosen when the search is over"
         lines.append(f"confirmation: the best {top} systems ({when}), each with {each} trials of fresh seeds")
     return lines
 
@@ -107,7 +107,7 @@ def _objective(sweep: Sweep) -> Objective:
 
 
 @dataclass
-class _Running:
+class _RunningSample:
     """A sample whose trials run.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Running:
     reason: str | None = None
 
 
-class Searching:
+class SearchRun:
     """A running search.
 
     Args:
@@ -136,7 +136,7 @@ class Searching:
         self._sweep = studies.sweep
         self._datasets = datasets
         self._resumed = deque(s for s in studies.samples if s.state == "open")
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _RunningSample] = {}
         self._confirmed = bool(studies.chosen())
         self._samples = {(s.recipe, s.number): s for s in studies.samples}
 
@@ -146,28 +146,28 @@ class Searching:
             return None
         return self._samples[job.trial.recipe, job.sample]
 
-    def state_of(self, job: Job) -> str | None:
+    def sample_state(self, job: Job) -> str | None:
         """The state of a trial's sample; None for a confirming trial."""
         sample = self.sample_of(job)
         return sample.state if sample else None
 
     @property
-    def over(self) -> bool:
-        """True once all samples have an outcome and the confirmation is under way."""
-        return self.studies.over and (self._confirmed or not self.studies.chosen())
+    def exhausted(self) -> bool:
+        """True once the search adds no further trials: samples have outcomes, the confirmation has trials."""
+        return self.studies.complete and (self._confirmed or not self.studies.chosen())
 
     @property
-    def to_come(self) -> list[UpcomingSystems]:
+    def upcoming(self) -> list[UpcomingSystems]:
         """The systems still to be suggested, and the systems still to be confirmed."""
-        return to_come(self.studies)
+        return upcoming_systems(self.studies)
 
-    def rests(self, job: Job) -> bool:
+    def is_given_up(self, job: Job) -> bool:
         """True for a trial of a stopped or failed sample: such a trial is not continued."""
-        return self.state_of(job) in ("stopped", "failed")
+        return self.sample_state(job) in ("stopped", "failed")
 
-    def held(self, jobs: Sequence[Job]) -> set[int]:
+    def open_trials(self, jobs: Sequence[Job]) -> set[int]:
         """Indices of the trials of open samples, to be returned by `next` later."""
-        return {i for i, job in enumerate(jobs) if self.state_of(job) == "open"}
+        return {i for i, job in enumerate(jobs) if self.sample_state(job) == "open"}
 
     def next(
         self, busy: int, slots: int, jobs: Sequence[Job], add: Callable[[Job], int]
@@ -182,22 +182,22 @@ class Searching:
         Raises:
             ValueError: the sampler cannot suggest values for an axis of the space.
         """
-        found: list[tuple[int, Sample | None]] = []
-        while self._has_room(busy + len(found), slots):
+        chosen: list[tuple[int, Sample | None]] = []
+        while self._has_room(busy + len(chosen), slots):
             sample = self._next_sample()
             if sample is None:
                 break
             # A sample of the same system gets its outcome without trials of its own.
             twin = any(running.sample.is_same_system(sample) for running in self._running.values())
             if sample.state == "open" and sample.system is not None and not twin:
-                found += self._begin(sample, jobs, add)
-        if self.studies.over and not self._confirmed:
+                chosen += self._begin(sample, jobs, add)
+        if self.studies.complete and not self._confirmed:
             self._confirmed = True
             known = {job.trial.name for job in jobs}  # with one trial for all seeds
             for sample in self.studies.chosen():
                 trials = (trial for trial in self.studies.confirming(sample) if trial.name not in known)
-                found += [(add(self._job(trial, sample, "confirm")), None) for trial in trials]
-        return found
+                chosen += [(add(self._job(trial, sample, "confirm")), None) for trial in trials]
+        return chosen
 
     def _has_room(self, busy: int, slots: int) -> bool:
         limit = self._sweep.search.max_concurrent
@@ -220,12 +220,12 @@ class Searching:
             for i, job in enumerate(jobs)
             if (job.part, job.trial.recipe) == ("search", sample.recipe)
         }
-        found: list[tuple[int, Sample | None]] = []
+        chosen: list[tuple[int, Sample | None]] = []
         for trial in self.studies.trials(sample):
             index = known.get(trial.name)
-            found.append((add(self._job(trial, sample, "search")) if index is None else index, sample))
-        self._running[sample.name] = _Running(sample, {index for index, _ in found})
-        return found
+            chosen.append((add(self._job(trial, sample, "search")) if index is None else index, sample))
+        self._running[sample.name] = _RunningSample(sample, {index for index, _ in chosen})
+        return chosen
 
     def _job(self, trial: Trial, sample: Sample, part: Part) -> Job:
         return _job(self._sweep, self._datasets, trial, sample, part)
@@ -261,7 +261,7 @@ class Searching:
             self.studies.tell(sample, "done", best[1], best[0])
         return sample
 
-    def told(self, sample: Sample) -> str:
+    def outcome_line(self, sample: Sample) -> str:
         """A line for the screen on the outcome of a sample."""
         outcome = {
             "done": f"{_objective(self._sweep).metric} {sample.value}",
@@ -280,7 +280,7 @@ def open_search(
     places: Places,
     failures: Mapping[tuple, Event] = MappingProxyType({}),
     retry_failed: bool = False,
-) -> tuple[Searching, tuple[Job, ...]]:
+) -> tuple[SearchRun, tuple[Job, ...]]:
     """A search to start or continue, under the sweep's lease, and the known trials.
 
     A failed sample is opened again if stages are missing and none would fail again, as after a lost worker
@@ -301,7 +301,7 @@ def open_search(
             would_help = any(m.runs for m in missing) and not any(m.failed for m in missing)
             if retry_failed or would_help:
                 studies.reopen(sample)
-    return Searching(studies, datasets), known_jobs(studies, datasets)
+    return SearchRun(studies, datasets), known_jobs(studies, datasets)
 
 
 def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) -> tuple[str, float] | None:

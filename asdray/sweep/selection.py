@@ -227,7 +227,7 @@ def _notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Nothing is ranked: a search's own scores flatter what it chose; confirm it (confirm: ...)."
         )
-    elif not studies.over:
+    elif not studies.complete:
         lines.append("Nothing is ranked yet: the search goes on, and what it chooses is confirmed after it.")
     else:
         lines.append(

@@ -16,7 +16,7 @@ from asdray.sweep import progress
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.jobs import Job, event_at
 from asdray.sweep.progress import failure_line, render
-from asdray.sweep.search import read_studies, stopped_trials, to_come
+from asdray.sweep.search import read_studies, stopped_trials, upcoming_systems
 from asdray.sweep.summary import read_summary
 
 STALE_SECONDS = 60.0
@@ -42,7 +42,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     if sweep.search.samples:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
-        come = progress.upcoming_texts(progress.count_upcoming(to_come(studies)))
+        come = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
 
     for job in jobs:
         is_stopped = job.trial.name in given_up

@@ -42,7 +42,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """True once a signal came or the wall time is used up."""
+        """True once a signal was received or the wall time is used up."""
         return self._signalled or self.timed_out
 
     def signalled(self, number: int, frame: object) -> None:

@@ -180,10 +180,10 @@ class Studies:
         return sum(max(0, self.left(base)) for base in self.bases)
 
     def ask(self) -> Sample:
-        """The next sample, of the recipe with most samples to come.
+        """The next sample, of the recipe with most samples left to suggest.
 
         A sample without a valid system fails at once. A sample of a known system takes over the known
-        outcome, now or as soon as the outcome is told.
+        outcome, now or as soon as that outcome is recorded.
 
         Raises:
             ValueError: the sampler cannot suggest values for an axis of the space.
@@ -250,7 +250,7 @@ class Studies:
     def _record(self, sample: Sample) -> None:
         optuna, study = _optuna(), self._studies[sample.recipe]
         states = {"stopped": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
-        # Some samplers end a study when they are told, which Optuna allows only in its own loop.
+        # Some samplers end a study when an outcome is told, which Optuna allows only in its own loop.
         study.sampler = make_sampler(Sampler(name="Random"), 0)
         outcome = {name: getattr(sample, name) for name in ("state", "value", "backend", "reason")}
         study.set_user_attr(f"sample {sample.number}", outcome)
@@ -259,13 +259,13 @@ class Studies:
             study.tell(sample.number, sample.value, state=states.get(sample.state))
         elif sample.state == "done":
             # Optuna keeps the failure of the first attempt; samplers see this one as another trial.
-            again = optuna.trial.create_trial(
+            attempt = optuna.trial.create_trial(
                 params=asked.params,
                 distributions=asked.distributions,
                 value=sample.value,
                 user_attrs={"again": sample.number},
             )
-            study.add_trial(again)
+            study.add_trial(attempt)
 
     def reopen(self, sample: Sample) -> None:
         """Opens a failed sample for another attempt, with other failed samples of the same system."""
@@ -279,7 +279,7 @@ class Studies:
     # ---------------------------------------------------------------------------------------- choosing
 
     @property
-    def over(self) -> bool:
+    def complete(self) -> bool:
         """True once every sample was suggested and has an outcome."""
         return not self.to_ask and all(s.state != "open" for s in self.samples)
 
@@ -292,7 +292,7 @@ class Studies:
     def chosen(self) -> list[Sample]:
         """The systems to confirm, the best ``top_k`` of each recipe; empty until the search is over."""
         confirm = self.sweep.confirm
-        if confirm is None or not self.over:
+        if confirm is None or not self.complete:
             return []
         return [s for base in self.bases for s in self.ranked(base.recipe)[: confirm.top_k]]
 
@@ -327,10 +327,10 @@ def _systems(samples: Iterable[Sample]) -> list[Sample]:
 def study_names(sweep: Sweep, base: Base, datasets: Mapping[str, Dataset]) -> tuple[str, str]:
     """The name of a recipe's study, and the name in earlier versions.
 
-    The name stands for all origins of a value: a search with another space, objective, year, seed or clip is
+    The name covers all origins of a value: a search with another space, objective, year, seed or clip is
     another study. Backends are part of the name only if the best backend judges: values by different lists
     of backends cannot be compared. A study with another list makes new suggestions; systems trained already
-    are found done.
+    are reused.
 
     Ground truth of eval clips is not part of the name: no value depends on labels of eval clips, and new
     labels must neither restart a search nor change a choice. Therefore `MachineData.classes` (attributes and

@@ -28,7 +28,7 @@ from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
-    from asdray.sweep.search import Searching
+    from asdray.sweep.search import SearchRun
 
 REFRESH_SECONDS = 5.0
 """Shortest time between two writings of the sweep's tables while it runs."""
@@ -52,7 +52,7 @@ class SweepRun:
         places: Places,
         log: EventLog,
         view: View,
-        search: Searching | None,
+        search: SearchRun | None,
         jobs: Sequence[Job],
         chosen: Container[int],
     ) -> None:
@@ -73,7 +73,7 @@ class SweepRun:
         for index, job in enumerate(jobs):
             self.admit(job, index in chosen, log.lasting)
         if search:
-            self.estimator.upcoming = search.to_come
+            self.estimator.upcoming = search.upcoming
         view.begin(sum(run.asked for run in self.runs), self.progress)
 
     def admit(
@@ -85,8 +85,8 @@ class SweepRun:
             failures: failures of earlier runs that are not tried again.
         """
         steps = job.steps(self.sweep, self.places)
-        rests = self.search is not None and self.search.rests(job)
-        asked = chosen and not is_complete(steps) and not rests
+        given_up = self.search is not None and self.search.is_given_up(job)
+        asked = chosen and not is_complete(steps) and not given_up
         run = TrialRun(len(self.runs), job, remaining(job.trial, steps, failures), asked)
         if chosen:
             request = job.request(self.sweep)
@@ -100,7 +100,7 @@ class SweepRun:
 
     def _note_sample(self, run: TrialRun) -> None:
         """Notes whether a scheduler has stopped the system of a trial."""
-        run.stopped_early = self.search is not None and self.search.state_of(run.job) == "stopped"
+        run.stopped_early = self.search is not None and self.search.sample_state(run.job) == "stopped"
 
     # ------------------------------------------------------------------------------------------ events
 
@@ -168,7 +168,7 @@ class SweepRun:
 
     def prune(self, run: TrialRun) -> None:
         """Deletes the files of an ended trial that need not be kept."""
-        state = self.search.state_of(run.job) if self.search else None
+        state = self.search.sample_state(run.job) if self.search else None
         if state == "open" or run.phase != "ended":  # open: its objective may be asked for again
             return
         self.pruner.prune(run.job, stopped=state == "stopped")

@@ -14,11 +14,11 @@ from asdray.sweep import outputs
 from asdray.sweep.events import Event
 from asdray.sweep.jobs import Job, Remaining, count_complete, is_complete
 
-Phase = Literal["idle", "held", "queued", "training", "tasks", "ended"]
-"""``idle``: the run does nothing for the trial. ``held``: the search has suggested its system and has yet to
-ask for its training. ``queued``: its training waits in Ray Tune. ``training``: its Tune trial runs.
-``tasks``: no training is left, and its Ray tasks wait or run. ``ended``: the run has done all that it can for
-the trial."""
+Phase = Literal["idle", "suggested", "queued", "training", "tasks", "ended"]
+"""``idle``: the run does nothing for the trial. ``suggested``: the search has suggested its system and has
+yet to ask for its training. ``queued``: its training waits in Ray Tune. ``training``: its Tune trial runs.
+``tasks``: no training is left, and its Ray tasks wait or run. ``ended``: the run can do nothing more for the
+trial."""
 
 
 class TrialRun:
@@ -97,22 +97,22 @@ class TrialRun:
         return replace(self.trial, machines=machines) if failed_units and machines else self.trial
 
     def stage_ended(self, event: Event) -> None:
-        """Takes in that a stage ended, well or not."""
+        """Notes the end of a stage, complete or failed."""
         if event["stage"] == "train":
             self.progress = None
         if event["status"] == "failed":
             self.failures.append(event)
 
     def task_queued(self, kind: str) -> None:
-        """Takes in that a Ray task waits."""
+        """Notes a waiting Ray task."""
         self.tasks[kind] += 1
         if not self.in_training:
             self.phase = "tasks"
 
     def training_ended(self) -> None:
-        """Takes in that the Tune trial ended, for whatever reason."""
+        """Notes the end of the Tune trial, for whatever reason."""
         self.phase, self.progress = "tasks", None
 
     def ended(self) -> None:
-        """Takes in that the run has done all that it can for the trial."""
+        """Notes that the run can do nothing more for the trial."""
         self.phase, self.progress = "ended", None

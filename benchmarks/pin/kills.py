@@ -76,7 +76,7 @@ def processes(session: int) -> dict[int, str]:
 
 
 def role(command: str) -> str | None:
-    """Which of `TARGETS` a process is; None of others."""
+    """The entry of `TARGETS` that a process is, or None."""
     program = command.partition(" ")[0]
     if program.endswith("/raylet"):
         return "raylet"
@@ -142,7 +142,7 @@ class Sweep:
         return []
 
     def reached(self, event: str) -> bool:
-        """Whether an event of `EVENTS` has happened."""
+        """True once an event of `EVENTS` has happened."""
         if event == "train started":
             return any(self.results.glob("trials/*/*/seed*/model/*/train.log"))
         return any(e["stage"] == event and e["status"] == "done" for e in self.events())
@@ -161,7 +161,7 @@ class Sweep:
         return collect(self.results, self.results)
 
     def epochs(self) -> int:
-        """How many epochs were repeated, over all units: further lines of an epoch in ``train.log``."""
+        """The number of repeated epochs over all units: further lines of an epoch in ``train.log``."""
         repeated = 0
         for log in self.results.glob("trials/*/*/seed*/model/*/train.log"):
             counts = Counter(re.findall(r" epoch (\d+) of ", log.read_text()))

@@ -372,7 +372,7 @@ def check_hand(rows: Mapping[str, str]) -> list[str]:
 
 
 def header(tree: Path) -> list[str]:
-    """Where the rows were made: commit, CPU, packages."""
+    """The origin of the rows: commit, CPU, packages."""
     described = subprocess.run(
         ["git", "-C", str(tree), "describe", "--always", "--dirty"], capture_output=True, text=True
     )

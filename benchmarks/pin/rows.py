@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DIGITS = 16
-"""Of a sha256, in a row."""
+"""Characters of a sha256 in a row."""
 
 LEFT_OUT = (
     # Times, addresses, logs of Ray and of TensorBoard, leases, and copies of what a command was given.
