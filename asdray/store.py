@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -413,6 +413,7 @@ class Record:
         signature: hash of everything that the stage depends on besides its inputs.
         inputs: name of each input -> hash of the content that was read (`digest` of an upstream stage).
         outputs: file name relative to the folder -> ``size`` in bytes and ``sha256``.
+        digest: hash of the outputs' content: readers of outputs with equal digests read the same bytes.
         seconds: time that the stage took.
         finished: UTC time, ISO 8601.
         device: ``cpu``, or for example ``cuda:NVIDIA H200``.
@@ -424,18 +425,13 @@ class Record:
     signature: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, Mapping[str, Any]]
+    digest: str
     seconds: float
     finished: str
-    device: str = "cpu"
-    versions: Mapping[str, str | None] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    device: str
+    versions: Mapping[str, str | None]
+    extra: Mapping[str, Any]
     pruned: tuple[str, ...] = ()
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """Hash of the outputs' content: readers of outputs with equal digests read the same bytes."""
-        content = [f"{name} {entry['sha256']}\n" for name, entry in sorted(self.outputs.items())]
-        return hashlib.sha256("".join(content).encode()).hexdigest()
 
     @property
     def size(self) -> int:
@@ -448,7 +444,7 @@ class Record:
             for name, entry in self.outputs.items():
                 if name not in self.pruned and os.stat(f"{folder}/{name}").st_size != entry["size"]:
                     return False
-        except OSError:
+        except (OSError, AttributeError, KeyError, TypeError):  # a damaged record is one of nothing
             return False
         return True
 
@@ -475,16 +471,8 @@ def read_record(folder: Path, stage: str, backend: str | None = None) -> Record 
 
 
 def _record(value: dict[str, Any]) -> Record:
-    """The record in a JSON object.
-
-    Raises:
-        KeyError, TypeError, AttributeError: a field is missing, unknown or of another type.
-    """
-    record = Record(**{**value, "pruned": tuple(value["pruned"])})
-    record.inputs.keys()
-    for entry in record.outputs.values():
-        entry["size"] + 0, entry["sha256"] + ""
-    return record
+    value["pruned"] = tuple(value["pruned"])
+    return Record(**value)
 
 
 def _read_done(folder: Path) -> dict[str, Any]:
@@ -554,13 +542,16 @@ def finish(
         outputs: files below ``folder``.
         started: ``time.time()`` at the beginning of the stage.
     """
+    written = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(outputs)
+    }
+    content = json.dumps({name: entry["sha256"] for name, entry in written.items()}, sort_keys=True)
     record = Record(
         signature=signature,
         inputs=dict(inputs or {}),
-        outputs={
-            str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(outputs)
-        },
+        outputs=written,
+        digest=hashlib.sha256(content.encode()).hexdigest(),
         seconds=round(time.time() - started, 3),
         finished=provenance.now(),
         device=device,

@@ -82,7 +82,7 @@ def test_digest_is_of_content_alone(folder):
 
 
 RECORD = {
-    "signature": "s", "inputs": {}, "outputs": {}, "seconds": 1.0, "finished": "", "device": "cpu",
+    "signature": "s", "inputs": {}, "outputs": {}, "digest": "d", "seconds": 1.0, "finished": "", "device": "cpu",
     "versions": {}, "extra": {}, "pruned": [],
 }  # fmt: skip
 
@@ -99,9 +99,7 @@ RECORD = {
         '{"format": 2, "records": {"score": 1}}',
         json.dumps({"format": 2, "records": {"score": {**RECORD, "new": 1}}}),
         json.dumps({"format": 2, "records": {"score": {k: RECORD[k] for k in RECORD if k != "pruned"}}}),
-        json.dumps({"format": 2, "records": {"score": {**RECORD, "inputs": None}}}),
-        json.dumps({"format": 2, "records": {"score": {**RECORD, "outputs": None}}}),
-        json.dumps({"format": 2, "records": {"score": {**RECORD, "outputs": {"a.txt": {"size": "1"}}}}}),
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "pruned": None}}}),
     ],
 )
 def test_a_damaged_record_file_proves_nothing(folder, damage):
@@ -110,6 +108,14 @@ def test_a_damaged_record_file_proves_nothing(folder, damage):
     assert store.read_records(folder) == {}
     record = finish(folder)
     assert store.read_records(folder) == {"score": record}
+
+
+@pytest.mark.parametrize("outputs", [None, 1, {"a.txt": None}, {"a.txt": {}}, {"a.txt": {"size": "5"}}])
+def test_a_record_with_damaged_outputs_describes_nothing(folder, outputs):
+    finish(folder)
+    content = {"format": 2, "records": {"score": {**RECORD, "outputs": outputs}}}
+    (folder / "done.json").write_text(json.dumps(content))
+    assert not store.read_record(folder, "score").describes(folder)
 
 
 def test_any_new_record_removes_the_summary(folder):
