@@ -33,7 +33,7 @@ from asdray.sweep.progress import Progress, StageCounts, trials_line
 from asdray.sweep.search import SearchRun, best_mean, known_jobs, open_search
 from asdray.sweep.status import status
 from asdray.sweep.study import Studies, study_names
-from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, YearScheduler
+from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, GroupScheduler
 
 SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
 SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}
@@ -86,7 +86,7 @@ def refused(tmp_path, **changes):
         ({"search": {**SEARCH, "objective": None}}, "needs objective"),
         ({"search": {**SEARCH, "num_samples": None}}, "needs num_samples"),
         ({"search": {**SEARCH, "objective": {"metric": "train_loss", "backend": "knn"}}}, "backend counts only for official_dev"),
-        ({"search": {**SEARCH, "objective": {"metric": "official_dev", "backend": "gmm"}}}, "the backend gmm with these options is none of those"),
+        ({"search": {**SEARCH, "objective": {"metric": "official_dev", "backend": "gmm"}}}, "the backend gmm with these options is none of the backends that score dis_baseline"),
         ({"search": {**SEARCH, "objective": {"metric": "official_dev", "checkpoint": "best"}}}, "search.objective.checkpoint is 'best'"),
         ({"search": {**SEARCH, "algorithm": "hyperopt"}}, "search.algorithm is 'hyperopt'"),
         ({"search": {"algorithm": "grid", "num_samples": 3}, "space": None}, "num_samples has no meaning in a grid"),
@@ -723,23 +723,23 @@ def epochs_of(scheduler, losses, dcase=DCASE, number=0, seed=0, sample=True):
     Median(grace_period=2, min_samples=1),
 ])  # fmt: skip
 def test_a_scheduler_stops_what_is_worse_than_others_of_its_year_and_nothing_else(options):
-    scheduler = YearScheduler(options)
+    scheduler = GroupScheduler(options)
     assert epochs_of(scheduler, [1.0] * 8) is None
     assert epochs_of(scheduler, [3.0] * 8, number=1) == 2
     assert epochs_of(scheduler, [0.1] * 8, number=1, seed=1) == 1, "its sample is out"
     assert epochs_of(scheduler, [0.9] * 8, number=2) is None
     assert epochs_of(scheduler, [9.0] * 8, dcase="dcase2022", number=2) is None, "the first of its year"
     assert epochs_of(scheduler, [9.0] * 8, number=3, sample=False) is None, "a confirmation is never stopped"
-    siblings = YearScheduler(options)
+    siblings = GroupScheduler(options)
     assert epochs_of(siblings, [1.0] * 8) is None
     assert epochs_of(siblings, [9.0] * 8, seed=1) is None, "seeds of one system do not compete"
-    last = YearScheduler(options)
+    last = GroupScheduler(options)
     assert epochs_of(last, [1.0, 1.0]) is None
     assert epochs_of(last, [3.0, 3.0], number=1) is None, "at its last epoch it is complete"
 
 
 def test_hyperbands_brackets_wait_longer_and_longer():
-    scheduler = YearScheduler(HyperBand(grace_period=1, reduction_factor=2, brackets=3))
+    scheduler = GroupScheduler(HyperBand(grace_period=1, reduction_factor=2, brackets=3))
     for number in range(3):
         assert epochs_of(scheduler, [1.0] * 16, number=number) is None
     assert [epochs_of(scheduler, [3.0] * 16, number=n) for n in (3, 4, 5)] == [1, 2, 4]

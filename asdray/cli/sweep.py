@@ -1,4 +1,4 @@
-"""The commands around sweeps: run a sweep, tell the state of a sweep, and rebuild the tables."""
+"""The commands ``sweep``, ``status`` and ``report``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of a sweep file.")]
+SweepName = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of a sweep file.")
+]
 
 
 @app.command()
@@ -88,7 +90,7 @@ def sweep(
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [], fresh)
     if only is not None and plan.search.samples:
         raise ValueError(
-            "--only chooses among the trials of a grid; which ones a search needs it says itself"
+            "--only chooses among the trials of a grid, and this sweep is a search: leave --only out"
         )
     asked = (lambda job: True) if only is None else chooser(only, jobs)
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs if asked(job)])
@@ -135,18 +137,20 @@ def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool,
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise ValueError("--fresh deletes the results above: say --yes as well")
+            raise ValueError(
+                "--fresh deletes the results above: say --yes as well, or run the command on a terminal"
+            )
         if not typer.confirm("Delete them?"):
             raise ValueError("--fresh: nothing was deleted and nothing was run")
     delete(found, plan, places)
 
 
 def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: int = 0) -> None:
-    """Prints the end of a sweep: leaderboard, counts, failures; exits unless all is done.
+    """Prints the result of a run: leaderboard, counts, failures; exits unless the sweep is complete.
 
     Args:
         command: the arguments that continue the sweep after a stop, without ``asdray``.
-        left_out: the number of trials that were not asked for.
+        left_out: number of trials that ``--only`` leaves out.
 
     Raises:
         SystemExit: 75 for a stopped sweep, 1 if a stage failed or a trial is not complete.
@@ -194,7 +198,7 @@ def _print_table(table: Table, notes: Iterable[str]) -> None:
 
 
 @app.command()
-def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
+def status(name: SweepName, data: Data = DATA, results: Results = RESULTS) -> None:
     """Show the done, running, failed and missing work of a sweep, from any shell, during the run and after.
 
     Example: asdray status dis_grid
@@ -210,7 +214,7 @@ def status(name: Name, data: Data = DATA, results: Results = RESULTS) -> None:
 
 @app.command()
 def report(
-    name: Name,
+    name: SweepName,
     rank_by: Annotated[
         str | None,
         typer.Option(

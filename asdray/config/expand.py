@@ -27,7 +27,7 @@ from asdray.config.system import System, load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.dcase.years import get_year
 
-Pairs = tuple[tuple[Trial, dict[str, Any]], ...]
+GridTrials = tuple[tuple[Trial, dict[str, Any]], ...]
 """Trials, each with the values of its axes: option path -> value."""
 
 
@@ -76,7 +76,9 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
                 check(axis, f"{place}.{path}")
         axes = {**sweep.space, **use.space}
         _refuse_fixed(use.set, axes, at)
-        found.append(Base(_stem(name), system, axes, f"{at}.space" if use.space else f"{where}: space"))
+        found.append(
+            Base(_result_name(name), system, axes, f"{at}.space" if use.space else f"{where}: space")
+        )
     refuse_repeats([base.recipe for base in found], f"{where}: recipes")
     return tuple(found)
 
@@ -106,8 +108,8 @@ def _check_grid_axis(values: Any, where: str) -> None:
         raise ValueError(f"{where} is an empty list: an axis needs at least one value")
 
 
-def _stem(recipe: str) -> str:
-    """The name of a recipe, of a file without folder and suffix: part of the path of results."""
+def _result_name(recipe: str) -> str:
+    """The recipe's name in paths of results; for a recipe file the file name without suffix."""
     stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
         raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
@@ -117,7 +119,7 @@ def _stem(recipe: str) -> str:
 # ---------------------------------------------------------------------------------------------------- trials
 
 
-def expand(sweep: Sweep, where: str) -> Pairs:
+def expand(sweep: Sweep, where: str) -> GridTrials:
     """Every trial of a grid with the values of its axes; of a search, after a check of the space, none.
 
     A system whose result does not depend on the seed has one trial, with seed 0.
@@ -152,7 +154,7 @@ def trials_of(
 
     Raises:
         ValueError: clips too short for the system, no backend that applies, or a checkpoint after the last
-        epoch.
+            epoch.
     """
     trials = []
     for name in dcase:
@@ -192,7 +194,7 @@ def _check_search(sweep: Sweep, base: Base, where: str) -> None:
 
 
 def _refuse_test_classes(base: Base, swept: Mapping[str, Any], system: System, where: str) -> None:
-    """Raises ValueError if training reads the classes of eval test clips: the choice would depend on them."""
+    """Raises ValueError if training reads the classes of eval test clips: these would reach the choice."""
     if not system.frontend.test_classes:
         return
     axis = next((path for path in swept if path in ("frontend", "frontend.labels")), None)
@@ -211,7 +213,7 @@ def _check_objective(sweep: Sweep, trial: Trial, where: str) -> None:
     at = f"{where}: search.objective: {objective.metric}"
     frontend = trial.system.frontend
     if objective.metric == "train_loss" and not frontend.learns:
-        raise ValueError(f"{at} is not there for {trial.recipe}: {frontend.name} learns nothing")
+        raise ValueError(f"{at} has no value for {trial.recipe}: {frontend.name} learns nothing")
     if objective.metric != "official_dev":
         return
     dev_machines = set(get_year(trial.dcase).machines["dev"])
@@ -220,9 +222,9 @@ def _check_objective(sweep: Sweep, trial: Trial, where: str) -> None:
     backends = {backend_id(b) for b in trial.backends(sweep.backends)}
     if objective.backend is not None and backend_id(objective.backend) not in backends:
         raise ValueError(
-            f"{at}: the backend {objective.backend.name} with these options is none of those that score "
-            f"{trial.recipe} in this sweep: add it to backends, or leave it out, and each recipe is "
-            "judged by the backend that suits it best"
+            f"{at}: the backend {objective.backend.name} with these options is none of the backends that "
+            f"score {trial.recipe} in this sweep: add it to backends, or leave objective.backend out, so "
+            "that the best backend judges each system"
         )
 
 

@@ -135,7 +135,7 @@ def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
     Raises:
         ValueError: the plugin does not run or adds nothing, with file and line.
     """
-    plugin.module()  # first of all: whatever is wrong with the code itself is reported as such
+    plugin.module()  # first, so that an error of the code itself is reported before an error of its lists
     added = {name: _added_by(plugin, name, beside) for name in UNIONS}
     if not any(added.values()):
         close = next((f" ({n}{hint})" for n in plugin.lines if (hint := nearest(n, UNIONS))), "")

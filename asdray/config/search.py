@@ -2,11 +2,14 @@
 
 Example::
 
-    space: {train.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}, frontend.loss: [{name: adacos}, {name:
-    arcface}]} search: {algorithm: optuna, num_samples: 20, objective: official_dev} scheduler: {name: asha,
-    grace_period: 4} confirm: {top_k: 3, seeds: [10, 11]}
+    space:
+      train.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
+      frontend.loss: [{name: adacos}, {name: arcface}]
+    search: {algorithm: optuna, num_samples: 20, objective: official_dev}
+    scheduler: {name: asha, grace_period: 4}
+    confirm: {top_k: 3, seeds: [10, 11]}
 
-The axes of a space by option path. An axis is a list, which is a choice, or an object with one key:
+A space has an axis per option path. An axis is a list, which is a choice, or an object with one key:
 
 * ``{choice: [a, b]}``: one of the values;
 * ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``: a number from low to high;
@@ -232,7 +235,7 @@ class Objective(Config):
     embeddings, lower is better, see `asdray.sweep.objective`. The latter two read no label; ``train_loss``
     compares only systems with the same loss, ``compactness`` only embeddings of the same kind."""
     backend: Backend | None = None
-    """Backend of ``official_dev``; null: of the sweep's backends the best one for each system."""
+    """Backend of ``official_dev``; null: each system has the value of its best backend of the sweep."""
     checkpoint: Checkpoint = "last"
     """Checkpoint of the embeddings, one of the sweep's ``checkpoints``."""
 
@@ -260,7 +263,7 @@ class Objective(Config):
         if self.metric != "official_dev" and self.backend is not None:
             raise ValueError(f"backend counts only for official_dev: {self.metric} scores no clip")
         if self.metric == "train_loss" and self.checkpoint != "last":
-            raise ValueError("checkpoint: train_loss is that of the last epoch")
+            raise ValueError("checkpoint: train_loss is that of the last epoch: leave checkpoint out")
         return self
 
     @property
@@ -310,7 +313,7 @@ class Search(Config):
     @classmethod
     def _known(cls, value: Any) -> Any:
         if value in ("tpe", "bayes", "bayesian", "TPE"):
-            raise ValueError(f"{value!r}: write algorithm: optuna; its sampler is TPE if none is named")
+            raise ValueError(f"{value!r}: write algorithm: optuna, whose default sampler is TPE")
         return value
 
     @model_validator(mode="after")

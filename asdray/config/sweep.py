@@ -105,7 +105,7 @@ class Ensemble(Config):
     @model_validator(mode="after")
     def _options_of_its_kind(self) -> Ensemble:
         if self.of == "top" and self.k is None:
-            raise ValueError("'of: top' needs 'k', how many of the best rows to take")
+            raise ValueError("'of: top' needs 'k', the number of best rows to combine")
         for option in ("k", "rank_by"):
             if self.of != "top" and getattr(self, option) is not None:
                 raise ValueError(f"{option!r} is for 'of: top' alone")
@@ -124,10 +124,11 @@ class Ensemble(Config):
         return (self.rank_by or "dev_amean") if self.of == "top" else None
 
     def check(self, columns: Sequence[str], n_seeds: int) -> None:
-        """Raises ValueError if members are selected by an eval or unknown column, or of a single seed.
+        """Raises ValueError if an eval or unknown column selects members, or if ``of: seeds`` has one seed.
 
         Args:
             columns: columns of the sweep's leaderboard, ``<dcase>-<subset>``.
+            n_seeds: number of seeds of the sweep.
         """
         if self.of == "seeds" and n_seeds < 2:
             raise ValueError("'of: seeds' needs two seeds at least")
@@ -201,9 +202,9 @@ class Resources(Config):
 
     @field_validator("train")
     @classmethod
-    def _something(cls, train: Need | None) -> Need | None:
-        # Ray never starts a training that reserves nothing, and reports no error before. A GPU cannot be
-        # assumed: a cluster may have none.
+    def _not_nothing(cls, train: Need | None) -> Need | None:
+        # Ray never starts a training that reserves nothing, and reports no error. A default GPU cannot be
+        # assumed: the cluster may have none.
         if train is None or "cpu" not in train.model_fields_set or train.cpu >= RAY_STEP:
             return train
         if not train.gpu and not train.per_node:
@@ -359,14 +360,14 @@ class Sweep(Config):
                 )
         if self.search.samples and self.ensembles:
             raise ValueError(
-                "ensembles are made of systems that are known beforehand, and a search's are not; to choose "
-                "among these again by the same scores would flatter twice: list what it chose in the space "
-                "of a grid, with fresh seeds, and the ensembles there"
+                "ensembles are made of systems that are known beforehand, and a search finds its systems "
+                "only during the run; a second choice by the same scores would flatter, too: write a grid "
+                "with the chosen systems in its space, with fresh seeds and with these ensembles"
             )
         if self.confirm is not None and (shared := sorted(set(self.confirm.seeds) & set(self.seeds))):
             raise ValueError(
-                f"confirm.seeds: the search used {', '.join(map(str, shared))} too, and chose by what they "
-                "gave: confirm with others"
+                f"confirm.seeds: the search used {', '.join(map(str, shared))} too, and chose by their "
+                "results: confirm with other seeds"
             )
         objective = self.search.objective
         if objective is not None and objective.checkpoint not in self.checkpoints:
@@ -401,7 +402,7 @@ class Sweep(Config):
 
     @property
     def years(self) -> tuple[str, ...]:
-        """All years of any training, a search's and its confirmation's."""
+        """All years with a trial: ``dcase``, then further years of the confirmation."""
         return tuple(dict.fromkeys((*self.dcase, *self.board_years)))
 
     @property
@@ -410,7 +411,7 @@ class Sweep(Config):
         return (self.confirm.dcase if self.confirm else None) or self.dcase
 
     def machines_of(self, dcase: str) -> tuple[str, ...]:
-        """The sweep's machines of a year, in the year's order."""
+        """The sweep's machines of a year, in the year's order; all if ``machines`` does not have the year."""
         every = get_year(dcase).all_machines
         return every if self.machines == "all" else self.machines.get(dcase, every)
 

@@ -83,7 +83,7 @@ class System(Config):
 
     @functools.cached_property
     def id(self) -> str:
-        """Eight hex digits, the same for all years and seeds."""
+        """Hash of all options, eight hex digits; the same for all years and seeds."""
         return digest(self)[:8]
 
     def check(self, dcase: str) -> None:
@@ -166,7 +166,7 @@ def with_overrides(system: System, overrides: Mapping[str, Any], where: str) -> 
         tree = system.model_dump(mode="json")
         for path in paths:
             _set(tree, path, copy.deepcopy(overrides[path]), where)
-        # Validated once per depth: deeper paths then find the options of a member that has been replaced.
+        # Each depth is validated before the next: deeper paths need the options of a replaced member.
         system = validate(System, tree, where)
     return system
 

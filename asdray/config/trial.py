@@ -103,7 +103,12 @@ def train_signature(
 
 
 def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_id: str) -> str:
-    """The signature of a machine's extraction; ``train`` is the signature of the unit's training."""
+    """The signature of a machine's extraction.
+
+    Args:
+        train: signature of the unit's training.
+        train_id, test_id: ids of the machine's training and test split.
+    """
     return digest_of(
         stage=_stage("extract"),
         train=text_of(train),
@@ -114,12 +119,17 @@ def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_i
 
 
 def score_signature(extract: str, backend: Backend) -> str:
-    """The signature of a machine's scores by one backend; ``extract`` is the signature of the extraction."""
+    """The signature of a machine's scores by one backend; ``extract``: signature of the extraction."""
     return digest_of(stage=_stage("score"), extract=text_of(extract), backend=backend.canonical_json)
 
 
 def evaluate_signature(scores: Mapping[str, str], labels_id: str) -> str:
-    """``scores``: backend id -> signature of the scores; ``labels_id``: hash of the machine's test labels."""
+    """The signature of a machine's evaluation.
+
+    Args:
+        scores: backend id -> signature of the scores.
+        labels_id: hash of the machine's test labels.
+    """
     return digest_of(stage=_stage("evaluate"), scores=texts_of(scores), labels=text_of(labels_id))
 
 
@@ -129,5 +139,9 @@ def umap_signature(extract: str, umap: Umap) -> str:
 
 
 def table_signature(evaluations: Mapping[str, str]) -> str:
-    """``evaluations``: ``<checkpoint>/<machine>`` -> signature of the evaluation."""
+    """The signature of a trial's tables.
+
+    Args:
+        evaluations: ``<checkpoint>/<machine>`` -> signature of the evaluation.
+    """
     return digest_of(stage=_stage("table"), evaluations=texts_of(evaluations))
