@@ -212,7 +212,7 @@ class MachineData:
 
     @functools.cached_property
     def _counted(self) -> dict[tuple[str | None, ...], int]:
-        """Answers of `count`: a plan asks for the same count a hundred thousand times."""
+        """Known results of `count`, which a plan calls a hundred thousand times with few arguments."""
         return {}
 
     def split_id(self, split: str) -> str | None:
@@ -335,7 +335,7 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
     table = pa.Table.from_arrays(columns, schema=schema().with_metadata({_ID: dataset.manifest}))
     path = store.manifest_path(data, dcase)
     try:
-        # Both files are whole on disk before the first of them is renamed: a full disk changes neither.
+        # Both files are written before the first one is renamed: a full disk leaves the old pair.
         with store.atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
             store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
@@ -377,7 +377,7 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} is damaged ({error}): run `{hint('format', dcase, data)}` again") from None
     if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
-        # A format that was interrupted between its two files, or is under way.
+        # `asdray format` was interrupted between the two files, or is running.
         raise ValueError(f"{path} does not match its dataset.json: run `{hint('format', dcase, data)}` again")
     return table
 

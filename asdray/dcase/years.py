@@ -22,7 +22,7 @@ released evaluation lists.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -308,13 +308,13 @@ YEARS: Mapping[str, Year] = _frozen(
 )  # fmt: skip
 
 
-def nearest(name: object, known: object) -> str:
+def nearest(name: object, known: Iterable[object]) -> str:
     """``"; did you mean 'x'?"`` for the known name closest to ``name``; ``""`` if none is close.
 
     >>> nearest("fam", ["fan", "valve"])
     "; did you mean 'fan'?"
     """
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

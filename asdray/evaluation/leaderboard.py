@@ -35,8 +35,8 @@ class Leaderboard:
     """A finished leaderboard with its notes.
 
     Attributes:
-        frame: `ID_COLUMNS`, the `score_columns` of every name, then `MEANS`. Rows with a value in the
-            ranking column come first, the best on top.
+        frame: `ID_COLUMNS`, the `score_columns` of every name, then `MEANS`. Ranked and published rows with
+            a value in the ranking column come first, the best on top; other rows follow in their old order.
         names: the columns ``<dcase>-<subset>`` in their order.
         rank_by: the ranking column: one of ``names`` or of `MEANS`.
         dataset: ``official`` or ``synthetic``.
@@ -166,7 +166,7 @@ def _coverage(tables: Tables, context: TableContext) -> str:
 def _mean_over(frame: pd.DataFrame, mean: str, names: Sequence[str]) -> list[float | None]:
     """One of `MEANS` per row; null unless every column has a score from all expected seeds.
 
-    A mean shows no counts, so that a mean over fewer seeds would pass for a complete one.
+    Means have no counts: a mean over fewer seeds would look complete.
     """
     whole = {}
     for name in averaged(mean, names):  # counts of a published row may be unknown
