@@ -112,7 +112,7 @@ def test_tasks_go_to_nodes_with_cpus_as_many_as_they_have(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(tasks.time, "monotonic", lambda: now[0])
     there = ray_of(monkeypatch, head=0, a=2, b=6)
-    nodes, running = tasks.Nodes(), []
+    nodes, running = tasks.NodeChooser(), []
     for _ in range(8):
         running.append(nodes.least_busy(running))
     assert Counter(running) == {"a": 2, "b": 6}
@@ -127,10 +127,10 @@ def test_tasks_go_to_nodes_with_cpus_as_many_as_they_have(monkeypatch):
 
 @pytest.mark.parametrize("cpus", [{"only": 2}, {"head": 0, "gpus": 0}])
 def test_ray_chooses_where_there_is_no_choice(monkeypatch, cpus):
-    from asdray.sweep.tasks import Nodes
+    from asdray.sweep.tasks import NodeChooser
 
     ray_of(monkeypatch, **cpus)
-    assert Nodes().least_busy([]) is None
+    assert NodeChooser().least_busy([]) is None
 
 
 @pytest.mark.parametrize("per_node", [1, 2, 3, 5, 7])

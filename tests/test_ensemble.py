@@ -265,7 +265,7 @@ def test_an_ensemble_over_seeds_is_one_row_per_system(world, how):
         own = [job for job in jobs if job.trial.system_name == name]
         (backend,) = own[0].backends
         assert (row["recipe"], row["backend"], row["selected_by"]) == ("ensemble", backend.name, "fixed")
-        assert row["options"] == f"{ensembles.HOW[how]} of 2 seeds"
+        assert row["options"] == f"{ensembles.COMBINATION_NAMES[how]} of 2 seeds"
         assert row["classes_from"] == frame.loc[name, "classes_from"]
         for subset, machine in (("dev", "fan"), ("eval", "bandsaw")):
             expected = official(

@@ -170,7 +170,7 @@ def test_every_objective_and_every_suggestion_is_the_same(world, truth, metric):
 
 @pytest.mark.parametrize("truth", TRUTHS[1:])
 def test_a_scheduler_hears_the_same(world, truth):
-    """It decides by what an epoch reports alone: `asdray.sweep.tune.YearScheduler` passes over the rest."""
+    """It decides by what an epoch reports alone: `asdray.sweep.tune.GroupScheduler` passes over the rest."""
     one, other = (world[t]["played"]["official_dev"].reports for t in ("true", truth))
     epochs = [[without_clocks(r) for r in reports if EPOCHS_DONE in r] for reports in (one, other)]
     assert epochs[0] == epochs[1]

@@ -1,1 +1,1 @@
-"""Sweeps on Ray: Tune trains, tasks follow. The only package that imports ray, and only where it is used."""
+"""Sweeps on Ray: Ray Tune trains, and Ray tasks extract, score and plot. No other package imports ray."""

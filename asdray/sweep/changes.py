@@ -18,8 +18,8 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
     """Lines on the differences from the last run; none without a difference, or without a last run.
 
     Args:
-        jobs: trials of the sweep; of a search the trials of its study, so none if the search asks something
-            new. folder: the sweep's, with ``sweep.yaml`` and ``trials.parquet`` of the last run.
+        jobs: trials of the sweep; of a search the trials of the study, so none if another study begins.
+        folder: the sweep's folder, with ``sweep.yaml`` and ``trials.parquet`` of the last run.
     """
     lines = []
     if (before := _last_spec(folder)) is not None and (keys := list(_changed_keys(before, resolved(sweep)))):

@@ -57,10 +57,10 @@ class Driver:
     # ------------------------------------------------------------------------------------------- start
 
     def run(self, joined: bool) -> None:
-        """Works until nothing is left or the end is asked for.
+        """Works until no work is left or the user asks for a stop.
 
         Args:
-            joined: True on a Ray that this sweep did not start: its nodes are checked first.
+            joined: True on a Ray that this sweep did not start; then all nodes are checked first.
         """
         self._announce(joined)
         self._choose_phases()
@@ -100,7 +100,7 @@ class Driver:
                 run.phase = "queued"
 
     def _needs_worker(self, run: TrialRun) -> bool:
-        """True if a trial needs a training's worker: to train, or to extract where the worker does so."""
+        """True if a trial needs a training's worker: to train, or to extract if such workers extract."""
         if run.left.units or not self._worker_extracts:
             return bool(run.left.units)
         steps = run.job.steps(self._sweep, self._sweep_run.places)
@@ -131,8 +131,8 @@ class Driver:
             extracts=self._worker_extracts,
             failed_extractions=frozenset(extractions),
         )
-        # Trials whose machines follow one by one come last; else a sweep would end with all tasks of a whole
-        # trial left and no training beside them.
+        # Trials with one model per machine come last: their tasks begin with the first unit. After a model of
+        # all machines, a sweep would end with all tasks of a whole trial and no training beside the tasks.
         in_order = sorted(queued, key=lambda run: run.trial.system.frontend.scope == "machine")
         trials = {} if self._search else {run.index: run.trainable() for run in in_order}
         return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
@@ -248,10 +248,10 @@ class Driver:
     # ------------------------------------------------------------------------------------------- tasks
 
     def _start_tasks(self, run: TrialRun, machines: Iterable[str], checkpoint: str | None = None) -> None:
-        """Queues the tasks of some trained machines, as far as they are not complete.
+        """Queues the incomplete tasks of some trained machines.
 
         Args:
-            checkpoint: queues only the tasks of this checkpoint; None: of all.
+            checkpoint: queues only the tasks of this checkpoint; None: the tasks of all checkpoints.
         """
         machines = set(machines)
         left = run.job.remaining(self._sweep, self._sweep_run.places, self._sweep_run.log.lasting)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from asdray.evaluation.tables import TableContext, Tables
 
-HOW = {"zscore": "zscore", "rank": "transductive rank"}
-"""Names of the combinations in tables."""
+COMBINATION_NAMES = {"zscore": "zscore", "rank": "transductive rank"}
+"""``combine`` of an ensemble -> the name in tables."""
 
-Key = tuple[str, str]
+RowKey = tuple[str, str]
 """(system, backend id): a leaderboard row of one checkpoint."""
 
 
@@ -41,7 +41,7 @@ class EnsembleRow:
     system: str
     checkpoint: str
     backend: str
-    members: tuple[Key, ...] | None
+    members: tuple[RowKey, ...] | None
 
 
 def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[EnsembleRow]:
@@ -61,7 +61,7 @@ def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[EnsembleRow]:
                         name = f"{one.name}-{system}"
                         rows.append(EnsembleRow(one, name, ckpt, backend, ((system, backend),)))
             continue
-        members: tuple[Key, ...] | None = None
+        members: tuple[RowKey, ...] | None = None
         if one.of == "top":
             assert one.k is not None
             if one.k > len(keys):
@@ -74,16 +74,16 @@ def plan(sweep: Sweep, trials: Iterable[Trial]) -> list[EnsembleRow]:
     return rows
 
 
-def _keys(sweep: Sweep, trials: Iterable[Trial]) -> dict[Key, list[Trial]]:
+def _keys(sweep: Sweep, trials: Iterable[Trial]) -> dict[RowKey, list[Trial]]:
     """The trials of all years of every leaderboard row, in the order of the leaderboard."""
-    keys: dict[Key, list[Trial]] = {}
+    keys: dict[RowKey, list[Trial]] = {}
     for trial in trials:
         for backend in trial.backends(sweep.backends):
             keys.setdefault((trial.system_name, backend_id(backend)), []).append(trial)
     return keys
 
 
-def _named(name: str, keys: Mapping[Key, Sequence[Trial]], where: str) -> list[Key]:
+def _named(name: str, keys: Mapping[RowKey, Sequence[Trial]], where: str) -> list[RowKey]:
     """The rows with the name ``<recipe or system>[/<backend>]``."""
     of, slash, backend = name.partition("/")
     systems = [key for key, own in keys.items() if of in (key[0], own[0].recipe)]
@@ -109,9 +109,10 @@ class Combined:
     """A leaderboard row with the evaluations that exist.
 
     Attributes:
-        text: the combination and its members, readable.
+        text: combination and members in words, the column ``options``.
         selected_by: how the members were chosen.
-        classes_from: the clips that define the training classes of the members, of all members together.
+        classes_from: the clips that define the training classes of the members, ``train+test`` if one member
+            has classes of test clips.
         best_by: the losses that choose the checkpoint ``best`` of the members.
         seeds: dcase -> the seeds of a complete row; `ALL_SEEDS` for one ensemble over all seeds.
         paths: the ``metrics.parquet`` of the ensembles that could be made.
@@ -139,7 +140,7 @@ def make(
     Finished ensembles are reused, see `asdray.stages.ensemble`.
 
     Args:
-        tables: official scores of the sweep's own rows; they choose the best rows.
+        tables: official scores of the sweep's own rows, which choose the members of ``of: top``.
 
     Returns:
         The rows, and sentences on ensembles that could not be made.
@@ -182,8 +183,8 @@ def make(
         )
     if any(one.row.ensemble.combine == "rank" for one in rows):
         notes.append(
-            f"{HOW['rank'].capitalize()}: a clip's score depends on which other test clips it is ranked "
-            "with; z-scores are made with the training scores alone."
+            f"{COMBINATION_NAMES['rank'].capitalize()}: a clip's score depends on which other test clips "
+            "it is ranked with; z-scores are made with the training scores alone."
         )
     current = {path.parent for one in rows for path in one.paths}
     for folder in store.ensembles_dir(places.results, sweep.name).glob("*/*/*/*/"):
@@ -230,7 +231,7 @@ def _combine(
 
 
 def _groups(
-    keys: Mapping[Key, Sequence[Trial]], members: Sequence[Key] | None, dcase: str, per_seed: bool
+    keys: Mapping[RowKey, Sequence[Trial]], members: Sequence[RowKey] | None, dcase: str, per_seed: bool
 ) -> dict[int | None, list[tuple[Trial, str]]]:
     """Seed (None = all seeds) -> the trials of one year in an ensemble, each with its backend.
 
@@ -246,7 +247,7 @@ def _groups(
     }
 
 
-def _best(row: EnsembleRow, tables: Tables) -> tuple[tuple[Key, ...] | None, int]:
+def _best(row: EnsembleRow, tables: Tables) -> tuple[tuple[RowKey, ...] | None, int]:
     """The ``k`` best complete rows of the checkpoint (None if fewer), and the number of complete rows."""
     from asdray.evaluation import metrics
 
@@ -255,7 +256,7 @@ def _best(row: EnsembleRow, tables: Tables) -> tuple[tuple[Key, ...] | None, int
     assert row.ensemble.k is not None
     names = {f"{dcase}-{subset}": table for (dcase, subset), table in tables.items()}
     over = averaged(by, tuple(names))
-    values: dict[Key, list[float]] = {}
+    values: dict[RowKey, list[float]] = {}
     for name in over:
         for line in names[name].to_dict("records"):
             whole = 0 < line["n_expected"] == line["n"] and not math.isnan(line["total_mean"])
@@ -269,12 +270,12 @@ def _best(row: EnsembleRow, tables: Tables) -> tuple[tuple[Key, ...] | None, int
 
 def _described(
     row: EnsembleRow,
-    members: Sequence[Key] | None,
+    members: Sequence[RowKey] | None,
     labels: Mapping[str, str],
-    keys: Mapping[Key, Sequence[Trial]],
+    keys: Mapping[RowKey, Sequence[Trial]],
 ) -> str:
     one = row.ensemble
-    how = HOW[one.combine]
+    how = COMBINATION_NAMES[one.combine]
     if one.of == "seeds":
         return f"{how} of {len({t.seed for t in keys[row.members[0]]}) if row.members else 0} seeds"
     if members is None:

@@ -21,8 +21,8 @@ from asdray.dcase.manifest import Dataset
 from asdray.stages.steps import Step
 from asdray.sweep.events import Event
 
-StageId = tuple[str, str | None, str | None, str | None, str | None]
-"""Stage, unit, machine, checkpoint and backend: identifies one stage of a trial."""
+StepKey = tuple[str, str | None, str | None, str | None, str | None]
+"""Stage, unit, machine, checkpoint and backend, see `Step.key`."""
 
 RECIPES_DIFFER = ("train", "extract")
 """Stages whose rate says nothing about other recipes: their networks differ."""
@@ -30,14 +30,14 @@ RECIPES_DIFFER = ("train", "extract")
 
 @dataclass(slots=True)
 class StageSum:
-    """Sum over stages of a kind.
+    """Sum over steps of one stage.
 
     Attributes:
-        stages: number of stages.
+        stages: number of steps.
         work: amount proportional to the seconds.
         space: amount proportional to the bytes.
-        seconds: total duration, 0 for missing stages.
-        bytes: total size of the outputs, 0 for missing stages.
+        seconds: total duration, 0 for incomplete steps.
+        bytes: total size of the outputs, 0 for incomplete steps.
     """
 
     stages: int = 0
@@ -55,16 +55,16 @@ class StageSum:
         self.bytes += sign * other.bytes
 
 
-def sum_stages(trial: Trial, dataset: Dataset, stages: Iterable[Step]) -> dict[str, StageSum]:
-    """Stages of a trial, summed by kind."""
+def sum_stages(trial: Trial, dataset: Dataset, steps: Iterable[Step]) -> dict[str, StageSum]:
+    """Stage -> sum over the given steps of a trial."""
     sums: dict[str, StageSum] = {}
     known: dict[tuple, tuple[float, float]] = {}  # several backends score the same clips
-    for stage in stages:
-        place = stage[:3]
+    for step in steps:
+        place = step.stage, step.unit, step.machine
         if place not in known:
             known[place] = _work_and_space(trial, dataset, *place)
-        seconds, size = (stage.seconds, stage.bytes) if stage.complete else (0.0, 0)
-        sums.setdefault(stage.stage, StageSum()).add(StageSum(1, *known[place], seconds, size))
+        seconds, size = (step.seconds, step.bytes) if step.complete else (0.0, 0)
+        sums.setdefault(step.stage, StageSum()).add(StageSum(1, *known[place], seconds, size))
     return sums
 
 
@@ -86,7 +86,7 @@ class Estimate:
         train_seconds: duration of all trainings, one after the other.
         task_seconds: duration of all other stages, one after the other.
         bytes: disk space.
-        unknown_stages: stages without an estimate, trainings included; counted as 0 above.
+        unknown_stages: steps without an estimate, trainings included; counted as 0 above.
         unknown_trainings: trainings without an estimate.
         unknown_systems: upcoming systems without an estimate; counted as 0 above.
     """
@@ -109,7 +109,7 @@ class Estimate:
 
 
 class Estimator:
-    """Sums of finished and remaining work, updated as stages end.
+    """Sums of finished and remaining work, updated as steps end.
 
     Args:
         kept: stage -> share of bytes left by ``keep`` in the end, 1 by default.
@@ -123,23 +123,23 @@ class Estimator:
         self.upcoming: Sequence[UpcomingSystems] = ()
         self._kept = kept
         self._done: defaultdict[tuple[str, str | None], StageSum] = defaultdict(StageSum)
-        """(stage, recipe) and (stage, None for all recipes) -> finished stages, the source of the rates."""
+        """(stage, recipe) and (stage, None for all recipes) -> finished steps, the source of the rates."""
         self._left: defaultdict[tuple[str, str], StageSum] = defaultdict(StageSum)
         self._all: defaultdict[tuple[str, str], StageSum] = defaultdict(StageSum)
-        """(stage, recipe) -> all stages of the known trials, finished or not."""
+        """(stage, recipe) -> all steps of the known trials, finished or not."""
         self._trials: Counter[str] = Counter()
         """Recipe -> number of known trials."""
-        self._open: dict[int, tuple[Trial, Dataset, set[StageId]]] = {}
-        """Index of a trial -> its remaining stages."""
+        self._open: dict[int, tuple[Trial, Dataset, set[StepKey]]] = {}
+        """Index of a trial -> trial, dataset, and keys of the remaining steps."""
 
     def add_trial(
-        self, index: int, trial: Trial, dataset: Dataset, stages: Sequence[Step], asked: bool = True
+        self, index: int, trial: Trial, dataset: Dataset, steps: Sequence[Step], asked: bool = True
     ) -> None:
-        """Adds finished stages to the rates, and the others to the remaining work if ``asked``."""
-        left = [stage for stage in stages if not stage.complete]
-        done = sum_stages(trial, dataset, (stage for stage in stages if stage.complete))
+        """Adds finished steps to the rates, and the others to the remaining work if ``asked``."""
+        left = [step for step in steps if not step.complete]
+        done = sum_stages(trial, dataset, (step for step in steps if step.complete))
         self.add_sums(trial.recipe, done, sum_stages(trial, dataset, left), asked)
-        self._open[index] = (trial, dataset, {stage[:5] for stage in left} if asked else set())
+        self._open[index] = (trial, dataset, {step.key for step in left} if asked else set())
 
     def add_sums(
         self,
@@ -149,10 +149,10 @@ class Estimator:
         asked: bool = True,
         blocked: Mapping[str, StageSum] = MappingProxyType({}),
     ) -> None:
-        """Adds a trial by sums over stages; no stage can end afterwards.
+        """Adds a trial by sums over steps; no step can end afterwards.
 
         Args:
-            blocked: stages failed before, and the stages after a failed stage: no remaining work.
+            blocked: sums over steps that failed before and over later steps, which are no remaining work.
         """
         self._trials[recipe] += 1
         for stage, total in (*done.items(), *left.items(), *blocked.items()):
@@ -170,18 +170,18 @@ class Estimator:
         self._add_rate("train", trial.recipe, one_epoch)
 
     def stage_ended(self, index: int, event: Event) -> None:
-        """Takes a stage off the remaining work, with all successors after a failure; updates the rates."""
-        trial, dataset, stages = self._open[index]
-        ended: StageId = tuple(event[name] for name in Step._fields[:5])
+        """Takes a step off the remaining work, after a failure also all later steps; updates the rates."""
+        trial, dataset, steps = self._open[index]
+        ended: StepKey = tuple(event[name] for name in Step._fields[:5])
         if event["status"] == "done":
             work, _ = _work_and_space(trial, dataset, *ended[:3])
             self._add_rate(ended[0], trial.recipe, StageSum(1, work, 0.0, event["seconds"]))
-            self._close(index, {ended} & stages)
+            self._close(index, {ended} & steps)
         else:
-            self._close(index, {stage for stage in stages if depends_on(trial, stage, event)})
+            self._close(index, {step for step in steps if depends_on(trial, step, event)})
 
     def trial_ended(self, index: int) -> None:
-        """Takes all stages of a trial off the remaining work."""
+        """Takes all steps of a trial off the remaining work."""
         self._close(index, set(self._open[index][2]))
 
     def estimate(self) -> Estimate:
@@ -213,19 +213,19 @@ class Estimator:
             found.task_seconds += factor * total.work * seconds
         found.bytes += factor * total.space * size * self._kept.get(stage, 1.0)
 
-    def _close(self, index: int, ended: set[StageId]) -> None:
-        trial, dataset, stages = self._open[index]
-        for stage in ended:
-            stages.discard(stage)
-            amount = StageSum(1, *_work_and_space(trial, dataset, *stage[:3]))
-            self._left[stage[0], trial.recipe].add(amount, sign=-1)
+    def _close(self, index: int, ended: set[StepKey]) -> None:
+        trial, dataset, steps = self._open[index]
+        for step in ended:
+            steps.discard(step)
+            amount = StageSum(1, *_work_and_space(trial, dataset, *step[:3]))
+            self._left[step[0], trial.recipe].add(amount, sign=-1)
 
     def _add_rate(self, stage: str, recipe: str, total: StageSum) -> None:
         self._done[stage, recipe].add(total)
         self._done[stage, None].add(total)
 
     def _rates(self, stage: str, recipe: str) -> tuple[float, float] | None:
-        """Seconds per work and bytes per space; None without a finished stage to go by."""
+        """Seconds per work and bytes per space; None without a finished step."""
         own = self._done.get((stage, recipe), StageSum())
         every = StageSum() if stage in RECIPES_DIFFER else self._done.get((stage, None), StageSum())
         timed, sized = own if own.work else every, own if own.space else every
@@ -237,7 +237,7 @@ class Estimator:
 def _work_and_space(
     trial: Trial, dataset: Dataset, stage: str, unit: str | None, machine: str | None
 ) -> tuple[float, float]:
-    """The amounts proportional to the seconds and to the bytes of a stage."""
+    """The amounts proportional to the seconds and to the bytes of a step."""
     if stage == "table":
         return 1.0, 1.0
     if stage == "train":
@@ -250,12 +250,12 @@ def _work_and_space(
     return float(max(1, clips)), float(max(1, clips))
 
 
-def depends_on(trial: Trial, stage: StageId, event: Event) -> bool:
-    """True if ``stage`` is the stage of ``event``, or cannot be done without it."""
-    name, unit, machine, checkpoint, backend = stage
+def depends_on(trial: Trial, step: StepKey, event: Event) -> bool:
+    """True if ``step`` is the step of ``event``, or needs the output of that step."""
+    stage, unit, machine, checkpoint, backend = step
     if event["stage"] == "train":
         own_unit = unit or (trial.unit_of(machine).name if machine else None)
         return own_unit is not None and event["unit"] in (own_unit, None)
     if (machine, checkpoint) != (event["machine"], event["checkpoint"]):
         return False
-    return event["stage"] == "extract" or (name, backend) == (event["stage"], event["backend"])
+    return event["stage"] == "extract" or (stage, backend) == (event["stage"], event["backend"])

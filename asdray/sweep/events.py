@@ -29,7 +29,7 @@ def event_of(
     checkpoint: str | None = None,
     backend: str | None = None,
 ) -> Event:
-    """The fields of an event to identify a stage of a trial."""
+    """The fields that identify a stage of a trial in an event."""
     return {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -79,9 +79,11 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
     """The complete event of a failed stage.
 
     Args:
-        event: the fields of `event_of`. error: one line. details: the traceback. lasting: True if the stage
-            would fail again, for bad input or a loss of NaN. After a fault
-            of the machine (a lost worker, a full disk, no memory) the next run tries again.
+        event: the fields of `event_of`.
+        error: one line.
+        details: the traceback.
+        lasting: True if the stage would fail again, as with bad input or a NaN loss. After a fault of the
+            machine (a lost worker, a full disk, no memory) the next run tries again.
     """
     return {
         **event,
@@ -106,7 +108,7 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     try:
         outcome = work()
     except Exception as error:
-        # The one broad except of asdray: whatever stops a stage is recorded here and shown to the user.
+        # The one broad except of asdray: any error of a stage is recorded here and shown to the user.
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         of_plugin = plugin_error(error)
         reason = str(of_plugin).partition("\n")[0] if of_plugin else f"{name}{error}"
@@ -123,8 +125,8 @@ class History:
     """The events of a sweep so far.
 
     Attributes:
-        lasting: `key_of` -> the event of a failed stage to fail again if repeated; without stages done
-            since. failed: `key_of` without the signature -> the last failure of a stage not done since.
+        lasting: `key_of` -> failure that would happen again, of every stage not done since.
+        failed: `key_of` without the signature -> last failure of every stage not done since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,8 +156,7 @@ class EventLog(History):
     """The log of a running driver, complete and without repetition.
 
     A reused stage (from another sweep over the same trial, or from a run whose line was lost) gets a line
-    with ``found: true``. A stage has two lines only after ``--fresh`` or a loss of outputs, when it was done
-    twice.
+    with ``found: true``. A stage has two lines only if it was done twice, after a loss of outputs.
 
     Attributes:
         counts: stage -> number of stages finished by the current run.
@@ -210,7 +211,7 @@ def key_of(event: Mapping[str, Any]) -> tuple:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cuts off an unfinished last line of a killed driver: text appended to such a line would be lost."""
+    """Cuts off the unfinished last line of a killed driver, which would make the next line unreadable."""
     with open(path, "rb+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1_000_000))

@@ -1,4 +1,4 @@
-"""The trials of a sweep, each with its dataset and backends, and the work that is left of each trial.
+"""The trials of a sweep with dataset and backends, and the remaining work of each trial.
 
 Imports neither ray nor torch.
 """
@@ -25,10 +25,12 @@ Part = Literal["grid", "search", "confirm"]
 
 @dataclass(frozen=True)
 class Job:
-    """One trial of a sweep, with the options that were swept to make it.
+    """One trial of a sweep.
 
     Attributes:
-        backends: those of the sweep that apply to the trial.
+        swept: option path -> value, of the options that the sweep varies.
+        backends: the backends of the sweep that apply to the trial.
+        part: ``search`` and ``confirm`` for the trials of a search.
         sample: number of the trial's sample in the study of its recipe; None outside of a search.
     """
 
@@ -53,7 +55,7 @@ class Job:
     def remaining(
         self, sweep: Sweep, places: Places, failures: Mapping[tuple, Event] = MappingProxyType({})
     ) -> Remaining:
-        """The work that is left of the trial, see `remaining`."""
+        """The remaining work of the trial, see the function `remaining`."""
         return remaining(self.trial, self.steps(sweep, places), failures)
 
 
@@ -67,7 +69,7 @@ def count_complete(steps: Iterable[Step]) -> Counter[str]:
 
 
 def event_at(trial: Trial, step: Step) -> Event:
-    """The fields of an event that say which step the event is about."""
+    """The fields that identify a step in an event."""
     return event_of(
         trial,
         step.stage,
@@ -84,7 +86,7 @@ def event_key(trial: Trial, step: Step) -> tuple:
 
 
 def with_signature(trial: Trial, steps: Iterable[Step], event: Event) -> Event:
-    """``event`` of one of these steps, with the signature of that step."""
+    """``event`` with the signature of its step; unchanged if ``steps`` lack the step."""
     for step in steps:
         if event_at(trial, step).items() <= event.items():
             return {**event, "signature": step.signature}
@@ -93,13 +95,16 @@ def with_signature(trial: Trial, steps: Iterable[Step], event: Event) -> Event:
 
 @dataclass(frozen=True)
 class Remaining:
-    """The work that is left of a trial. Empty tuples and False mean none.
+    """The remaining work of a trial.
 
     Attributes:
-        machines: (checkpoint, machine) pairs that are to be extracted, scored or evaluated.
-        umaps: (checkpoint, machine) pairs that are to be plotted.
-        rebuilt: stage -> number of trainings and extractions that are rebuilt after pruning.
-        failed: steps that failed before, and would fail again; they and all steps after them are left out.
+        units: units to train.
+        machines: (checkpoint, machine) pairs to extract, score or evaluate.
+        umaps: (checkpoint, machine) pairs to plot.
+        table: True if the trial's tables are to be written.
+        rebuilt: stage -> number of trainings and extractions to rebuild after pruning.
+        failed: failures of earlier runs that would happen again; the failed steps and all later steps are no
+            remaining work.
     """
 
     units: tuple[Unit, ...] = ()
@@ -118,10 +123,10 @@ class Remaining:
 def remaining(
     trial: Trial, steps: Sequence[Step], failures: Mapping[tuple, Event] = MappingProxyType({})
 ) -> Remaining:
-    """The work that is left of a trial.
+    """The remaining work of a trial.
 
     Args:
-        failures: `asdray.sweep.events.EventLog.lasting`: failures that would happen again.
+        failures: `asdray.sweep.events.EventLog.lasting`, the failures that would happen again.
     """
     failed = {
         step.key: failures[event]
@@ -159,7 +164,7 @@ def remaining(
 
 
 def _scores_or_evaluates(readers: Iterable[Step], failed: Container[tuple]) -> bool:
-    """True if a score or the evaluation of a machine is missing, and can be computed."""
+    """True if a score or the evaluation of a machine is missing and can be computed."""
     scores = [step for step in readers if step.stage == "score"]
     (evaluate,) = [step for step in readers if step.stage == "evaluate"]
     if any(not step.complete and step.key not in failed for step in scores):

@@ -58,7 +58,7 @@ def values(
             return {ANY: _compactness(trial, objective.checkpoint, places)}
         case "official_dev":
             wanted = [objective.backend] if objective.backend else backends
-            return _official_dev(trial, objective.checkpoint, [backend_id(b) for b in wanted], places)
+            return _official_dev(objective, trial, [backend_id(b) for b in wanted], places)
 
 
 def _train_loss(trial: Trial, places: Places) -> float:
@@ -74,14 +74,14 @@ def _train_loss(trial: Trial, places: Places) -> float:
 
 
 def _official_dev(
-    trial: Trial, ckpt: str, backends: Sequence[str], places: Places
+    objective: Objective, trial: Trial, backends: Sequence[str], places: Places
 ) -> dict[str, float | None]:
     from asdray.evaluation import metrics
 
     year = get_year(trial.dcase)
-    machines = machines_needed(Objective(metric="official_dev"), trial)
+    machines = machines_needed(objective, trial)
     directory = store.trial_dir(places.results, trial)
-    found = [_dev_rows(directory.evaluate(ckpt, machine)) for machine in machines]
+    found = [_dev_rows(directory.evaluate(objective.checkpoint, machine)) for machine in machines]
     n_sections = [len(year.sections["dev"][machine]) for machine in machines]
     return {
         name: metrics.official_total(year.score_rule, [rows.get(name) for rows in found], n_sections)

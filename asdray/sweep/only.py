@@ -25,8 +25,8 @@ def chooser(texts: Sequence[str], jobs: Sequence[Job]) -> Callable[[Job], bool]:
 
     Args:
         texts: conditions, also several in a text: ``dcase=dcase2023 seed=0,1``. A trial must fulfil all
-            conditions, each by any of the values. The ``name`` of an object stands for the object. jobs: the
-            trials to choose from.
+            conditions, each by any of the values. The ``name`` of an object stands for the object.
+        jobs: the trials to choose from.
 
     Raises:
         ValueError: a condition without ``=``, an unknown key, a value of no trial, conditions fulfilled

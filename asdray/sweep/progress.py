@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from asdray.sweep.cluster import Metrics
 
 STATES = ("done", "running", "failed", "waiting", "stopped")
+"""States of trials, in the order on the screen; `asdray.sweep.trial_run.TrialRun.status` defines them."""
 
 TOP_ROWS = 5
 """Rows of the leaderboard in a snapshot."""
@@ -49,8 +50,8 @@ class Progress:
     """Counts, running trainings, remaining time and the top of the leaderboard, as of now.
 
     Args:
-        name: of the sweep.
-        runs: of all trials; the driver appends to the list.
+        name: name of the sweep.
+        runs: runs of all trials; the driver appends to the list.
 
     Attributes:
         open_tasks: Ray tasks that wait or run.
@@ -70,7 +71,7 @@ class Progress:
         self._failures = 0
 
     def set_slots(self, trainings: float, tasks: float, cpus: float) -> None:
-        """Sets how many trainings run at once, how many tasks beside them, and how many tasks alone."""
+        """Sets the numbers of trainings at once, tasks beside trainings, and tasks after all trainings."""
         self._slots = max(1.0, trainings), max(1.0, tasks), max(1.0, cpus)
 
     def stage_ended(self, run: TrialRun, event: Event) -> None:
@@ -102,8 +103,8 @@ class Progress:
     def snapshot(self, state: str = "running") -> dict[str, Any]:
         """The content of ``status.json``.
 
-        ``seconds_left`` is null without an estimate; ``score`` is a fraction. ``to_come`` counts systems that
-        a search has not suggested yet; ``without`` counts those among them that ``seconds_left`` leaves out.
+        ``seconds_left`` is null without an estimate; ``score`` is a fraction. ``to_come`` counts the systems
+        that a search has yet to suggest or confirm; ``without`` counts the part left out of ``seconds_left``.
         """
         counts = Counter(run.status for run in self._runs)
         training = [_training(run, run.progress) for run in self._runs if run.progress]
@@ -252,7 +253,7 @@ class View:
             write_snapshot(self._progress.snapshot(state), self._folder)
 
     def export(self, metrics: Metrics) -> None:
-        """Keeps Ray's metrics up to date too, until the view is closed."""
+        """Updates Ray's metrics with each snapshot, until the view is closed."""
         self._metrics = metrics
 
     def __enter__(self) -> View:
@@ -287,7 +288,7 @@ class View:
             self.line(f"trained {name} in {event['seconds']:.1f} s")
 
     def trial_ended(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
-        """Prints a line for a trial that ended; ``word`` says how if it ended well."""
+        """Prints a line for a trial that ended; ``word`` is for a good end (``ok``)."""
         self._ended += 1
         self.line(
             f"{word if ok else 'incomplete'}: {run.trial.name} ({self._ended} of {self._total} trials)",
@@ -295,7 +296,7 @@ class View:
         )
 
     def tick(self) -> None:
-        """Updates everything that is due."""
+        """Updates file, metrics and screen, each at its own interval."""
         due = {name for name, timer in self._timers.items() if timer.due()}
         if self._progress is None or not due:
             return
@@ -311,7 +312,7 @@ class View:
 
 
 def render(snapshot: Mapping[str, Any]) -> RenderableType:
-    """The running trainings, the top of the leaderboard, and the line of counts."""
+    """The live view: running trainings, top of the leaderboard, and `trials_line`."""
     parts: list[RenderableType] = []
     if snapshot["training"]:
         table = Table("training", "unit", "epoch", "loss", "clips/s", "left", box=None, padding=(0, 2, 0, 0))

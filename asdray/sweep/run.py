@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run that change nothing about its results.
+    """Options of one run, none of which changes a result.
 
     Attributes:
-        address: of a running Ray; None starts one on this machine.
-        dashboard: starts Ray's dashboard.
-        quiet: prints failures and the result only.
-        only: chooses the trials that the run is asked for; tables are over all trials.
-        retry_failed: tries again stages that failed before and would fail again.
-        stop_at: ``time.monotonic()`` at which the run stops as if by a signal.
+        address: address of a running Ray; None: the run starts Ray on this machine.
+        dashboard: True to start Ray's dashboard.
+        quiet: True to print only failures and the result.
+        only: True for the trials that the run is asked for; tables are over all trials.
+        retry_failed: True to try stages again that failed before and would fail again.
+        stop_at: time by ``time.monotonic`` at which the run stops as if by a signal.
     """
 
     address: str | None = None
@@ -59,9 +59,9 @@ class Result:
     Attributes:
         trials: number of trials of the sweep; of a search, those of the suggested systems.
         counts: stage -> numbers of steps, over the trials that the run was asked for.
-        unfinished: names of trials that were asked for and are not complete.
-        failures: of this run.
-        failed_before: failures of earlier runs, which were not tried again since they would happen again.
+        unfinished: names of incomplete trials that the run was asked for.
+        failures: failures of this run.
+        failed_before: failures of earlier runs that would happen again; the run did not repeat their stages.
         stopped: True if a signal or the end of the given time stopped the run.
     """
 
@@ -105,15 +105,15 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
         while True:
             chosen = {i for i, job in enumerate(jobs) if options.only(job)}
             sweep_run = SweepRun(sweep, places, log, view, search, jobs, chosen)
-            asked = sweep_run.runs[:]
+            n_known = len(sweep_run.runs)
             if before is None:
-                before = _count_complete(run for run in asked if run.index in chosen)
+                before = _count_complete(run for run in sweep_run.runs if run.index in chosen)
             board = _complete(sweep_run, options)
-            chosen |= set(range(len(asked), len(sweep_run.runs)))
+            chosen |= set(range(n_known, len(sweep_run.runs)))  # the trials that a search added
             changed = _read_again(sweep_run)
             if sweep_run.stopped or not changed:
                 break
-            # The data were formatted again during the run: stages that are out of date now run again.
+            # The data were formatted again during the run, so some stages are out of date and run again.
             search, jobs = _open_search(sweep, changed, places, log)
         view.end("stopped" if sweep_run.stopped else "ended")
         return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
@@ -131,7 +131,7 @@ def _open_search(
 
 
 def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
-    """Completes the trials that are asked for, on Ray if any stage but tables can run."""
+    """Completes the trials that the run is asked for, on Ray if any stage but tables can run."""
     search = sweep_run.search
     if any(run.asked and run.left.runs for run in sweep_run.runs) or (search and not search.exhausted):
         _run_on_ray(sweep_run, options)
@@ -149,7 +149,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
         ray_session(options.address, options.dashboard) as cluster,
         sweep_run.view,
     ):
-        if stop.asked:  # while Ray started
+        if stop.asked:  # a signal came while Ray started
             sweep_run.stop(stop.timed_out)
             return
         from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started
@@ -183,7 +183,7 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
 def _result(
     sweep_run: SweepRun, board: Leaderboard, runs: Sequence[TrialRun], before: Mapping[str, int]
 ) -> Result:
-    """The result over the trials that were asked for."""
+    """The result over ``runs``, the trials that the run was asked for."""
     from asdray.evaluation.tables import STAGES
 
     log = sweep_run.log

@@ -36,12 +36,12 @@ class Sample:
     """A suggested system and the outcome.
 
     Attributes:
-        number: in the study of the recipe.
+        number: number of the sample in the study of the recipe.
         swept: option path -> value.
         system: None if the values make no valid system.
-        value: of the objective, the mean over years and seeds.
+        value: value of the objective, the mean over years and seeds.
         backend: id of the backend with the value, `asdray.sweep.objective.ANY` if none scored a clip.
-        reason: of a failure.
+        reason: reason of a failure.
     """
 
     recipe: str
@@ -72,11 +72,12 @@ class Studies:
     """All studies of a sweep, with all samples.
 
     Attributes:
-        bases: the recipes of the sweep. samples: by recipe and number; new samples last.
+        bases: the recipes of the sweep.
+        samples: all samples, by recipe and number; new samples last.
 
     Args:
-        datasets: of the sweep's years.
-        where: the sweep's place in error messages.
+        datasets: year -> dataset.
+        where: the source of the sweep, for error messages.
         write: True to create missing studies, under the sweep's lease; otherwise nothing is written.
 
     Raises:
@@ -164,19 +165,22 @@ class Studies:
 
     @property
     def threads(self) -> int:
-        """The largest number of training threads of a recipe, before any axis."""
+        """Largest number of training threads of the recipes, whatever the axes."""
         return max(base.system.train.threads for base in self.bases)
 
     # ------------------------------------------------------------------------------------ ask and tell
 
     def left(self, base: Base) -> int:
-        """Number of samples still to be suggested of a recipe; a recipe without axes has a single sample."""
+        """Number of a recipe's upcoming samples, negative after a cut of ``num_samples``.
+
+        A recipe without axes has a single sample.
+        """
         wanted = self.sweep.search.num_samples or 0
         return (wanted if base.axes else 1) - sum(s.recipe == base.recipe for s in self.samples)
 
     @property
     def to_ask(self) -> int:
-        """Number of samples still to be suggested."""
+        """Number of upcoming samples of all recipes."""
         return sum(max(0, self.left(base)) for base in self.bases)
 
     def ask(self) -> Sample:

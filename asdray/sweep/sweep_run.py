@@ -1,7 +1,7 @@
 """A running sweep: its trials, its log of events, its tables, and the disk space of its ended trials.
 
-Holds everything of a run that needs no Ray. `asdray.sweep.driver` trains and runs tasks on Ray, and reports
-each event here. All of it happens in the driver's main thread, under the lease of the sweep's folder.
+The module holds the parts of a run that need no Ray. `asdray.sweep.driver` trains and runs tasks on Ray, and
+reports each event to `SweepRun`, in the driver's main thread and under the lease of the sweep's folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class SweepRun:
     """One run of a sweep.
 
     Args:
-        jobs: the trials that are known at the start; a search adds more by `admit`.
+        jobs: the trials known at the start; a search adds more by `admit`.
         chosen: indices of the trials that the run is asked for; the tables are over all trials.
 
     Attributes:
@@ -79,10 +80,10 @@ class SweepRun:
     def admit(
         self, job: Job, chosen: bool = True, failures: Mapping[tuple, Event] = MappingProxyType({})
     ) -> TrialRun:
-        """Adds a trial: writes its ``trial.json`` and logs its complete stages, if it is chosen.
+        """Adds a trial; writes ``trial.json`` and logs the complete stages of a chosen trial.
 
         Args:
-            failures: failures of earlier runs that are not tried again.
+            failures: failures of earlier runs whose steps are not tried again.
         """
         steps = job.steps(self.sweep, self.places)
         given_up = self.search is not None and self.search.is_given_up(job)
@@ -93,12 +94,12 @@ class SweepRun:
             write_trial(job.trial, request.checkpoints, job.backends, request.umap, self.places, job.dataset)
             log_found(job.trial, steps, self.log)
         run.refresh(steps, self.places)
-        self._note_sample(run)
+        self._update_stopped_early(run)
         self.estimator.add_trial(run.index, job.trial, job.dataset, steps, asked)
         self.runs.append(run)
         return run
 
-    def _note_sample(self, run: TrialRun) -> None:
+    def _update_stopped_early(self, run: TrialRun) -> None:
         """Notes whether a scheduler has stopped the system of a trial."""
         run.stopped_early = self.search is not None and self.search.sample_state(run.job) == "stopped"
 
@@ -125,7 +126,7 @@ class SweepRun:
             self.end(run, ok=not run.failures)
 
     def end(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
-        """Ends a trial, and deletes the files of it that need not be kept."""
+        """Ends a trial, and deletes the files that need not be kept; ``word`` says how the trial ended."""
         run.ended()
         self.refresh(run)
         self.prune(run)
@@ -140,12 +141,12 @@ class SweepRun:
                 self.end_if_finished(run)
 
     def sample_ended(self, run: TrialRun) -> None:
-        """Updates all trials of a search's sample of which the last trial has ended."""
+        """Updates all trials of a sample of the search, after the end of the last one."""
         assert self.search is not None
         sample = self.search.sample_of(run.job)
         for other in self.runs:
             if self.search.sample_of(other.job) is sample:
-                self._note_sample(other)
+                self._update_stopped_early(other)
                 self.refresh(other)
                 self.prune(other)
         self._tables_changed = True
@@ -192,12 +193,12 @@ class SweepRun:
         trial, checkpoints = run.trial, self.sweep.checkpoints
         if not Snapshot(run.job.files(self.places)).table(checkpoints).inputs:
             return  # no machine was scored, and the log already has the reason
-        work: Callable = lambda: table(trial, checkpoints, run.job.backends, self.places)  # noqa: E731
+        work = partial(table, trial, checkpoints, run.job.backends, self.places)
         self.record(run, attempt(event_of(trial, "table"), work))
         self._tables_changed = True
 
     def write_tables_if_due(self) -> None:
-        """Writes the sweep's tables if they changed, spending at most a twentieth of the time on it."""
+        """Writes the sweep's tables if a trial has ended; takes at most a twentieth of the run's time."""
         pause = max(REFRESH_SECONDS, 20 * self._tables_cost)
         if self._tables_changed and time.monotonic() - self._tables_written > pause:
             self.write_tables()

@@ -40,7 +40,7 @@ def extract_machine(
     device: str,
     read_embeddings: bool = False,
 ) -> Event:
-    """Extracts one machine unless that is complete; see `process_machine`."""
+    """Extracts one machine unless the extraction is complete; arguments as in `process_machine`."""
     from asdray.stages.extract import extract
 
     def extracted() -> Outcome:
@@ -60,11 +60,11 @@ def process_machine(
     device: str,
     read_embeddings: bool = False,
 ) -> list[Event]:
-    """Extracts, scores and evaluates one machine; complete stages are skipped, a failed extraction ends it.
+    """Extracts, scores and evaluates one machine; skips complete stages, ends after a failed extraction.
 
     Args:
-        request: its backends score the machine; pruned embeddings are rebuilt for a missing score or UMAP.
-        read_embeddings: rebuilds pruned embeddings in any case, for a caller that reads them.
+        request: the backends to score with; pruned embeddings are rebuilt for a missing score or UMAP.
+        read_embeddings: True to rebuild pruned embeddings in any case, for a caller that reads the file.
     """
     from asdray.stages.evaluate import evaluate
     from asdray.stages.score import score
@@ -88,7 +88,7 @@ def process_machine(
 
 
 def plot_machine(trial: Trial, checkpoint: str, machine: str, options: Umap, places: Places) -> list[Event]:
-    """UMAP of one machine's embeddings."""
+    """Plots the UMAP of one machine's embeddings."""
     from asdray.stages.umap import umap
 
     event = event_of(trial, "umap", machine=machine, checkpoint=checkpoint)
@@ -100,7 +100,7 @@ def warm_up(umap: Umap | Literal[False], modules: Sequence[str], after: Sequence
 
     Args:
         modules: modules of the sweep's frontends.
-        after: tasks of the same kind in other workers, which are to end first.
+        after: warm-ups of other workers that must end first.
     """
     if after:
         ray.wait(list(after), num_returns=len(after))
@@ -137,7 +137,7 @@ class Task:
         return self.run.trial.system.train.threads if self.kind == "extract" and device == "cpu" else 1
 
 
-class Nodes:
+class NodeChooser:
     """Chooses the node of a task that reserves nothing: the node with the fewest tasks per CPU.
 
     Ray would run such a task anywhere, also on a head node that is kept free (``--num-cpus=0``). A task with
@@ -151,7 +151,7 @@ class Nodes:
     def least_busy(self, busy_nodes: Iterable[str | None]) -> str | None:
         """The id of the node for one more task; None: Ray chooses, since at most one node has CPUs.
 
-        Equally busy nodes are chosen in a fixed order, so that the same worker, which is warm, runs the task.
+        Equally busy nodes are chosen in a fixed order, so that tasks run in workers that are warm.
 
         Args:
             busy_nodes: the node of every running task.
@@ -173,10 +173,10 @@ def _strategy(node: str | None) -> Any:
 class TaskPool:
     """Submits tasks as long as slots are free, and gathers their events.
 
-    A task takes a slot, an extraction on the CPU one for each thread of its system. The limit replaces CPU
-    reservations, with which trainings that wait in Tune's queue would starve the tasks, or the tasks the
-    trainings. While trainings run, half of all CPUs are slots; afterwards all are. A further worker starts
-    only if the present workers would be busy for longer than a worker needs to start.
+    A task takes one slot; an extraction on the CPU takes a slot per thread of the system. Slots replace CPU
+    reservations: with reservations, trainings that wait in Tune's queue would starve the tasks, or tasks the
+    trainings. Half of all CPUs are slots while trainings run, and all CPUs afterwards. A further worker
+    starts only if the present workers would be busy for longer than a worker needs to start.
     """
 
     def __init__(self, needs: Mapping[str, Need], places: Places, umap: Umap | Literal[False]) -> None:
@@ -185,8 +185,8 @@ class TaskPool:
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Task] = deque()
         self._running: dict[Any, tuple[Task, float, str | None]] = {}
-        """Ray's reference -> task, time of submission, and the node if it was chosen here."""
-        self._nodes = Nodes()
+        """Ray's reference -> task, time of submission, and the chosen node (None: Ray chooses)."""
+        self._nodes = NodeChooser()
         self._unreserved = {kind for kind, need in needs.items() if not need.cpu and not need.gpu}
         """Kinds of task that reserve nothing."""
         self._workers = 0
@@ -194,16 +194,16 @@ class TaskPool:
         self._ended, self._seconds = 0, 0.0
         """Number of ended tasks, and the seconds of all their stages."""
         self._warming: list[Any] = []
-        """References that are kept, so that Ray does not cancel these tasks; their results are not read."""
+        """References of the warm-ups: Ray would cancel a task without a reference. No result is read."""
         self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
         self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
 
     def warm_up(self, workers: int, later: int, modules: Sequence[str]) -> None:
-        """Warms up workers beside the trainings; tasks that come sooner do not wait for it.
+        """Warms up workers beside the trainings; tasks do not wait for the warm-up.
 
         Args:
             workers: number of workers, of a gigabyte each.
-            later: number of further workers, which are warmed up one by one once the first are ready.
+            later: number of further workers, warmed up one by one after the first ones.
             modules: modules of the sweep's frontends.
         """
         remote = ray.remote(num_cpus=0, max_retries=0)(warm_up)
@@ -219,7 +219,7 @@ class TaskPool:
         return len(self._waiting) + len(self._running)
 
     def put(self, task: Task) -> None:
-        """Queues a task; UMAPs wait behind the stages that tables need."""
+        """Queues a task; UMAPs wait behind extractions, whose scores the tables need."""
         if task.kind == "extract":
             plots = (i for i, waiting in enumerate(self._waiting) if waiting.kind == "umap")
             self._waiting.insert(next(plots, len(self._waiting)), task)

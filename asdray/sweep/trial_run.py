@@ -27,10 +27,10 @@ class TrialRun:
     Args:
         index: position of the trial in the sweep.
         asked: True if this run is to complete the trial.
-        left: the work that is left of the trial.
+        left: remaining work of the trial at the start of the run.
 
     Attributes:
-        failures: events of earlier runs that would happen again, and of this run.
+        failures: failures of earlier runs that would happen again, then the failures of this run.
         complete: True if every step of the trial is complete.
         steps, complete_steps: stage -> number of steps, and of complete steps.
     """
@@ -43,14 +43,14 @@ class TrialRun:
         self.failures = list(left.failed)
         self.phase: Phase = "idle"
         self.stopped_early = False
-        """A scheduler has stopped the trial's system."""
+        """True if a scheduler has stopped the trial's system."""
         self.progress: Mapping[str, Any] | None = None
-        """The newest epoch of the running training: unit, epoch, epochs, loss, seconds."""
+        """Newest epoch of the running training: unit, epoch, epochs, loss, seconds."""
         self.tasks: Counter[str] = Counter()
-        """Kind of task, ``extract`` or ``umap`` -> number that wait or run."""
+        """Kind of task, ``extract`` or ``umap`` -> number of waiting and running tasks."""
         self.table_made = False
         self.judged = False
-        """The search waits for the objective of this trial."""
+        """True while the search waits for the objective of this trial."""
         self.verdict: Mapping[str, Any] | None = None
         """The objective's values, or the reason for none; see `asdray.sweep.tune.Judge.verdict`."""
         self.trained_machines: set[str] = set()
@@ -66,7 +66,7 @@ class TrialRun:
 
     @property
     def in_training(self) -> bool:
-        """The Tune trial of this trial waits or runs."""
+        """True while the Tune trial of this trial waits or runs."""
         return self.phase in ("queued", "training")
 
     @property
@@ -91,7 +91,7 @@ class TrialRun:
         self._row = outputs.trial_row(self.job, steps, places, self.failures)
 
     def trainable(self) -> Trial:
-        """The trial without machines whose own model failed to train before; with all, if none is left."""
+        """The trial without machines whose own model failed to train; the whole trial if none is left."""
         failed_units = {event["unit"] for event in self.failures if event["stage"] == "train"}
         machines = tuple(m for m in self.trial.machines if self.trial.unit_of(m).name not in failed_units)
         return replace(self.trial, machines=machines) if failed_units and machines else self.trial

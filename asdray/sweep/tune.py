@@ -1,9 +1,9 @@
 """Training with Ray Tune: one Tune trial trains all units of one asdray trial.
 
-The driver runs Tune in a thread (`TuneThread`) and hears of every event through a queue. In a training worker
-`train_job` calls the same stage functions that run by hand, so a stage that is complete already is skipped
-and an interrupted training resumes. The trials of a grid are known at the start; the trials of a search are
-fed one by one, and a scheduler (`YearScheduler`) may stop them early.
+The driver runs Tune in a thread (`TuneThread`) and receives every event through a queue. In a training worker
+`train_job` calls the same stage functions as the commands by hand, so complete stages are skipped and an
+interrupted training resumes. The trials of a grid are known at the start; the trials of a search are
+fed one by one, and a scheduler (`GroupScheduler`) may stop them early.
 """
 
 from __future__ import annotations
@@ -61,12 +61,11 @@ News = tuple[str, int, Any]
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial as it travels to a training worker.
+    """A trial for a training worker, with its place in the search.
 
     Attributes:
-        sample: name of the search's sample that the trial belongs to; None for a trial that is not judged,
-            and that no scheduler may stop.
-        bracket: number by which samples are dealt to HyperBand's brackets.
+        sample: name of the trial's sample in the search; None for a trial without judge and scheduler.
+        bracket: number of the sample, whose remainder chooses the bracket of HyperBand.
     """
 
     trial: Trial
@@ -82,12 +81,13 @@ class WorkerOptions:
     """Options that all training workers of a sweep share.
 
     Attributes:
-        backends, umap: stages that follow the training; a pruned checkpoint is rebuilt if one of them must
-            read it.
+        backends, umap: stages after the training; a pruned checkpoint is rebuilt if one of these stages must
+            read the checkpoint.
         device: ``cpu`` or ``cuda``.
-        judge: of a search.
+        judge: judge of the search; None for a grid.
         extracts: True if the worker also extracts, on the device where the model is.
-        failed_extractions: (trial index, checkpoint, machine) that failed in an earlier run and would again.
+        failed_extractions: (trial index, checkpoint, machine) of extractions that failed in an earlier run
+            and would fail again.
     """
 
     places: Places
@@ -108,7 +108,7 @@ def train_job(config: dict[str, Any], trials: Mapping[int, Trial], options: Work
     """Trains every unit of one trial in a Tune worker; reports each stage as soon as it ends.
 
     The machines of a unit can be scored while other units still train. A trial of a search is judged at the
-    end, in the same process, where the model is; the tasks that follow find these stages complete.
+    end, in the same process, which has the model; later tasks find the stages of the judge complete.
     """
     assignment = config.get("assignment") or Assignment(trials[config["job"]])
     if options.device == "cpu" and sys.platform == "linux":
@@ -329,7 +329,7 @@ class TuneThread(threading.Thread):
             # Without a limit as many train as fit, and more when nodes join.
             max_concurrent_trials=self.slots if limited and not self._feed else None,
             num_samples=-1 if self._feed else 1,
-            scheduler=YearScheduler(scheduler) if scheduler else None,
+            scheduler=GroupScheduler(scheduler) if scheduler else None,
             reuse_actors=True,  # Lightning's import takes ten seconds: once per worker is enough
             trial_name_creator=self._names.shown,
             trial_dirname_creator=self._names.folder,
@@ -348,7 +348,7 @@ class TuneThread(threading.Thread):
         self._feed.put(None)
 
     def stop(self) -> None:
-        """Asks Tune to end now: running epochs are abandoned, their units resume from the last checkpoint."""
+        """Asks Tune to end now; running epochs are lost, and trainings resume after the last whole epoch."""
         self._stop_event.set()
 
     def run(self) -> None:
@@ -384,7 +384,7 @@ def _fitting(need: Need, cpus: float, gpus: float) -> int:
 
 
 class _Listener(tune.Callback):
-    """Hands Tune's news to the driver's loop. It must not raise: Tune would mark the trial as failed."""
+    """Hands Tune's news to the driver's loop. No method may raise: Tune would mark the trial as failed."""
 
     def __init__(self, news: queue.SimpleQueue[News]) -> None:
         self._news = news
@@ -432,7 +432,7 @@ class _StopWhenAsked(tune.Stopper):
 
 
 class _Names(dict[int, str]):
-    """Index of a trial -> its name. Tune pickles it once per trial and never reads the copy: it is empty."""
+    """Index -> name of a trial. Pickled empty: Tune pickles the names once per trial and reads no copy."""
 
     def __reduce__(self) -> tuple:
         return _Names, ()
@@ -440,7 +440,7 @@ class _Names(dict[int, str]):
     def __deepcopy__(self, memo: dict[int, Any]) -> _Names:
         return self
 
-    # Methods and not lambdas: Tune would write three kilobytes of a lambda's code with every trial.
+    # Not lambdas: Tune would write three kilobytes of a lambda's code with every trial.
     def shown(self, trial: Any) -> str:
         """The name of a Tune trial."""
         return f"train {self[trial.config['job']]}"
@@ -481,13 +481,13 @@ class Feed(Searcher):
         return {}  # Tune pickles its searcher once and never uses the copy
 
 
-class YearScheduler(FIFOScheduler):
-    """One of Tune's schedulers for each recipe, year and seed, and bracket of HyperBand.
+class GroupScheduler(FIFOScheduler):
+    """A Tune scheduler for each group of comparable trials: one recipe, year, seed, and HyperBand bracket.
 
     Losses of different years cannot be compared, and two seeds of one system must not compete. When a
     scheduler stops one trial of a sample, the sample's other trials are stopped too.
 
-    The losses that a scheduler compares are not kept: each run of the driver begins without any. After an
+    The compared losses are not stored: each run of the driver begins without any. After an
     interruption a training may continue that an undisturbed search would have stopped; stopped samples stay
     stopped.
     """
