@@ -223,7 +223,7 @@ def test_the_table_marks_differences_by_colour_and_by_words():
     assert "not as expected" not in text_of(table(audit("dcase2023", rows, TINY)))
 
 
-def test_many_differences_of_a_split_are_told_as_one():
+def test_many_differences_of_a_split_are_reported_as_one():
     rows = [r for r in clips_of(TINY) if r["split"] == "train" or r["is_anomaly"] is None]
     rows += [r for r in clips_of(TINY) if r["split"] == "test"][::3]
     assert differences_of(audit("dcase2023", rows, TINY), ("dev", "fan", 0)) == "missing: test 4 of 12"

@@ -186,7 +186,7 @@ def test_ours_stand_beside_published_rows(asdray, official):
     assert (folder / "leaderboard.tex").read_text().count("published") > 10
 
 
-def test_other_options_than_the_published_ones_are_told_before_the_run(asdray, official):
+def test_other_options_than_the_published_ones_are_reported_before_the_run(asdray, official):
     alone = "no result published for dcase2023 will stand beside ours"
     for more, shown in (
         ([], False),

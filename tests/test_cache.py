@@ -274,7 +274,7 @@ def test_clips_without_sound_are_listed_with_those_that_cannot_be_decoded(tree, 
     assert [p.name for p in folder_of(places, "fan", "train").iterdir()] == [".lease"]
 
 
-def test_a_dead_microphone_of_a_stereo_clip_is_told(tmp_path):
+def test_a_dead_microphone_of_a_stereo_clip_is_reported(tmp_path):
     tree = build_tree(tmp_path, "dcase2026", ["fan"])
     one, two, three, *_ = sorted(tree.folder("dev", "fan", "train").glob("*.wav"))
     for path, near, far in ((one, 0, None), (two, None, 7), (three, 0, -1)):

@@ -169,7 +169,7 @@ def test_damaged_description(asdray, trial, data, damage):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff"])
-def test_a_damaged_description_is_written_anew(asdray, trial, data, content):
+def test_a_damaged_description_is_written_again(asdray, trial, data, content):
     path = trial / "trial.json"
     whole = json.loads(path.read_text())
     path.write_bytes(content)

@@ -202,7 +202,7 @@ def test_more_than_any_node_has_is_said_at_once(site):
     assert "Traceback" not in run.stderr
 
 
-def test_a_token_that_is_not_there_is_told(site):
+def test_a_missing_token_is_reported(site):
     env = {**site.cluster.env, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
     run = asdray(*site.unknown(**AE), check=2, env=env)
     assert f"the Ray at '{site.cluster.address}' does not let us in" in run.stderr
@@ -210,7 +210,7 @@ def test_a_token_that_is_not_there_is_told(site):
 
 
 @pytest.mark.chaos
-def test_a_wrong_token_is_told(site):
+def test_a_wrong_token_is_reported(site):
     env = {**site.cluster.env, "RAY_AUTH_TOKEN": "0123", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
     run = asdray(*site.unknown(**AE), check=2, env=env)
     assert "the token in RAY_AUTH_TOKEN must be" in run.stderr

@@ -212,7 +212,7 @@ def test_the_estimate_of_what_is_still_written_counts():
     assert fault.startswith("has 3.00 GB free in /r, 5.00 GB are needed: free some")
 
 
-def test_where_the_token_comes_from_is_said(monkeypatch):
+def test_the_origin_of_the_token_is_named(monkeypatch):
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -399,7 +399,7 @@ def test_a_value_that_fits_no_alternative_is_one_line(value, line):
     assert str(caught.value) == f"w: audio.duration is {line}"
 
 
-def test_several_faults_are_told_at_once():
+def test_several_faults_are_reported_at_once():
     with pytest.raises(ValueError) as caught:
         validate(Sweep, spec(seed=[1], umap={"metrik": 1}, name="a b"), "s.yaml")
     lines = str(caught.value).splitlines()

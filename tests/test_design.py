@@ -122,7 +122,7 @@ HEAVY = ("torch", "ray", "lightning", "umap", "sklearn", "pandas", "scipy", "mat
 
 
 @pytest.mark.parametrize("command", ["--help", "recipes"])
-def test_commands_that_only_tell_import_nothing_heavy(command):
+def test_commands_that_only_print_import_nothing_heavy(command):
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('loaded:', sorted({set(HEAVY)} & set(sys.modules))))\n"

@@ -304,7 +304,7 @@ def test_every_bad_row_of_the_ground_truth_is_a_line(tree, places):
     ]
 
 
-def test_what_is_left_out_is_told_without_eval_clips_too(tmp_path, places):
+def test_omissions_are_reported_without_eval_clips_too(tmp_path, places):
     tree = build_tree(tmp_path / "data", "dcase2021", ["fan"], n_samples=40)
     shutil.rmtree(tmp_path / "data" / "original" / "dcase2021" / "eval_data")
     shutil.copytree(tree.folder("dev", "fan", "source_test"), tree.folder("dev", "fan", "test"))

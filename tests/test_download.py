@@ -139,7 +139,7 @@ def test_a_second_call_asks_for_nothing(get, site):
 
 
 @pytest.mark.parametrize("dcase", YEARS)
-def test_every_year_comes_in_its_layout(dcase, tmp_path, monkeypatch):
+def test_every_year_is_downloaded_in_its_layout(dcase, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     year = YEARS[dcase]
     machines = {year.machines["dev"][0], year.machines["eval"][-1]}
@@ -234,7 +234,7 @@ def test_licences_are_named_once_and_only_for_what_is_fetched(get):
     assert all("nttcslab/" in n and "NTT" in n for n in licences)
 
 
-def test_what_was_removed_comes_back(get, site, tmp_path, audio):
+def test_removed_files_are_fetched_again(get, site, tmp_path, audio):
     get()
     next((store.original_dir(tmp_path, DCASE, "dev") / "fan" / "train").iterdir()).unlink()
     assert get().brought == ("dev_fan.zip",)

@@ -118,12 +118,12 @@ def test_a_whole_part_of_unknown_size_is_recognised(get, site, tmp_path):
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
-def test_a_part_that_is_too_long_is_dropped(get, tmp_path, size):
+def test_a_part_that_is_too_long_is_discarded(get, tmp_path, size):
     part_of(tmp_path, CONTENT + b"more")
     assert get(size=size) == CONTENT
 
 
-def test_a_server_that_ignores_ranges_sends_all_of_it_anew(get, site, tmp_path):
+def test_a_server_that_ignores_ranges_sends_all_of_it_again(get, site, tmp_path):
     site.ranges = False
     part_of(tmp_path, CONTENT[:777])
     assert get() == CONTENT

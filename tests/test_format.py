@@ -203,7 +203,7 @@ def test_counts_and_summary(tree):
         dataset.require(["fan", "bandsow"])
 
 
-def test_ground_truth_that_comes_later_changes_only_the_labels(tree):
+def test_ground_truth_published_later_changes_only_the_labels(tree):
     report = format_dataset(tree.data, "dcase2023")
     before = report.dataset
     assert report.unlabelled == {"bandsaw": 8}
@@ -677,7 +677,7 @@ def problems_of(tree) -> dict[str, str]:
     return problems
 
 
-def test_wavs_where_the_year_has_no_clips_are_told_with_their_number(tree):
+def test_wavs_where_the_year_has_no_clips_are_reported_with_their_number(tree):
     fan = tree.folder("dev", "fan")
     shutil.copytree(fan / "train", fan / "Train")
     shutil.copytree(fan / "test", fan / "fan" / "test")  # left over from unpacking
@@ -756,7 +756,7 @@ def test_files_that_systems_leave_are_ignored_and_others_are_one_line_each(tree)
     )
 
 
-def test_wrong_ground_truth_alone_is_told_under_its_own_folder(tree, tmp_path):
+def test_wrong_ground_truth_alone_is_reported_under_its_own_folder(tree, tmp_path):
     write_list(tree, folder=tmp_path / "mine").write_text("bandsaw\nsection_00_0000.wav,nonsense\n")
     with pytest.raises(ValueError, match="nothing was written") as error:
         format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "mine")
@@ -784,7 +784,7 @@ def test_links_that_lead_in_circles_are_named(tree):
     assert problems[str(tree.folder("dev", "valve")).rstrip("/")] == "is a link to nowhere"
 
 
-def test_a_name_that_cannot_be_printed_is_told_all_the_same(tree):
+def test_a_name_that_cannot_be_printed_is_reported_all_the_same(tree):
     name = "section_00_source_train_normal_0100_\x1b[2J.wav"
     write_wav(tree.folder("dev", "fan", "train") / name, "x", n=40)
     with pytest.raises(ValueError, match="1 bad file") as error:
@@ -801,7 +801,7 @@ def test_a_clip_of_2021_in_the_other_domains_folder(tmp_path):
         format_dataset(tree.data, "dcase2021")
 
 
-def test_contradictory_ground_truth_and_bad_files_are_told_in_one_pass(tree):
+def test_contradictory_ground_truth_and_bad_files_are_reported_in_one_pass(tree):
     write_list(tree).write_text("bandsaw\nsection_00_0000.wav,nonsense\n")
     write_wav(next(tree.folder("dev", "fan", "test").glob("*.wav")), "x", n=40, channels=2)
     with pytest.raises(
@@ -812,7 +812,7 @@ def test_contradictory_ground_truth_and_bad_files_are_told_in_one_pass(tree):
         format_dataset(tree.data, "dcase2023")
 
 
-def test_the_command_tells_what_is_missing(tree):
+def test_the_command_lists_missing_files(tree):
     def run(*args):
         return subprocess.run(
             [sys.executable, "-m", "asdray", "format", "dcase2023", "--data", str(tree.data), *args],

@@ -293,7 +293,7 @@ def test_the_evaluator_of_every_year(tmp_path, dcase):
     assert both.get("3DPrinter", "section_00_0001.wav") is None
 
 
-def test_names_are_told_in_their_regular_spelling(tmp_path):
+def test_names_are_reported_in_their_regular_spelling(tmp_path):
     put(tmp_path, "eval_data_list_2024.csv", *LISTS["dcase2024"])
     found = load_ground_truth(tmp_path, "dcase2024")
     assert found.get("RoboticArm", "section_00_0001.wav").labelled_name == (
@@ -526,7 +526,7 @@ AUTOTRASH = "section_00_target_test_anomaly_0012_id_C1_spd_2_mic_2.wav,section_0
         "dcase2025t2/eval_data/AutoTrash/attributes_00_test_correspondence.csv",
     ],
 )
-def test_correspondences_of_2025_tell_labels(tmp_path, path):
+def test_correspondences_of_2025_have_labels(tmp_path, path):
     file = put(tmp_path, path, HEADER, AUTOTRASH)
     found = load_ground_truth(tmp_path, "dcase2025")
     key = ("AutoTrash", "section_00_0000.wav")
@@ -614,7 +614,7 @@ def test_the_order_of_rows_and_machines_means_nothing(tmp_path, dcase, seed):
     assert shuffled == expected
 
 
-def test_all_bad_rows_of_all_files_are_told_in_one_pass(tree):
+def test_all_bad_rows_of_all_files_are_reported_in_one_pass(tree):
     path = write_list(tree, "\n")
     machine, first, second, *rest = path.read_text().splitlines()
     bad = [f"section_00_{i:04d}.wav,nonsense" for i in range(100, 113)]

@@ -283,6 +283,6 @@ def test_a_year_without_supplemental_clips_says_so():
         ClipName(0, "source", "train", False, "0000", "", has_section=False),
     ],
 )
-def test_no_name_drops_what_it_cannot_hold(clip):
+def test_no_name_loses_a_fact(clip):
     with pytest.raises(ValueError, match="has no dcase2023 eval file name"):
         build_name("dcase2023", "eval", clip)

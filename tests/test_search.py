@@ -583,7 +583,7 @@ def test_an_unknown_sampler_is_said_before_anything_runs(tmp_path, places, sampl
         "brute-force",
     ],
 )
-def test_what_optuna_tells_only_when_it_is_asked_is_one_line_with_the_axis(tmp_path, places, sampler):
+def test_an_error_of_optuna_during_a_suggestion_is_one_line_with_the_axis(tmp_path, places, sampler):
     changes = {"search": {**SEARCH, "sampler": sampler}}
     with pytest.raises(ValueError) as caught:
         play(studies_of(tmp_path, places, **changes))

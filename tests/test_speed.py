@@ -48,14 +48,14 @@ def test_freed_memory_is_used_again():
         "        torch.ones(16 << 20)\n"
         "    print(faults() - before)\n"
     )
-    told = subprocess.run(
+    faults = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, **WORKER_ENV},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert int(told) < 1000  # of 49152 pages
+    assert int(faults) < 1000  # of 49152 pages
 
 
 @pytest.mark.parametrize("system", [DIS, AE], ids=["dis", "ae"])

@@ -29,7 +29,7 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("d"))
 
 
-def test_labels_that_come_while_a_sweep_runs_are_in_its_tables_and_repeat_evaluation_alone(
+def test_labels_published_while_a_sweep_runs_are_in_its_tables_and_repeat_evaluation_alone(
     data, tmp_path, asdray
 ):
     copy = tmp_path / "data"
@@ -64,7 +64,7 @@ def test_labels_that_come_while_a_sweep_runs_are_in_its_tables_and_repeat_evalua
     assert row["dcase2023-eval_n"] == row["dcase2023-eval_n_expected"] == 2
 
 
-def test_a_running_sweep_tells_how_it_goes_and_ctrl_c_stops_it(data, tmp_path):
+def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path):
     world = World(data, tmp_path / "results")
     changes = {
         "recipes": {

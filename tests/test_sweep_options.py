@@ -233,7 +233,7 @@ def fail(world, sweep, job, stage, error=None, **at):
     return EventLog(world.folder / "events.jsonl").lasting
 
 
-def test_only_failures_that_would_come_again_are_remembered(world):
+def test_only_failures_that_would_happen_again_are_remembered(world):
     sweep, jobs = world.load()
     dis = jobs[0]
     unit = dis.trial.units[0].name
@@ -338,7 +338,7 @@ def test_a_failure_of_another_unit_leaves_a_trial_with_work(world):
 # -------------------------------------------------------------------------------------------- changed files
 
 
-def test_what_changed_in_the_file_is_told(world):
+def test_changes_of_the_file_are_reported(world):
     assert changes(*world.load(), world.folder) == []
     sweep, jobs = world.load()
     rows = [trial_row(job, job.steps(sweep, world.places), world.places, []) for job in jobs]
@@ -354,7 +354,7 @@ def test_what_changed_in_the_file_is_told(world):
     assert plan_lines(sweep, jobs, world.places)[:2] == lines, "a dry run says it before all else"
 
 
-def test_a_search_that_asks_something_else_says_that_it_begins_anew(world):
+def test_a_search_with_another_question_says_that_it_starts_over(world):
     sweep, jobs = world.load()
     write_trials(
         [trial_row(job, job.steps(sweep, world.places), world.places, []) for job in jobs],
@@ -715,7 +715,7 @@ print("over")
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_the_live_view_stands_below_the_lines(world, quiet):
+def test_the_live_view_is_below_the_lines(world, quiet):
     world.load(umap=False, seeds=[0])
     args = [
         world.places.data,

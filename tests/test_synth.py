@@ -274,7 +274,7 @@ class TestEveryYear:
         else:
             assert not spelled
 
-    def test_anonymous_names_are_shuffled_anew_in_every_section_and_seed(self, dcase):
+    def test_anonymous_names_are_shuffled_again_in_every_section_and_seed(self, dcase):
         orders = collections.defaultdict(dict)
         machines = YEARS[dcase].machines["eval"]
         for seed in (0, 1):

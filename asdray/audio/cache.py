@@ -361,7 +361,9 @@ def check_unchanged(data: Path, dcase: str, machines: Iterable[str]) -> None:
         "removed": [k for k in known if k not in found],
     }
     if any(changes.values()):
-        counts = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in changes.items() if keys)
+        counts = "; ".join(
+            f"{len(keys)} {what} ({_first_names(keys)})" for what, keys in changes.items() if keys
+        )
         raise ValueError(
             f"the wavs of {dcase} are not those that were formatted: {counts}; "
             f"run `{hint('format', dcase, data)}` again"
@@ -376,5 +378,5 @@ def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _few(keys: list[str]) -> str:
+def _first_names(keys: list[str]) -> str:
     return ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")

@@ -54,7 +54,7 @@ class Config(BaseModel):
 
     Attributes:
         numerics: version of the code behind the class. A developer raises the number when the same options
-            begin to give other results; results of the older code are then made again.
+            begin to give other results; results of the older code are then rebuilt.
         later: fields added after the first release, each with the value that reproduces the older
             behaviour. The canonical form omits a field at this value, so that a new option keeps the
             results of earlier releases.

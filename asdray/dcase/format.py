@@ -183,7 +183,7 @@ class _Linker:
         folders = os.path.dirname(clip["path"]), os.path.dirname(clip["original_path"])
         destination = f"{self.relative[folders]}/{source.name}"
         try:
-            if self._is_right(target, source, destination):
+            if self._is_valid_link(target, source, destination):
                 return False
             if self.link == "copy":
                 with store.atomic_path(target) as temporary:
@@ -214,7 +214,7 @@ class _Linker:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _is_right(self, target: Path, source: Path, destination: str) -> bool:
+    def _is_valid_link(self, target: Path, source: Path, destination: str) -> bool:
         try:
             found = os.lstat(target)
         except FileNotFoundError:

@@ -7,7 +7,7 @@ organisers' repositories; asdray ships none of it.
 
 In a data folder, ``<data>/original/<dcase>/.download/<zip>.json`` marks a zip. The marker is written before
 the first file of the zip appears in the machine's folder, to tell asdray's files from files of another
-origin, and again when all files are in place. The marker also tells if asdray fetches the zip itself, from
+origin, and again when all files are in place. The marker also says if asdray fetches the zip itself, from
 before the first byte until the zip is removed: no other zip is ever removed.
 
 >>> from asdray.dcase.records import zips
@@ -239,7 +239,7 @@ def remedy(data: Path, dcase: str, kind: str, subset: str, machine: str) -> str:
         complete = all(
             is_in_place(data, z) for z in zips(dcase) if (z.subset, z.machine) == (subset, machine)
         )
-    except (ValueError, OSError):  # a damaged marker or an unreadable folder tells nothing
+    except (ValueError, OSError):  # a damaged marker or an unreadable folder gives no fact
         complete = False
     if complete:
         return "all that the published zips hold is there: what is missing is not in them"

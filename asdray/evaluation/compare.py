@@ -110,7 +110,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _ColumnDraws:
     """The mean official scores of both systems in one column, and in each of its draws, (draws,)."""
 
     a: float
@@ -139,7 +139,7 @@ def seed_picks(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.int64
     return rng.integers(n, size=(draws, max(1, n - 1)))
 
 
-def _draw(column: Column, draws: int, seed: int) -> _Drawn:
+def _draw(column: Column, draws: int, seed: int) -> _ColumnDraws:
     """The bootstrap of one column."""
     year = get_year(column.dcase)
     rng = np.random.default_rng([seed, year.year])
@@ -156,7 +156,7 @@ def _draw(column: Column, draws: int, seed: int) -> _Drawn:
         np.mean([_official(year.score_rule, sections) for sections in trials.values()])
         for trials in (column.a, column.b)
     ]
-    return _Drawn(float(points[0]), float(points[1]), means[0], means[1])
+    return _ColumnDraws(float(points[0]), float(points[1]), means[0], means[1])
 
 
 def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:
@@ -168,7 +168,9 @@ def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float
     return float(metrics.official_of_draws(score_rule, [np.concatenate(m) for m in machines.values()])[0])
 
 
-def _difference(dcase: str, subset: Subset, columns: Sequence[Column], drawn: Sequence[_Drawn]) -> Difference:
+def _difference(
+    dcase: str, subset: Subset, columns: Sequence[Column], drawn: Sequence[_ColumnDraws]
+) -> Difference:
     a, b = (float(np.mean([getattr(d, side) for d in drawn])) for side in "ab")
     d = np.mean([one.draws_a - one.draws_b for one in drawn], axis=0)
     known = bool(np.isfinite([a, b]).all() and np.isfinite(d).all())

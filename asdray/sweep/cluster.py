@@ -225,7 +225,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def _sigterm_stays_ours() -> Iterator[None]:
+def _keep_sigterm_handler() -> Iterator[None]:
     """Context in which Ray starts without taking over SIGTERM.
 
     Ray has two handlers. The Python handler ends the process with code 15 and no message; an interrupted
@@ -257,7 +257,7 @@ def _join(address: str) -> Any:
 
     _require_listener(address)
     try:
-        with _sigterm_stays_ours():
+        with _keep_sigterm_handler():
             return ray.init(
                 address=address,
                 log_to_driver=False,
@@ -278,7 +278,7 @@ def _start(dashboard: bool, temporary: Path) -> Any:
 
     for _ in range(STARTS):
         try:
-            with _sigterm_stays_ours():
+            with _keep_sigterm_handler():
                 return ray.init(
                     address="local",
                     num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,

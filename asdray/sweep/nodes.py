@@ -36,7 +36,7 @@ RESULTS_BYTES = 1_000_000_000
 """Free space that results need at least; more if the estimate of the sweep is larger."""
 
 Facts = dict[str, Any]
-"""The result of `look` on a node."""
+"""The result of `facts_of` on a node."""
 
 
 def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SECONDS) -> list[str]:
@@ -62,14 +62,14 @@ def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SE
         token = uuid.uuid4().hex
         store.write_text(meeting / "driver", token)
         request = _request(sweep, places, folder / ".lease", meeting)
-        here = look({**request, "packs": [], "cache": None}, None)
+        driver = facts_of({**request, "packs": [], "cache": None}, None)
         answers = _answers(request, wait)
         for node, answer in answers:
             if isinstance(answer, str):
                 faults[answer].append(node)
                 continue
             wrote = _read(meeting / answer["node"])
-            for fault in faults_of(answer, here, request, token, wrote, bytes_left):
+            for fault in faults_of(answer, driver, request, token, wrote, bytes_left):
                 faults[fault].append(node)
             if not answer["leased"]:
                 without_locks.append(node)
@@ -90,31 +90,31 @@ def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SE
 
 
 def faults_of(
-    there: Facts, here: Facts, request: Mapping[str, Any], token: str, wrote: str | None, bytes_left: float
+    node: Facts, driver: Facts, request: Mapping[str, Any], token: str, wrote: str | None, bytes_left: float
 ) -> list[str]:
     """The faults of a node, each with a fix; none for a node fit for the work.
 
     Args:
-        there, here: facts of the node and of the driver.
+        node, driver: facts of both machines.
         token: text written by the driver among the results, to be read and written back by the node.
         wrote: text found by the driver in the file of the node.
     """
-    if there["source"] is None:
-        return [f"has no asdray: install {here['source']} there, as it is here"]
+    if node["source"] is None:
+        return [f"has no asdray: install {driver['source']} there, as it is here"]
     return [
-        *_package_faults(there, here),
-        *_shared_faults(there, here, request, token, wrote),
-        *_disk_faults(there, request, bytes_left),
+        *_package_faults(node, driver),
+        *_shared_faults(node, driver, request, token, wrote),
+        *_disk_faults(node, request, bytes_left),
     ]
 
 
-def _package_faults(there: Facts, here: Facts) -> Iterator[str]:
-    if there["source"] != here["source"]:
-        yield f"has {there['source']}, here is {here['source']}: install the same on every node"
+def _package_faults(node: Facts, driver: Facts) -> Iterator[str]:
+    if node["source"] != driver["source"]:
+        yield f"has {node['source']}, here is {driver['source']}: install the same on every node"
     other = [
-        f"{name} {version or 'missing'} (here {here['versions'][name] or 'missing'})"
-        for name, version in there["versions"].items()
-        if version != here["versions"][name]
+        f"{name} {version or 'missing'} (here {driver['versions'][name] or 'missing'})"
+        for name, version in node["versions"].items()
+        if version != driver["versions"][name]
     ]
     if other:
         yield (
@@ -124,20 +124,20 @@ def _package_faults(there: Facts, here: Facts) -> Iterator[str]:
 
 
 def _shared_faults(
-    there: Facts, here: Facts, request: Mapping[str, Any], token: str, wrote: str | None
+    node: Facts, driver: Facts, request: Mapping[str, Any], token: str, wrote: str | None
 ) -> Iterator[str]:
     results, data = request["results"], request["data"]
-    if there["token"] != token:
+    if node["token"] != token:
         yield (
             f"does not see --results {results}: it must be on storage that all nodes share, with the same "
             "path everywhere"
         )
-    elif there["write"] is not None or wrote != token:
+    elif node["write"] is not None or wrote != token:
         yield (
-            f"cannot write to --results {results} ({there['write'] or 'the driver does not see the file'}): "
+            f"cannot write to --results {results} ({node['write'] or 'the driver does not see the file'}): "
             "give its user the right to, or mount it for writing"
         )
-    wrong = {path: key for path, key in there["datasets"].items() if key != here["datasets"][path]}
+    wrong = {path: key for path, key in node["datasets"].items() if key != driver["datasets"][path]}
     for path, key in list(wrong.items())[:1]:
         if key:
             yield f"sees another {path} than is here: format the data once, on storage that all nodes share"
@@ -146,17 +146,17 @@ def _shared_faults(
                 f"does not see --data {data} ({path} is missing): it must be on storage that all nodes "
                 "share, with the same path everywhere"
             )
-    if there["wavs"] and not wrong:
-        yield f"does not see {there['wavs'][0]}: mount what the folders of {data}/original lead to"
+    if node["wavs"] and not wrong:
+        yield f"does not see {node['wavs'][0]}: mount what the folders of {data}/original lead to"
 
 
-def _disk_faults(there: Facts, request: Mapping[str, Any], bytes_left: float) -> Iterator[str]:
+def _disk_faults(node: Facts, request: Mapping[str, Any], bytes_left: float) -> Iterator[str]:
     results, cache = request["results"], request["cache"]
-    if there["cache"] is not None:
-        yield f"cannot write to --cache-dir {cache} ({there['cache']}): choose another place"
+    if node["cache"] is not None:
+        yield f"cannot write to --cache-dir {cache} ({node['cache']}): choose another place"
     for path, needed, free, option in (
-        (results, max(RESULTS_BYTES, bytes_left), there["free"], "--results"),
-        (cache, there["packs"], there["free_cache"], "--cache-dir"),
+        (results, max(RESULTS_BYTES, bytes_left), node["free"], "--results"),
+        (cache, node["packs"], node["free_cache"], "--cache-dir"),
     ):
         if free is not None and free < needed:
             yield (
@@ -188,7 +188,7 @@ def why_refused(address: str, error: Exception) -> str:
 
 
 def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[str, Any]:
-    """The argument of `look`: paths as text, readable without asdray."""
+    """The argument of `facts_of`: paths as text, readable without asdray."""
     wavs, packs = [], []
     for dcase in sweep.years:
         dataset, machines = load_dataset(places.data, dcase), sweep.machines_of(dcase)
@@ -229,7 +229,7 @@ def _answers(request: Mapping[str, Any], wait: float) -> list[tuple[str, Facts |
     module = sys.modules[__name__]
     ray.cloudpickle.register_pickle_by_value(module)
     try:
-        remote = ray.remote(num_cpus=0, max_retries=1)(look)
+        remote = ray.remote(num_cpus=0, max_retries=1)(facts_of)
         alive = [node for node in ray.nodes() if node["Alive"]]
         asked = [
             remote.options(
@@ -264,7 +264,7 @@ def _name(node: Mapping[str, Any]) -> str:
 # Travels by value and may run where asdray is missing: only the standard library.
 
 
-def look(request: Mapping[str, Any], node: str | None) -> Facts:
+def facts_of(request: Mapping[str, Any], node: str | None) -> Facts:
     """The facts of the node with id ``node``, or of the driver (None)."""
     meeting = Path(request["meeting"])
     token = _read(meeting / "driver")

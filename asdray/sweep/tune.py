@@ -418,6 +418,8 @@ class _Listener(tune.Callback):
 
 
 class _StopWhenAsked(tune.Stopper):
+    """Ends Tune once the driver asks for the end."""
+
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
