@@ -93,9 +93,18 @@ def _hash_of(path: Path, root: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.name == "metrics.csv":
         text = without_times(text)
-    elif path.name == "submission.json":
-        text = json.dumps({key: value for key, value in json.loads(text).items() if key != "provenance"})
+    elif path.suffix == ".json":
+        text = json.dumps(_without(json.loads(text), ("provenance", "why")), sort_keys=True)
     return of_text(text, root)
+
+
+def _without(value: Any, keys: Sequence[str]) -> Any:
+    """A value of a JSON file, without some keys of its objects: parts that differ between runs, and prose."""
+    if isinstance(value, list):
+        return [_without(part, keys) for part in value]
+    if isinstance(value, dict):
+        return {key: _without(part, keys) for key, part in value.items() if key not in keys}
+    return value
 
 
 def of_files(folder: Path, *patterns: str) -> str:
