@@ -44,7 +44,7 @@ def test_a_folder_has_a_row_per_result_and_per_finished_stage(rows, tmp_path):
     (tmp_path / "fan" / ".done" / "train.json").write_text('{"signature": "0123456789abcdefghij"}')
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "done.json").write_text(
-        '{"format": 2, "score-knn": {"signature": "9876543210abcdefghij"}}'
+        '{"records": {"score-knn": {"signature": "9876543210abcdefghij"}}}'
     )
     (tmp_path / "fan" / "last.ckpt").write_bytes(b"\0")
     (tmp_path / "fan" / "train.log").write_text("a time")
