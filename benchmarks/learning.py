@@ -1,11 +1,13 @@
-"""How far do attributes drive the sound of each machine? What `learning.yaml` learns is read beside this.
+"""How strongly do attributes change the sound of each machine? To read beside the scores of `learning.yaml`.
 
-`python benchmarks/learning.py` after the data in the head of learning.yaml is made and formatted. Trains
-nothing and knows no recipe: every training clip of the source domain is the time mean of its log-mel spectrum
-(128 HTK bands, 64 ms). Printed per machine, beside what chance would give:
+    python benchmarks/learning.py [--data data]
 
-* the share of clips whose nearest other clip has the same attributes;
-* the share of the variance, summed over the bands, that lies between the means of the attributes.
+The data in the head of learning.yaml must have been made and formatted. The script trains nothing: every
+training clip of the source domain is represented by the time mean of its log-mel spectrum (128 HTK bands,
+64 ms). The script prints two figures per machine, each with its value by chance:
+
+* the share of clips with the same attributes as the nearest other clip;
+* the share of the variance, summed over the bands, between the means of the attributes.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ DCASE = "dcase2023"
 
 
 def spectra(places: Places, machine: str) -> tuple[NDArray[np.float64], list[str]]:
-    """``(N, 128)`` dB of the training clips of the source domain, and the attributes of each."""
+    """Spectra ``(N, 128)`` in dB of the source domain's training clips, and the attributes of each clip."""
     table = rows(load_manifest(places.data, DCASE), machine=machine, split="train", domain="source")
     attributes = dict(zip(table["clip"].to_pylist(), table["attributes"].to_pylist(), strict=True))
     clips = Clips([pack_of(places, load_dataset(places.data, DCASE), machine, "train")])
@@ -43,7 +45,7 @@ def spectra(places: Places, machine: str) -> tuple[NDArray[np.float64], list[str
 
 
 def same_as_nearest(x: NDArray[np.float64], labels: NDArray) -> tuple[float, float]:
-    """Leave-one-out accuracy of the nearest neighbour, and that of drawing one of the others."""
+    """Leave-one-out accuracy of the nearest neighbour, and of a random other clip."""
     distance = np.linalg.norm(x[:, None] - x[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     same = labels[:, None] == labels[None]
@@ -53,7 +55,7 @@ def same_as_nearest(x: NDArray[np.float64], labels: NDArray) -> tuple[float, flo
 
 
 def between(x: NDArray[np.float64], labels: NDArray) -> tuple[float, float]:
-    """Share of the variance between the means of the labels, and its expectation without any effect."""
+    """Share of the variance between the means of the labels, and its expectation without an effect."""
     kinds, index = np.unique(labels, return_inverse=True)
     means = np.array([x[index == i].mean(axis=0) for i in range(len(kinds))])
     share = ((means[index] - x.mean(axis=0)) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
@@ -69,10 +71,10 @@ def main() -> None:
     for machine in load_sweep(Path(__file__).with_suffix(".yaml")).machines_of(DCASE):
         x, attributes = spectra(places, machine)
         labels = np.array(attributes)
-        (near, drawn), (share, expected) = same_as_nearest(x, labels), between(x, labels)
+        (near, by_chance), (share, expected) = same_as_nearest(x, labels), between(x, labels)
         print(
             f"{machine:<12}{len(set(attributes)):>10}"
-            f"{near:>9.0%} ({drawn:.0%}){share:>16.0%} ({expected:.0%})"
+            f"{near:>9.0%} ({by_chance:.0%}){share:>16.0%} ({expected:.0%})"
         )
 
 

@@ -1,7 +1,7 @@
-"""How long do the four default backends take for one machine? `make perf` runs this.
+"""How long do the four default backends take for one machine? Part of `make perf`.
 
-1,000 references (990 source, 10 target) and 200 queries of 512 dimensions, one thread, as in a worker that
-scores its second machine: what is imported once per process is told apart. Exit code 1 above 2 seconds.
+1,000 references (990 source, 10 target) and 200 queries of 512 dimensions, one thread. The first scoring of a
+process also imports scikit-learn; its time is printed separately. Exit code 1 above 2 seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULTS = (Knn(), KMeans(), Knn(smote_ratio=0.2), KnnRescale())
 
 
 def score() -> float:
-    """Seconds for all four."""
+    """Wall seconds for all four backends."""
     rng = np.random.default_rng(0)
     train, test = (
         Features(rng.normal(size=(n, DIMENSIONS)).astype(np.float32), {}, [0] * n)

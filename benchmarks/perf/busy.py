@@ -1,10 +1,10 @@
-"""Does a sweep keep the CPUs busy? Ten minutes, and no part of `make perf`.
+"""Does a sweep keep the CPUs busy? Ten minutes, not part of `make perf`.
 
-Four seeds x two recipes, with all four default backends and UMAP, as one sweep. Printed are the share of the
-CPUs that its processes (the driver, Ray's and all workers) used from the first training step to the last
-table, and how long the whole sweep took against half the CPU seconds of the same stages by hand: in one
-process through the stages' functions, audio packed before, imports included. Both mean something on a quiet
-machine only; what else ran is printed too. Exit code 1 below 85 % of two CPUs, or above 1.25.
+One sweep has four seeds x two recipes, all four default backends and UMAP. Printed are the share of the CPUs
+used by all processes of the sweep (driver, Ray, workers) from the first training step to the last table, and
+the ratio of the sweep's time to half the CPU seconds of the same stages by hand: in one process through the
+stages' functions, with audio packed before, imports included. Both figures need an idle machine; the CPU
+seconds of other processes are printed, too. Exit code 1 below 85 % of two CPUs, or above a ratio of 1.25.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAST_BUSY, MOST_WALL = 0.85, 1.25
 
 
 def by_hand(recipes: dict[str, dict[str, Any]], data: Path, results: Path, machines: Sequence[str]) -> float:
-    """CPU seconds of all stages of all trials, one after the other in this process."""
+    """Runs all stages of all trials in this process; CPU seconds of the process."""
     from asdray.store import Places
 
     for recipe, options in recipes.items():
@@ -44,7 +44,7 @@ def by_hand(recipes: dict[str, dict[str, Any]], data: Path, results: Path, machi
 
 
 def idle() -> float:
-    """CPU seconds in which this machine's CPUs had nothing to do, of all since it started."""
+    """Idle seconds of all CPUs of the machine since its start."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
@@ -77,35 +77,35 @@ def main() -> int:
             "backends": runs.BACKENDS,
         }
         (root / "busy.yaml").write_text(json.dumps(spec))
-        quiet = idle()
-        tree = runs.Tree(
+        idle_before = idle()
+        tree = runs.ProcessTree(
             ("sweep", root / "busy.yaml", "--data", data, "--results", results, "--no-dashboard", "--quiet")
         )
-        quiet = idle() - quiet
-        first = min(runs.begun(path) for path in results.glob("trials/*/*/*/model/*/metrics.csv"))
+        idle_seconds = idle() - idle_before
+        first = min(runs.first_epoch_start(path) for path in results.glob("trials/*/*/*/model/*/metrics.csv"))
         last = (results / "sweeps" / "busy" / "leaderboard.csv").stat().st_mtime
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             cpu = pool.apply(by_hand, (recipes, data, root / "by-hand", machines))
     busy = tree.cpu(first, last) / (CPUS * (last - first))
-    others = CPUS * tree.wall - quiet - tree.seen[-1][1]
+    others = CPUS * tree.wall - idle_seconds - tree.samples[-1][1]
     ratio = tree.wall / (cpu / CPUS)
-    print(f"{runs.here()}; {len(recipes)} recipes x {len(SEEDS)} seeds\n")
+    print(f"{runs.describe_machine()}; {len(recipes)} recipes x {len(SEEDS)} seeds\n")
     runs.print_table(
         ("figure", "value", "target"),
         [
-            ("the sweep, the whole command", f"{tree.wall:.0f} s", ""),
-            ("CPU seconds of its processes", f"{tree.seen[-1][1]:.0f}", ""),
+            ("sweep, whole command", f"{tree.wall:.0f} s", ""),
+            ("CPU seconds of the sweep's processes", f"{tree.samples[-1][1]:.0f}", ""),
             *(
-                (f"... of these {kind}", f"{sum(used):.0f}: {' '.join(f'{s:.0f}' for s in used)}", "")
+                (f"... {kind}", f"{sum(used):.0f}: {' '.join(f'{s:.0f}' for s in used)}", "")
                 for kind, used in tree.shares().items()
             ),
-            ("to the first training step", f"{tree.wall - (tree.seen[-1][0] - first):.0f} s", ""),
+            ("to the first training step", f"{tree.wall - (tree.samples[-1][0] - first):.0f} s", ""),
             ("first training step to last table", f"{last - first:.0f} s", ""),
-            ("busy meanwhile", f"{100 * busy:.0f} %", f">= {100 * LEAST_BUSY:.0f} %"),
+            ("busy from first step to last table", f"{100 * busy:.0f} %", f">= {100 * LEAST_BUSY:.0f} %"),
             ("the same stages by hand, CPU seconds", f"{cpu:.0f}", ""),
-            ("the sweep against half of these", f"{ratio:.2f}", f"<= {MOST_WALL}"),
-            ("CPU seconds of others meanwhile", f"{max(0.0, others):.0f}", "none"),
+            ("sweep / half of the CPU seconds by hand", f"{ratio:.2f}", f"<= {MOST_WALL}"),
+            ("CPU seconds of other processes", f"{max(0.0, others):.0f}", "none"),
         ],
     )
     return int(busy < LEAST_BUSY or ratio > MOST_WALL)

@@ -1,8 +1,8 @@
-"""How fast is `asdray format`, and how much memory does it take? `make perf` runs this.
+"""How fast is `asdray format`, and how much memory does it take? Part of `make perf`.
 
-Makes a tree of 2020's size and names (54,248 clips of a few samples each, with ground truth) in a temporary
-folder, formats it with symlinks in a process of its own, and once more with nothing to do. Exit code 1
-below 20,000 clips a minute or above 1 GiB.
+The script makes a tree of 2020's size and names (54,248 clips of a few samples each, with ground truth) in a
+temporary folder, formats the tree with symlinks in a new process, and formats it again without work left.
+Exit code 1 below 20,000 clips a minute or above 1 GiB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asdray.dcase.years import get_year
 
 DCASE = "dcase2020"
 DEV_TRAIN, DEV_TEST, EVAL_TRAIN = 875, 472, 898
-"""Clips per machine and id, near those of 2020; the eval test split has its published numbers."""
+"""Clips per machine and id, near the counts of 2020; the eval test split has the published counts."""
 
 LEAST_PER_MINUTE = 20_000
 MOST_MIB = 1024
@@ -36,7 +36,7 @@ WAV = b"RIFF%sWAVEfmt %s%sdata%s%s" % (
 
 
 def make_tree(data: Path) -> int:
-    """Writes the tree below ``data``; returns its number of clips."""
+    """Writes the tree below ``data``; returns the number of clips."""
     year = get_year(DCASE)
     root = data / "original" / DCASE
     n = 0
@@ -67,7 +67,7 @@ def make_tree(data: Path) -> int:
 
 
 def clip_names(subset: str, machine: str, section: int, split: str) -> list[str]:
-    """Labelled names of a section's clips."""
+    """Names of a section's clips, with labels."""
     if split == "train":
         counts = {"normal": DEV_TRAIN if subset == "dev" else EVAL_TRAIN}
     elif subset == "dev":
@@ -79,7 +79,7 @@ def clip_names(subset: str, machine: str, section: int, split: str) -> list[str]
 
 
 def timed_format(data: Path) -> float:
-    """Seconds of one `asdray format`, start-up included."""
+    """Wall seconds of one `asdray format`, including start-up."""
     start = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "asdray", "format", DCASE, "--data", str(data)],

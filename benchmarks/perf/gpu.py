@@ -1,15 +1,16 @@
-"""What a GPU reaches: training of both networks, many autoencoders at once, extraction.
+"""Speed of a GPU: training of both networks, many autoencoders at once, extraction.
 
     python benchmarks/perf/gpu.py [--out FILE.md] [--seconds 5] [--minutes 20] [--parts ...] [--device cpu]
 
-One script for a machine lent for minutes: it needs numpy, torch, torchaudio and this repository, and no data.
-Every part runs in a process of its own and has its share of ``--minutes``; a figure that fails says so, and
-the others follow. Prints rows as they come, and at the end all of them as JSON. ``--out`` writes both, the
-JSON beside FILE.md, after every row. ``--device cpu`` runs the same code at tiny sizes, to see that it runs.
+The script suits a machine that is available for minutes only: it needs numpy, torch, torchaudio and this
+repository, and no data. Every part runs in its own process and gets a share of ``--minutes``. A failure is
+printed as a row, and the other rows follow. Rows are printed as soon as they are measured, and all rows again
+as JSON at the end. ``--out`` writes FILE.md and a JSON file beside it, after every row. ``--device cpu`` runs
+the same code at tiny sizes, as a test.
 
-Variants: ``eager``, as the pipeline runs; ``graph``, the step captured as a CUDA graph; ``free``, eager
-without deterministic algorithms and with cuDNN's choice of the fastest; ``compiled``, likewise, with the
-network and loss through torch.compile.
+Variants: ``eager``, as in the pipeline; ``graph``, the step captured as a CUDA graph; ``free``, eager without
+deterministic algorithms and with cuDNN's choice of the fastest; ``compiled``, like ``free``, with network and
+loss compiled by torch.compile.
 """
 
 from __future__ import annotations
@@ -41,24 +42,24 @@ MACHINES = 14  # of 2023
 
 
 class Rows:
-    """What one part found: each row goes through ``send`` to the process that prints."""
+    """Rows of one part; each row goes through ``send`` to the printing process."""
 
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         self._send = send
 
-    def add(self, what: str, variant: str, batch: int, value: float, unit: str, target: float | None) -> None:
+    def add(self, name: str, variant: str, batch: int, value: float, unit: str, target: float | None) -> None:
         self._send(
-            {"what": what, "variant": variant, "batch": batch, "value": value, "unit": unit, "target": target}
+            {"what": name, "variant": variant, "batch": batch, "value": value, "unit": unit, "target": target}
         )
 
     @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Whatever goes wrong inside is a row too: the machine is lent for minutes only."""
+    def attempt(self, name: str) -> Iterator[None]:
+        """Turns an exception inside into a row, so that the other rows are still measured."""
         try:
             yield
         except Exception as error:
-            told = str(error).strip().splitlines() or [""]
-            self._send({"what": what, "failed": f"{type(error).__name__}: {told[0][:200]}"})
+            lines = str(error).strip().splitlines() or [""]
+            self._send({"what": name, "failed": f"{type(error).__name__}: {lines[0][:200]}"})
 
 
 def markdown(row: dict[str, Any]) -> str:
@@ -72,7 +73,7 @@ def markdown(row: dict[str, Any]) -> str:
 
 
 def rate(work: Callable[[], Any], items: int, device: torch.device, seconds: float) -> float:
-    """Items per second of ``work()``, by the wall clock, over about ``seconds``."""
+    """Items per second of ``work()`` in wall time, measured for about ``seconds``."""
 
     def now() -> float:
         if device.type == "cuda":
@@ -91,7 +92,7 @@ def rate(work: Callable[[], Any], items: int, device: torch.device, seconds: flo
 
 
 class Step:
-    """A training step of a model, eager or as a graph; its input is copied to where the graph reads it."""
+    """A training step of a model, eager or as a graph; a graph reads a static copy of its input."""
 
     def __init__(self, model: Any, batch: tuple[Tensor, ...], precision: str, variant: str) -> None:
         self._model = model
@@ -117,7 +118,7 @@ class Step:
                 self._optimizer.zero_grad()
                 self._run(self._static)
         torch.cuda.current_stream().wait_stream(side)
-        self._optimizer.zero_grad()  # so that the captured pass writes gradients instead of adding to them
+        self._optimizer.zero_grad()  # so the captured pass writes gradients instead of adding
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._run(self._static)
@@ -128,14 +129,14 @@ class Step:
             self._optimizer.zero_grad()
             self._run(batch)
             return
-        for place, value in zip(self._static, batch, strict=True):
-            place.copy_(value)
+        for static, value in zip(self._static, batch, strict=True):
+            static.copy_(value)
         self._graph.replay()
 
 
 @contextlib.contextmanager
 def setting(variant: str, device: torch.device) -> Iterator[None]:
-    """The pipeline's settings, or with ``free`` and ``compiled`` those of fastest computation."""
+    """The pipeline's settings; the fastest algorithms with ``free`` and ``compiled``."""
     with steps.compute.settings(torch.get_num_threads(), device):
         if variant in ("free", "compiled"):
             torch.set_deterministic_debug_mode("default")
@@ -144,35 +145,35 @@ def setting(variant: str, device: torch.device) -> Iterator[None]:
 
 
 def two_branches(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
-    """Training, data included, beside the same step on one batch that stays on the device."""
+    """Training with its batches, and the same step on one batch that stays on the device."""
     clip_seconds = 5.0 if tiny else 10.0
     name = f"two branches, {clip_seconds:g} s, bf16"
-    here = steps.make_clips(8 if tiny else 4096, clip_seconds)
-    there = here.on(device)
+    on_host = steps.make_clips(8 if tiny else 4096, clip_seconds)
+    on_device = on_host.on(device)
     variants = ("eager", "graph", "free") + (() if tiny else ("compiled",))
     for variant, size in itertools.product(variants, (4,) if tiny else (64, 256)):
         with rows.attempt(f"{name}, {variant}, {size}"), setting(variant, device):
             torch.manual_seed(0)
             model = steps.TwoBranch(clip_seconds).to(device)
-            batches = steps.clip_batches(there, clip_seconds, size, device)
-            one = next(batches)
-            step = Step(model, one, "bf16", variant)
-            alone = rate(lambda: step(one), size, device, seconds)  # noqa: B023 - called at once
+            batches = steps.clip_batches(on_device, clip_seconds, size, device)
+            batch = next(batches)
+            step = Step(model, batch, "bf16", variant)
+            alone = rate(lambda: step(batch), size, device, seconds)  # noqa: B023 - called at once
             whole = rate(lambda: step(next(batches)), size, device, seconds)  # noqa: B023
             rows.add(f"{name}, training", variant, size, whole, "clips/s", TARGETS["two branches"])
             rows.add(f"{name}, same batch", variant, size, alone, "clips/s", None)
             target = TARGETS["two branches / same batch"]
             rows.add(f"{name}, training / same batch", variant, size, whole / alone, "", target)
             if variant == "eager":
-                copied = steps.clip_batches(here, clip_seconds, size, device)
+                copied = steps.clip_batches(on_host, clip_seconds, size, device)
                 whole = rate(lambda: step(next(copied)), size, device, seconds)  # noqa: B023
                 rows.add(f"{name}, audio copied every step", variant, size, whole, "clips/s", None)
 
 
 class Stacked(nn.Module):
-    """K autoencoders as one: batched products, and batch norm over all their features side by side.
+    """K autoencoders as one model: batched products, and one batch norm over the features of all K.
 
-    Their parameters share no term of the loss, so each learns as it would alone.
+    No term of the loss depends on the parameters of two autoencoders, so each learns as it would alone.
     """
 
     def __init__(self, networks: list[Any]) -> None:
@@ -195,7 +196,7 @@ class Stacked(nn.Module):
         return batch[0]
 
     def loss(self, vectors: Tensor) -> Tensor:
-        """The sum of the models' mean squared errors of ``(K, B, width)``."""
+        """The sum of the K mean squared errors for vectors ``(K, B, width)``."""
         x = vectors
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x, weight)
@@ -207,7 +208,7 @@ class Stacked(nn.Module):
 
 
 def autoencoders(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
-    """One model alone, then those of all machines of a year: concurrently, each on a stream, and stacked."""
+    """One model alone; then the models of all machines of a year, each on a stream, and stacked."""
     size, n_frames = (32, 1000) if tiny else (256, 60_000)
     count = 3 if tiny else MACHINES
     for variant in ("eager", "graph"):
@@ -215,8 +216,8 @@ def autoencoders(rows: Rows, device: torch.device, seconds: float, tiny: bool) -
             torch.manual_seed(0)
             batches = steps.vector_batches(size, device, n_frames)
             step = Step(steps.Vectors().to(device), next(batches), "fp32", variant)
-            found = rate(lambda: step(next(batches)), size, device, seconds)  # noqa: B023
-            rows.add("autoencoder, training", variant, size, found, "vectors/s", TARGETS["autoencoder"])
+            per_second = rate(lambda: step(next(batches)), size, device, seconds)  # noqa: B023
+            rows.add("autoencoder, training", variant, size, per_second, "vectors/s", TARGETS["autoencoder"])
 
         with rows.attempt(f"{count} autoencoders, a stream each, {variant}"), setting(variant, device):
             own = [steps.vector_batches(size, device, n_frames) for _ in range(count)]
@@ -228,9 +229,9 @@ def autoencoders(rows: Rows, device: torch.device, seconds: float, tiny: bool) -
                     with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
                         one(next(batches))
 
-            found = rate(together, count * size, device, seconds)
+            per_second = rate(together, count * size, device, seconds)
             target = TARGETS["autoencoders"]
-            rows.add(f"{count} autoencoders, a stream each", variant, size, found, "vectors/s", target)
+            rows.add(f"{count} autoencoders, a stream each", variant, size, per_second, "vectors/s", target)
 
         with rows.attempt(f"{count} autoencoders, stacked, {variant}"), setting(variant, device):
             models = [steps.Vectors().to(device) for _ in range(count)]
@@ -242,23 +243,23 @@ def autoencoders(rows: Rows, device: torch.device, seconds: float, tiny: bool) -
                 got = float(stacked.loss(batch[0]))
             assert abs(got - wanted) < 1e-3 * wanted, (got, wanted)
             step = Step(stacked, batch, "fp32", variant)
-            found = rate(lambda: step(next(at_once)), count * size, device, seconds)  # noqa: B023
+            per_second = rate(lambda: step(next(at_once)), count * size, device, seconds)  # noqa: B023
             target = TARGETS["autoencoders"]
-            rows.add(f"{count} autoencoders, stacked", variant, size, found, "vectors/s", target)
+            rows.add(f"{count} autoencoders, stacked", variant, size, per_second, "vectors/s", target)
 
 
 def extraction(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
-    """Embeddings of whole clips, from the clips' int16 to float32 in the host's memory."""
+    """Embeddings of whole clips, from int16 clips to float32 in the host's memory."""
     clip_seconds = 5.0 if tiny else 10.0
-    here = steps.make_clips(8 if tiny else 2048, clip_seconds)
-    places = {"audio copied": here, "audio on the device": here.on(device)}
+    on_host = steps.make_clips(8 if tiny else 2048, clip_seconds)
+    sources = {"audio copied": on_host, "audio on the device": on_host.on(device)}
     n_samples = int(clip_seconds * steps.RATE)
     models = {
         "two branches": steps.TwoBranch(clip_seconds).to(device).eval(),
         "autoencoder": steps.autoencoder_frontend().to(device).eval(),
     }
-    for (name, model), precision, (where, clips), size in itertools.product(
-        models.items(), ("fp32", "bf16"), places.items(), (4,) if tiny else (64, 256)
+    for (name, model), precision, (source, clips), size in itertools.product(
+        models.items(), ("fp32", "bf16"), sources.items(), (4,) if tiny else (64, 256)
     ):
         if name == "autoencoder" and precision == "bf16":
             continue
@@ -269,27 +270,27 @@ def extraction(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> 
             with steps.compute.precision(precision, device):
                 steps.extract_all(model, clips, n_samples, size, device)
 
-        what = f"extraction, {name}, {clip_seconds:g} s, {precision}, {where}"
-        with rows.attempt(what), setting("eager", device), torch.inference_mode():
+        title = f"extraction, {name}, {clip_seconds:g} s, {precision}, {source}"
+        with rows.attempt(title), setting("eager", device), torch.inference_mode():
             value = rate(work, len(clips), device, seconds)
             target = TARGETS["extraction"] if name == "two branches" else None
-            rows.add(what, "eager", size, value, "clips/s", target)
+            rows.add(title, "eager", size, value, "clips/s", target)
 
 
 def speed(rows: Rows, device: torch.device, seconds: float, tiny: bool) -> None:
-    """What the machine reaches in products and in memory."""
+    """The machine's speed of products and of memory."""
     with rows.attempt("speed"), setting("eager", device):
-        found = steps.machine_speed(device, quick=tiny)
+        speeds = steps.machine_speed(device, quick=tiny)
         for name in ("fp32", "bf16"):
-            rows.add(f"products, {name}", "", 0, found[name] / 1e12, "TFLOP/s", None)
-        rows.add("memory", "", 0, found["memory"] / 1e9, "GB/s", None)
+            rows.add(f"products, {name}", "", 0, speeds[name] / 1e12, "TFLOP/s", None)
+        rows.add("memory", "", 0, speeds["memory"] / 1e9, "GB/s", None)
 
 
 PARTS = {f.__name__: f for f in (speed, autoencoders, extraction, two_branches)}
 
 
 def run_part(name: str, device_name: str, seconds: float, pipe: Any) -> None:
-    """One part, in a process of its own."""
+    """Runs one part in this process and sends its rows through ``pipe``."""
     device = torch.device(device_name)
     tiny = device.type == "cpu"
     if tiny:
@@ -301,18 +302,18 @@ def run_part(name: str, device_name: str, seconds: float, pipe: Any) -> None:
 
 
 def received(name: str, device_name: str, seconds: float, limit: float) -> Iterator[dict[str, Any]]:
-    """The rows of one part, as they come; after ``limit`` seconds it is ended."""
+    """The rows of one part from a new process, which is ended after ``limit`` seconds."""
     spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=run_part, args=(name, device_name, seconds, theirs))
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=run_part, args=(name, device_name, seconds, sender))
     process.start()
-    theirs.close()
+    sender.close()
     until = time.monotonic() + limit
     try:
-        while ours.poll(max(0.0, until - time.monotonic())):
-            yield ours.recv()
+        while receiver.poll(max(0.0, until - time.monotonic())):
+            yield receiver.recv()
         yield {"what": name, "failed": f"not done after {limit:.0f} s"}
-    except EOFError:  # it is done, or has died
+    except EOFError:  # the process has ended
         process.join(10)
         if process.exitcode:
             yield {"what": name, "failed": f"exit code {process.exitcode}"}
@@ -331,7 +332,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no GPU here: nothing is measured (--device cpu tries the code at tiny sizes)")
+        print("no GPU here: nothing is measured (--device cpu runs the code at tiny sizes)")
         return
     device_name, seconds = ("cuda:0", options.seconds) if options.device == "cuda" else ("cpu", 0.1)
     machine = steps.describe(torch.device(device_name), 1)
@@ -341,20 +342,20 @@ def main() -> None:
         "|---|---|---:|---:|---|---:|",
     ]
     print("\n".join(table), flush=True)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     until = time.monotonic() + 60 * options.minutes
     for i, name in enumerate(options.parts):
         share = max(1.0, (until - time.monotonic()) / (len(options.parts) - i))
         for row in received(name, device_name, seconds, share):
-            found.append(row)
+            rows.append(row)
             table.append(markdown(row))
             print(table[-1], flush=True)
             if options.out:
                 options.out.write_text("\n".join(table) + "\n", encoding="utf-8")
-                told = json.dumps({"machine": machine, "rows": found}, indent=1)
-                options.out.with_suffix(".json").write_text(told + "\n", encoding="utf-8")
-    print("\n" + json.dumps({"machine": machine, "rows": found}), flush=True)
-    sys.exit(int(any("failed" in row for row in found)))
+                text = json.dumps({"machine": machine, "rows": rows}, indent=1)
+                options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print("\n" + json.dumps({"machine": machine, "rows": rows}), flush=True)
+    sys.exit(int(any("failed" in row for row in rows)))
 
 
 if __name__ == "__main__":

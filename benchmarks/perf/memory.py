@@ -1,12 +1,12 @@
-"""How much memory do a sweep's driver, a training worker, and a large dataset take? `make perf` runs this.
+"""How much memory do a sweep's driver, a training worker and a large dataset take? Part of `make perf`.
 
-Sweep: one small `dis_baseline` (full-size network, batch 64, clips of 6 s) through Ray; peaks of resident
-memory of the driver and of the largest worker, which trained. Limits: 600 MB; 1.3 times the saved
-activations of the worker's batch and 1.5 GiB.
+Sweep: one small `dis_baseline` (full-size network, batch 64, clips of 6 s) runs through Ray; measured is the
+peak resident memory of the driver and of the training worker, which is the largest worker. Limits: driver 600
+MB; worker 1.3 times the saved activations of the batch plus 1.5 GiB.
 
-Dataset: a small network is trained on crops of a second, of few and of many packed clips of 6 s, each in a
-process of its own. What the process holds itself (`RssAnon`; the pack is mapped from its file and shared) may
-not grow with the audio: limit 10 % of its size in float32. Exit code 1 where a limit is broken.
+Dataset: a small network is trained on crops of a second of few and of many packed clips of 6 s, each time in
+a new process. Private memory of the process (`RssAnon`; a pack is a shared file mapping) must not grow with
+the audio: limit 10 % of the audio's size in float32. Exit code 1 if a limit is broken.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MOST_GROWTH = 0.1
 SECONDS = 6.0
 DIS = {"train.epochs": 1, "train.threads": 1, "audio.duration": SECONDS}
 SMALL = [{"name": "stft", "n_fft": 512, "hop_length": 256, "channels": [8, 16], "embedding_dim": 64}]
-"""Branches of a network that takes crops of a second."""
+"""Branches of a network for crops of a second."""
 
 
-def saved(batch_size: int) -> float:
-    """MiB that the forward pass of a training step keeps for the backward pass."""
+def saved_activations(batch_size: int) -> float:
+    """Activations of a training step that the forward pass keeps for the backward pass, in MiB."""
     import steps
     import torch
 
@@ -41,7 +41,7 @@ def saved(batch_size: int) -> float:
 
 
 def sweep(root: Path, batch_size: int) -> bool:
-    """Prints the peaks of a sweep's processes; whether they are small enough."""
+    """Prints the peak memory of a sweep's processes; True if the limits are met."""
     data, results = root / "data", root / "results"
     runs.make_data(data, ("fan",), 2 * batch_size, 8, SECONDS)
     spec = {
@@ -53,13 +53,13 @@ def sweep(root: Path, batch_size: int) -> bool:
         "backends": runs.BACKENDS,
     }
     (root / "memory.yaml").write_text(json.dumps(spec))
-    tree = runs.Tree(
+    tree = runs.ProcessTree(
         ("sweep", root / "memory.yaml", "--data", data, "--results", results, "--no-dashboard", "--quiet")
     )
     driver = tree.peaks[tree.pid][1]
     workers = sorted((mb for name, mb in tree.peaks.values() if name.startswith("ray::")), reverse=True)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        activations = pool.apply(saved, (batch_size,))
+        activations = pool.apply(saved_activations, (batch_size,))
     most = 1.3 * activations + 1.5 * 1024
     runs.print_table(
         ("process", "peak MiB", "limit"),
@@ -77,7 +77,7 @@ def sweep(root: Path, batch_size: int) -> bool:
 
 
 def write_clips(root: Path, n: int) -> None:
-    """``n`` training clips of noise and a few of test, as the year's original data, formatted."""
+    """Writes and formats ``n`` training clips of noise and eight test clips in the year's original layout."""
     import numpy as np
     import soundfile
 
@@ -93,17 +93,17 @@ def write_clips(root: Path, n: int) -> None:
         for d in ("source", "target")
         for label in ("normal", "anomaly")
     ]
-    for split, those in (("train", names), ("test", tests)):
+    for split, stems in (("train", names), ("test", tests)):
         folder = root / "original" / runs.DCASE / "dev_data" / "raw" / "fan" / split
         folder.mkdir(parents=True)
-        for name in those:
+        for name in stems:
             start = int(rng.integers(len(noise) - length))
             soundfile.write(folder / f"{name}.wav", noise[start : start + length], runs.RATE, "PCM_16")
     runs.asdray("format", runs.DCASE, "--data", root, "--partial")
 
 
 def training(data: Path, results: Path) -> float:
-    """The peak of this process's own memory in MiB while it trains an epoch on crops of a second."""
+    """Peak private memory of this process in MiB during an epoch of training on crops of a second."""
     from asdray.stages.train import train
     from asdray.store import Places
 
@@ -113,11 +113,11 @@ def training(data: Path, results: Path) -> float:
     trial = runs.trial_of("dis_baseline", DIS | short, 0, ("fan",))
     peak, done = [0.0], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not done.wait(0.01):
             peak[0] = max(peak[0], runs.status("RssAnon"))
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=sample)
     watcher.start()
     try:
         train(trial, trial.units[0], places)
@@ -128,7 +128,7 @@ def training(data: Path, results: Path) -> float:
 
 
 def dataset(root: Path, counts: tuple[int, int]) -> bool:
-    """Prints the memory of trainings on few and many clips; whether it hardly grows."""
+    """Prints the memory of trainings on few and on many clips; True if the growth is within the limit."""
     spawn = multiprocessing.get_context("spawn")
     rows, peaks = [], []
     for n in counts:
@@ -139,10 +139,10 @@ def dataset(root: Path, counts: tuple[int, int]) -> bool:
             peaks.append(pool.apply(training, (data, root / f"results{n}")))
         samples = n * SECONDS * runs.RATE / 2**20
         rows.append([f"{n:,}", f"{2 * samples:,.0f}", f"{4 * samples:,.0f}", f"{peaks[-1]:,.0f}"])
-    runs.print_table(("clips", "int16 MiB", "float32 MiB", "the training's own peak MiB"), rows)
+    runs.print_table(("clips", "int16 MiB", "float32 MiB", "private memory of the training, peak MiB"), rows)
     growth = peaks[1] - peaks[0]
     as_float = 4 * (counts[1] - counts[0]) * SECONDS * runs.RATE / 2**20
-    print(f"grows by {growth:,.0f} MiB: {100 * growth / as_float:.1f} % of that audio in float32\n")
+    print(f"growth {growth:,.0f} MiB: {100 * growth / as_float:.1f} % of the added audio in float32\n")
     return growth < MOST_GROWTH * as_float
 
 
@@ -150,7 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="600 clips instead of 2,000, batches of 16")
     args = parser.parse_args()
-    print(f"{runs.here()}\n")
+    print(f"{runs.describe_machine()}\n")
     with tempfile.TemporaryDirectory() as folder:
         fine = dataset(Path(folder), (100, 600) if args.quick else (200, 2000))
         fine &= sweep(Path(folder), 16 if args.quick else 64)

@@ -1,7 +1,7 @@
-"""How long does `asdray official` take for one system of 2022's size? `make perf` runs this.
+"""How long does `asdray official` take for one system of 2022's size? Part of `make perf`.
 
-4,200 clips with random scores, the interval of the official score included, on one core; all that a user
-waits for is counted, the start of Python too. Exit code 1 above 5 seconds.
+The system has 4,200 clips with random scores. The whole command runs on one core, including the start of
+Python and the confidence interval of the official score. Exit code 1 above 5 seconds.
 """
 
 from __future__ import annotations

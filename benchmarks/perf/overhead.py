@@ -1,14 +1,14 @@
-"""What does a sweep cost beside its work, and do tasks run while others train? `make perf` runs this.
+"""What is the overhead of a sweep, and do tasks run beside trainings? Part of `make perf`.
 
-Overhead: sweeps of 50 and of 200 trials that do next to nothing (`raw_spec` on 8 clips of a second, one
-backend), through the command line. From the difference come the seconds per trial and the growth of the
-driver's memory per hundred trials. Exit code 1 above 0.5 seconds, above 5 MB, or where the driver's peak is
-600 MB or more. The peak is of resident memory, shared libraries included (about 110 MB of it). What is paid
-once is in both sweeps: the first writing of tables takes 13 MB, 9 of them pages of libraries.
+Overhead: sweeps of 50 and 200 trials with almost no work (`raw_spec` on 8 clips of a second, one backend) run
+through the command line. The difference gives the seconds per trial and the growth of the driver's memory per
+hundred trials. Exit code 1 above 0.5 seconds, above 5 MB, or if the driver's peak is 600 MB or more. The peak
+is resident memory, including shared libraries (about 110 MB). Both sweeps pay the cost of the first writing
+of tables once: 13 MB, of which 9 MB are pages of libraries.
 
-Overlap: four seeds of a small `dis_baseline` with UMAP plots. Printed is how much of the tasks' time lies
-before the end of the last training. How busy the CPUs are is not told here: the seconds of stages are wall
-seconds, more than there are where others use the machine.
+Overlap: four seeds of a small `dis_baseline` with UMAP plots. The script prints the share of the tasks' time
+before the end of the last training. It does not print how busy the CPUs are: the seconds of stages are wall
+seconds, and other processes of the machine lengthen wall seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_SECONDS, MOST_MB, MOST_PEAK_MB = 0.5, 5.0, 600.0
 
 
 def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
-    """Runs a sweep; wall seconds, and the largest resident memory of its driver in MB."""
+    """Runs a sweep; wall seconds, and peak resident memory of the driver in MB."""
     path = root / f"{name}.yaml"
     path.write_text(json.dumps({"name": name, **spec}))
     command = ["sweep", path, "--data", root / "data", "--results", root / name, "--no-dashboard"]
@@ -37,7 +37,7 @@ def sweep(root: Path, name: str, spec: dict[str, Any]) -> tuple[float, float]:
 
 
 def overhead(root: Path) -> bool:
-    """Prints the cost of a trial without work; whether it is small enough."""
+    """Prints the overhead per trial; True if all limits are met."""
     figures = {}
     for count in (FEW, MANY):
         bands = list(range(16, 16 + count))
@@ -54,20 +54,20 @@ def overhead(root: Path) -> bool:
             },
         )
         seconds, mb = figures[count]
-        print(f"{count} no-op trials: {seconds:.1f} s, the driver's memory at most {mb:.0f} MB")
+        print(f"{count} trials without work: {seconds:.1f} s, driver's memory at most {mb:.0f} MB")
     seconds = (figures[MANY][0] - figures[FEW][0]) / (MANY - FEW)
     mb = 100 * (figures[MANY][1] - figures[FEW][1]) / (MANY - FEW)
     print(
-        f"each trial more: {seconds:.2f} s (at most {MOST_SECONDS}); {MANY} trials with the start of Ray: "
+        f"each further trial: {seconds:.2f} s (at most {MOST_SECONDS}); {MANY} trials with the start of Ray: "
         f"{figures[MANY][0] / MANY:.2f} s each; memory per 100 trials: {mb:.1f} MB (at most {MOST_MB}), "
-        f"its peak {figures[MANY][1]:.0f} MB (below {MOST_PEAK_MB:.0f})"
+        f"peak {figures[MANY][1]:.0f} MB (below {MOST_PEAK_MB:.0f})"
     )
     quick = max(seconds, figures[MANY][0] / MANY) <= MOST_SECONDS
     return quick and mb <= MOST_MB and figures[MANY][1] < MOST_PEAK_MB
 
 
 def overlap(root: Path, epochs: int) -> None:
-    """Prints how much of the tasks ran while something trained."""
+    """Prints the share of the tasks' time that passed while trainings ran."""
     options = {"train.epochs": epochs, "train.batch_size": 16, "train.threads": 1}
     seconds, _ = sweep(
         root,

@@ -1,14 +1,15 @@
-"""How long does a whole sweep take, beside the reference toolkit? Five minutes, and no part of `make perf`.
+"""How long does a whole sweep take, against the reference toolkit? Five minutes, not part of `make perf`.
 
-4 machines x (200 training + 100 test) clips of 6 s, synthetic; all four default backends and UMAP; one seed.
-As sweeps through the command line, whole processes, start-up included: the autoencoder with 5 epochs, the
-two-branch network with 4. Beside them stands what ASDKit needs for the same, one process per stage and
-machine: with ``--asdkit CHECKOUT PYTHON`` measured in the same run (see `reference.py`; 15 minutes more),
-else MEASURED_SECONDS: what it needed on 2026-11-29 on two quiet cores without AVX-512, its packages compiled
-to bytecode; then a ratio means something on such a machine only. Clips are not padded to the year's longest
-(18 s), neither by us nor by it.
+Synthetic data of 4 machines x (200 training + 100 test) clips of 6 s, all four default backends and UMAP, one
+seed. The sweeps run through the command line as whole processes, including start-up: the autoencoder with 5
+epochs, the two-branch network with 4. ASDKit runs the same work with one process per stage and machine. With
+``--asdkit CHECKOUT PYTHON`` ASDKit is measured in the same run (see `reference.py`; 15 minutes more).
+Otherwise the ratios use MEASURED_SECONDS, measured on 2026-11-29 on two idle cores without AVX-512 with
+packages compiled to bytecode; these ratios only mean something on such a machine. Neither toolkit pads clips
+to the longest of the year (18 s).
 
-`after training` is from the last checkpoint to the leaderboard, `start` from the command to the first epoch.
+`after training` lasts from the last checkpoint to the leaderboard, `start` from the command to the first
+epoch.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import reference
 import runs
 from reference import OURS, SECONDS, TEST, TRAIN
 
-# Per recipe: everything; all that follows the training, of all machines and the tables.
+# Recipe -> seconds in total, and seconds after training (all machines and the tables).
 MEASURED_SECONDS = {"ae_baseline": (438.0, 250.0), "dis_baseline": (435.0, 260.0)}
 
 
 def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
-    """Seconds of one sweep."""
+    """Part of one sweep -> wall seconds."""
     results = root / f"{recipe}-{run}"
     spec = {
         "name": "pipeline",
@@ -46,7 +47,7 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
     ended = time.time()
     epochs = list(results.glob("trials/*/*/*/model/*/metrics.csv"))
     trained = max(p.stat().st_mtime for p in results.glob("trials/*/*/*/model/*/checkpoints/last.ckpt"))
-    first = min(runs.begun(p) for p in epochs)
+    first = min(runs.first_epoch_start(p) for p in epochs)
     tables = (results / "sweeps" / "pipeline" / "leaderboard.csv").stat().st_mtime
     return {
         "all": ended - started,
@@ -58,18 +59,21 @@ def measure(root: Path, recipe: str, run: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long does a whole sweep take?")
-    parser.add_argument("--runs", type=int, default=1, help="of each sweep; medians are printed")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each sweep; medians are printed")
     parser.add_argument("--recipes", nargs="+", choices=OURS, default=list(OURS))
-    parser.add_argument("--asdkit", type=Path, nargs=2, metavar=("CHECKOUT", "PYTHON"), help="measure it too")
+    parser.add_argument(
+        "--asdkit", type=Path, nargs=2, metavar=("CHECKOUT", "PYTHON"), help="measure ASDKit, too"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         runs.make_data(root / "data", runs.MACHINES, TRAIN, TEST, SECONDS)
-        print(f"{runs.here()}; {len(runs.MACHINES)} machines x ({TRAIN} + {TEST}) clips of {SECONDS} s, "
+        machine = runs.describe_machine()
+        print(f"{machine}; {len(runs.MACHINES)} machines x ({TRAIN} + {TEST}) clips of {SECONDS} s, "
               f"{args.runs} runs: median (least to most) seconds\n")  # fmt: skip
         print("| sweep | all | start | training | after training | reference / all | reference / after |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-        theirs: dict[str, list[reference.Stage]] = {}
+        asdkit_stages: dict[str, list[reference.Stage]] = {}
         for recipe in args.recipes:
             figures = [measure(root, recipe, run) for run in range(args.runs)]
             cells, medians = [], {}
@@ -82,10 +86,10 @@ def main() -> None:
                 toolkit = reference.Toolkit(args.asdkit[0].resolve(), args.asdkit[1].absolute())
                 stages = reference.pipeline(toolkit, recipe, root / "data", root / f"asdkit-{recipe}")
                 whole, after = sum(stage.wall for stage in stages), reference.after_training(stages)
-                theirs[recipe] = stages
+                asdkit_stages[recipe] = stages
             cells += [f"{whole / medians['all']:.1f}", f"{after / medians['after training']:.1f}"]
             print(f"| {recipe} | {' | '.join(cells)} |", flush=True)
-        for recipe, stages in theirs.items():
+        for recipe, stages in asdkit_stages.items():
             reference.print_stages(recipe, stages)
 
 

@@ -1,8 +1,8 @@
 """How long does ``sweep --dry-run`` of 1,000 trials take? `make perf` runs the small part.
 
-Whole processes, median of 5, over records beside outputs that hold nothing: nothing done; everything done,
-with summaries as a run leaves them, and without; a backend added to that. Exit code 1 if one of them takes
-longer than the limit of its shape.
+Timed are whole processes (median of 5) over records beside dummy outputs, in four states: no trial done; all
+trials done, with the summaries that a run writes, and without; and a backend added to the sweep. Exit code 1
+if a state takes longer than the limit of its shape.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import runs
 
@@ -23,26 +25,26 @@ from asdray.sweep.summary import write_summaries
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 from finished import finish
 
-MOST_SECONDS = {"3 machines": 3.0, "14 machines": 5.0}
-SHAPES = {
-    "3 machines, one backend, no UMAP": {
-        "machines": {runs.DCASE: ["fan", "valve", "bearing"]},
-        "backends": ["knn"],
-        "umap": False,
-    },
-    "14 machines, four backends, UMAP": {"backends": runs.BACKENDS},
+SHAPES: dict[str, tuple[float, dict[str, Any]]] = {
+    "3 machines, one backend, no UMAP": (
+        3.0,
+        {"machines": {runs.DCASE: ["fan", "valve", "bearing"]}, "backends": ["knn"], "umap": False},
+    ),
+    "14 machines, four backends, UMAP": (5.0, {"backends": runs.BACKENDS}),
 }
+"""Trials -> the limit in seconds, and the keys of the sweep file."""
+
 SEEDS = [0, 1, 2, 3]
-ONE_MORE = {"name": "knn", "n_neighbors": 2}
+ADDED_BACKEND = {"name": "knn", "n_neighbors": 2}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="trials of few stages only")
+    parser.add_argument("--quick", action="store_true", help="only the trials with few stages")
     options = parser.parse_args()
-    os.fsync = lambda fd: None  # with it a hundred thousand records would take half an hour
+    os.fsync = lambda fd: None  # with fsync a hundred thousand records would take half an hour
     rows, fine = [], True
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -50,18 +52,19 @@ def main() -> int:
         size = ("--train", 4, "--test", 4, "--seconds", 1)
         runs.asdray("synth", runs.DCASE, *size, "--data", data)
         runs.asdray("format", runs.DCASE, "--data", data)
-        for i, (shape, spec) in enumerate(list(SHAPES.items())[: 1 if options.quick else None]):
+        for i, (shape, (limit, spec)) in enumerate(list(SHAPES.items())[: 1 if options.quick else None]):
             times = _times(root / str(i), data, spec, options.trials, options.runs)
-            most = MOST_SECONDS[" ".join(shape.split()[:2])]
-            fine &= max(seconds for _, seconds in times.values()) < most
-            rows += [[f"{shape}: {what}", text] for what, (text, _) in times.items()]
-    print(f"{runs.here()}; {options.trials} trials, median of {options.runs}; at most {MOST_SECONDS}\n")
-    runs.print_table(["`sweep --dry-run`", "wall s"], rows)
+            fine &= max(statistics.median(cost.wall for cost in costs) for costs in times.values()) < limit
+            for state, costs in times.items():
+                walls, cpu = [cost.wall for cost in costs], [cost.cpu for cost in costs]
+                rows.append([f"{shape}: {state}", runs.spread(walls), runs.spread(cpu), f"{limit:g}"])
+    print(f"{runs.describe_machine()}; {options.trials} trials, median of {options.runs}\n")
+    runs.print_table(["`sweep --dry-run`", "wall s", "CPU s", "limit, wall s"], rows)
     return int(not fine)
 
 
-def _times(root: Path, data: Path, spec: dict, trials: int, n: int) -> dict[str, tuple[str, float]]:
-    """What is asked of a sweep -> the spread of the wall seconds, and their median."""
+def _times(root: Path, data: Path, spec: dict, trials: int, n: int) -> dict[str, list[runs.Cost]]:
+    """State of a sweep -> the costs of ``n`` dry runs."""
     root.mkdir()
     places = Places.of(data, root / "results")
 
@@ -72,19 +75,18 @@ def _times(root: Path, data: Path, spec: dict, trials: int, n: int) -> dict[str,
         path.write_text(json.dumps({"name": "big", **grid, **spec, **changes}))
         return path
 
-    def measure(path: Path, results: Path = places.results) -> tuple[str, float]:
+    def measure(path: Path, results: Path = places.results) -> list[runs.Cost]:
         command = ("sweep", path, "--dry-run", "--data", data, "--results", results)
-        walls = [runs.asdray(*command).wall for _ in range(n)]
-        return runs.spread(walls), sorted(walls)[n // 2]
+        return [runs.asdray(*command) for _ in range(n)]
 
-    path, more = write("big"), write("more", backends=[*spec["backends"], ONE_MORE])
+    path, extended = write("big"), write("extended", backends=[*spec["backends"], ADDED_BACKEND])
     times = {"nothing done": measure(path, root / "none")}
     sweep, jobs = load(path, {}, places)
     for job in jobs:
         finish(job, sweep, places)
     sweep_dir(places.results, "big").mkdir(parents=True)
     times["done, without summaries"] = measure(path)
-    times["a backend more"] = measure(more)
+    times["a backend added"] = measure(extended)
     write_summaries(jobs, sweep, places)
     times["done, as a run leaves it"] = measure(path)
     return times

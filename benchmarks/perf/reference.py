@@ -1,16 +1,16 @@
-"""What does ASDKit, the reference toolkit, need for the work of `pipeline.py`? Ten minutes for each recipe.
+"""How long does ASDKit, the reference toolkit, take for the work of `pipeline.py`? Ten minutes per recipe.
 
     python benchmarks/perf/reference.py CHECKOUT PYTHON
 
-CHECKOUT is one of its repository (TakuyaFujimura/dcase-asd-toolkit), PYTHON an interpreter that has its
-packages; none of it is part of asdray. Each stage of each machine is a process of its own, one after the
-other, as its job scripts run them, on the data and with the options of `pipeline.py`, which calls this with
-`--asdkit CHECKOUT PYTHON`. Where a version of it has other names for an option, change them in `stages`.
+CHECKOUT is a checkout of ASDKit (TakuyaFujimura/dcase-asd-toolkit), PYTHON an interpreter with the packages
+of ASDKit; ASDKit is not part of asdray. Each stage of each machine is a process, one after the other, as in
+ASDKit's job scripts, on the data and with the options of `pipeline.py`, which calls this module for `--asdkit
+CHECKOUT PYTHON`. If a version of ASDKit names an option differently, change the name in `stages`.
 
-By itself this compares one epoch of training: two branches, batch 64, clips of 6 and of 18 s,
-ours in fp32 and, unless the CPU only emulates it, bf16. An epoch is what the second costs more than the first
-alone: imports and set-up are in neither. With --threads 1 both get one thread, as in a sweep that trains on
-every CPU; else both get two.
+As a script, this module compares one epoch of training: two branches, batch 64, clips of 6 and 18 s; asdray
+in fp32 and in bf16, unless the CPU only emulates bf16. The time of an epoch is the difference between a
+training of two epochs and a training of one, without imports and set-up. Both toolkits get two threads; with
+--threads 1 both get one, as in a sweep with a training on every CPU.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ OURS = {
         "audio.duration": SECONDS,
     },
 }
-"""The pipeline's recipes. The one training of two branches gets both CPUs, as torch gives them to ASDKit."""
+"""Options of the pipeline's recipes. The two-branch training gets both CPUs, torch's default in ASDKit."""
 THEIRS = {"ae_baseline": "ae", "dis_baseline": "dis_spec_adacos_fixed"}
 
 
 @dataclass(frozen=True)
 class Toolkit:
-    """Where ASDKit is."""
+    """A checkout of ASDKit and its interpreter."""
 
     checkout: Path
     python: Path
     threads: int | None = None
-    """None: torch's own choice, all CPUs."""
+    """None for torch's default: all CPUs."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A process of ASDKit, and what it took in seconds."""
+    """A process of ASDKit, with its wall and CPU seconds."""
 
     name: str
     machine: str
@@ -64,9 +64,9 @@ class Stage:
 
 
 def stages(recipe: str, data: Path, machines: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """(stage, machine, options) of all processes of a recipe, in order."""
+    """(stage, machine, options) of all ASDKit processes of a recipe, in order."""
     ours = OURS[recipe]
-    separate = recipe == "ae_baseline"  # a model per machine, as the autoencoder's
+    separate = recipe == "ae_baseline"  # one model per machine
     common = ["name=recipe", f"version={THEIRS[recipe]}", f"dcase={runs.DCASE}", "seed=0"]
     train = [
         *common,
@@ -96,7 +96,7 @@ def stages(recipe: str, data: Path, machines: Sequence[str]) -> Iterator[tuple[s
 
 
 def run_stage(toolkit: Toolkit, name: str, machine: str, options: Sequence[str], folder: Path) -> Stage:
-    """Runs one process of ASDKit in ``folder``; stops this script if it fails."""
+    """Runs one process of ASDKit in ``folder``; ends this script if the process fails."""
     env = {
         **os.environ,
         "PYTHONPATH": str(toolkit.checkout),
@@ -120,7 +120,7 @@ def run_stage(toolkit: Toolkit, name: str, machine: str, options: Sequence[str],
 
 
 def pipeline(toolkit: Toolkit, recipe: str, data: Path, folder: Path) -> list[Stage]:
-    """Everything of a recipe by ASDKit; results go below ``folder``, which is made."""
+    """Runs all stages of a recipe by ASDKit; results go to the new folder ``folder``."""
     folder.mkdir(parents=True)
     return [
         run_stage(toolkit, name, machine, options, folder)
@@ -129,33 +129,33 @@ def pipeline(toolkit: Toolkit, recipe: str, data: Path, folder: Path) -> list[St
 
 
 def after_training(stages: Sequence[Stage]) -> float:
-    """Seconds of what follows the training."""
+    """Wall seconds of all stages after the training."""
     return sum(stage.wall for stage in stages if stage.name not in ("label", "train"))
 
 
 def print_stages(recipe: str, stages: Sequence[Stage]) -> None:
-    """A table of what each kind of process took."""
+    """Prints a table of the seconds of each kind of process."""
     whole, cpu = sum(stage.wall for stage in stages), sum(stage.cpu for stage in stages)
     print(f"\nASDKit, {recipe}: {whole:.0f} s, {cpu:.0f} of the CPU\n")
     rows = []
     for name in dict.fromkeys(stage.name for stage in stages):
-        found = [stage for stage in stages if stage.name == name]
+        same = [stage for stage in stages if stage.name == name]
         rows.append(
             [
                 name,
-                str(len(found)),
-                runs.spread([s.wall for s in found], 1),
-                runs.spread([s.cpu for s in found], 1),
+                str(len(same)),
+                runs.spread([s.wall for s in same], 1),
+                runs.spread([s.cpu for s in same], 1),
             ]
         )
-    runs.print_table(["stage", "processes", "s of one", "CPU s of one"], rows)
+    runs.print_table(["stage", "processes", "s per process", "CPU s per process"], rows)
 
 
 # -------------------------------------------------------------------------------------- an epoch of training
 
 
-def their_epoch(toolkit: Toolkit, data: Path, seconds: int, folder: Path) -> tuple[float, float]:
-    """Seconds by the wall and of the CPU of the second epoch."""
+def asdkit_epoch(toolkit: Toolkit, data: Path, seconds: int, folder: Path) -> tuple[float, float]:
+    """Wall and CPU seconds of the second epoch in ASDKit."""
     folder.mkdir(parents=True)
     label, train = list(stages("dis_baseline", data, ()))[:2]
     run_stage(toolkit, *label, folder)
@@ -166,8 +166,8 @@ def their_epoch(toolkit: Toolkit, data: Path, seconds: int, folder: Path) -> tup
     return took[1].wall - took[0].wall, took[1].cpu - took[0].cpu
 
 
-def our_epoch(data: Path, seconds: int, precision: str, threads: int, folder: Path) -> float:
-    """Seconds by the wall of the second epoch in a sweep."""
+def asdray_epoch(data: Path, seconds: int, precision: str, threads: int, folder: Path) -> float:
+    """Wall seconds of the second epoch in a sweep of asdray."""
     folder.mkdir(parents=True)
     options = {
         "audio.duration": seconds,
@@ -206,18 +206,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         runs.make_data(root / "data", runs.MACHINES, TRAIN, TEST, SECONDS)
-        print(f"{runs.here()}; {args.threads} threads, an epoch of {len(runs.MACHINES) * TRAIN} clips\n")
+        clips = len(runs.MACHINES) * TRAIN
+        print(f"{runs.describe_machine()}; {args.threads} threads, an epoch of {clips} clips\n")
         rows = []
         for seconds in args.seconds:
-            theirs, cpu = their_epoch(toolkit, root / "data", seconds, root / f"theirs-{seconds}")
+            theirs, cpu = asdkit_epoch(toolkit, root / "data", seconds, root / f"theirs-{seconds}")
             cells = [f"{seconds} s", f"{theirs:.1f}", f"{cpu:.1f}"]
             for precision in ("fp32", *bf16):
-                ours = our_epoch(
+                ours = asdray_epoch(
                     root / "data", seconds, precision, args.threads, root / f"{precision}-{seconds}"
                 )
                 cells += [f"{ours:.1f}", f"{theirs / ours:.2f}"]
             rows.append(cells)
-    head = ["clips of", "ASDKit, s", "its CPU s", "fp32, s", "times faster", "bf16, s", "times faster"]
+    head = ["clips of", "ASDKit, s", "ASDKit, CPU s", "fp32, s", "times faster", "bf16, s", "times faster"]
     runs.print_table(head if bf16 else head[:5], rows)
 
 

@@ -1,6 +1,6 @@
-"""What the measuring scripts share: whole commands, one trial through the stages in this process, tables.
+"""Shared by the benchmarks: whole commands, one trial through all stages in this process, tables in Markdown.
 
-CPU seconds hardly see what else runs on the machine; wall seconds do.
+CPU seconds hardly depend on the load of the machine; wall seconds do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RATE = 16000
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the wall and of the CPU, and the peak of resident memory in MiB."""
+    """Wall seconds, CPU seconds, and peak resident memory in MiB."""
 
     wall: float
     cpu: float
@@ -41,7 +41,7 @@ class Cost:
 
 
 def asdray(*args: object) -> Cost:
-    """One command, the whole process; stops this script if it fails."""
+    """The cost of one command as a whole process; ends this script if the command fails."""
     command = [sys.executable, "-m", "asdray", *map(str, args)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -52,17 +52,21 @@ def asdray(*args: object) -> Cost:
 
 
 class Meter:
-    """The cost of what runs in this process, piece by piece."""
+    """The costs of named parts of the work of this process: ``with meter("train"): ...``.
+
+    Attributes:
+        costs: name -> the cost of each part with this name.
+    """
 
     def __init__(self) -> None:
-        self.found: dict[str, list[Cost]] = {}
+        self.costs: dict[str, list[Cost]] = {}
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        _forget_peak()
+        _reset_peak()
         wall, cpu = time.perf_counter(), _cpu()
         yield
-        self.found.setdefault(name, []).append(
+        self.costs.setdefault(name, []).append(
             Cost(time.perf_counter() - wall, _cpu() - cpu, status("VmHWM"))
         )
 
@@ -72,12 +76,12 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def status(name: str, pid: int | str = "self") -> float:
-    """A line of a process's memory in MiB: ``VmHWM`` (its peak), ``VmRSS``, ``RssAnon``; 0 if it is gone."""
+    """Memory of a process in MiB: ``VmHWM`` (peak), ``VmRSS`` or ``RssAnon``; 0 if the process has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -85,17 +89,17 @@ def status(name: str, pid: int | str = "self") -> float:
     return 0.0
 
 
-class Tree:
-    """A command and all its descendants, seen every ``every`` seconds while it runs.
+class ProcessTree:
+    """A command and all its descendants, sampled every ``every`` seconds until the command ends.
 
     Attributes:
-        seen: (time, CPU seconds of all processes so far). What a process used between the last look and
-            its end is missing.
-        peaks: process -> (its name, the peak of its resident memory in MiB).
+        samples: (time, CPU seconds of all processes so far). CPU seconds between the last sample and the
+            end of a process are missing.
+        peaks: process id -> (name, peak resident memory in MiB).
     """
 
     def __init__(self, command: Sequence[object], every: float = 0.25) -> None:
-        self.seen: list[tuple[float, float]] = []
+        self.samples: list[tuple[float, float]] = []
         self.peaks: dict[int, tuple[str, float]] = {}
         self._used: dict[tuple[int, str], float] = {}
         start = time.time()
@@ -104,13 +108,13 @@ class Tree:
         )
         self.pid = process.pid
         while process.poll() is None:
-            self._look()
+            self._sample()
             time.sleep(every)
         if process.returncode:
             raise SystemExit(f"failed: asdray {' '.join(map(str, command))}")
         self.wall = time.time() - start
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         parents, used = {}, {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -118,20 +122,20 @@ class Tree:
                 pid = int(folder.name)
                 parents[pid] = int(fields[1])
                 used[pid] = (fields[19], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
-        mine = {self.pid} | {pid for pid, begun in self._used if used.get(pid, ("",))[0] == begun}
+        mine = {self.pid} | {pid for pid, start_tick in self._used if used.get(pid, ("",))[0] == start_tick}
         while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
-            mine |= more  # one that was adopted by another meanwhile is known from before
+            mine |= more  # a process whose parent has ended is known from an earlier sample
         for pid in mine & set(used):
-            begun, seconds = used[pid]
-            self._used[pid, begun] = seconds
+            start_tick, seconds = used[pid]
+            self._used[pid, start_tick] = seconds
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-                before = self.peaks.get(pid, ("", 0.0))  # a process that just ended has neither any more
+                before = self.peaks.get(pid, ("", 0.0))  # a process that just ended has no name and no peak
                 self.peaks[pid] = (name or before[0], max(status("VmHWM", pid), before[1]))
-        self.seen.append((time.time(), sum(self._used.values())))
+        self.samples.append((time.time(), sum(self._used.values())))
 
     def shares(self) -> dict[str, list[float]]:
-        """CPU seconds of every process, the most first: of the ``driver``, the ``workers``, ``Ray's own``."""
+        """CPU seconds of each process in descending order: ``driver``, ``workers`` and ``Ray's own``."""
         found: dict[str, list[float]] = {"driver": [], "workers": [], "Ray's own": []}
         for (pid, _), seconds in self._used.items():
             name = self.peaks[pid][0]
@@ -144,22 +148,22 @@ class Tree:
         """CPU seconds between two times."""
         used = []
         for moment in (begin, end):
-            after = next((i for i, (at, _) in enumerate(self.seen) if at >= moment), len(self.seen) - 1)
-            (t0, c0), (t1, c1) = self.seen[max(after - 1, 0)], self.seen[after]
+            after = next((i for i, (at, _) in enumerate(self.samples) if at >= moment), len(self.samples) - 1)
+            (t0, c0), (t1, c1) = self.samples[max(after - 1, 0)], self.samples[after]
             part = min(1.0, (moment - t0) / (t1 - t0)) if t1 > t0 else 1.0
             used.append(c0 + part * (c1 - c0))
         return used[1] - used[0]
 
 
-def begun(metrics: Path) -> float:
-    """When the first epoch of a unit began."""
+def first_epoch_start(metrics: Path) -> float:
+    """Unix time at which the first epoch of a unit began, from its ``metrics.csv`` and ``last.ckpt``."""
     rows = [line.split(",") for line in metrics.read_text().splitlines()]
     seconds = sum(float(row[rows[0].index("seconds")]) for row in rows[1:])
     return (metrics.parent / "checkpoints" / "last.ckpt").stat().st_mtime - seconds
 
 
 def make_data(data: Path, machines: Iterable[str], train: int, test: int, seconds: float) -> Cost:
-    """A synthetic 2023, formatted; the cost of formatting it."""
+    """Makes and formats synthetic data of 2023; the cost of the formatting."""
     asdray("synth", DCASE, "--machines", ",".join(machines), "--train", train, "--test", test,
            "--seconds", seconds, "--data", data)  # fmt: skip
     return asdray("format", DCASE, "--data", data)
@@ -168,6 +172,7 @@ def make_data(data: Path, machines: Iterable[str], train: int, test: int, second
 def trial_of(
     recipe: str, options: dict[str, object], seed: int, machines: Sequence[str], dcase: str = DCASE
 ) -> Trial:
+    """The trial of a shipped recipe with some options changed."""
     from asdray.config.system import load_recipe, with_overrides
     from asdray.config.trial import Trial
 
@@ -182,7 +187,7 @@ def all_stages(
     backends: Sequence[object] = BACKENDS,
     plots: bool = True,
 ) -> None:
-    """Every stage of a trial, one after the other in this process, each inside ``meter(its name)``."""
+    """Runs every stage of a trial one after the other in this process, each inside ``meter(stage)``."""
     from asdray.config.backend import Umap
     from asdray.config.sweep import check_backends
     from asdray.stages.evaluate import evaluate
@@ -212,6 +217,7 @@ def all_stages(
 
 
 def ensure_packs(places: Places, machines: Iterable[str]) -> None:
+    """Decodes all training and test clips of some machines into packs."""
     from asdray.audio.cache import ensure_pack
 
     for machine, split in itertools.product(machines, ("train", "test")):
@@ -222,20 +228,21 @@ def ensure_packs(places: Places, machines: Iterable[str]) -> None:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """``0.62 (0.60-0.71)``: the median, the least and the most; of one value that."""
+    """``0.62 (0.60-0.71)``: median, minimum and maximum; a single value alone."""
     middle = f"{statistics.median(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table in Markdown, numbers to the right."""
     print(f"| {' | '.join(head)} |\n|---|{'---:|' * (len(head) - 1)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")
     print(flush=True)
 
 
-def here() -> str:
-    """The machine, and whether packages are compiled: where they are not, every process compiles them."""
+def describe_machine() -> str:
+    """CPUs, Python, load, and the state of the packages: each process compiles packages without bytecode."""
     typer = importlib.util.find_spec("typer")
     assert typer is not None
     assert typer.origin is not None

@@ -3,13 +3,14 @@
     python benchmarks/perf/scaling.py [--only clips,references,length,machines,trials,nodes] [--quick]
     python benchmarks/perf/scaling.py --from benchmarks/scaling/points.jsonl      # measures nothing
 
-Every point is a process of its own, the whole command where users run one: wall seconds, CPU seconds, peak of
-resident memory. Points go to ``points.jsonl`` below ``--out`` as they come, and those that are there are
-not measured again, so a stopped study goes on. `scaling_report.py` makes of them the table, the plot and what
-they say about a benchmark of 180 trainings. CPU seconds see little of what else runs; wall seconds all.
+Every point is measured in its own process, as a whole command if users run this command: wall seconds, CPU
+seconds, peak resident memory. Points are appended to ``points.jsonl`` below ``--out`` and are not measured
+again, so an interrupted study continues. `scaling_report.py` prints the table, draws the plot, and forecasts
+a benchmark of 180 trainings. CPU seconds hardly depend on other processes; wall seconds do.
 
-Scaled down: clips are of a quarter of a second where only their number matters; embeddings are random; no-op
-trials are `raw_spec` on 8 clips a machine, one backend; nodes are processes of this machine.
+The study is scaled down: clips last a quarter of a second if only their number matters; embeddings are
+random; trials without work are `raw_spec` on 8 clips per machine, one backend; nodes are processes of this
+machine.
 """
 
 from __future__ import annotations
@@ -40,24 +41,29 @@ OUT = ROOT / "build" / "scaling"
 ONE_THREAD = {**official.ONE_THREAD, "NUMBA_NUM_THREADS": "1"}
 POLL = 0.2
 
-TREE, SHORT = "dcase2020", 0.25  # the year whose names the clips of the tree have, and their seconds
+TREE, SHORT = "dcase2020", 0.25  # year of the tree's file names, and seconds of its clips
 NOOP = "dcase2024"  # the year with the most machines
 TRIALS_OF_MACHINES, TRIALS_OF_NODES = 10, 40
 
 Figures = dict[str, float]
 Point = tuple[str, int, Callable[[], Figures]]
-"""Series, where it stands in it, and what measures it."""
+"""Series, x within the series, and the function that measures the point."""
 
 
 # ---------------------------------------------------------------------------------------------- measuring
 
 
 def measured(command: list[object], others: bool = False, **env: str) -> Figures:
-    """Runs a command to its end, and adds what it printed as JSON in its last line.
+    """Runs a command to its end; the figures of the process and the values of a last output line in JSON.
 
-    ``cpu``: of the process with the children that it waited for; ``rss``: its peak in MiB, mapped files
-    included; ``anon``: without them, looked at every fifth of a second. With ``others``: ``cpu`` is of
-    the process alone, and ``others_cpu`` and ``others_anon`` (the peak of the sum) of all that it started.
+    Args:
+        others: measure the descendants separately.
+
+    Returns:
+        ``wall`` seconds; ``cpu`` seconds, including children that the process waited for; ``rss``: peak
+        resident memory in MiB, including mapped files; ``anon``: the peak without mapped files, sampled every
+        fifth of a second. With ``others``, ``cpu`` is of the process alone, and ``others_cpu`` and
+        ``others_anon`` (the peak of the sum) belong to its descendants.
     """
     with tempfile.TemporaryFile("w+") as out:
         start = time.monotonic()
@@ -93,7 +99,7 @@ def measured(command: list[object], others: bool = False, **env: str) -> Figures
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of ``/proc/<pid>/stat`` behind the name."""
+    """The fields of ``/proc/<pid>/stat`` after the name."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -102,7 +108,7 @@ def _cpu(stat: list[str]) -> float:
 
 
 def _session(leader: int, spent: dict[tuple[int, str], float]) -> Iterator[int]:
-    """The other processes of a session; notes the CPU seconds of each."""
+    """The other processes of a session; writes the CPU seconds of each to ``spent``."""
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdecimal() and int(name) != leader and int((stat := _stat(int(name)))[3]) == leader:
@@ -111,7 +117,7 @@ def _session(leader: int, spent: dict[tuple[int, str], float]) -> Iterator[int]:
 
 
 def _anonymous(pid: int) -> float:
-    """MiB of a process that are no file; 0 of one that ended."""
+    """Memory of a process without mapped files, in MiB; 0 if the process has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -120,16 +126,17 @@ def _anonymous(pid: int) -> float:
 
 
 def asdray(*args: object) -> list[object]:
+    """The command line of `asdray` with these arguments."""
     return [sys.executable, "-m", "asdray", *args]
 
 
-def quiet(*args: object) -> None:
-    """Runs a command that is not measured."""
+def run_unmeasured(*args: object) -> None:
+    """Runs a command of `asdray` without measurement."""
     subprocess.run(list(map(str, asdray(*args))), check=True, stdout=subprocess.DEVNULL)
 
 
 def work(name: str, *args: object) -> Figures:
-    """Runs a function of `scaling_work` in a process of its own, with one thread."""
+    """The figures of a function of `scaling_work`, in a new process with one thread."""
     return measured([sys.executable, scaling_work.__file__, name, *args], **ONE_THREAD)
 
 
@@ -162,7 +169,7 @@ def make_tree(data: Path, n: int) -> None:
 
 
 def clips(root: Path, quick: bool) -> Iterator[Point]:
-    """What grows with the clips of a year."""
+    """Series over the number of clips of a year."""
 
     def formatted(n: int) -> Figures:
         if not (data := root / f"tree-{n}").exists():
@@ -196,15 +203,15 @@ def clips(root: Path, quick: bool) -> Iterator[Point]:
 
 
 def references(root: Path, quick: bool) -> Iterator[Point]:
-    """What grows with the clips of one machine."""
+    """Series over the number of clips of one machine."""
     for n in (250, 1000) if quick else (1000, 2000, 4000, 8000):
         yield "backends of a machine", n, lambda n=n: work("backends", 1, n)
         yield "UMAP of a machine", n, lambda n=n: work("umap", n)
 
 
 def length(root: Path, quick: bool) -> Iterator[Point]:
-    """What grows with the seconds of a clip."""
-    # In a process of its own: the peaks of all that this one starts later would hold torch's memory too.
+    """Series over the length of a clip."""
+    # In a new process: torch's memory in this process would raise the peaks of all later child processes.
     precisions = ("fp32", "bf16")[: int(work("precisions")["value"])]
     batch = 8 if quick else 64
     for seconds in (5, 6) if quick else (6, 10, 14, 18):
@@ -218,12 +225,12 @@ def length(root: Path, quick: bool) -> Iterator[Point]:
 
 
 def sweep(root: Path, machines: int, trials: int, *options: object, **env: str) -> Figures:
-    """A sweep of trials that do next to nothing."""
+    """The figures of a sweep of trials with almost no work."""
     data = root / "noop"
     names = get_year(NOOP).all_machines
     if not (data / "formatted" / NOOP / "dataset.json").exists():
-        quiet("synth", NOOP, "--train", 4, "--test", 4, "--seconds", 1, "--data", data)
-        quiet("format", NOOP, "--data", data)
+        run_unmeasured("synth", NOOP, "--train", 4, "--test", 4, "--seconds", 1, "--data", data)
+        run_unmeasured("format", NOOP, "--data", data)
     spec = {
         "name": "noop",
         "recipes": {"raw_spec": {"space": {"frontend.n_mels": list(range(16, 16 + trials))}}},
@@ -241,27 +248,28 @@ def sweep(root: Path, machines: int, trials: int, *options: object, **env: str) 
 
 
 def machines(root: Path, quick: bool) -> Iterator[Point]:
-    """A sweep of some trials over more and more machines."""
+    """Series over the machines of a sweep."""
     for n in (1, 3) if quick else (1, 4, 8, 16):
         yield "machines", n, lambda n=n: sweep(root, n, 3 if quick else TRIALS_OF_MACHINES)
 
 
 def trials(root: Path, quick: bool) -> Iterator[Point]:
-    """A sweep of more and more trials, and the tables of as many with 16 machines and 4 backends."""
+    """Series over the trials of a sweep, and over the trials of tables with 16 machines and 4 backends."""
     for n in (4, 12) if quick else (10, 50, 100, 200, 400):
         yield "trials", n, lambda n=n: sweep(root, 1, n)
         yield "tables", n, lambda n=n: tables(root, n)
 
 
 def tables(root: Path, n: int) -> Figures:
+    """The figures of tables and leaderboard of ``n`` trials."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        quiet_work = [sys.executable, scaling_work.__file__, "build_tables", str(n), folder]
-        subprocess.run(quiet_work, check=True, stdout=subprocess.DEVNULL)
+        build_command = [sys.executable, scaling_work.__file__, "build_tables", str(n), folder]
+        subprocess.run(build_command, check=True, stdout=subprocess.DEVNULL)
         return work("tables", n, folder)
 
 
 def nodes(root: Path, quick: bool) -> Iterator[Point]:
-    """The same sweep on more and more nodes of one CPU."""
+    """Series over the nodes of a sweep, each with one CPU."""
     sys.path.append(str(ROOT / "tests"))
     from ray_nodes import HEAD, RayCluster
 
@@ -288,12 +296,12 @@ DIMENSIONS = (clips, references, length, machines, trials, nodes)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The points of a file, one JSON object a line; none where there is no file."""
+    """The points of a file with one JSON object per line; empty if the file is missing."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def study(path: Path, only: list[str], quick: bool, repeat: int) -> None:
-    """Measures what is not in the file yet."""
+    """Measures the points missing from the file, ``repeat`` times each, and appends each point."""
     path.parent.mkdir(parents=True, exist_ok=True)
     commit = str(provenance.versions()["commit"])[:7]
     cpus = len(os.sched_getaffinity(0))
@@ -302,8 +310,8 @@ def study(path: Path, only: list[str], quick: bool, repeat: int) -> None:
             if dimension.__name__ not in only:
                 continue
             for series, x, measure in dimension(Path(folder), quick):
-                here = [p for p in read(path) if (p["series"], p["x"]) == (series, x)]
-                for _ in range(repeat - len(here)):
+                measured_points = [p for p in read(path) if (p["series"], p["x"]) == (series, x)]
+                for _ in range(repeat - len(measured_points)):
                     figures = {name: round(value, 6) for name, value in measure().items()}
                     known = {"date": provenance.now(), "commit": commit, "cpus": cpus}
                     load = round(os.getloadavg()[0], 1)
@@ -317,13 +325,11 @@ def main() -> None:
     names = [dimension.__name__ for dimension in DIMENSIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default=",".join(names), help=f"some of {', '.join(names)}")
-    parser.add_argument(
-        "--quick", action="store_true", help="does it run? two minutes; the figures say little"
-    )
-    parser.add_argument("--repeat", type=int, default=1, help="points of each kind; medians are used")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of two minutes")
+    parser.add_argument("--repeat", type=int, default=1, help="measurements per point; medians are used")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of points.jsonl and scaling.svg")
     parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="points; nothing is measured"
+        "--from", dest="source", type=Path, metavar="FILE", help="report these points and measure nothing"
     )
     parser.add_argument("--gpu-clips", type=float, default=6000, help="clips/s of 10 s that a GPU trains on")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What the points of `scaling.py` say: lines, a table, a plot, a forecast of a benchmark of 180 trainings."""
+"""Report on the points of `scaling.py`: fitted lines, table, plot, and a forecast for 180 trainings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from asdray.dcase.years import get_year
 
 Points = Sequence[dict[str, Any]]
 
-Shown = list[tuple[str, str, str]]
-"""Series, figure, and how the plot calls it."""
+Curves = list[tuple[str, str, str]]
+"""Series, figure, and label in the plot."""
 
 _SWEEP_TIME = [("cpu", "driver, CPU"), ("others_cpu", "all other processes, CPU"), ("wall", "wall")]
 _SWEEP_MEMORY = [("rss", "driver"), ("others_anon", "all other processes")]
@@ -27,12 +27,12 @@ _STEPS = ("step fp32", "step bf16", "extraction")
 
 @dataclass(frozen=True)
 class Panel:
-    """What grows with one thing, told per so many of it."""
+    """The curves over one quantity ``x``; the table has the growth per ``per`` units of ``x``."""
 
     x: str
     per: int
-    times: Shown
-    memory: Shown
+    times: Curves
+    memory: Curves
 
 
 _OF_MACHINE = [("backends of a machine", "four backends"), ("UMAP of a machine", "UMAP")]
@@ -91,15 +91,15 @@ class Line:
 
     @classmethod
     def through(cls, points: Points, series: str, figure: str) -> Line | None:
-        """None with fewer than two different x."""
-        found: dict[int, list[float]] = {}
+        """Fits a figure of a series; None with fewer than two different x."""
+        values: dict[int, list[float]] = {}
         for point in points:
             if point["series"] == series and figure in point:
-                found.setdefault(point["x"], []).append(point[figure])
-        if len(found) < 2:
+                values.setdefault(point["x"], []).append(point[figure])
+        if len(values) < 2:
             return None
-        x = np.array(sorted(found), float)
-        y = np.array([statistics.median(found[int(one)]) for one in x])
+        x = np.array(sorted(values), float)
+        y = np.array([statistics.median(values[int(position)]) for position in x])
         slope, intercept = np.polyfit(x, y, 1)
         return cls(x, y, float(intercept), float(slope))
 
@@ -107,7 +107,7 @@ class Line:
         return self.intercept + self.slope * x
 
     def between(self, x: float) -> float:
-        """Along the points themselves, for what is no line; behind the last as between the last two."""
+        """Linear interpolation between the points; beyond the last point with the slope of the last two."""
         if x <= self.x[-1]:
             return float(np.interp(x, self.x, self.y))
         return float(self.y[-1] + (self.y[-1] - self.y[-2]) / (self.x[-1] - self.x[-2]) * (x - self.x[-1]))
@@ -123,8 +123,11 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """``flat``: grows by less than a tenth over all x; ``line``: no point is further from it than a
-        twentieth of what it grows by (a tenth: ``nearly``); else ``no line``."""
+        """How well the line fits.
+
+        ``flat`` if the growth over all x is less than a tenth of the mean; ``line`` if no point is further
+        from the line than a twentieth of the growth (``nearly`` for a tenth); else ``no line``.
+        """
         if len(self.x) < 3:
             return "two points"
         grown = abs(self.slope) * (self.x[-1] - self.x[0])
@@ -168,7 +171,7 @@ def _number(value: float, sign: bool = False) -> str:
 
 
 def plot(points: Points, path: Path) -> None:
-    """Points and lines, a panel for time and one for memory of each dimension, as SVG."""
+    """Draws points and lines as SVG, with a panel for time and a panel for memory per dimension."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -196,7 +199,7 @@ def plot(points: Points, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Year:
-    """What a year asks of one training of all its machines."""
+    """Clips, machines and clip length of one training on all machines of a year."""
 
     train: int
     test: int
@@ -205,7 +208,7 @@ class Year:
 
     @classmethod
     def of(cls, dcase: str) -> Year:
-        """Nominal counts of the organisers; 2020's as in `perf/format.py`."""
+        """The organisers' nominal counts; for 2020 the counts of `perf/format.py`."""
         year = get_year(dcase)
         train = test = 0
         for subset in ("dev", "eval"):
@@ -222,18 +225,19 @@ class Year:
 
 
 def makespan(seconds: Sequence[float], gpus: int) -> float:
-    """Until the last of some trainings ends, each beginning on the GPU that is free first."""
+    """Seconds until the last training ends, if each starts on the first free GPU."""
     free = [0.0] * gpus
-    for one in seconds:
-        heapq.heappush(free, heapq.heappop(free) + one)
+    for training in seconds:
+        heapq.heappush(free, heapq.heappop(free) + training)
     return max(free)
 
 
-def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
-    """What the lines say about 180 trainings, in Markdown.
+def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
+    """Forecast for 180 trainings from the fitted lines, in Markdown.
 
     Args:
-        gpu_clips, gpu_extraction: clips/s of 10 s that one GPU trains on, and extracts.
+        gpu_clips: clips of 10 s per second in training on one GPU.
+        gpu_extraction: clips of 10 s per second in extraction on one GPU.
     """
     precisions = [p for p in ("fp32", "bf16") if Line.through(points, f"step {p}", "value")] or ["fp32"]
     lengths = (*(f"step {p}" for p in precisions), "extraction", "decoding")
@@ -241,7 +245,7 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     asked += itertools.product(("machines", "trials"), ("cpu", "others_cpu", "wall", "rss"))
     found = {key: Line.through(points, *key) for key in asked}
     if missing := sorted({series for (series, _), line in found.items() if line is None}):
-        return f"No forecast: it needs two points at least of {', '.join(missing)}."
+        return f"No forecast: it needs at least two points of {', '.join(missing)}."
     fit = {key: line for key, line in found.items() if line}
     nodes = [Line.through(points, "nodes", figure) for figure in ("cpu", "rss")]
     more = [_number(line.slope) if line else "" for line in nodes]
@@ -277,8 +281,8 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     text = [
         f"{count} trainings: {RECIPES} recipes like `dis_baseline`, {SEEDS} seeds, {YEARS[0]} to {YEARS[-1]} "
         f"({sum(y.train for y in years):,} training and {sum(y.test for y in years):,} test clips), {EPOCHS} "
-        f"epochs. **Assumed, since no GPU was measured**: one trains on {gpu_clips:,.0f} and extracts "
-        f"{gpu_extraction:,.0f} clips of 10 s per second, and others in proportion to their length.",
+        f"epochs. **Assumed, since no GPU was measured**: a GPU trains on {gpu_clips:,.0f} and extracts "
+        f"{gpu_extraction:,.0f} clips of 10 s per second; the time is proportional to the length of a clip.",
         "",
         "| GPUs | trainings take | GPUs in use | driver in use | CPUs in use by tasks | with UMAP |",
         "|---:|---:|---:|---:|---:|---:|",
@@ -295,15 +299,17 @@ def prediction(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         f"{driver / count:.2f} s of the driver's CPU, {tasks / count:.0f} s of CPU in tasks "
         f"({(tasks + plots) / count:.0f} s with UMAP).",
         f"* Tasks keep up with **{needed[0]:.1f} CPUs per GPU** ({needed[1]:.1f} with UMAP): one for the "
-        f"training, {busy[0]:.2f} ({busy[1]:.2f}) for tasks, which get at most half of all CPUs meanwhile.",
-        f"* The driver is one process: it would be the bottleneck from {gpu / driver:,.0f} GPUs on, and more "
-        f"GPUs than the {count} trainings have nothing to do. The sweep's start is {_time(start)} more.",
+        f"training, {busy[0]:.2f} ({busy[1]:.2f}) for tasks, which get at most half of all CPUs during "
+        "trainings.",
+        f"* The driver is one process, and the bottleneck from {gpu / driver:,.0f} GPUs on; GPUs beyond the "
+        f"{count} trainings are idle. The start of the sweep takes another {_time(start)}.",
         f"* Driver's memory: {fit['trials', 'rss'](count):,.0f} MiB with {count} trials."
-        + (" Each node more costs it {} s of CPU and {} MiB.".format(*more) if all(more) else ""),
-        f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} the largest year).",
+        + (" Each further node costs the driver {} s of CPU and {} MiB.".format(*more) if all(more) else ""),
+        f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} for the largest "
+        "year).",
         *(
             f"* On CPUs in {precision}, as measured: {seconds / 86400:,.0f} CPU days; one such GPU is "
-            f"as fast as {seconds / gpu:,.0f} of them."
+            f"as fast as {seconds / gpu:,.0f} of these CPUs."
             for precision, seconds in cpu.items()
         ),
     ]
@@ -317,6 +323,6 @@ def _time(seconds: float) -> str:
 
 
 def report(points: Points, picture: Path, gpu_clips: float, gpu_extraction: float) -> str:
-    """Draws the plot; returns the table and the prediction."""
+    """Draws the plot; returns the table and the forecast."""
     plot(points, picture)
-    return f"\n{table(points)}\n\n{prediction(points, gpu_clips, gpu_extraction)}\n\n{picture}"
+    return f"\n{table(points)}\n\n{forecast(points, gpu_clips, gpu_extraction)}\n\n{picture}"

@@ -1,7 +1,7 @@
-"""What `scaling.py` measures in a process of its own: `python scaling_work.py NAME ARGUMENT...`.
+"""Work that `scaling.py` measures in a new process: `python scaling_work.py NAME ARGUMENT...`.
 
-Each prints as JSON ``value``, the CPU seconds of one piece of the work itself, where the start of Python, the
-imports and what is compiled once are not to count.
+Most functions print ``{"value": CPU seconds of the work}`` in JSON, without the start of Python, imports and
+compilation.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ def wav(samples: np.ndarray) -> bytes:
     return b"RIFF%sWAVEfmt %s%sdata%s%s" % (sizes[0], sizes[1], head, sizes[2], audio)
 
 
-def tell(**values: float) -> None:
+def print_json(**values: float) -> None:
+    """Prints the values as the line of JSON that `scaling.measured` reads."""
     print(json.dumps(values))
 
 
-def spent(work: Callable[[], Any]) -> float:
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of ``work()`` in this process."""
     began = time.process_time()
     work()
     return time.process_time() - began
 
 
 def pack(data: str, dcase: str) -> None:
-    """Decodes all clips of a year into packs, then reads them once, in batches of 64."""
+    """Decodes all clips of a year into packs and reads the packs once in batches of 64."""
     from asdray.audio.batches import Clips
     from asdray.audio.cache import ensure_pack
     from asdray.dcase.manifest import load_dataset
@@ -53,29 +55,29 @@ def pack(data: str, dcase: str) -> None:
             for start in range(0, len(clips), 64):
                 clips.gather(np.arange(start, min(start + 64, len(clips))), 4000)
 
-    tell(value=spent(build_and_read))
+    print_json(value=cpu_seconds(build_and_read))
 
 
 def backends(machines: str, references: str) -> None:
-    """The four default backends for some machines, 200 queries each."""
+    """Scores some machines by the four default backends, 200 queries per machine."""
     import backends as perf
 
     perf.DIMENSIONS = DIMENSIONS
     perf.REFERENCES = 100
     perf.score()
     perf.REFERENCES = int(references)
-    tell(value=spent(lambda: [perf.score() for _ in range(int(machines))]))
+    print_json(value=cpu_seconds(lambda: [perf.score() for _ in range(int(machines))]))
 
 
 def umap(n: str) -> None:
-    """UMAP of so many clips, once it is compiled."""
+    """UMAP of ``n`` clips, after a small UMAP that compiles the functions."""
     from asdray.config.backend import Umap
     from asdray.stages.umap import embed
 
     rng = np.random.default_rng(0)
     embed(rng.normal(size=(64, DIMENSIONS)).astype(np.float32), Umap())
     clips = rng.normal(size=(int(n), DIMENSIONS)).astype(np.float32)
-    tell(value=spent(lambda: embed(clips, Umap())))
+    print_json(value=cpu_seconds(lambda: embed(clips, Umap())))
 
 
 def step(seconds: str, precision: str, batch_size: str) -> None:
@@ -99,19 +101,19 @@ def step(seconds: str, precision: str, batch_size: str) -> None:
 
         for _ in range(2):
             one()
-        tell(value=steps.median(one, steps.Clock(device), 5), batch=size)
+        print_json(value=steps.median(one, steps.Clock(device), 5), batch=size)
 
 
 def precisions() -> None:
-    """How many of fp32 and bf16 are worth measuring."""
+    """Prints the number of precisions worth measuring: 1 (fp32) or 2 (and bf16)."""
     import steps
     import torch
 
-    tell(value=len(steps.precisions(torch.device("cpu"))))
+    print_json(value=len(steps.precisions(torch.device("cpu"))))
 
 
 def extraction(seconds: str, batch_size: str) -> None:
-    """Embeddings of a batch of clips."""
+    """Extraction of the embeddings of a batch of clips."""
     import steps
     import torch
 
@@ -126,11 +128,11 @@ def extraction(seconds: str, batch_size: str) -> None:
             model.extract(steps.features.to_float(clips.gather(index, n_samples)))
 
         one()
-        tell(value=steps.median(one, steps.Clock(device), 5), batch=size)
+        print_json(value=steps.median(one, steps.Clock(device), 5), batch=size)
 
 
 def decoding(seconds: str, folder: str) -> None:
-    """One clip read as it is when a pack is made: the mean of 200."""
+    """Decoding of one clip, as in packing: the mean of 200 clips."""
     from asdray.audio.cache import read_clip
 
     n = int(float(seconds) * 16000)
@@ -140,13 +142,13 @@ def decoding(seconds: str, folder: str) -> None:
         path.write_bytes(wav(rng.integers(-3000, 3000, n, dtype=np.int16)))
     out = np.empty((n, 1), np.int16)
     read_clip(paths[0], out)
-    tell(value=spent(lambda: [read_clip(path, out) for path in paths]) / len(paths))
+    print_json(value=cpu_seconds(lambda: [read_clip(path, out) for path in paths]) / len(paths))
     for path in paths:
         path.unlink()
 
 
 def build_tables(trials: str, folder: str) -> None:
-    """What `tables` reads."""
+    """Writes the input of `tables`."""
     import tables as perf
 
     perf.SYSTEMS, perf.SEEDS = int(trials), 1
@@ -154,7 +156,7 @@ def build_tables(trials: str, folder: str) -> None:
 
 
 def tables(trials: str, folder: str) -> None:
-    """Tables and leaderboard of so many trials with 16 machines and 4 backends."""
+    """Tables and leaderboard of some trials with 16 machines and 4 backends."""
     import tables as perf
 
     perf.SYSTEMS, perf.SEEDS = int(trials), 1

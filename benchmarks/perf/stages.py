@@ -1,12 +1,12 @@
 """What does each stage of a trial cost? `make perf` runs the quick part.
 
-4 machines x (200 training + 100 test) clips of 6 s, synthetic; all four default backends and UMAP; one seed
-each; the autoencoder with 5 epochs and the two-branch network with 4, as in `pipeline.py` (`--quick`: 2
-machines x (40 + 20) clips of 5 s, 2 epochs). Each recipe runs stage by stage in one process, after its
-imports, which are told apart; `asdray run` does the same beside it as a whole command.
+Synthetic data of 4 machines x (200 training + 100 test) clips of 6 s, all four default backends and UMAP, one
+seed; the autoencoder has 5 epochs, the two-branch network 4, as in `pipeline.py` (`--quick`: 2 machines x (40
++ 20) clips of 5 s, 2 epochs). Each recipe runs stage by stage in one process, with imports measured
+separately, and then as a whole command with `asdray run`.
 
-Before the first stage the original wavs are moved away: all that is told below was done from packed audio.
-`reading` is what it costs to make the batches of an epoch, against that epoch's training (target: 2 %).
+Before the first stage the original WAV files are moved away, so every stage reads packed audio. `reading` is
+the cost of making the batches of an epoch, relative to the training of an epoch (target: 2 %).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_READING = 0.02
 
 
 def pack(data: Path, results: Path, machines: Sequence[str]) -> dict[str, list[Cost]]:
-    """Decoding all clips into packs, and opening these again, in a process of its own."""
+    """The costs of decoding all clips into packs, and of opening the packs again, in this process."""
     from asdray.store import Places
 
     meter = runs.Meter()
@@ -46,13 +46,13 @@ def pack(data: Path, results: Path, machines: Sequence[str]) -> dict[str, list[C
     for name in ("pack", "open packs again"):
         with meter(name):
             runs.ensure_packs(Places.of(data, results), machines)
-    return meter.found
+    return meter.costs
 
 
 def stages(
     recipe: str, options: dict[str, Any], data: Path, results: Path, machines: Sequence[str]
 ) -> dict[str, Any]:
-    """All stages of a recipe, one after the other in this process; and the share of reading in training."""
+    """The costs of all stages of a recipe in this process, and the share of reading in training."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
     from asdray.store import Places
 
@@ -68,12 +68,12 @@ def stages(
         import umap  # noqa: F401
     runs.all_stages(trial, places, meter)
     epochs = options["train.epochs"]
-    trained = sum(cost.cpu for cost in meter.found["train"]) / epochs
-    return {"costs": meter.found, "reading": reading(trial, places) / trained}
+    trained = sum(cost.cpu for cost in meter.costs["train"]) / epochs
+    return {"costs": meter.costs, "reading": reading(trial, places) / trained}
 
 
 def reading(trial: Any, places: Any) -> float:
-    """CPU seconds of making the batches of one epoch, of all units; least of three."""
+    """CPU seconds of making the batches of one epoch of all units; the minimum of three."""
     import numpy as np
 
     from asdray import frontends
@@ -89,23 +89,28 @@ def reading(trial: Any, places: Any) -> float:
             trial.system.frontend, trial.system.audio.n_samples(trial.dcase), columns=columns
         )
         data = frontend.training_data(clips, columns, trial.system.train.batch_size, np.random.default_rng(0))
-        found = []
+        seconds = []
         for epoch in range(3):
             began = time.process_time()
             for _ in data.epoch(generator(0, unit.name, epoch)):
                 pass
-            found.append(time.process_time() - began)
-        total += min(found)
+            seconds.append(time.process_time() - began)
+        total += min(seconds)
     return total
 
 
-def rows(found: list[dict[str, list[Cost]]], clips: dict[str, int]) -> list[list[str]]:
-    """A row per stage: over all machines, but for UMAP's first, which compiles."""
+def rows(results: list[dict[str, list[Cost]]], clips: dict[str, int]) -> list[list[str]]:
+    """A row per stage, over all machines; the first UMAP has its own row, because it compiles functions.
+
+    Args:
+        results: for each run, stage -> costs.
+        clips: stage -> number of clips, for clips per CPU second.
+    """
     table = []
-    for stage in found[0]:
+    for stage in results[0]:
         parts = [("UMAP, first", slice(1)), ("UMAP, each further", slice(1, None))]
-        for name, which in parts if stage == "UMAP" else [(stage, slice(None))]:
-            costs = [run[stage][which] for run in found]
+        for name, part in parts if stage == "UMAP" else [(stage, slice(None))]:
+            costs = [run[stage][part] for run in results]
             share = len(costs[0]) if "each further" in name else 1
             cpu = [sum(c.cpu for c in run) / share for run in costs]
             rate = clips.get(stage, 0) / statistics.median(cpu)
@@ -142,8 +147,9 @@ def main() -> int:
         again = runs.asdray("format", runs.DCASE, "--data", data)
         with spawn.Pool(1) as pool:
             packed = pool.apply(pack, (data, results, machines))
-        print(f"{runs.here()}; {len(machines)} machines x ({train} + {test}) clips of {seconds:g} s\n")
-        packing = {"format, the command": [first], "format again, the command": [again], **packed}
+        machine = runs.describe_machine()
+        print(f"{machine}; {len(machines)} machines x ({train} + {test}) clips of {seconds:g} s\n")
+        packing = {"`asdray format`": [first], "`asdray format` again": [again], **packed}
         runs.print_table(HEAD, rows([packing], dict.fromkeys([*packing], n_all) | {"imports": 0}))
         cost = packed["pack"][0]
         print(f"packing: {n_all * seconds * runs.RATE * 2 / 1e6 / cost.cpu:,.0f} MB per CPU second\n")
@@ -153,24 +159,26 @@ def main() -> int:
             if args.quick:
                 options["train.epochs"] = 2
             wavs.rename(root / "away")
-            told = []
+            results_by_run = []
             for run in range(args.runs):
                 with spawn.Pool(1) as pool:
-                    told.append(pool.apply(stages, (recipe, options, data, root / f"by-{run}", machines)))
+                    results_by_run.append(
+                        pool.apply(stages, (recipe, options, data, root / f"by-{run}", machines))
+                    )
             (root / "away").rename(wavs)
             chosen = [f"--set={name}={value}" for name, value in options.items()]
-            whole = [
+            commands = [
                 runs.asdray("run", recipe, runs.DCASE, "--machines", ",".join(machines), *chosen,
                             "--data", data, "--results", root / f"run-{run}")
                 for run in range(args.runs)
             ]  # fmt: skip
             epochs = options["train.epochs"]
             clips = {"train": epochs * n_train, "extract": n_all, "evaluate": len(machines) * test}
-            table = rows([one["costs"] for one in told], clips)
-            table += rows([{"`asdray run`, all of it": [cost]} for cost in whole], {})
+            table = rows([one["costs"] for one in results_by_run], clips)
+            table += rows([{"`asdray run`, whole command": [cost]} for cost in commands], {})
             print(f"`{recipe}`, {epochs} epochs, median of {args.runs} (least-most)\n")
             runs.print_table(HEAD, table)
-            share = statistics.median(one["reading"] for one in told)
+            share = statistics.median(one["reading"] for one in results_by_run)
             print(f"reading the batches of an epoch: {100 * share:.2f} % of its CPU seconds\n", flush=True)
             fine &= share < MOST_READING
     return int(not fine)

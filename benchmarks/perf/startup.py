@@ -1,8 +1,8 @@
-"""How long do commands take that only tell something? `make perf` runs this.
+"""How long do commands take that only print information? Part of `make perf`.
 
-`asdray --help`, `recipes`, `status` of a finished sweep of 20 trials, `sweep --dry-run` of the shipped demo:
-whole processes, median of 7, and which heavy modules each imports. Exit code 1 where one takes a second of
-the CPU or imports one of `NEVER`.
+Timed are `asdray --help`, `recipes`, `status` of a finished sweep of 20 trials, and `sweep --dry-run` of the
+shipped demo, as whole processes (median of 7), with the heavy modules that each command imports. Exit code 1
+if a command takes a second of the CPU or imports a module of `NEVER`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEAVY = (*NEVER, "scipy", "optuna", "matplotlib", "numpy", "pyarrow", "pydantic"
 
 
 def imports(command: tuple[object, ...]) -> dict[str, float]:
-    """Heavy modules that a command imports -> milliseconds, with all that they import first."""
+    """Heavy module imported by a command -> milliseconds, including its own imports."""
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "asdray", *map(str, command)],
         stdout=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def imports(command: tuple[object, ...]) -> dict[str, float]:
     )
     lines = [line.split("|") for line in run.stderr.splitlines() if line.startswith("import time:")]
     found = {name.strip(): total for _, total, name in lines if name.strip() in HEAVY}
-    # `rich` itself imports nothing; what a command waits for is below it.
+    # `rich` itself imports nothing: the time is spent in its submodules.
     if "rich" in found:
         below = [int(total) for _, total, name in lines if name.strip() == "rich.console"]
         found["rich"] = str(max(below, default=0))
@@ -45,7 +45,7 @@ def imports(command: tuple[object, ...]) -> dict[str, float]:
 
 
 def finish(data: Path, results: Path) -> None:
-    """All stages of the trials of the sweep, without Ray."""
+    """Runs all stages of the sweep's trials without Ray."""
     from asdray.store import Places
 
     for bands in BANDS:
@@ -87,23 +87,21 @@ def main() -> int:
         }
         rows, fine = [], True
         for name, command in commands.items():
-            runs.asdray(*command)  # where bytecode is kept, it is there from now on
+            runs.asdray(*command)  # writes bytecode, if bytecode can be written
             costs = [runs.asdray(*command) for _ in range(options.runs)]
-            found = imports(command)
-            fine &= statistics.median(c.cpu for c in costs) < MOST_SECONDS and not set(found) & set(NEVER)
+            imported = imports(command)
+            fine &= statistics.median(c.cpu for c in costs) < MOST_SECONDS and not set(imported) & set(NEVER)
             rows.append(
                 [
                     name,
                     runs.spread([c.wall for c in costs]),
                     runs.spread([c.cpu for c in costs]),
                     f"{max(c.mib for c in costs):.0f}",
-                    ", ".join(f"{module} {ms:.0f}" for module, ms in found.items()),
+                    ", ".join(f"{module} {ms:.0f}" for module, ms in imported.items()),
                 ]
             )
-    print(f"{runs.here()}; median of {options.runs}; at most {MOST_SECONDS:g} s\n")
-    runs.print_table(
-        ["command", "wall s", "CPU s", "peak MiB", "imports, ms (those of `-X importtime`)"], rows
-    )
+    print(f"{runs.describe_machine()}; median of {options.runs}; at most {MOST_SECONDS:g} s\n")
+    runs.print_table(["command", "wall s", "CPU s", "peak MiB", "imports, ms (by `-X importtime`)"], rows)
     return int(not fine)
 
 

@@ -1,8 +1,7 @@
-"""The training steps that `train.py` and `gpu.py` measure, on generated audio, and how they are measured.
+"""Training steps on generated audio, and their measurement, for `train.py` and `gpu.py`.
 
-Uses networks, losses, features and batches of asdray directly: needs numpy and torch, and neither
-asdray's other packages nor an installed asdray. `tests/test_speed.py` sees to it that the steps are those
-of the frontends.
+The steps use networks, losses, features and batches of asdray directly, so only numpy and torch are needed,
+and no installed asdray. `tests/test_speed.py` checks that the steps have the same losses as the frontends.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ N_MELS, N_FRAMES = 128, 5
 
 
 def make_clips(n: int, seconds: float, seed: int = 0) -> Clips:
-    """``n`` clips of noise in one int16 array, as a pack holds them."""
+    """``n`` clips of noise in one int16 array, as in a pack."""
     length = int(seconds * RATE)
     noise = np.random.default_rng(seed).integers(-3000, 3000, 1 << 20, dtype=np.int16)
     samples = np.resize(noise, (n * length, 1))
@@ -52,7 +51,7 @@ def make_clips(n: int, seconds: float, seed: int = 0) -> Clips:
 
 
 class TwoBranch(nn.Module):
-    """The two-branch network with a fixed AdaCos head, mixup before it: the recipe ``dis_baseline``."""
+    """The recipe ``dis_baseline``: the two-branch network with mixup and a fixed AdaCos head."""
 
     window: Tensor
 
@@ -83,7 +82,7 @@ class TwoBranch(nn.Module):
 
 
 class Vectors(nn.Module):
-    """The autoencoder: the recipe ``ae_baseline``."""
+    """The recipe ``ae_baseline``: the autoencoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class Vectors(nn.Module):
 
 
 def autoencoder_frontend() -> AutoencoderFrontend:
-    """The frontend of the recipe ``ae_baseline`` with fresh weights: what extracts its clips."""
+    """The frontend of the recipe ``ae_baseline`` with fresh weights, for extraction."""
     config = SimpleNamespace(
         n_frames=N_FRAMES,
         hop_length=HOP,
@@ -116,7 +115,7 @@ def autoencoder_frontend() -> AutoencoderFrontend:
 def clip_batches(
     clips: Clips, seconds: float, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Training batches without end, gathered from ``clips`` wherever they live."""
+    """Endless training batches gathered from ``clips``, on the host or on a device."""
     rng = np.random.default_rng(0)
     n_samples = int(seconds * RATE)
     classes = rng.integers(0, N_CLASSES, len(clips))
@@ -136,8 +135,10 @@ def clip_batches(
 def stacked_batches(
     count: int, batch_size: int, device: torch.device, n_frames: int = 60_000
 ) -> Iterator[tuple[Tensor]]:
-    """Vectors ``(count, B, width)`` without end: a batch of each of ``count`` machines, each from its own
-    frames in its own order, all gathered at once."""
+    """Endless batches of vectors ``(count, B, width)``.
+
+    Each of ``count`` machines has its own frames in its own order; all are gathered at once.
+    """
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.normal(size=(count * n_frames, N_MELS)).astype(np.float32)).to(device)
     first = np.arange(count)[:, None] * n_frames
@@ -150,7 +151,7 @@ def stacked_batches(
 
 
 def vector_batches(batch_size: int, device: torch.device, n_frames: int = 60_000) -> Iterator[tuple[Tensor]]:
-    """Vectors without end, gathered by index from frames that live on the device."""
+    """Endless batches of vectors, gathered by index from frames on the device."""
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.normal(size=(n_frames, N_MELS)).astype(np.float32)).to(device)
     while True:
@@ -164,8 +165,7 @@ def vector_batches(batch_size: int, device: torch.device, n_frames: int = 60_000
 
 
 class Clock:
-    """Seconds: of the CPU where one thread computes (other users of the machine do not count), else by the
-    wall."""
+    """Seconds: CPU time for one thread (independent of other processes), wall time otherwise."""
 
     def __init__(self, device: torch.device, threads: int = 1) -> None:
         self._cuda = device.type == "cuda"
@@ -178,26 +178,30 @@ class Clock:
 
 
 def median(work: Callable[[], Any], clock: Clock, repeats: int = 5, inner: int = 1) -> float:
-    """Seconds of one ``work()``; once unmeasured before."""
+    """Median seconds of ``work()``, after one call without measurement."""
     work()
-    found = []
+    seconds = []
     for _ in range(repeats):
         began = clock()
         for _ in range(inner):
             work()
-        found.append((clock() - began) / inner)
-    return statistics.median(found)
+        seconds.append((clock() - began) / inner)
+    return statistics.median(seconds)
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """Those worth measuring: without AVX-512 a CPU only emulates bf16, ten times slower than fp32."""
+    """Precisions worth measuring: a CPU without AVX-512 emulates bf16, ten times slower than fp32."""
     emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
     return ("fp32",) if emulated else ("fp32", "bf16")
 
 
 def machine_speed(device: torch.device, quick: bool = False) -> dict[str, float]:
-    """What the machine reaches: FLOP/s of products (matrix or convolution, whichever is faster) in
-    ``fp32`` and ``bf16``, and bytes/s of ``memory`` read and written."""
+    """The machine's measured speed.
+
+    Returns:
+        FLOP/s of products (matrix or convolution, whichever is faster) in ``fp32`` and ``bf16``, and bytes/s
+        of ``memory`` read and written.
+    """
     clock = Clock(device, torch.get_num_threads())
     n = 8192 if device.type == "cuda" else 512 if quick else 1024
     channels = 256 if device.type == "cuda" else 64
@@ -216,13 +220,13 @@ def machine_speed(device: torch.device, quick: bool = False) -> dict[str, float]
     return speed
 
 
-class Work(TorchDispatchMode):
-    """Counts what the operations inside do, forward and backward.
+class OperationCounter(TorchDispatchMode):
+    """Counts FLOPs and bytes of all operations inside, forward and backward.
 
     Attributes:
-        flops: of products and convolutions, two per multiply-add; FFTs count nothing.
-        nbytes: of all tensors that operations read and write, each once per operation, views not counted.
-        ops: (flops, bytes) of every operation.
+        flops: FLOPs of products and convolutions, two per multiply-add; FFTs count as zero.
+        nbytes: bytes of all tensors read and written, each once per operation, without views.
+        ops: (FLOPs, bytes) of every operation.
     """
 
     def __init__(self) -> None:
@@ -248,14 +252,14 @@ class Work(TorchDispatchMode):
         return sum(b for _, b in self.ops)
 
     def limit(self, speed: dict[str, float], precision: str) -> float:
-        """Seconds that the operations, one after another, need at the machine's best speeds."""
+        """Seconds of the operations, one after another, at the machine's measured speeds."""
         return sum(max(f / speed[precision], b / speed["memory"]) for f, b in self.ops)
 
 
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple):
-        for one in value:
-            yield from _flat(one)
+        for item in value:
+            yield from _flat(item)
     elif isinstance(value, dict):
         yield from _flat(list(value.values()))
     else:
@@ -265,11 +269,11 @@ def _flat(value: Any) -> Iterator[Any]:
 def layers_alone(
     module: nn.Module, run: Callable[[], Any], context: Callable[[], Any], clock: Clock, repeats: int
 ) -> float:
-    """Seconds of all layers, forward and backward, each timed alone at the shapes that it has in `run`."""
-    seen: list[tuple[nn.Module, Tensor, bool]] = []
+    """Seconds of all layers, forward and backward, each timed alone at its shapes in ``run()``."""
+    inputs: list[tuple[nn.Module, Tensor, bool]] = []
 
     def note(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        seen.append((layer, args[0].detach().clone(), args[0].requires_grad))
+        inputs.append((layer, args[0].detach().clone(), args[0].requires_grad))
 
     inside = {m for gate in module.modules() if isinstance(gate, SqueezeExcite) for m in gate.children()}
     leaves = [
@@ -285,9 +289,9 @@ def layers_alone(
     for handle in handles:
         handle.remove()
     total = 0.0
-    for layer, shaped, needs_grad in seen:
+    for layer, shaped, needs_grad in inputs:
         if isinstance(layer, nn.ReLU):
-            layer = nn.ReLU()  # in place it would overwrite what it is timed with
+            layer = nn.ReLU()  # an in-place ReLU would overwrite its input
         x = shaped.requires_grad_(needs_grad)
         with context():
             out = layer(x)
@@ -306,14 +310,14 @@ def layers_alone(
 
 
 def peak_mebibytes(device: torch.device) -> float:
-    """Of the GPU's allocator, or of the whole process."""
+    """Peak memory of the GPU's allocator, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def saved_mebibytes(loss: Callable[[], Tensor]) -> float:
-    """What the forward pass keeps for the backward pass."""
+    """Size of the tensors that the forward pass keeps for the backward pass."""
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -326,7 +330,7 @@ def saved_mebibytes(loss: Callable[[], Tensor]) -> float:
 
 
 def describe(device: torch.device, threads: int) -> str:
-    """The machine in words."""
+    """Name of the GPU or CPU, threads, and the version of torch."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()
@@ -341,9 +345,9 @@ def describe(device: torch.device, threads: int) -> str:
 __all__ = [
     "Clips",
     "Clock",
+    "OperationCounter",
     "TwoBranch",
     "Vectors",
-    "Work",
     "autoencoder_frontend",
     "clip_batches",
     "compute",

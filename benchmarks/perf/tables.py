@@ -1,8 +1,8 @@
-"""How long do the tables and the leaderboard of 1,000 trials take? `make perf` runs this.
+"""How long do the tables and the leaderboard of 1,000 trials take? Part of `make perf`.
 
-250 systems, 4 seeds, the 16 machines of 2024, 4 backends, every metric: 1,000 made-up ``metrics.parquet``.
-Timed is what a sweep does with them, from reading to the written leaderboard, published rows included, in a
-process of its own. Exit code 1 above 20 seconds or 2 GiB.
+The script writes 1,000 random ``metrics.parquet`` files: 250 systems, 4 seeds, the 16 machines of 2024, 4
+backends, every metric. Timed is the work of a sweep, from reading these files to the written leaderboard with
+published rows, in a new process. Exit code 1 above 20 seconds or 2 GiB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_SECONDS, MOST_GIB = 20.0, 2.0
 
 
 def build(root: Path) -> None:
-    """Writes a ``metrics.parquet`` per trial."""
+    """Writes one ``metrics.parquet`` per trial."""
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -51,7 +51,7 @@ def build(root: Path) -> None:
 
 
 def tabulate(root: Path) -> None:
-    """Tables and leaderboard of all trials in ``root``."""
+    """Writes tables and leaderboard of all trials in ``root``; exits with 1 if a limit is broken."""
     import pandas as pd
 
     from asdray.dcase.years import SUBSETS, get_year

@@ -1,25 +1,24 @@
-"""How long does a training step take, what of, and how far is that from the machine's limit?
+"""How long does a training step take, where does the time go, and how far from the machine's limit is it?
 
     python benchmarks/perf/train.py [--device cuda] [--quick] [--threads N]
 
-Steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and, unless a CPU only emulates
-it, bf16, and of the autoencoder (batch 256), on generated audio; and extraction by both. Every row runs in a
-process of its own. Times are CPU seconds (with `--device cuda` seconds), medians. Tables in Markdown. Of
-training:
+Timed are steps of the two-branch network (batch 64) on clips of 6, 10 and 18 s in fp32 and bf16 (fp32 alone
+if the CPU only emulates bf16), steps of the autoencoder (batch 256), and the extraction by both, all on
+generated audio. Every row runs in its own process. Times are medians of CPU seconds (with `--device cuda`, of
+wall seconds). The tables are in Markdown. Columns of training:
 
-* step: from one batch to the next, everything included; (least to most); and of that the shares of its parts.
-  ``wait`` is what the wall clock says more than the CPU: others at work, or the disk;
-* alone: the sum of the layers, spectra, loss and optimiser, each timed alone at the same shapes; the step
-  divided by that should be at most 1.4;
-* limit: all operations of the step one after another, each at the machine's measured speed of products or
-  of memory, whichever it needs longer for;
-* stock: the same step as torch does it unasked: the C allocator's defaults, channels first, AdamW not fused.
+* s: from one batch to the next, everything included (least-most), and the shares of its parts. ``wait`` is
+  the share of the wall time without the CPU: other processes, or the disk;
+* alone: the sum of layers, spectra, loss and optimiser, each timed alone at the same shapes; a step should
+  take at most 1.4 times this sum;
+* limit: all operations of the step one after another, each at the machine's measured speed of products or of
+  memory, whichever takes longer;
+* stock: the same step with torch's defaults: the C allocator's settings, channels first, AdamW not fused.
 
-Of extraction: a clip in `extract_all`, from int16 to embeddings and scores, and how much longer that takes
-than a clip's features and pass through the network alone, on one batch of 64.
+Columns of extraction: the time of a clip in `extract_all`, from int16 to embeddings and scores; and the ratio
+to the time of a clip's features and network alone, on one batch of 64.
 
-With more than one thread the CPU's seconds say little: the table then has those of the wall, which only a
-quiet machine gives rightly.
+With more than one thread, CPU seconds say little, so the table has wall seconds, which need an idle machine.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ import steps
 import torch
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-"""What a sweep starts its workers with (`asdray.sweep.cluster.WORKER_ENV`)."""
+"""Environment of a sweep's workers (`asdray.sweep.cluster.WORKER_ENV`)."""
 
 PARTS = ("gather", "feature", "forward", "backward", "optimiser")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one row measures."""
+    """The network, input and settings of one row."""
 
     network: str
     seconds: float
@@ -67,7 +66,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
 
 
 def model_and_batches(row: Row, device: torch.device) -> tuple[Any, Iterator[Any]]:
-    """The network of a row, and endless batches of generated input for the network."""
+    """The network of a row, and an endless iterator of generated batches."""
     if row.network == "autoencoder":
         return steps.Vectors().to(device), steps.vector_batches(row.batch_size, device)
     clips = steps.make_clips(4 * row.batch_size, row.seconds)
@@ -85,7 +84,7 @@ def repeats_of(row: Row, device: torch.device, quick: bool) -> tuple[int, int]:
 
 
 class Laps:
-    """Seconds spent in every part of a step; to be called at the end of a part."""
+    """Seconds spent in every part of a step; called at the end of each part."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -130,7 +129,7 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
                 lap("feature")
                 loss = model.loss(prepared)
             lap("forward")
-            del batch, prepared  # as in training, where nothing holds them either
+            del batch, prepared  # as in training: freed before the backward pass
             loss.backward()
             lap("backward")
             optimizer.step()
@@ -138,12 +137,12 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
 
         for _ in range(2 * inner if inner > 1 else 3):
             step()
-        found, walls = [], []
+        seconds, walls = [], []
         for _ in range(counts):
             began, wall = clock(), time.perf_counter()
             for _ in range(inner):
                 step()
-            found.append((clock() - began) / inner)
+            seconds.append((clock() - began) / inner)
             walls.append((time.perf_counter() - wall) / inner)
         peak = steps.peak_mebibytes(device)
         laps = Laps(clock)
@@ -151,36 +150,36 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
             laps.start()
             step(laps)
         whole = sum(laps.spent.values())
-        told: dict[str, Any] = {
-            "step": statistics.median(found),
-            "least": min(found),
-            "most": max(found),
+        figures: dict[str, Any] = {
+            "step": statistics.median(seconds),
+            "least": min(seconds),
+            "most": max(seconds),
             "wall": statistics.median(walls),
             "peak": peak,
             "parts": {part: value / whole for part, value in laps.spent.items()},
         }
         if row.stock:
-            return told
+            return figures
         batch = next(batches)
         with context():
             prepared = model.prepare(batch)
-        told["saved"] = steps.saved_mebibytes(lambda: _loss(model, prepared, context))
-        work = steps.Work()
+        figures["saved"] = steps.saved_mebibytes(lambda: _loss(model, prepared, context))
+        work = steps.OperationCounter()
         with work:
             step()
         speed = steps.machine_speed(device, quick)
-        told |= {"flops": work.flops, "nbytes": work.nbytes, "speed": speed}
-        told["limit"] = work.limit(speed, row.precision)
+        figures |= {"flops": work.flops, "nbytes": work.nbytes, "speed": speed}
+        figures["limit"] = work.limit(speed, row.precision)
         repeats = 3 if device.type == "cpu" and row.network != "autoencoder" else 20
         alone = steps.layers_alone(model, lambda: model.loss(model.prepare(batch)), context, clock, repeats)
         alone += steps.median(lambda: model.prepare(batch), clock, repeats)
         alone += steps.median(optimizer.step, clock, repeats)
-        told["alone"] = alone + _head_alone(model, row, context, clock, repeats, device)
-        return told
+        figures["alone"] = alone + _head_alone(model, row, context, clock, repeats, device)
+        return figures
 
 
 def measure_extraction(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, float]:
-    """Seconds per clip: of extraction, and of features and network alone on one batch."""
+    """Seconds per clip of extraction, and of features and network alone on one batch; peak memory in MiB."""
     device = torch.device(device_name)
     clock = steps.Clock(device, threads)
     with steps.compute.settings(threads, device), torch.inference_mode():
@@ -212,14 +211,14 @@ def measure_extraction(row: Row, device_name: str, threads: int, quick: bool) ->
 def extraction_table(results: list[tuple[Row, dict[str, float]]]) -> str:
     """The figures of extraction in Markdown."""
     lines = [
-        "| extraction | batch | clips/s | ms a clip | features and network | all / those | peak MiB |",
+        "| extraction | batch | clips/s | ms a clip | features and network alone, ms | ratio | peak MiB |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for row, told in results:
+    for row, figures in results:
         lines.append(
-            f"| {row.network}, {row.seconds:g} s | {row.batch_size} | {1 / told['extract']:,.0f} | "
-            f"{1000 * told['extract']:.3g} | {1000 * told['alone']:.3g} | "
-            f"{told['extract'] / told['alone']:.2f} | {told['peak']:,.0f} |"
+            f"| {row.network}, {row.seconds:g} s | {row.batch_size} | {1 / figures['extract']:,.0f} | "
+            f"{1000 * figures['extract']:.3g} | {1000 * figures['alone']:.3g} | "
+            f"{figures['extract'] / figures['alone']:.2f} | {figures['peak']:,.0f} |"
         )
     return "\n".join(lines)
 
@@ -242,14 +241,14 @@ def _head_alone(model: Any, row: Row, context: Any, clock: Any, repeats: int, de
 
 def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
     """The figures in Markdown."""
-    stock = {(r.network, r.seconds): t["step"] for r, t in results if r.stock}
+    stock = {(r.network, r.seconds): f["step"] for r, f in results if r.stock}
     head = [
         "step", "precision", "batch", "s (least-most)", "items/s", "peak MiB", "saved MiB", *PARTS, "wait",
         "GFLOP", "GB", "limit s", "s / limit", "s / alone", "stock / s",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
-    for row, told in results:
-        step = told["step"]
+    for row, figures in results:
+        step = figures["step"]
         name = (
             row.network + (f", {row.seconds:g} s" if row.seconds else "") + (" (stock)" if row.stock else "")
         )
@@ -257,20 +256,20 @@ def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
             name,
             row.precision,
             str(row.batch_size),
-            f"{step:.4g} ({told['least']:.4g}-{told['most']:.4g})",
+            f"{step:.4g} ({figures['least']:.4g}-{figures['most']:.4g})",
             f"{row.batch_size / step:,.0f}",
-            f"{told['peak']:,.0f}",
-            f"{told['saved']:,.0f}" if "saved" in told else "",
-            *(f"{told['parts'][part]:.1%}" for part in PARTS),
-            f"{max(0.0, 1 - step / told['wall']):.0%}",
+            f"{figures['peak']:,.0f}",
+            f"{figures['saved']:,.0f}" if "saved" in figures else "",
+            *(f"{figures['parts'][part]:.1%}" for part in PARTS),
+            f"{max(0.0, 1 - step / figures['wall']):.0%}",
         ]
-        if "limit" in told:
+        if "limit" in figures:
             cells += [
-                f"{told['flops'] / 1e9:.3g}",
-                f"{told['nbytes'] / 1e9:.3g}",
-                f"{told['limit']:.3g}",
-                f"{step / told['limit']:.2f}",
-                f"{step / told['alone']:.2f}",
+                f"{figures['flops'] / 1e9:.3g}",
+                f"{figures['nbytes'] / 1e9:.3g}",
+                f"{figures['limit']:.3g}",
+                f"{step / figures['limit']:.2f}",
+                f"{step / figures['alone']:.2f}",
             ]
         else:
             cells += [""] * 5
@@ -281,7 +280,7 @@ def table(results: list[tuple[Row, dict[str, Any]]]) -> str:
 
 
 def set_allocator(as_in_sweeps: bool) -> None:
-    """Has the processes to come start as a sweep's workers do, or with the C library's own settings."""
+    """New processes start like a sweep's workers, or with the C library's defaults."""
     for name in ALLOCATOR:
         os.environ.pop(name, None)
     if as_in_sweeps:
@@ -298,22 +297,22 @@ def main() -> None:
         print("no GPU here: run this with --device cpu, or where there is one")
         return
     results = []
-    # A process per row: its peak memory and its allocator are its own.
+    # A process per row: peak memory and allocator belong to a process.
     spawn = multiprocessing.get_context("spawn")
     for row in rows(options.quick, options.device):
         set_allocator(as_in_sweeps=not row.stock)
         with spawn.Pool(1) as pool:
-            told = pool.apply(measure, (row, options.device, options.threads, options.quick))
-        results.append((row, told))
-        print(f"{row}: {told['step']:.4g} s", flush=True)
+            figures = pool.apply(measure, (row, options.device, options.threads, options.quick))
+        results.append((row, figures))
+        print(f"{row}: {figures['step']:.4g} s", flush=True)
     extracted = []
     set_allocator(as_in_sweeps=True)
     for network in ("two branches", "autoencoder"):
         row = Row(network, 10.0 if options.device == "cuda" else 6.0, "fp32")
         with spawn.Pool(1) as pool:
-            told = pool.apply(measure_extraction, (row, options.device, options.threads, options.quick))
-        extracted.append((row, told))
-        print(f"extraction, {network}: {told['extract']:.4g} s a clip", flush=True)
+            figures = pool.apply(measure_extraction, (row, options.device, options.threads, options.quick))
+        extracted.append((row, figures))
+        print(f"extraction, {network}: {figures['extract']:.4g} s a clip", flush=True)
     speed = results[0][1]["speed"]
     print(f"\n{steps.describe(torch.device(options.device), options.threads)}: products "
           f"{speed['fp32'] / 1e9:,.0f} (fp32) and {speed['bf16'] / 1e9:,.0f} (bf16) GFLOP/s, "
