@@ -14,6 +14,7 @@ from asdray import frontends, store
 from asdray.audio.batches import Clips
 from asdray.config.frontend import Autoencoder
 from asdray.stages.extract import extract
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -184,8 +185,8 @@ def test_training_and_extraction_with_validation_and_both_scores(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        train(trial, unit, places, checkpoints=("last", "best"), on_epoch=stop)
-    train(trial, unit, places, checkpoints=("last", "best"))
+        train(TrialFiles.load(trial, places), unit, checkpoints=("last", "best"), on_epoch=stop)
+    train(TrialFiles.load(trial, places), unit, checkpoints=("last", "best"))
     directory = store.trial_dir(places.results, trial)
     with open(directory.model("fan") / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -196,17 +197,17 @@ def test_training_and_extraction_with_validation_and_both_scores(tmp_path):
 
     # The held-out vectors depend on neither the interruption nor chance.
     again = Places.of(tmp_path / "data", tmp_path / "again")
-    train(trial, unit, again)
+    train(TrialFiles.load(trial, again), unit)
     other = store.trial_dir(again.results, trial).checkpoint("fan", "last")
     weights = [torch.load(p, weights_only=True) for p in (other, directory.checkpoint("fan", "last"))]
     assert weights[0]["asdray"] == weights[1]["asdray"]
 
     import pyarrow.parquet as pq
 
-    extract(trial, "fan", "last", places)
+    extract(TrialFiles.load(trial, places), "fan", "last")
     table = pq.read_table(directory.extract("last", "fan", "test"))
     assert table.column_names == ["clip", "embedding", "recon", "mahalanobis"]
     assert min(table["mahalanobis"].to_pylist()) > 0
     found = directory.extract("last", "fan", "test").read_bytes()
-    extract(trial, "fan", "last", places, overwrite=True)
+    extract(TrialFiles.load(trial, places), "fan", "last", overwrite=True)
     assert directory.extract("last", "fan", "test").read_bytes() == found

@@ -14,6 +14,7 @@ from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import YEARS
 from asdray.frontends.checkpoint import read
 from asdray.frontends.discriminative import class_labels
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 
 
@@ -51,7 +52,7 @@ def test_a_year_has_as_many_classes_as_published(year, tmp_path, labels, expecte
     trial = Trial(dcase, "dis", system, 0, YEARS[dcase].all_machines)
     places = store.Places.of(data, tmp_path)
     (unit,) = trial.units
-    outcome = train(trial, unit, places)
+    outcome = train(TrialFiles.load(trial, places), unit)
     names = read(store.trial_dir(places.results, trial).checkpoint(unit.name, "last"))["asdray"]["frontend"][
         "classes"
     ]

@@ -23,6 +23,7 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_manifest, rows
 from asdray.frontends import checkpoint
 from asdray.stages.extract import extract
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -37,7 +38,7 @@ def places(tmp_path_factory) -> Places:
     places = Places.of(root / "data", root / "results")
     for system in (DIS, AE):
         trial = trial_of(system)
-        train(trial, trial.unit_of("bandsaw"), places)
+        train(TrialFiles.load(trial, places), trial.unit_of("bandsaw"))
     return places
 
 
@@ -49,7 +50,7 @@ def _paths(places: Places, system) -> list[Path]:
 @pytest.mark.parametrize(("system", "dim", "own"), [(DIS, 11, []), (AE, 3, ["recon"])], ids=["dis", "ae"])
 def test_extraction(system, dim, own, places):
     trial = trial_of(system)
-    outcome = extract(trial, "bandsaw", "last", places)
+    outcome = extract(TrialFiles.load(trial, places), "bandsaw", "last")
     assert not outcome.reused
     manifest = load_manifest(places.data, DCASE)
     for split, path in zip(("train", "test"), _paths(places, system), strict=True):
@@ -81,13 +82,13 @@ def test_extraction(system, dim, own, places):
 
 def test_extraction_repeats_byte_for_byte_and_is_found(places):
     trial = trial_of(DIS)
-    first = extract(trial, "bandsaw", "last", places, overwrite=True)
+    first = extract(TrialFiles.load(trial, places), "bandsaw", "last", overwrite=True)
     content = [path.read_bytes() for path in _paths(places, DIS)]
-    again = extract(trial, "bandsaw", "last", places)
+    again = extract(TrialFiles.load(trial, places), "bandsaw", "last")
     assert again.reused
     assert again.record == first.record
     torch.manual_seed(3)
-    assert not extract(trial, "bandsaw", "last", places, overwrite=True).reused
+    assert not extract(TrialFiles.load(trial, places), "bandsaw", "last", overwrite=True).reused
     assert [path.read_bytes() for path in _paths(places, DIS)] == content
     assert first.record.extra["n_clips"] == {"train": 6, "test": 4}
 
@@ -95,7 +96,7 @@ def test_extraction_repeats_byte_for_byte_and_is_found(places):
 def test_the_shared_model_serves_every_machine(places):
     trial = trial_of(DIS)
     for machine in MACHINES:
-        assert extract(trial, machine, "last", places).record.extra["n_clips"]
+        assert extract(TrialFiles.load(trial, places), machine, "last").record.extra["n_clips"]
 
 
 def test_lightning_is_not_imported(places):
@@ -103,10 +104,11 @@ def test_lightning_is_not_imported(places):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from tiny import AE, trial_of\n"
         "from asdray.stages.extract import extract\n"
+        "from asdray.stages.steps import TrialFiles\n"
         "from asdray.store import Places\n"
         "import json\n"
         f"places = Places.of({str(places.data)!r}, {str(places.results)!r})\n"
-        "assert not extract(trial_of(AE), 'bandsaw', 'last', places, overwrite=True).reused\n"
+        "assert not extract(TrialFiles.load(trial_of(AE), places), 'bandsaw', 'last', overwrite=True).reused\n"
         "heavy = ('lightning', 'torchmetrics', 'ray', 'sklearn', 'umap', 'matplotlib', 'tensorboard')\n"
         "print(json.dumps([m for m in heavy if m in sys.modules]))"
     )
@@ -122,8 +124,8 @@ def test_extraction_reads_the_channel_of_the_training(channel, tmp_path):
     format_dataset(places.data, "dcase2026")
     system = AE.model_copy(update={"audio": AE.audio.model_copy(update={"channel": channel})})
     trial = Trial("dcase2026", "ae", system, 0, ("fan",))
-    train(trial, trial.units[0], places)
-    extract(trial, "fan", "last", places)
+    train(TrialFiles.load(trial, places), trial.units[0])
+    extract(TrialFiles.load(trial, places), "fan", "last")
     directory = store.trial_dir(places.results, trial)
     module = checkpoint.load(directory.checkpoint("fan", "last"), system.frontend, N_SAMPLES)
     table = pq.read_table(directory.extract("last", "fan", "test"))
@@ -141,9 +143,9 @@ def test_extraction_reads_the_channel_of_the_training(channel, tmp_path):
 
 def test_without_training_the_error_names_the_command(places):
     with pytest.raises(ValueError, match="asdray train .*seed7"):
-        extract(trial_of(AE, seed=7), "bandsaw", "last", places)
+        extract(TrialFiles.load(trial_of(AE, seed=7), places), "bandsaw", "last")
     with pytest.raises(ValueError, match=r"'best'.*asdray train .* --ckpt best"):
-        extract(trial_of(AE), "bandsaw", "best", places)
+        extract(TrialFiles.load(trial_of(AE), places), "bandsaw", "best")
 
 
 def _retrained(places: Places, tmp_path: Path) -> tuple[Places, Path]:
@@ -151,7 +153,7 @@ def _retrained(places: Places, tmp_path: Path) -> tuple[Places, Path]:
     mine = Places(places.data, tmp_path / "results", places.cache)
     trial = trial_of(AE, seed=1)
     unit = trial.unit_of("bandsaw")
-    train(trial, unit, mine)
+    train(TrialFiles.load(trial, mine), unit)
     return mine, store.trial_dir(mine.results, trial).checkpoint(unit.name, "last")
 
 
@@ -161,7 +163,7 @@ def test_a_damaged_checkpoint_is_named(places, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.ckpt is damaged .*asdray train"):
-        extract(trial_of(AE, seed=1), "bandsaw", "last", mine)
+        extract(TrialFiles.load(trial_of(AE, seed=1), mine), "bandsaw", "last")
 
 
 def test_values_that_are_not_finite_name_their_clip(places, tmp_path):
@@ -172,7 +174,7 @@ def test_values_that_are_not_finite_name_their_clip(places, tmp_path):
     torch.save(value, path)
     finished(snapshot(trial, mine).train(trial.unit_of("bandsaw")), [path])
     with pytest.raises(ValueError, match=r"recon of eval/bandsaw/train/section_00_\S+\.wav is not finite"):
-        extract(trial, "bandsaw", "last", mine)
+        extract(TrialFiles.load(trial, mine), "bandsaw", "last")
     extract_folder = store.trial_dir(mine.results, trial).machine("last", "bandsaw")
     assert store.read_record(extract_folder, "extract") is None
 

@@ -29,7 +29,7 @@ from asdray.frontends import checkpoint
 from asdray.stages.evaluate import evaluate
 from asdray.stages.extract import extract
 from asdray.stages.score import score
-from asdray.stages.steps import input_paths
+from asdray.stages.steps import TrialFiles, input_paths
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -183,7 +183,7 @@ def trial(tmp_path) -> Trial:
 
 
 def test_a_checkpoint_holds_only_the_trained_part(trial, places):
-    outcome = train(trial, trial.units[0], places)
+    outcome = train(TrialFiles.load(trial, places), trial.units[0])
     assert not outcome.reused
     path = last_of(places, trial)
     found = checkpoint.read(path)
@@ -214,12 +214,12 @@ def test_a_resumed_training_equals_an_undisturbed_one(trial, places, tmp_path):
         if row["epoch"] == 2:
             raise Stop
 
-    train(trial, trial.units[0], places)
+    train(TrialFiles.load(trial, places), trial.units[0])
     other = Places.of(places.data, tmp_path / "other", places.cache)
     with pytest.raises(Stop):
-        train(trial, trial.units[0], other, on_epoch=stop)
+        train(TrialFiles.load(trial, other), trial.units[0], on_epoch=stop)
     seen: list[dict] = []
-    train(trial, trial.units[0], other, on_epoch=seen.append)
+    train(TrialFiles.load(trial, other), trial.units[0], on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [3]
     resumed, undisturbed = (checkpoint.read(last_of(p, trial)) for p in (other, places))
     assert_same(resumed, undisturbed)
@@ -229,17 +229,17 @@ def test_a_resumed_training_equals_an_undisturbed_one(trial, places, tmp_path):
 
 def test_extraction_scoring_and_evaluation(trial, places):
     for unit in trial.units:
-        train(trial, unit, places)
+        train(TrialFiles.load(trial, places), unit)
     directory = store.trial_dir(places.results, trial)
     for machine in ("ToyCar", "fan"):
-        assert not extract(trial, machine, "last", places).reused
-        assert extract(trial, machine, "last", places).reused
+        assert not extract(TrialFiles.load(trial, places), machine, "last").reused
+        assert extract(TrialFiles.load(trial, places), machine, "last").reused
         table = pq.read_table(directory.extract("last", machine, "test"))
         embeddings = np.stack(table["embedding"].to_numpy())
         assert embeddings.shape == (4, 4)
         assert np.ptp(embeddings, axis=0).min() > 0
-        score(trial, machine, "last", Knn(), places)
-        evaluate(trial, machine, "last", [Knn()], places)
+        score(TrialFiles.load(trial, places), machine, "last", Knn())
+        evaluate(TrialFiles.load(trial, places), machine, "last", [Knn()])
         rows = pd.read_csv(directory.evaluate("last", machine))
         assert len(rows)
     assert trial.system.frontend.modules, "a worker warms up for it"
@@ -248,9 +248,9 @@ def test_extraction_scoring_and_evaluation(trial, places):
 def test_other_weights_are_another_training(trial, places):
     unit = trial.units[0]
     path = Path(trial.system.frontend.weights)
-    train(trial, unit, places)
-    assert train(trial, unit, places).reused
-    extract(trial, "fan", "last", places)
+    train(TrialFiles.load(trial, places), unit)
+    assert train(TrialFiles.load(trial, places), unit).reused
+    extract(TrialFiles.load(trial, places), "fan", "last")
     first, signature = (
         last_of(places, trial).read_bytes(),
         snapshot(trial, places).train(unit).signature,
@@ -260,12 +260,12 @@ def test_other_weights_are_another_training(trial, places):
     assert snapshot(trial, places).train(unit).signature != signature
     assert not snapshot(trial, places).train(unit, ("last",)).complete
     with pytest.raises(ValueError, match="no finished training"):
-        extract(trial, "fan", "last", places)
+        extract(TrialFiles.load(trial, places), "fan", "last")
     seen: list[dict] = []
-    assert not train(trial, unit, places, on_epoch=seen.append).reused
+    assert not train(TrialFiles.load(trial, places), unit, on_epoch=seen.append).reused
     assert len(seen) == EPOCHS, "from the first epoch"
     assert last_of(places, trial).read_bytes() != first
-    assert not extract(trial, "fan", "last", places).reused
+    assert not extract(TrialFiles.load(trial, places), "fan", "last").reused
 
 
 def test_input_files_are_found_and_missed_by_name(places):
@@ -276,4 +276,4 @@ def test_input_files_are_found_and_missed_by_name(places):
     assert input_paths(relative, unit, places) == expected
     missing = trial_with("none.pt")
     with pytest.raises(ValueError, match=r"frontend.weights: cannot read .*none.pt: No such file"):
-        train(missing, missing.units[0], places)
+        train(TrialFiles.load(missing, places), missing.units[0])

@@ -23,6 +23,7 @@ from asdray.dcase.manifest import load_dataset
 from asdray.evaluation.tables import write_trials
 from asdray.stages.extract import extract
 from asdray.stages.score import score
+from asdray.stages.steps import TrialFiles
 from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
@@ -82,7 +83,10 @@ class World:
             rebuild = units_to_rebuild(job.trial, options)
             for unit in job.trial.units:
                 found = train(
-                    job.trial, unit, self.places, checkpoints=sweep.checkpoints, rebuild=unit.name in rebuild
+                    TrialFiles.load(job.trial, self.places),
+                    unit,
+                    checkpoints=sweep.checkpoints,
+                    rebuild=unit.name in rebuild,
                 )
                 events += [] if found.reused else ["train"]
             for ckpt, machine in job.remaining(sweep, self.places).machines:
@@ -90,7 +94,9 @@ class World:
                 assert all(e["status"] == "done" for e in done), done
                 events += [e["stage"] for e in done if not e["found"]]
             events += (
-                [] if table(job.trial, sweep.checkpoints, job.backends, self.places).reused else ["table"]
+                []
+                if table(TrialFiles.load(job.trial, self.places), sweep.checkpoints, job.backends).reused
+                else ["table"]
             )
         self.run(**changes)
         return {stage: events.count(stage) for stage in dict.fromkeys(events)}
@@ -190,7 +196,7 @@ def test_an_objective_that_reads_embeddings_has_them_made_again(world):
     assert judge.reads_embeddings
     assert units_to_rebuild(job.trial, options, job.trial.machines) == set(MACHINES)
     for unit in job.trial.units:
-        train(job.trial, unit, world.places, rebuild=True)
+        train(TrialFiles.load(job.trial, world.places), unit, rebuild=True)
     events = judge.events(job.trial, world.places, "cpu")
     assert [e["stage"] for e in events if not e["found"]] == ["extract"] * 3
     assert judge.verdict(job.trial, events, world.places)["reason"] is None
@@ -429,20 +435,20 @@ def test_an_interrupted_rebuild_is_still_only_pruned(world, monkeypatch):
 
     monkeypatch.setattr(stage, "_write", fail_at_test)
     with pytest.raises(KeyboardInterrupt):
-        extract(job.trial, "fan", "last", world.places, rebuild=True)
+        extract(TrialFiles.load(job.trial, world.places), "fan", "last", rebuild=True)
     monkeypatch.undo()
     assert [p.name for p in world.kept()] == ["train_extract.parquet"]
     assert is_complete(job.steps(sweep, world.places))
     with pytest.raises(
         ValueError, match=r"embeddings of fan with checkpoint last were pruned.*asdray extract"
     ):
-        score(job.trial, "fan", "last", sweep.backends[0], world.places, overwrite=True)
+        score(TrialFiles.load(job.trial, world.places), "fan", "last", sweep.backends[0], overwrite=True)
     world.run(keep={"embeddings": "none"})
     assert world.kept() == []
-    made = extract(job.trial, "fan", "last", world.places, rebuild=True)
+    made = extract(TrialFiles.load(job.trial, world.places), "fan", "last", rebuild=True)
     assert not made.reused
     assert not made.record.pruned
-    assert extract(job.trial, "fan", "last", world.places, rebuild=True).reused
+    assert extract(TrialFiles.load(job.trial, world.places), "fan", "last", rebuild=True).reused
 
 
 def test_by_hand_says_what_to_run_and_that_works(world, asdray):

@@ -29,6 +29,7 @@ from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
 from asdray.stages.extract import extract
 from asdray.stages.score import score
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.stages.trial_json import read_trial, write_trial
 from asdray.store import Places
@@ -380,9 +381,9 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
     for system in systems():
         trial = trial_of(system)
         unit = trial.unit_of("fan")
-        record = train(trial, unit, places).record
+        record = train(TrialFiles.load(trial, places), unit).record
         assert np.isfinite(record.extra["loss"])
-        extract(trial, "fan", "last", places)
+        extract(TrialFiles.load(trial, places), "fan", "last")
         if system.frontend.name == "bands":  # what it learnt of the training clips in `prepare` counts
             found = store.trial_dir(places.results, trial).extract("last", "fan", "train")
             embeddings = np.stack(pq.read_table(found)["embedding"].to_numpy())
@@ -390,10 +391,10 @@ def test_a_loss_and_a_frontend_and_a_backend_go_through_all_stages(file, data, t
         applying = trial.backends(backends)
         assert [b.name for b in applying][:1] == ["centroid"]
         for backend in applying:
-            score(trial, "fan", "last", backend, places)
+            score(TrialFiles.load(trial, places), "fan", "last", backend)
             path = store.trial_dir(places.results, trial).scores("last", "fan", backend_id(backend))
             assert np.isfinite(pq.read_table(path)["score"].to_numpy()).all()
-        assert train(trial, unit, places).reused
+        assert train(TrialFiles.load(trial, places), unit).reused
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,7 @@ def test_an_unusable_frontend_is_reported_in_one_line(code, instead, says, file,
     load_plugins([file])
     trial = trial_of(systems()[1], machines=("fan",))
     with pytest.raises(ValueError) as error:
-        train(trial, trial.units[0], Places.of(data, tmp_path / "results", data / "cache"))
+        train(TrialFiles.load(trial, Places.of(data, tmp_path / "results", data / "cache")), trial.units[0])
     assert str(error.value).startswith("frontend 'bands': ")
     assert says in str(error.value)
     assert len(str(error.value).splitlines()) == 1
@@ -464,7 +465,7 @@ def test_an_unusable_loss_is_reported_with_its_name(file, data, tmp_path):
     trial = trial_of(systems()[0])
     says = r"frontend 'discriminative' with the loss 'softmax': loss\(\) gives shape \(8,\), not"
     with pytest.raises(ValueError, match=says):
-        train(trial, trial.units[0], Places.of(data, tmp_path / "results", data / "cache"))
+        train(TrialFiles.load(trial, Places.of(data, tmp_path / "results", data / "cache")), trial.units[0])
 
 
 def test_a_changed_file_makes_its_own_stages_incomplete(data, tmp_path):
@@ -488,10 +489,10 @@ def test_a_changed_file_makes_its_own_stages_incomplete(data, tmp_path):
 
     trial, backends, found = done()
     assert not any(found)
-    train(trial, trial.units[0], places)
-    extract(trial, "fan", "last", places)
+    train(TrialFiles.load(trial, places), trial.units[0])
+    extract(TrialFiles.load(trial, places), "fan", "last")
     for one in backends:
-        score(trial, "fan", "last", one, places)
+        score(TrialFiles.load(trial, places), "fan", "last", one)
     assert done()[2] == [True, True, True, True]
     backend.write_text(backend.read_text() + "# changed\n")
     assert done()[2] == [True, True, True, False]

@@ -20,6 +20,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.stages.extract import extract
 from asdray.stages.score import score
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -119,17 +120,17 @@ def test_no_shipped_recipe_is_without_a_table_of_values():
 def test_a_recipe_goes_through_all_stages(name, places):
     trial = Trial(DCASE, name, small(name), 0, MACHINES)
     unit = trial.unit_of("bandsaw")
-    record = train(trial, unit, places).record
+    record = train(TrialFiles.load(trial, places), unit).record
     frontend = trial.system.frontend
     if frontend.name == "discriminative":
         # Each machine and domain: two attributes in training, another one in the test clips.
         assert record.extra["n_classes"] == 3 * 2 * (3 if name.endswith("_asdkit") else 2)
-    extract(trial, "bandsaw", "last", places)
+    extract(TrialFiles.load(trial, places), "bandsaw", "last")
     directory = store.trial_dir(places.results, trial)
     backends = trial.backends((Knn(),))
     assert backends
     for backend in backends:
-        score(trial, "bandsaw", "last", backend, places)
+        score(TrialFiles.load(trial, places), "bandsaw", "last", backend)
         scores = pq.read_table(directory.scores("last", "bandsaw", backend_id(backend)))["score"].to_numpy()
         assert len(scores) == 6 + 4
         assert np.isfinite(scores).all()

@@ -25,7 +25,7 @@ from asdray.dcase.manifest import load_manifest, rows
 from asdray.evaluation import metrics, tables
 from asdray.stages.evaluate import evaluate
 from asdray.stages.score import score
-from asdray.stages.steps import Outcome
+from asdray.stages.steps import Outcome, TrialFiles
 from asdray.stages.table import table
 from asdray.stages.umap import embed, umap
 from asdray.store import Places
@@ -68,9 +68,11 @@ def all_stages(trial: Trial, places: Places, backends=BACKENDS) -> list[Outcome]
     """Everything that follows extraction, in the order in which it is done by hand."""
     outcomes = []
     for machine in trial.machines:
-        outcomes += [score(trial, machine, CKPT, b, places) for b in trial.backends(backends)]
-        outcomes.append(evaluate(trial, machine, CKPT, trial.backends(backends), places))
-    outcomes.append(table(trial, [CKPT], trial.backends(backends), places))
+        outcomes += [
+            score(TrialFiles.load(trial, places), machine, CKPT, b) for b in trial.backends(backends)
+        ]
+        outcomes.append(evaluate(TrialFiles.load(trial, places), machine, CKPT, trial.backends(backends)))
+    outcomes.append(table(TrialFiles.load(trial, places), [CKPT], trial.backends(backends)))
     return outcomes
 
 
@@ -105,7 +107,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_score_is_the_backend_by_clip(trial, places):
     train_and_extract(trial, places)
     directory = store.trial_dir(places.results, trial)
-    outcome = score(trial, "fan", CKPT, BACKENDS[1], places)
+    outcome = score(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS[1])
     assert not outcome.reused
     found = pq.read_table(directory.scores(CKPT, "fan", backend_id(BACKENDS[1])))
     assert found.column_names == ["clip", "split", "score"]
@@ -118,7 +120,9 @@ def test_score_is_the_backend_by_clip(trial, places):
     expected |= dict(zip(test["clip"], knn(x, domain, q, Knn(n_neighbors=2)), strict=True))
     assert dict(zip(found["clip"].to_pylist(), found["score"].to_pylist(), strict=True)) == expected
     assert set(found["split"].to_pylist()) == {"train", "test"}
-    assert score(trial, "fan", CKPT, BACKENDS[1], places) == Outcome(outcome.record, reused=True)
+    assert score(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS[1]) == Outcome(
+        outcome.record, reused=True
+    )
 
 
 def test_recon_passes_through(places):
@@ -126,7 +130,7 @@ def test_recon_passes_through(places):
     train_and_extract(trial, places)
     (backend,) = trial.backends(BACKENDS)
     assert backend.name == "recon"
-    score(trial, "fan", CKPT, backend, places)
+    score(TrialFiles.load(trial, places), "fan", CKPT, backend)
     directory = store.trial_dir(places.results, trial)
     found = pd.read_parquet(directory.scores(CKPT, "fan", backend_id(backend))).set_index("clip")["score"]
     test = pd.read_parquet(directory.extract(CKPT, "fan", "test")).set_index("clip")["recon"]
@@ -161,9 +165,9 @@ def test_own_scores_of_any_name_pass_through(places):
     trial = Trial(DCASE, "ae_baseline", load_recipe("ae_baseline").system, 0, MACHINES)
     train_and_extract(trial, places)
     with pytest.raises(ValueError, match=r"fan: .* no score of its own called 'mahalanobis'"):
-        score(trial, "fan", CKPT, Own(score="mahalanobis"), places)
-    score(trial, "fan", CKPT, Own(score="recon"), places)
-    score(trial, "fan", CKPT, Recon(), places)
+        score(TrialFiles.load(trial, places), "fan", CKPT, Own(score="mahalanobis"))
+    score(TrialFiles.load(trial, places), "fan", CKPT, Own(score="recon"))
+    score(TrialFiles.load(trial, places), "fan", CKPT, Recon())
     directory = store.trial_dir(places.results, trial)
     own, recon = (
         pq.read_table(directory.scores(CKPT, "fan", backend_id(b))) for b in (Own(score="recon"), Recon())
@@ -213,17 +217,17 @@ def test_evaluate_and_table(trial, places):
 
 def test_stages_ask_for_what_they_read(trial, places):
     with pytest.raises(ValueError, match=r"fan is not extracted .* run `asdray extract` first"):
-        score(trial, "fan", CKPT, Knn(), places)
+        score(TrialFiles.load(trial, places), "fan", CKPT, Knn())
     with pytest.raises(ValueError, match="run `asdray extract` first"):
-        umap(trial, "fan", CKPT, Umap(), places)
+        umap(TrialFiles.load(trial, places), "fan", CKPT, Umap())
     with pytest.raises(ValueError, match="no machine is evaluated yet"):
-        table(trial, [CKPT], BACKENDS, places)
+        table(TrialFiles.load(trial, places), [CKPT], BACKENDS)
     train_and_extract(trial, places)
-    score(trial, "fan", CKPT, Knn(), places)
+    score(TrialFiles.load(trial, places), "fan", CKPT, Knn())
     with pytest.raises(ValueError, match="not scored by all of"):
-        evaluate(trial, "fan", CKPT, BACKENDS, places)
+        evaluate(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS)
     with pytest.raises(ValueError, match="formatted without"):
-        score(trial, "valve", CKPT, Knn(), places)
+        score(TrialFiles.load(trial, places), "valve", CKPT, Knn())
 
 
 def test_everything_is_done_once_and_redone_where_it_must(trial, places):
@@ -256,9 +260,9 @@ def test_everything_is_done_once_and_redone_where_it_must(trial, places):
 def test_overwrite(trial, places):
     train_and_extract(trial, places)
     all_stages(trial, places)
-    assert not score(trial, "fan", CKPT, Knn(), places, overwrite=True).reused
-    assert not evaluate(trial, "fan", CKPT, BACKENDS, places, overwrite=True).reused
-    assert not table(trial, [CKPT], BACKENDS, places, overwrite=True).reused
+    assert not score(TrialFiles.load(trial, places), "fan", CKPT, Knn(), overwrite=True).reused
+    assert not evaluate(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS, overwrite=True).reused
+    assert not table(TrialFiles.load(trial, places), [CKPT], BACKENDS, overwrite=True).reused
     assert all(found(all_stages(trial, places)))
 
 
@@ -313,26 +317,26 @@ def test_scores_do_not_depend_on_labels(trial, tmp_path):
 
 def test_a_failed_machine_leaves_a_null_total(trial, places):
     train_and_extract(trial, places)
-    score(trial, "fan", CKPT, Knn(), places)
-    evaluate(trial, "fan", CKPT, [Knn()], places)
-    table(trial, [CKPT], [Knn()], places)
+    score(TrialFiles.load(trial, places), "fan", CKPT, Knn())
+    evaluate(TrialFiles.load(trial, places), "fan", CKPT, [Knn()])
+    table(TrialFiles.load(trial, places), [CKPT], [Knn()])
     directory = store.trial_dir(places.results, trial)
     assert pd.read_csv(directory.output(CKPT) / "official23-dev.csv")["total"].notna().all()
     assert pd.read_csv(directory.output(CKPT) / "official23-eval.csv")["total"].isna().all()
-    score(trial, "bandsaw", CKPT, Knn(), places)
-    evaluate(trial, "bandsaw", CKPT, [Knn()], places)
-    assert not table(trial, [CKPT], [Knn()], places).reused
+    score(TrialFiles.load(trial, places), "bandsaw", CKPT, Knn())
+    evaluate(TrialFiles.load(trial, places), "bandsaw", CKPT, [Knn()])
+    assert not table(TrialFiles.load(trial, places), [CKPT], [Knn()]).reused
     assert pd.read_csv(directory.output(CKPT) / "official23-eval.csv")["total"].notna().all()
 
 
 def test_embeddings_that_are_not_finite_are_an_error_and_leave_no_file(trial, places):
     train_and_extract(trial, places, nan=True)
     with pytest.raises(
-        ValueError, match=r"dis_baseline-\w{8} dcase2023 seed0: fan: .* 1 of 16 test clips .*fan/test/"
+        ValueError, match=r"dis_baseline-\w{8} dcase2023 seed0: fan: .* 1 of 16 test clips are not finite"
     ):
-        score(trial, "fan", CKPT, Knn(), places)
-    with pytest.raises(ValueError, match="not finite"):
-        umap(trial, "fan", CKPT, Umap(), places)
+        score(TrialFiles.load(trial, places), "fan", CKPT, Knn())
+    with pytest.raises(ValueError, match="NaN"):
+        umap(TrialFiles.load(trial, places), "fan", CKPT, Umap())
     folder = store.trial_dir(places.results, trial).machine(CKPT, "fan")
     assert not list(folder.rglob("scores/*.parquet"))
     assert not list(folder.glob("umap/umap.*"))
@@ -343,12 +347,12 @@ def test_a_damaged_file_is_named(trial, places):
     path = store.trial_dir(places.results, trial).extract(CKPT, "fan", "test")
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(ValueError, match=r"test_extract\.parquet is damaged"):
-        score(trial, "fan", CKPT, Knn(), places)
+        score(TrialFiles.load(trial, places), "fan", CKPT, Knn())
 
 
 def test_umap(trial, places):
     train_and_extract(trial, places)
-    outcome = umap(trial, "fan", CKPT, Umap(), places)
+    outcome = umap(TrialFiles.load(trial, places), "fan", CKPT, Umap())
     folder = store.trial_dir(places.results, trial).umap(CKPT, "fan")
     first = pq.read_table(folder / "umap.parquet")
     assert first.column_names == ["clip", "x", "y"]
@@ -358,12 +362,14 @@ def test_umap(trial, places):
     assert picture.startswith(b"\x89PNG")
     assert f"Title\0{trial.name} fan".encode() in picture
     assert b"synthetic" not in picture
-    assert umap(trial, "fan", CKPT, Umap(), places).reused
-    again = umap(trial, "fan", CKPT, Umap(), places, overwrite=True)
+    assert umap(TrialFiles.load(trial, places), "fan", CKPT, Umap()).reused
+    again = umap(TrialFiles.load(trial, places), "fan", CKPT, Umap(), overwrite=True)
     assert again.record.digest == outcome.record.digest
     # Other options, another plot; scores do not wait for it or depend on it.
-    assert not umap(trial, "fan", CKPT, Umap(metric="euclidean", n_neighbors=3), places).reused
-    assert not score(trial, "fan", CKPT, Knn(), places).reused
+    assert not umap(
+        TrialFiles.load(trial, places), "fan", CKPT, Umap(metric="euclidean", n_neighbors=3)
+    ).reused
+    assert not score(TrialFiles.load(trial, places), "fan", CKPT, Knn()).reused
     assert list(store.read_records(folder)) == ["umap"]
 
 
@@ -399,12 +405,12 @@ def test_a_kill_before_the_record_leaves_nothing_that_passes_for_done(trial, pla
     """The outputs of two checkpoints can have equal sizes, so the old record must go before the first write."""
     train_and_extract(trial, places)
     all_stages(trial, places)
-    umap(trial, "fan", CKPT, Umap(), places)
+    umap(TrialFiles.load(trial, places), "fan", CKPT, Umap())
     run = {
-        "score": lambda **kw: score(trial, "fan", CKPT, BACKENDS[0], places, **kw),
-        "evaluate": lambda **kw: evaluate(trial, "fan", CKPT, BACKENDS, places, **kw),
-        "umap": lambda **kw: umap(trial, "fan", CKPT, Umap(), places, **kw),
-        "table": lambda **kw: table(trial, [CKPT], BACKENDS, places, **kw),
+        "score": lambda **kw: score(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS[0], **kw),
+        "evaluate": lambda **kw: evaluate(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS, **kw),
+        "umap": lambda **kw: umap(TrialFiles.load(trial, places), "fan", CKPT, Umap(), **kw),
+        "table": lambda **kw: table(TrialFiles.load(trial, places), [CKPT], BACKENDS, **kw),
     }[stage]
     assert run().reused
 
@@ -437,11 +443,13 @@ def test_sweeps_over_other_machines_share_a_trial_of_machine_models(places):
 def test_a_backend_that_failed_hides_no_other(trial, places):
     train_and_extract(trial, places)
     for machine in MACHINES:
-        score(trial, machine, CKPT, BACKENDS[0], places)
-        evaluate(trial, machine, CKPT, BACKENDS[:1], places)
-    score(trial, "bandsaw", CKPT, BACKENDS[1], places)  # on fan it is supposed to have failed
-    evaluate(trial, "bandsaw", CKPT, BACKENDS, places)
-    table(trial, [CKPT], BACKENDS, places)
+        score(TrialFiles.load(trial, places), machine, CKPT, BACKENDS[0])
+        evaluate(TrialFiles.load(trial, places), machine, CKPT, BACKENDS[:1])
+    score(
+        TrialFiles.load(trial, places), "bandsaw", CKPT, BACKENDS[1]
+    )  # on fan it is supposed to have failed
+    evaluate(TrialFiles.load(trial, places), "bandsaw", CKPT, BACKENDS)
+    table(TrialFiles.load(trial, places), [CKPT], BACKENDS)
     frame = pd.read_parquet(store.trial_dir(places.results, trial).metrics)
     frame = frame[(frame["metric"] == "official") & (frame["section"] == -1)]
     assert set(frame[frame["backend"] == backend_id(BACKENDS[0])]["machine"]) == set(MACHINES)
@@ -452,9 +460,9 @@ def test_a_score_not_yet_evaluated_leaves_the_evaluation_that_is_there(trial, pl
     train_and_extract(trial, places)
     all_stages(trial, places, BACKENDS[:1])
     for machine in MACHINES:
-        score(trial, machine, CKPT, BACKENDS[1], places)
-    evaluate(trial, "fan", CKPT, BACKENDS, places)
-    table(trial, [CKPT], BACKENDS, places)
+        score(TrialFiles.load(trial, places), machine, CKPT, BACKENDS[1])
+    evaluate(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS)
+    table(TrialFiles.load(trial, places), [CKPT], BACKENDS)
     frame = pd.read_parquet(store.trial_dir(places.results, trial).metrics)
     frame = frame[(frame["metric"] == "official") & (frame["section"] == -1)]
     assert set(frame[frame["backend"] == backend_id(BACKENDS[0])]["machine"]) == set(MACHINES)

@@ -19,6 +19,7 @@ from asdray.audio.cache import ensure_pack
 from asdray.config.system import load_recipe, with_overrides
 from asdray.frontends.discriminative import ClipBatch
 from asdray.stages.extract import extract
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 from asdray.sweep.cluster import WORKER_ENV
@@ -66,7 +67,7 @@ def test_bf16_is_asked_for_by_name(system, places):
     losses, weights = [], []
     for one in (system, bf16):
         trial = trial_of(one)
-        losses.append(train(trial, trial.units[0], places).record.extra["loss"])
+        losses.append(train(TrialFiles.load(trial, places), trial.units[0]).record.extra["loss"])
         path = store.trial_dir(places.results, trial).checkpoint(trial.units[0].name, "last")
         weights.append(torch.load(path, weights_only=True)["state_dict"])
     assert losses[0] != losses[1]
@@ -98,8 +99,8 @@ def test_packed_audio_is_all_that_training_and_extraction_read(tmp_path):
     for wav in (tmp_path / "data" / "original").rglob("*.wav"):
         wav.unlink()
     trial = trial_of(with_overrides(DIS, {"train.epochs": 1}, "x"))
-    assert not train(trial, trial.units[0], places).reused
-    assert not extract(trial, MACHINES[0], "last", places).reused
+    assert not train(TrialFiles.load(trial, places), trial.units[0]).reused
+    assert not extract(TrialFiles.load(trial, places), MACHINES[0], "last").reused
 
 
 # ----------------------------------------------------------------------------------- what benchmarks measure

@@ -21,6 +21,7 @@ from asdray.dcase.years import YEARS
 from asdray.evaluation import submission
 from asdray.evaluation.submission import Part, decision_threshold, file_name, part_of, parts_of, read, write
 from asdray.stages.score import score
+from asdray.stages.steps import TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 
@@ -240,7 +241,7 @@ def trial(tree, tmp_path):
     folder = write_trial(made, [CKPT], (BACKEND,), False, places, load_dataset(tree.data, DCASE))
     train_and_extract(made, places)
     for machine in MACHINES:
-        score(made, machine, CKPT, BACKEND, places)
+        score(TrialFiles.load(made, places), machine, CKPT, BACKEND)
     return folder
 
 

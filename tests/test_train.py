@@ -30,6 +30,7 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages.columns import classes_of_test_clips, require_classes
 from asdray.stages.history import TrainingDiverged
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 
@@ -62,7 +63,7 @@ def undisturbed(data, tmp_path_factory) -> Places:
     places = Places.of(data, tmp_path_factory.mktemp("undisturbed"))
     for system in SYSTEMS.values():
         trial = trial_of(system)
-        assert not train(trial, trial.units[0], places, checkpoints=WITH_BEST).reused
+        assert not train(TrialFiles.load(trial, places), trial.units[0], checkpoints=WITH_BEST).reused
     return places
 
 
@@ -179,6 +180,7 @@ from asdray.config.backend import Knn
 from asdray.frontends.autoencoder import AutoencoderFrontend
 from asdray.stages.trial_json import write_trial
 from asdray.stages.train import train
+from asdray.stages.steps import TrialFiles
 from asdray.dcase.manifest import load_dataset
 from asdray.store import Places
 
@@ -196,7 +198,7 @@ def on_epoch(row):
 def killed(system):
     trial = trial_of(system)
     places = Places.of({data!r}, {results!r} + "/SIGKILL")
-    train(trial, trial.units[0], places, checkpoints={checkpoints!r}, on_epoch=on_epoch)
+    train(TrialFiles.load(trial, places), trial.units[0], checkpoints={checkpoints!r}, on_epoch=on_epoch)
 
 for system in (DIS, AE):
     assert in_a_child(lambda: killed(system)) == -signal.SIGKILL
@@ -257,7 +259,9 @@ def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(undisturbed, st
         (folder / "checkpoints" / ".tmp-1-1-last.ckpt").write_text("half")
         seen: list[dict] = []
         torch.manual_seed(99)
-        outcome = train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=seen.append)
+        outcome = train(
+            TrialFiles.load(trial, places), trial.units[0], checkpoints=WITH_BEST, on_epoch=seen.append
+        )
         assert not outcome.reused
         assert [row["epoch"] for row in seen] == [3, 4]
         assert {row["epochs"] for row in seen} == {EPOCHS}
@@ -279,7 +283,7 @@ def test_a_signal_ends_a_training_by_hand_at_once(signum, undisturbed, stopped):
     assert len(steps) == N_STEPS + 2, "no step after that in which the signal came"
     trial = trial_of(AE)
     seen: list[dict] = []
-    train(trial, trial.units[0], places, on_epoch=seen.append)
+    train(TrialFiles.load(trial, places), trial.units[0], on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [2, 3, 4]
     assert_same(checkpoint(places, AE), checkpoint(undisturbed, AE))
 
@@ -288,7 +292,7 @@ def test_a_finished_training_is_found_and_untouched(undisturbed):
     trial = trial_of(DIS)
     folder = folder_of(undisturbed, DIS)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    outcome = train(trial, trial.units[0], undisturbed, on_epoch=stop_after(1))
+    outcome = train(TrialFiles.load(trial, undisturbed), trial.units[0], on_epoch=stop_after(1))
     assert outcome.reused
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
 
@@ -300,19 +304,19 @@ def test_only_the_record_is_missing(undisturbed, places):
     folder = folder_of(places, DIS)
     store.write_record(folder, "train", None)
     (folder / "metrics.csv").unlink()
-    assert not train(trial, trial.units[0], places, on_epoch=stop_after(1)).reused
+    assert not train(TrialFiles.load(trial, places), trial.units[0], on_epoch=stop_after(1)).reused
     assert without_times(metrics(places, DIS)) == without_times(metrics(undisturbed, DIS))
-    assert train(trial, trial.units[0], places).reused
+    assert train(TrialFiles.load(trial, places), trial.units[0]).reused
 
 
 def test_overwrite_and_a_damaged_checkpoint_start_afresh(undisturbed, places, capfd):
     trial = trial_of(DIS)
     path = folder_of(places, DIS) / "checkpoints" / "last.ckpt"
     with pytest.raises(Stop):
-        train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=stop_after(3))
+        train(TrialFiles.load(trial, places), trial.units[0], checkpoints=WITH_BEST, on_epoch=stop_after(3))
     path.write_bytes(path.read_bytes()[:1000])
     seen: list[dict] = []
-    train(trial, trial.units[0], places, checkpoints=WITH_BEST, on_epoch=seen.append)
+    train(TrialFiles.load(trial, places), trial.units[0], checkpoints=WITH_BEST, on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
     original = folder_of(undisturbed, DIS) / "checkpoints" / "last.ckpt"
     assert path.read_bytes() == original.read_bytes(), "the same training writes the same bytes"
@@ -320,7 +324,7 @@ def test_overwrite_and_a_damaged_checkpoint_start_afresh(undisturbed, places, ca
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     threads = torch.get_num_threads()
-    outcome = train(trial, trial.units[0], places, overwrite=True, checkpoints=WITH_BEST)
+    outcome = train(TrialFiles.load(trial, places), trial.units[0], overwrite=True, checkpoints=WITH_BEST)
     assert not outcome.reused
     assert path.read_bytes() == original.read_bytes()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -336,12 +340,12 @@ def test_other_data_starts_afresh(data, tmp_path):
     trial = trial_of(AE)
     unit = trial.units[0]
     with pytest.raises(Stop):
-        train(trial, unit, places, on_epoch=stop_after(2))
+        train(TrialFiles.load(trial, places), unit, on_epoch=stop_after(2))
     wav = next((places.data / "original" / DCASE / "dev_data" / "raw" / "ToyCar" / "train").glob("*.wav"))
     wav.unlink()
     format_dataset(places.data, DCASE)
     seen: list[dict] = []
-    outcome = train(trial, unit, places, on_epoch=seen.append)
+    outcome = train(TrialFiles.load(trial, places), unit, on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [1, 2, 3, 4]
     assert outcome.record.extra["n_clips"] == 5
 
@@ -350,30 +354,32 @@ def test_checkpoints_that_an_earlier_run_did_not_write(undisturbed, places):
     """A resumed training has all requested checkpoints, or starts afresh to write them."""
     trial = trial_of(AE)
     unit = trial.units[0]
-    train(trial, unit, places)
+    train(TrialFiles.load(trial, places), unit)
     assert not (folder_of(places, AE) / "checkpoints" / "best.ckpt").exists()
     seen: list[dict] = []
-    assert not train(trial, unit, places, checkpoints=("best", "epoch_2"), on_epoch=seen.append).reused
+    assert not train(
+        TrialFiles.load(trial, places), unit, checkpoints=("best", "epoch_2"), on_epoch=seen.append
+    ).reused
     assert len(seen) == EPOCHS
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
     assert_same(checkpoint(places, AE, "epoch_2"), checkpoint(undisturbed, AE, "epoch_2"))
     # Another run asks for other checkpoints: those of the first run stay, else both would train in turns.
-    train(trial, unit, places, checkpoints=("epoch_1",))
-    assert train(trial, unit, places, checkpoints=("best", "epoch_2")).reused
-    assert train(trial, unit, places, checkpoints=("epoch_1",)).reused
+    train(TrialFiles.load(trial, places), unit, checkpoints=("epoch_1",))
+    assert train(TrialFiles.load(trial, places), unit, checkpoints=("best", "epoch_2")).reused
+    assert train(TrialFiles.load(trial, places), unit, checkpoints=("epoch_1",)).reused
     # A best.ckpt of an epoch before the best one does not count.
     shutil.copyfile(
         folder_of(places, AE) / "checkpoints" / "epoch_2.ckpt",
         folder_of(places, AE) / "checkpoints" / "best.ckpt",
     )
     store.write_record(folder_of(places, AE), "train", None)
-    train(trial, unit, places, checkpoints=("best",))
+    train(TrialFiles.load(trial, places), unit, checkpoints=("best",))
     assert_same(checkpoint(places, AE, "best"), checkpoint(undisturbed, AE, "best"))
 
 
 def test_seeds_and_units_differ(undisturbed, places):
     trial = trial_of(AE, seed=1)
-    train(trial, trial.units[0], places)
+    train(TrialFiles.load(trial, places), trial.units[0])
     first, second = checkpoint(undisturbed, AE), checkpoint(places, AE, seed=1)
     name = next(iter(first["state_dict"]))
     assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
@@ -391,7 +397,7 @@ def test_divergence_names_the_place_and_leaves_nothing_done(name, places):
     with pytest.raises(
         TrainingDiverged, match=rf"unit {unit.name} .*epoch 1, step \d of \d.*learning_rate"
     ) as error:
-        train(trial, unit, places)
+        train(TrialFiles.load(trial, places), unit)
     folder = folder_of(places, system)
     assert not (folder / "checkpoints" / "last.ckpt").exists()
     assert store.read_record(folder, "train") is None
@@ -405,7 +411,7 @@ def test_ctrl_c_raises_keyboard_interrupt(places):
     before = signal.getsignal(signal.SIGINT)
     trial = trial_of(AE)
     with pytest.raises(KeyboardInterrupt):
-        train(trial, trial.units[0], places, on_epoch=on_epoch)
+        train(TrialFiles.load(trial, places), trial.units[0], on_epoch=on_epoch)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(checkpoint(places, AE)["asdray"]["history"]) >= 1
     assert store.read_record(folder_of(places, AE), "train") is None
@@ -435,14 +441,14 @@ def test_a_training_keeps_the_handler_of_sigterm(in_main_thread, places):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [terminated] * EPOCHS
-    assert train(trial, trial.units[0], places).reused
+    assert train(TrialFiles.load(trial, places), trial.units[0]).reused
 
 
 def test_too_few_classes(places):
     system = DIS.model_copy(update={"frontend": DIS.frontend.model_copy(update={"classes": ("machine",)})})
     trial = trial_of(system, machines=("fan", "bandsaw"))
     with pytest.raises(ValueError, match=r"2 classes.*subcluster_adacos"):
-        train(trial, trial.units[0], places)
+        train(TrialFiles.load(trial, places), trial.units[0])
 
 
 def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
@@ -462,9 +468,9 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     default, asdkit = of(), of(labels="asdkit")
     before = signature(default), signature(asdkit)
     with pytest.raises(ValueError, match=r"without ground truth \(bandsaw 4\): .*train_only"):
-        train(asdkit, asdkit.units[0], places)
+        train(TrialFiles.load(asdkit, places), asdkit.units[0])
     sections = of(labels="asdkit", classes=("machine", "section"), loss=SubclusterAdaCos())
-    assert train(sections, sections.units[0], places).record.extra["n_classes"] == 2
+    assert train(TrialFiles.load(sections, places), sections.units[0]).record.extra["n_classes"] == 2
 
     # Labels and domains without names, as in an evaluator: no class is guessed from them either.
     write_evaluator(tree, attributes=False)
@@ -473,7 +479,7 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     dataset = load_dataset(places.data, DCASE)
     says = r"not tell the attributes of some \(bandsaw 4\): put eval_data_list_2023.csv into .*ground_truth"
     for refusing in (
-        lambda: train(asdkit, asdkit.units[0], places),
+        lambda: train(TrialFiles.load(asdkit, places), asdkit.units[0]),
         lambda: require_classes(places.data, [(default, dataset), (asdkit, dataset)]),
     ):
         with pytest.raises(ValueError, match=says):
@@ -496,8 +502,8 @@ def test_classes_of_the_test_clips_where_asked_for(tmp_path, asdray):
     assert signature(default) == before[0]
     assert signature(asdkit) != before[1]
     # Each machine and domain: vel_0 and vel_1 with m-n_W in training, vel_1_ac_0.30 in the test clips.
-    assert train(default, default.units[0], places).record.extra["n_classes"] == 2 * 2 * 2
-    assert train(asdkit, asdkit.units[0], places).record.extra["n_classes"] == 2 * 2 * 3
+    assert train(TrialFiles.load(default, places), default.units[0]).record.extra["n_classes"] == 2 * 2 * 2
+    assert train(TrialFiles.load(asdkit, places), asdkit.units[0]).record.extra["n_classes"] == 2 * 2 * 3
     path = store.trial_dir(places.results, asdkit).checkpoint(asdkit.units[0].name, "last")
     classes = torch.load(path, weights_only=True)["asdray"]["frontend"]["classes"]
     assert classes == sorted(
@@ -539,14 +545,14 @@ def test_years_whose_test_names_carry_no_attributes_have_classes(tmp_path, dcase
 def test_unknown_checkpoints(name, places):
     trial = trial_of(AE)
     with pytest.raises(ValueError, match=name):
-        train(trial, trial.units[0], places, checkpoints=(name,))
+        train(TrialFiles.load(trial, places), trial.units[0], checkpoints=(name,))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_unknown_devices(device, places):
     trial = trial_of(AE)
     with pytest.raises(ValueError, match=device):
-        train(trial, trial.units[0], places, device=device)
+        train(TrialFiles.load(trial, places), trial.units[0], device=device)
 
 
 def test_logging_levels_are_restored(places):
@@ -555,7 +561,7 @@ def test_logging_levels_are_restored(places):
     logger = logging.getLogger("lightning.pytorch")
     before = logger.level
     trial = trial_of(AE)
-    train(trial, trial.units[0], places)
+    train(TrialFiles.load(trial, places), trial.units[0])
     assert logger.level == before
 
 

@@ -65,13 +65,13 @@ def read(places: Places, trial: Trial, split: str = "test") -> dict[str, np.ndar
 @pytest.mark.parametrize("duration", [0.4, "native"])
 def test_raw_spec_is_the_mean_of_mel_magnitudes(duration, places):
     trial = trial_of(RAW.model_copy(update={"audio": Audio(duration=duration)}))
-    outcome = train(trial, trial.units[0], places, checkpoints=("last", "best"))
+    outcome = train(TrialFiles.load(trial, places), trial.units[0], checkpoints=("last", "best"))
     assert not outcome.reused
-    assert train(trial, trial.units[0], places, checkpoints=("best",)).reused
+    assert train(TrialFiles.load(trial, places), trial.units[0], checkpoints=("best",)).reused
     assert outcome.record.extra == {"epochs": 0, "n_clips": 6, "threads": 1}
     folder = store.trial_dir(places.results, trial).model("fan")
     assert (folder / "metrics.csv").read_text() == "epoch,loss,learning_rate,seconds,per_second\n"
-    extract(trial, "fan", "last", places)
+    extract(TrialFiles.load(trial, places), "fan", "last")
     found = read(places, trial)
     filters = _numpy_htk_mel(8, 256)
     for row in rows(load_manifest(places.data, DCASE), machine="fan", split="test").to_pylist():
@@ -79,8 +79,8 @@ def test_raw_spec_is_the_mean_of_mel_magnitudes(duration, places):
         wave = wave if duration == "native" else wave[:6400]
         expected = (filters @ _numpy_spectrogram(wave, 256, 128)).mean(axis=1)
         np.testing.assert_allclose(found[row["clip"]], expected, rtol=1e-4, atol=1e-6)
-    score(trial, "fan", "last", Knn(), places)
-    extract(trial, "fan", "best", places)
+    score(TrialFiles.load(trial, places), "fan", "last", Knn())
+    extract(TrialFiles.load(trial, places), "fan", "best")
 
 
 def test_clips_of_different_lengths_keep_their_keys(places, tmp_path):
@@ -99,8 +99,8 @@ def test_clips_of_different_lengths_keep_their_keys(places, tmp_path):
     system = AE.model_copy(update={"audio": Audio(duration="native")})
     raw_system = RAW.model_copy(update={"audio": Audio(duration="native")})
     for trial in (trial_of(raw_system), trial_of(system)):
-        train(trial, trial.units[0], copies)
-        extract(trial, "fan", "last", copies)
+        train(TrialFiles.load(trial, copies), trial.units[0])
+        extract(TrialFiles.load(trial, copies), "fan", "last")
     found = read(copies, trial_of(raw_system), "train")
     for row in rows(load_manifest(copies.data, DCASE), machine="fan", split="train").to_pylist():
         wave, _ = soundfile.read(copies.data / row["original_path"])
@@ -125,20 +125,20 @@ def test_embeddings_are_read_in_any_order_of_the_file(suffix, dtype, places, tmp
     values = np.random.default_rng(0).normal(size=(len(keys), 5)).astype(dtype)
     write(tmp_path / f"{DCASE}.{suffix}", keys, values)
     trial = trial_of(from_file(tmp_path / f"{{dcase}}.{suffix}"))
-    train(trial, trial.units[0], places)
-    assert not extract(trial, "fan", "last", places).reused
+    train(TrialFiles.load(trial, places), trial.units[0])
+    assert not extract(TrialFiles.load(trial, places), "fan", "last").reused
     for split in ("train", "test"):
         found = read(places, trial, split)
         assert len(found) == {"train": 6, "test": 4}[split]
         for key, value in found.items():
             np.testing.assert_array_equal(value, values[keys.index(key)].astype(np.float32))
-    score(trial, "fan", "last", Knn(), places)
+    score(TrialFiles.load(trial, places), "fan", "last", Knn())
 
 
 def test_extraction_files_serve_as_precomputed_embeddings(places):
     trial = trial_of(RAW)
-    train(trial, trial.units[0], places)
-    extract(trial, "fan", "last", places)
+    train(TrialFiles.load(trial, places), trial.units[0])
+    extract(TrialFiles.load(trial, places), "fan", "last")
     path = store.trial_dir(places.results, trial).extract("last", "fan", "test")
     expected = read(places, trial)
     found = precomputed.read(path, list(expected)[::-1], "clips")
@@ -149,7 +149,7 @@ def test_a_relative_path_lies_in_the_data_folder(places):
     keys = keys_of(places)
     write(places.data / "mine.npz", keys, np.ones((len(keys), 2)))
     trial = trial_of(from_file("mine.npz"))
-    train(trial, trial.units[0], places)
+    train(TrialFiles.load(trial, places), trial.units[0])
 
 
 def test_other_content_is_another_training(places, tmp_path):
@@ -157,15 +157,15 @@ def test_other_content_is_another_training(places, tmp_path):
     path = tmp_path / "e.npz"
     write(path, keys, np.zeros((len(keys), 2)))
     trial = trial_of(from_file(path))
-    train(trial, trial.units[0], places)
-    extract(trial, "fan", "last", places)
-    assert extract(trial, "fan", "last", places).reused
+    train(TrialFiles.load(trial, places), trial.units[0])
+    extract(TrialFiles.load(trial, places), "fan", "last")
+    assert extract(TrialFiles.load(trial, places), "fan", "last").reused
     write(path, keys, np.ones((len(keys), 2)))
     assert not snapshot(trial, places).train(trial.units[0], ("last",)).complete
     with pytest.raises(ValueError, match="no finished training"):
-        extract(trial, "fan", "last", places)
-    train(trial, trial.units[0], places)
-    assert not extract(trial, "fan", "last", places).reused
+        extract(TrialFiles.load(trial, places), "fan", "last")
+    train(TrialFiles.load(trial, places), trial.units[0])
+    assert not extract(TrialFiles.load(trial, places), "fan", "last").reused
     assert set(map(tuple, read(places, trial).values())) == {(1.0, 1.0)}
 
 
@@ -175,8 +175,8 @@ def test_files_per_seed(places, tmp_path):
         write(tmp_path / f"e{seed}.npz", keys, np.full((len(keys), 2), float(seed)))
     for seed in (0, 1):
         trial = trial_of(from_file(tmp_path / "e{seed}.npz"), seed)
-        train(trial, trial.units[0], places)
-        extract(trial, "fan", "last", places)
+        train(TrialFiles.load(trial, places), trial.units[0])
+        extract(TrialFiles.load(trial, places), "fan", "last")
         assert set(map(tuple, read(places, trial).values())) == {(float(seed),) * 2}
 
 
@@ -188,7 +188,7 @@ def test_missing_clips_are_counted(places, tmp_path):
         ValueError,
         match=r"e.npz lacks the embeddings of 3 of 4 test clips of dcase2023 fan, first dev/fan/test/",
     ):
-        train(trial, trial.units[0], places)
+        train(TrialFiles.load(trial, places), trial.units[0])
     assert store.read_record(store.trial_dir(places.results, trial).model("fan"), "train") is None
 
 

@@ -210,6 +210,7 @@ def submit(
     from asdray.config.load import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
+    from asdray.stages.steps import TrialFiles
     from asdray.stages.submit import submit as write
     from asdray.stages.trial_json import read_trial
     from asdray.store import Places
@@ -217,10 +218,9 @@ def submit(
     chosen, _, results = read_trial(trial)
     load_plugins(plugin or [])
     made = write(
-        chosen,
+        TrialFiles.load(chosen, Places.of(data, results), ()),
         check_checkpoint(ckpt),
         _one_backend(chosen, backend),
-        Places.of(data, results),
         out.expanduser().absolute(),
         subset=subset,
         quantile=quantile,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from asdray.config.backend import Backend, Umap
     from asdray.config.trial import Trial, Unit
-    from asdray.stages.steps import Outcome
+    from asdray.stages.steps import Outcome, TrialFiles
     from asdray.stages.trial_json import Description
     from asdray.store import Places
 
@@ -132,6 +132,12 @@ class _Stages:
         """Pairs of a machine and a checkpoint."""
         return [(machine, ckpt) for ckpt in self.checkpoints for machine in self.machines]
 
+    def files(self, machines: Sequence[str] | None = None) -> TrialFiles:
+        """The trial's files, with the dataset as it is now."""
+        from asdray.stages.steps import TrialFiles
+
+        return TrialFiles.load(self.trial, self.places, machines)
+
     def train(self, unit: Unit, rebuild: bool = True) -> None:
         """Trains a unit; ``rebuild``: also if the checkpoints were pruned.
 
@@ -141,55 +147,59 @@ class _Stages:
         from asdray.stages.history import TrainingDiverged
         from asdray.stages.train import train
 
+        def wait() -> None:
+            print(f"  waiting for another process that trains {unit.name}", flush=True)
+
+        options = {"checkpoints": self.checkpoints, "rebuild": rebuild, "device": self.device}
+        calls = {"on_epoch": _print_epoch, "on_wait": wait}
         try:
-            self._run(
-                f"train {unit.name}",
-                train,
-                unit,
-                checkpoints=self.checkpoints,
-                on_epoch=_print_epoch,
-                on_wait=lambda: print(f"  waiting for another process that trains {unit.name}", flush=True),
-                rebuild=rebuild,
-                device=self.device,
-            )
+            self._run(f"train {unit.name}", train, unit.machines, unit, **options, **calls)
         except TrainingDiverged as error:
             print(f"failed: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
 
-    def extract(self, machine: str, checkpoint: str, rebuild: bool = True) -> None:
+    def extract(self, machine: str, ckpt: str, rebuild: bool = True) -> None:
         """Extracts a machine's embeddings; ``rebuild``: also if the embeddings were pruned."""
         from asdray.stages.extract import extract
 
-        self._run(f"extract {machine}", extract, machine, checkpoint, rebuild=rebuild, device=self.device)
+        options = {"rebuild": rebuild, "device": self.device}
+        self._run(f"extract {machine}", extract, [machine], machine, ckpt, **options)
 
-    def score(self, machine: str, checkpoint: str) -> None:
+    def score(self, machine: str, ckpt: str) -> None:
         """Scores a machine's clips with every backend."""
         from asdray.stages.score import score
 
         for backend in self.backends:
-            self._run(f"score {machine} {backend.name}", score, machine, checkpoint, backend)
+            self._run(f"score {machine} {backend.name}", score, [machine], machine, ckpt, backend)
 
-    def evaluate(self, machine: str, checkpoint: str) -> None:
+    def evaluate(self, machine: str, ckpt: str) -> None:
         """Evaluates a machine's scores against the labels."""
         from asdray.stages.evaluate import evaluate
 
-        self._run(f"evaluate {machine}", evaluate, machine, checkpoint, self.backends)
+        self._run(f"evaluate {machine}", evaluate, [machine], machine, ckpt, self.backends)
 
-    def umap(self, machine: str, checkpoint: str) -> None:
+    def umap(self, machine: str, ckpt: str) -> None:
         """Draws the UMAP of a machine's embeddings."""
         from asdray.config.backend import Umap
         from asdray.stages.umap import umap
 
-        self._run(f"umap {machine}", umap, machine, checkpoint, self.umap_options or Umap())
+        self._run(f"umap {machine}", umap, [machine], machine, ckpt, self.umap_options or Umap())
 
     def table(self) -> None:
         """Writes the tables of the official score."""
         from asdray.stages.table import table
 
-        self._run("table", table, self.checkpoints, self.backends)
+        self._run("table", table, None, self.checkpoints, self.backends)
 
-    def _run(self, label: str, stage: Callable[..., Outcome], *arguments: Any, **options: Any) -> None:
-        outcome = stage(self.trial, *arguments, self.places, overwrite=self.overwrite, **options)
+    def _run(
+        self,
+        label: str,
+        stage: Callable[..., Outcome],
+        machines: Sequence[str] | None,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        outcome = stage(self.files(machines), *arguments, overwrite=self.overwrite, **options)
         duration = "already done" if outcome.reused else f"{outcome.record.seconds:.1f} s"
         print(f"{label:<40} {duration}", flush=True)
 
@@ -349,7 +359,7 @@ def table(
     if not metrics:
         _print_trial_tables(trial)
     for name in metrics:
-        paths = metric_tables(stages.trial, stages.checkpoints, stages.backends, stages.places, name)
+        paths = metric_tables(stages.files(), stages.checkpoints, stages.backends, name)
         _print_tables(trial.expanduser().absolute(), paths)
 
 

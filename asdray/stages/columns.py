@@ -14,6 +14,7 @@ from asdray.config.trial import Trial, Unit
 from asdray.dcase import manifest
 from asdray.dcase.manifest import Dataset, hint
 from asdray.dcase.years import get_year
+from asdray.stages.steps import TrialFiles
 from asdray.store import Places
 
 if TYPE_CHECKING:
@@ -41,20 +42,19 @@ def held_out_generator(trial: Trial, unit: Unit) -> Generator:
     return generator(trial.seed, f"{unit.name}/held-out", WEIGHTS)
 
 
-def clip_keys(places: Places, dataset: Dataset, machine: str, split: str) -> tuple[str, ...]:
+def clip_keys(files: TrialFiles, machine: str, split: str) -> tuple[str, ...]:
     """The keys of the clips in a machine's split, sorted.
 
     Raises:
-        ValueError: the split is empty, or the year was formatted again after ``dataset`` was read.
+        ValueError: the split is empty, or the year was formatted again after the dataset was read.
     """
-    wanted = dataset.machines[machine].split_id(split)
+    data, dcase = files.places.data, files.trial.dcase
+    wanted = files.dataset.machines[machine].split_id(split)
     if wanted is None:
-        raise ValueError(f"{dataset.dcase} {machine} has no {split} clips")
-    table = manifest.rows(manifest.load_manifest(places.data, dataset.dcase), machine=machine, split=split)
-    if manifest.load_dataset(places.data, dataset.dcase).machines[machine].split_id(split) != wanted:
-        raise ValueError(
-            f"{dataset.dcase} was formatted anew while {machine} was waited for: run the command again"
-        )
+        raise ValueError(f"{dcase} {machine} has no {split} clips")
+    table = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split=split)
+    if manifest.load_dataset(data, dcase).machines[machine].split_id(split) != wanted:
+        raise ValueError(f"{dcase} was formatted anew while {machine} was waited for: run the command again")
     return tuple(table["clip"].to_pylist())
 
 
@@ -74,31 +74,30 @@ def classes_of_test_clips(
             for, and the ground truth does not tell them (an evaluator's alone; 2022's Toy machines); or the
             year was formatted again after ``dataset`` was read.
     """
-    table = manifest.load_manifest(data, dataset.dcase)
-    now = manifest.load_dataset(data, dataset.dcase)
+    dcase = dataset.dcase
+    table = manifest.load_manifest(data, dcase)
+    now = manifest.load_dataset(data, dcase)
     found: set[tuple[Any, ...]] = set()
     unknown, nameless = [], []
     for machine in machines:
         if now.machines[machine].classes != dataset.machines[machine].classes:
-            raise ValueError(f"{dataset.dcase} was formatted while training began: run the command again")
+            raise ValueError(f"{dcase} was formatted while training began: run the command again")
         rows = manifest.rows(table, machine=machine, split="test")
         if (n := rows["domain"].null_count) and not {"attributes", "domain"}.isdisjoint(parts):
             unknown.append(f"{machine} {n}")
-        if "attributes" in parts and (n := _nameless(table, dataset.dcase, machine)):
+        if "attributes" in parts and (n := _nameless(table, dcase, machine)):
             nameless.append(f"{machine} {n}")
         found |= set(zip(*(rows[part].to_pylist() for part in parts), strict=True))
-    needs = (
-        "frontend.labels is 'asdkit', which needs to know the attributes and domains of the test clips, but"
-    )
-    if unknown:
-        raise ValueError(
-            f"{needs} {dataset.dcase} has some without ground truth ({', '.join(unknown)}): "
-            f"{_get_list(data, dataset.dcase)}, or choose train_only"
+    if unknown or nameless:
+        fault = (
+            f"{dcase} has some without ground truth ({', '.join(unknown)})"
+            if unknown
+            else f"the ground truth that {dcase} is formatted with does not tell the attributes of some "
+            f"({', '.join(nameless)})"
         )
-    if nameless:
         raise ValueError(
-            f"{needs} the ground truth that {dataset.dcase} is formatted with does not tell the attributes "
-            f"of some ({', '.join(nameless)}): {_get_list(data, dataset.dcase)}, or choose train_only"
+            "frontend.labels is 'asdkit', which needs to know the attributes and domains of the test clips, "
+            f"but {fault}: {_get_list(data, dcase)}, or choose train_only"
         )
     return {part: [values[i] for values in sorted(found)] for i, part in enumerate(parts)}
 

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from asdray.evaluation.ensemble import combine
 from asdray.evaluation.metrics import evaluate_machine
 from asdray.evaluation.tables import SCHEMA
 from asdray.stages.files import read_scores
-from asdray.stages.steps import Outcome, Snapshot, TrialFiles
+from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, Work
 from asdray.store import Places
 
 NUMERICS = 2
@@ -61,12 +60,10 @@ class Identity:
     backend: str
 
 
-def scores_of(
-    trial: Trial, ckpt: str, machines: Iterable[str], places: Places, dataset: Dataset
-) -> dict[str, dict[str, str]]:
+def scores_of(files: TrialFiles, ckpt: str, machines: Iterable[str]) -> dict[str, dict[str, str]]:
     """Backend id -> machine -> digest of the trial's score file, if up to date."""
     found: dict[str, dict[str, str]] = {}
-    snapshot = Snapshot(TrialFiles(trial, places, dataset))
+    snapshot = Snapshot(files)
     for machine in machines:
         for backend, record in sorted(snapshot.scored(machine, ckpt).items()):
             found.setdefault(backend, {})[machine] = record.digest
@@ -91,16 +88,21 @@ def ensemble(
         ValueError: a member whose training scores are all equal, with ``how="zscore"``.
     """
     members = sorted(members, key=lambda m: m.name)
-    signature, inputs = _identify(identity, how, members, machines, dataset)
+    names = [m.name for m in members]
+    labels = {machine: dataset.machines[machine].labels for machine in machines}
+    about = {"identity": asdict(identity), "combine": how, "members": names, "labels": labels}
+    signature = digest({"stage": ("ensemble", NUMERICS), **about})
+    inputs = {f"{m.name} {machine}": m.scores[machine] for m in members for machine in machines}
+    step = Step("ensemble", None, None, None, None, folder, signature, inputs)
     with store.lease(folder):
         record = store.read_record(folder, "ensemble")
         if record and (record.signature, record.inputs) == (signature, inputs) and record.describes(folder):
             return Outcome(record, reused=True)
-        started = time.time()
+        work = Work(step)
+        metrics, description = store.ensemble_metrics(folder), folder / "ensemble.json"
         paths = {machine: folder / f"{machine}.parquet" for machine in machines}
-        description = folder / "ensemble.json"
-        outputs = [*paths.values(), store.ensemble_metrics(folder), description]
-        store.forget(folder, "ensemble", outputs)
+        outputs = [*paths.values(), metrics, description]
+        work.replace(outputs)
         table = manifest.load_manifest(places.data, identity.dcase)
         rows: list[dict[str, object]] = []
         for machine, path in paths.items():
@@ -109,41 +111,11 @@ def ensemble(
             except ValueError as error:
                 raise ValueError(f"{identity.system} {identity.dcase}: {machine}: {error}") from None
             rows += [row | {"dataset": dataset.kind} for row in found]
-        store.write_parquet(store.ensemble_metrics(folder), pa.Table.from_pylist(rows, schema=SCHEMA))
-        store.write_json(
-            description,
-            {
-                **identity.__dict__,
-                "recipe": RECIPE,
-                "combine": how,
-                "members": [m.name for m in members],
-                "machines": list(machines),
-                "dataset": {"kind": dataset.kind, "id": dataset.id},
-            },
-        )
-        record = store.finish(folder, "ensemble", signature, outputs=outputs, started=started, inputs=inputs)
-        return Outcome(record, reused=False)
-
-
-def _identify(
-    identity: Identity,
-    how: Combine,
-    members: Sequence[Member],
-    machines: Sequence[str],
-    dataset: Dataset,
-) -> tuple[str, dict[str, str]]:
-    """The signature and the inputs of an ensemble, for its record."""
-    signature = digest(
-        {
-            "stage": ("ensemble", NUMERICS),
-            "identity": identity.__dict__,
-            "combine": how,
-            "members": [m.name for m in members],
-            "labels": {machine: dataset.machines[machine].labels for machine in machines},
-        }
-    )
-    inputs = {f"{m.name} {machine}": m.scores[machine] for m in members for machine in machines}
-    return signature, inputs
+        store.write_parquet(metrics, pa.Table.from_pylist(rows, schema=SCHEMA))
+        facts = {"recipe": RECIPE, "combine": how, "members": names, "machines": list(machines)}
+        kind = {"dataset": {"kind": dataset.kind, "id": dataset.id}}
+        store.write_json(description, {**asdict(identity), **facts, **kind})
+        return work.finish(outputs)
 
 
 def _machine(

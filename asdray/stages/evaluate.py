@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from asdray import store
 from asdray.config.backend import Backend
-from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
 from asdray.evaluation.metrics import MetricRow, evaluate_machine
-from asdray.stages.files import read_scores, write_csv
+from asdray.stages.extract import SPLITS
 from asdray.stages.steps import Outcome, TrialFiles, working
-from asdray.store import Places
 
-SPLITS = ("train", "test")
+FACTS = ("clip", "machine", "section", "domain", "is_anomaly")
+"""The first columns of a score file; a column per backend follows."""
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Clip key -> anomaly score, from a backend's score file.
+
+    Raises:
+        ValueError: a missing or damaged file, with its name.
+    """
+    table = store.read_parquet(path, ["clip", "score"])
+    return dict(zip(table["clip"].to_pylist(), table["score"].to_pylist(), strict=True))
 
 
 def evaluate(
-    trial: Trial,
-    machine: str,
-    ckpt: str,
-    backends: Iterable[Backend],
-    places: Places,
-    *,
-    overwrite: bool = False,
+    files: TrialFiles, machine: str, ckpt: str, backends: Iterable[Backend], *, overwrite: bool = False
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
@@ -43,43 +47,37 @@ def evaluate(
         ValueError: a backend that is asked for has not scored this machine yet.
     """
     backends = tuple(backends)
-    files = TrialFiles.load(trial, places, [machine])
-    directory, dataset = files.folder, files.dataset
+    directory, dataset, dcase = files.folder, files.dataset, files.trial.dcase
     folder = directory.machine(ckpt, machine)
     with working(
         files, folder, lambda now: now.evaluate(machine, ckpt, backends), overwrite=overwrite
     ) as work:
         if work.reused:
             return work.reused
+        evaluated = directory.evaluate(ckpt, machine)
         views = [directory.score_view(ckpt, machine, split) for split in SPLITS]
-        outputs = [directory.evaluate(ckpt, machine), *views]
-        work.replace(outputs)
+        work.replace([evaluated, *views])
         ids = list(work.step.inputs or ())
         scores = {name: read_scores(directory.scores(ckpt, machine, name)) for name in ids}
-        table = manifest.load_manifest(places.data, trial.dcase)
+        table = manifest.load_manifest(files.places.data, dcase)
         clips = {split: manifest.rows(table, machine=machine, split=split).to_pylist() for split in SPLITS}
-        rows = _rows(trial.dcase, machine, clips["test"], scores)
-        write_csv(outputs[0], [*MetricRow._fields, "dataset"], ([*row, dataset.kind] for row in rows))
+        test = clips["test"]
+        columns = {name: [c[name] for c in test] for name in ("subset", "section", "domain", "is_anomaly")}
+        in_order = {name: [by_clip[c["clip"]] for c in test] for name, by_clip in scores.items()}
+        rows = evaluate_machine(get_year(dcase), machine, in_order, **columns)
+        _write_csv(evaluated, MetricRow._fields, rows, dataset.kind)
         for path, split in zip(views, SPLITS, strict=True):
-            _write_view(path, clips[split], scores, dataset.kind)
+            view = ([*(c[n] for n in FACTS), *(s[c["clip"]] for s in scores.values())] for c in clips[split])
+            _write_csv(path, [*FACTS, *scores], view, dataset.kind)
         records = store.read_records(folder)
         options = {name: records[store.record_name("score", name)].extra["options"] for name in ids}
         label_sources = list(dataset.machines[machine].label_sources)
-        return work.finish(outputs, extra={"backends": options, "label_sources": label_sources})
+        return work.finish([evaluated, *views], extra={"backends": options, "label_sources": label_sources})
 
 
-def _rows(
-    dcase: str, machine: str, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]]
-) -> list[MetricRow]:
-    columns = {name: [c[name] for c in clips] for name in ("subset", "section", "domain", "is_anomaly")}
-    in_order = {name: [by_clip[c["clip"]] for c in clips] for name, by_clip in scores.items()}
-    return evaluate_machine(get_year(dcase), machine, in_order, **columns)
-
-
-def _write_view(
-    path: Path, clips: list[dict[str, Any]], scores: Mapping[str, Mapping[str, float]], dataset: str
-) -> None:
-    """A readable score file; nothing of asdray reads it."""
-    columns = ("clip", "machine", "section", "domain", "is_anomaly")
-    rows = ([*(c[n] for n in columns), *(s[c["clip"]] for s in scores.values()), dataset] for c in clips)
-    write_csv(path, [*columns, *scores, "dataset"], rows)
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]], dataset: str) -> None:
+    """Writes a CSV atomically: null is empty, a float has every digit, lines end in LF."""
+    with store.atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*header, "dataset"])
+        writer.writerows([*row, dataset] for row in rows)

@@ -6,20 +6,21 @@ Extraction reads no labels of test clips and needs no Lightning.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from asdray import store
-from asdray.config.trial import Trial
-from asdray.dcase.manifest import Dataset
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
-from asdray.stages.steps import Outcome, TrialFiles, input_paths, working
-from asdray.store import Places
+from asdray.stages.steps import Outcome, Snapshot, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
     import torch
 
-    from asdray.frontends.base import FrontendModule
 
 SPLITS = ("train", "test")
 
@@ -27,11 +28,38 @@ MAX_CLIPS = 64
 """Most clips per batch; bounds the memory where ``train.batch_size`` counts vectors or is large."""
 
 
+@dataclass(frozen=True)
+class Extract:
+    """The extraction of N clips of one machine and split.
+
+    Attributes:
+        clips: N clip keys.
+        embedding: (N, D) float32.
+        own: the frontend's own anomaly scores, each (N,).
+    """
+
+    clips: list[str]
+    embedding: NDArray[np.float32]
+    own: dict[str, NDArray[np.floating]]
+
+
+def read_extract(path: Path) -> Extract:
+    """A ``{train,test}_extract.parquet``.
+
+    Raises:
+        ValueError: missing or damaged, with its name.
+    """
+    table = store.read_parquet(path)
+    column = table["embedding"].combine_chunks()
+    embedding = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    own = {name: table[name].to_numpy() for name in table.column_names if name not in ("clip", "embedding")}
+    return Extract(table["clip"].to_pylist(), embedding, own)
+
+
 def extract(
-    trial: Trial,
+    files: TrialFiles,
     machine: str,
     ckpt: str,
-    places: Places,
     *,
     device: str = "auto",
     overwrite: bool = False,
@@ -53,42 +81,29 @@ def extract(
         ValueError: the unit is not trained; the checkpoint is pruned or damaged; an embedding or score is not
             finite.
     """
-    files = TrialFiles.load(trial, places, [machine])
-    trial.system.check(trial.dcase)
-    unit = trial.unit_of(machine)
-    directory, dataset = files.folder, files.dataset
-    with working(
-        files,
-        directory.machine(ckpt, machine),
-        lambda now: now.extract(machine, ckpt),
-        overwrite=overwrite,
-        rebuild=rebuild,
-    ) as work:
+    system, folder = files.trial.system, files.folder
+    system.check(files.trial.dcase)
+    ask = partial(Snapshot.extract, machine=machine, ckpt=ckpt)
+    with working(files, folder.machine(ckpt, machine), ask, overwrite=overwrite, rebuild=rebuild) as work:
         if work.reused:
             return work.reused
-        outputs = [directory.extract(ckpt, machine, split) for split in SPLITS]
+        outputs = [folder.extract(ckpt, machine, split) for split in SPLITS]
         work.replace(outputs)
 
-        from asdray.frontends import checkpoint, compute
+        from asdray.frontends import compute
 
         torch_device = compute.choose_device(device)
         counts = {}
-        with compute.settings(trial.system.train.threads, torch_device):
-            if trial.system.frontend.reads_audio:
-                frontend = checkpoint.load(
-                    directory.checkpoint(unit.name, ckpt),
-                    trial.system.frontend,
-                    trial.system.audio.n_samples(trial.dcase),
-                    sha256=(work.step.inputs or {})["checkpoint"],
-                    files=input_paths(trial, unit, places),
-                ).to(torch_device)
-                splits = _from_audio(trial, machine, places, dataset, frontend, torch_device)
+        with compute.settings(system.train.threads, torch_device):
+            if system.frontend.reads_audio:
+                sha256 = (work.step.inputs or {})["checkpoint"]
+                splits = _from_audio(files, machine, ckpt, sha256, torch_device)
             else:
-                splits = _from_file(trial, machine, places, dataset)
+                splits = _from_file(files, machine)
             for split, output, (keys, found) in zip(SPLITS, outputs, splits, strict=True):
                 _write(output, keys, found)
                 counts[split] = len(keys)
-        extra = {"n_clips": counts, "threads": trial.system.train.threads}
+        extra = {"n_clips": counts, "threads": system.train.threads}
         return work.finish(outputs, device=compute.device_label(torch_device), extra=extra)
 
 
@@ -96,45 +111,44 @@ Found = tuple[tuple[str, ...], dict[str, "torch.Tensor"]]
 """The keys of N clips, and tensors ``(N, ...)`` by name: ``embedding`` and the frontend's own scores."""
 
 
-def _from_file(trial: Trial, machine: str, places: Places, dataset: Dataset) -> Iterator[Found]:
+def _from_file(files: TrialFiles, machine: str) -> Iterator[Found]:
     """The embeddings of each split, read from the frontend's file."""
     import torch
 
     from asdray.frontends import precomputed
 
-    path = input_paths(trial, trial.unit_of(machine), places)["embeddings"][machine]
+    path = input_paths(files.trial, files.trial.unit_of(machine), files.places)["embeddings"][machine]
     for split in SPLITS:
-        keys = clip_keys(places, dataset, machine, split)
-        values = precomputed.read(path, keys, f"{split} clips of {trial.dcase} {machine}")
+        keys = clip_keys(files, machine, split)
+        values = precomputed.read(path, keys, f"{split} clips of {files.trial.dcase} {machine}")
         yield keys, {"embedding": torch.from_numpy(values)}
 
 
 def _from_audio(
-    trial: Trial,
-    machine: str,
-    places: Places,
-    dataset: Dataset,
-    frontend: FrontendModule,
-    device: torch.device,
+    files: TrialFiles, machine: str, ckpt: str, sha256: str, device: torch.device
 ) -> Iterator[Found]:
     """The embeddings and own scores that a trained frontend computes from each split's audio."""
     import torch
 
     from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
+    from asdray.frontends import checkpoint
     from asdray.frontends.base import extract_all
 
-    options, audio = trial.system.train, trial.system.audio
-    n_samples = None if audio.duration == "native" else audio.n_samples(trial.dcase)
+    trial, places, unit = files.trial, files.places, files.trial.unit_of(machine)
+    audio, batch_size = trial.system.audio, trial.system.train.batch_size
+    path, n_samples = files.folder.checkpoint(unit.name, ckpt), audio.n_samples(trial.dcase)
+    paths = input_paths(trial, unit, places)
+    frontend = checkpoint.load(path, trial.system.frontend, n_samples, sha256=sha256, files=paths).to(device)
+    length = None if audio.duration == "native" else n_samples
     with torch.inference_mode():
         for split in SPLITS:
-            pack = pack_of(places, dataset, machine, split)
+            pack = pack_of(places, files.dataset, machine, split)
             clips = Clips([pack], audio.channel)
             if split == "train" and frontend.needs_training_clips:
-                rng = held_out_generator(trial, trial.unit_of(machine))
-                frontend.prepare(clips, training_columns(places, [pack]), options.batch_size, rng)
-            batch_size = min(options.batch_size, MAX_CLIPS)
-            yield clips.keys, extract_all(frontend, clips, n_samples, batch_size, device)
+                rng = held_out_generator(trial, unit)
+                frontend.prepare(clips, training_columns(places, [pack]), batch_size, rng)
+            yield clips.keys, extract_all(frontend, clips, length, min(batch_size, MAX_CLIPS), device)
 
 
 def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:
@@ -144,7 +158,6 @@ def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) ->
         ValueError: a value is not finite; the message names the first such clip.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     for name, value in found.items():
         bad = (~value.reshape(len(keys), -1).isfinite().all(dim=1)).nonzero().flatten()
@@ -158,10 +171,6 @@ def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) ->
         "clip": pa.array(keys, pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1)), embedding.shape[1]),
     }
-    for name, value in found.items():
-        if name != "embedding":
-            columns[name] = pa.array(value.double().numpy())
-    assert list(keys) == sorted(keys)
-    with store.atomic_path(path) as temporary:
-        # A dictionary of numbers that hardly repeat would make the file 1.5 times as large.
-        pq.write_table(pa.table(columns), temporary, use_dictionary=False)
+    columns |= {n: pa.array(value.double().numpy()) for n, value in found.items() if n != "embedding"}
+    # A dictionary of numbers that hardly repeat would make the file 1.5 times as large.
+    store.write_parquet(path, pa.table(columns), use_dictionary=False)

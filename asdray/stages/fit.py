@@ -233,7 +233,10 @@ def fit(run: Run) -> None:
     """
     folder = run.training.folder
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    logger.log_hyperparams(_hyperparameters(run.training))
+    trial, unit = run.training.trial, run.training.unit
+    names = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system.id, "seed": trial.seed}
+    names |= {"unit": unit.name, "machines": list(unit.machines)}
+    logger.log_hyperparams({**names, **trial.system.model_dump(mode="json")})
     resume = run.training.checkpoint("last") if run.history else None
     for row in run.history:  # the event file of the interrupted run was deleted
         _log(logger, row)
@@ -253,20 +256,6 @@ def fit(run: Run) -> None:
         )
         trainer.fit(_Training(run), ckpt_path=resume, weights_only=True if resume else None)
     logger.experiment.close()
-
-
-def _hyperparameters(training: UnitTraining) -> dict[str, Any]:
-    """The content of ``hparams.yaml``."""
-    trial, unit = training.trial, training.unit
-    return {
-        "dcase": trial.dcase,
-        "recipe": trial.recipe,
-        "system": trial.system.id,
-        "seed": trial.seed,
-        "unit": unit.name,
-        "machines": list(unit.machines),
-        **trial.system.model_dump(mode="json"),
-    }
 
 
 def _log(logger: Any, row: dict[str, Any]) -> None:

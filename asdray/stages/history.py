@@ -10,8 +10,7 @@ from typing import Any
 
 from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
-from asdray.dcase.manifest import Dataset
-from asdray.store import Places
+from asdray.stages.steps import TrialFiles
 
 TIMES = ("seconds", "per_second")
 METRICS = ("epoch", "loss", "learning_rate", *TIMES)
@@ -32,21 +31,23 @@ class UnitTraining:
         signature: the training's signature, which every checkpoint holds.
     """
 
-    trial: Trial
+    files: TrialFiles
     unit: Unit
-    places: Places
-    dataset: Dataset
     checkpoints: tuple[str, ...]
     signature: str
 
     @property
+    def trial(self) -> Trial:
+        return self.files.trial
+
+    @property
     def folder(self) -> Path:
         """``model/<unit>`` in the trial's folder."""
-        return store.trial_dir(self.places.results, self.trial).model(self.unit.name)
+        return self.files.folder.model(self.unit.name)
 
     def checkpoint(self, name: str) -> Path:
         """The file of a checkpoint."""
-        return store.trial_dir(self.places.results, self.trial).checkpoint(self.unit.name, name)
+        return self.files.folder.checkpoint(self.unit.name, name)
 
     def log(self, text: str) -> None:
         """Adds a line with the time to ``train.log``."""
@@ -84,11 +85,9 @@ def resumable(training: UnitTraining) -> list[dict[str, Any]]:
         return saved["history"] if saved["signature"] == training.signature else []
 
     history = history_of("last")
-    for name in training.checkpoints:
-        if name.startswith("epoch_"):
-            epoch = int(name.removeprefix("epoch_"))
-            if epoch <= len(history) and len(history_of(name)) != epoch:
-                return []
+    epochs = (int(name.removeprefix("epoch_")) for name in training.checkpoints if name.startswith("epoch_"))
+    if any(n <= len(history) and len(history_of(f"epoch_{n}")) != n for n in epochs):
+        return []
     if "best" in training.checkpoints and history:
         # A best checkpoint of a later epoch was written just before the interruption: it is written again.
         best = min(history, key=criterion)["epoch"]
@@ -100,12 +99,13 @@ def resumable(training: UnitTraining) -> list[dict[str, Any]]:
 
 def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The history with the times from ``metrics.csv``, which no checkpoint holds; None if unknown."""
-    times: dict[str, dict[str, Any]] = {}
+    times: dict[str, dict[str, str]] = {}
     if path.exists():
         with open(path, newline="") as file:
             times = {row["epoch"]: row for row in csv.DictReader(file)}
-    rows = []
-    for row in history:
-        found = times.get(str(row["epoch"]), {})
-        rows.append({**row, **{name: float(found[name]) if found.get(name) else None for name in TIMES}})
-    return rows
+
+    def time_of(row: Mapping[str, Any], name: str) -> float | None:
+        text = times.get(str(row["epoch"]), {}).get(name)
+        return float(text) if text else None
+
+    return [{**row, **{name: time_of(row, name) for name in TIMES}} for row in history]

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from asdray import store
 from asdray.backends import Features, Scores, score_machine
-from asdray.config.backend import Backend, OwnBackend, backend_id
-from asdray.config.trial import Trial
+from asdray.config.backend import Backend, backend_id
 from asdray.dcase import manifest
-from asdray.stages.files import Extract, read_extract
+from asdray.stages.extract import SPLITS, Extract, read_extract
 from asdray.stages.steps import Outcome, TrialFiles, working
-from asdray.store import Places
 
 
 def score(
-    trial: Trial,
-    machine: str,
-    ckpt: str,
-    backend: Backend,
-    places: Places,
-    *,
-    overwrite: bool = False,
+    files: TrialFiles, machine: str, ckpt: str, backend: Backend, *, overwrite: bool = False
 ) -> Outcome:
     """Writes ``scores/<backend id>.parquet``: clip, split, score; for training clips too.
 
@@ -39,45 +30,29 @@ def score(
         ValueError: not extracted yet, or the embeddings were pruned; the backend cannot score this
             frontend; a score that is not finite.
     """
-    files = TrialFiles.load(trial, places, [machine])
-    name = backend_id(backend)
-    with working(
-        files,
-        files.folder.machine(ckpt, machine),
-        lambda now: now.score(machine, ckpt, backend),
-        overwrite=overwrite,
-    ) as work:
+    where, folder = f"{files.trial.name}: {machine}", files.folder.machine(ckpt, machine)
+    with working(files, folder, lambda now: now.score(machine, ckpt, backend), overwrite=overwrite) as work:
         if work.reused:
             return work.reused
-        train, test = (read_extract(files.folder.extract(ckpt, machine, s)) for s in ("train", "test"))
-        known = _sections_and_domains(places.data, trial.dcase, machine, (*train.clips, *test.clips))
+        extracts = [read_extract(files.folder.extract(ckpt, machine, split)) for split in SPLITS]
+        known = _sections_and_domains(files, machine, (clip for e in extracts for clip in e.clips))
+        train, test = (Features(e.embedding, e.own, [known[c][0] for c in e.clips]) for e in extracts)
         try:
-            if not isinstance(backend, OwnBackend):
-                _check_finite(train, "training")
-                _check_finite(test, "test")
-            scores = score_machine(
-                backend,
-                _features(train, known),
-                [known[clip][1] for clip in train.clips],
-                _features(test, known),
-            )
+            scores = score_machine(backend, train, [known[clip][1] for clip in extracts[0].clips], test)
         except ValueError as error:
-            raise ValueError(f"{trial.name}: {machine}: {error}") from None
-        path = files.folder.scores(ckpt, machine, name)
+            raise ValueError(f"{where}: {error}") from None
+        path = files.folder.scores(ckpt, machine, backend_id(backend))
         work.replace([path])
-        _write(path, (train, test), scores, f"{trial.name}: {machine}: {name}")
+        _write(path, extracts, scores, f"{where}: {backend_id(backend)}")
         return work.finish([path], extra={"options": backend.model_dump(mode="json")})
 
 
-def _features(extract: Extract, known: Mapping[str, tuple[int, str]]) -> Features:
-    return Features(extract.embedding, extract.own, [known[clip][0] for clip in extract.clips])
-
-
 def _sections_and_domains(
-    data: Path, dcase: str, machine: str, clips: Iterable[str]
+    files: TrialFiles, machine: str, clips: Iterable[str]
 ) -> dict[str, tuple[int, str]]:
     """Clip -> section and domain: all that scoring reads of the manifest; of test clips the section alone."""
-    rows = manifest.rows(manifest.load_manifest(data, dcase), machine=machine)
+    dcase = files.trial.dcase
+    rows = manifest.rows(manifest.load_manifest(files.places.data, dcase), machine=machine)
     columns = (rows[name].to_pylist() for name in ("clip", "section", "domain"))
     known = {clip: (section, domain) for clip, section, domain in zip(*columns, strict=True)}
     if absent := [clip for clip in clips if clip not in known]:
@@ -88,19 +63,9 @@ def _sections_and_domains(
     return known
 
 
-def _check_finite(extract: Extract, what: str) -> None:
-    if extract.embedding is not None:
-        bad = np.flatnonzero(~np.isfinite(extract.embedding).all(axis=1))
-        if bad.size:
-            raise ValueError(
-                f"the embeddings of {bad.size} of {len(extract.clips)} {what} clips are not finite, first "
-                f"{extract.clips[bad[0]]}: look at the losses of the training"
-            )
-
-
-def _write(path: Path, extracts: tuple[Extract, Extract], scores: tuple[Scores, Scores], what: str) -> None:
+def _write(path: Path, extracts: Iterable[Extract], scores: tuple[Scores, Scores], what: str) -> None:
     clips = [clip for extract in extracts for clip in extract.clips]
-    split = [name for name, e in zip(("train", "test"), extracts, strict=True) for _ in e.clips]
+    split = [name for name, own in zip(SPLITS, scores, strict=True) for _ in own]
     values = np.concatenate(scores)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
@@ -109,5 +74,4 @@ def _write(path: Path, extracts: tuple[Extract, Extract], scores: tuple[Scores, 
             f"{clips[bad[0]]}: look at the losses of the training"
         )
     table = pa.table({"clip": clips, "split": split, "score": pa.array(values, pa.float64())})
-    with store.atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+    store.write_parquet(path, table)

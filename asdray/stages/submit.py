@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from asdray import provenance, store
 from asdray.config.backend import Backend, backend_id
-from asdray.config.trial import Trial
 from asdray.dcase import manifest
-from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import submission
 from asdray.evaluation.submission import RECORD, Key, Threshold, decision_threshold
 from asdray.stages.steps import Snapshot, TrialFiles
-from asdray.store import Places
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,9 @@ class Submitted:
 
 
 def submit(
-    trial: Trial,
+    files: TrialFiles,
     ckpt: str,
     backend: Backend,
-    places: Places,
     out: Path,
     *,
     subset: Subset = "eval",
@@ -60,12 +57,10 @@ def submit(
             another submission.
         RuntimeError: the files read back differ from the scores.
     """
-    identity: dict[str, str | int] = {
-        "dcase": trial.dcase, "subset": subset, "system": trial.system_name, "seed": trial.seed
-    }  # fmt: skip
+    trial, dataset, year = files.trial, files.dataset, get_year(files.trial.dcase)
+    identity: dict[str, Any] = {"dcase": trial.dcase, "subset": subset}
+    identity |= {"system": trial.system_name, "seed": trial.seed}
     _refuse_another(out / RECORD, identity)
-    year = get_year(trial.dcase)
-    dataset = manifest.load_dataset(places.data, trial.dcase)
     machines = [m for m in year.machines[subset] if m in trial.machines]
     if not machines:
         raise ValueError(
@@ -75,14 +70,14 @@ def submit(
     scores: dict[Key, float] = {}
     thresholds: dict[str, Threshold] = {}
     for machine in machines:
-        train, test = _scores(trial, machine, ckpt, backend, places, dataset, subset)
-        scores |= {(machine, name): value for name, value in test.items()}
+        train, test = _scores(files, machine, ckpt, backend, subset)
+        scores |= test
         if year.has_decisions:
             try:
                 thresholds[machine] = decision_threshold(train, quantile)
             except ValueError as error:
                 raise ValueError(f"{trial.name}: {machine}: {error}") from None
-    files = _write(out, places, trial.dcase, subset, scores, thresholds)
+    written = _write(out, files, subset, scores, thresholds)
     store.write_json(
         out / RECORD,
         {
@@ -97,10 +92,10 @@ def submit(
         },
     )
     absent = tuple(m for m in year.machines[subset] if m not in machines)
-    return Submitted(tuple(files), len(scores), thresholds, absent, dataset.kind)
+    return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
 
 
-def _refuse_another(record: Path, identity: Mapping[str, str | int]) -> None:
+def _refuse_another(record: Path, identity: Mapping[str, Any]) -> None:
     """Raises ValueError if the folder holds a submission of another trial, year or subset."""
     if not record.exists():
         return
@@ -113,42 +108,35 @@ def _refuse_another(record: Path, identity: Mapping[str, str | int]) -> None:
 
 
 def _scores(
-    trial: Trial,
-    machine: str,
-    ckpt: str,
-    backend: Backend,
-    places: Places,
-    dataset: Dataset,
-    subset: str,
-) -> tuple[list[float], dict[str, float]]:
-    """Scores of the machine's training clips, and of its test clips by original file name."""
-    key = backend_id(backend)
-    if not Snapshot(TrialFiles(trial, places, dataset)).score(machine, ckpt, backend).complete:
+    files: TrialFiles, machine: str, ckpt: str, backend: Backend, subset: str
+) -> tuple[list[float], dict[Key, float]]:
+    """Scores of the machine's training clips, and of its test clips by machine and original file name."""
+    name = backend_id(backend)
+    if not Snapshot(files).score(machine, ckpt, backend).complete:
         raise ValueError(
-            f"{trial.name}: {machine} is not scored by {key} with checkpoint {ckpt}: run `asdray score` first"
+            f"{files.trial.name}: {machine} is not scored by {name} with checkpoint {ckpt}: "
+            "run `asdray score` first"
         )
-    train: list[float] = []
-    test: dict[str, float] = {}
-    path = store.trial_dir(places.results, trial).scores(ckpt, machine, key)
-    for row in store.read_parquet(path).to_pylist():
-        if row["split"] == "train":
-            train.append(row["score"])
-        elif row["clip"].startswith(f"{subset}/"):
-            test[PurePosixPath(row["clip"]).name] = row["score"]
-    return train, test
+    rows = store.read_parquet(files.folder.scores(ckpt, machine, name)).to_pylist()
+    test = [row for row in rows if row["split"] == "test" and row["clip"].startswith(f"{subset}/")]
+    return (
+        [row["score"] for row in rows if row["split"] == "train"],
+        {(machine, PurePosixPath(row["clip"]).name): row["score"] for row in test},
+    )
 
 
 def _write(
     out: Path,
-    places: Places,
-    dcase: str,
+    files: TrialFiles,
     subset: str,
     scores: Mapping[Key, float],
     thresholds: Mapping[str, Threshold],
 ) -> list[Path]:
     """Writes the files of every test clip in the manifest and checks that they read back unchanged."""
+    dcase = files.trial.dcase
     machines = {machine for machine, _ in scores}
-    table = manifest.rows(manifest.load_manifest(places.data, dcase), split="test", subset=subset)
+    table = manifest.load_manifest(files.places.data, dcase)
+    table = manifest.rows(table, split="test", subset=subset)
     clips = zip(table["machine"].to_pylist(), table["clip"].to_pylist(), strict=True)
     expected = [(machine, PurePosixPath(clip).name) for machine, clip in clips if machine in machines]
     parts = submission.parts_of(dcase, subset, expected)
@@ -156,8 +144,8 @@ def _write(
         key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
     }
     (out / RECORD).unlink(missing_ok=True)  # the record must not describe files that change
-    files = submission.write(out, dcase, parts, scores, decisions)
+    written = submission.write(out, dcase, parts, scores, decisions)
     again = submission.read(out, dcase, parts)
     if (dict(again.scores), dict(again.decisions)) != (scores, decisions):
         raise RuntimeError(f"{out}: the files do not read as they were written: submit again")
-    return files
+    return written

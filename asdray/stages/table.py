@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,13 @@ import pyarrow as pa
 
 from asdray import store
 from asdray.config.backend import Backend, backend_id
-from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import tables
-from asdray.stages.steps import Outcome, Snapshot, TrialFiles, working
-from asdray.store import Places, TrialDir
+from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, working
 
 
 def table(
-    trial: Trial,
-    checkpoints: Iterable[str],
-    backends: Iterable[Backend],
-    places: Places,
-    *,
-    overwrite: bool = False,
+    files: TrialFiles, checkpoints: Iterable[str], backends: Iterable[Backend], *, overwrite: bool = False
 ) -> Outcome:
     """Writes ``metrics.parquet`` and, per checkpoint, ``official<YY>-{dev,eval}.csv``.
 
@@ -41,18 +35,16 @@ def table(
     Raises:
         ValueError: no machine is evaluated yet.
     """
-    files = TrialFiles.load(trial, places)
     directory = files.folder
     with working(files, directory.root, lambda now: now.table(checkpoints), overwrite=overwrite) as work:
         if work.reused:
             return work.reused
-        evaluated = work.step.inputs or {}
-        names = dict.fromkeys(name.partition("/")[0] for name in evaluated)
-        expected = [path for ckpt in names for _, path in _paths(trial, directory, ckpt, "official")]
-        work.replace([directory.metrics, *expected])
-        rows, labels = _gather(trial, directory, evaluated, backends)
+        evaluated = _evaluated(work.step)
+        paths = [path for ckpt in evaluated for path in _paths(files, ckpt, "official").values()]
+        work.replace([directory.metrics, *paths])
+        rows, labels = _gather(files, evaluated, backends)
         store.write_parquet(directory.metrics, rows)
-        written = _write(trial, rows, labels, directory, evaluated, "official", files.dataset.kind)
+        written = _write(files, rows, labels, evaluated, "official")
         for path in directory.root.glob("output/*/*.csv"):
             if path not in written:  # of another metric, or of more machines or checkpoints than now
                 path.unlink(missing_ok=True)
@@ -60,7 +52,7 @@ def table(
 
 
 def metric_tables(
-    trial: Trial, checkpoints: Iterable[str], backends: Iterable[Backend], places: Places, metric: str
+    files: TrialFiles, checkpoints: Iterable[str], backends: Iterable[Backend], metric: str
 ) -> list[Path]:
     """Writes the tables of another metric, such as ``s_auc23-{dev,eval}.csv``, and returns their paths.
 
@@ -70,77 +62,68 @@ def metric_tables(
         backends: see `table`.
 
     Raises:
-        ValueError: an unknown metric, or a trial whose table is not done.
+        ValueError: the trial's own table is missing.
     """
-    tables.check_metric(metric)
-    files = TrialFiles.load(trial, places)
-    directory = files.folder
-    with store.lease(directory.root):
+    with store.lease(files.folder.root):
         step = Snapshot(files).table(checkpoints)
-        if not step.complete or not step.inputs:
-            raise ValueError(f"the table of {trial.name} is not done: run `asdray table` first")
-        rows, labels = _gather(trial, directory, step.inputs, backends)
-        return _write(trial, rows, labels, directory, step.inputs, metric, files.dataset.kind)
+        if not step.complete:
+            raise ValueError(f"the table of {files.trial.name} is not done: run `asdray table` first")
+        rows, labels = _gather(files, _evaluated(step), backends)
+        return _write(files, rows, labels, _evaluated(step), metric)
 
 
-def _paths(trial: Trial, directory: TrialDir, ckpt: str, metric: str) -> list[tuple[Subset, Path]]:
-    names = {subset: tables.table_name(trial.dcase, subset, metric) for subset in SUBSETS}
-    return [(subset, directory.output(ckpt) / name) for subset, name in names.items()]
+def _evaluated(step: Step) -> dict[str, list[str]]:
+    """Checkpoint -> evaluated machines, of the trial's table."""
+    machines: dict[str, list[str]] = {}
+    for name in step.inputs or ():
+        ckpt, machine = name.split("/")
+        machines.setdefault(ckpt, []).append(machine)
+    return machines
+
+
+def _paths(files: TrialFiles, ckpt: str, metric: str) -> dict[Subset, Path]:
+    """The tables of a checkpoint."""
+    folder, dcase = files.folder.output(ckpt), files.trial.dcase
+    return {subset: folder / tables.table_name(dcase, subset, metric) for subset in SUBSETS}
 
 
 def _write(
-    trial: Trial,
+    files: TrialFiles,
     rows: pa.Table,
     labels: Mapping[str, str],
-    directory: TrialDir,
-    evaluated: Iterable[str],
+    evaluated: Mapping[str, Sequence[str]],
     metric: str,
-    dataset: str,
 ) -> list[Path]:
-    """Writes the tables of one metric, of every subset in which the trial has a machine.
-
-    Args:
-        evaluated: ``<checkpoint>/<machine>`` of every evaluation.
-    """
-    pairs = [name.split("/") for name in evaluated]
-    known = {*trial.machines, *(machine for _, machine in pairs)}
-    machines = [m for m in get_year(trial.dcase).all_machines if m in known]
+    """Writes the tables of one metric, of every subset in which the trial has a machine."""
+    dcase = files.trial.dcase
+    known = {*files.trial.machines, *itertools.chain.from_iterable(evaluated.values())}
+    machines = [m for m in get_year(dcase).all_machines if m in known]
     frame = rows.to_pandas()
     written = []
-    for ckpt in dict.fromkeys(ckpt for ckpt, _ in pairs):
+    for ckpt in evaluated:
         of_ckpt = frame[frame["checkpoint"] == ckpt]
-        for subset, path in _paths(trial, directory, ckpt, metric):
-            if tables.machines_in(trial.dcase, subset, machines):
-                scores = tables.trial_table(of_ckpt, trial.dcase, subset, machines, labels, metric)
-                tables.write_csv(scores, path, dataset)
+        for subset, path in _paths(files, ckpt, metric).items():
+            if tables.machines_in(dcase, subset, machines):
+                scores = tables.trial_table(of_ckpt, dcase, subset, machines, labels, metric)
+                tables.write_csv(scores, path, files.dataset.kind)
                 written.append(path)
     return written
 
 
 def _gather(
-    trial: Trial, directory: TrialDir, evaluated: Iterable[str], backends: Iterable[Backend]
+    files: TrialFiles, evaluated: Mapping[str, Sequence[str]], backends: Iterable[Backend]
 ) -> tuple[pa.Table, dict[str, str]]:
-    """All evaluation rows, and the labels of ``backends`` and of all evaluated backends.
-
-    Args:
-        evaluated: ``<checkpoint>/<machine>`` of every evaluation.
-    """
+    """All evaluation rows, and the labels of ``backends`` and of all evaluated backends."""
+    trial, directory = files.trial, files.folder
+    head = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system_name, "seed": trial.seed}
     rows: list[dict[str, Any]] = []
     options: dict[str, dict[str, Any]] = {}
-    for name in evaluated:
-        ckpt, machine = name.split("/")
-        head = {
-            "dcase": trial.dcase,
-            "recipe": trial.recipe,
-            "system": trial.system_name,
-            "seed": trial.seed,
-            "checkpoint": ckpt,
-            "machine": machine,
-        }
+    for ckpt, machine in ((ckpt, machine) for ckpt, machines in evaluated.items() for machine in machines):
+        at = {**head, "checkpoint": ckpt, "machine": machine}
         with open(directory.evaluate(ckpt, machine), newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 value = float(row["value"]) if row["value"] else None
-                rows.append({**head, **row, "section": int(row["section"]), "value": value})
+                rows.append({**at, **row, "section": int(row["section"]), "value": value})
         record = store.read_record(directory.machine(ckpt, machine), "evaluate")
         assert record is not None, "evaluated, under the trial's lease"
         options.update(sorted(record.extra["backends"].items()))

@@ -6,6 +6,8 @@ draws its random choices from generators of its own.
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -14,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import store
-from asdray.config.trial import Trial, Unit
+from asdray.config.trial import Unit
 from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
 from asdray.stages.history import UnitTraining, resumable, write_metrics
-from asdray.stages.steps import Outcome, TrialFiles, input_paths, working
-from asdray.store import Places
+from asdray.stages.steps import Outcome, Step, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    trial: Trial,
+    files: TrialFiles,
     unit: Unit,
-    places: Places,
     *,
     checkpoints: Iterable[str] = ("last",),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -54,13 +54,12 @@ def train(
         TrainingDiverged: the loss became infinite or NaN.
         ValueError: no training clips, clips too short, too few classes, no such device.
     """
-    files = TrialFiles.load(trial, places, unit.machines)
-    trial.system.check(trial.dcase)
-    wanted = _checked(("last", *checkpoints), trial.system.train.epochs)
-    folder = files.folder.model(unit.name)
+    system = files.trial.system
+    system.check(files.trial.dcase)
+    wanted = _checked(("last", *checkpoints), system.train.epochs)
     with working(
         files,
-        folder,
+        files.folder.model(unit.name),
         lambda now: now.train(unit, wanted),
         overwrite=overwrite,
         rebuild=rebuild,
@@ -68,29 +67,37 @@ def train(
     ) as work:
         if work.reused:
             return work.reused
-        signature = work.step.signature
-        old = store.read_record(folder, "train")
-        if old is not None and old.signature == signature:
-            # Checkpoints of an earlier run of this training stay: two sweeps with different checkpoints
-            # would otherwise train in turns.
-            kept = [Path(name).stem for name in old.outputs if name.endswith(".ckpt")]
-            wanted = tuple(dict.fromkeys((*wanted, *kept)))
-        if old is not None and work.step.complete and not overwrite:
-            # The rebuilt outputs are the same: downstream results stay valid meanwhile, but no stage may
-            # read these outputs until they are complete.
-            store.write_record(folder, "train", replace(old, pruned=tuple(sorted(old.outputs))))
-        else:
-            store.write_record(folder, "train", None)
-        training = UnitTraining(trial, unit, places, files.dataset, wanted, signature)
+        training = UnitTraining(files, unit, _announce(work.step, wanted, overwrite), work.step.signature)
         history = [] if overwrite else resumable(training)
-        _clear(folder, keep_checkpoints=bool(history))
+        _clear(training.folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
-        if trial.system.frontend.learns:
+        if system.frontend.learns:
             facts = _train(training, history, on_epoch, device)
         else:
             facts = _without_training(training)
-        outputs = [training.checkpoint(name) for name in wanted]
-        return work.finish([*outputs, folder / store.EPOCHS_FILE], device=facts.pop("device"), extra=facts)
+        outputs = [training.checkpoint(name) for name in training.checkpoints]
+        return work.finish(
+            [*outputs, training.folder / store.EPOCHS_FILE], device=facts.pop("device"), extra=facts
+        )
+
+
+def _announce(step: Step, wanted: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
+    """Changes the training's record before its files change; returns the checkpoints to write.
+
+    Checkpoints of an earlier run of this training stay: two sweeps with different checkpoints would otherwise
+    train in turns.
+    """
+    old = store.read_record(step.folder, "train")
+    if old is not None and step.complete and not overwrite:
+        # The rebuilt outputs are the same: downstream results stay valid meanwhile, but no stage may read
+        # these outputs until they are complete.
+        store.write_record(step.folder, "train", replace(old, pruned=tuple(sorted(old.outputs))))
+    else:
+        store.write_record(step.folder, "train", None)
+    if old is None or old.signature != step.signature:
+        return wanted
+    kept = [Path(name).stem for name in old.outputs if name.endswith(".ckpt")]
+    return tuple(dict.fromkeys((*wanted, *kept)))
 
 
 def _train(
@@ -99,17 +106,17 @@ def _train(
     on_epoch: Callable[[dict[str, Any]], None] | None,
     device_name: str,
 ) -> dict[str, Any]:
-    """Trains from the epoch after ``history``, which grows to all epochs; returns facts for the marker."""
+    """Trains from the epoch after ``history``, which grows to all epochs; returns facts for the record."""
     from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
     from asdray.frontends import compute
 
-    trial, unit = training.trial, training.unit
+    trial, unit, places = training.trial, training.unit, training.files.places
     options = trial.system.train
     device = compute.choose_device(device_name)
-    packs = [pack_of(training.places, training.dataset, machine, "train") for machine in unit.machines]
+    packs = [pack_of(places, training.files.dataset, machine, "train") for machine in unit.machines]
     clips = Clips(packs, trial.system.audio.channel)
-    columns = training_columns(training.places, packs)
+    columns = training_columns(places, packs)
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
         facts = {
@@ -128,7 +135,7 @@ def _train(
 
             data = _training_data(training, frontend, clips, columns)
             fit.fit(fit.Run(training, frontend, data, device, history, on_epoch))
-        # A training that was killed after its last checkpoint lacks only this file and its marker.
+        # A training that was killed after its last checkpoint lacks only this file and its record.
         write_metrics(training.folder, history)
         training.log("done")
     return {**facts, "loss": history[-1]["loss"]}
@@ -139,18 +146,17 @@ def _untrained(training: UnitTraining, columns: dict[str, list[Any]]) -> Fronten
     from asdray import frontends
     from asdray.audio.batches import WEIGHTS, generator, torch_seed
 
-    trial, unit = training.trial, training.unit
+    trial, unit, files = training.trial, training.unit, training.files
     config = trial.system.frontend
     test_classes = None
-    if config.test_classes:
-        data, dataset = training.places.data, training.dataset
-        test_classes = classes_of_test_clips(data, dataset, unit.machines, config.test_classes)
+    if parts := config.test_classes:
+        test_classes = classes_of_test_clips(files.places.data, files.dataset, unit.machines, parts)
     return frontends.build(
         config,
         trial.system.audio.n_samples(trial.dcase),
         columns=columns,
         test_classes=test_classes,
-        files=input_paths(trial, unit, training.places),
+        files=input_paths(trial, unit, files.places),
         seed=torch_seed(generator(trial.seed, unit.name, WEIGHTS)),
     )
 
@@ -184,18 +190,14 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
     """
     from asdray.frontends import checkpoint, precomputed
 
-    trial, unit, places = training.trial, training.unit, training.places
-    config = trial.system.frontend
-    paths = input_paths(trial, unit, places)
+    trial, unit, files = training.trial, training.unit, training.files
+    embeddings = input_paths(trial, unit, files.places).get("embeddings", {})
     n_clips = 0
-    for machine in unit.machines:
-        for split in ("train", "test"):
-            keys = clip_keys(places, training.dataset, machine, split)
-            n_clips += len(keys) if split == "train" else 0
-            if not config.reads_audio:
-                precomputed.read(
-                    paths["embeddings"][machine], keys, f"{split} clips of {trial.dcase} {machine}"
-                )
+    for machine, split in itertools.product(unit.machines, ("train", "test")):
+        keys = clip_keys(files, machine, split)
+        n_clips += len(keys) if split == "train" else 0
+        if not trial.system.frontend.reads_audio:
+            precomputed.read(embeddings[machine], keys, f"{split} clips of {trial.dcase} {machine}")
     for name in training.checkpoints:
         checkpoint.write_empty(training.checkpoint(name), training.signature)
     write_metrics(training.folder, [])
@@ -211,12 +213,11 @@ def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(checkpoints))
     for name in names:
-        number = name.removeprefix("epoch_")
         if name in ("last", "best"):
             continue
-        if number == name or not number.isdecimal() or str(int(number)) != number:
+        if not (number := re.fullmatch(r"epoch_(0|[1-9][0-9]*)", name)):
             raise ValueError(f"checkpoint {name!r} is none of: last, best, epoch_<number>")
-        if not 1 <= int(number) <= epochs:
+        if not 1 <= int(number[1]) <= epochs:
             raise ValueError(f"checkpoint {name!r} is none of the {epochs} epochs of this training")
     return names
 

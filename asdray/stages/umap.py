@@ -9,29 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asdray import store
 from asdray.config.backend import Umap
-from asdray.config.trial import Trial
 from asdray.dcase import manifest
-from asdray.stages.files import read_extract
+from asdray.stages.extract import SPLITS, read_extract
 from asdray.stages.steps import Outcome, TrialFiles, working
-from asdray.store import Places
 
 SEED = 0
 
 
-def umap(
-    trial: Trial,
-    machine: str,
-    ckpt: str,
-    options: Umap,
-    places: Places,
-    *,
-    overwrite: bool = False,
-) -> Outcome:
+def umap(files: TrialFiles, machine: str, ckpt: str, options: Umap, *, overwrite: bool = False) -> Outcome:
     """Writes ``umap/umap.parquet`` (clip, x, y) and ``umap/umap.png`` of training and test clips together.
 
     Labels, where known, choose the marks in the plot and nothing else.
@@ -40,32 +29,22 @@ def umap(
         overwrite: plot again even if the stage is complete.
 
     Raises:
-        ValueError: not extracted yet, or the embeddings were pruned; the frontend has no embeddings;
-            embeddings that are not finite.
+        ValueError: not extracted yet, or the embeddings were pruned.
     """
-    files = TrialFiles.load(trial, places, [machine])
     # A folder of its own, hence a lease of its own: scores and evaluations do not wait for a plot.
     folder = files.folder.umap(ckpt, machine)
     with working(files, folder, lambda now: now.umap(machine, ckpt, options), overwrite=overwrite) as work:
         if work.reused:
             return work.reused
-        what = f"{trial.name}: {machine}"
         paths = [folder / "umap.parquet", folder / "umap.png"]
         work.replace(paths)
-        extracts = [read_extract(files.folder.extract(ckpt, machine, s)) for s in ("train", "test")]
-        embeddings = [e.embedding for e in extracts if e.embedding is not None]
-        if len(embeddings) < len(extracts):
-            raise ValueError(f"{what}: this frontend has no embeddings to plot: sweep it with `umap: false`")
-        x = np.concatenate(embeddings)
-        if not np.isfinite(x).all():
-            raise ValueError(f"{what}: embeddings are not finite: look at the losses of the training")
+        extracts = [read_extract(files.folder.extract(ckpt, machine, split)) for split in SPLITS]
+        points = embed(np.concatenate([e.embedding for e in extracts]), options)
         clips = [clip for extract in extracts for clip in extract.clips]
-        points = embed(x, options)
-        columns = {"clip": clips, "x": points[:, 0], "y": points[:, 1]}
-        with store.atomic_path(paths[0]) as temporary:
-            pq.write_table(pa.table(columns), temporary)
-        table = manifest.rows(manifest.load_manifest(places.data, trial.dcase), machine=machine)
-        facts = {row["clip"]: row for row in table.to_pylist()}
+        store.write_parquet(paths[0], pa.table({"clip": clips, "x": points[:, 0], "y": points[:, 1]}))
+        trial = files.trial
+        rows = manifest.rows(manifest.load_manifest(files.places.data, trial.dcase), machine=machine)
+        facts = {row["clip"]: row for row in rows.to_pylist()}
         mark = " (synthetic data)" if files.dataset.kind == "synthetic" else ""
         _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}{mark}")
         return work.finish(paths)
@@ -125,24 +104,13 @@ def _plot(path: Path, rows: list[dict[str, Any]], points: NDArray[np.float32], t
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     for (split, label), (colour, size, name) in _GROUPS.items():
+        of_split = [i for i, r in enumerate(rows) if r["split"] == split]
+        group = [i for i in of_split if split == "train" or rows[i]["is_anomaly"] is label]
         for domain, mark in _MARKERS.items():
-            at = [
-                i
-                for i, r in enumerate(rows)
-                if r["domain"] == domain
-                and r["split"] == split
-                and (split == "train" or r["is_anomaly"] is label)
-            ]
-            if at:
-                axes.scatter(
-                    points[at, 0],
-                    points[at, 1],
-                    s=size,
-                    c=colour,
-                    marker=mark,
-                    linewidths=0,
-                    label=f"{name}, {domain or 'domain unknown'} ({len(at)})",
-                )
+            if at := [i for i in group if rows[i]["domain"] == domain]:
+                text = f"{name}, {domain or 'domain unknown'} ({len(at)})"
+                x, y = points[at].T
+                axes.scatter(x, y, s=size, c=colour, marker=mark, linewidths=0, label=text)
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -212,13 +212,14 @@ def _combine(
         ValueError: scores that cannot be combined.
     """
     from asdray.stages.ensemble import Identity, Member, ensemble, scores_of
+    from asdray.stages.steps import TrialFiles
 
     machines = sweep.machines_of(dataset.dcase)
     members = []
     for trial, backend in group:
         at = (trial.name, row.checkpoint)
         if at not in found:
-            found[at] = scores_of(trial, row.checkpoint, machines, places, dataset)
+            found[at] = scores_of(TrialFiles(trial, places, dataset), row.checkpoint, machines)
         members.append(Member(trial, backend, found[at].get(backend, {})))
     if not members or any(set(machines) - set(m.scores) for m in members):
         return None

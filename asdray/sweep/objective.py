@@ -105,17 +105,14 @@ def _dev_rows(path: Path) -> dict[str, float | None]:
 
 
 def _compactness(trial: Trial, ckpt: str, places: Places) -> float:
-    from asdray.stages.files import read_extract
+    from asdray.stages.extract import read_extract
 
     directory = store.trial_dir(places.results, trial)
     ratios: list[float] = []
     for unit in trial.units:
         embeddings = {}
         for machine in unit.machines:
-            found = read_extract(directory.extract(ckpt, machine, "train")).embedding
-            if found is None:
-                raise ValueError(f"{trial.name}: {trial.system.frontend.name} has no embeddings to compare")
-            embeddings[machine] = found
+            embeddings[machine] = read_extract(directory.extract(ckpt, machine, "train")).embedding
         ratios += compactness(embeddings).values()
     return sum(ratios) / len(ratios)
 

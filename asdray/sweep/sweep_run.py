@@ -190,11 +190,11 @@ class SweepRun:
     def _make_table(self, run: TrialRun) -> None:
         from asdray.stages.table import table
 
-        trial, checkpoints = run.trial, self.sweep.checkpoints
-        if not Snapshot(run.job.files(self.places)).table(checkpoints).inputs:
+        files, checkpoints = run.job.files(self.places), self.sweep.checkpoints
+        if not Snapshot(files).table(checkpoints).inputs:
             return  # no machine was scored, and the log already has the reason
-        work = partial(table, trial, checkpoints, run.job.backends, self.places)
-        self.record(run, attempt(event_of(trial, "table"), work))
+        work = partial(table, files, checkpoints, run.job.backends)
+        self.record(run, attempt(event_of(run.trial, "table"), work))
         self._tables_changed = True
 
     def write_tables_if_due(self) -> None:

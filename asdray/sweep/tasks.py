@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -46,7 +46,7 @@ def extract_machine(
     def extracted() -> Outcome:
         files = TrialFiles.load(trial, places, [machine])
         rebuild = read_embeddings or needs_pruned_embeddings(files, machine, checkpoint, request)
-        return extract(trial, machine, checkpoint, places, device=device, rebuild=rebuild)
+        return extract(files, machine, checkpoint, device=device, rebuild=rebuild)
 
     return attempt(event_of(trial, "extract", machine=machine, checkpoint=checkpoint), extracted)
 
@@ -69,21 +69,19 @@ def process_machine(
     from asdray.stages.evaluate import evaluate
     from asdray.stages.score import score
 
+    def run(stage: Callable[..., Outcome], argument: object) -> Outcome:
+        return stage(TrialFiles.load(trial, places, [machine]), machine, checkpoint, argument)
+
     at: dict[str, Any] = {"machine": machine, "checkpoint": checkpoint}
     events = [extract_machine(trial, request, checkpoint, machine, places, device, read_embeddings)]
     if events[0]["status"] == "failed":
         return events
     for backend in request.backends:
-        events.append(
-            attempt(
-                event_of(trial, "score", **at, backend=backend_id(backend)),
-                partial(score, trial, machine, checkpoint, backend, places),
-            )
-        )
+        event = event_of(trial, "score", **at, backend=backend_id(backend))
+        events.append(attempt(event, partial(run, score, backend)))
     scored = [b for b, e in zip(request.backends, events[1:], strict=True) if e["status"] == "done"]
     if scored:
-        work = partial(evaluate, trial, machine, checkpoint, scored, places)
-        events.append(attempt(event_of(trial, "evaluate", **at), work))
+        events.append(attempt(event_of(trial, "evaluate", **at), partial(run, evaluate, scored)))
     return events
 
 
@@ -91,8 +89,10 @@ def plot_machine(trial: Trial, checkpoint: str, machine: str, options: Umap, pla
     """Plots the UMAP of one machine's embeddings."""
     from asdray.stages.umap import umap
 
-    event = event_of(trial, "umap", machine=machine, checkpoint=checkpoint)
-    return [attempt(event, partial(umap, trial, machine, checkpoint, options, places))]
+    def plotted() -> Outcome:
+        return umap(TrialFiles.load(trial, places, [machine]), machine, checkpoint, options)
+
+    return [attempt(event_of(trial, "umap", machine=machine, checkpoint=checkpoint), plotted)]
 
 
 def warm_up(umap: Umap | Literal[False], modules: Sequence[str], after: Sequence[Any] = ()) -> None:

@@ -30,7 +30,7 @@ from asdray.config.backend import Backend, Umap
 from asdray.config.search import Asha, HyperBand, Median, Objective, Scheduler
 from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Trial, Unit
-from asdray.stages.steps import Request, TrialFiles, steps
+from asdray.stages.steps import Outcome, Request, TrialFiles, steps
 from asdray.store import Places
 from asdray.sweep import objective
 from asdray.sweep.cluster import larger
@@ -160,20 +160,19 @@ class TrainingWorker:
         from asdray.stages.train import train
 
         options = self._options
-        return attempt(
-            event_of(self._trial, "train", unit=unit.name),
-            partial(
-                train,
-                self._trial,
+
+        def trained() -> Outcome:
+            return train(
+                TrialFiles.load(self._trial, options.places, unit.machines),
                 unit,
-                options.places,
                 checkpoints=options.checkpoints,
                 on_epoch=partial(self._on_epoch, unit.name),
                 on_wait=lambda: self._report({"waiting": unit.name}),
                 device=options.device,
                 rebuild=rebuild,
-            ),
-        )
+            )
+
+        return attempt(event_of(self._trial, "train", unit=unit.name), trained)
 
     def _on_epoch(self, unit: str, progress: dict[str, Any]) -> None:
         compared = self._judge is not None and self._judge.scheduled  # then no epoch may be left out

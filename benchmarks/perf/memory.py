@@ -104,6 +104,7 @@ def write_clips(root: Path, n: int) -> None:
 
 def training(data: Path, results: Path) -> float:
     """Peak private memory of this process in MiB during an epoch of training on crops of a second."""
+    from asdray.stages.steps import TrialFiles
     from asdray.stages.train import train
     from asdray.store import Places
 
@@ -120,7 +121,7 @@ def training(data: Path, results: Path) -> float:
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
-        train(trial, trial.units[0], places)
+        train(TrialFiles.load(trial, places), trial.units[0])
     finally:
         done.set()
         watcher.join()

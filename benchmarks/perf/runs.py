@@ -193,6 +193,7 @@ def all_stages(
     from asdray.stages.evaluate import evaluate
     from asdray.stages.extract import extract
     from asdray.stages.score import score
+    from asdray.stages.steps import TrialFiles
     from asdray.stages.table import table
     from asdray.stages.train import train
     from asdray.stages.umap import umap
@@ -200,20 +201,20 @@ def all_stages(
     applied = trial.backends(check_backends(list(backends), "backends"))
     for unit in trial.units:
         with meter("train"):
-            train(trial, unit, places)
+            train(TrialFiles.load(trial, places), unit)
     for machine in trial.machines:
         with meter("extract"):
-            extract(trial, machine, "last", places)
+            extract(TrialFiles.load(trial, places), machine, "last")
         for backend in applied:
             with meter(f"score, {backend.name}"):
-                score(trial, machine, "last", backend, places)
+                score(TrialFiles.load(trial, places), machine, "last", backend)
         with meter("evaluate"):
-            evaluate(trial, machine, "last", applied, places)
+            evaluate(TrialFiles.load(trial, places), machine, "last", applied)
         if plots:
             with meter("UMAP"):
-                umap(trial, machine, "last", Umap(), places)
+                umap(TrialFiles.load(trial, places), machine, "last", Umap())
     with meter("table"):
-        table(trial, ("last",), applied, places)
+        table(TrialFiles.load(trial, places), ("last",), applied)
 
 
 def ensure_packs(places: Places, machines: Iterable[str]) -> None:
