@@ -16,6 +16,7 @@ from asdray.config.load import load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.synth import synthesise
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import read_trial, write_trial
 from asdray.store import Places
 from asdray.sweep.cluster import WORKER_ENV
@@ -47,7 +48,9 @@ def trial(data, tmp_path):
     """The folder of a trial with a description and no results."""
     places = Places.of(data, tmp_path / "results")
     made = Trial(DCASE, "ae", AE, 0, ("fan",))
-    return write_trial(made, ["last"], made.backends((Knn(),)), False, places, load_dataset(data, DCASE))
+    return write_trial(
+        TrialFiles(made, places, load_dataset(data, DCASE)), Request(("last",), made.backends((Knn(),)))
+    )
 
 
 # ------------------------------------------------------------------------------------- wrong input
@@ -178,7 +181,9 @@ def test_a_damaged_description_is_written_again(asdray, trial, data, content):
     assert "writes it anew" in err
     made = Trial(DCASE, "ae", AE, 0, ("fan",))
     places = Places.of(data, trial.parents[3])
-    write_trial(made, ["last"], made.backends((Knn(),)), False, places, load_dataset(data, DCASE))
+    write_trial(
+        TrialFiles(made, places, load_dataset(data, DCASE)), Request(("last",), made.backends((Knn(),)))
+    )
     again = json.loads(path.read_text())
     assert without("provenance")(again) == without("provenance")(whole)
     assert read_trial(trial)[0] == made

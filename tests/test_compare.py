@@ -21,6 +21,7 @@ from asdray.dcase.years import get_year
 from asdray.evaluation import bootstrap, compare, metrics
 from asdray.evaluation.bootstrap import SectionScores
 from asdray.evaluation.compare import Column
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 
@@ -239,7 +240,7 @@ BACKENDS = (Knn(), Knn(n_neighbors=2))
 def finished(places, dcase, recipe, seed, backends=BACKENDS, machines=MACHINES):
     """A trial with an invented extraction and all stages after."""
     trial = Trial(dcase, recipe, load_recipe(recipe).system, seed, machines)
-    write_trial(trial, [CKPT], backends, False, places, load_dataset(places.data, dcase))
+    write_trial(TrialFiles(trial, places, load_dataset(places.data, dcase)), Request((CKPT,), backends))
     train_and_extract(trial, places)
     all_stages(trial, places, backends)
     return trial

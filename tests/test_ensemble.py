@@ -26,6 +26,7 @@ from asdray.dcase.years import get_year
 from asdray.evaluation import metrics
 from asdray.evaluation.ensemble import combine, mean_ranks, zscores
 from asdray.evaluation.tables import write_trials
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import ensembles, outputs
@@ -214,7 +215,7 @@ def world(tmp_path_factory):
     places = Places.of(data, tmp_path_factory.mktemp("results"))
     jobs = plan(validate(Sweep, spec(), "test"), places, "test")
     for i, job in enumerate(jobs):
-        write_trial(job.trial, [CKPT], job.backends, False, places, job.dataset)
+        write_trial(TrialFiles(job.trial, places, job.dataset), Request((CKPT,), job.backends))
         train_and_extract(dataclasses.replace(job.trial), places, shift=0.2 * i)
         all_stages(job.trial, places, job.backends)
     return places, jobs
@@ -400,7 +401,7 @@ def test_constant_training_scores_give_a_note_and_no_score(world, tmp_path):
     mine = Places.of(world[0].data, tmp_path)
     jobs = [job for job in world[1] if job.trial.recipe == "ae_baseline"]
     for job in jobs:
-        write_trial(job.trial, [CKPT], job.backends, False, mine, job.dataset)
+        write_trial(TrialFiles(job.trial, mine, job.dataset), Request((CKPT,), job.backends))
         train_and_extract(job.trial, mine)
         if job.trial.seed == 0:
             path = store.trial_dir(mine.results, job.trial).extract(CKPT, "fan", "train")
@@ -430,7 +431,7 @@ def test_new_labels_repeat_the_evaluation_of_ensembles(tmp_path):
     sweep = validate(Sweep, spec({"name": "s", "of": "seeds"}, recipes=["ae_baseline"]), "test")
     jobs = plan(sweep, places, "test")
     for job in jobs:
-        write_trial(job.trial, [CKPT], job.backends, False, places, job.dataset)
+        write_trial(TrialFiles(job.trial, places, job.dataset), Request((CKPT,), job.backends))
         train_and_extract(job.trial, places)
         all_stages(job.trial, places, job.backends)
     first = outputs.write_results(sweep, jobs, places).frame

@@ -29,7 +29,7 @@ from asdray.config.system import System, with_overrides
 from asdray.config.trial import score_signature
 from asdray.stages.extract import extract
 from asdray.stages.score import score
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.train import train
 from asdray.stages.trial_json import read_trial, write_trial
 from asdray.store import Places
@@ -678,7 +678,9 @@ def test_an_exception_of_a_plugin_is_reported_with_its_line(
 
 def test_trial_json_of_built_in_methods_names_no_plugin(data, tmp_path):
     places = Places.of(data, tmp_path / "results")
-    folder = write_trial(trial_of(DIS), ["last"], [Knn()], False, places, state_dataset(places))
+    folder = write_trial(
+        TrialFiles(trial_of(DIS), places, state_dataset(places)), Request(("last",), (Knn(),))
+    )
     assert "plugins" not in json.loads((folder / "trial.json").read_text())
     assert read_trial(folder)[1].plugins == ()
 

@@ -20,6 +20,7 @@ from asdray.config.files import validate
 from asdray.config.sweep import Sweep
 from asdray.dcase.format import format_dataset
 from asdray.evaluation.tables import SCHEMA, write_trials
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
@@ -58,7 +59,7 @@ def world(tmp_path_factory):
     )  # fmt: skip
     jobs = plan(sweep, places, "test")
     for job in jobs[:-1]:  # the last trial never ran
-        write_trial(job.trial, [CKPT], job.backends, False, places, job.dataset)
+        write_trial(TrialFiles(job.trial, places, job.dataset), Request((CKPT,), job.backends))
         train_and_extract(job.trial, places)
         all_stages(job.trial, places, (Knn(), Knn(n_neighbors=2)))
     folder = store.sweep_dir(places.results, sweep.name)
@@ -173,7 +174,9 @@ def test_wrong_paths_and_damaged_files_are_errors(world, tmp_path):
     with pytest.raises(ValueError, match="no results folder: there is no sweep.yaml, trial.json or trials/"):
         asdray.load_results(tmp_path)
     trial = dataclasses.replace(jobs[0].trial, seed=7)
-    folder = write_trial(trial, [CKPT], (Knn(),), False, Places.of(places.data, tmp_path), jobs[0].dataset)
+    folder = write_trial(
+        TrialFiles(trial, Places.of(places.data, tmp_path), jobs[0].dataset), Request((CKPT,), (Knn(),))
+    )
     with pytest.raises(ValueError, match="is not evaluated yet: run `asdray table"):
         asdray.load_results(folder)
     assert len(asdray.load_results(tmp_path)) == 0
@@ -189,7 +192,9 @@ def test_wrong_paths_and_damaged_files_are_errors(world, tmp_path):
 def test_unlabelled_scores_are_nan(world, tmp_path):
     places, _, jobs = world
     trial = jobs[0].trial
-    folder = write_trial(trial, [CKPT], (Knn(),), False, Places.of(places.data, tmp_path), jobs[0].dataset)
+    folder = write_trial(
+        TrialFiles(trial, Places.of(places.data, tmp_path), jobs[0].dataset), Request((CKPT,), (Knn(),))
+    )
     head = {
         "dcase": DCASE,
         "recipe": trial.recipe,

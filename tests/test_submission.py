@@ -21,7 +21,7 @@ from asdray.dcase.years import YEARS
 from asdray.evaluation import submission
 from asdray.evaluation.submission import Part, decision_threshold, file_name, part_of, parts_of, read, write
 from asdray.stages.score import score
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 
@@ -238,7 +238,9 @@ def trial(tree, tmp_path):
     """The folder of a trial with scores of one backend."""
     places = Places.of(tree.data, tmp_path / "results")
     made = Trial(DCASE, "dis_baseline", load_recipe("dis_baseline").system, 0, MACHINES)
-    folder = write_trial(made, [CKPT], (BACKEND,), False, places, load_dataset(tree.data, DCASE))
+    folder = write_trial(
+        TrialFiles(made, places, load_dataset(tree.data, DCASE)), Request((CKPT,), (BACKEND,))
+    )
     train_and_extract(made, places)
     for machine in MACHINES:
         score(TrialFiles.load(made, places), machine, CKPT, BACKEND)

@@ -180,7 +180,7 @@ from asdray.config.backend import Knn
 from asdray.frontends.autoencoder import AutoencoderFrontend
 from asdray.stages.trial_json import write_trial
 from asdray.stages.train import train
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles
 from asdray.dcase.manifest import load_dataset
 from asdray.store import Places
 
@@ -206,7 +206,7 @@ for system in (DIS, AE):
 def by_hand(signum):
     trial = trial_of(AE)
     places = Places.of({data!r}, {results!r} + "/" + signum.name)
-    folder = write_trial(trial, ["last"], [Knn()], False, places, load_dataset(places.data, trial.dcase))
+    folder = write_trial(TrialFiles(trial, places, load_dataset(places.data, trial.dcase)), Request(("last",), (Knn(),)))
     loss, calls = AutoencoderFrontend.loss, 0
 
     def counted(self, batch):

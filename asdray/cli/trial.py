@@ -96,7 +96,7 @@ def run(
     places = Places.of(data, results, cache_dir)
     (job,) = plan(spec, places, where)
     check_unchanged(places.data, dcase, job.trial.machines)
-    folder = write_trial(job.trial, spec.checkpoints, job.backends, spec.umap, places, job.dataset)
+    folder = write_trial(job.files(places), job.request(spec))
     stages = _Stages(
         job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
     )

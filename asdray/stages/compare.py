@@ -18,13 +18,12 @@ from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends, check_checkpoint
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
-from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation.bootstrap import DRAWS, SectionScores, check_draws
 from asdray.evaluation.compare import Column, Comparison
 from asdray.evaluation.compare import compare as compare_columns
 from asdray.evaluation.tables import backend_labels, one_dataset
-from asdray.stages.files import read_scores
+from asdray.stages.evaluate import read_scores
 from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.stages.trial_json import read_trial
 from asdray.store import Places, TrialDir
@@ -41,10 +40,13 @@ class _Scored:
         stale: True if there are none, and the trial was made with another dataset than the current one.
     """
 
-    trial: Trial
-    directory: TrialDir
+    files: TrialFiles
     backends: Mapping[str, Mapping[str, Any]]
     stale: bool
+
+    @property
+    def trial(self) -> Trial:
+        return self.files.trial
 
 
 Trials = dict[tuple[str, int], _Scored]
@@ -110,37 +112,37 @@ def compare(
     """
     check_checkpoint(ckpt)
     check_draws(draws, seed)
-    datasets: dict[str, Dataset] = {}
-    found = [_load(find_trials(name, results), data, ckpt, datasets) for name in names]
+    found = [_load(find_trials(name, results), data, ckpt) for name in names]
     backend_a = _choose(found[0], "A", names[0], backends[0], ckpt)
     ask_b = backends[1]
-    if ask_b is None and any(backend_a in t.backends for t in found[1].values()):
+    if ask_b is None and any(backend_a in one.backends for one in found[1].values()):
         ask_b = backend_a
     chosen = (backend_a, _choose(found[1], "B", names[1], ask_b, ckpt))
     sides: list[Trials] = []
     notes: list[str] = []
     for trials, backend in zip(found, chosen, strict=True):
-        sides.append({key: t for key, t in trials.items() if backend in t.backends})
-        left_out = [t.trial.name for t in trials.values() if backend not in t.backends]
-        if left_out:
+        sides.append({key: one for key, one in trials.items() if backend in one.backends})
+        if left_out := [one.trial.name for one in trials.values() if backend not in one.backends]:
             notes.append(f"Not all machines scored by {backend}, left out: {', '.join(left_out)}.")
-    years = _common_years(sides, names)
-    dataset = one_dataset({dcase: datasets[dcase].kind for dcase in years})
     columns: list[Column] = []
     sources: set[str] = set()
-    for dcase in years:
-        of_year, why, labels = _columns(datasets[dcase], sides, chosen, ckpt, data)
+    kinds: dict[str, str] = {}
+    for dcase in _common_years(sides, names):
+        own = [{seed: one for (year, seed), one in side.items() if year == dcase} for side in sides]
+        of_year, why, label_sources = _columns(own, chosen, ckpt)
         columns += of_year
         notes += why
-        sources |= labels
+        sources |= label_sources
+        kinds[dcase] = next(iter(own[0].values())).files.dataset.kind
+    dataset = one_dataset(kinds)
     if not columns:
         raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(notes)}")
     columns.sort(key=lambda c: (SUBSETS.index(c.subset), c.dcase))
     first = [next(iter(side.values())) for side in sides]
-    labels_of = backend_labels({b: one.backends[b] for b, one in zip(chosen, first, strict=True)})
+    labels = backend_labels({b: one.backends[b] for b, one in zip(chosen, first, strict=True)})
     return Comparison(
         systems=(_name(sides[0]), _name(sides[1])),
-        backends=(labels_of[chosen[0]], labels_of[chosen[1]]),
+        backends=(labels[chosen[0]], labels[chosen[1]]),
         checkpoint=ckpt,
         dataset=dataset,
         label_source="+".join(sorted(sources)),
@@ -189,28 +191,26 @@ def _limits(columns: Sequence[Column], first: Sequence[_Scored]) -> list[str]:
     ]
 
 
-def _load(folders: Iterable[Path], data: Path, ckpt: str, datasets: dict[str, Dataset]) -> Trials:
-    """The trials in ``folders``; adds the dataset of each year to ``datasets``."""
+def _load(folders: Iterable[Path], data: Path, ckpt: str) -> Trials:
+    """The trials in ``folders``."""
     trials: Trials = {}
     for folder in folders:
         trial, _, results = read_trial(folder)
-        if trial.dcase not in datasets:
-            datasets[trial.dcase] = manifest.load_dataset(data, trial.dcase)
-        dataset = datasets[trial.dcase]
-        directory = store.trial_dir(results, trial)
-        made_of = store.read_json(directory.trial_json).get("dataset", {})
+        files = TrialFiles.load(trial, Places.of(data, results), ())
+        dataset, made_of = files.dataset, store.read_json(files.folder.trial_json).get("dataset", {})
         if made_of.get("kind", dataset.kind) != dataset.kind:
             raise ValueError(
                 f"{trial.name} was made of {made_of['kind']} data, but {trial.dcase} under {data} is "
                 f"{dataset.kind}: the two never stand in one table; name its own data folder with --data"
             )
         dataset.require(trial.machines)
-        snapshot = Snapshot(TrialFiles(trial, Places.of(data, results), dataset))
+        snapshot = Snapshot(files)
         scored = [snapshot.scored(machine, ckpt) for machine in trial.machines]
         common = set.intersection(*(set(records) for records in scored))
         options = {name: scored[0][name].extra["options"] for name in sorted(common)}
-        stale = not options and made_of.get("id") != dataset.id
-        trials[trial.dcase, trial.seed] = _Scored(trial, directory, options, stale)
+        trials[trial.dcase, trial.seed] = _Scored(
+            files, options, not options and made_of.get("id") != dataset.id
+        )
     return trials
 
 
@@ -242,71 +242,69 @@ def _choose(trials: Trials, side: str, name: str, asked: str | None, ckpt: str) 
 
 
 def _columns(
-    dataset: Dataset, sides: Sequence[Trials], chosen: Sequence[str], ckpt: str, data: Path
+    own: Sequence[Mapping[int, _Scored]], chosen: Sequence[str], ckpt: str
 ) -> tuple[list[Column], list[str], set[str]]:
-    """The columns of one year, sentences on left-out parts, and the sources of the labels."""
-    dcase, year = dataset.dcase, get_year(dataset.dcase)
-    own = [{seed: t for (d, seed), t in side.items() if d == dcase} for side in sides]
+    """The columns of one year, sentences on left-out parts, and the sources of the labels.
+
+    Args:
+        own: seed -> trial of the year, of both systems.
+    """
+    files = next(iter(own[0].values())).files
+    dcase, dataset, year = files.trial.dcase, files.dataset, get_year(files.trial.dcase)
     notes = []
-    trials = [t for side in own for t in side.values()]
-    common_seeds = set(own[0]) & set(own[1])
-    paired = bool(common_seeds) and not any(t.trial.system.frontend.has_one_seed for t in trials)
-    if paired:
+    common_seeds = sorted(set(own[0]) & set(own[1]))
+    one_seed = any(one.trial.system.frontend.has_one_seed for side in own for one in side.values())
+    if paired := bool(common_seeds) and not one_seed:
         if dropped := sorted(set(own[0]) ^ set(own[1])):
             notes.append(f"{dcase}: seeds of one system alone, left out: {', '.join(map(str, dropped))}.")
-        own = [{s: side[s] for s in sorted(common_seeds)} for side in own]
-        trials = [t for side in own for t in side.values()]
-    common = set.intersection(*(set(t.trial.machines) for t in trials))
-    table = manifest.load_manifest(data, dcase)
+        own = [{seed: side[seed] for seed in common_seeds} for side in own]
+    common = set.intersection(*(set(one.trial.machines) for side in own for one in side.values()))
+    table = manifest.load_manifest(files.places.data, dcase)
     columns, sources = [], set()
     for subset in SUBSETS:
         machines = [m for m in year.machines[subset] if m in common]
         if len(machines) < len(year.machines[subset]):
             notes.append(f"{dcase}-{subset}: {len(machines)} of {len(year.machines[subset])} machines.")
         clips = {m: _labelled(table, dcase, m, subset) for m in machines}
-        if faulty := [m for m, of_machine in clips.items() if of_machine is None]:
+        if faulty := [m for m, sections in clips.items() if not sections]:
             notes.append(f"{dcase}-{subset}: left out, no labels or not all sections of {', '.join(faulty)}.")
-        if not machines or faulty:
-            continue
-        sources |= {s for m in machines for s in dataset.machines[m].label_sources}
-        a, b = (
-            {
-                seed: [
-                    section
-                    for m in machines
-                    for section in _sections(m, read_scores(t.directory.scores(ckpt, m, backend)), clips[m])
-                ]
-                for seed, t in side.items()
-            }
-            for side, backend in zip(own, chosen, strict=True)
-        )
-        columns.append(Column(dcase, subset, a, b, paired))
+        elif machines:
+            sources |= {source for m in machines for source in dataset.machines[m].label_sources}
+            a, b = (
+                {seed: _sections(one, ckpt, backend, clips) for seed, one in side.items()}
+                for side, backend in zip(own, chosen, strict=True)
+            )
+            columns.append(Column(dcase, subset, a, b, paired))
     return columns, notes, sources
 
 
-def _labelled(table: Any, dcase: str, machine: str, subset: Subset) -> list[dict[str, Any]] | None:
-    """The machine's test clips in the order of their keys; None if a label, domain or section is missing."""
+def _labelled(table: Any, dcase: str, machine: str, subset: Subset) -> dict[int, list[dict[str, Any]]]:
+    """Section -> test clips by key, of a machine; empty if a label, domain or section is missing."""
     names = ["clip", "section", "domain", "is_anomaly"]
     clips = manifest.rows(table, machine=machine, split="test", subset=subset).select(names).to_pylist()
-    if {c["section"] for c in clips} != set(get_year(dcase).sections[subset][machine]):
-        return None
-    return None if any(c["domain"] is None or c["is_anomaly"] is None for c in clips) else clips
+    sections: dict[int, list[dict[str, Any]]] = {}
+    for clip in clips:
+        if clip["domain"] is None or clip["is_anomaly"] is None:
+            return {}
+        sections.setdefault(clip["section"], []).append(clip)
+    whole = sections.keys() == set(get_year(dcase).sections[subset][machine])
+    return dict(sorted(sections.items())) if whole else {}
 
 
 def _sections(
-    machine: str, scores: Mapping[str, float], clips: Sequence[Mapping[str, Any]] | None
+    one: _Scored, ckpt: str, backend: str, clips: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
 ) -> list[SectionScores]:
-    """The test clips of a machine by section, with a trial's scores."""
-    sections: dict[int, list[Mapping[str, Any]]] = {}
-    for clip in clips or ():
-        sections.setdefault(clip["section"], []).append(clip)
-    return [
-        SectionScores(
-            machine,
-            number,
-            np.array([scores[c["clip"]] for c in own], dtype=np.float64),
-            np.array([c["is_anomaly"] for c in own], dtype=bool),
-            np.array([c["domain"] == "target" for c in own], dtype=bool),
-        )
-        for number, own in sorted(sections.items())
-    ]
+    """A trial's scores of the test clips of every section.
+
+    Args:
+        clips: machine -> section -> clips.
+    """
+    found = []
+    for machine, sections in clips.items():
+        scores = read_scores(one.files.folder.scores(ckpt, machine, backend))
+        for number, own in sections.items():
+            values = np.array([scores[clip["clip"]] for clip in own], dtype=np.float64)
+            is_anomaly = np.array([clip["is_anomaly"] for clip in own], dtype=bool)
+            is_target = np.array([clip["domain"] == "target" for clip in own], dtype=bool)
+            found.append(SectionScores(machine, number, values, is_anomaly, is_target))
+    return found

@@ -22,7 +22,7 @@ from asdray.dcase.years import get_year
 from asdray.evaluation.ensemble import combine
 from asdray.evaluation.metrics import evaluate_machine
 from asdray.evaluation.tables import SCHEMA
-from asdray.stages.files import read_scores
+from asdray.stages.evaluate import read_scores
 from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, Work
 from asdray.store import Places
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,8 @@ from asdray.config.plugin import read_plugin
 from asdray.config.search import Checkpoint
 from asdray.config.system import System
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import check_machines
-from asdray.stages.steps import TrialFiles, refuse_old_results, train_signature
-from asdray.store import Places
+from asdray.stages.steps import Request, TrialFiles, refuse_old_results, train_signature
 
 
 class PluginCopy(Config):
@@ -48,14 +45,7 @@ class Description(Config):
     plugins: tuple[PluginCopy, ...] = ()
 
 
-def write_trial(
-    trial: Trial,
-    checkpoints: Iterable[str],
-    backends: Iterable[Backend],
-    umap: Umap | bool,
-    places: Places,
-    dataset: Dataset,
-) -> Path:
+def write_trial(files: TrialFiles, request: Request) -> Path:
     """Writes ``trial.json`` and copies of the trial's plugins; an equal description is left as it is.
 
     The description suffices to run the trial's stages by hand. The provenance in the file describes the first
@@ -64,8 +54,7 @@ def write_trial(
     Returns:
         The trial's folder.
     """
-    backends = list(backends)
-    files = TrialFiles(trial, places, dataset)
+    trial, directory = files.trial, files.folder
     description: dict[str, Any] = {
         "dcase": trial.dcase,
         "recipe": trial.recipe,
@@ -75,14 +64,13 @@ def write_trial(
         "seed": trial.seed,
         "threads": trial.system.train.threads,
         "machines": list(trial.machines),
-        "checkpoints": list(checkpoints),
-        "backends": [b.model_dump(mode="json") for b in backends],
-        "umap": umap.model_dump(mode="json") if isinstance(umap, Umap) else False,
-        "dataset": {"kind": dataset.kind, "id": dataset.id},
+        "checkpoints": list(request.checkpoints),
+        "backends": [b.model_dump(mode="json") for b in request.backends],
+        "umap": request.umap and request.umap.model_dump(mode="json"),
+        "dataset": {"kind": files.dataset.kind, "id": files.dataset.id},
         "signatures": {u.name: train_signature(files, u) for u in trial.units},
     }
-    directory = files.folder
-    if plugins := plugins_of(trial.system, backends):
+    if plugins := plugins_of(trial.system, list(request.backends)):
         description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
         for plugin in plugins:
             copy = directory.plugin(plugin.sha256, plugin.suffix)

@@ -90,8 +90,7 @@ class SweepRun:
         asked = chosen and not is_complete(steps) and not given_up
         run = TrialRun(len(self.runs), job, remaining(job.trial, steps, failures), asked)
         if chosen:
-            request = job.request(self.sweep)
-            write_trial(job.trial, request.checkpoints, job.backends, request.umap, self.places, job.dataset)
+            write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
         run.refresh(steps, self.places)
         self._update_stopped_early(run)
