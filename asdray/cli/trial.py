@@ -248,15 +248,19 @@ def _open(
             f"the trial has no machine {machine!r}{nearest(machine, trial.machines)} "
             f"(it has: {', '.join(trial.machines)})"
         )
-    checkpoints = [check_checkpoint(ckpt)] if ckpt else description.checkpoints
+    backends = trial.backends(description.backends)
     if backend:
         backends = check_backends(_parse_backends(backend), "--backend")
         _check_apply(trial, backends)
-    else:
-        backends = trial.backends(description.backends)
-    machines = [machine] if machine else trial.machines
-    places = Places.of(data, results, cache_dir)
-    return _Stages(trial, places, machines, checkpoints, backends, description.umap, **options)
+    return _Stages(
+        trial,
+        Places.of(data, results, cache_dir),
+        [machine] if machine else trial.machines,
+        [check_checkpoint(ckpt)] if ckpt else description.checkpoints,
+        backends,
+        description.umap,
+        **options,
+    )
 
 
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
@@ -277,8 +281,9 @@ def train(
 
     Example: asdray train results/trials/dcase2023/dis_baseline-5ce49aea/seed0
     """
-    more: dict[str, Any] = {"cache_dir": cache_dir, "overwrite": overwrite, "device": device}
-    stages = _open(trial, data, ckpt, machine=machine, **more)
+    stages = _open(
+        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
+    )
     for unit in dict.fromkeys(stages.trial.unit_of(name) for name in stages.machines):
         stages.train(unit)
 
@@ -292,8 +297,9 @@ def extract(
 
     Example: asdray extract results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    more: dict[str, Any] = {"cache_dir": cache_dir, "overwrite": overwrite, "device": device}
-    stages = _open(trial, data, ckpt, machine=machine, **more)
+    stages = _open(
+        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
+    )
     for name, checkpoint in stages.outputs:
         stages.extract(name, checkpoint)
 

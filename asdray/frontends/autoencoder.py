@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,41 +39,40 @@ _CHUNK = 32
 DOMAINS = ("source", "target")
 
 
+@dataclass
 class VectorBatches:
     """Training vectors of all clips of a unit, in a new random order every epoch.
 
-    Args:
+    Attributes:
         frames: ``(N, M) float32``, the frames of all clips one after another; vectors overlap, so that every
             frame is stored once and vectors are gathered by index.
         starts: ``(V,) int64``, the first frame of every training vector.
-        held_out: the first frame of every vector that is never trained on, ``int64``.
+        held_out_starts: the first frame of every vector that is never trained on, ``int64``.
         n_frames: S.
         batch_size: vectors per batch.
     """
 
+    frames: Tensor
+    starts: Tensor
+    held_out_starts: Tensor
+    n_frames: int
+    batch_size: int
     items = "vectors"
 
-    def __init__(
-        self, frames: Tensor, starts: Tensor, held_out: Tensor, n_frames: int, batch_size: int
-    ) -> None:
-        self._frames = frames
-        self._starts = starts
-        self._held_out = held_out
-        self._n_frames = n_frames
-        self._batch_size = batch_size
-        self._batches = split(len(starts), batch_size)
+    def __post_init__(self) -> None:
+        self._batches = split(len(self.starts), self.batch_size)
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Tensor]:
         """Batches ``(B, S M) float32`` of one epoch, in an order drawn from ``rng``."""
-        order = torch.from_numpy(rng.permutation(len(self._starts))).to(self._starts.device)
+        order = torch.from_numpy(rng.permutation(len(self.starts))).to(self.starts.device)
         for batch in self._batches:
-            yield features.stack_frames(self._frames, self._starts[order[batch]], self._n_frames)
+            yield features.stack_frames(self.frames, self.starts[order[batch]], self.n_frames)
 
     def held_out(self) -> Iterator[Tensor]:
         """Batches ``(B, S M) float32`` of the held-out vectors, for the validation loss."""
-        for starts in self._held_out.split(self._batch_size) if len(self._held_out) else ():
-            yield features.stack_frames(self._frames, starts, self._n_frames)
+        for starts in self.held_out_starts.split(self.batch_size) if len(self.held_out_starts) else ():
+            yield features.stack_frames(self.frames, starts, self.n_frames)
 
 
 class _Errors:

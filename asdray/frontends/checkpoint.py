@@ -77,10 +77,7 @@ def load(
     """
     checkpoint = read(path, sha256)
     frontend = frontends.build(config, n_samples, saved=checkpoint["asdray"]["frontend"], files=files)
-    weights = {
-        name.removeprefix(PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
+    tensors = checkpoint["state_dict"].items()
+    weights = {name.removeprefix(PREFIX): value for name, value in tensors if name.startswith(PREFIX)}
     frontend.load_state_dict({**frontend.frozen_state(), **weights})
     return frontend.eval()

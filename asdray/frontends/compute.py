@@ -26,15 +26,15 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r} is none of: auto, cpu, cuda, cuda:<number>") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise ValueError(f"device {name!r} is not there: this machine has {count} usable GPUs")
-        return torch.device("cuda", device.index or 0)
-    if device.type != "cpu":
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {name!r} is none of: auto, cpu, cuda, cuda:<number>")
-    return device
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ValueError(f"device {name!r} is not there: this machine has {count} usable GPUs")
+    return torch.device("cuda", device.index or 0)
 
 
 def device_label(device: torch.device) -> str:

@@ -11,6 +11,7 @@ branches together).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -133,38 +134,45 @@ class ClipBatch(NamedTuple):
     exchange: Exchange | None = None
 
 
+@dataclass
 class ClipBatches:
     """Batches of a unit's training clips, with a new order, new crops and new augmentation every epoch.
 
-    Args:
+    Attributes:
         classes: ``(N,) int64``, the class of every clip.
         n_samples: L, samples per crop.
     """
 
+    clips: Clips
+    classes: np.ndarray
+    n_samples: int
+    batch_size: int
+    config: Discriminative
     items = "clips"
 
-    def __init__(
-        self, clips: Clips, classes: np.ndarray, n_samples: int, batch_size: int, config: Discriminative
-    ) -> None:
-        self._clips = clips
-        self._config = config
-        self._classes = classes
-        self._n_samples = n_samples
-        self._batches = split(len(clips), batch_size)
+    def __post_init__(self) -> None:
+        self._batches = split(len(self.clips), self.batch_size)
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
         """The batches of one epoch; all random choices come from ``rng``."""
-        order = rng.permutation(len(self._clips))
-        starts = self._clips.random_starts(rng, self._n_samples)
+        options = self.config.spec_augment
+        featex = next((head for head in self.config.heads if head.name == "featex"), None)
+        order = rng.permutation(len(self.clips))
+        starts = self.clips.random_starts(rng, self.n_samples)
         for batch in self._batches:
-            index = order[batch]
-            partner, share = draw_mixup(rng, len(index), self._config.mixup_probability)
-            masks = self._draw_masks(rng, len(index))
-            exchange = self._draw_exchange(rng, len(index))
+            index, size = order[batch], batch.stop - batch.start
+            partner, share = draw_mixup(rng, size, self.config.mixup_probability)
+            masks = exchange = None
+            if options is not None:
+                widths = options.max_frames, options.max_bins
+                drawn = draw_masks(rng, size, self.n_samples, options.probability, *widths)
+                masks = torch.from_numpy(drawn)
+            if featex is not None:
+                exchange = draw_exchange(rng, size, len(self.config.branches), featex.probability)
             yield ClipBatch(
-                self._clips.gather(index, self._n_samples, starts[index]),
-                torch.from_numpy(self._classes[index]),
+                self.clips.gather(index, self.n_samples, starts[index]),
+                torch.from_numpy(self.classes[index]),
                 torch.from_numpy(partner),
                 torch.from_numpy(share),
                 masks,
@@ -174,19 +182,6 @@ class ClipBatches:
     def held_out(self) -> Iterator[ClipBatch]:
         """No batch: every clip is trained on."""
         yield from ()
-
-    def _draw_masks(self, rng: np.random.Generator, size: int) -> Tensor | None:
-        options = self._config.spec_augment
-        if options is None:
-            return None
-        widths = options.max_frames, options.max_bins
-        return torch.from_numpy(draw_masks(rng, size, self._n_samples, options.probability, *widths))
-
-    def _draw_exchange(self, rng: np.random.Generator, size: int) -> Exchange | None:
-        for head in self._config.heads:
-            if head.name == "featex":
-                return draw_exchange(rng, size, len(self._config.branches), head.probability)
-        return None
 
 
 class DiscriminativeFrontend(FrontendModule):

@@ -29,12 +29,8 @@ def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
         raise ValueError(f"there is no file {path}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read embeddings from {path}: {' '.join(str(error).split())}") from None
-    if (
-        values.ndim != 2
-        or not values.shape[1]
-        or keys.shape != values.shape[:1]
-        or values.dtype.kind not in "fiu"
-    ):
+    shapes_fit = values.ndim == 2 and values.shape[1] and keys.shape == values.shape[:1]
+    if not shapes_fit or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} holds {len(keys)} clips, but embeddings of shape {values.shape} and type "
             f"{values.dtype}: 'embedding' must be numbers, one row per clip"
@@ -43,8 +39,7 @@ def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
     if len(rows) < len(keys):
         first = next(key for i, key in enumerate(keys.tolist()) if rows[key] != i)
         raise ValueError(f"{path} holds {len(keys) - len(rows)} clips more than once, first {first}")
-    missing = [clip for clip in clips if clip not in rows]
-    if missing:
+    if missing := [clip for clip in clips if clip not in rows]:
         raise ValueError(
             f"{path} lacks the embeddings of {len(missing)} of {len(clips)} {what}, first {missing[0]} "
             f"(it holds {len(keys)} clips, first {next(iter(rows), None)})"
@@ -63,9 +58,7 @@ def _parquet(path: Path) -> tuple[NDArray, NDArray]:
         raise ValueError(f"it has no column {' and no column '.join(sorted(missing))}")
     embedding = table["embedding"].combine_chunks()
     kind = embedding.type
-    if not any(
-        is_list(kind) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    ):
+    if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         raise ValueError(f"its column embedding is of type {kind}, not a list of numbers")
     lengths = set(pc.list_value_length(embedding).to_pylist()) if len(embedding) else {1}
     if len(lengths) != 1 or None in lengths:

@@ -155,11 +155,10 @@ class _Training(pl.LightningModule):
         run.history.append(row)
         write_metrics(run.training.folder, run.history)
         # `last` comes last: everything that its history names is then on disk.
-        if "best" in run.training.checkpoints and is_best:
-            self._save("best")
-        if f"epoch_{row['epoch']}" in run.training.checkpoints:
-            self._save(f"epoch_{row['epoch']}")
-        self._save("last")
+        for name in (*(["best"] if is_best else []), f"epoch_{row['epoch']}", "last"):
+            if name in run.training.checkpoints:
+                with store.atomic_path(run.training.checkpoint(name)) as temporary:
+                    self.trainer.save_checkpoint(temporary)
         assert self.logger is not None
         _log(self.logger, row)
         self._report(row)
@@ -200,15 +199,10 @@ class _Training(pl.LightningModule):
         for name, value in self.frontend.frozen_state().items():
             checkpoint["state_dict"][PREFIX + name] = value
 
-    def _save(self, name: str) -> None:
-        with store.atomic_path(self._run.training.checkpoint(name)) as temporary:
-            self.trainer.save_checkpoint(temporary)
-
     def _check_finite(self, losses: Tensor) -> None:
         """Raises TrainingDiverged if a loss of the epoch, or a weight after it, is not a finite number."""
-        bad = torch.nonzero(~losses.isfinite())
         step, what = len(losses), "the weights are not finite"
-        if len(bad):
+        if len(bad := torch.nonzero(~losses.isfinite())):
             step = int(bad[0]) + 1
             what = f"the loss is {losses[step - 1].item()}"
         elif all(math.isfinite(v.abs().max()) for v in self.state_dict().values() if v.is_floating_point()):

@@ -7,7 +7,6 @@ draws its random choices from generators of its own.
 from __future__ import annotations
 
 import itertools
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -56,7 +55,10 @@ def train(
     """
     system = files.trial.system
     system.check(files.trial.dcase)
-    wanted = _checked(("last", *checkpoints), system.train.epochs)
+    wanted = tuple(dict.fromkeys(("last", *checkpoints)))
+    epochs = system.train.epochs
+    if unknown := {*wanted} - {"last", "best", *(f"epoch_{k}" for k in range(1, epochs + 1))}:
+        raise ValueError(f"checkpoint {min(unknown)!r} is none of: last, best, epoch_1 to epoch_{epochs}")
     with working(
         files,
         files.folder.model(unit.name),
@@ -203,23 +205,6 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
     write_metrics(training.folder, [])
     training.log(f"{trial.name}, unit {unit.name}: nothing to learn")
     return {"device": "cpu", "epochs": 0, "n_clips": n_clips, "threads": trial.system.train.threads}
-
-
-def _checked(checkpoints: Iterable[str], epochs: int) -> tuple[str, ...]:
-    """Names of checkpoints, each once.
-
-    Raises:
-        ValueError: a name is unknown, or its epoch does not exist.
-    """
-    names = tuple(dict.fromkeys(checkpoints))
-    for name in names:
-        if name in ("last", "best"):
-            continue
-        if not (number := re.fullmatch(r"epoch_(0|[1-9][0-9]*)", name)):
-            raise ValueError(f"checkpoint {name!r} is none of: last, best, epoch_<number>")
-        if not 1 <= int(number[1]) <= epochs:
-            raise ValueError(f"checkpoint {name!r} is none of the {epochs} epochs of this training")
-    return names
 
 
 def _clear(folder: Path, keep_checkpoints: bool) -> None:
