@@ -6,7 +6,7 @@ Both systems are evaluated with the labels of the manifest as it is now, whateve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +118,15 @@ def compare(
     if ask_b is None and any(backend_a in one.backends for one in found[1].values()):
         ask_b = backend_a
     chosen = (backend_a, _choose(found[1], "B", names[1], ask_b, ckpt))
-    sides: list[Trials] = []
-    notes: list[str] = []
-    for trials, backend in zip(found, chosen, strict=True):
-        sides.append({key: one for key, one in trials.items() if backend in one.backends})
-        if left_out := [one.trial.name for one in trials.values() if backend not in one.backends]:
-            notes.append(f"Not all machines scored by {backend}, left out: {', '.join(left_out)}.")
-    columns: list[Column] = []
-    sources: set[str] = set()
-    kinds: dict[str, str] = {}
+    parts = _Comparable()
+    sides = [parts.scored_by(backend, trials) for backend, trials in zip(chosen, found, strict=True)]
     for dcase in _common_years(sides, names):
-        own = [{seed: one for (year, seed), one in side.items() if year == dcase} for side in sides]
-        of_year, why, label_sources = _columns(own, chosen, ckpt)
-        columns += of_year
-        notes += why
-        sources |= label_sources
-        kinds[dcase] = next(iter(own[0].values())).files.dataset.kind
-    dataset = one_dataset(kinds)
-    if not columns:
-        raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(notes)}")
-    columns.sort(key=lambda c: (SUBSETS.index(c.subset), c.dcase))
+        of_year = [{seed: one for (year, seed), one in side.items() if year == dcase} for side in sides]
+        parts.add_year(of_year, chosen, ckpt)
+    dataset = one_dataset(parts.kinds)
+    if not parts.columns:
+        raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(parts.notes)}")
+    columns = sorted(parts.columns, key=lambda c: (SUBSETS.index(c.subset), c.dcase))
     first = [next(iter(side.values())) for side in sides]
     labels = backend_labels({b: one.backends[b] for b, one in zip(chosen, first, strict=True)})
     return Comparison(
@@ -145,11 +134,11 @@ def compare(
         backends=(labels[chosen[0]], labels[chosen[1]]),
         checkpoint=ckpt,
         dataset=dataset,
-        label_source="+".join(sorted(sources)),
+        label_source="+".join(sorted(parts.label_sources)),
         rows=tuple(compare_columns(columns, draws, seed)),
         draws=draws,
         seed=seed,
-        notes=(*notes, *_limits(columns, first)),
+        notes=(*parts.notes, *_limits(columns, first)),
     )
 
 
@@ -241,41 +230,58 @@ def _choose(trials: Trials, side: str, name: str, asked: str | None, ckpt: str) 
     return key
 
 
-def _columns(
-    own: Sequence[Mapping[int, _Scored]], chosen: Sequence[str], ckpt: str
-) -> tuple[list[Column], list[str], set[str]]:
-    """The columns of one year, sentences on left-out parts, and the sources of the labels.
+@dataclass
+class _Comparable:
+    """The parts of two systems that can be compared.
 
-    Args:
-        own: seed -> trial of the year, of both systems.
+    Attributes:
+        notes: sentences on the parts that are left out.
+        kinds: dcase -> kind of data.
     """
-    files = next(iter(own[0].values())).files
-    dcase, dataset, year = files.trial.dcase, files.dataset, get_year(files.trial.dcase)
-    notes = []
-    common_seeds = sorted(set(own[0]) & set(own[1]))
-    one_seed = any(one.trial.system.frontend.has_one_seed for side in own for one in side.values())
-    if paired := bool(common_seeds) and not one_seed:
-        if dropped := sorted(set(own[0]) ^ set(own[1])):
-            notes.append(f"{dcase}: seeds of one system alone, left out: {', '.join(map(str, dropped))}.")
-        own = [{seed: side[seed] for seed in common_seeds} for side in own]
-    common = set.intersection(*(set(one.trial.machines) for side in own for one in side.values()))
-    table = manifest.load_manifest(files.places.data, dcase)
-    columns, sources = [], set()
-    for subset in SUBSETS:
-        machines = [m for m in year.machines[subset] if m in common]
-        if len(machines) < len(year.machines[subset]):
-            notes.append(f"{dcase}-{subset}: {len(machines)} of {len(year.machines[subset])} machines.")
-        clips = {m: _labelled(table, dcase, m, subset) for m in machines}
-        if faulty := [m for m, sections in clips.items() if not sections]:
-            notes.append(f"{dcase}-{subset}: left out, no labels or not all sections of {', '.join(faulty)}.")
-        elif machines:
-            sources |= {source for m in machines for source in dataset.machines[m].label_sources}
-            a, b = (
-                {seed: _sections(one, ckpt, backend, clips) for seed, one in side.items()}
-                for side, backend in zip(own, chosen, strict=True)
-            )
-            columns.append(Column(dcase, subset, a, b, paired))
-    return columns, notes, sources
+
+    columns: list[Column] = field(default_factory=list)
+    label_sources: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def scored_by(self, backend: str, trials: Trials) -> Trials:
+        """The trials all of whose machines are scored by a backend."""
+        if left_out := [one.trial.name for one in trials.values() if backend not in one.backends]:
+            self.notes.append(f"Not all machines scored by {backend}, left out: {', '.join(left_out)}.")
+        return {key: one for key, one in trials.items() if backend in one.backends}
+
+    def add_year(self, trials: Sequence[Mapping[int, _Scored]], chosen: Sequence[str], ckpt: str) -> None:
+        """Adds the columns of one year.
+
+        Args:
+            trials: seed -> trial of the year, of both systems.
+        """
+        files = next(iter(trials[0].values())).files
+        dcase, dataset, year = files.trial.dcase, files.dataset, get_year(files.trial.dcase)
+        self.kinds[dcase] = dataset.kind
+        seeds = sorted(set(trials[0]) & set(trials[1]))
+        one_seed = any(one.trial.system.frontend.has_one_seed for side in trials for one in side.values())
+        if paired := bool(seeds) and not one_seed:
+            if dropped := sorted(set(trials[0]) ^ set(trials[1])):
+                listed = ", ".join(map(str, dropped))
+                self.notes.append(f"{dcase}: seeds of one system alone, left out: {listed}.")
+            trials = [{seed: side[seed] for seed in seeds} for side in trials]
+        common = set.intersection(*(set(one.trial.machines) for side in trials for one in side.values()))
+        table = manifest.load_manifest(files.places.data, dcase)
+        for subset, expected in ((subset, year.machines[subset]) for subset in SUBSETS):
+            machines = [m for m in expected if m in common]
+            if len(machines) < len(expected):
+                self.notes.append(f"{dcase}-{subset}: {len(machines)} of {len(expected)} machines.")
+            clips = {m: _labelled(table, dcase, m, subset) for m in machines}
+            if faulty := ", ".join(m for m, sections in clips.items() if not sections):
+                self.notes.append(f"{dcase}-{subset}: left out, no labels or not all sections of {faulty}.")
+            elif machines:
+                self.label_sources.update(*(dataset.machines[m].label_sources for m in machines))
+                a, b = (
+                    {seed: _sections(one, ckpt, backend, clips) for seed, one in side.items()}
+                    for side, backend in zip(trials, chosen, strict=True)
+                )
+                self.columns.append(Column(dcase, subset, a, b, paired))
 
 
 def _labelled(table: Any, dcase: str, machine: str, subset: Subset) -> dict[int, list[dict[str, Any]]]:
