@@ -227,7 +227,7 @@ def test_stages_ask_for_what_they_read(trial, places):
     with pytest.raises(ValueError, match="not scored by all of"):
         evaluate(TrialFiles.load(trial, places), "fan", CKPT, BACKENDS)
     with pytest.raises(ValueError, match="formatted without"):
-        score(TrialFiles.load(trial, places), "valve", CKPT, Knn())
+        score(TrialFiles.load(trial, places, ["valve"]), "valve", CKPT, Knn())
 
 
 def test_everything_is_done_once_and_redone_where_it_must(trial, places):

@@ -432,7 +432,9 @@ def test_a_training_keeps_the_handler_of_sigterm(in_main_thread, places):
     before = signal.signal(signal.SIGTERM, terminated)
     try:
         work = threading.Thread(
-            target=train, args=(trial, trial.units[0], places), kwargs={"on_epoch": on_epoch}
+            target=train,
+            args=(TrialFiles.load(trial, places), trial.units[0]),
+            kwargs={"on_epoch": on_epoch},
         )
         (work.run if in_main_thread else work.start)()
         if not in_main_thread:
