@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asdray.config import losses as config
-from asdray.frontends.heads import build_loss
+from asdray.frontends.discriminative import build_loss
 from asdray.frontends.losses import MIN_SCALE, AdaCosLoss
 
 D = 7

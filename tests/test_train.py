@@ -29,9 +29,8 @@ from asdray.config.system import System
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.stages.columns import classes_of_test_clips, require_classes
-from asdray.stages.history import TrainingDiverged
 from asdray.stages.steps import TrialFiles
-from asdray.stages.train import train
+from asdray.stages.train import TrainingDiverged, train
 from asdray.store import Places
 
 SYSTEMS = {"dis": DIS, "ae": AE}

@@ -144,8 +144,7 @@ class _Stages:
         Raises:
             typer.Exit: 1 for a training that diverged; the command itself was right.
         """
-        from asdray.stages.history import TrainingDiverged
-        from asdray.stages.train import train
+        from asdray.stages.train import TrainingDiverged, train
 
         def wait() -> None:
             print(f"  waiting for another process that trains {unit.name}", flush=True)

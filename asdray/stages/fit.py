@@ -24,10 +24,10 @@ from asdray import store
 from asdray.audio.batches import generator, torch_seed
 from asdray.frontends import compute
 from asdray.frontends.checkpoint import PREFIX
-from asdray.stages.history import TIMES, TrainingDiverged, UnitTraining, criterion, write_metrics
 
 if TYPE_CHECKING:
     from asdray.frontends.base import FrontendModule, TrainingData
+    from asdray.stages.train import UnitTraining
 
 LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
@@ -151,9 +151,9 @@ class _Training(pl.LightningModule):
             "per_second": round(float(sizes.sum()) / seconds, 2),
         }
         row.update(self._validate())
-        is_best = all(criterion(row) < criterion(r) for r in run.history)
         run.history.append(row)
-        write_metrics(run.training.folder, run.history)
+        run.training.write_metrics(run.history)
+        is_best = run.training.best(run.history) == row["epoch"]
         # `last` comes last: everything that its history names is then on disk.
         for name in (*(["best"] if is_best else []), f"epoch_{row['epoch']}", "last"):
             if name in run.training.checkpoints:
@@ -191,8 +191,7 @@ class _Training(pl.LightningModule):
         checkpoint["asdray"] = {
             "signature": self._run.training.signature,
             "frontend": self.frontend.saved(),
-            # Without times, so that the same training writes the same bytes.
-            "history": [{k: v for k, v in row.items() if k not in TIMES} for row in self._run.history],
+            "history": self._run.training.without_times(self._run.history),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -211,8 +210,7 @@ class _Training(pl.LightningModule):
             f"training of unit {self._unit} diverged in epoch {self.current_epoch + 1}, step {step} of "
             f"{len(losses)}: {what}. Try a smaller train.learning_rate (now {self._options.learning_rate:g})"
         )
-        self._run.training.log(text)
-        raise TrainingDiverged(text)
+        raise self._run.training.diverged(text)
 
 
 def fit(run: Run) -> None:

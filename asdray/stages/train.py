@@ -6,23 +6,90 @@ draws its random choices from generators of its own.
 
 from __future__ import annotations
 
+import csv
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import store
-from asdray.config.trial import Unit
+from asdray import provenance, store
+from asdray.config.trial import Trial, Unit
 from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
-from asdray.stages.history import UnitTraining, resumable, write_metrics
 from asdray.stages.steps import Outcome, Step, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips
     from asdray.frontends.base import FrontendModule, TrainingData
+
+
+TIMES = ("seconds", "per_second")
+METRICS = ("epoch", "loss", "learning_rate", *TIMES)
+"""Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder). A column
+``validation_loss`` follows if the frontend holds data out from training."""
+
+
+class TrainingDiverged(ValueError):  # noqa: N818 - named after the event
+    """A loss or a weight is no longer a finite number; training again would end the same way."""
+
+
+@dataclass(frozen=True)
+class UnitTraining:
+    """The training of one unit of a trial: its identity and its files.
+
+    Attributes:
+        checkpoints: names of the checkpoints to write: ``last``, ``best``, ``epoch_<k>``.
+        signature: the training's signature, which every checkpoint holds.
+    """
+
+    files: TrialFiles
+    unit: Unit
+    checkpoints: tuple[str, ...]
+    signature: str
+
+    @property
+    def trial(self) -> Trial:
+        return self.files.trial
+
+    @property
+    def folder(self) -> Path:
+        """``model/<unit>`` in the trial's folder."""
+        return self.files.folder.model(self.unit.name)
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of a checkpoint."""
+        return self.files.folder.checkpoint(self.unit.name, name)
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes ``metrics.csv``, one row per epoch, numbers in full precision, unknown times empty."""
+        path = self.folder / store.EPOCHS_FILE
+        names = [*METRICS, *(name for row in history[:1] for name in row if name not in METRICS)]
+        with store.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows([row[name] for name in names] for row in history)
+
+    @staticmethod
+    def best(history: Sequence[Mapping[str, Any]]) -> int:
+        """The epoch of lowest loss: of validation if data are held out, else of training."""
+        return min(history, key=lambda row: row.get("validation_loss", row["loss"]))["epoch"]
+
+    @staticmethod
+    def without_times(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The history in a checkpoint: the same training writes the same bytes."""
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+
+    def diverged(self, text: str) -> TrainingDiverged:
+        """The error for a training that diverged; it is in ``train.log`` as well."""
+        self.log(text)
+        return TrainingDiverged(text)
+
+    def log(self, text: str) -> None:
+        """Adds a line with the time to ``train.log``."""
+        with open(self.folder / store.LOG_FILE, "a", encoding="utf-8") as file:
+            file.write(f"{provenance.now()} {text}\n")
 
 
 def train(
@@ -70,7 +137,7 @@ def train(
         if work.reused:
             return work.reused
         training = UnitTraining(files, unit, _announce(work.step, wanted, overwrite), work.step.signature)
-        history = [] if overwrite else resumable(training)
+        history = [] if overwrite else _resumable(training)
         _clear(training.folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
         if system.frontend.learns:
@@ -100,6 +167,47 @@ def _announce(step: Step, wanted: tuple[str, ...], overwrite: bool) -> tuple[str
         return wanted
     kept = [Path(name).stem for name in old.outputs if name.endswith(".ckpt")]
     return tuple(dict.fromkeys((*wanted, *kept)))
+
+
+def _resumable(training: UnitTraining) -> list[dict[str, Any]]:
+    """The history of the epochs after which an interrupted training goes on; empty = from the start.
+
+    Only a training of the same signature goes on, and only if the checkpoints asked for of all its epochs so
+    far exist.
+    """
+    from asdray.frontends import checkpoint
+
+    def history_of(name: str) -> list[dict[str, Any]]:
+        try:
+            saved = checkpoint.read(training.checkpoint(name))["asdray"]
+        except ValueError:  # missing or damaged: the training starts afresh, which is no reason to stop
+            return []
+        return saved["history"] if saved["signature"] == training.signature else []
+
+    history = history_of("last")
+    epochs = (int(name.removeprefix("epoch_")) for name in training.checkpoints if name.startswith("epoch_"))
+    if any(n <= len(history) and len(history_of(f"epoch_{n}")) != n for n in epochs):
+        return []
+    if "best" in training.checkpoints and history:
+        # A best checkpoint of a later epoch was written just before the interruption: it is written again.
+        found = len(history_of("best"))
+        if found <= len(history) and found != training.best(history):
+            return []
+    return _with_times(training.folder / store.EPOCHS_FILE, history)
+
+
+def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history with the times from ``metrics.csv``, which no checkpoint holds; None if unknown."""
+    times: dict[str, dict[str, str]] = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            times = {row["epoch"]: row for row in csv.DictReader(file)}
+
+    def time_of(row: Mapping[str, Any], name: str) -> float | None:
+        text = times.get(str(row["epoch"]), {}).get(name)
+        return float(text) if text else None
+
+    return [{**row, **{name: time_of(row, name) for name in TIMES}} for row in history]
 
 
 def _train(
@@ -138,7 +246,7 @@ def _train(
             data = _training_data(training, frontend, clips, columns)
             fit.fit(fit.Run(training, frontend, data, device, history, on_epoch))
         # A training that was killed after its last checkpoint lacks only this file and its record.
-        write_metrics(training.folder, history)
+        training.write_metrics(history)
         training.log("done")
     return {**facts, "loss": history[-1]["loss"]}
 
@@ -202,7 +310,7 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
             precomputed.read(embeddings[machine], keys, f"{split} clips of {trial.dcase} {machine}")
     for name in training.checkpoints:
         checkpoint.write_empty(training.checkpoint(name), training.signature)
-    write_metrics(training.folder, [])
+    training.write_metrics([])
     training.log(f"{trial.name}, unit {unit.name}: nothing to learn")
     return {"device": "cpu", "epochs": 0, "n_clips": n_clips, "threads": trial.system.train.threads}
 
