@@ -51,8 +51,9 @@ class Driver:
         self._tune: TuneThread | None = None
 
     def _most_threads(self) -> int:
-        threads = (run.trial.system.train.threads for run in self._runs)
-        return max(threads, default=self._search.studies.threads if self._search else 1)
+        """Threads of the training that uses most, systems that a search has yet to suggest included."""
+        threads = [run.trial.system.train.threads for run in self._runs]
+        return max([1, *threads, *([self._search.studies.threads] if self._search else [])])
 
     # ------------------------------------------------------------------------------------------- start
 
@@ -211,6 +212,8 @@ class Driver:
     def _tune_ended(self, error: BaseException | None) -> None:
         """Handles the end of Tune; trials without a result failed, since Tune reported nothing about them."""
         self._tune = None
+        if error is not None:
+            self._view.line(f"training ended: {error}", "red")
         for run in self._runs:
             if run.in_training or run.phase == "suggested":
                 self._handle("error", run, f"training ended without a result: {error}")

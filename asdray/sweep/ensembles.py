@@ -175,8 +175,8 @@ def make(
                 _described(row, members, context.labels, keys),
                 "fixed" if one.chosen_by is None else best,
                 # "" < "train" < "train+test"
-                max((context.classes_from[system] for system, _ in row.members or ()), default=""),
-                "+".join(sorted({context.best_by[system] for system, _ in row.members or ()} - {"fixed"})),
+                max((context.classes_from[system] for system, _ in members or ()), default=""),
+                "+".join(sorted({context.best_by[system] for system, _ in members or ()} - {"fixed"})),
                 seeds,
                 tuple(paths),
             )

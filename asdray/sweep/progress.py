@@ -83,6 +83,7 @@ class Progress:
         """Keeps the top of the newest leaderboard."""
         column = board.rank_by if board.rank_by in board.frame else f"{board.rank_by}_mean"
         ours = board.frame[(board.frame["origin"] == "ours") & board.frame[column].notna()]
+        ours = ours.sort_values(column, ascending=False, kind="stable")  # incomplete rows have no rank
         found, expected = (
             ours[[f"{name}_{of}" for name in board.names]].fillna(0).to_numpy() for of in ("n", "n_expected")
         )
