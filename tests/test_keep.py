@@ -333,7 +333,7 @@ def name_in_another_sweep(world, **changes):
     other, jobs = world.load(name="other", **changes)
     folder = store.sweep_dir(world.places.results, "other")
     outputs.write_spec(other, folder)
-    rows = [outputs.trial_row(job, job.steps(other, world.places), world.places, [], False) for job in jobs]
+    rows = [outputs.trial_row(job, job.steps(other, world.places), world.places, []) for job in jobs]
     write_trials(rows, folder)
     return store.SweepDir(folder)
 
