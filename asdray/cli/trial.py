@@ -127,10 +127,11 @@ class _Stages:
     overwrite: bool = False
     device: str = "auto"
 
-    @property
-    def outputs(self) -> list[tuple[str, str]]:
-        """Pairs of a machine and a checkpoint."""
-        return [(machine, ckpt) for ckpt in self.checkpoints for machine in self.machines]
+    def each(self, stage: Callable[[str, str], None]) -> None:
+        """Calls ``stage`` with every machine, for every checkpoint."""
+        for ckpt in self.checkpoints:
+            for machine in self.machines:
+                stage(machine, ckpt)
 
     def files(self, machines: Sequence[str] | None = None) -> TrialFiles:
         """The trial's files, with the dataset as it is now."""
@@ -299,8 +300,7 @@ def extract(
     stages = _open(
         trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
     )
-    for name, checkpoint in stages.outputs:
-        stages.extract(name, checkpoint)
+    stages.each(stages.extract)
 
 
 @app.command()
@@ -313,8 +313,7 @@ def score(
     Example: asdray score results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn
     """
     stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
-    for name, checkpoint in stages.outputs:
-        stages.score(name, checkpoint)
+    stages.each(stages.score)
 
 
 @app.command()
@@ -327,8 +326,7 @@ def evaluate(
     Example: asdray evaluate results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
     stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
-    for name, checkpoint in stages.outputs:
-        stages.evaluate(name, checkpoint)
+    stages.each(stages.evaluate)
 
 
 @app.command()
@@ -341,8 +339,7 @@ def umap(
     Example: asdray umap results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
     stages = _open(trial, data, ckpt, machine=machine, overwrite=overwrite)
-    for name, checkpoint in stages.outputs:
-        stages.umap(name, checkpoint)
+    stages.each(stages.umap)
 
 
 @app.command()

@@ -27,7 +27,7 @@ from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, Work
 from asdray.store import Places
 
 NUMERICS = 2
-"""Raised by hand when the same members yield other scores, or the files get another form."""
+"""Raised by hand with every change of the scores of equal members, or of the files' form."""
 
 RECIPE = "ensemble"
 """The ``recipe`` of an ensemble in tables."""

@@ -34,17 +34,17 @@ def evaluate(
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
-    The former has `MetricRow`'s columns and, as the others, ``dataset``, the kind of data that `Dataset.kind`
-    tells: from here the mark goes into every file that is made of these rows.
+    ``test_evaluate.csv`` has the columns of `MetricRow`. All three files have a column ``dataset``, the kind
+    of data (`Dataset.kind`); all later tables carry this mark. Without labels, values are null.
 
-    The files cover the backends asked for, and other backends whose scores are up to date (see
-    `asdray.stages.steps.Snapshot.evaluate`). Without labels the values are null.
+    The files cover ``backends``, and other backends with up-to-date scores (see
+    `asdray.stages.steps.Snapshot.evaluate`).
 
     Args:
         overwrite: evaluate again even if the stage is complete.
 
     Raises:
-        ValueError: a backend that is asked for has not scored this machine yet.
+        ValueError: one of ``backends`` has not scored the machine yet.
     """
     backends = tuple(backends)
     directory, dataset, dcase = files.folder, files.dataset, files.trial.dcase

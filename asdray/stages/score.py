@@ -21,14 +21,14 @@ def score(
 ) -> Outcome:
     """Writes ``scores/<backend id>.parquet``: clip, split, score; for training clips too.
 
-    A training clip's score is what it would get were it new: thresholds and z-scores need that.
+    Every training clip is scored as if new, for thresholds and z-scores.
 
     Args:
         overwrite: score again even if the stage is complete.
 
     Raises:
-        ValueError: not extracted yet, or the embeddings were pruned; the backend cannot score this
-            frontend; a score that is not finite.
+        ValueError: not extracted yet, or the embeddings were pruned; the backend cannot score the frontend's
+            outputs; a score is not finite.
     """
     where, folder = f"{files.trial.name}: {machine}", files.folder.machine(ckpt, machine)
     with working(files, folder, lambda now: now.score(machine, ckpt, backend), overwrite=overwrite) as work:
@@ -50,7 +50,7 @@ def score(
 def _sections_and_domains(
     files: TrialFiles, machine: str, clips: Iterable[str]
 ) -> dict[str, tuple[int, str]]:
-    """Clip -> section and domain: all that scoring reads of the manifest; of test clips the section alone."""
+    """Clip -> section and domain. Scoring reads nothing else of the manifest, and no domain of a test clip."""
     dcase = files.trial.dcase
     rows = manifest.rows(manifest.load_manifest(files.places.data, dcase), machine=machine)
     columns = (rows[name].to_pylist() for name in ("clip", "section", "domain"))
