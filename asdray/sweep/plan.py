@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,6 @@ def _require_clips(dataset: Dataset, machines: tuple[str, ...], where: str) -> N
                 f"{where}: {dataset.dcase} has no {split} clips of {', '.join(empty)}: get them and run "
                 f"`asdray format {dataset.dcase}` again, or leave these machines out (machines: ...)"
             )
-
-
-def in_order(training: Iterable[int], jobs: Sequence[Job]) -> list[int]:
-    """The indices of trials to train, in the order in which they begin.
-
-    Trials with one model per machine come last: tasks follow each of their units, so that a sweep does not
-    end with all tasks of a whole trial left and no training beside them.
-    """
-    return sorted(training, key=lambda i: (jobs[i].trial.system.frontend.scope == "machine", i))
 
 
 def log_found(trial: Trial, steps: Iterable[Step], log: EventLog) -> None:
