@@ -50,7 +50,7 @@ def score(
 def _sections_and_domains(
     files: TrialFiles, machine: str, clips: Iterable[str]
 ) -> dict[str, tuple[int, str]]:
-    """Clip -> section and domain; without the domain of test clips, which scoring must not know."""
+    """Clip -> section and domain. Scoring reads nothing else of the manifest, no test domain."""
     dcase = files.trial.dcase
     rows = manifest.rows(manifest.load_manifest(files.places.data, dcase), machine=machine)
     columns = (rows[name].to_pylist() for name in ("clip", "section", "domain"))
