@@ -164,7 +164,7 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
     fresh = with_datasets_of_now(jobs, places)
     for run, job in zip(sweep_run.runs, fresh, strict=True):
         run.job = job
-    if fresh != jobs or any(run.phase != "idle" for run in sweep_run.runs):
+    if fresh != jobs or any(run.asked for run in sweep_run.runs):
         for run in sweep_run.runs:
             steps = run.job.steps(sweep, places)
             # Logs stages that another process completed meanwhile: another sweep, or a worker that outlived

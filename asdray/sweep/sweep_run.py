@@ -125,7 +125,7 @@ class SweepRun:
             self.end(run, ok=not run.failures)
 
     def end(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
-        """Ends a trial, and deletes the files that need not be kept; ``word`` says how the trial ended."""
+        """Ends a trial and prunes its files; ``word`` says how the trial ended."""
         run.ended()
         self.refresh(run)
         self.prune(run)
@@ -174,7 +174,7 @@ class SweepRun:
         self.pruner.prune(run.job, stopped=state == "stopped")
 
     def prune_all(self) -> None:
-        """Deletes the files that need not be kept of all trials, once the leaderboard is of now."""
+        """Prunes the files of all trials by the rules of ``keep``, after the last leaderboard was written."""
         self.pruner.prune_all([run.job for run in self.runs], self.search)
 
     def needs_umap(self, run: TrialRun, checkpoint: str, machine: str) -> bool:
