@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from asdray.cli import benchmark, data, scoring, sweep, trial
+from asdray.cli import benchmark, data, encoders, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_lines
 from asdray.config.plugin import plugin_errors
@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _module in (sweep, data, trial, scoring, benchmark):
+for _module in (sweep, data, encoders, trial, scoring, benchmark):
     app.add_typer(_module.app)
 
 

@@ -58,6 +58,8 @@ class Config(BaseModel):
         later: fields added after the first release, each with the value that reproduces the older
             behaviour. The canonical form omits a field at this value, so that a new option keeps the
             results of earlier releases.
+        hashed_as: fields of which the canonical form holds a function of the value, such as a path's last
+            part.
         plugin: the user's plugin that defines the class; None for a built-in class.
     """
 
@@ -65,6 +67,7 @@ class Config(BaseModel):
 
     numerics: ClassVar[int] = 1
     later: ClassVar[Mapping[str, Any]] = {}
+    hashed_as: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     plugin: ClassVar[Plugin | None] = None
 
     @classmethod
@@ -111,6 +114,8 @@ def canonical(value: Any) -> Any:
             for name in kind.model_fields
             if not (name in later and getattr(value, name) == later[name])
         }
+        for name, form in kind.hashed_as.items():
+            fields[name] = form(getattr(value, name))
         if value.plugin is not None:
             fields["plugin"] = value.plugin.sha256
         return {"numerics": kind.numerics, **fields}

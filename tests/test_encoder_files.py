@@ -1,0 +1,134 @@
+"""Weight files of encoders: the list, a fetch from a real server, and the file inside a real wheel."""
+
+import random
+
+import pytest
+from http_server import Fault, Site, serve
+from pretrained import aisfx_data
+from typer.testing import CliRunner
+
+from asdray.cli.encoders import file_of, state_of
+from asdray.cli.main import app
+from asdray.config.encoder import NETWORKS
+from asdray.config.files import validate
+from asdray.config.system import System
+from asdray.config.weights import KNOWN_WEIGHTS, known_weights
+
+CONTENT = random.Random(0).randbytes(200_000)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["encoders", *map(str, arguments)], obj=[])
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve(Site()) as it:
+        yield it
+
+
+def test_the_list_says_what_is_here(tmp_path):
+    (tmp_path / "encoders").mkdir()
+    (tmp_path / "encoders" / "BEATs_iter3.pt").write_bytes(b"cut")
+    (tmp_path / "encoders" / "clap-htsat-fused.safetensors").write_bytes(b"any")
+    lines = run("--data", tmp_path).stdout.splitlines()
+    assert len(lines) == 1 + len(KNOWN_WEIGHTS)
+    line = {words[0]: line for line in lines if (words := line.split())}
+    assert "361  wrong size  asdray encoders fetch BEATs_iter3" in line["BEATs_iter3"]
+    assert "unverified" in line["CLAP"]
+    assert "  no  " in line["EAT_epoch10"]
+    assert "CC-BY-4.0" in line["aisfx"]
+
+
+def test_a_cut_transfer_goes_on(site, tmp_path):
+    known = known_weights("EAT_epoch30_finetuned")
+    site.files[known.file] = CONTENT
+    site.faults[known.file] = Fault(times=1, cut_after=70_000)
+    done = run("fetch", known.name, "--data", tmp_path, "--base-url", f"{site.url}/")
+    assert done.exit_code == 0, done.output
+    assert file_of(tmp_path, known).read_bytes() == CONTENT
+    assert "Range" in site.asked(known.file)[1], "the second request asks for the rest"
+    assert "no hash is on record, so nothing was verified" in done.stdout
+    assert state_of(known, file_of(tmp_path, known)) == "unverified"
+
+
+def test_another_file_is_refused(site, tmp_path):
+    known = known_weights("BEATs_iter3")
+    site.files[known.file] = CONTENT
+    done = run("fetch", known.name, "--data", tmp_path, "--base-url", site.url)
+    assert done.exit_code
+    assert not file_of(tmp_path, known).exists()
+    assert "200000 bytes, the file should have 361499833" in str(done.exception)
+
+
+def test_without_a_mirror_one_line_says_where_the_file_is(tmp_path):
+    error = run("fetch", "EAT_epoch10", "--data", tmp_path).exception
+    assert "asdray knows no mirror" in str(error)
+    assert str(tmp_path / "encoders" / "EAT-base_epoch10_pt.pt") in str(error)
+
+
+def test_the_file_inside_a_wheel(tmp_path_factory):
+    data = aisfx_data(tmp_path_factory)
+    known = known_weights("aisfx")
+    assert state_of(known, file_of(data, known)) == "yes"
+    again = run("fetch", "aisfx", "--data", data)
+    assert again.stdout.strip() == f"{file_of(data, known)} is there"
+
+
+def encoder(**options):
+    frontend = {"name": "encoder", "network": "beats", "weights": "BEATs_iter3", **options}
+    return validate(System, {"frontend": frontend}, "x")
+
+
+def test_every_pooling_of_every_layer_is_an_embedding():
+    poolings = ["mean", {"name": "rdp", "gamma": [4, 8], "tokens": "bands"}]
+    assert encoder(layers=[4, 12], poolings=poolings).frontend.embeddings == (
+        *("L4_mean", "L4_bands_rdp_4", "L4_bands_rdp_8"),
+        *("L12_mean", "L12_bands_rdp_4", "L12_bands_rdp_8"),
+    )
+    assert encoder().frontend.embeddings == ("L12_mean",)
+    assert encoder(layers=4).frontend.layer_numbers == (4,)
+
+
+def test_the_folder_of_the_weights_does_not_matter():
+    assert encoder().id == encoder(weights="/elsewhere/BEATs_iter3.pt").id
+    assert encoder().id != encoder(weights="/elsewhere/other.pt").id
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 13}, "network 'beats' has no layer 13: 1 to 12"),
+        ({"layers": [4, 4]}, "layers names 4 twice"),
+        ({"poolings": ["cls"]}, "network 'beats' has no CLS token (networks with one: eat, eat_large, ast)"),
+        (
+            {"network": "aisfx", "weights": "aisfx", "poolings": [{"name": "mean", "tokens": "bands"}]},
+            "the tokens of network 'aisfx' have no bands",
+        ),
+        ({"weights": "aisfx"}, "aisfx are weights of network 'aisfx', not 'beats'"),
+        ({"weights": "BEATS_iter3"}, "did you mean 'BEATs_iter3'?"),
+        ({"network": "beets"}, "beets"),
+    ],
+)
+def test_a_system_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match="frontend") as error:
+        encoder(**options)
+    assert message in str(error.value)
+
+
+def test_clips_shorter_than_a_patch():
+    system = validate(System, {"frontend": encoder().frontend, "audio": {"duration": 0.1}}, "x")
+    with pytest.raises(
+        ValueError, match="clips of 0.1 s are shorter than a patch of network 'beats' .0.175 s"
+    ):
+        system.check("dcase2023")
+
+
+def test_planning_knows_the_networks():
+    from asdray.frontends import encoders
+
+    for name in ("beats", "eat", "eat_large", "aisfx"):
+        network = encoders.build(name)
+        facts = (network.n_layers, network.bands, network.has_cls, network.shortest)
+        assert facts == NETWORKS[name], name
