@@ -173,7 +173,7 @@ def test_a_limit_per_node_never_reserves_less_than_is_asked_for_otherwise():
 ASK = {"results": "/r", "data": "/d", "cache": "/c"}
 HERE = {
     "node": "n", "source": "asdray 0.1.0 (source 1234)", "versions": {"python": "3.11.7", "torch": "2.11.0"},
-    "token": "t", "write": None, "leased": True, "datasets": {"/d/x.json": "id"}, "wavs": [], "packs": 0,
+    "token": "t", "write": None, "leased": True, "datasets": {"/d/x.json": "id"}, "wavs": [], "inputs": {"/d/w.pt": 5}, "packs": 0,
     "cache": None, "free": 10**12, "free_cache": 10**12,
 }  # fmt: skip
 
@@ -194,6 +194,8 @@ HERE = {
         ({"datasets": {"/d/x.json": "other"}}, "t", ["sees another /d/x.json than is here"]),
         ({"datasets": {"/d/x.json": None}, "wavs": ["/d/a.wav"]}, "t", ["does not see --data /d"]),
         ({"wavs": ["/d/a.wav"]}, "t", ["does not see /d/a.wav: mount what the folders of /d/original lead to"]),
+        ({"inputs": {"/d/w.pt": None}}, "t", ["does not see /d/w.pt: put it on storage that all nodes share"]),
+        ({"inputs": {"/d/w.pt": 4}}, "t", ["sees another file at /d/w.pt: put it on storage"]),
         ({"cache": "Permission denied"}, "t", ["cannot write to --cache-dir /c (Permission denied)"]),
         ({"packs": 2 * 10**12}, "t", ["has 1000.00 GB free in /c, 2000.00 GB are needed"]),
         ({"free": 10**8}, "t", ["has 0.10 GB free in /r, 1.00 GB are needed"]),

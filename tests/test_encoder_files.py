@@ -5,6 +5,7 @@ import random
 import pytest
 from http_server import Fault, Site, serve
 from pretrained import aisfx_data
+from tiny import build_year, trial_of
 from typer.testing import CliRunner
 
 from asdray.cli.encoders import file_of, state_of
@@ -13,6 +14,8 @@ from asdray.config.encoder import NETWORKS
 from asdray.config.files import validate
 from asdray.config.system import System
 from asdray.config.weights import KNOWN_WEIGHTS, known_weights
+from asdray.stages.steps import TrialFiles, train_signature
+from asdray.store import Places
 
 CONTENT = random.Random(0).randbytes(200_000)
 
@@ -132,3 +135,22 @@ def test_planning_knows_the_networks():
         network = encoders.build(name)
         facts = (network.n_layers, network.bands, network.has_cls, network.shortest)
         assert facts == NETWORKS[name], name
+
+
+def test_a_name_stands_for_the_published_file(tmp_path):
+    build_year(tmp_path)
+    trial = trial_of(encoder())
+    files = TrialFiles.load(trial, Places.of(tmp_path, tmp_path / "results"))
+    with pytest.raises(
+        ValueError, match="No such file or directory; get it with `asdray encoders fetch BEATs_iter3`"
+    ):
+        train_signature(files, trial.units[0])
+    path = tmp_path / "encoders" / "BEATs_iter3.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"another")
+    with pytest.raises(
+        ValueError, match=r"BEATs_iter3.pt has the sha256 .* not 8d1b234032a9ccff... as published"
+    ):
+        train_signature(files, trial.units[0])
+    named = trial_of(encoder(weights=str(path)))
+    assert train_signature(TrialFiles.load(named, files.places), named.units[0])

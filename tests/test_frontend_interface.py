@@ -48,7 +48,7 @@ from asdray.frontends.base import FrontendModule
 
 
 class EncoderConfig(FrontendConfig):
-    name: Literal["encoder"] = "encoder"
+    name: Literal["own_encoder"] = "own_encoder"
     weights: str
     scope: ClassVar = "all"
 
@@ -165,7 +165,7 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
 
 def trial_with(path: Path | str) -> Trial:
     options = {"epochs": EPOCHS, "batch_size": 8, "learning_rate": 0.01}
-    frontend = {"name": "encoder", "weights": str(path)}
+    frontend = {"name": "own_encoder", "weights": str(path)}
     return trial_of(
         validate(System, {"frontend": frontend, "train": options, "audio": {"duration": 0.4}}, "x")
     )

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.base import Positive, refuse_repeats
 from asdray.config.frontend_base import FrontendConfig, InputFile
 from asdray.config.pooling import Mean, Poolings
-from asdray.config.weights import Network, is_path, known_weights, weights_path
+from asdray.config.weights import Network, how_to_get, is_path, known_weights, weights_path
 from asdray.dcase.years import SAMPLE_RATE
 
 
@@ -128,7 +128,11 @@ class Encoder(FrontendConfig):
 
     def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
         """The file of the weights."""
-        return (InputFile("encoder", "weights", weights_path(self.weights)),)
+        path = weights_path(self.weights)
+        if is_path(self.weights):
+            return (InputFile("encoder", "weights", path),)
+        known = known_weights(self.weights)
+        return (InputFile("encoder", "weights", path, known.sha256, how_to_get(known)),)
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError if a clip of ``n_samples`` does not fill one patch of the network."""

@@ -17,11 +17,15 @@ class InputFile(NamedTuple):
             training's signature. Taken are ``stage``, ``system``, ``dcase``, ``seed``, ``unit``, ``data``.
         option: the option of the frontend that holds the path, for error messages.
         path: absolute, or relative to the data folder; ``~`` is the home folder.
+        sha256: of the content, if the configuration names a published file; else None.
+        hint: how to get the file, for error messages.
     """
 
     kind: str
     option: str
     path: str
+    sha256: str | None = None
+    hint: str = ""
 
 
 class FrontendConfig(Config):

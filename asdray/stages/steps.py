@@ -154,14 +154,29 @@ def _more_training_data(files: TrialFiles, unit: Unit) -> dict[str, dict[str, st
         ids["test_classes"] = {m: dataset.machines[m].classes for m in unit.machines}
     for machine in unit.machines:
         for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            path = _input_path(file, files.places)
-            try:
-                found = path.stat()
-                sha256 = _sha256_of(path, found.st_size, found.st_mtime_ns)
-            except OSError as error:
-                raise ValueError(f"frontend.{file.option}: cannot read {path}: {error.strerror}") from None
+            sha256 = _input_id(file, _input_path(file, files.places))
             ids.setdefault(file.kind, {})[machine] = sha256
     return ids
+
+
+def _input_id(file: InputFile, path: Path) -> str:
+    """The sha256 of an input file.
+
+    Raises:
+        ValueError: the file cannot be read, or is not the published file that the configuration names.
+    """
+    hint = f"; {file.hint}" if file.hint else ""
+    try:
+        found = path.stat()
+        sha256 = _sha256_of(path, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise ValueError(f"frontend.{file.option}: cannot read {path}: {error.strerror}{hint}") from None
+    if file.sha256 is not None and file.sha256 != sha256:
+        raise ValueError(
+            f"frontend.{file.option}: {path} has the sha256 {sha256[:16]}..., not {file.sha256[:16]}... as "
+            f"published: the file is damaged or another one{hint}, or give its path in place of the name"
+        )
+    return sha256
 
 
 def input_paths(trial: Trial, unit: Unit, places: Places) -> dict[str, dict[str, Path]]:

@@ -26,6 +26,8 @@ from typing import Any
 
 from asdray import provenance, store
 from asdray.audio.cache import pack_sizes
+from asdray.config.expand import bases, expand
+from asdray.config.search import corners
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import load_dataset, load_manifest
 from asdray.store import Places
@@ -146,6 +148,10 @@ def _shared_faults(
                 f"does not see --data {data} ({path} is missing): it must be on storage that all nodes "
                 "share, with the same path everywhere"
             )
+    for path, size in node["inputs"].items():
+        if size != driver["inputs"][path]:
+            fault = "does not see" if size is None else "sees another file at"
+            yield f"{fault} {path}: put it on storage that all nodes share, with the same path everywhere"
     if node["wavs"] and not wrong:
         yield f"does not see {node['wavs'][0]}: mount what the folders of {data}/original lead to"
 
@@ -205,8 +211,27 @@ def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[s
         "datasets": [str(store.dataset_path(places.data, dcase)) for dcase in sweep.years],
         "wavs": wavs,
         "packs": packs,
+        "inputs": _input_files(sweep, places),
         "packages": [p for p in provenance.versions() if p not in ("python", "commit", "asdray")],
     }
+
+
+def _input_files(sweep: Sweep, places: Places) -> list[str]:
+    """The files that frontends of the sweep read besides audio, such as weights of encoders."""
+    systems = {trial.system.id: trial.system for trial, _ in expand(sweep, sweep.name)}
+    if sweep.search.samples:
+        corner = [base.varied(swept) for base in bases(sweep, sweep.name) for swept in corners(base.axes)]
+        systems = {system.id: system for system in corner}
+    return sorted(
+        {
+            str(places.data / Path(file.path).expanduser())
+            for system in systems.values()
+            for dcase in sweep.years
+            for machine in sweep.machines_of(dcase)
+            for seed in ((0,) if system.frontend.has_one_seed else sweep.seeds)
+            for file in system.frontend.input_files(dcase, machine, seed)
+        }
+    )
 
 
 def _refuse_copy_of_job(places: Places) -> None:
@@ -277,6 +302,7 @@ def facts_of(request: Mapping[str, Any], node: str | None) -> Facts:
         "leased": _is_leased(request["lease"]),
         "datasets": {path: _hash(path) for path in request["datasets"]},
         "wavs": [path for path in request["wavs"] if not os.path.isfile(path)][:1],
+        "inputs": {path: _size(path) for path in request["inputs"]},
         "packs": sum(size for path, key, size in request["packs"] if _pack_id(path) != key),
         "cache": None,
         "free": _free(request["results"]),
@@ -307,6 +333,12 @@ def _write_into(folder: str) -> None:
 def _read(path: Path) -> str | None:
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8")
+    return None
+
+
+def _size(path: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_size
     return None
 
 
