@@ -128,15 +128,6 @@ def test_clips_shorter_than_a_patch():
         system.check("dcase2023")
 
 
-def test_planning_knows_the_networks():
-    from asdray.frontends import encoders
-
-    for name in ("beats", "eat", "eat_large", "aisfx"):
-        network = encoders.build(name)
-        facts = (network.n_layers, network.bands, network.has_cls, network.shortest)
-        assert facts == NETWORKS[name], name
-
-
 def test_a_name_stands_for_the_published_file(tmp_path):
     build_year(tmp_path)
     trial = trial_of(encoder())
