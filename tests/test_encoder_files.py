@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from asdray.cli.encoders import file_of, state_of
 from asdray.cli.main import app
-from asdray.config.encoder import NETWORKS
 from asdray.config.files import validate
 from asdray.config.system import System
 from asdray.config.weights import KNOWN_WEIGHTS, known_weights
