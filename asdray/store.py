@@ -79,9 +79,9 @@ def dataset_path(data: Path, dcase: str) -> Path:
     return formatted_dir(data, dcase) / "dataset.json"
 
 
-def pack_dir(cache: Path, dcase: str, machine: str, split: str) -> Path:
-    """The folder of one audio pack."""
-    return cache / dcase / machine / split
+def pack_dir(cache: Path, dcase: str, machine: str, split: str, channel: str = "") -> Path:
+    """The folder of one audio pack; ``channel``: of a channel that is computed, ``""`` for the recordings."""
+    return cache / dcase / machine / (f"{split}-{channel}" if channel else split)
 
 
 def checkpoint_name(ckpt: str) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from asdray.audio import features
 from asdray.audio.batches import WEIGHTS, Clips, generator, split
+from asdray.frontends.base import FrontendModule, extract_all
 
 
 def _waves(n_clips: int, n: int, seed: int = 0) -> np.ndarray:
@@ -174,6 +175,47 @@ def test_channels():
             features.to_float(found)[0].numpy(), np.resize(np.tile(values, 3)[4:], 12)
         )
     assert features.to_float(Clips([pack], "difference").gather(np.array([0]), 1)).item() == 65535 / 32768
+
+
+@pytest.mark.parametrize("channel", ["near", "difference"])
+def test_zeros_follow_a_short_clip(channel):
+    pack = _pack([9, 20, 5], channels=2)
+    clips = Clips([pack], channel, "zero")
+    starts = clips.random_starts(np.random.default_rng(0), 12)
+    assert starts.tolist()[::2] == [0, 0], "a short clip is not cut"
+    assert {clips.random_starts(np.random.default_rng(i), 12)[1] for i in range(99)} == set(range(9))
+    index, starts = np.array([2, 1, 0]), np.array([0, 6, 0])
+    whole = Clips([pack], channel)
+    found = clips.gather(index, 12, starts)
+    for row, i, start in zip(found, index, starts, strict=True):
+        n = min(12, clips.lengths[i] - start)
+        np.testing.assert_array_equal(row[:n], whole.gather(np.array([i]), n, np.array([start]))[0])
+        assert not row[n:].any()
+    on_device = clips.on(torch.device("cpu")).gather(index, 12, starts)
+    assert on_device.dtype == found.dtype
+    np.testing.assert_array_equal(on_device, found)
+    np.testing.assert_array_equal(clips.gather(index, 12)[1], whole.gather(index, 12)[1])
+
+
+@pytest.mark.parametrize("padding", ["repeat", "zero"])
+def test_clips_of_native_length_are_extracted_in_batches_of_equal_length(padding):
+    class Sums(FrontendModule):
+        shortest = 8
+
+        def extract(self, waves):
+            batches.append(tuple(waves.shape))
+            ramp = torch.arange(1.0, waves.shape[1] + 1)
+            return {"embedding": torch.stack([waves.sum(1), waves @ ramp], 1), "own": waves.amax(1)}
+
+    batches: list[tuple[int, ...]] = []
+    clips = Clips([_pack([12, 5, 12, 30, 8]), _pack([12, 5, 30, 12], "q")], padding=padding)
+    found = extract_all(Sums(), clips, None, 3, torch.device("cpu"))
+    assert batches == [(3, 8), (3, 12), (1, 12), (2, 30)]
+    for i, length in enumerate(clips.lengths):
+        wave = features.to_float(clips.gather(np.array([i]), max(8, int(length))))
+        alone = Sums().extract(wave)
+        torch.testing.assert_close(found["embedding"][i], alone["embedding"][0])
+        assert torch.equal(found["own"][i], alone["own"][0])
 
 
 def test_random_crops_reach_both_ends():

@@ -82,7 +82,7 @@ def test_a_discriminative_recipe_has_the_published_values(name):
         "spec_augment": None,
     }
     assert system.train.model_dump() == _train(16, 64, 0.01)
-    assert system.audio.model_dump() == {"duration": "year_max", "channel": "near"}
+    assert system.audio.model_dump() == {"duration": "year_max", "channel": "near", "padding": "repeat"}
 
 
 MEL = {"n_mels": 128, "n_fft": 1024, "hop_length": 512}
@@ -108,7 +108,7 @@ def test_another_recipe_has_the_published_values(name):
     system = load_recipe(name).system
     assert system.frontend.model_dump() == frontend
     assert training is None or system.train.model_dump() == training
-    assert system.audio.model_dump() == {"duration": duration, "channel": "near"}
+    assert system.audio.model_dump() == {"duration": duration, "channel": "near", "padding": "repeat"}
 
 
 def test_no_shipped_recipe_is_without_a_table_of_values():

@@ -4,7 +4,7 @@ No function decodes audio, and only one batch is in memory. The module imports n
 else of asdray at run time.
 
 Conventions: clips are addressed by position, crops by the first sample; a clip that is shorter than the crop
-is repeated end to end. Legend for shapes: N clips, B clips of a batch, n samples.
+is repeated end to end, or continued with zeros. Legend for shapes: N clips, B clips of a batch, n samples.
 
 >>> from asdray.audio.batches import generator, split
 >>> split(5, 2)
@@ -53,22 +53,26 @@ class Clips:
 
     Args:
         channel: ``near`` (channel 0), ``far`` (1), the ``mean`` of both, or the ``difference`` (near minus
-            far). Packs of one channel have ``near`` only.
+            far). Packs of one channel have ``near`` only. ``cancel`` and ``subtract``: the only channel of
+            packs that were made for them, see `asdray.audio.cache.ensure_pack`.
+        padding: ``repeat`` or ``zero``, for clips that are shorter than a crop.
 
     Attributes:
         keys: clip keys.
         lengths: ``(N,) int64``, samples per clip.
     """
 
-    def __init__(self, packs: Sequence[Pack], channel: str = "near") -> None:
-        assert channel == "near" or all(pack.samples.shape[1] == 2 for pack in packs), channel
-        self._channel = channel
+    def __init__(self, packs: Sequence[Pack], channel: str = "near", padding: str = "repeat") -> None:
+        assert channel not in _WITH_FAR or all(pack.samples.shape[1] == 2 for pack in packs), channel
+        self._channel, self._padding = channel, padding
         self.keys: tuple[str, ...] = tuple(key for pack in packs for key in pack.clips)
         offsets = [np.asarray(pack.offsets, dtype=np.int64) for pack in packs]
         self.lengths = np.concatenate([np.diff(o) for o in offsets])
         self._first = np.concatenate([o[:-1] for o in offsets])
         self._pack = np.repeat(np.arange(len(packs)), [len(o) - 1 for o in offsets])
         self._samples = [np.asarray(pack.samples) for pack in packs]  # a plain view slices faster
+        computed = channel in ("mean", "difference") or self._samples[0].dtype == np.float32
+        self._dtype = np.dtype(np.float32 if computed else np.int16)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -76,32 +80,32 @@ class Clips:
     @property
     def nbytes(self) -> int:
         """Bytes of all clips in the form of `gather`."""
-        return int(self.lengths.sum()) * (2 if self._channel in ("near", "far") else 4)
+        return int(self.lengths.sum()) * self._dtype.itemsize
 
     def on(self, device: torch.device) -> DeviceClips:
         """The same clips in the memory of ``device``, which then gathers batches itself."""
         return DeviceClips(self, device)
 
     def random_starts(self, rng: np.random.Generator, n_samples: int) -> np.ndarray:
-        """First sample of a random crop of ``n_samples`` per clip, repeated if too short: ``(N,) int64``."""
-        # Whole repetitions of a short clip, until long enough; the crop may start anywhere in them.
-        repeats = np.maximum(1, -(-n_samples // self.lengths))
-        room = repeats * self.lengths - n_samples
+        """First sample of a random crop of ``n_samples`` per clip: ``(N,) int64``."""
+        # A short clip is repeated as a whole until it is long enough, and the crop may start anywhere in the
+        # repetitions. With zeros the crop of a short clip starts with the clip.
+        repeats = np.maximum(1, -(-n_samples // self.lengths)) if self._padding == "repeat" else 1
+        room = np.maximum(0, repeats * self.lengths - n_samples)
         return (rng.random(len(self)) * (room + 1)).astype(np.int64)
 
     def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
-        """Crops of clips; a clip is repeated end to end if the crop is longer.
+        """Crops of clips; a clip that ends before the crop is repeated, or zeros follow.
 
         Args:
             index: ``(B,)`` positions of clips.
             starts: ``(B,)`` first sample of each crop; None = 0.
 
         Returns:
-            ``(B, n_samples)``: ``int16`` for one channel; ``float32`` with full scale 1 for mean and
-            difference, exact for all 16-bit samples. See `asdray.audio.features.to_float`.
+            ``(B, n_samples)``: ``int16`` for one microphone; ``float32`` with full scale 1 for other
+            channels, of which mean and difference are exact. See `asdray.audio.features.to_float`.
         """
-        one = self._channel in ("near", "far")
-        batch = np.empty((len(index), n_samples), dtype=np.int16 if one else np.float32)
+        batch = np.empty((len(index), n_samples), dtype=self._dtype)
         firsts = np.zeros(len(index), dtype=np.int64) if starts is None else starts
         # One block copy per stretch of audio: far cheaper than indexing sample by sample.
         for row, clip, start in zip(batch, index.tolist(), firsts.tolist(), strict=True):
@@ -115,16 +119,20 @@ class Clips:
                 row[filled : filled + n] = self._mono(samples[begin + position : begin + position + n])
                 filled += n
                 position = 0
+                if self._padding == "zero":
+                    row[filled:] = 0
+                    break
         return torch.from_numpy(batch)
 
     def _mono(self, samples: np.ndarray) -> np.ndarray:
-        """``(n, channels) int16`` -> ``(n,)`` in the form of `gather`."""
-        if self._channel in ("near", "far"):
+        """``(n, channels)`` of a pack -> ``(n,)`` in the form of `gather`."""
+        if self._channel not in ("mean", "difference"):
             return samples[:, int(self._channel == "far")]
         near, far = samples[:, 0].astype(np.float32), samples[:, 1]
         return (near + far) * (1 / 65536) if self._channel == "mean" else (near - far) * (1 / 32768)
 
 
+_WITH_FAR = ("far", "mean", "difference")
 _CHUNK = 1 << 24
 
 
@@ -132,9 +140,10 @@ class DeviceClips(Clips):
     """Clips on a device, copied once: `gather` then moves no audio between devices."""
 
     def __init__(self, clips: Clips, device: torch.device) -> None:
-        self.keys, self.lengths, self._channel = clips.keys, clips.lengths, clips._channel
+        self.keys, self.lengths = clips.keys, clips.lengths
+        self._channel, self._padding, self._dtype = clips._channel, clips._padding, clips._dtype
         sizes = [len(pack) for pack in clips._samples]
-        dtype = torch.int16 if clips._channel in ("near", "far") else torch.float32
+        dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
         self._all = torch.empty(sum(sizes), dtype=dtype, device=device)
         filled = 0
         for pack, size in zip(clips._samples, sizes, strict=True):
@@ -152,9 +161,12 @@ class DeviceClips(Clips):
         clip = torch.from_numpy(np.asarray(index)).to(device)
         begin = np.zeros(len(index), dtype=np.int64) if starts is None else starts
         position = torch.from_numpy(begin).to(device)[:, None] + torch.arange(n_samples, device=device)
-        position %= self._lengths[clip][:, None]
+        lengths = self._lengths[clip][:, None]
+        after = position >= lengths if self._padding == "zero" else None
+        position %= lengths
         position += self._firsts[clip][:, None]
-        return self._all[position]
+        found = self._all[position]
+        return found if after is None else found.masked_fill_(after, 0)
 
 
 def split(n_items: int, batch_size: int) -> list[slice]:

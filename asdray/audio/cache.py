@@ -6,8 +6,11 @@ build the pack once and share it through the page cache. The pack's folder holds
 * ``samples-<id>.npy``: the clips one after another, native length, ``(frames, channels) int16``;
 * ``pack.json``, written last: id, file, sample rate, clip keys, and frames per clip.
 
-Conventions: samples are 16-bit integers, full scale 32768; lengths are frames (samples per channel). Labels
-and domains of test clips are not part of a pack.
+A channel that is computed from two microphones (`asdray.audio.microphones`) has packs of its own, in folders
+beside the others: ``(frames, 1) float32``, and an id that depends on the channel and on its formula.
+
+Conventions: int16 has full scale 32768, float32 full scale 1; lengths are frames (samples per channel).
+Labels and domains of test clips are not part of a pack.
 
 >>> import tempfile
 >>> from asdray.audio.cache import ensure_pack
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import math
 import os
 import platform
@@ -39,6 +43,8 @@ from typing import Any
 import numpy as np
 
 from asdray import store
+from asdray.config.base import digest
+from asdray.config.system import FORMULAS
 from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
@@ -56,7 +62,8 @@ class Pack:
 
     Attributes:
         clips: clip keys, sorted.
-        samples: all clips end to end, ``(frames, channels) int16``; divide by 32768 for [-1, 1).
+        samples: all clips end to end, ``(frames, channels) int16``; divide by 32768 for [-1, 1). Of a
+            computed channel ``(frames, 1) float32``, full scale 1.
         offsets: ``(len(clips) + 1,) int64``; clip i is ``samples[offsets[i]:offsets[i + 1]]``.
         sample_rate: Hz.
     """
@@ -74,7 +81,7 @@ class Pack:
         return len(self.clips)
 
     def clip(self, i: int) -> np.ndarray:
-        """Clip ``i``: a view, ``(n, channels) int16``."""
+        """Clip ``i``: a view, ``(n, channels)``."""
         return self.samples[self.offsets[i] : self.offsets[i + 1]]
 
 
@@ -113,8 +120,11 @@ def train_rows(data: Path, pack: Pack) -> TrainRows:
     )
 
 
-def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> Pack:
+def ensure_pack(places: store.Places, dcase: str, machine: str, split: str, channel: str = "near") -> Pack:
     """Opens a pack; builds a pack that is missing or belongs to other audio.
+
+    Args:
+        channel: see `asdray.config.system.Channel`; those that are not computed share a pack.
 
     Raises:
         ValueError: year not formatted; no clips of the machine or split; wavs changed, added or removed
@@ -122,45 +132,83 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str) -> P
     """
     dataset = manifest.load_dataset(places.data, dcase)
     dataset.require([machine])
-    key = dataset.machines[machine].split_id(split)
-    if key is None:
+    if dataset.machines[machine].split_id(split) is None:
         raise ValueError(f"{dcase} {machine} has no {split} clips under {places.data / 'original' / dcase}")
-    folder = store.pack_dir(places.cache, dcase, machine, split)
-    open_pack = functools.partial(_open, folder, dcase, machine, split, key)
-    pack = open_pack()
+    content = _content(dataset, machine, split, channel)
+    folder = content.folder(places.cache)
+    pack = _open(folder, content)
     if pack is None:
         with store.lease(folder):
-            pack = open_pack()  # another process may have built the pack meanwhile
+            pack = _open(folder, content)  # another process may have built the pack meanwhile
             if pack is None:
                 store.sweep_leftovers(folder)
                 check_unchanged(places.data, dcase, [machine])
-                _build(places.data, folder, dcase, machine, split, key)
-                pack = open_pack()
+                _build(places.data, folder, content)
+                pack = _open(folder, content)
                 assert pack is not None
     return pack
 
 
-def pack_of(places: store.Places, dataset: manifest.Dataset, machine: str, split: str) -> Pack:
+def pack_of(
+    places: store.Places, dataset: manifest.Dataset, machine: str, split: str, channel: str = "near"
+) -> Pack:
     """The pack of the audio in ``dataset``, from which a stage's signature was made.
 
     Raises:
         ValueError: as `ensure_pack`; or the year was formatted again since ``dataset`` was read.
     """
-    pack = ensure_pack(places, dataset.dcase, machine, split)
-    if pack.id != dataset.machines[machine].split_id(split):
+    pack = ensure_pack(places, dataset.dcase, machine, split, channel)
+    if pack.id != _content(dataset, machine, split, channel).id:
         raise ValueError(
             f"{dataset.dcase} was formatted again while {machine} was waited for: run the command again"
         )
     return pack
 
 
-def _open(folder: Path, dcase: str, machine: str, split: str, key: str) -> Pack | None:
-    """The pack in ``folder``; None unless the pack is complete and of the audio ``key``."""
+@dataclass(frozen=True)
+class _Content:
+    """The identity of a pack's content.
+
+    Attributes:
+        split_id: id of the audio in ``dataset.json``.
+        channel: the channel that is computed, ``""`` for the recordings themselves.
+    """
+
+    dcase: str
+    machine: str
+    split: str
+    split_id: str | None
+    channel: str
+
+    @property
+    def id(self) -> str | None:
+        """The pack's id: that of the audio, and of a computed channel's formula."""
+        if not self.channel or self.split_id is None:
+            return self.split_id
+        return digest({"split": self.split_id, "channel": self.channel, "formula": FORMULAS[self.channel]})
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes per frame."""
+        return 4 if self.channel else 2 * get_year(self.dcase).channels
+
+    def folder(self, cache: Path) -> Path:
+        return store.pack_dir(cache, self.dcase, self.machine, self.split, self.channel)
+
+
+def _content(dataset: manifest.Dataset, machine: str, split: str, channel: str) -> _Content:
+    known = dataset.machines.get(machine)
+    computed = channel if channel in FORMULAS else ""
+    return _Content(dataset.dcase, machine, split, known.split_id(split) if known else None, computed)
+
+
+def _open(folder: Path, content: _Content) -> Pack | None:
+    """The pack in ``folder``; None unless the pack is complete and has this content."""
     path = folder / "pack.json"
     if not path.exists():
         return None
     raw = store.read_json(path)
-    if raw.get("format") != PACK_FORMAT or raw["id"] != key:
+    if raw.get("format") != PACK_FORMAT or raw["id"] != content.id:
         return None
     try:
         if os.stat(folder / raw["file"]).st_size != raw["size"]:
@@ -169,10 +217,10 @@ def _open(folder: Path, dcase: str, machine: str, split: str, key: str) -> Pack 
     except FileNotFoundError:  # replaced between the two reads
         return None
     return Pack(
-        dcase=dcase,
-        machine=machine,
-        split=split,
-        id=key,
+        dcase=content.dcase,
+        machine=content.machine,
+        split=content.split,
+        id=raw["id"],
         clips=tuple(raw["clips"]),
         samples=samples,
         offsets=_offsets(raw["n_samples"]),
@@ -184,20 +232,22 @@ def _offsets(n_samples: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(n_samples, dtype=np.int64)]).astype(np.int64)
 
 
-def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: str) -> None:
+def _build(data: Path, folder: Path, content: _Content) -> None:
     """Decodes the split's wavs into a new pack and removes the old pack."""
+    dcase, machine, split = content.dcase, content.machine, content.split
     table = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split=split)
     clips = table.select(["clip", "original_path", "n_samples"]).to_pylist()
     rates, channels = set(table["sample_rate"].to_pylist()), set(table["channels"].to_pylist())
-    assert len(rates) == len(channels) == 1, (rates, channels)  # format accepts one of each a year
-    if manifest.load_dataset(data, dcase).machines[machine].split_id(split) != key:
+    assert (len(rates), channels) == (1, {get_year(dcase).channels})  # format accepts nothing else
+    if manifest.load_dataset(data, dcase).machines[machine].split_id(split) != content.split_id:
         raise ValueError(f"{dcase} was formatted while its audio was read: start again")
-    path = folder / f"samples-{key[:16]}.npy"
+    assert content.id is not None
+    path = folder / f"samples-{content.id[:16]}.npy"
     with store.atomic_path(path) as temporary:
-        _decode(data, clips, temporary, channels.pop(), f"{split} clips of {dcase} {machine}")
+        _decode(data, clips, temporary, content)
     value = {
         "format": PACK_FORMAT,
-        "id": key,
+        "id": content.id,
         "file": path.name,
         "size": path.stat().st_size,
         "sample_rate": rates.pop(),
@@ -211,14 +261,16 @@ def _build(data: Path, folder: Path, dcase: str, machine: str, split: str, key: 
             old.unlink(missing_ok=True)
 
 
-def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, what: str) -> None:
+def _decode(data: Path, clips: list[dict[str, Any]], path: Path, content: _Content) -> None:
     """Writes all clips end to end into a new ``.npy`` file; ValueError lists the unusable clips."""
     offsets = _offsets([c["n_samples"] for c in clips])
-    samples = _allocate(path, (int(offsets[-1]), channels))
+    channels = 1 if content.channel else get_year(content.dcase).channels
+    samples = _allocate(path, (int(offsets[-1]), channels), np.float32 if content.channel else np.int16)
+    read_one = functools.partial(_read_computed, content.channel) if content.channel else read_clip
 
     def read(start: int) -> list[str]:
         problems = (
-            read_clip(data / clips[i]["original_path"], samples[offsets[i] : offsets[i + 1]])
+            read_one(data / clips[i]["original_path"], samples[offsets[i] : offsets[i + 1]])
             for i in range(start, min(start + _CHUNK, len(clips)))
         )
         return [p for p in problems if p]
@@ -227,6 +279,7 @@ def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, 
         problems = [p for some in pool.map(read, range(0, len(clips), _CHUNK)) for p in some]
     if problems:
         lines = "\n".join(f"  {p}" for p in problems)
+        what = f"{content.split} clips of {content.dcase} {content.machine}"
         raise ValueError(
             f"{len(problems)} of {len(clips)} {what} cannot be used: get them again, or take them away and "
             f"format again\n{lines}"
@@ -234,8 +287,19 @@ def _decode(data: Path, clips: list[dict[str, Any]], path: Path, channels: int, 
     samples.flush()
 
 
-def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A writable ``.npy`` file of int16 with allocated blocks.
+def _read_computed(channel: str, path: Path, out: np.ndarray) -> str | None:
+    """As `read_clip`; ``out``, ``(n, 1) float32``, gets a channel that is computed from both microphones."""
+    from asdray.audio.microphones import combine
+
+    both = np.empty((len(out), 2), np.int16)
+    fault = read_clip(path, both)
+    if fault is None:
+        out[:, 0] = combine(channel, both)
+    return fault
+
+
+def _allocate(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> np.memmap:
+    """A writable ``.npy`` file with allocated blocks.
 
     Without allocation a full disk would kill the process with SIGBUS while it writes to the map.
 
@@ -243,14 +307,15 @@ def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
         ValueError: no space left.
     """
     try:
-        samples = np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
+        samples = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            size = math.prod(shape) * np.dtype(dtype).itemsize
             raise ValueError(
-                f"no space for {2 * math.prod(shape) / 1e9:.1f} GB of audio in {path.parent} "
+                f"no space for {size / 1e9:.1f} GB of audio in {path.parent} "
                 f"of {platform.node()}: free some, or choose another place with --cache-dir"
             ) from None
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without allocation
@@ -292,42 +357,47 @@ def _constant(samples: np.ndarray) -> str | None:
 
 
 def pack_sizes(
-    places: store.Places, dataset: manifest.Dataset, machines: Iterable[str]
+    places: store.Places, dataset: manifest.Dataset, machines: Iterable[str], channels: Iterable[str]
 ) -> list[tuple[Path, str, int]]:
-    """Complete packs of some machines: path of ``pack.json``, id, bytes of audio."""
-    columns = ["machine", "split", "n_samples", "channels"]
+    """Complete packs of some machines that the given channels need: path of ``pack.json``, id, bytes."""
+    columns = ["machine", "split", "n_samples"]
     table = manifest.load_manifest(places.data, dataset.dcase).select(columns).to_pydict()
-    sizes: dict[tuple[str, str], int] = {}
-    for machine, split, n_samples, channels in zip(*table.values(), strict=True):
-        sizes[machine, split] = sizes.get((machine, split), 0) + 2 * n_samples * channels
-    return [
-        (
-            store.pack_dir(places.cache, dataset.dcase, machine, split) / "pack.json",
-            key,
-            sizes[machine, split],
-        )
+    frames: dict[tuple[str, str], int] = {}
+    for machine, split, n_samples in zip(*table.values(), strict=True):
+        frames[machine, split] = frames.get((machine, split), 0) + n_samples
+    contents = dict.fromkeys(
+        _content(dataset, machine, split, channel)
         for machine in machines
         for split in ("train", "test")
-        if (key := dataset.machines[machine].split_id(split))
+        for channel in channels
+    )
+    return [
+        (
+            content.folder(places.cache) / "pack.json",
+            content.id,
+            frames[content.machine, content.split] * content.frame_bytes,
+        )
+        for content in contents
+        if content.id is not None
     ]
 
 
 def stale_packs(cache: Path, dataset: manifest.Dataset) -> list[Path]:
-    """Folders with packs that are damaged or belong to other audio than ``dataset``."""
+    """Folders with packs that are damaged, of other audio than ``dataset``, or of an older formula."""
     stale = []
-    for machine in get_year(dataset.dcase).all_machines:
-        for split in SPLITS:
-            folder = store.pack_dir(cache, dataset.dcase, machine, split)
-            if not os.path.exists(folder / "pack.json"):
-                continue
-            known = dataset.machines.get(machine)
-            key = known.split_id(split) if known else None
-            try:
-                pack = _open(folder, dataset.dcase, machine, split, key) if key else None
-            except (ValueError, OSError):
-                pack = None
-            if pack is None:
-                stale.append(folder)
+    year = get_year(dataset.dcase)
+    channels = ["near", *FORMULAS] if year.channels == 2 else ["near"]
+    for machine, split, channel in itertools.product(year.all_machines, SPLITS, channels):
+        content = _content(dataset, machine, split, channel)
+        folder = content.folder(cache)
+        if not os.path.exists(folder / "pack.json"):
+            continue
+        try:
+            pack = _open(folder, content) if content.id else None
+        except (ValueError, OSError):
+            pack = None
+        if pack is None:
+            stale.append(folder)
     return stale
 
 

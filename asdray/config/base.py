@@ -74,6 +74,11 @@ class Config(BaseModel):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         cls.plugin = plugin_of(cls.__module__)
 
+    @property
+    def effective_numerics(self) -> int:
+        """The number in the canonical form: ``numerics``, or what a class makes of it for some values."""
+        return type(self).numerics
+
     @functools.cached_property
     def canonical_json(self) -> str:
         """The canonical form as text: a part of `digest_of`."""
@@ -118,7 +123,7 @@ def canonical(value: Any) -> Any:
             fields[name] = form(getattr(value, name))
         if value.plugin is not None:
             fields["plugin"] = value.plugin.sha256
-        return {"numerics": kind.numerics, **fields}
+        return {"numerics": value.effective_numerics, **fields}
     if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,12 @@ from asdray.config.files import parse_yaml, read_yaml, validate
 from asdray.config.frontend import Frontend
 from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year, nearest
 
-Channel = Literal["near", "far", "mean", "difference"]
+Channel = Literal["near", "far", "mean", "difference", "cancel", "subtract"]
+FORMULAS: Mapping[str, int] = {"cancel": 1, "subtract": 1}
+"""Channels that `asdray.audio.microphones` computes when audio is packed -> version of the formula.
+
+A developer raises the version when a formula begins to give other samples: packs and results are made anew.
+"""
 
 
 class Train(Config):
@@ -53,7 +58,7 @@ class Train(Config):
 
 
 class Audio(Config):
-    """Length and channel of clips. Shorter clips are repeated end to end, then all are cropped to the length.
+    """Length and channel of clips. Shorter clips are lengthened, then all are cropped to the length.
 
     The crop starts at random in training and at 0 elsewhere. Example: ``audio: {duration: 10, channel:
     near}``
@@ -63,9 +68,18 @@ class Audio(Config):
     """Seconds; ``year_max``: the longest clips of the year; ``native``: every clip's own length. Autoencoders
     train on whole clips in any case: the option is for the later stages."""
     channel: Channel = "near"
-    """In a year with two microphones: one of them, the mean of both, or near minus far (``difference``)."""
+    """In a year with two microphones: one of them, the mean of both, near minus far (``difference``), or near
+    less what far predicts: by least squares over the whole clip (``cancel``), or by spectral subtraction
+    with a floor (``subtract``). Details of the last two in `asdray.audio.microphones`."""
+    padding: Literal["repeat", "zero"] = "repeat"
+    """How a clip that is too short is lengthened: repeated end to end, or with zeros on its right."""
 
-    later: ClassVar = {"channel": "near"}
+    later: ClassVar = {"channel": "near", "padding": "repeat"}
+
+    @property
+    def effective_numerics(self) -> int:
+        """Another number for each version of the channel's formula."""
+        return type(self).numerics + FORMULAS.get(self.channel, 1) - 1
 
     def n_samples(self, dcase: str) -> int:
         """Samples per clip in the year ``dcase``; with ``native`` the largest number."""

@@ -142,7 +142,7 @@ class AutoencoderFrontend(FrontendModule):
     def training_data(
         self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> VectorBatches:
-        """All vectors of whole clips at their native length; a clip too short for one vector is repeated.
+        """All vectors of whole clips at their native length; a clip too short for one vector is lengthened.
 
         Args:
             columns: unused, since an autoencoder has no classes.

@@ -75,7 +75,8 @@ class FrontendModule(nn.Module):
     Attributes:
         frozen: names of submodules that are not trained: they stay in evaluation mode, their parameters get
             no gradient, and checkpoints do not hold their tensors.
-        shortest: samples; shorter clips are repeated end to end, even if every clip keeps its own length.
+        shortest: samples; shorter clips are lengthened (``audio.padding``), even if every clip keeps its own
+            length.
         needs_training_clips: True if `prepare` is called before extraction.
     """
 
@@ -148,7 +149,7 @@ def extract_all(
     """``frontend.extract`` of all N clips, on the CPU.
 
     Args:
-        n_samples: the length to which every clip is cropped or repeated; None = each clip's own length.
+        n_samples: the length to which every clip is cropped or lengthened; None = each clip's own length.
         batch_size: clips per call.
 
     Returns:

@@ -68,8 +68,8 @@ def extract(
     """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless both are done.
 
     The files have one row per clip, sorted: ``clip``, ``embedding`` (fixed-size list of float32), and a
-    float64 column per own score of the frontend. Clips are repeated end to end, or cropped from their start,
-    to the trial's duration.
+    float64 column per own score of the frontend. Clips are lengthened (``audio.padding``), or cropped from
+    their start, to the trial's duration.
 
     Args:
         ckpt: the checkpoint: ``last``, ``best`` or ``epoch_<k>``.
@@ -143,8 +143,8 @@ def _from_audio(
     length = None if audio.duration == "native" else n_samples
     with torch.inference_mode():
         for split in SPLITS:
-            pack = pack_of(places, files.dataset, machine, split)
-            clips = Clips([pack], audio.channel)
+            pack = pack_of(places, files.dataset, machine, split, audio.channel)
+            clips = Clips([pack], audio.channel, audio.padding)
             if split == "train" and frontend.needs_training_clips:
                 rng = held_out_generator(trial, unit)
                 frontend.prepare(clips, training_columns(places, [pack]), batch_size, rng)

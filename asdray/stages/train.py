@@ -224,8 +224,9 @@ def _train(
     trial, unit, places = training.trial, training.unit, training.files.places
     options = trial.system.train
     device = compute.choose_device(device_name)
-    packs = [pack_of(places, training.files.dataset, machine, "train") for machine in unit.machines]
-    clips = Clips(packs, trial.system.audio.channel)
+    audio, dataset = trial.system.audio, training.files.dataset
+    packs = [pack_of(places, dataset, machine, "train", audio.channel) for machine in unit.machines]
+    clips = Clips(packs, audio.channel, audio.padding)
     columns = training_columns(places, packs)
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
