@@ -303,11 +303,13 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
 
 
-def read_parquet(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+def read_parquet(
+    path: Path, columns: Iterable[str] | Callable[[pa.Schema], Iterable[str]] | None = None
+) -> pa.Table:
     """The Parquet table at ``path``.
 
     Args:
-        columns: the columns to read; all by default.
+        columns: the columns to read, or a function that chooses them; all by default.
 
     Raises:
         ValueError: missing or damaged file, with its name.
@@ -318,7 +320,9 @@ def read_parquet(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:  # not `pq.read_table`: it imports pandas, and reads a folder `seed=0` in the path as a column
-        return pq.ParquetFile(str(path)).read(None if columns is None else list(columns))
+        file = pq.ParquetFile(str(path))
+        chosen = columns(file.schema_arrow) if callable(columns) else columns
+        return file.read(None if chosen is None else list(chosen))
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete it and run the command that wrote it again"

@@ -1,6 +1,6 @@
 """Backends: embeddings, or a frontend's own scores -> anomaly scores, higher = more anomalous.
 
-A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_score`.
+A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_function`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from asdray.backends.knn import knn
 from asdray.backends.own import own_score
 from asdray.config.backend import (
     Backend,
+    BackendConfig,
     EmbeddingBackend,
     Gmm,
     KMeans,
@@ -42,12 +43,13 @@ class Features:
     """The output of extraction for N clips of one machine.
 
     Attributes:
-        embedding: (N, D) float32 or float64, or None if the frontend has no embeddings.
+        embedding: float32 or float64, (N, D), or (N, F, D) for F bands; several by name; None if the frontend
+            has none.
         own: the frontend's own anomaly scores by name, each (N,).
         section: (N,), read by backends with ``sep_section``.
     """
 
-    embedding: NDArray[np.floating] | None
+    embedding: NDArray[np.floating] | Mapping[str, NDArray[np.floating]] | None
     own: Mapping[str, NDArray[np.floating]]
     section: Sequence[int]
 
@@ -76,30 +78,66 @@ def score_machine(
             return own_score(train.own, "recon"), own_score(test.own, "recon")
         case Own():
             return own_score(train.own, backend.score), own_score(test.own, backend.score)
-    if train.embedding is None or test.embedding is None:
-        raise ValueError(f"backend {backend.name!r} scores embeddings, but this frontend offers none")
+    references, queries = _parts(backend, train), _parts(backend, test)
     domain = np.asarray(train_domain)
     if not backend.sep_section:
-        return _score(backend, train.embedding, domain, test.embedding)
-    scores = np.empty(len(train.embedding)), np.empty(len(test.embedding))
+        return _score(backend, references, domain, queries)
+    scores = np.empty(len(references[0])), np.empty(len(queries[0]))
     train_section, test_section = np.asarray(train.section), np.asarray(test.section)
     for section in np.unique(np.concatenate([train_section, test_section])):
         old, new = train_section == section, test_section == section
         try:
-            parts = _score(backend, train.embedding[old], domain[old], test.embedding[new])
+            parts = _score(backend, [r[old] for r in references], domain[old], [q[new] for q in queries])
         except ValueError as error:
             raise ValueError(f"section {section}: {error}") from None
         scores[0][old], scores[1][new] = parts
     return scores
 
 
+def _parts(backend: EmbeddingBackend, features: Features) -> list[NDArray[np.floating]]:
+    """The (N, D) arrays that the backend scores one by one: each band of each embedding that it names.
+
+    Raises:
+        ValueError: there are no embeddings, or none of a name.
+    """
+    found, parts = features.embedding, []
+    if found is None or (isinstance(found, Mapping) and not found):
+        raise ValueError(f"backend {backend.name!r} scores embeddings, but this frontend offers none")
+    named = found if isinstance(found, Mapping) else {"embedding": found}
+    for name in backend.embeddings or [*named][:1]:
+        if name not in named:
+            raise ValueError(f"backend {backend.name!r}: no embedding {name!r} (known: {', '.join(named)})")
+        x = named[name]
+        parts += [x] if x.ndim == 2 else [x[:, band] for band in range(x.shape[1])]
+    return [np.concatenate(parts, axis=1)] if backend.combine == "join" and len(parts) > 1 else parts
+
+
 def _score(
+    backend: EmbeddingBackend,
+    references: Sequence[NDArray[np.floating]],
+    domain: NDArray,
+    queries: Sequence[NDArray[np.floating]],
+) -> tuple[Scores, Scores]:
+    """Scores of the references, each as if it were new, and of the queries; the mean or minimum over parts.
+
+    Args:
+        references, queries: one array per part.
+    """
+    scores = [_score_part(backend, r, domain, q) for r, q in zip(references, queries, strict=True)]
+    if len(scores) == 1:
+        return scores[0]
+    combine = np.min if backend.combine == "min" else np.mean
+    own, new = (combine(np.stack(found), axis=0) for found in zip(*scores, strict=True))
+    return own, new
+
+
+def _score_part(
     backend: EmbeddingBackend,
     references: NDArray[np.floating],
     domain: NDArray,
     queries: NDArray[np.floating],
 ) -> tuple[Scores, Scores]:
-    """Scores of the references, each as if it were new, and of the queries."""
+    """`_score` of one part, (N, D) and (M, D)."""
     score = _function(backend)
     if isinstance(backend, Knn | KnnRescale | Ldn):
         own = score(references, domain, references, leave_one_out=True)
@@ -113,7 +151,7 @@ def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
     if from_plugin := implementation(backend):
         return partial(_from_plugin, partial(from_plugin, backend), backend.name)
     # The options of most backends are arguments of their functions, under the same names.
-    options = backend.model_dump(exclude={"name", "sep_section"})
+    options = backend.model_dump(exclude=set(BackendConfig.model_fields))
     match backend:
         case Knn():
             return partial(knn, options=backend)

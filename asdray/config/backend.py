@@ -4,6 +4,11 @@ Below ``backends:`` of a sweep file; a list of values stands for one backend per
 
     backends: [knn, {name: kmeans, n_clusters: [8, 16]}, mahalanobis]
 
+A frontend with several embeddings is scored by its first one, or by those that a backend names; nothing is
+extracted again::
+
+    backends: [{name: varmin, embedding: [L12_mean, L12_bands_rdp_8, L4_mean+L12_mean]}]
+
 References are a machine's normal training clips, about 990 of the source and 10 of the target domain. Higher
 scores mean more anomalous clips.
 """
@@ -12,17 +17,48 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from asdray.config.base import Config, Extensible, Metric, Positive, Seed, digest
+from asdray.config.base import Config, Extensible, Metric, Positive, Seed, digest, refuse_repeats
+
+
+def _joined(text: str) -> str:
+    """``a + b`` as ``a+b``; ValueError for an empty or repeated name."""
+    names = [name.strip() for name in text.split("+")]
+    if not all(names):
+        raise ValueError(f"{text!r} is no name of an embedding, nor names joined by +")
+    refuse_repeats(names, "embedding")
+    return "+".join(names)
 
 
 class BackendConfig(Config):
-    """Base class of the backends that score embeddings, also of a plugin's."""
+    """Base class of the backends that score embeddings, also of a plugin's.
+
+    An embedding has D numbers per clip, or D per band and clip. With several bands, or several embeddings,
+    the backend scores each by itself, and ``combine`` makes one score of theirs.
+    """
 
     name: str
     sep_section: bool = False
     """If true, clips are compared with the training clips of their own section only."""
+    embedding: Annotated[str, AfterValidator(_joined)] | None = None
+    """Name of the frontend's embedding, or several names joined by ``+``; null for the first one."""
+    combine: Literal["mean", "min", "join"] = "mean"
+    """``mean`` or ``min`` of the scores of all bands of all named embeddings; ``join``: one score of one long
+    vector, in which they stand side by side."""
+
+    later_of_all: ClassVar = {"embedding": None, "combine": "mean"}
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The names in ``embedding``; empty for the frontend's first one."""
+        return tuple(self.embedding.split("+")) if self.embedding else ()
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files that hold a backend's options are those of earlier releases, if the newer ones are unused."""
+        later = BackendConfig.later_of_all
+        return {k: v for k, v in serialize(self).items() if k not in later or v != later[k]}
 
 
 class Knn(BackendConfig):

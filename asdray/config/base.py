@@ -60,6 +60,7 @@ class Config(BaseModel):
             results of earlier releases.
         hashed_as: fields of which the canonical form holds a function of the value, such as a path's last
             part.
+        later_of_all: as ``later``, for the class and all classes derived from it, whatever their ``later``.
         plugin: the user's plugin that defines the class; None for a built-in class.
     """
 
@@ -68,11 +69,15 @@ class Config(BaseModel):
     numerics: ClassVar[int] = 1
     later: ClassVar[Mapping[str, Any]] = {}
     hashed_as: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    later_of_all: ClassVar[Mapping[str, Any]] = {}
     plugin: ClassVar[Plugin | None] = None
+    omitted: ClassVar[Mapping[str, Any]] = {}
+    """Fields and the values at which the canonical form omits them, from ``later`` and ``later_of_all``."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         cls.plugin = plugin_of(cls.__module__)
+        cls.omitted = {**cls.later_of_all, **cls.later}
 
     @property
     def effective_numerics(self) -> int:
@@ -113,11 +118,11 @@ def canonical(value: Any) -> Any:
     if kind in (list, tuple):
         return [canonical(v) for v in value]
     if isinstance(value, Config):
-        later = kind.later
+        omitted = kind.omitted
         fields = {
             name: canonical(getattr(value, name))
             for name in kind.model_fields
-            if not (name in later and getattr(value, name) == later[name])
+            if not (name in omitted and getattr(value, name) == omitted[name])
         }
         for name, form in kind.hashed_as.items():
             fields[name] = form(getattr(value, name))

@@ -122,7 +122,7 @@ class Encoder(FrontendConfig):
         return (NETWORKS[self.network].n_layers,) if self.layers == "last" else self.layers
 
     @property
-    def embeddings(self) -> tuple[str, ...]:
+    def embeddings(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the embeddings, ``L<layer>_<pooling>``; backends score the first unless told otherwise."""
         return tuple(f"L{layer}_{p.label}" for layer in self.layer_numbers for p in self.poolings)
 

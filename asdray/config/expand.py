@@ -164,8 +164,8 @@ def trials_of(
     """The trials of a system, year by year.
 
     Raises:
-        ValueError: clips too short for the system, no backend that applies, or a checkpoint after the last
-            epoch.
+        ValueError: clips too short for the system, no backend that applies, a backend of an embedding that
+            the frontend lacks, or a checkpoint after the last epoch.
     """
     trials = []
     for name in dcase:
@@ -175,7 +175,11 @@ def trials_of(
             raise ValueError(f"{where}: recipes.{recipe}: {error}") from None
         for seed in (0,) if system.frontend.has_one_seed else seeds:
             trial = Trial(name, recipe, system, seed, sweep.machines_of(name))
-            if not trial.backends(sweep.backends):
+            try:
+                applying = trial.backends(sweep.backends)
+            except ValueError as error:
+                raise ValueError(f"{where}: recipes.{recipe}: {error}") from None
+            if not applying:
                 names = ", ".join(b.name for b in sweep.backends)
                 raise ValueError(f"{where}: none of the backends ({names}) applies to {recipe}")
             trials.append(trial)

@@ -13,10 +13,11 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
+from asdray.config.backend import Backend, BackendConfig, OwnBackend, Umap, own_backend
 from asdray.config.base import digest, digest_of, text_of, texts_of
+from asdray.config.frontend_base import FrontendConfig
 from asdray.config.system import System
-from asdray.dcase.years import get_year
+from asdray.dcase.years import get_year, nearest
 
 # A developer raises a stage's number when its code begins to give other results, or files of another form.
 NUMERICS = {"train": 1, "extract": 1, "score": 1, "evaluate": 2, "umap": 1, "table": 2}
@@ -68,10 +69,28 @@ class Trial:
         return next(unit for unit in self.units if machine in unit.machines)
 
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        """The requested backends, if the frontend's embedding is scored, then the frontend's own scores."""
+        """The requested backends, if the frontend's embedding is scored, then the frontend's own scores.
+
+        Raises:
+            ValueError: a backend names an embedding that the frontend does not have.
+        """
         frontend = self.system.frontend
         scored = [b for b in requested if frontend.scored_embedding and not isinstance(b, OwnBackend)]
+        for backend in scored:
+            if backend.embeddings:
+                check_embeddings(frontend, backend)
         return (*scored, *(own_backend(score) for score in frontend.own_scores))
+
+
+def check_embeddings(frontend: FrontendConfig, backend: BackendConfig) -> None:
+    """Raises ValueError if ``backend`` names an embedding that the frontend does not have."""
+    known = frontend.embeddings or ("embedding",)
+    for name in backend.embeddings:
+        if name not in known:
+            raise ValueError(
+                f"backend {backend.name}: {frontend.label} has no embedding {name!r}{nearest(name, known)} "
+                f"(it has: {', '.join(known)})"
+            )
 
 
 # ------------------------------------------------------------------------------------------ signatures

@@ -357,6 +357,9 @@ def _option_column(values: list[Any]) -> pa.Array:
 ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
 """Options that the label of a backend always names, since its name alone says nothing."""
 
+SHOWN_IF_GIVEN = ("embedding", "combine")
+"""Options of every backend that a label names where they are given; descriptions leave out their defaults."""
+
 
 def percent(value: float | None) -> str:
     """A fraction in percent with two decimals, `NO_VALUE` for None and NaN."""
@@ -467,7 +470,8 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
     for name in {own["name"] for own in known.values()}:
         same = {key: own for key, own in known.items() if own["name"] == name}
         for key, own in differences(same).items():
-            always = {n: same[key][n] for n in ALWAYS_SHOWN.get(name, ())}
+            shown = (*ALWAYS_SHOWN.get(name, ()), *SHOWN_IF_GIVEN)
+            always = {n: same[key][n] for n in shown if n in same[key]}
             labels[key] = show({"name": name, **always, **own})
     taken = list(labels.values())
     return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}

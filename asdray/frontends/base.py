@@ -139,7 +139,11 @@ class FrontendModule(nn.Module):
         """
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """Clips ``(B, L) float32`` -> ``embedding (B, D) float32``, and every own score ``(B,)``."""
+        """Clips ``(B, L) float32`` -> ``embedding (B, D) float32``, and every own score ``(B,)``.
+
+        A frontend whose configuration has names in ``embeddings`` returns a tensor of each name instead,
+        ``(B, D)``, or ``(B, F, D)`` for F bands.
+        """
         raise NotImplementedError
 
 

@@ -5,7 +5,7 @@ Extraction reads no labels of test clips and needs no Lightning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,10 @@ from asdray.stages.columns import clip_keys, held_out_generator, training_column
 from asdray.stages.steps import Outcome, Snapshot, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
+
+    from asdray.config.frontend_base import FrontendConfig
 
 
 SPLITS = ("train", "test")
@@ -30,30 +33,57 @@ MAX_CLIPS = 64
 
 @dataclass(frozen=True)
 class Extract:
-    """The extraction of N clips of one machine and split.
+    """The extraction of N clips of one machine and split, or the embeddings of it that were asked for.
 
     Attributes:
         clips: N clip keys.
-        embedding: (N, D) float32.
+        embeddings: by name, each (N, D) float32, or (N, F, D) for F bands.
         own: the frontend's own anomaly scores, each (N,).
     """
 
     clips: list[str]
-    embedding: NDArray[np.float32]
+    embeddings: dict[str, NDArray[np.float32]]
     own: dict[str, NDArray[np.floating]]
 
+    @property
+    def embedding(self) -> NDArray[np.float32]:
+        """The first embedding, (N, D); bands stand side by side."""
+        first = next(iter(self.embeddings.values()))
+        return first.reshape(len(first), -1)
 
-def read_extract(path: Path) -> Extract:
-    """A ``{train,test}_extract.parquet``.
+
+_SHAPE = b"shape"
+"""Metadata of an embedding's column: the shape per clip, such as ``8,768``; a vector has none."""
+
+
+def read_extract(path: Path, embeddings: Sequence[str] = ()) -> Extract:
+    """A ``{train,test}_extract.parquet``; other embeddings are not loaded.
+
+    Args:
+        embeddings: names; by default the first one.
 
     Raises:
-        ValueError: missing or damaged, with its name.
+        ValueError: missing or damaged, with its name; an embedding that it does not hold.
     """
-    table = store.read_parquet(path)
-    column = table["embedding"].combine_chunks()
-    embedding = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    own = {name: table[name].to_numpy() for name in table.column_names if name not in ("clip", "embedding")}
-    return Extract(table["clip"].to_pylist(), embedding, own)
+
+    def wanted(schema: pa.Schema) -> list[str]:
+        lists = [field.name for field in schema if hasattr(field.type, "list_size")]
+        if absent := [name for name in embeddings if name not in lists]:
+            raise ValueError(f"{path} has no embedding {absent[0]!r} (it has: {', '.join(lists)})")
+        left_out = set(lists) - set(embeddings or lists[:1])
+        return [name for name in schema.names if name not in left_out]
+
+    table = store.read_parquet(path, wanted)
+    named: dict[str, NDArray[np.float32]] = {}
+    own: dict[str, NDArray[np.floating]] = {}
+    for field in table.schema:
+        if hasattr(field.type, "list_size"):
+            shape = (field.metadata or {}).get(_SHAPE, str(field.type.list_size).encode())
+            values = table[field.name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            named[field.name] = values.reshape(len(table), *map(int, shape.split(b",")))
+        elif field.name != "clip":
+            own[field.name] = table[field.name].to_numpy()
+    return Extract(table["clip"].to_pylist(), {name: named[name] for name in embeddings or named}, own)
 
 
 def extract(
@@ -68,8 +98,10 @@ def extract(
     """Writes ``train_extract.parquet`` and ``test_extract.parquet`` of ``machine``, unless both are done.
 
     The files have one row per clip, sorted: ``clip``, ``embedding`` (fixed-size list of float32), and a
-    float64 column per own score of the frontend. Clips are lengthened (``audio.padding``), or cropped from
-    their start, to the trial's duration.
+    float64 column per own score of the frontend. A frontend with several embeddings has a column for each,
+    under its name; an embedding with bands is a list of F x D numbers, band after band, and the column's
+    metadata has the shape. Clips are lengthened (``audio.padding``), or cropped from their start, to the
+    trial's duration.
 
     Args:
         ckpt: the checkpoint: ``last``, ``best`` or ``epoch_<k>``.
@@ -101,14 +133,14 @@ def extract(
             else:
                 splits = _from_file(files, machine)
             for split, output, (keys, found) in zip(SPLITS, outputs, splits, strict=True):
-                _write(output, keys, found)
+                _write(output, keys, found, system.frontend)
                 counts[split] = len(keys)
         extra = {"n_clips": counts, "threads": system.train.threads}
         return work.finish(outputs, device=compute.device_label(torch_device), extra=extra)
 
 
 Found = tuple[tuple[str, ...], dict[str, "torch.Tensor"]]
-"""The keys of N clips, and tensors ``(N, ...)`` by name: ``embedding`` and the frontend's own scores."""
+"""The keys of N clips, and tensors ``(N, ...)`` by name: the frontend's embeddings and own scores."""
 
 
 def _from_file(files: TrialFiles, machine: str) -> Iterator[Found]:
@@ -151,14 +183,20 @@ def _from_audio(
             yield clips.keys, extract_all(frontend, clips, length, min(batch_size, MAX_CLIPS), device)
 
 
-def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) -> None:
+def _write(
+    path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor], frontend: FrontendConfig
+) -> None:
     """Writes the embeddings and scores of all clips.
 
     Raises:
-        ValueError: a value is not finite; the message names the first such clip.
+        ValueError: a value is not finite, and the message names the first such clip; the frontend computes
+            no embedding of a name that its configuration has.
     """
     import pyarrow as pa
 
+    embeddings = frontend.embeddings or ("embedding",)
+    if absent := [name for name in embeddings if name not in found]:
+        raise ValueError(f"{frontend.label} computes no {absent[0]!r} (it computes: {', '.join(found)})")
     for name, value in found.items():
         bad = (~value.reshape(len(keys), -1).isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
@@ -166,11 +204,17 @@ def _write(path: Path, keys: tuple[str, ...], found: dict[str, torch.Tensor]) ->
                 f"the {name} of {keys[int(bad[0])]} is not finite ({len(bad)} of {len(keys)} clips): the "
                 "training may have diverged; look at its metrics.csv, and for silent or damaged audio"
             )
-    embedding = found["embedding"].numpy()
-    columns = {
-        "clip": pa.array(keys, pa.string()),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1)), embedding.shape[1]),
-    }
-    columns |= {n: pa.array(value.double().numpy()) for n, value in found.items() if n != "embedding"}
+    columns = {"clip": pa.array(keys, pa.string())}
+    fields = [pa.field("clip", pa.string())]
+    for name in embeddings:
+        flat = found[name].flatten(1).numpy()
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+        shape = {_SHAPE: ",".join(map(str, found[name].shape[1:]))} if found[name].ndim > 2 else None
+        fields.append(pa.field(name, columns[name].type, metadata=shape))
+    for name, value in found.items():
+        if name not in embeddings:
+            columns[name] = pa.array(value.double().numpy())
+            fields.append(pa.field(name, columns[name].type))
     # A dictionary of numbers that hardly repeat would make the file 1.5 times as large.
-    store.write_parquet(path, pa.table(columns), use_dictionary=False)
+    table = pa.table(list(columns.values()), schema=pa.schema(fields))
+    store.write_parquet(path, table, use_dictionary=False)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from asdray import store
 from asdray.backends import Features, Scores, score_machine
-from asdray.config.backend import Backend, backend_id
+from asdray.config.backend import Backend, OwnBackend, backend_id
 from asdray.dcase import manifest
 from asdray.stages.extract import SPLITS, Extract, read_extract
 from asdray.stages.steps import Outcome, TrialFiles, working
@@ -34,9 +34,10 @@ def score(
     with working(files, folder, lambda now: now.score(machine, ckpt, backend), overwrite=overwrite) as work:
         if work.reused:
             return work.reused
-        extracts = [read_extract(files.folder.extract(ckpt, machine, split)) for split in SPLITS]
+        names = () if isinstance(backend, OwnBackend) else backend.embeddings
+        extracts = [read_extract(files.folder.extract(ckpt, machine, split), names) for split in SPLITS]
         known = _sections_and_domains(files, machine, (clip for e in extracts for clip in e.clips))
-        train, test = (Features(e.embedding, e.own, [known[c][0] for c in e.clips]) for e in extracts)
+        train, test = (Features(e.embeddings, e.own, [known[c][0] for c in e.clips]) for e in extracts)
         try:
             scores = score_machine(backend, train, [known[clip][1] for clip in extracts[0].clips], test)
         except ValueError as error:
