@@ -498,6 +498,9 @@ def test_the_amount_left_follows_the_events(world):
     before = estimator.estimate()
     assert before.train_seconds == pytest.approx(100, rel=0.01)
     unit = dis.trial.units[0].name
+    reused = {"seconds": 900.0, "status": "done", "found": True}
+    estimator.stage_ended(1, {**event_of(jobs[1].trial, "train", unit=unit), **reused})
+    assert estimator.estimate() == before, "it was counted at the start"
     estimator.epoch_ended(0, unit, 50.0)  # as much as the other trial took for all of its epochs but one
     epochs = DIS.train.epochs
     assert estimator.estimate().train_seconds == pytest.approx(epochs * 150 / (epochs + 1))
