@@ -149,9 +149,11 @@ def remaining(
             continue
         assert ckpt is not None
         assert machine is not None
-        if extract.rebuild or _scores_or_evaluates(readers, failed):
+        plots = any(s.stage == "umap" and not s.complete and s.key not in failed for s in readers)
+        extracts = extract.rebuild or (plots and not extract.complete)
+        if extracts or _scores_or_evaluates(readers, failed):
             machines.append((ckpt, machine))
-        if any(step.stage == "umap" and not step.complete and step.key not in failed for step in readers):
+        if plots:
             umaps.append((ckpt, machine))
     return Remaining(
         tuple(unit for unit in trial.units if unit.name in units),
