@@ -73,12 +73,17 @@ def delete(results: Results, sweep: Sweep, places: Places) -> None:
         for folder in results.folders.values():
             # Renamed first: a folder that is half deleted when this process is killed must not pass for a
             # trial.
-            deleted = folder.with_name(f".deleted-{os.getpid()}-{folder.name}")
-            folder.rename(deleted)
-            shutil.rmtree(deleted)
+            folder.rename(folder.parents[2] / f".deleted-{os.getpid()}-{'-'.join(folder.parts[-3:])}")
+            remove_deleted(places)
             for parent in (folder.parent, folder.parent.parent):
                 if not any(parent.iterdir()):
                     parent.rmdir()
         forget(files.events, results.folders)
         if sweep.search.samples:
             files.study.unlink(missing_ok=True)
+
+
+def remove_deleted(places: Places) -> None:
+    """Removes the rest of trials that a killed process was deleting."""
+    for folder in places.results.glob("trials/.deleted-*"):
+        shutil.rmtree(folder, ignore_errors=True)

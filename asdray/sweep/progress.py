@@ -249,7 +249,7 @@ class View:
         write_snapshot(progress.snapshot(), self._folder)
 
     def end(self, state: str) -> None:
-        """Writes the last snapshot; ``state`` is ``ended`` or ``stopped``."""
+        """Writes the last snapshot; ``state`` is ``ended``, ``stopped`` or ``failed``."""
         if self._progress:
             write_snapshot(self._progress.snapshot(state), self._folder)
 

@@ -105,7 +105,6 @@ def _headline(name: str, snapshot: dict[str, Any] | None, alive: bool) -> str:
             text += f"; Ray dashboard {snapshot['dashboard']}"
         age = progress.snapshot_age(snapshot)
         return text if age < STALE_SECONDS else f"{text}; has not been heard of for {progress.duration(age)}"
-    what = {"ended": "ended", "stopped": "was stopped"}.get(
-        snapshot["state"], "was killed, and last heard of"
-    )
-    return f"sweep {name}: not running; it {what} at {snapshot['updated']} ({who})"
+    ends = {"ended": "ended", "stopped": "was stopped", "failed": "failed"}
+    end = ends.get(snapshot["state"], "was killed, and last heard of")
+    return f"sweep {name}: not running; it {end} at {snapshot['updated']} ({who})"
