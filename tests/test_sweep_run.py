@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from finished import finish, record
 from rich.console import Console
-from test_search import places, studies_of, year  # noqa: F401 - fixtures
-from test_sweep_options import World, data, fail, world  # noqa: F401 - fixtures
+from test_search import studies_of
+from test_sweep_options import World, fail
+from tiny import build_year
 
 from asdray import store
 from asdray.config.backend import backend_id
@@ -18,6 +19,18 @@ from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.status import status
 from asdray.sweep.sweep_run import SweepRun
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    build_year(root)
+    return root
+
+
+@pytest.fixture
+def world(data, tmp_path):
+    return World(data, tmp_path)
 
 
 def test_a_run_that_ends_with_an_error_is_shown_as_failed(world, monkeypatch):
@@ -87,10 +100,10 @@ def test_results_of_release_0_1_are_refused_when_a_search_meets_them(world):
     assert not job.files(world.places).folder.trial_json.exists()
 
 
-def test_a_search_whose_training_ended_too_soon_is_not_complete(tmp_path, places, monkeypatch):
+def test_a_search_whose_training_ended_too_soon_is_not_complete(world, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_run_on_ray", lambda sweep_run, options: None)
-    sweep = studies_of(tmp_path, places, confirm={"top_k": 1, "seeds": [5]}).sweep
-    result = run_sweep(sweep, (), places, RunOptions(quiet=True))
+    sweep = studies_of(tmp_path, world.places, confirm={"top_k": 1, "seeds": [5]}).sweep
+    result = run_sweep(sweep, (), world.places, RunOptions(quiet=True))
     assert result.unfinished == ["the search (4 systems to come, 1 to confirm)"]
 
 
