@@ -468,6 +468,7 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
         same = {key: own for key, own in known.items() if own["name"] == name}
         for key, own in differences(same).items():
             always = {n: same[key][n] for n in ALWAYS_SHOWN.get(name, ())}
-            labels[key] = show({"name": name, **always, **own})
+            ordered = sorted(own, key="sep_section".__eq__)  # a common option after the method's own
+            labels[key] = show({"name": name, **always, **{n: own[n] for n in ordered}})
     taken = list(labels.values())
     return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
