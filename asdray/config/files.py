@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from asdray.config.base import Config
 from asdray.config.faults import explain
+from asdray.config.plugin import read_errors
 
 C = TypeVar("C", bound=Config)
 
@@ -67,14 +68,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ValueError: a missing or unreadable file, or invalid YAML.
     """
-    try:
+    with read_errors(path):
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {path}: not a text file ({error})") from None
     return parse_yaml(text, str(path))
 
 
