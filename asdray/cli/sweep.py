@@ -181,7 +181,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
 
 def print_board(board: Leaderboard, title: str) -> None:
     """Prints a leaderboard with notes, then our rows beside the published rows of the same systems."""
-    from asdray.evaluation import leaderboard_text as text
+    from asdray.evaluation import leaderboard as text
     from asdray.evaluation.published import beside
 
     _print_table(text.rich_table(board, title=title), text.notes(board))

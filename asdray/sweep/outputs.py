@@ -90,16 +90,16 @@ def write_results(
     Raises:
         ValueError: an unknown ``rank_by``.
     """
-    from asdray.evaluation import leaderboard_text, published, tables
+    from asdray.evaluation import leaderboard, published, tables
 
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     scores, board, selected = _board(sweep, jobs, places, "official", rank_by)
     if selected is not None:
         tables.write_csv(selected, folder.selection, board.dataset)
     written = tables.write_tables(scores, folder.tables, board.dataset)
-    written += leaderboard_text.write(board, folder.root)
+    written += leaderboard.write(board, folder.root)
     if len(beside := published.beside(board)):
-        written += leaderboard_text.write_beside(beside, board, folder.root)
+        written += leaderboard.write_beside(beside, board, folder.root)
     for path in folder.replaceable():
         if path not in written:
             path.unlink()
@@ -116,12 +116,12 @@ def write_metric(
     Raises:
         ValueError: an unknown metric or ``rank_by``.
     """
-    from asdray.evaluation import leaderboard_text, tables
+    from asdray.evaluation import leaderboard, tables
 
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     scores, board, _ = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
     tables.write_tables(scores, folder.tables, board.dataset, metric)
-    leaderboard_text.write(board, folder.root)
+    leaderboard.write(board, folder.root)
     return board
 
 

@@ -31,7 +31,7 @@ import soundfile
 
 from asdray import store
 from asdray.dcase.manifest import UNKNOWN, synthetic_path, unfinished_path
-from asdray.dcase.synth import layout, lists, sounds
+from asdray.dcase.synth import layout, sounds
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
@@ -210,10 +210,10 @@ def _path(data: Path, spec: Spec, clip: Clip) -> Path:
 def _lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> dict[Path, str]:
     files = {
         store.original_dir(data, spec.dcase, subset) / machine / name: text
-        for (subset, machine, name), text in lists.attribute_csvs(spec, clips).items()
+        for (subset, machine, name), text in layout.attribute_csvs(spec, clips).items()
     }
     truth = store.ground_truth_dir(data, spec.dcase)
-    return files | {truth / name: text for name, text in lists.ground_truth(spec, clips).items()}
+    return files | {truth / name: text for name, text in layout.ground_truth(spec, clips).items()}
 
 
 def _all_paths(data: Path, spec: Spec) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Fault = Literal["detune", "slip", "sidebands", "wear", "colour", "ring", "rub", "knock", "falter"]
-"""Faults of machines (see `asdray.dcase.synth.voice.apply_fault`)."""
+"""Faults of machines (see `asdray.dcase.synth.sounds.apply_fault`)."""
 
 
 @dataclass(frozen=True)
