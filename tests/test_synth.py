@@ -136,8 +136,8 @@ class TestEveryYear:
             said = {
                 "machine": clip.machine, "section": clip.section, "domain": clip.domain, "split": clip.split,
                 "subset": clip.subset, "is_anomaly": clip.is_anomaly, "attributes": clip.attributes,
-                "revealed_attributes": clip.revealed, "channels": report.channels,
-                "n_samples": report.n_samples, "sample_rate": 16000,
+                "revealed_attributes": clip.revealed, "channels": YEARS[dcase].channels,
+                "n_samples": round(16000 * report.spec.seconds), "sample_rate": 16000,
             }  # fmt: skip
             assert {k: row[k] for k in said} == said
             path = store.original_dir(data, dcase, clip.subset) / clip.machine / clip.folder / clip.name

@@ -62,19 +62,8 @@ def official(
     systems, empty = evaluation.find_systems(folder)
     truth = load_ground_truth(ground_truth, dcase)
     reference = evaluation.reference(truth, evaluation.kind_of_truth(truth))
-    results: list[SystemResult] = []
-    faults: dict[str, str] = {}
-    for name, path in systems.items():
-        try:
-            results.append(
-                evaluation.evaluate(
-                    name, path, reference, compat=compat, partial=partial, draws=drawn[0], seed=drawn[1]
-                )
-            )
-        except ValueError as error:
-            faults[name] = str(error)
-    if not results:
-        raise ValueError("\n".join(faults.values()))
+    options = {"compat": compat, "partial": partial, "draws": drawn[0], "seed": drawn[1]}
+    results, faults = evaluation.evaluate_all(systems, reference, **options)
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = evaluation.write(results, target, reference, compat=compat)
     _print_results(results, reference, compat, partial)

@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,6 +278,29 @@ def evaluate(
         ci95 = interval.half_width if interval else None
     official = total(year, sections) if counts else None
     return SystemResult(name, sections, official, interval, ci95, given.ignored)
+
+
+def evaluate_all(
+    systems: Mapping[str, Path], against: Reference, **options: Any
+) -> tuple[list[SystemResult], dict[str, str]]:
+    """Reads and evaluates systems, name -> folder, with the options of `evaluate`.
+
+    Returns:
+        The results, and name -> fault of the systems that could not be scored.
+
+    Raises:
+        ValueError: no system could be scored.
+    """
+    results: list[SystemResult] = []
+    faults: dict[str, str] = {}
+    for name, folder in systems.items():
+        try:
+            results.append(evaluate(name, folder, against, **options))
+        except ValueError as error:
+            faults[name] = str(error)
+    if not results:
+        raise ValueError("\n".join(faults.values()))
+    return results, faults
 
 
 def _check_dataset(folder: Path, dataset: str) -> None:

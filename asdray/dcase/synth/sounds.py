@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 from scipy import fft
 
-from asdray.dcase.synth.attributes import attributes_of
+from asdray.dcase.synth.attributes import Role, attributes_of
 from asdray.dcase.synth.machines import MACHINES, Fault, Hiss, Knocks, Tones
 from asdray.dcase.years import SAMPLE_RATE
 
@@ -52,18 +52,18 @@ def generator(*identity: object) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Voice:
-    """Everything that `asdray.dcase.synth.sounds.play` needs.
+    """Everything that `play` needs.
 
     Attributes:
         rate: Hz.
         parts: tones, hiss and knocks.
         partials: gains of the partials in dB, ``(count,)``, per `Tones` of ``parts``, in order.
         stroke: seconds per back-and-forth movement, or None.
+        equaliser: dB on `GRID`; path from the machine to the microphone.
+        bed: dB on `GRID`; background noise (0 dB in total).
         ramp: share of a stroke spent in acceleration.
         unevenness: spread of the stroke lengths.
-        equaliser: dB on `GRID`; path from the machine to the microphone.
         rumble: low hum of the hall, loud and different in every clip; carries no information.
-        bed: dB on `GRID`; background noise (0 dB in total).
         snr: dB of machine over background.
         gain: dB of the whole.
     """
@@ -72,13 +72,13 @@ class Voice:
     parts: tuple[Part, ...]
     partials: tuple[np.ndarray, ...]
     stroke: float | None
-    ramp: float
-    unevenness: float
     equaliser: np.ndarray
     bed: np.ndarray
-    rumble: Hiss
-    snr: float
-    gain: float
+    ramp: float = 0.15
+    unevenness: float = 0.03
+    rumble: Hiss = RUMBLE
+    snr: float = SNR
+    gain: float = 0.0
 
     def map(self, kind: type | tuple[type, ...], change: Callable) -> Voice:
         """The voice with ``change`` applied to every part of ``kind``."""
@@ -122,19 +122,10 @@ def _vary(voice: Voice, rng: np.random.Generator, size: float) -> Voice:
     )
 
 
-def _pattern(value: str, key: str) -> tuple[float, ...]:
-    """Phases of a cycle at which a valve opens or closes under pattern ``value``."""
-    if value == "none":
-        return ()
-    rng = generator("pattern", key, value)
-    return tuple(sorted(rng.choice(16, int(rng.integers(2, 5)), replace=False) / 16))
-
-
 @functools.lru_cache(maxsize=4096)
 def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) -> Voice:
     """The voice of a machine under the attribute ``values`` (one per key of `attributes_of`)."""
-    model = MACHINES[machine]
-    attributes = attributes_of(dcase, machine, section)
+    model, attributes = MACHINES[machine], attributes_of(dcase, machine, section)
     place = (dcase, machine, section)
     rng = generator("body", *place)
     voice = Voice(
@@ -142,59 +133,55 @@ def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) ->
         parts=model.parts,
         partials=tuple(p.tilt * np.log2(1 + np.arange(p.count)) for p in model.parts if isinstance(p, Tones)),
         stroke=model.stroke,
-        ramp=0.15,
-        unevenness=0.03,
         equaliser=curve(rng, 2.0),
         bed=-3.0 * np.log2(GRID / 200.0) + curve(rng, 3.0),
-        rumble=RUMBLE,
-        snr=SNR,
-        gain=0.0,
     )
     voice = _vary(voice, rng, 1.0)
-    patterns: list[float] = []
+    phases: set[float] = set()
     for index, (key, value) in enumerate(zip(attributes.keys, values, strict=True)):
+        if key.role == "pattern":
+            phases |= _pattern(value, key.name)
+            continue
         where = attributes.position(index, value) - 0.5
-        own = generator("attribute", *place, key.name, value)
-        match key.role:
-            case "speed":
-                ratio = 2 ** (min(0.5, 0.06 * attributes.steps(index)) * where)
-                voice = replace(
-                    voice, rate=voice.rate * ratio, stroke=voice.stroke and voice.stroke / ratio,
-                    gain=voice.gain + 4 * where,
-                ).map(Hiss, lambda h, d=5 * where: replace(h, level=h.level + d))  # fmt: skip
-            case "load":
-                voice = replace(
-                    voice,
-                    ramp=float(np.clip(0.15 - 0.16 * where, 0.06, 0.3)),
-                    partials=tuple(g + 3 * where * np.log2(1 + np.arange(len(g))) for g in voice.partials),
-                ).map(Hiss, lambda h, d=5 * where: replace(h, level=h.level - d))
-            case "unit":
-                voice = _vary(voice, own, 0.25)
-            case "place":
-                voice = replace(voice, equaliser=voice.equaliser + curve(own, 2.0))
-            case "noise":
-                voice = replace(voice, bed=voice.bed + curve(own, 6.0))
-            case "level":
-                voice = replace(voice, snr=voice.snr - 9 * where)
-            case "pattern":
-                patterns.extend(_pattern(value, key.name))
-    if patterns:
-        voice = voice.map(Knocks, lambda k: replace(k, phases=tuple(sorted(set(patterns)))))
-    return voice
+        rng = generator("attribute", *place, key.name, value)
+        voice = _under_attribute(voice, key.role, where, attributes.steps(index), rng)
+    return voice.map(Knocks, lambda k: replace(k, phases=tuple(sorted(phases)))) if phases else voice
+
+
+def _pattern(value: str, key: str) -> set[float]:
+    """Phases of a cycle at which a valve opens or closes under pattern ``value``."""
+    if value == "none":
+        return set()
+    rng = generator("pattern", key, value)
+    return set(rng.choice(16, int(rng.integers(2, 5)), replace=False) / 16)
+
+
+def _under_attribute(voice: Voice, role: Role, where: float, steps: int, rng: np.random.Generator) -> Voice:
+    """``voice`` under an attribute value, ``where`` in [-0.5, 0.5] of the range of ``steps`` + 1 values."""
+    match role:
+        case "speed":
+            ratio = 2 ** (min(0.5, 0.06 * steps) * where)
+            stroke, gain = voice.stroke and voice.stroke / ratio, voice.gain + 4 * where
+            voice = replace(voice, rate=voice.rate * ratio, stroke=stroke, gain=gain)
+            return voice.map(Hiss, lambda h: replace(h, level=h.level + 5 * where))
+        case "load":
+            ramp = float(np.clip(0.15 - 0.16 * where, 0.06, 0.3))
+            partials = tuple(g + 3 * where * np.log2(1 + np.arange(len(g))) for g in voice.partials)
+            voice = replace(voice, ramp=ramp, partials=partials)
+            return voice.map(Hiss, lambda h: replace(h, level=h.level - 5 * where))
+        case "unit":
+            return _vary(voice, rng, 0.25)
+        case "place":
+            return replace(voice, equaliser=voice.equaliser + curve(rng, 2.0))
+        case "noise":
+            return replace(voice, bed=voice.bed + curve(rng, 6.0))
+        case "level":
+            return replace(voice, snr=voice.snr - 9 * where)
+    raise AssertionError(role)
 
 
 def apply_fault(voice: Voice, fault: Fault, severity: float, where: float, sign: float) -> Voice:
     """``voice`` with ``fault``, as heard in an anomalous clip.
-
-    * ``detune``: another speed, beyond the normal spread.
-    * ``slip``: one series of tones at another speed than the others.
-    * ``sidebands``: the tones are modulated by a slower rotation.
-    * ``wear``: another balance of partials.
-    * ``colour``: higher or lower noise and ringing.
-    * ``ring``: a narrow resonance in the noise.
-    * ``rub``: broadband noise in step with the rotation.
-    * ``knock``: an extra impulse per turn.
-    * ``falter``: irregular rhythm: knocks are late, strokes are of uneven length.
 
     Args:
         severity: 0 (hardly there) to 1.
@@ -215,29 +202,22 @@ def apply_fault(voice: Voice, fault: Fault, severity: float, where: float, sign:
             return voice.map(Tones, lambda t: replace(t, am=(order, 0.5 + 0.7 * s)))
         case "wear":
             pattern = generator("wear", where)
-            partials = tuple(
-                gains + (3 + 6 * s) * pattern.standard_normal(len(gains)) for gains in voice.partials
-            )
+            partials = tuple(g + (3 + 6 * s) * pattern.standard_normal(len(g)) for g in voice.partials)
             return replace(voice, partials=partials)
         case "colour":
             shift = 2 ** (sign * (0.15 + 0.35 * s))
-            return voice.map(Hiss, lambda h: replace(h, centre=h.centre * shift)).map(
-                Knocks, lambda k: replace(k, ring=k.ring * shift)
-            )
+            return voice.map((Hiss, Knocks), lambda part: shifted(part, 0.0, shift))
         case "ring":
-            centre = 500 * 2 ** (3.2 * where)
-            return voice.add(Hiss(centre, 0.06, -11 + 12 * s))
+            return voice.add(Hiss(500 * 2 ** (3.2 * where), 0.06, -11 + 12 * s))
         case "rub":
-            centre = 700 * 2 ** (2.5 * where)
-            return voice.add(Hiss(centre, 0.4, -4 + 10 * s, (1.0, 1.0)))
+            return voice.add(Hiss(700 * 2 ** (2.5 * where), 0.4, -4 + 10 * s, (1.0, 1.0)))
         case "knock":
             ring = 600 * 2 ** (2.5 * where)
             return voice.add(Knocks(1.0 if voice.rate > 5 else 2.0, -11 + 13 * s, ring, 0.008, 0.02))
         case "falter":
             late = 0.08 + 0.16 * s
-            return replace(
-                voice.map(Knocks, lambda k: replace(k, jitter=k.jitter + late)), unevenness=0.2 + 0.5 * s
-            )
+            voice = voice.map(Knocks, lambda k: replace(k, jitter=k.jitter + late))
+            return replace(voice, unevenness=0.2 + 0.5 * s)
 
 
 # ------------------------------------------------------------------------------------------------------ clips
