@@ -345,26 +345,35 @@ def test_what_a_scheduler_stopped_stays_where_another_sweep_names_it(world):
     assert {p.parts[-5] for p in world.kept()} == {p.parts[-5] for p in checkpoints(world)} == {"seed1"}
 
 
-def test_a_trial_that_another_sweep_names_is_not_pruned(world):
+def test_a_trial_that_another_sweep_has_not_finished_is_not_pruned(world):
     sweep, jobs = world.load(mels=(8, 16), keep=NONE)
     for job in jobs:
         finish(job, sweep, world.places)
-    other = name_in_another_sweep(world, mels=(16,), keep=NONE)
+    other = name_in_another_sweep(world, mels=(16,), keep=NONE, backends=["knn", "gmm"])
 
     def pruned():
         return [Pruner(sweep, world.places).prune(job) for job in jobs]
 
     assert pruned() == [True, False]
     assert len(world.kept()) == 6
-    trials = other.trials.read_bytes()
-    other.trials.write_bytes(b"damaged")
-    assert pruned() == [False, False], "the other sweep may name any trial"
     other.trials.unlink()
-    assert pruned() == [False, False], "it may run for the first time"
-    other.trials.write_bytes(trials)
-    other.spec.unlink()
-    assert pruned() == [True, True], "it is no sweep any more"
+    with store.lease(other.root):
+        assert pruned() == [False, False], "it runs for the first time, and may name any trial"
+    assert pruned() == [True, True], "it was killed before it began"
     assert world.kept() == checkpoints(world) == []
+
+
+def test_sweeps_over_the_same_trials_do_not_block_each_other_for_ever(world):
+    sweep, (job,) = world.load(keep=NONE)
+    finish(job, sweep, world.places)
+    name_in_another_sweep(world, keep={"checkpoints": "last", "embeddings": "none"})
+    assert Pruner(sweep, world.places).prune(job)
+    assert world.kept() == []
+    assert len(checkpoints(world)) == len(MACHINES), "the other sweep keeps them"
+    for rule, left in (({"top": 1}, len(MACHINES)), ("none", 0)):
+        name_in_another_sweep(world, keep={**NONE, "checkpoints": rule})
+        Pruner(sweep, world.places).prune(job)
+        assert len(checkpoints(world)) == left
 
 
 def test_nothing_goes_while_a_process_is_at_work_beside_it(world):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import Keep, Sweep
 from asdray.store import SweepDir, read_parquet
 from asdray.sweep.jobs import Job
 from asdray.sweep.outputs import resolved
@@ -26,7 +26,7 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
         lines.append(f"changed since the last run: {', '.join(keys)}")
     if last := last_trials(folder):
         now = {(job.trial.dcase, job.trial.system_name, job.trial.seed) for job in jobs}
-        new, same, removed = len(now - last), len(now & last), len(last - now)
+        new, same, removed = len(now - last.keys()), len(now & last.keys()), len(last.keys() - now)
         if sweep.search.samples and not same:
             lines.append(
                 f"the search starts over, since its question has changed: {removed} trials no longer count "
@@ -39,6 +39,7 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
 
 
 def _last_spec(folder: Path) -> Mapping[str, Any] | None:
+    """The content of ``sweep.yaml`` of the last run; None without a readable file."""
     try:
         value = yaml.safe_load(SweepDir(folder).spec.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -46,13 +47,19 @@ def _last_spec(folder: Path) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def last_trials(folder: Path) -> set[tuple[str, str, int]] | None:
-    """(dcase, system, seed) of the trials of the last run; None without a readable ``trials.parquet``."""
+def last_keep(folder: Path) -> Keep:
+    """``keep`` of the last run."""
+    return Keep(**(_last_spec(folder) or {}).get("keep", {}))
+
+
+def last_trials(folder: Path) -> dict[tuple[str, str, int], str] | None:
+    """(dcase, system, seed) -> status of a trial in the last run; None without ``trials.parquet``."""
     try:
-        table = read_parquet(SweepDir(folder).trials, ("dcase", "system", "seed"))
+        table = read_parquet(SweepDir(folder).trials, ("dcase", "system", "seed", "status"))
     except ValueError:
         return None
-    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    *key, status = (column.to_pylist() for column in table.columns)
+    return dict(zip(zip(*key, strict=True), status, strict=True))
 
 
 def _changed_keys(before: Any, now: Any, path: str = "", depth: int = 3) -> Iterator[str]:

@@ -49,7 +49,7 @@ def results_of(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Results:
             folders[job.trial.dcase, job.trial.system_name, job.trial.seed] = folder
     others = {}
     for other in store.sweep_dirs(places.results):
-        shared = folders.keys() & (last_trials(other) or set())
+        shared = folders.keys() & (last_trials(other) or {}).keys()
         if other.name != sweep.name and shared:
             others[other.name] = len(shared)
     return Results(folders, others)

@@ -1,9 +1,10 @@
 """Pruning: deletes checkpoints and embeddings that ``keep`` of the sweep file does not keep.
 
 The files of a trial are pruned when the trial has ended; ``top: k`` waits for the final leaderboard of the
-run. A file stays while a missing stage of the sweep is to read it, while another process works beside it, and
-if another sweep in the same results names the trial. The record of the stage lists a file as pruned before
-the file is deleted: if the process is killed in between, the next run deletes the file.
+run. A file stays while a missing stage of the sweep is to read it, and while another process works beside it.
+It also stays if another sweep in the same results names the trial, and keeps the file by its own ``keep`` or
+has not finished the trial. The record of the stage lists a file as pruned before the file is deleted: if the
+process is killed in between, the next run deletes the file.
 
 Pruned stages count as complete; `asdray.stages.steps` finds out which of them must be rebuilt.
 """
@@ -23,7 +24,7 @@ from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
 from asdray.stages.steps import Step
 from asdray.store import Places, SweepDir, TrialDir
-from asdray.sweep.changes import last_trials
+from asdray.sweep.changes import last_keep, last_trials
 from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -159,12 +160,13 @@ class Pruner:
                 the system is not among the best, and checkpoints of unfinished trainings are deleted too.
 
         Returns:
-            True if every output went that may go, False if another sweep or a process keeps one.
+            True if every output went that may go, False if another sweep or a process still needs one.
         """
         keep = self._sweep.keep
         if keep.everything:
             return True
-        if self._is_shared(job.trial):
+        others = self._keeps_of_others(job.trial)
+        if others is None:
             return False
         steps = job.steps(self._sweep, self._places)
         stages = {(s.stage, s.unit or s.machine, s.checkpoint): s for s in steps}
@@ -177,18 +179,28 @@ class Pruner:
                 free = step.complete or step.rebuild
             else:
                 free = step.complete and not _is_needed(output, steps)
-            if free and not _keeps(keep, output, job, ranking, stopped):
+            kept = _keeps(keep, output, job, ranking, stopped) or any(_keeps(o, output, job) for o in others)
+            if free and not kept:
                 all_gone &= self._prune_output(output, step.signature)
         if stopped and keep.checkpoints not in ("all", "last"):
             self._delete_unfinished_trainings(job.trial, files.folder)
         return all_gone
 
-    def _is_shared(self, trial: Trial) -> bool:
-        """True if another sweep in the same results names the trial, or may name it."""
+    def _keeps_of_others(self, trial: Trial) -> list[Keep] | None:
+        """``keep`` of the other sweeps that name the trial; None if one of them has not finished the trial."""
         key = (trial.dcase, trial.system_name, trial.seed)
-        folders = (f for f in store.sweep_dirs(self._places.results) if f.name != self._sweep.name)
-        named = (last_trials(folder) for folder in folders)
-        return any(trials is None or key in trials for trials in named)
+        found = []
+        for folder in store.sweep_dirs(self._places.results):
+            if folder.name == self._sweep.name:
+                continue
+            trials = last_trials(folder)
+            if trials is None and store.is_leased(folder):
+                return None  # its first run begins
+            if trials and key in trials:
+                if trials[key] not in ("done", "stopped"):
+                    return None
+                found.append(last_keep(folder))
+        return found
 
     def _prune_output(self, output: _Output, signature: str) -> bool:
         """Lists an output as pruned and deletes its files; False while a process works beside it."""
@@ -229,7 +241,9 @@ class Pruner:
             path.unlink()
 
 
-def _keeps(keep: Keep, output: _Output, job: Job, ranking: Ranking | None, stopped: bool) -> bool:
+def _keeps(
+    keep: Keep, output: _Output, job: Job, ranking: Ranking | None = None, stopped: bool = False
+) -> bool:
     """True if ``keep`` keeps an output of a trial."""
     rule = keep.embeddings if output.stage == "extract" else keep.checkpoints
     if isinstance(rule, Top):

@@ -165,6 +165,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
         if stop.asked:  # a signal came while Ray started
             sweep_run.stop(stop.timed_out)
             return
+        sweep_run.write_trials()
         from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started
 
         Driver(sweep_run, cluster, stop).run(joined=options.address is not None)

@@ -200,13 +200,17 @@ class SweepRun:
         if self._tables_changed and time.monotonic() - self._tables_written > pause:
             self.write_tables()
 
-    def write_tables(self) -> Leaderboard:
-        """Writes ``trials.parquet``, tables and leaderboard as of now."""
+    def write_trials(self) -> None:
+        """Writes ``trials.parquet``, by which other sweeps see that they share trials with this one."""
         from asdray.evaluation.tables import write_trials
 
+        write_trials([run.row for run in self.runs], self.folder.root)
+
+    def write_tables(self) -> Leaderboard:
+        """Writes ``trials.parquet``, tables and leaderboard as of now."""
         started = time.monotonic()
         _free_memory()  # the driver's memory is largest while it writes
-        write_trials([run.row for run in self.runs], self.folder.root)
+        self.write_trials()
         board = outputs.write_results(self.sweep, [run.job for run in self.runs], self.places)
         _free_memory()
         self._tables_written = time.monotonic()
