@@ -265,7 +265,7 @@ def _open(
 
 
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
-    """Prints a line for every plugin that differs from the trial's copy and was not loaded anew."""
+    """Prints a line for every plugin that differs from the trial's copy and was not loaded again."""
     from asdray.config.plugin import has_changed
 
     for copy in description.plugins:

@@ -145,7 +145,7 @@ def _estimate(left: Estimate, threads: int, asked: Need | None) -> str:
     if left.unknown_stages:
         text += f"; and {left.unknown_stages} stages of which nothing like it is finished"
     if left.unknown_systems:
-        text += f"; without {left.unknown_systems} systems to come, like which none is finished"
+        text += f"; without {left.unknown_systems} systems to come, of whose recipes no trial is finished"
     return text
 
 

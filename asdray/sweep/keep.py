@@ -81,7 +81,7 @@ class Ranking:
                     search[f"{recipe}-{sample.system.id}"] = rank
         return cls({name: rank for rank, name in enumerate(ranked)}, search)
 
-    def is_beyond(self, job: Job, k: int) -> bool:
+    def is_outside_top(self, job: Job, k: int) -> bool:
         """True if a trial's system has a rank and is not among the best ``k``."""
         name = job.trial.system_name
         ranks = [self.board[name]] if name in self.board else []
@@ -187,7 +187,7 @@ class Pruner:
         return all_gone
 
     def _keeps_of_others(self, trial: Trial) -> list[Keep] | None:
-        """``keep`` of the other sweeps that name the trial; None if one of them has not finished the trial."""
+        """``keep`` of the other sweeps that name the trial; None if one has not finished the trial."""
         key = (trial.dcase, trial.system_name, trial.seed)
         found = []
         for folder in store.sweep_dirs(self._places.results):
@@ -247,7 +247,7 @@ def _keeps(
     """True if ``keep`` keeps an output of a trial."""
     rule = keep.embeddings if output.stage == "extract" else keep.checkpoints
     if isinstance(rule, Top):
-        return not stopped and (ranking is None or not ranking.is_beyond(job, rule.top))
+        return not stopped and (ranking is None or not ranking.is_outside_top(job, rule.top))
     return rule in ("all", output.checkpoint)
 
 

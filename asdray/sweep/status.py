@@ -38,11 +38,11 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
     given_up: set[str] = set()
-    come: list[str] = []
+    upcoming: list[str] = []
     if sweep.search.samples:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
-        come = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
+        upcoming = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
 
     for job in jobs:
         is_stopped = job.trial.name in given_up
@@ -54,7 +54,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         state = _state(complete, job.trial.name in running, bool(failed))
         trials["stopped" if state == "waiting" and is_stopped else state] += 1
     counted = f"{_counts(trials, progress.STATES)} of {len(jobs)} trials"
-    lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]
+    lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *upcoming])]
     lines += [
         f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
         for name, counts in stages.items()
