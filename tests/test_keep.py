@@ -28,14 +28,13 @@ from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
 from asdray.sweep import outputs, run, stop
-from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.jobs import count_complete, is_complete
+from asdray.sweep.jobs import count_complete, is_complete, trial_row
 from asdray.sweep.keep import Pruner, Ranking
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.search import open_search
+from asdray.sweep.status import plan_lines, read_summary
 from asdray.sweep.study import Studies
-from asdray.sweep.summary import read_summary
 from asdray.sweep.tasks import process_machine
 from asdray.sweep.tune import Judge, WorkerOptions, units_to_rebuild
 
@@ -333,7 +332,7 @@ def name_in_another_sweep(world, **changes):
     other, jobs = world.load(name="other", **changes)
     folder = store.sweep_dir(world.places.results, "other")
     outputs.write_spec(other, folder)
-    rows = [outputs.trial_row(job, job.steps(other, world.places), world.places, []) for job in jobs]
+    rows = [trial_row(job, job.steps(other, world.places), world.places, []) for job in jobs]
     write_trials(rows, folder)
     return store.SweepDir(folder)
 

@@ -25,13 +25,12 @@ from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
 from asdray.store import Places, SweepDir, sweep_dir
 from asdray.sweep import objective, selection, study
-from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.jobs import Job, event_key
 from asdray.sweep.progress import Progress, StageCounts, trials_line
 from asdray.sweep.search import SearchRun, best_mean, known_jobs, open_search
-from asdray.sweep.status import status
+from asdray.sweep.status import plan_lines, status
 from asdray.sweep.study import Studies, study_names
 from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, GroupScheduler
 

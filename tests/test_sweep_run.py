@@ -13,7 +13,7 @@ from tiny import build_year
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.stages.steps import Snapshot
-from asdray.sweep import fresh, run
+from asdray.sweep import keep, run
 from asdray.sweep.events import EventLog
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
@@ -117,7 +117,7 @@ def test_the_next_run_removes_the_rest_of_deleted_trials(world, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            fresh.delete(fresh.results_of(sweep, [job], world.places), sweep, world.places)
+            keep.delete(keep.results_of(sweep, [job], world.places), sweep, world.places)
     (rest,) = world.places.results.glob("trials/.deleted-*")
     assert store.trial_dirs(world.places.results) == []
     run_sweep(sweep, (job,), world.places, RunOptions(quiet=True, only=lambda job: False))

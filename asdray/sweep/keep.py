@@ -1,4 +1,4 @@
-"""Pruning: deletes checkpoints and embeddings that ``keep`` of the sweep file does not keep.
+"""Deletion of results: pruning of checkpoints and embeddings by ``keep`` of the sweep file, and ``--fresh``.
 
 The files of a trial are pruned when the trial has ended; ``top: k`` waits for the final leaderboard of the
 run. A file stays while a missing stage of the sweep is to read it, and while another process works beside it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
 from asdray.stages.steps import Step
 from asdray.store import Places, SweepDir, TrialDir
-from asdray.sweep.changes import last_keep, last_trials
+from asdray.sweep.events import forget
 from asdray.sweep.jobs import Job
+from asdray.sweep.outputs import last_keep, last_trials
+from asdray.sweep.progress import size
 
 if TYPE_CHECKING:
     from asdray.sweep.search import SearchRun
@@ -269,3 +272,78 @@ class _LeasedError(Exception):
 
 def _refuse() -> None:
     raise _LeasedError
+
+
+# ------------------------------------------------------------------------------------------------- --fresh
+
+
+@dataclass(frozen=True)
+class Results:
+    """Existing results of some trials.
+
+    Attributes:
+        folders: (dcase, system, seed) of a trial with results -> folder.
+        others: name of another sweep -> number of shared trials.
+    """
+
+    folders: Mapping[tuple[str, str, int], Path]
+    others: Mapping[str, int]
+
+    def lines(self) -> list[str]:
+        """The announcement of the deletion: folders, size, other sweeps over the same trials."""
+        files = (file for folder in self.folders.values() for file in folder.rglob("*") if not file.is_dir())
+        total = size(sum(file.lstat().st_size for file in files))
+        lines = [f"--fresh deletes all results of {len(self.folders)} trials ({total}):"]
+        lines += [f"  {folder}" for folder in list(self.folders.values())[:10]]
+        if len(self.folders) > 10:
+            lines.append(f"  and {len(self.folders) - 10} more")
+        return lines + [f"{n} of them belong to the sweep {name!r} too" for name, n in self.others.items()]
+
+
+def results_of(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Results:
+    """The existing results of the trials of ``jobs``."""
+    folders = {}
+    for job in jobs:
+        folder = store.trial_dir(places.results, job.trial).root
+        if folder.is_dir():
+            folders[job.trial.dcase, job.trial.system_name, job.trial.seed] = folder
+    others = {}
+    for other in store.sweep_dirs(places.results):
+        shared = folders.keys() & (last_trials(other) or {}).keys()
+        if other.name != sweep.name and shared:
+            others[other.name] = len(shared)
+    return Results(folders, others)
+
+
+def delete(results: Results, sweep: Sweep, places: Places) -> None:
+    """Deletes the folders and the events of the trials, and the study of a search.
+
+    Raises:
+        ValueError: the sweep, or another sweep over the trials, runs.
+    """
+    for name in results.others:
+        if store.is_leased(store.sweep_dir(places.results, name)):
+            raise ValueError(f"--fresh: the sweep {name!r} runs and has some of these trials: stop it first")
+
+    def refuse() -> None:
+        raise ValueError(f"--fresh: the sweep {sweep.name!r} runs: stop it first")
+
+    files = SweepDir(store.sweep_dir(places.results, sweep.name))
+    with store.lease(files.root, on_wait=refuse):
+        for folder in results.folders.values():
+            # Renamed first: a folder that is half deleted when this process is killed must not pass for a
+            # trial.
+            folder.rename(folder.parents[2] / f".deleted-{os.getpid()}-{'-'.join(folder.parts[-3:])}")
+            remove_deleted(places)
+            for parent in (folder.parent, folder.parent.parent):
+                if not any(parent.iterdir()):
+                    parent.rmdir()
+        forget(files.events, results.folders)
+        if sweep.search.samples:
+            files.study.unlink(missing_ok=True)
+
+
+def remove_deleted(places: Places) -> None:
+    """Removes the rest of trials that a killed process was deleting."""
+    for folder in places.results.glob("trials/.deleted-*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -16,16 +16,14 @@ from asdray import allocator, store
 from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import outputs
-from asdray.sweep.changes import changes
-from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.fresh import remove_deleted
-from asdray.sweep.jobs import Job
-from asdray.sweep.plan import log_found, with_datasets_of_now
+from asdray.sweep.jobs import Job, TrialRun, log_found
+from asdray.sweep.keep import remove_deleted
+from asdray.sweep.outputs import changes
+from asdray.sweep.plan import with_datasets_of_now
 from asdray.sweep.progress import StageCounts, View, count_upcoming, upcoming_texts
-from asdray.sweep.summary import write_summaries
+from asdray.sweep.status import size, write_summaries
 from asdray.sweep.sweep_run import SweepRun
-from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard

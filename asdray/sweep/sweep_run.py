@@ -20,11 +20,9 @@ from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of
-from asdray.sweep.jobs import Job, event_key, is_complete, remaining, with_signature
+from asdray.sweep.jobs import Job, TrialRun, event_key, is_complete, log_found, remaining, with_signature
 from asdray.sweep.keep import Pruner, kept_shares
-from asdray.sweep.plan import log_found
 from asdray.sweep.progress import Progress, View
-from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
