@@ -201,6 +201,6 @@ def _backend_options(
     for backend in rows["backend"].unique().to_pylist():
         (row,) = rows.slice(pc.index(rows["backend"], backend).as_py(), 1).to_pylist()
         folder = trials[row["dcase"], row["system"], row["seed"]].machine(row["checkpoint"], row["machine"])
-        record = store.read_record(folder, "score", backend)
+        record = store.read_record(folder, store.record_name("score", backend))
         found[backend] = None if record is None else record.extra["options"]
     return found

@@ -464,19 +464,15 @@ def read_records(folder: Path) -> dict[str, Record]:
     A damaged file, or a file of another version, proves nothing: its stages count as missing and run again.
     """
     try:
-        return {name: _record(value) for name, value in _read_done(folder)["records"].items()}
-    except (KeyError, TypeError, AttributeError):
+        records = _read_done(folder)["records"].items()
+        return {name: Record(**{**value, "pruned": tuple(value["pruned"])}) for name, value in records}
+    except (KeyError, TypeError, AttributeError):  # values of another form than `write_record` gives
         return {}
 
 
-def read_record(folder: Path, stage: str, backend: str | None = None) -> Record | None:
-    """The record of one stage, or None."""
-    return read_records(folder).get(record_name(stage, backend))
-
-
-def _record(value: dict[str, Any]) -> Record:
-    value["pruned"] = tuple(value["pruned"])
-    return Record(**value)
+def read_record(folder: Path, name: str) -> Record | None:
+    """The record under a `record_name`, or None."""
+    return read_records(folder).get(name)
 
 
 def _read_done(folder: Path) -> dict[str, Any]:
@@ -514,35 +510,35 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_json(folder / RECORDS, {**_read_done(folder), "summary": summary})
 
 
-def forget(folder: Path, stage: str, outputs: Iterable[Path], backend: str | None = None) -> None:
+def forget(folder: Path, name: str, outputs: Iterable[Path]) -> None:
     """Removes the record of a stage before the first of its ``outputs`` is replaced; under its lease.
 
     Otherwise a process that is killed between two outputs would leave an old record beside new content of
     equal size. A record whose outputs were all pruned promises no content, and stays: results that were
     computed from these outputs remain valid while the outputs are rebuilt.
     """
-    record = read_record(folder, stage, backend)
+    record = read_record(folder, name)
     if record is not None and (not record.pruned or set(record.outputs) - set(record.pruned)):
-        write_record(folder, record_name(stage, backend), None)
+        write_record(folder, name, None)
     for path in outputs:
         sweep_leftovers(path.parent, path.name)
 
 
 def finish(
     folder: Path,
-    stage: str,
+    name: str,
     signature: str,
     *,
     outputs: Iterable[Path],
     started: float,
     inputs: Mapping[str, str] | None = None,
-    backend: str | None = None,
     device: str = "cpu",
     extra: Mapping[str, Any] | None = None,
 ) -> Record:
     """Writes the record of a stage after its outputs were renamed into place; under its lease.
 
     Args:
+        name: `record_name` of the stage.
         outputs: files below ``folder``.
         started: ``time.time()`` at the beginning of the stage.
     """
@@ -562,5 +558,5 @@ def finish(
         versions=provenance.versions(),
         extra=dict(extra or {}),
     )
-    write_record(folder, record_name(stage, backend), record)
+    write_record(folder, name, record)
     return record

@@ -23,8 +23,7 @@ def snapshot(trial: Trial, places: Places) -> Snapshot:
 def finished(step: Step, outputs: Iterable[Path]) -> store.Record:
     """Writes the record of ``step`` over outputs that exist."""
     return store.finish(
-        step.folder, step.stage, step.signature, outputs=outputs, started=0.0,
-        inputs=step.inputs, backend=step.backend,
+        step.folder, step.name, step.signature, outputs=outputs, started=0.0, inputs=step.inputs,
     )  # fmt: skip
 
 
@@ -35,8 +34,7 @@ def record(step: Step, outputs: Iterable[Path], *, seconds: float = 0.0, size: i
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * size)
     return store.finish(
-        step.folder, step.stage, step.signature, outputs=outputs, started=time.time() - seconds,
-        inputs=step.inputs, backend=step.backend,
+        step.folder, step.name, step.signature, outputs=outputs, started=time.time() - seconds, inputs=step.inputs,
     )  # fmt: skip
 
 

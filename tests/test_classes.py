@@ -9,7 +9,7 @@ from asdray.config.frontend import CLASS_PARTS
 from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
-from asdray.dcase.synth import layout, lists
+from asdray.dcase.synth import layout
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import YEARS
 from asdray.frontends.checkpoint import read
@@ -31,7 +31,7 @@ def year(request, tmp_path_factory):
     for clip in clips:
         folder = store.original_dir(data, dcase, clip.subset) / clip.machine / clip.folder
         write_wav(folder / clip.name, clip.key, 6400)
-    for name, text in lists.ground_truth(spec, clips).items():
+    for name, text in layout.ground_truth(spec, clips).items():
         store.write_text(store.ground_truth_dir(data, dcase) / name, text)
     format_dataset(data, dcase)
     return data, dcase, clips

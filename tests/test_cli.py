@@ -178,7 +178,7 @@ def test_a_damaged_description_is_written_again(asdray, trial, data, content):
     path.write_bytes(content)
     code, _, err = asdray("extract", trial, "--data", data)
     assert code == 2
-    assert "writes it anew" in err
+    assert "writes it again" in err
     made = Trial(DCASE, "ae", AE, 0, ("fan",))
     places = Places.of(data, trial.parents[3])
     write_trial(

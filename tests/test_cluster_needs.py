@@ -267,9 +267,8 @@ def test_where_no_training_waits_all_workers_that_follow_get_ready(cpus, tasks, 
     ("kind", "device", "slots"), [("extract", "cpu", 3), ("extract", "cuda", 1), ("umap", "cpu", 1)]
 )
 def test_an_extraction_counts_as_often_as_it_has_threads(kind, device, slots):
-    from asdray.sweep.jobs import Job, Remaining
+    from asdray.sweep.jobs import Job, Remaining, TrialRun
     from asdray.sweep.tasks import Task
-    from asdray.sweep.trial_run import TrialRun
 
     system = with_overrides(load_recipe("dis_baseline").system, {"train.threads": 3}, "r")
     trial = Trial("dcase2023", "dis_baseline", system, 0, ("fan",))

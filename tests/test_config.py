@@ -492,6 +492,11 @@ def test_overrides_go_through_short_forms(tmp_path):
             {"recipes__ae_baseline__sett__x": 1},
             "unknown option 'recipes.ae_baseline.sett'; did you mean 'set'",
         ),
+        (
+            SHORT.replace("dis_baseline", "ae_baseline.yaml"),
+            {"recipes.ae_baseline.yaml.set.train.epochs": 1},
+            "set.train.epochs may mean each of the recipes ae_baseline.yaml and ae_baseline: rename",
+        ),
     ],
 )
 def test_an_override_through_something_else_is_refused(tmp_path, text, overrides, message):

@@ -28,14 +28,13 @@ from asdray.stages.table import table
 from asdray.stages.train import train
 from asdray.store import Places
 from asdray.sweep import outputs, run, stop
-from asdray.sweep.dry_run import plan_lines
-from asdray.sweep.jobs import count_complete, is_complete
+from asdray.sweep.jobs import count_complete, is_complete, trial_row
 from asdray.sweep.keep import Pruner, Ranking
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.search import open_search
+from asdray.sweep.status import plan_lines, read_summary
 from asdray.sweep.study import Studies
-from asdray.sweep.summary import read_summary
 from asdray.sweep.tasks import process_machine
 from asdray.sweep.tune import Judge, WorkerOptions, units_to_rebuild
 
@@ -333,7 +332,7 @@ def name_in_another_sweep(world, **changes):
     other, jobs = world.load(name="other", **changes)
     folder = store.sweep_dir(world.places.results, "other")
     outputs.write_spec(other, folder)
-    rows = [outputs.trial_row(job, job.steps(other, world.places), world.places, []) for job in jobs]
+    rows = [trial_row(job, job.steps(other, world.places), world.places, []) for job in jobs]
     write_trials(rows, folder)
     return store.SweepDir(folder)
 
@@ -345,26 +344,35 @@ def test_what_a_scheduler_stopped_stays_where_another_sweep_names_it(world):
     assert {p.parts[-5] for p in world.kept()} == {p.parts[-5] for p in checkpoints(world)} == {"seed1"}
 
 
-def test_a_trial_that_another_sweep_names_is_not_pruned(world):
+def test_a_trial_that_another_sweep_has_not_finished_is_not_pruned(world):
     sweep, jobs = world.load(mels=(8, 16), keep=NONE)
     for job in jobs:
         finish(job, sweep, world.places)
-    other = name_in_another_sweep(world, mels=(16,), keep=NONE)
+    other = name_in_another_sweep(world, mels=(16,), keep=NONE, backends=["knn", "gmm"])
 
     def pruned():
         return [Pruner(sweep, world.places).prune(job) for job in jobs]
 
     assert pruned() == [True, False]
     assert len(world.kept()) == 6
-    trials = other.trials.read_bytes()
-    other.trials.write_bytes(b"damaged")
-    assert pruned() == [False, False], "the other sweep may name any trial"
     other.trials.unlink()
-    assert pruned() == [False, False], "it may run for the first time"
-    other.trials.write_bytes(trials)
-    other.spec.unlink()
-    assert pruned() == [True, True], "it is no sweep any more"
+    with store.lease(other.root):
+        assert pruned() == [False, False], "it runs for the first time, and may name any trial"
+    assert pruned() == [True, True], "it was killed before it began"
     assert world.kept() == checkpoints(world) == []
+
+
+def test_sweeps_over_the_same_trials_do_not_block_each_other_for_ever(world):
+    sweep, (job,) = world.load(keep=NONE)
+    finish(job, sweep, world.places)
+    name_in_another_sweep(world, keep={"checkpoints": "last", "embeddings": "none"})
+    assert Pruner(sweep, world.places).prune(job)
+    assert world.kept() == []
+    assert len(checkpoints(world)) == len(MACHINES), "the other sweep keeps them"
+    for rule, left in (({"top": 1}, len(MACHINES)), ("none", 0)):
+        name_in_another_sweep(world, keep={**NONE, "checkpoints": rule})
+        Pruner(sweep, world.places).prune(job)
+        assert len(checkpoints(world)) == left
 
 
 def test_nothing_goes_while_a_process_is_at_work_beside_it(world):

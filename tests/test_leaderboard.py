@@ -21,7 +21,6 @@ from asdray.config.sweep import MEANS, check_rank_by
 from asdray.config.system import load_recipe, with_overrides
 from asdray.dcase.years import SUBSETS, YEARS
 from asdray.evaluation import leaderboard, published, tables
-from asdray.evaluation import leaderboard_text as text
 
 
 def test_leaderboard_ranks_by_the_mean_of_eval_columns():
@@ -59,11 +58,11 @@ def test_a_best_checkpoint_is_selected_by_its_loss():
 def test_a_common_selection_is_a_note_below_the_table():
     b = board(make_rows())
     note = "All rows: selected by fixed."
-    assert note in text.markdown(b).splitlines()
-    assert f"% {note}" in text.latex(b).splitlines()
+    assert note in leaderboard.markdown(b).splitlines()
+    assert f"% {note}" in leaderboard.latex(b).splitlines()
     b.frame.loc[0, "selected_by"] = "train_loss"
-    assert "All rows" not in text.markdown(b)
-    assert "| selected by |" in text.markdown(b)
+    assert "All rows" not in leaderboard.markdown(b)
+    assert "| selected by |" in leaderboard.markdown(b)
 
 
 def test_a_rank_by_eval_has_a_note_on_selection_by_eval():
@@ -108,7 +107,7 @@ def test_without_eval_machines_dev_decides_the_rank_with_a_note():
     b = leaderboard.build(found, context)
     assert b.rank_by == "dev_amean"
     assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
-    assert "no eval column was asked for" in text.markdown(b)
+    assert "no eval column was asked for" in leaderboard.markdown(b)
     assert set(b.frame["machines"]) == {"dcase2023-dev 2 of 7"}
 
 
@@ -117,7 +116,7 @@ def test_eval_without_labels_leaves_all_rows_unranked():
     rows["value"] = rows["value"].mask(rows["subset"] == "eval")
     b = board(rows)
     assert b.frame["rank"].isna().all()
-    assert "No scores yet in dcase2022-eval and dcase2023-eval" in text.markdown(b)
+    assert "No scores yet in dcase2022-eval and dcase2023-eval" in leaderboard.markdown(b)
 
 
 def test_different_label_sources_are_named_per_year():
@@ -133,11 +132,11 @@ def test_training_classes_from_test_clips_are_marked():
     rows = make_rows()
     b = board(rows, replace(CONTEXT, classes_from=classes))
     assert dict(zip(b.frame["system"], b.frame["classes_from"], strict=True)) == classes
-    shown = text.markdown(b)
+    shown = leaderboard.markdown(b)
     assert shown.count("| train+test |") == 2, "one row per backend"
     assert "Classes from train+test: the attributes and domains of test clips were classes" in shown
     only_train = replace(CONTEXT, classes_from={**classes, "dis-22222222": "train"})
-    assert "classes from" not in text.markdown(board(rows, only_train))
+    assert "classes from" not in leaderboard.markdown(board(rows, only_train))
     theirs = {r["system"]: r["classes_from"] for r in published.leaderboard_rows(["dcase2023-eval"])}
     assert theirs["ASDKit dis_spec_featex"] == "train+test"
     assert theirs["ASDKit raw_spec"] == theirs["Challenge top"] == ""
@@ -153,7 +152,7 @@ def test_written_leaderboard(tmp_path):
     rows = make_rows()
     rows = rows[~pick(rows, system="ae-33333333", seed=1)]
     b = board(rows)
-    csv, parquet, md, tex = text.write(b, tmp_path)
+    csv, parquet, md, tex = leaderboard.write(b, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "leaderboard.csv",
         "leaderboard.md",
@@ -177,7 +176,7 @@ def test_written_leaderboard(tmp_path):
     shown = f"{100 * first['dcase2022-dev_mean']:.2f} ± {100 * first['dcase2022-dev_std']:.2f} (2 of 2)"
     assert shown in next(line for line in written.splitlines() if line.startswith("| 1 |"))
     console = Console(width=300, record=True, file=open(tmp_path / "screen", "w"))  # noqa: SIM115
-    console.print(text.rich_table(b))
+    console.print(leaderboard.rich_table(b))
     screen = console.export_text()
     assert shown in screen
     assert "(synthetic data)" in screen
@@ -221,7 +220,7 @@ def test_every_column_can_decide_the_rank():
         values = list(b.frame[by if by in MEANS else f"{by}_mean"])
         assert values == sorted(values, reverse=True)
         assert list(b.frame["rank"]) == [1, 2, 3, 4, 5]
-    assert "Ranked by dcase2022-eval and dcase2023-eval (harmonic mean)." in text.markdown(
+    assert "Ranked by dcase2022-eval and dcase2023-eval (harmonic mean)." in leaderboard.markdown(
         board(rows, rank_by="eval_hmean")
     )
     with pytest.raises(ValueError, match="did you mean 'eval_hmean'"):
@@ -249,7 +248,10 @@ def test_missing_labels_of_a_column_do_not_prevent_ranks_by_another_column():
     no_labels = {"unlabelled": ["dcase2023-eval"]}
     b = board(rows, **no_labels)
     assert b.frame["rank"].isna().all(), "by default the mean over all eval columns decides"
-    assert "Labels are missing in dcase2023-eval: no scores there; rank by another column" in text.markdown(b)
+    assert (
+        "Labels are missing in dcase2023-eval: no scores there; rank by another column"
+        in leaderboard.markdown(b)
+    )
     ranked = board(rows, rank_by="dcase2022-eval", **no_labels).frame
     assert list(ranked["rank"]) == [1, 2, 3, 4, 5]
     # Without a word on labels it is only unfinished, and no row is complete.
@@ -378,18 +380,18 @@ def test_published_rows_are_placed_by_score_without_a_rank():
     assert (top["dcase2023-eval_mean"], top["selected_by"], top["dataset"]) == (0.6697, "", "official")
     assert pd.isna(top["dcase2023-eval_n"])
     assert math.isnan(top["dcase2023-dev_mean"])
-    shown = text.markdown(b)
+    shown = leaderboard.markdown(b)
     assert re.search(r"\| – \| Challenge top \|.*published \[\d\].*\| – \| 66\.97 \|", shown)
     assert re.search(r"\[\d\] Fujimura et al\. 2025, ASDKit, arXiv 2507\.10264, Fig\. 2", shown)
     assert "were not run here" in shown
-    assert text.ASDKIT_LABELS not in shown
+    assert leaderboard.ASDKIT_LABELS not in shown
 
 
 def test_label_sources_of_published_rows_are_named():
     b = official_board({"dis-1": ("dis", "knn-1")}, dcase="dcase2022")
     asdkit = b.frame[b.frame["system"] == "ASDKit dis_spec_featex"].iloc[0]
     assert asdkit["label_source"] == "dcase2022-dev official, dcase2022-eval asdkit"
-    assert text.ASDKIT_LABELS in text.markdown(b)
+    assert leaderboard.ASDKIT_LABELS in leaderboard.markdown(b)
 
 
 def test_published_rows_need_official_data_and_all_machines():
@@ -424,7 +426,7 @@ def test_own_rows_beside_published_rows():
     assert row["difference"] == pytest.approx(0.65 - 0.6432)
     assert not row["within_spread"]
     assert (row["label_source"], row["published_label_source"]) == ("evaluator", "official")
-    header, rows = text.beside_cells(published.beside(b))
+    header, rows = leaderboard.beside_cells(published.beside(b))
     assert header[0] == "column"
     assert rows[0][-1] == "no"
     assert rows[0][-3] == "+0.68"
@@ -445,21 +447,21 @@ def test_an_incomplete_row_has_no_difference():
     (row,) = published.beside(b).to_dict("records")
     assert pd.isna(row["published_std"])
     assert row["spread"] == pytest.approx(math.sqrt(2) * row["std"]), "their one training scatters like ours"
-    assert "taken to be the other's" in text.BESIDE_NOTE
+    assert "taken to be the other's" in leaderboard.BESIDE_NOTE
 
 
 # ------------------------------------------------------------------------------------------------ LaTeX
 
 
 def test_latex_escapes_and_marks_the_best():
-    assert text.tex("a_b & 50 % #1 {x} \\ ~ ^ $ ± –") == (
+    assert leaderboard.tex("a_b & 50 % #1 {x} \\ ~ ^ $ ± –") == (
         r"a\_b \& 50 \% \#1 \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ $\pm$ --"
     )
     rows = make_rows()
     absent = pick(rows, system="dis-22222222", seed=1, dcase="dcase2022")
     rows.loc[pick(rows, system="dis-22222222"), "value"] = 0.99
     b = board(rows[~absent])
-    lines = text.latex(b).splitlines()
+    lines = leaderboard.latex(b).splitlines()
     assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
         r"\toprule",
         r"\midrule",
@@ -475,4 +477,4 @@ def test_latex_escapes_and_marks_the_best():
     (line,) = [line for line in ranked if rf"\textbf{{{100 * best:.2f}}} $\pm$ " in line]
     assert "(2 of 2)" in line
     assert "".join(ranked).count("textbf") >= 4 + len(b.means)
-    assert text.latex(b).count("{") == text.latex(b).count("}")
+    assert leaderboard.latex(b).count("{") == leaderboard.latex(b).count("}")

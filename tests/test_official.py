@@ -18,7 +18,7 @@ from test_metrics import PUBLISHED
 
 from asdray.dcase.truth import load_ground_truth
 from asdray.dcase.years import YEARS, get_year
-from asdray.evaluation import bootstrap, metrics, official, official_csv
+from asdray.evaluation import bootstrap, metrics, official
 from asdray.evaluation.bootstrap import SectionScores
 
 EPS = 2.220446049250313e-16
@@ -296,7 +296,7 @@ def test_the_result_equals_the_official_evaluator(asdray, case, tmp_path, compat
     else:
         assert_same(rows_of(path), brute_2022(case, results_of(case, tmp_path).ci95))
     assert b"\r" not in path.read_bytes()
-    assert (folder / official_csv.CI95_FILE).exists() != compat
+    assert (folder / official.CI95_FILE).exists() != compat
     assert (folder / "teams_official_score.csv").exists() == (expected is None)
     year = get_year(case.dcase)
     absent = [m for m in year.machines["eval"] if m not in case.machines]
@@ -356,7 +356,7 @@ def test_tables_over_systems_equal_the_official_evaluator(asdray, case, tmp_path
     for section, (auc_rows, score_rows) in per_section.items():
         assert_same(rows_of(out / f"teams_section_{section:02d}_auc.csv"), auc_rows)
         assert_same(rows_of(out / f"teams_section_{section:02d}_score.csv"), score_rows)
-    header, first, second = rows_of(out / official_csv.CI95_FILE)
+    header, first, second = rows_of(out / official.CI95_FILE)
     assert header == ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
     for row, name in ((first, "sys1"), (second, "sys2")):
         score, ci95, low, high = map(float, row[1:5])
@@ -430,7 +430,7 @@ def test_a_result_by_hand(asdray, tmp_path):
     (tmp_path / "synthetic.json").touch()  # as `asdray synth` leaves it beside the ground truth
     code, shown, _ = asdray("official", tmp_path / "mine", *where, "--partial")
     assert (code, "Dataset: synthetic" in shown) == (0, True)
-    mark = tmp_path / "mine_result" / official_csv.MARK_FILE
+    mark = tmp_path / "mine_result" / official.MARK_FILE
     assert not mark.exists(), "the table of intervals has a column for it"
     for made, marked in ((True, True), (False, False)):
         if not made:
@@ -462,7 +462,7 @@ def test_tables_reproduce_published_totals(dcase, tmp_path):
     year = get_year(dcase)
     result = official.SystemResult("mse", sections, official.total(year, sections), None, None, ())
     against = official.Reference(year, (), {}, {}, "official")
-    official_csv.write([result], tmp_path, against, compat=True)
+    official.write([result], tmp_path, against, compat=True)
     assert float(rows_of(tmp_path / "mse_result.csv")[-3][2]) == pytest.approx(score, abs=1e-14)
     paper = rows_of(tmp_path / "teams_official_score_paper.csv")
     assert float(paper[4][2]) == pytest.approx(score, abs=1e-14)
@@ -504,7 +504,7 @@ def test_an_incomplete_ground_truth_gives_no_official_score(asdray, case, tmp_pa
     rows = rows_of(folder / "sys1_result.csv")
     assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
     assert ["ToyCar"] in rows, "machines keep their rows"
-    assert rows_of(folder / official_csv.CI95_FILE)[1] == ["sys1", "", "", "", "", "", "", "official"]
+    assert rows_of(folder / official.CI95_FILE)[1] == ["sys1", "", "", "", "", "", "", "official"]
     assert rows_of(folder / "teams_official_score.csv")[1][1] == ""
     assert results_of(case, tmp_path, draws=20).interval is not None
 
@@ -614,7 +614,7 @@ def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
     assert contents[0] == contents[1]
     assert len(contents[0]) == 7
     assert asdray(*command, "--compat")[0] == 0
-    assert not (tmp_path / "mine_result" / official_csv.CI95_FILE).exists()
+    assert not (tmp_path / "mine_result" / official.CI95_FILE).exists()
 
 
 def test_draws_and_their_seed_are_options(asdray, tmp_path):
@@ -626,7 +626,7 @@ def test_draws_and_their_seed_are_options(asdray, tmp_path):
     def interval(*more):
         code, shown, _ = asdray(*command, *more)
         assert code == 0
-        return rows_of(tmp_path / "mine_result" / official_csv.CI95_FILE)[1][1:7], shown
+        return rows_of(tmp_path / "mine_result" / official.CI95_FILE)[1][1:7], shown
 
     default, shown = interval()
     assert default[4:] == ["2000", "0"]

@@ -22,7 +22,7 @@ from asdray.config.system import recipe_names
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise
 from asdray.store import Places
-from asdray.sweep.changes import changes
+from asdray.sweep.outputs import changes
 from asdray.sweep.plan import plan
 
 pytestmark = pytest.mark.ray

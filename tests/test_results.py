@@ -24,6 +24,7 @@ from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
+from asdray.sweep.jobs import trial_row
 from asdray.sweep.plan import plan
 
 DCASE = "dcase2023"
@@ -64,7 +65,7 @@ def world(tmp_path_factory):
         all_stages(job.trial, places, (Knn(), Knn(n_neighbors=2)))
     folder = store.sweep_dir(places.results, sweep.name)
     outputs.write_spec(sweep, folder)
-    rows = [outputs.trial_row(job, job.steps(sweep, places), places, []) for job in jobs]
+    rows = [trial_row(job, job.steps(sweep, places), places, []) for job in jobs]
     write_trials(rows, folder)
     return places, sweep, jobs
 

@@ -25,13 +25,12 @@ from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
 from asdray.store import Places, SweepDir, sweep_dir
 from asdray.sweep import objective, selection, study
-from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.jobs import Job, event_key
 from asdray.sweep.progress import Progress, StageCounts, trials_line
 from asdray.sweep.search import SearchRun, best_mean, known_jobs, open_search
-from asdray.sweep.status import status
+from asdray.sweep.status import plan_lines, status
 from asdray.sweep.study import Studies, study_names
 from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, GroupScheduler
 
@@ -469,6 +468,15 @@ def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path,
     before = contents(folder)
     assert len(studies_of(tmp_path, places).samples) == 4
     assert contents(folder) == before
+
+
+def test_a_study_that_lacks_an_outcome_is_damaged(tmp_path, places):
+    play(studies_of(tmp_path, places))
+    path = SweepDir(sweep_dir(places.results, "hunt")).study
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"sample 3"' not in line))
+    with pytest.raises(ValueError, match=r"study\.journal is damaged \('sample 3'\): move it away"):
+        studies_of(tmp_path, places, only_read=True)
 
 
 def contents(folder):

@@ -21,16 +21,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def finish(folder, stage="score", **kwargs):
+def finish(folder, name="score", **kwargs):
     outputs = [folder / "a.txt", folder / "sub" / "b.bin"]
-    return store.finish(folder, stage, "sig", outputs=outputs, started=time.time(), **kwargs)
+    return store.finish(folder, name, "sig", outputs=outputs, started=time.time(), **kwargs)
 
 
 def test_a_record_describes_outputs_of_its_sizes(folder):
     assert store.read_records(folder) == {}
-    record = finish(folder, inputs={"extract": "d1"}, backend="knn-1", device="cpu")
+    record = finish(folder, store.record_name("score", "knn-1"), inputs={"extract": "d1"}, device="cpu")
     assert store.read_records(folder) == {"score-knn-1": record}
-    assert store.read_record(folder, "score", "knn-2") is None
+    assert store.read_record(folder, "score-knn-2") is None
     assert record.describes(folder)
     (folder / "sub" / "b.bin").write_bytes(b"\0" * 99)
     assert not record.describes(folder)

@@ -13,12 +13,9 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year
 from asdray import store
 from asdray.stages.steps import Snapshot
 from asdray.store import Places
-from asdray.sweep import summary
-from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.jobs import Job
 from asdray.sweep.plan import load
-from asdray.sweep.status import status
-from asdray.sweep.summary import read_summary, write_summaries
+from asdray.sweep.status import plan_lines, read_summary, status, write_summaries
 
 KNN4 = {"name": "knn", "n_neighbors": 4}
 
@@ -256,7 +253,7 @@ def test_everything_that_a_training_reads_is_part_of_the_request(world):
 
 def test_other_numerics_believe_nothing(world, monkeypatch):
     world.summarize()
-    monkeypatch.setattr(summary, "NUMERICS", {"train": -1})
+    monkeypatch.setattr("asdray.sweep.status.NUMERICS", {"train": -1})
     assert world.tell()[1] == 4
 
 

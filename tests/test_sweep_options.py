@@ -23,18 +23,22 @@ from asdray.config.backend import backend_id
 from asdray.evaluation.tables import write_trials
 from asdray.stages.steps import Snapshot
 from asdray.store import Places
-from asdray.sweep.changes import changes
-from asdray.sweep.dry_run import plan_lines
 from asdray.sweep.estimate import Estimate, Estimator
 from asdray.sweep.events import EventLog, attempt, event_of
-from asdray.sweep.fresh import delete, results_of
-from asdray.sweep.jobs import Remaining, count_complete, is_complete, with_signature
-from asdray.sweep.only import chooser
-from asdray.sweep.outputs import trial_row, write_spec
-from asdray.sweep.plan import load, log_found
+from asdray.sweep.jobs import (
+    Remaining,
+    TrialRun,
+    count_complete,
+    is_complete,
+    log_found,
+    trial_row,
+    with_signature,
+)
+from asdray.sweep.keep import delete, results_of
+from asdray.sweep.outputs import changes, write_spec
+from asdray.sweep.plan import chooser, load
 from asdray.sweep.progress import Progress, duration, render, write_snapshot
-from asdray.sweep.status import status
-from asdray.sweep.trial_run import TrialRun
+from asdray.sweep.status import plan_lines, status
 
 
 @pytest.fixture(scope="module")
@@ -498,6 +502,9 @@ def test_the_amount_left_follows_the_events(world):
     before = estimator.estimate()
     assert before.train_seconds == pytest.approx(100, rel=0.01)
     unit = dis.trial.units[0].name
+    reused = {"seconds": 900.0, "status": "done", "found": True}
+    estimator.stage_ended(1, {**event_of(jobs[1].trial, "train", unit=unit), **reused})
+    assert estimator.estimate() == before, "it was counted at the start"
     estimator.epoch_ended(0, unit, 50.0)  # as much as the other trial took for all of its epochs but one
     epochs = DIS.train.epochs
     assert estimator.estimate().train_seconds == pytest.approx(epochs * 150 / (epochs + 1))
@@ -686,9 +693,8 @@ from asdray.store import Places
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import event_of, failed
 from asdray.sweep.plan import load
-from asdray.sweep.jobs import Remaining
+from asdray.sweep.jobs import Remaining, TrialRun
 from asdray.sweep.progress import Progress, View
-from asdray.sweep.trial_run import TrialRun
 places = Places.of(sys.argv[1], sys.argv[2])
 sweep, jobs = load(Path(sys.argv[3]), {}, places)
 runs = [TrialRun(i, job, Remaining(), asked=True) for i, job in enumerate(jobs)]

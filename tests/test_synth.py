@@ -18,12 +18,12 @@ from asdray import store
 from asdray.dcase import manifest, names
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import synthetic_path, unfinished_path
-from asdray.dcase.synth import SynthReport, layout, lists, sounds, synthesise
+from asdray.dcase.synth import SynthReport, layout, sounds, synthesise
+from asdray.dcase.synth.attributes import attributes_of
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.synth.machines import MACHINES
-from asdray.dcase.synth.tables import attributes_of
-from asdray.dcase.synth.voice import apply_fault, voice_of
+from asdray.dcase.synth.sounds import apply_fault, voice_of
 from asdray.dcase.years import YEARS, get_year
 from asdray.evaluation.metrics import auc
 
@@ -112,7 +112,7 @@ def planned(dcase: str, *machines: str, train: int | None = 12, test: int | None
 def lists_of(dcase: str, *machines: str, **sizes: int) -> dict[str, str]:
     """The files of the ground-truth folder."""
     clips = planned(dcase, *machines, **sizes)
-    return lists.ground_truth(Spec(dcase, machines or YEARS[dcase].all_machines, 12, 8, 0.5, 0), clips)
+    return layout.ground_truth(Spec(dcase, machines or YEARS[dcase].all_machines, 12, 8, 0.5, 0), clips)
 
 
 def eval_list(dcase: str, *machines: str, **sizes: int) -> str:
@@ -136,8 +136,8 @@ class TestEveryYear:
             said = {
                 "machine": clip.machine, "section": clip.section, "domain": clip.domain, "split": clip.split,
                 "subset": clip.subset, "is_anomaly": clip.is_anomaly, "attributes": clip.attributes,
-                "revealed_attributes": clip.revealed, "channels": report.channels,
-                "n_samples": report.n_samples, "sample_rate": 16000,
+                "revealed_attributes": clip.revealed, "channels": YEARS[dcase].channels,
+                "n_samples": round(16000 * report.spec.seconds), "sample_rate": 16000,
             }  # fmt: skip
             assert {k: row[k] for k in said} == said
             path = store.original_dir(data, dcase, clip.subset) / clip.machine / clip.folder / clip.name
@@ -247,7 +247,7 @@ class TestEveryYear:
         data, report = made[dcase]
         year = get_year(dcase)
         spelled = collections.Counter()
-        for (subset, machine, name), text in lists.attribute_csvs(report.spec, report.clips).items():
+        for (subset, machine, name), text in layout.attribute_csvs(report.spec, report.clips).items():
             assert (store.original_dir(data, dcase, subset) / machine / name).read_text() == text
             head, *rows = (line.split(",") for line in text.splitlines())
             assert head == ["file_name", *(f"d{i}{x}" for i in range(1, len(head) // 2 + 1) for x in "pv")]

@@ -268,6 +268,11 @@ def test_labels_show_only_differing_options():
         "c": "c",
     }
     assert tables.backend_labels({"a": knn, "b": dict(knn)}) == {"a": "a", "b": "b"}
+    apart = {"name": "knn", "sep_section": True, "n_neighbors": 4, "metric": "cosine"}
+    assert tables.backend_labels({"a": {**knn, "sep_section": False}, "b": apart}) == {
+        "a": "knn(n_neighbors=1, sep_section=false)",
+        "b": "knn(n_neighbors=4, sep_section=true)",
+    }
     swept = {
         "s1": {"frontend.loss": {"name": "adacos"}, "train.epochs": 2, "audio.duration": 2.0},
         "s2": {"frontend.loss": {"name": "scac", "n": 16}, "train.epochs": 2, "audio.duration": 2.0},

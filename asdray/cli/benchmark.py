@@ -59,8 +59,8 @@ def benchmark(
     from asdray.dcase.years import get_year
     from asdray.stages.columns import require_classes
     from asdray.store import Places
-    from asdray.sweep.dry_run import plan_lines
     from asdray.sweep.plan import plan
+    from asdray.sweep.status import plan_lines
 
     get_year(dcase)
     path = FOLDER / f"{dcase}.yaml"

@@ -15,7 +15,6 @@ import typer
 from asdray.cli import benchmark, data, encoders, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_lines
-from asdray.config.plugin import plugin_errors
 from asdray.sweep.stop import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -51,8 +50,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            with sigterm_as_ctrl_c(), plugin_errors():
+            with sigterm_as_ctrl_c():
                 app(args=arguments, obj=arguments)
+        except Exception as error:  # a plugin's code may raise any exception
+            from asdray.config.plugin import plugin_error
+
+            if found := plugin_error(error):
+                raise found from error
+            raise
         finally:
             sys.stdout.flush()
     except SystemExit as error:

@@ -53,7 +53,7 @@ def official(
     Example: asdray official teams --dcase dcase2023 --ground-truth data/original/dcase2023/ground_truth
     """
     from asdray.dcase.truth import load_ground_truth
-    from asdray.evaluation import bootstrap, official_csv
+    from asdray.evaluation import bootstrap
     from asdray.evaluation import official as evaluation
 
     if compat and (draws, seed) != (None, None):
@@ -62,21 +62,10 @@ def official(
     systems, empty = evaluation.find_systems(folder)
     truth = load_ground_truth(ground_truth, dcase)
     reference = evaluation.reference(truth, evaluation.kind_of_truth(truth))
-    results: list[SystemResult] = []
-    faults: dict[str, str] = {}
-    for name, path in systems.items():
-        try:
-            results.append(
-                evaluation.evaluate(
-                    name, path, reference, compat=compat, partial=partial, draws=drawn[0], seed=drawn[1]
-                )
-            )
-        except ValueError as error:
-            faults[name] = str(error)
-    if not results:
-        raise ValueError("\n".join(faults.values()))
+    options = {"compat": compat, "partial": partial, "draws": drawn[0], "seed": drawn[1]}
+    results, faults = evaluation.evaluate_all(systems, reference, **options)
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
-    paths = official_csv.write(results, target, reference, compat=compat)
+    paths = evaluation.write(results, target, reference, compat=compat)
     _print_results(results, reference, compat, partial)
     print_lines(f"ignored: {path} holds no submission" for path in empty)
     print_lines(f"ignored in {r.name}: {', '.join(r.ignored)}" for r in results if r.ignored)
@@ -106,7 +95,7 @@ def _print_results(
     results: Sequence[SystemResult], reference: Reference, compat: bool, partial: bool
 ) -> None:
     """Prints a row per system, for a single system a row per machine before, and notes on the scores."""
-    from asdray.evaluation.official_csv import SYNTHETIC
+    from asdray.evaluation.official import SYNTHETIC
 
     year, lacking = reference.year, reference.missing
     partial_score = bool(lacking) and (partial or compat)

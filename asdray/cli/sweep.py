@@ -82,8 +82,7 @@ def sweep(
     from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep import stop
-    from asdray.sweep.only import chooser
-    from asdray.sweep.plan import load
+    from asdray.sweep.plan import chooser, load
 
     seconds = None if wall_time is None else stop.parse_wall_time(wall_time)
     places = Places.of(data, results, cache_dir)
@@ -100,7 +99,7 @@ def sweep(
             return
         plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
     if dry_run:
-        from asdray.sweep.dry_run import plan_lines
+        from asdray.sweep.status import plan_lines
 
         print_lines(plan_lines(plan, jobs, places, asked, retry_failed))
         return
@@ -124,7 +123,7 @@ def sweep(
 
 def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool, dry_run: bool) -> None:
     """``--fresh``: lists the results to delete, asks, and deletes them."""
-    from asdray.sweep.fresh import delete, results_of
+    from asdray.sweep.keep import delete, results_of
 
     found = results_of(plan, jobs, places)
     if not found.folders and not plan.search.samples:
@@ -181,7 +180,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
 
 def print_board(board: Leaderboard, title: str) -> None:
     """Prints a leaderboard with notes, then our rows beside the published rows of the same systems."""
-    from asdray.evaluation import leaderboard_text as text
+    from asdray.evaluation import leaderboard as text
     from asdray.evaluation.published import beside
 
     _print_table(text.rich_table(board, title=title), text.notes(board))

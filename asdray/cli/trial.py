@@ -31,9 +31,10 @@ from asdray.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from asdray.config.backend import Backend, Umap
+    from asdray.config.sweep import Sweep
     from asdray.config.trial import Trial, Unit
     from asdray.stages.steps import Outcome, TrialFiles
     from asdray.stages.trial_json import Description
@@ -63,11 +64,7 @@ def run(
     Example: asdray run dis_baseline dcase2023 --seed 0 --machines fan --set train.epochs=2
     """
     from asdray.audio.cache import check_unchanged
-    from asdray.config.expand import expand
-    from asdray.config.files import parse_set, validate
     from asdray.config.load import load_plugins
-    from asdray.config.sweep import Sweep
-    from asdray.config.system import load_recipe
     from asdray.stages.trial_json import write_trial
     from asdray.store import Places
     from asdray.sweep.plan import plan
@@ -75,43 +72,41 @@ def run(
     _one_thread_for_blas()
     where = f"asdray run {recipe} {dcase}"
     load_plugins(plugin or [])
-    load_recipe(recipe)  # an error in the command is reported before an error in the data
-    spec = validate(
-        Sweep,
-        {
-            "name": "run",
-            "recipes": {recipe: {"set": parse_set(overrides or [])}},
-            "dcase": [dcase],
-            "seeds": [seed],
-            "machines": "all" if machines == "all" else {dcase: machines.split(",")},
-            **({"backends": _parse_backends(backend)} if backend else {}),
-            "checkpoints": [ckpt],
-            "umap": {} if umap else False,
-        },
-        where,
-    )
-    ((trial, _),) = expand(spec, where)
-    if backend:
-        _check_apply(trial, spec.backends)
+    asked: dict[str, Any] = {"dcase": [dcase], "seeds": [seed], "checkpoints": [ckpt]}
+    asked |= {"machines": "all" if machines == "all" else {dcase: machines.split(",")}}
+    asked |= {"umap": {} if umap else False} | ({"backends": _parse_backends(backend)} if backend else {})
+    spec = _sweep_of_one(recipe, overrides or [], asked, where)
     places = Places.of(data, results, cache_dir)
     (job,) = plan(spec, places, where)
     check_unchanged(places.data, dcase, job.trial.machines)
     folder = write_trial(job.files(places), job.request(spec))
-    stages = _Stages(
-        job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
-    )
     # An output that a sweep has pruned is rebuilt only if a later stage is about to read the output.
     rebuild = {(step.stage, step.unit or step.machine) for step in job.steps(spec, places) if step.rebuild}
-    for unit in job.trial.units:
-        stages.train(unit, rebuild=("train", unit.name) in rebuild)
-    for machine in job.trial.machines:
-        stages.extract(machine, ckpt, rebuild=("extract", machine) in rebuild)
-        stages.score(machine, ckpt)
-        stages.evaluate(machine, ckpt)
-        if spec.umap:
-            stages.umap(machine, ckpt)
-    stages.table()
+    _Stages(
+        job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
+    ).all(rebuild)
     _print_trial_tables(folder)
+
+
+def _sweep_of_one(recipe: str, overrides: Sequence[str], asked: Mapping[str, Any], where: str) -> Sweep:
+    """The sweep with the only trial of ``asdray run``, after a check of its backends.
+
+    Args:
+        overrides: options of the recipe, as key=value.
+        asked: further keys of a sweep file.
+    """
+    from asdray.config.expand import expand
+    from asdray.config.files import parse_set, validate
+    from asdray.config.sweep import Sweep
+    from asdray.config.system import load_recipe
+
+    load_recipe(recipe)  # an error in the command is reported before an error in the data
+    recipes = {recipe: {"set": parse_set(overrides)}}
+    spec = validate(Sweep, {"name": "run", "recipes": recipes, **asked}, where)
+    ((trial, _),) = expand(spec, where)
+    if "backends" in asked:
+        _check_apply(trial, spec.backends)
+    return spec
 
 
 @dataclass(frozen=True)
@@ -126,6 +121,23 @@ class _Stages:
     umap_options: Umap | Literal[False]
     overwrite: bool = False
     device: str = "auto"
+
+    def all(self, rebuild: Collection[tuple[str, str | None]]) -> None:
+        """Runs every stage of every machine; ``rebuild`` names outputs that are made again if pruned.
+
+        Args:
+            rebuild: stage, and unit or machine.
+        """
+        for unit in self.trial.units:
+            self.train(unit, rebuild=("train", unit.name) in rebuild)
+        for machine in self.machines:
+            for ckpt in self.checkpoints:
+                self.extract(machine, ckpt, rebuild=("extract", machine) in rebuild)
+                self.score(machine, ckpt)
+                self.evaluate(machine, ckpt)
+                if self.umap_options:
+                    self.umap(machine, ckpt)
+        self.table()
 
     def each(self, stage: Callable[[str, str], None]) -> None:
         """Calls ``stage`` with every machine, for every checkpoint."""
@@ -222,13 +234,7 @@ def _open(
     plugin: list[Path] | None = None,
     **options: Any,
 ) -> _Stages:
-    """Opens a trial's folder for a stage command.
-
-    Args:
-        ckpt: the only checkpoint; None: the checkpoints of the trial's description.
-        machine: the only machine; None: all machines of the trial.
-        backend: backends as text; None or empty: the backends of the trial's description.
-        options: ``overwrite`` and ``device`` of `_Stages`.
+    """Opens a trial's folder for a stage command; None: all machines, the described checkpoints and backends.
 
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
@@ -252,19 +258,14 @@ def _open(
     if backend:
         backends = check_backends(_parse_backends(backend), "--backend")
         _check_apply(trial, backends)
-    return _Stages(
-        trial,
-        Places.of(data, results, cache_dir),
-        [machine] if machine else trial.machines,
-        [check_checkpoint(ckpt)] if ckpt else description.checkpoints,
-        backends,
-        description.umap,
-        **options,
-    )
+    machines = [machine] if machine else trial.machines
+    checkpoints = [check_checkpoint(ckpt)] if ckpt else description.checkpoints
+    places = Places.of(data, results, cache_dir)
+    return _Stages(trial, places, machines, checkpoints, backends, description.umap, **options)
 
 
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
-    """Prints a line for every plugin that differs from the trial's copy and was not loaded anew."""
+    """Prints a line for every plugin that differs from the trial's copy and was not loaded again."""
     from asdray.config.plugin import has_changed
 
     for copy in description.plugins:
@@ -281,9 +282,13 @@ def train(
 
     Example: asdray train results/trials/dcase2023/dis_baseline-5ce49aea/seed0
     """
-    stages = _open(
-        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
-    )
+    options: dict[str, Any] = {
+        "machine": machine,
+        "cache_dir": cache_dir,
+        "overwrite": overwrite,
+        "device": device,
+    }
+    stages = _open(trial, data, ckpt, **options)
     for unit in dict.fromkeys(stages.trial.unit_of(name) for name in stages.machines):
         stages.train(unit)
 
@@ -297,9 +302,13 @@ def extract(
 
     Example: asdray extract results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    stages = _open(
-        trial, data, ckpt, machine=machine, cache_dir=cache_dir, overwrite=overwrite, device=device
-    )
+    options: dict[str, Any] = {
+        "machine": machine,
+        "cache_dir": cache_dir,
+        "overwrite": overwrite,
+        "device": device,
+    }
+    stages = _open(trial, data, ckpt, **options)
     stages.each(stages.extract)
 
 

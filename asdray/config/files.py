@@ -1,22 +1,29 @@
-"""YAML files and ``key=value`` options, checked against a configuration class.
+"""YAML files and ``key=value`` options, checked against a configuration class, with faults in a user's words.
 
 Numbers may be written as ``1e-3``; a repeated key is an error. Example::
 
     validate(Sweep, read_yaml(Path("sweep.yaml")), "sweep.yaml")
+
+A fault is a line with the path of the option in the user's file: ``sweep.yaml: unknown option
+'train.batchsize'; did you mean 'train.batch_size'? (known here: train.epochs, ...)``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from asdray.config.base import Config
-from asdray.config.faults import explain
+from asdray.config.base import Config, Extensible
+from asdray.config.plugin import read_errors
+from asdray.dcase.years import nearest
 
 C = TypeVar("C", bound=Config)
 
@@ -67,14 +74,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ValueError: a missing or unreadable file, or invalid YAML.
     """
-    try:
+    with read_errors(path):
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read {path}: not a text file ({error})") from None
     return parse_yaml(text, str(path))
 
 
@@ -104,3 +105,206 @@ def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"--set {pair!r} must have the form key=value")
         values[key] = parse_yaml(value, f"--set {pair}")
     return values
+
+
+# ------------------------------------------------------------------------ pydantic's errors in a user's words
+
+_KINDS = {
+    "model_type": "a mapping of options",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "none_required": "null",
+}
+"""pydantic's errors about a value of the wrong kind, with the right kind in words."""
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line per fault of a value that ``model`` refused.
+
+    pydantic reports a value that fits no member of a union once per member: here one fault and one line.
+    """
+    items = error.errors(include_url=False)
+    faults = [_located(model, item) for item in items if not _is_consequence(item, items)]
+    lines: list[str] = []
+    for fault in faults:
+        same_union = [f for f in faults if f.union is not None and f.union == fault.union]
+        if inside := [f for f in same_union if f.inside]:
+            # The user meant the member in which pydantic refused an inner option.
+            lines += [f.line() for f in inside]
+        else:
+            lines.append(_fits_no_member(same_union) if same_union else fault.line())
+    return list(dict.fromkeys(lines))
+
+
+def _is_consequence(item: Any, items: list) -> bool:
+    """True if ``item`` calls a list too short only because items of the list were refused."""
+    loc = item["loc"]
+    return item["type"] == "too_short" and any(
+        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in items
+    )
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """One error of pydantic with its place in the user's file.
+
+    Attributes:
+        item: pydantic's description of the error.
+        names: path of the option.
+        union: path of the union without a ``name`` (a number or a word, say) around the error; None if none.
+        inside: True if the error concerns an option of such a union's member, not the member as a whole.
+        owner: class in which an unknown option was written.
+    """
+
+    item: Any
+    names: tuple[str, ...]
+    union: tuple[str, ...] | None
+    inside: bool
+    owner: type[BaseModel] | None
+
+    @property
+    def path(self) -> str:
+        return ".".join(self.names) or "the file"
+
+    def line(self) -> str:
+        """The fault in words."""
+        item, kind, path, value = self.item, self.item["type"], self.path, self.item["input"]
+        context = item.get("ctx") or {}
+        if item["loc"][-1:] == ("[key]",) or kind == "invalid_key":
+            return f"{path}: the key {value!r} must be text"
+        if kind == "extra_forbidden":
+            known = list(self.owner.model_fields) if self.owner else []
+            return f"unknown option {path!r}{nearest(self.names[-1], known)} (known here: {', '.join(known)})"
+        if kind == "missing":
+            return f"{path} is missing"
+        if kind == "union_tag_not_found":
+            return f"{path} needs a 'name'"
+        if kind == "model_attributes_type":
+            return f"{path} is {_yaml(value)}, but must be an object with a 'name'"
+        if kind == "union_tag_invalid":
+            tag, expected = context["tag"], _words(context["expected_tags"])
+            return f"{path}.name is {tag!r}{nearest(tag, expected)} (known: {', '.join(expected)})"
+        if kind == "literal_error":
+            return _not_one_of(path, value, _words(context["expected"]))
+        if kind in _KINDS:
+            return f"{path} is {_yaml(value)}: must be {_KINDS[kind]}"
+        message = item["msg"].removeprefix("Value error, ")
+        if kind == "value_error":
+            return f"{path}: {message}" if self.names else message
+        return f"{path} is {_yaml(value)}: {message[0].lower()}{message[1:]}"
+
+
+def _fits_no_member(faults: list[_Fault]) -> str:
+    """One line for a value that fits no member of a union; one fault per member."""
+    choices: list[str] = []
+    for fault in faults:
+        kind = fault.item["type"]
+        if kind == "literal_error":
+            choices = [*_words(fault.item["ctx"]["expected"]), *choices]
+        elif kind in _KINDS:
+            choices.append(_KINDS[kind])
+    # Any other error concerns a value of the right kind, such as a number out of range.
+    wrong = next((f for f in faults if f.item["type"] not in ("literal_error", *_KINDS)), None)
+    if wrong is not None:
+        return f"{wrong.line()} (or: {', '.join(choices)})" if choices else wrong.line()
+    return _not_one_of(faults[0].path, faults[0].item["input"], choices)
+
+
+def _not_one_of(path: str, value: Any, choices: list[str]) -> str:
+    close = nearest(value, choices) if isinstance(value, str) else ""
+    return f"{path} is {_yaml(value)}{close} (one of: {', '.join(choices)})"
+
+
+_IN_YAML = {"False": "false", "True": "true", "None": "null"}
+
+
+def _words(expected: str) -> list[str]:
+    """The words in pydantic's ``'a', 'b' or False``, as YAML writes them."""
+    words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
+    return [_IN_YAML.get(word, word) for word in words]
+
+
+def _yaml(value: Any) -> str:
+    return _IN_YAML.get(repr(value), repr(value))
+
+
+# ---------------------------------------------------------------------------------------------------- places
+
+
+def _located(model: type[BaseModel], item: Any) -> _Fault:
+    """An error with its place: the parts of pydantic's location that stand in the user's file.
+
+    The location also has the name of a union's member (``adacos``) or the member's type (``dict[...]``,
+    ``constrained-float``), which are no keys of the file.
+    """
+    names: list[str] = []
+    union: tuple[str, ...] | None = None
+    inside = False
+    current: Any = model
+    owner: type[BaseModel] | None = None
+    for part in item["loc"]:
+        members = _members(current)
+        if part == "[key]":
+            continue
+        if len(members) > 1:
+            current = next((m for m in members if _is_called(m, part)), None)
+            if union is None and not all(_tag(m) for m in members):
+                union = tuple(names)
+            continue
+        names.append(str(part))
+        inside = union is not None
+        member = members[0] if members else None
+        owner = member if _is_model(member) else None
+        current = _part_of(member, part)
+    return _Fault(item, tuple(names), union, inside, owner)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that an annotation allows besides null."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation, *marks = typing.get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, Extensible):
+                return list(mark.members)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [m for arg in typing.get_args(annotation) for m in _members(arg) if m is not type(None)]
+    return [annotation]
+
+
+def _is_model(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, BaseModel)
+
+
+def _is_called(member: Any, part: Any) -> bool:
+    """True if ``part`` is pydantic's name for this member of a union."""
+    if tag := _tag(member):
+        return tag == part
+    name = getattr(typing.get_origin(member) or member, "__name__", None)
+    return name is not None and str(part).split("[")[0] == name
+
+
+def _tag(member: Any) -> str | None:
+    """The ``name`` of a configuration class in YAML; None if the class has none."""
+    name = member.model_fields.get("name") if _is_model(member) and issubclass(member, Config) else None
+    return name.default if name else None
+
+
+def _part_of(member: Any, part: Any) -> Any:
+    """The annotation of a model's field, a mapping's values or a list's items; None for an unknown field."""
+    if _is_model(member):
+        option = member.model_fields.get(part)
+        if option is None:
+            return None
+        return Annotated[option.annotation, *option.metadata] if option.metadata else option.annotation
+    arguments, origin = typing.get_args(member), typing.get_origin(member)
+    if origin in (dict, Mapping):
+        return arguments[1]
+    return arguments[0] if origin in (list, tuple) else None

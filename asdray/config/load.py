@@ -58,13 +58,21 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
 
 def _split(key: str, value: Mapping) -> list[str]:
     """The parts of an override's key. Dots do not split a recipe's name, nor an option path after ``set`` or
-    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs."""
+    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs.
+
+    Raises:
+        ValueError: the key begins with the names of two recipes, such as ``my`` and ``my.yaml``.
+    """
     parts = key.split(".")
     if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
-        for name in value["recipes"]:
-            if f"{key}.".startswith(f"recipes.{name}."):
-                rest = key.removeprefix(f"recipes.{name}").removeprefix(".")
-                parts = ["recipes", name, *(rest.split(".") if rest else [])]
+        names = [name for name in value["recipes"] if f"{key}.".startswith(f"recipes.{name}.")]
+        if len(names) > 1:
+            raise ValueError(
+                f"--set {key} may mean each of the recipes {' and '.join(names)}: rename the recipe file"
+            )
+        for name in names:
+            rest = key.removeprefix(f"recipes.{name}").removeprefix(".")
+            parts = ["recipes", name, *(rest.split(".") if rest else [])]
     for i, part in enumerate(parts):
         if i in (0, 2) and part in ("set", "space") and i + 1 < len(parts):
             return [*parts[: i + 1], ".".join(parts[i + 1 :])]

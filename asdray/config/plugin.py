@@ -183,15 +183,21 @@ def read_plugin(path: Path) -> Plugin:
     """
     path = path.expanduser().absolute()
     main = path / "__init__.py" if path.is_dir() else path
-    try:
+    with read_errors(main, "plugin"):
         text = main.read_bytes().decode("utf-8")
         return Plugin(str(path), text, None if main == path else _others(path))
+
+
+@contextlib.contextmanager
+def read_errors(path: Path, noun: str = "") -> Iterator[None]:
+    """Turns the errors of reading the text file at ``path``, a ``noun``, into a ValueError with the path."""
+    try:
+        yield
     except FileNotFoundError:
-        raise ValueError(f"there is no plugin {main}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read the plugin {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read the plugin {main}: not a text file ({error})") from None
+        raise ValueError(f"there is no {noun or 'file'} {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not a text file ({error})"
+        raise ValueError(f"cannot read {f'the {noun} ' if noun else ''}{path}: {reason}") from None
 
 
 def _others(folder: Path) -> tuple[tuple[str, bytes], ...]:
@@ -257,14 +263,3 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         yield link
         seen.add(id(link))
         link = link.__cause__ or link.__context__
-
-
-@contextlib.contextmanager
-def plugin_errors() -> Iterator[None]:
-    """Turns exceptions from a plugin's code into `PluginError`; other exceptions pass unchanged."""
-    try:
-        yield
-    except Exception as error:  # the user's code may raise any exception
-        if found := plugin_error(error):
-            raise found from error
-        raise

@@ -472,6 +472,7 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
         for key, own in differences(same).items():
             shown = (*ALWAYS_SHOWN.get(name, ()), *SHOWN_IF_GIVEN)
             always = {n: same[key][n] for n in shown if n in same[key]}
-            labels[key] = show({"name": name, **always, **own})
+            ordered = sorted(own, key="sep_section".__eq__)  # a common option after the method's own
+            labels[key] = show({"name": name, **always, **{n: own[n] for n in ordered}})
     taken = list(labels.values())
     return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}

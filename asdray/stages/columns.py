@@ -54,7 +54,7 @@ def clip_keys(files: TrialFiles, machine: str, split: str) -> tuple[str, ...]:
         raise ValueError(f"{dcase} {machine} has no {split} clips")
     table = manifest.rows(manifest.load_manifest(data, dcase), machine=machine, split=split)
     if manifest.load_dataset(data, dcase).machines[machine].split_id(split) != wanted:
-        raise ValueError(f"{dcase} was formatted anew while {machine} was waited for: run the command again")
+        raise ValueError(f"{dcase} was formatted again while {machine} was waited for: run the command again")
     return tuple(table["clip"].to_pylist())
 
 

@@ -465,7 +465,7 @@ class Work:
 
     def replace(self, outputs: Iterable[Path]) -> None:
         """Announces that these outputs are replaced from now on: the stage is no longer complete."""
-        store.forget(self.step.folder, self.step.stage, outputs, self.step.backend)
+        store.forget(self.step.folder, self.step.name, outputs)
 
     def finish(
         self, outputs: Sequence[Path], *, device: str = "cpu", extra: Mapping[str, Any] | None = None
@@ -474,12 +474,11 @@ class Work:
         step = self.step
         record = store.finish(
             step.folder,
-            step.stage,
+            step.name,
             step.signature,
             outputs=outputs,
             started=self.started,
             inputs=step.inputs,
-            backend=step.backend,
             device=device,
             extra=extra,
         )

@@ -105,7 +105,7 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
         reason = "; ".join(str(error).splitlines())
         raise ValueError(
             f"{path} is damaged, or of another version of asdray ({reason}): `asdray run` or `asdray sweep` "
-            "with the same recipe writes it anew"
+            "with the same recipe writes it again"
         ) from None
     trial = Trial(description.dcase, description.recipe, description.system, description.seed, machines)
     if len(folder.parents) < 4:

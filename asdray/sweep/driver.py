@@ -15,12 +15,11 @@ from typing import Any
 from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
 from asdray.sweep.events import Event, event_of, failed
-from asdray.sweep.jobs import Job
+from asdray.sweep.jobs import Job, TrialRun
 from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
 from asdray.sweep.sweep_run import SweepRun
 from asdray.sweep.tasks import Task, TaskPool
-from asdray.sweep.trial_run import TrialRun
 from asdray.sweep.tune import Judge, News, TuneThread, WorkerOptions
 
 

@@ -174,8 +174,9 @@ class Estimator:
         trial, dataset, steps = self._open[index]
         ended: StepKey = tuple(event[name] for name in Step._fields[:5])
         if event["status"] == "done":
-            work, _ = _work_and_space(trial, dataset, *ended[:3])
-            self._add_rate(ended[0], trial.recipe, StageSum(1, work, 0.0, event["seconds"]))
+            if ended in steps or not event["found"]:  # the rate of a reused stage is known from the start
+                work, _ = _work_and_space(trial, dataset, *ended[:3])
+                self._add_rate(ended[0], trial.recipe, StageSum(1, work, 0.0, event["seconds"]))
             self._close(index, {ended} & steps)
         else:
             self._close(index, {step for step in steps if depends_on(trial, step, event)})

@@ -1,4 +1,4 @@
-"""The trials of a sweep with dataset and backends, and the remaining work of each trial.
+"""The trials of a sweep: dataset and backends, remaining work, and the state of each while the sweep runs.
 
 Imports neither ray nor torch.
 """
@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Literal
 
+from asdray import store
 from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset
 from asdray.stages.steps import Request, Step, TrialFiles, steps
 from asdray.store import Places
-from asdray.sweep.events import Event, event_of, key_of
+from asdray.sweep.events import Event, EventLog, event_of, finished, key_of
 
 Part = Literal["grid", "search", "confirm"]
 
@@ -93,6 +94,13 @@ def with_signature(trial: Trial, steps: Iterable[Step], event: Event) -> Event:
     return event
 
 
+def log_found(trial: Trial, steps: Iterable[Step], log: EventLog) -> None:
+    """Logs every complete step of a trial that has no line yet."""
+    for step in steps:
+        if step.complete:
+            log.add(finished(event_at(trial, step), step, found=True))
+
+
 @dataclass(frozen=True)
 class Remaining:
     """The remaining work of a trial.
@@ -149,9 +157,11 @@ def remaining(
             continue
         assert ckpt is not None
         assert machine is not None
-        if extract.rebuild or _scores_or_evaluates(readers, failed):
+        plots = any(s.stage == "umap" and not s.complete and s.key not in failed for s in readers)
+        extracts = extract.rebuild or (plots and not extract.complete)
+        if extracts or _scores_or_evaluates(readers, failed):
             machines.append((ckpt, machine))
-        if any(step.stage == "umap" and not step.complete and step.key not in failed for step in readers):
+        if plots:
             umaps.append((ckpt, machine))
     return Remaining(
         tuple(unit for unit in trial.units if unit.name in units),
@@ -173,3 +183,140 @@ def _scores_or_evaluates(readers: Iterable[Step], failed: Container[tuple]) -> b
         return False
     some = any(step.complete for step in scores)
     return all(step.complete for step in scores) or (some and not evaluate.partial)
+
+
+# ------------------------------------------------------------------------------------ while the sweep runs
+
+
+Phase = Literal["idle", "suggested", "queued", "training", "tasks", "ended"]
+"""``idle``: the run does nothing for the trial. ``suggested``: the search has suggested its system and has
+yet to ask for its training. ``queued``: its training waits in Ray Tune. ``training``: its Tune trial runs.
+``tasks``: no training is left, and its Ray tasks wait or run. ``ended``: the run can do nothing more for the
+trial."""
+
+
+class TrialRun:
+    """A trial of a running sweep.
+
+    Args:
+        index: position of the trial in the sweep.
+        asked: True if this run is to complete the trial.
+        left: remaining work of the trial at the start of the run.
+
+    Attributes:
+        failures: failures of earlier runs that would happen again, then the failures of this run.
+        complete: True if every step of the trial is complete.
+        steps, complete_steps: stage -> number of steps, and of complete steps.
+    """
+
+    def __init__(self, index: int, job: Job, left: Remaining, asked: bool) -> None:
+        self.index = index
+        self.job = job
+        self.left = left
+        self.asked = asked
+        self.failures = list(left.failed)
+        self.phase: Phase = "idle"
+        self.stopped_early = False
+        """True if a scheduler has stopped the trial's system."""
+        self.progress: Mapping[str, Any] | None = None
+        """Newest epoch of the running training: unit, epoch, epochs, loss, seconds."""
+        self.tasks: Counter[str] = Counter()
+        """Kind of task, ``extract`` or ``umap`` -> number of waiting and running tasks."""
+        self.table_made = False
+        self.judged = False
+        """True while the search waits for the objective of this trial."""
+        self.verdict: Mapping[str, Any] | None = None
+        """The objective's values, or the reason for none; see `asdray.sweep.tune.Judge.verdict`."""
+        self.trained_machines: set[str] = set()
+        """Machines with a trained model whose tasks wait until the trial is judged."""
+        self.complete = False
+        self.steps: Counter[str] = Counter()
+        self.complete_steps: Counter[str] = Counter()
+        self._row: dict[str, Any] = {}
+
+    @property
+    def trial(self) -> Trial:
+        return self.job.trial
+
+    @property
+    def in_training(self) -> bool:
+        """True while the Tune trial of this trial waits or runs."""
+        return self.phase in ("queued", "training")
+
+    @property
+    def status(self) -> str:
+        """``done``, ``failed``, ``running``, ``stopped`` or ``waiting``, as ``trials.parquet`` has it."""
+        if self._row["status"] != "waiting":
+            return self._row["status"]
+        if self.stopped_early:
+            return "stopped"
+        return "running" if self.phase in ("training", "tasks") else "waiting"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The trial's row of ``trials.parquet``."""
+        return {**self._row, "status": self.status}
+
+    def refresh(self, steps: Sequence[Step], places: Places) -> None:
+        """Updates the row and the counts from the trial's steps on disk and its failures."""
+        self.complete = is_complete(steps)
+        self.steps = Counter(step.stage for step in steps)
+        self.complete_steps = count_complete(steps)
+        self._row = trial_row(self.job, steps, places, self.failures)
+
+    def trainable(self) -> Trial:
+        """The trial without machines whose own model failed to train; the whole trial if none is left."""
+        failed_units = {event["unit"] for event in self.failures if event["stage"] == "train"}
+        machines = tuple(m for m in self.trial.machines if self.trial.unit_of(m).name not in failed_units)
+        return replace(self.trial, machines=machines) if failed_units and machines else self.trial
+
+    def stage_ended(self, event: Event) -> None:
+        """Notes the end of a stage, complete or failed."""
+        if event["stage"] == "train":
+            self.progress = None
+        if event["status"] == "failed":
+            self.failures.append(event)
+
+    def task_queued(self, kind: str) -> None:
+        """Notes a waiting Ray task."""
+        self.tasks[kind] += 1
+        if not self.in_training:
+            self.phase = "tasks"
+
+    def training_ended(self) -> None:
+        """Notes the end of the Tune trial, for whatever reason."""
+        self.phase, self.progress = "tasks", None
+
+    def ended(self) -> None:
+        """Notes that the run can do nothing more for the trial."""
+        self.phase, self.progress = "ended", None
+
+
+def trial_row(job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event]) -> dict[str, Any]:
+    """One row of ``trials.parquet``, see `asdray.evaluation.tables.write_trials`."""
+    seconds: dict[str, float] = {}
+    devices: set[str] = set()
+    for step in steps:
+        if step.complete:
+            seconds[step.stage] = seconds.get(step.stage, 0.0) + step.seconds
+            if step.stage == "train":
+                devices.add(step.device)
+    complete = is_complete(steps)
+    status = "done" if complete else "failed" if failures else "waiting"
+    first = failures[0] if failures else None
+    return {
+        "dcase": job.trial.dcase,
+        "recipe": job.trial.recipe,
+        "system": job.trial.system_name,
+        "seed": job.trial.seed,
+        "part": job.part,
+        "swept": dict(job.swept),
+        "status": status,
+        "seconds": seconds,
+        "device": "+".join(sorted(devices)) or None,
+        "error": f"{first['stage']} {first['machine'] or first['unit'] or ''}: {first['error']}"
+        if first and not complete
+        else None,
+        "directory": store.trial_dir(places.results, job.trial).root.relative_to(places.results).as_posix(),
+        "dataset": job.dataset.kind,
+    }

@@ -1,9 +1,10 @@
-"""Pruning: deletes checkpoints and embeddings that ``keep`` of the sweep file does not keep.
+"""Deletion of results: pruning of checkpoints and embeddings by ``keep`` of the sweep file, and ``--fresh``.
 
 The files of a trial are pruned when the trial has ended; ``top: k`` waits for the final leaderboard of the
-run. A file stays while a missing stage of the sweep is to read it, while another process works beside it, and
-if another sweep in the same results names the trial. The record of the stage lists a file as pruned before
-the file is deleted: if the process is killed in between, the next run deletes the file.
+run. A file stays while a missing stage of the sweep is to read it, and while another process works beside it.
+It also stays if another sweep in the same results names the trial, and keeps the file by its own ``keep`` or
+has not finished the trial. The record of the stage lists a file as pruned before the file is deleted: if the
+process is killed in between, the next run deletes the file.
 
 Pruned stages count as complete; `asdray.stages.steps` finds out which of them must be rebuilt.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +25,10 @@ from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
 from asdray.stages.steps import Step
 from asdray.store import Places, SweepDir, TrialDir
-from asdray.sweep.changes import last_trials
+from asdray.sweep.events import forget
 from asdray.sweep.jobs import Job
+from asdray.sweep.outputs import last_keep, last_trials
+from asdray.sweep.progress import size
 
 if TYPE_CHECKING:
     from asdray.sweep.search import SearchRun
@@ -80,7 +84,7 @@ class Ranking:
                     search[f"{recipe}-{sample.system.id}"] = rank
         return cls({name: rank for rank, name in enumerate(ranked)}, search)
 
-    def is_beyond(self, job: Job, k: int) -> bool:
+    def is_outside_top(self, job: Job, k: int) -> bool:
         """True if a trial's system has a rank and is not among the best ``k``."""
         name = job.trial.system_name
         ranks = [self.board[name]] if name in self.board else []
@@ -159,12 +163,13 @@ class Pruner:
                 the system is not among the best, and checkpoints of unfinished trainings are deleted too.
 
         Returns:
-            True if every output went that may go, False if another sweep or a process keeps one.
+            True if every output went that may go, False if another sweep or a process still needs one.
         """
         keep = self._sweep.keep
         if keep.everything:
             return True
-        if self._is_shared(job.trial):
+        others = self._keeps_of_others(job.trial)
+        if others is None:
             return False
         steps = job.steps(self._sweep, self._places)
         stages = {(s.stage, s.unit or s.machine, s.checkpoint): s for s in steps}
@@ -177,18 +182,28 @@ class Pruner:
                 free = step.complete or step.rebuild
             else:
                 free = step.complete and not _is_needed(output, steps)
-            if free and not _keeps(keep, output, job, ranking, stopped):
+            kept = _keeps(keep, output, job, ranking, stopped) or any(_keeps(o, output, job) for o in others)
+            if free and not kept:
                 all_gone &= self._prune_output(output, step.signature)
         if stopped and keep.checkpoints not in ("all", "last"):
             self._delete_unfinished_trainings(job.trial, files.folder)
         return all_gone
 
-    def _is_shared(self, trial: Trial) -> bool:
-        """True if another sweep in the same results names the trial, or may name it."""
+    def _keeps_of_others(self, trial: Trial) -> list[Keep] | None:
+        """``keep`` of the other sweeps that name the trial; None if one has not finished the trial."""
         key = (trial.dcase, trial.system_name, trial.seed)
-        folders = (f for f in store.sweep_dirs(self._places.results) if f.name != self._sweep.name)
-        named = (last_trials(folder) for folder in folders)
-        return any(trials is None or key in trials for trials in named)
+        found = []
+        for folder in store.sweep_dirs(self._places.results):
+            if folder.name == self._sweep.name:
+                continue
+            trials = last_trials(folder)
+            if trials is None and store.is_leased(folder):
+                return None  # its first run begins
+            if trials and key in trials:
+                if trials[key] not in ("done", "stopped"):
+                    return None
+                found.append(last_keep(folder))
+        return found
 
     def _prune_output(self, output: _Output, signature: str) -> bool:
         """Lists an output as pruned and deletes its files; False while a process works beside it."""
@@ -229,11 +244,13 @@ class Pruner:
             path.unlink()
 
 
-def _keeps(keep: Keep, output: _Output, job: Job, ranking: Ranking | None, stopped: bool) -> bool:
+def _keeps(
+    keep: Keep, output: _Output, job: Job, ranking: Ranking | None = None, stopped: bool = False
+) -> bool:
     """True if ``keep`` keeps an output of a trial."""
     rule = keep.embeddings if output.stage == "extract" else keep.checkpoints
     if isinstance(rule, Top):
-        return not stopped and (ranking is None or not ranking.is_beyond(job, rule.top))
+        return not stopped and (ranking is None or not ranking.is_outside_top(job, rule.top))
     return rule in ("all", output.checkpoint)
 
 
@@ -255,3 +272,78 @@ class _LeasedError(Exception):
 
 def _refuse() -> None:
     raise _LeasedError
+
+
+# ------------------------------------------------------------------------------------------------- --fresh
+
+
+@dataclass(frozen=True)
+class Results:
+    """Existing results of some trials.
+
+    Attributes:
+        folders: (dcase, system, seed) of a trial with results -> folder.
+        others: name of another sweep -> number of shared trials.
+    """
+
+    folders: Mapping[tuple[str, str, int], Path]
+    others: Mapping[str, int]
+
+    def lines(self) -> list[str]:
+        """The announcement of the deletion: folders, size, other sweeps over the same trials."""
+        files = (file for folder in self.folders.values() for file in folder.rglob("*") if not file.is_dir())
+        total = size(sum(file.lstat().st_size for file in files))
+        lines = [f"--fresh deletes all results of {len(self.folders)} trials ({total}):"]
+        lines += [f"  {folder}" for folder in list(self.folders.values())[:10]]
+        if len(self.folders) > 10:
+            lines.append(f"  and {len(self.folders) - 10} more")
+        return lines + [f"{n} of them belong to the sweep {name!r} too" for name, n in self.others.items()]
+
+
+def results_of(sweep: Sweep, jobs: Sequence[Job], places: Places) -> Results:
+    """The existing results of the trials of ``jobs``."""
+    folders = {}
+    for job in jobs:
+        folder = store.trial_dir(places.results, job.trial).root
+        if folder.is_dir():
+            folders[job.trial.dcase, job.trial.system_name, job.trial.seed] = folder
+    others = {}
+    for other in store.sweep_dirs(places.results):
+        shared = folders.keys() & (last_trials(other) or {}).keys()
+        if other.name != sweep.name and shared:
+            others[other.name] = len(shared)
+    return Results(folders, others)
+
+
+def delete(results: Results, sweep: Sweep, places: Places) -> None:
+    """Deletes the folders and the events of the trials, and the study of a search.
+
+    Raises:
+        ValueError: the sweep, or another sweep over the trials, runs.
+    """
+    for name in results.others:
+        if store.is_leased(store.sweep_dir(places.results, name)):
+            raise ValueError(f"--fresh: the sweep {name!r} runs and has some of these trials: stop it first")
+
+    def refuse() -> None:
+        raise ValueError(f"--fresh: the sweep {sweep.name!r} runs: stop it first")
+
+    files = SweepDir(store.sweep_dir(places.results, sweep.name))
+    with store.lease(files.root, on_wait=refuse):
+        for folder in results.folders.values():
+            # Renamed first: a folder that is half deleted when this process is killed must not pass for a
+            # trial.
+            folder.rename(folder.parents[2] / f".deleted-{os.getpid()}-{'-'.join(folder.parts[-3:])}")
+            remove_deleted(places)
+            for parent in (folder.parent, folder.parent.parent):
+                if not any(parent.iterdir()):
+                    parent.rmdir()
+        forget(files.events, results.folders)
+        if sweep.search.samples:
+            files.study.unlink(missing_ok=True)
+
+
+def remove_deleted(places: Places) -> None:
+    """Removes the rest of trials that a killed process was deleting."""
+    for folder in places.results.glob("trials/.deleted-*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Files of a sweep beside its trials: resolved spec, rows of ``trials.parquet``, tables, leaderboard."""
+"""Files of a sweep beside its trials: resolved spec, changes since the last run, tables, leaderboard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,19 @@ import yaml
 from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.load import loaded_plugin
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
-from asdray.stages.steps import Snapshot, Step
+from asdray.stages.steps import Snapshot
 from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.jobs import Job, is_complete
+from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.evaluation.tables import TableContext, Tables
-    from asdray.sweep.events import Event
 
 
 def resolved(sweep: Sweep) -> dict[str, Any]:
@@ -47,34 +46,69 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     store.write_text(store.SweepDir(folder).spec, yaml.safe_dump(spec, sort_keys=False, width=100))
 
 
-def trial_row(job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event]) -> dict[str, Any]:
-    """One row of ``trials.parquet``, see `asdray.evaluation.tables.write_trials`."""
-    seconds: dict[str, float] = {}
-    devices: set[str] = set()
-    for step in steps:
-        if step.complete:
-            seconds[step.stage] = seconds.get(step.stage, 0.0) + step.seconds
-            if step.stage == "train":
-                devices.add(step.device)
-    complete = is_complete(steps)
-    status = "done" if complete else "failed" if failures else "waiting"
-    first = failures[0] if failures else None
-    return {
-        "dcase": job.trial.dcase,
-        "recipe": job.trial.recipe,
-        "system": job.trial.system_name,
-        "seed": job.trial.seed,
-        "part": job.part,
-        "swept": dict(job.swept),
-        "status": status,
-        "seconds": seconds,
-        "device": "+".join(sorted(devices)) or None,
-        "error": f"{first['stage']} {first['machine'] or first['unit'] or ''}: {first['error']}"
-        if first and not complete
-        else None,
-        "directory": store.trial_dir(places.results, job.trial).root.relative_to(places.results).as_posix(),
-        "dataset": job.dataset.kind,
-    }
+# -------------------------------------------------------------------------------------------- the last run
+
+
+def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
+    """Lines on the differences from the last run; none without a difference, or without a last run.
+
+    Args:
+        jobs: trials of the sweep; of a search the trials of the study, so none if another study begins.
+        folder: the sweep's folder, with ``sweep.yaml`` and ``trials.parquet`` of the last run.
+    """
+    lines = []
+    if (before := _last_spec(folder)) is not None and (keys := list(_changed_keys(before, resolved(sweep)))):
+        lines.append(f"changed since the last run: {', '.join(keys)}")
+    if last := last_trials(folder):
+        now = {(job.trial.dcase, job.trial.system_name, job.trial.seed) for job in jobs}
+        new, same, removed = len(now - last.keys()), len(now & last.keys()), len(last.keys() - now)
+        if sweep.search.samples and not same:
+            lines.append(
+                f"the search starts over, since its question has changed: {removed} trials no longer count "
+                "(their results stay, and are reused for systems that it samples again)"
+            )
+        elif new or removed:
+            stay = " (their results stay)" if removed else ""
+            lines.append(f"trials: {new} new, {same} as before, {removed} no longer asked for{stay}")
+    return lines
+
+
+def _last_spec(folder: Path) -> Mapping[str, Any] | None:
+    """The content of ``sweep.yaml`` of the last run; None without a readable file."""
+    try:
+        value = yaml.safe_load(store.SweepDir(folder).spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def last_keep(folder: Path) -> Keep:
+    """``keep`` of the last run."""
+    return Keep(**(_last_spec(folder) or {}).get("keep", {}))
+
+
+def last_trials(folder: Path) -> dict[tuple[str, str, int], str] | None:
+    """(dcase, system, seed) -> status of a trial in the last run; None without ``trials.parquet``."""
+    try:
+        table = store.read_parquet(store.SweepDir(folder).trials, ("dcase", "system", "seed", "status"))
+    except ValueError:
+        return None
+    *key, status = (column.to_pylist() for column in table.columns)
+    return dict(zip(zip(*key, strict=True), status, strict=True))
+
+
+def _changed_keys(before: Any, now: Any, path: str = "", depth: int = 3) -> Iterator[str]:
+    """Dotted paths, of at most ``depth`` keys, of the options that differ: ``search.num_samples``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and depth:
+        for key in dict.fromkeys((*before, *now)):
+            yield from _changed_keys(
+                before.get(key), now.get(key), f"{path}.{key}".removeprefix("."), depth - 1
+            )
+    elif before != now:
+        yield path
+
+
+# ---------------------------------------------------------------------------------- tables and leaderboard
 
 
 def write_results(
@@ -90,16 +124,16 @@ def write_results(
     Raises:
         ValueError: an unknown ``rank_by``.
     """
-    from asdray.evaluation import leaderboard_text, published, tables
+    from asdray.evaluation import leaderboard, published, tables
 
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     scores, board, selected = _board(sweep, jobs, places, "official", rank_by)
     if selected is not None:
         tables.write_csv(selected, folder.selection, board.dataset)
     written = tables.write_tables(scores, folder.tables, board.dataset)
-    written += leaderboard_text.write(board, folder.root)
+    written += leaderboard.write(board, folder.root)
     if len(beside := published.beside(board)):
-        written += leaderboard_text.write_beside(beside, board, folder.root)
+        written += leaderboard.write_beside(beside, board, folder.root)
     for path in folder.replaceable():
         if path not in written:
             path.unlink()
@@ -116,12 +150,12 @@ def write_metric(
     Raises:
         ValueError: an unknown metric or ``rank_by``.
     """
-    from asdray.evaluation import leaderboard_text, tables
+    from asdray.evaluation import leaderboard, tables
 
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     scores, board, _ = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
     tables.write_tables(scores, folder.tables, board.dataset, metric)
-    leaderboard_text.write(board, folder.root)
+    leaderboard.write(board, folder.root)
     return board
 
 

@@ -24,14 +24,14 @@ from rich.table import Table
 from asdray import provenance, store
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
-from asdray.sweep.trial_run import TrialRun
+from asdray.sweep.jobs import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.sweep.cluster import Metrics
 
 STATES = ("done", "running", "failed", "waiting", "stopped")
-"""States of trials, in the order on the screen; `asdray.sweep.trial_run.TrialRun.status` defines them."""
+"""States of trials, in the order on the screen; `asdray.sweep.jobs.TrialRun.status` defines them."""
 
 TOP_ROWS = 5
 """Rows of the leaderboard in a snapshot."""
@@ -207,6 +207,15 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def size(n: float) -> str:
+    """Bytes for people: ``12 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if n >= 10 or unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
 # ------------------------------------------------------------------------------------------- the screen
 
 
@@ -249,7 +258,7 @@ class View:
         write_snapshot(progress.snapshot(), self._folder)
 
     def end(self, state: str) -> None:
-        """Writes the last snapshot; ``state`` is ``ended`` or ``stopped``."""
+        """Writes the last snapshot; ``state`` is ``ended``, ``stopped`` or ``failed``."""
         if self._progress:
             write_snapshot(self._progress.snapshot(state), self._folder)
 

@@ -16,15 +16,14 @@ from asdray import allocator, store
 from asdray.config.sweep import Sweep
 from asdray.store import Places
 from asdray.sweep import outputs
-from asdray.sweep.changes import changes
-from asdray.sweep.dry_run import size
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.jobs import Job
-from asdray.sweep.plan import log_found, with_datasets_of_now
-from asdray.sweep.progress import StageCounts, View
-from asdray.sweep.summary import write_summaries
+from asdray.sweep.jobs import Job, TrialRun, log_found
+from asdray.sweep.keep import remove_deleted
+from asdray.sweep.outputs import changes
+from asdray.sweep.plan import with_datasets_of_now
+from asdray.sweep.progress import StageCounts, View, count_upcoming, upcoming_texts
+from asdray.sweep.status import size, write_summaries
 from asdray.sweep.sweep_run import SweepRun
-from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -59,7 +58,7 @@ class Result:
     Attributes:
         trials: number of trials of the sweep; of a search, those of the suggested systems.
         counts: stage -> numbers of steps, over the trials that the run was asked for.
-        unfinished: names of incomplete trials that the run was asked for.
+        unfinished: names of incomplete trials that the run was asked for; ``the search (3 systems to come)``.
         failures: failures of this run.
         failed_before: failures of earlier runs that would happen again; the run did not repeat their stages.
         stopped: True if a signal or the end of the given time stopped the run.
@@ -93,30 +92,42 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
         raise ValueError(f"the sweep {sweep.name!r} already runs in {folder.root}: wait for it or stop it")
 
     with store.lease(folder.root, on_wait=refuse):
-        log = EventLog(folder.events)
+        remove_deleted(places)
         view = View(folder.root, options.quiet)
         for line in changes(sweep, jobs, folder.root):
             view.line(line)
         outputs.write_spec(sweep, folder.root)
+        log = EventLog(folder.events)
         if options.retry_failed:
             log.lasting.clear()
-        search, jobs = _open_search(sweep, jobs, places, log, options.retry_failed)
-        before: Counter[str] | None = None
-        while True:
-            chosen = {i for i, job in enumerate(jobs) if options.only(job)}
-            sweep_run = SweepRun(sweep, places, log, view, search, jobs, chosen)
-            n_known = len(sweep_run.runs)
-            if before is None:
-                before = _count_complete(run for run in sweep_run.runs if run.index in chosen)
-            board = _complete(sweep_run, options)
-            chosen |= set(range(n_known, len(sweep_run.runs)))  # the trials that a search added
-            changed = _read_again(sweep_run)
-            if sweep_run.stopped or not changed:
-                break
-            # The data were formatted again during the run, so some stages are out of date and run again.
-            search, jobs = _open_search(sweep, changed, places, log)
-        view.end("stopped" if sweep_run.stopped else "ended")
-        return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
+        try:
+            return _run(sweep, jobs, places, log, view, options)
+        except BaseException as error:
+            view.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+
+
+def _run(
+    sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, view: View, options: RunOptions
+) -> Result:
+    """The run itself, under the lease of the sweep's folder."""
+    search, jobs = _open_search(sweep, jobs, places, log, options.retry_failed)
+    before: Counter[str] | None = None
+    while True:
+        chosen = {i for i, job in enumerate(jobs) if options.only(job)}
+        sweep_run = SweepRun(sweep, places, log, view, search, jobs, chosen)
+        n_known = len(sweep_run.runs)
+        if before is None:
+            before = _count_complete(run for run in sweep_run.runs if run.index in chosen)
+        board = _complete(sweep_run, options)
+        chosen |= set(range(n_known, len(sweep_run.runs)))  # the trials that a search added
+        changed = _read_again(sweep_run)
+        if sweep_run.stopped or not changed:
+            break
+        # The data were formatted again during the run, so some stages are out of date and run again.
+        search, jobs = _open_search(sweep, changed, places, log)
+    view.end("stopped" if sweep_run.stopped else "ended")
+    return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
 
 
 def _open_search(
@@ -152,6 +163,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
         if stop.asked:  # a signal came while Ray started
             sweep_run.stop(stop.timed_out)
             return
+        sweep_run.write_trials()
         from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started
 
         Driver(sweep_run, cluster, stop).run(joined=options.address is not None)
@@ -195,6 +207,9 @@ def _result(
     given_up = sum((run.steps - run.complete_steps for run in runs if run.stopped_early), Counter())
     complete = _count_complete(runs)
     stages = [stage for stage in STAGES if stage != "umap" or sweep_run.sweep.umap]
+    unfinished = [run.trial.name for run in runs if not run.complete and not run.stopped_early]
+    if (search := sweep_run.search) and not search.exhausted:  # Ray Tune ended too soon, or was stopped
+        unfinished += [f"the search ({', '.join(upcoming_texts(count_upcoming(search.upcoming)))})"]
     return Result(
         board=board,
         folder=sweep_run.folder.root,
@@ -209,7 +224,7 @@ def _result(
             )
             for stage in stages
         },
-        unfinished=[run.trial.name for run in runs if not run.complete and not run.stopped_early],
+        unfinished=unfinished,
         failures=log.failures,
         failed_before=failed_before,
         stopped=sweep_run.stopped,

@@ -1,26 +1,127 @@
-"""``asdray status``: progress and failures of a sweep, from its files alone, during a run and after it."""
+"""The state of a sweep from its files alone: ``asdray status``, ``--dry-run``, summaries of complete trials.
+
+A summary stands beside the table's record in the ``done.json`` of the trial's folder. It holds a hash of the
+request, the state of every other ``done.json`` of the trial, and the sums that an estimate needs. While the
+same is requested and no record file changed, the trial counts as complete, so that neither command need read
+every record. A run trusts no summary: it reads all records and looks at all outputs.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from asdray import store
-from asdray.config.sweep import Sweep
+from asdray.config.base import digest
+from asdray.config.sweep import Need, Sweep
+from asdray.config.trial import NUMERICS
+from asdray.stages.steps import Step, train_signature
 from asdray.store import Places, SweepDir
 from asdray.sweep import progress
+from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.jobs import Job, event_at
-from asdray.sweep.progress import failure_line, render
-from asdray.sweep.search import read_studies, stopped_trials, upcoming_systems
-from asdray.sweep.summary import read_summary
+from asdray.sweep.jobs import Job, Remaining, event_at, is_complete, remaining
+from asdray.sweep.keep import kept_shares
+from asdray.sweep.outputs import changes
+from asdray.sweep.progress import duration, failure_line, render, size
+from asdray.sweep.search import outlook, read_studies, stopped_trials, upcoming_systems
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
+
+# ------------------------------------------------------------------------- summaries of complete trials
+
+
+def read_summary(job: Job, sweep: Sweep, places: Places) -> dict[str, StageSum] | None:
+    """Stage -> sum over the steps of a complete trial; None if only the records can tell.
+
+    Raises:
+        ValueError: an input file of the frontend cannot be read.
+    """
+    root = job.files(places).folder.root
+    summary = store.read_summary(root)
+    try:
+        if summary is None or not all(_file_state(root, name) == state for name, *state in summary["files"]):
+            return None
+        if summary["request"] != _request_id(job, sweep, places):
+            return None
+        return {stage: StageSum(*values) for stage, *values in summary["sums"]}
+    except (OSError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_summaries(jobs: Iterable[Job], sweep: Sweep, places: Places) -> None:
+    """Writes the summaries of complete trials, except where a valid summary exists.
+
+    A trial is skipped if it cannot be read or written.
+    """
+    for job in jobs:
+        with contextlib.suppress(ValueError, OSError):
+            if read_summary(job, sweep, places) is None:
+                _write_summary(job, sweep, places)
+
+
+def _write_summary(job: Job, sweep: Sweep, places: Places) -> None:
+    root = job.files(places).folder.root
+    if not store.read_records(root):
+        return  # The table comes last: without it the trial is not complete.
+    with store.lease(root):
+        # The state of the files is taken first: a record that changes while it is read then differs later.
+        files = [[name, *_file_state(root, name)] for name in _watched(root)]
+        steps = job.steps(sweep, places)
+        if not is_complete(steps):
+            return
+        sums = sum_stages(job.trial, job.dataset, steps)
+        summary: dict[str, Any] = {
+            "request": _request_id(job, sweep, places),
+            "files": files,
+            "sums": [[stage, *astuple(total)] for stage, total in sums.items()],
+        }
+        store.write_summary(root, summary)
+
+
+def _watched(root: Path) -> list[str]:
+    """The record files below ``root``, and the folders in which another sweep may add a record file."""
+    patterns = (f"model/*/{store.RECORDS}", f"output/*/*/{store.RECORDS}", f"output/*/*/umap/{store.RECORDS}")
+    files = [path for pattern in patterns for path in root.glob(pattern)]
+    folders = [root / "output", *(path for path in root.glob("output/*") if path.is_dir())]
+    return sorted(str(path.relative_to(root)) for path in (*files, *folders))
+
+
+def _file_state(root: Path, name: str) -> list[int]:
+    """Size, time of change in ns, and inode: record files are replaced as a whole, never edited."""
+    found = os.stat(f"{root}/{name}")
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def _request_id(job: Job, sweep: Sweep, places: Places) -> str:
+    """Hash of everything besides the trial's own files that decides whether the trial is complete.
+
+    The data of all machines of the year belong to it: the tables may cover machines of other sweeps.
+    """
+    files = job.files(places)
+    machines = job.dataset.machines
+    return digest(
+        {
+            "numerics": NUMERICS,
+            "trainings": [train_signature(files, unit) for unit in job.trial.units],
+            "data": {name: [data.train, data.test, data.labels] for name, data in machines.items()},
+            "checkpoints": sweep.checkpoints,
+            "backends": [backend.canonical_json for backend in job.backends],
+            "umap": sweep.umap.canonical_json if sweep.umap else None,
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------- asdray status
 
 
 def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
@@ -38,11 +139,11 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
     given_up: set[str] = set()
-    come: list[str] = []
+    upcoming: list[str] = []
     if sweep.search.samples:
         studies, _ = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
-        come = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
+        upcoming = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
 
     for job in jobs:
         is_stopped = job.trial.name in given_up
@@ -51,10 +152,11 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
             stages.setdefault(stage, Counter())[state] += n
         failures += failed
         complete = all(state == "done" for _, state in counts)
-        state = _state(complete, job.trial.name in running, bool(failed))
-        trials["stopped" if state == "waiting" and is_stopped else state] += 1
+        left = "stopped" if is_stopped else "waiting"
+        is_running = job.trial.name in running
+        trials["done" if complete else "running" if is_running else "failed" if failed else left] += 1
     counted = f"{_counts(trials, progress.STATES)} of {len(jobs)} trials"
-    lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *come])]
+    lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *upcoming])]
     lines += [
         f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
         for name, counts in stages.items()
@@ -87,10 +189,6 @@ def _count(
     return counts, failures
 
 
-def _state(complete: bool, running: bool, broken: bool) -> str:
-    return "done" if complete else "running" if running else "failed" if broken else "waiting"
-
-
 def _counts(counts: Counter[str], names: Sequence[str]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "none"
 
@@ -105,7 +203,161 @@ def _headline(name: str, snapshot: dict[str, Any] | None, alive: bool) -> str:
             text += f"; Ray dashboard {snapshot['dashboard']}"
         age = progress.snapshot_age(snapshot)
         return text if age < STALE_SECONDS else f"{text}; has not been heard of for {progress.duration(age)}"
-    what = {"ended": "ended", "stopped": "was stopped"}.get(
-        snapshot["state"], "was killed, and last heard of"
+    ends = {"ended": "ended", "stopped": "was stopped", "failed": "failed"}
+    end = ends.get(snapshot["state"], "was killed, and last heard of")
+    return f"sweep {name}: not running; it {end} at {snapshot['updated']} ({who})"
+
+
+# ----------------------------------------------------------------------------------------------- --dry-run
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A trial as ``--dry-run`` finds it.
+
+    Attributes:
+        summary: the summary of a complete trial, which then has no ``steps`` here.
+        given_up: True for an incomplete trial whose system a scheduler stopped.
+    """
+
+    job: Job
+    summary: Mapping[str, StageSum] | None
+    steps: Sequence[Step]
+    left: Remaining
+    given_up: bool
+
+    @classmethod
+    def of(
+        cls, job: Job, sweep: Sweep, places: Places, failures: Mapping[tuple, Event], stopped: bool
+    ) -> _Planned:
+        """Reads the files of a trial."""
+        summary = read_summary(job, sweep, places)
+        steps = [] if summary is not None else job.steps(sweep, places)
+        left = remaining(job.trial, steps, failures)
+        return cls(job, summary, steps, left, stopped and not is_complete(steps))
+
+    def counts(self) -> Counter[str]:
+        """Numbers for the totals of the plan."""
+        left = self.left
+        if self.given_up:
+            return Counter(trials=1)
+        return Counter(
+            trials=1,
+            done=is_complete(self.steps),
+            with_work=left.runs,
+            failed=bool(left.failed),
+            trainings=len(left.units),
+            machines=len(left.machines),
+            umaps=len(left.umaps),
+            rebuilt=left.rebuilt.total(),
+        )
+
+    def add_to(self, estimator: Estimator, asked: bool) -> None:
+        """Adds the trial to the estimate: by its steps, or by the summary of a complete trial."""
+        job = self.job
+        if self.summary is not None:
+            estimator.add_sums(job.trial.recipe, self.summary, {}, asked)
+            return
+        missing = [step for step in self.steps if not step.complete]
+        failed = [s for s in missing if any(depends_on(job.trial, s.key, e) for e in self.left.failed)]
+        kinds = (
+            [step for step in self.steps if step.complete],
+            [step for step in missing if step not in failed],
+            failed,
+        )
+        done, open_, blocked = (sum_stages(job.trial, job.dataset, kind) for kind in kinds)
+        estimator.add_sums(job.trial.recipe, done, open_, asked and not self.given_up, blocked)
+
+    def text(self) -> str:
+        """The state, such as ``waiting: train fan, score 2 machines, umap 2, table``."""
+        if self.given_up:
+            return "stopped by the scheduler"
+        if is_complete(self.steps):
+            return "done"
+        left, rebuilt = self.left, self.left.rebuilt
+        parts = [f"train {unit.name}" for unit in left.units]
+        parts += [f"{rebuilt['train']} of these rebuilt (checkpoint pruned)"] if rebuilt["train"] else []
+        parts += [f"extract {rebuilt['extract']} machines again (pruned)"] if rebuilt["extract"] else []
+        parts += [f"score {len(left.machines)} machines"] if left.machines else []
+        parts += [f"umap {len(left.umaps)}"] if left.umaps else []
+        parts += ["table"] if left.table and (left.runs or not left.failed) else []
+        for event in left.failed:
+            place = event["machine"] or event["unit"]
+            parts.append(f"failed before: {event['stage']}{f' {place}' if place else ''}")
+        begun = any(step.complete for step in self.steps)
+        state = "failed" if left.failed else "begun" if begun else "waiting"
+        return f"{state}: {', '.join(parts)}"
+
+
+def plan_lines(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    places: Places,
+    only: Callable[[Job], bool] = lambda job: True,
+    retry_failed: bool = False,
+) -> list[str]:
+    """Changes since the last run, every trial with its remaining work, the totals, and an estimate.
+
+    Args:
+        only: the trials that are asked for; the other trials serve the estimate alone.
+        retry_failed: True if failed steps are tried again.
+    """
+    folder = store.sweep_dir(places.results, sweep.name)
+    lines = changes(sweep, jobs, folder)
+    failures = {} if retry_failed else History(SweepDir(folder).events).lasting
+    estimator = Estimator(kept_shares(sweep, jobs))
+    search_lines: list[str] = []
+    stopped: set[str] = set()
+    if sweep.search.samples:
+        studies, _ = read_studies(sweep, places)
+        stopped = stopped_trials(studies, jobs)
+        estimator.upcoming = upcoming_systems(studies)
+        search_lines = outlook(studies)
+    totals: Counter[str] = Counter()
+    threads = 1
+    for job in jobs:
+        planned = _Planned.of(job, sweep, places, failures, job.trial.name in stopped)
+        planned.add_to(estimator, only(job))
+        if only(job):
+            totals += planned.counts()
+            lines.append(f"{job.trial.name}: {planned.text()}")
+            if planned.left.units and not planned.given_up:
+                threads = max(threads, job.trial.system.train.threads)
+    lines += [*_total_lines(totals), *search_lines]
+    if totals["with_work"] or estimator.upcoming:
+        lines.append(_estimate_line(estimator.estimate(), threads, sweep.resources.train))
+    return lines
+
+
+def _total_lines(totals: Mapping[str, int]) -> list[str]:
+    lines = [
+        f"{totals['trials']} trials, {totals['done']} done, {totals['failed']} failed before; left: "
+        f"{totals['trainings']} trainings, {totals['machines']} machines to extract and score, "
+        f"{totals['umaps']} UMAPs"
+    ]
+    if totals["rebuilt"]:
+        lines.append(
+            f"{totals['rebuilt']} of the trainings and extractions are rebuilt: their outputs were pruned "
+            "(keep: ...), and a new stage reads them"
+        )
+    return lines
+
+
+def _estimate_line(left: Estimate, threads: int, asked: Need | None) -> str:
+    if (left.unknown_stages or left.unknown_systems) and not (left.train_seconds or left.task_seconds):
+        return "no estimate of time and disk yet: nothing like it is finished"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    trainings = max(1, cpus // threads)
+    if asked and asked.per_node:
+        trainings = min(trainings, asked.per_node)
+    wall = left.wall_seconds(trainings, max(1, cpus // 2), cpus)
+    text = (
+        f"about {duration(left.train_seconds)} of training and {duration(left.task_seconds)} of other work, "
+        f"one after the other; {duration(wall)} on {cpus} cores like this machine's; "
+        f"{size(left.bytes)} of disk"
     )
-    return f"sweep {name}: not running; it {what} at {snapshot['updated']} ({who})"
+    if left.unknown_stages:
+        text += f"; and {left.unknown_stages} stages of which nothing like it is finished"
+    if left.unknown_systems:
+        text += f"; without {left.unknown_systems} systems to come, of whose recipes no trial is finished"
+    return text

@@ -104,13 +104,13 @@ class Studies:
                 drop_torn_line(path)
             try:
                 self._open(str(path), datasets, write)
-            except (ValueError, KeyError) as error:
+                for base in self.bases:
+                    if base.recipe in self._studies:
+                        self._read(base, write)
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{path} is damaged ({error}): move it away and run the command again"
                 ) from None
-        for base in self.bases:
-            if base.recipe in self._studies:
-                self._read(base, write)
 
     def _open(self, path: str, datasets: Mapping[str, Dataset], write: bool) -> None:
         optuna = _optuna()

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
-from asdray.stages.steps import Snapshot
+from asdray.stages.steps import Snapshot, refuse_old_results
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of
-from asdray.sweep.jobs import Job, is_complete, remaining, with_signature
+from asdray.sweep.jobs import Job, TrialRun, event_key, is_complete, log_found, remaining, with_signature
 from asdray.sweep.keep import Pruner, kept_shares
-from asdray.sweep.plan import log_found
 from asdray.sweep.progress import Progress, View
-from asdray.sweep.trial_run import TrialRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -72,23 +69,22 @@ class SweepRun:
         self._tables_written = time.monotonic()
         self._tables_cost = 0.0
         for index, job in enumerate(jobs):
-            self.admit(job, index in chosen, log.lasting)
+            self.admit(job, index in chosen)
         if search:
             self.estimator.upcoming = search.upcoming
         view.begin(sum(run.asked for run in self.runs), self.progress)
 
-    def admit(
-        self, job: Job, chosen: bool = True, failures: Mapping[tuple, Event] = MappingProxyType({})
-    ) -> TrialRun:
+    def admit(self, job: Job, chosen: bool = True) -> TrialRun:
         """Adds a trial; writes ``trial.json`` and logs the complete stages of a chosen trial.
 
-        Args:
-            failures: failures of earlier runs whose steps are not tried again.
+        Raises:
+            ValueError: results of release 0.1; the study did not know the trial when the sweep was planned.
         """
+        refuse_old_results([job.files(self.places).folder])
         steps = job.steps(self.sweep, self.places)
         given_up = self.search is not None and self.search.is_given_up(job)
         asked = chosen and not is_complete(steps) and not given_up
-        run = TrialRun(len(self.runs), job, remaining(job.trial, steps, failures), asked)
+        run = TrialRun(len(self.runs), job, remaining(job.trial, steps, self.log.lasting), asked)
         if chosen:
             write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
@@ -178,11 +174,11 @@ class SweepRun:
         self.pruner.prune_all([run.job for run in self.runs], self.search)
 
     def needs_umap(self, run: TrialRun, checkpoint: str, machine: str) -> bool:
-        """True if a machine's plot is asked for and is not complete."""
+        """True if a machine's plot is asked for, is not complete, and has not failed for good."""
         if not self.sweep.umap:
             return False
-        snapshot = Snapshot(run.job.files(self.places))
-        return not snapshot.umap(machine, checkpoint, self.sweep.umap).complete
+        step = Snapshot(run.job.files(self.places)).umap(machine, checkpoint, self.sweep.umap)
+        return not step.complete and event_key(run.trial, step) not in self.log.lasting
 
     # ------------------------------------------------------------------------------------------ tables
 
@@ -202,13 +198,17 @@ class SweepRun:
         if self._tables_changed and time.monotonic() - self._tables_written > pause:
             self.write_tables()
 
-    def write_tables(self) -> Leaderboard:
-        """Writes ``trials.parquet``, tables and leaderboard as of now."""
+    def write_trials(self) -> None:
+        """Writes ``trials.parquet``, by which other sweeps see that they share trials with this one."""
         from asdray.evaluation.tables import write_trials
 
+        write_trials([run.row for run in self.runs], self.folder.root)
+
+    def write_tables(self) -> Leaderboard:
+        """Writes ``trials.parquet``, tables and leaderboard as of now."""
         started = time.monotonic()
         _free_memory()  # the driver's memory is largest while it writes
-        write_trials([run.row for run in self.runs], self.folder.root)
+        self.write_trials()
         board = outputs.write_results(self.sweep, [run.job for run in self.runs], self.places)
         _free_memory()
         self._tables_written = time.monotonic()

@@ -19,7 +19,7 @@ from asdray.config.trial import Trial
 from asdray.stages.steps import Outcome, Request, TrialFiles, needs_pruned_embeddings
 from asdray.store import Places
 from asdray.sweep.events import Event, attempt, event_of, failed
-from asdray.sweep.trial_run import TrialRun
+from asdray.sweep.jobs import TrialRun
 
 COLD_SECONDS = 10.0
 """Time that a new worker needs before its first task: start, and imports of torch, scikit-learn and UMAP."""

@@ -55,7 +55,7 @@ def tabulate(root: Path) -> None:
     import pandas as pd
 
     from asdray.dcase.years import SUBSETS, get_year
-    from asdray.evaluation import leaderboard, leaderboard_text, published, tables
+    from asdray.evaluation import leaderboard, published, tables
 
     start = time.monotonic()
     rows = tables.load_rows(sorted(root.glob("*.parquet")))
@@ -76,7 +76,7 @@ def tabulate(root: Path) -> None:
     theirs = published.leaderboard_rows([f"{DCASE}-{subset}" for subset in SUBSETS])
     board = leaderboard.build(made, context, extra=theirs)
     assert board.frame["rank"].notna().sum() == SYSTEMS * len(BACKENDS)
-    leaderboard_text.write(board, root / "out")
+    leaderboard.write(board, root / "out")
     seconds = time.monotonic() - start
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

@@ -31,7 +31,7 @@ import soundfile
 
 from asdray import store
 from asdray.dcase.manifest import UNKNOWN, synthetic_path, unfinished_path
-from asdray.dcase.synth import layout, lists, sounds
+from asdray.dcase.synth import layout, sounds
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
@@ -64,20 +64,6 @@ class SynthReport:
     created: bool
     clips: tuple[Clip, ...]
     counts: dict[str, int]
-
-    @property
-    def channels(self) -> int:
-        """Channels of every clip."""
-        return get_year(self.spec.dcase).channels
-
-    @property
-    def n_samples(self) -> int:
-        """Samples per channel of every clip."""
-        return _samples(self.spec)
-
-
-def _samples(spec: Spec) -> int:
-    return round(spec.seconds * SAMPLE_RATE)
 
 
 def synthesise(
@@ -115,7 +101,8 @@ def synthesise(
         with store.lease(folder):
             if not _is_done(data, spec):
                 _claim(data, spec)
-                _write_lists(data, spec, clips)
+                for path, text in _lists(data, spec, clips).items():
+                    store.write_text(path, text)
                 _write_audio(data, spec, clips, workers, on_progress)
                 value = {**spec.as_json(), "clips": len(clips), "counts": counts}
                 store.write_json(synthetic_path(data, dcase), value)
@@ -146,16 +133,13 @@ def spec_of(
         ValueError: unknown year or machine, or a value out of range.
     """
     names = get_year(dcase).all_machines if machines is None else check_machines(dcase, tuple(machines))
-    for name, value, least, most in (
-        ("train", train, 4, None),
-        ("test", test, 4, None),
-        ("seconds", seconds, 0.5, LONGEST),
-        ("seed", seed, 0, None),
-    ):
+    for name, value, least in (
+        ("train", train, 4), ("test", test, 4), ("seconds", seconds, 0.5), ("seed", seed, 0)
+    ):  # fmt: skip
         if value is not None and not value >= least:
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
-        if value is not None and most is not None and value > most:
-            raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
+    if seconds > LONGEST:
+        raise ValueError(f"synth: seconds is {seconds!r}, must be at most {LONGEST}")
     return Spec(dcase, names, train, test, float(seconds), seed)
 
 
@@ -210,10 +194,10 @@ def _path(data: Path, spec: Spec, clip: Clip) -> Path:
 def _lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> dict[Path, str]:
     files = {
         store.original_dir(data, spec.dcase, subset) / machine / name: text
-        for (subset, machine, name), text in lists.attribute_csvs(spec, clips).items()
+        for (subset, machine, name), text in layout.attribute_csvs(spec, clips).items()
     }
     truth = store.ground_truth_dir(data, spec.dcase)
-    return files | {truth / name: text for name, text in lists.ground_truth(spec, clips).items()}
+    return files | {truth / name: text for name, text in layout.ground_truth(spec, clips).items()}
 
 
 def _all_paths(data: Path, spec: Spec) -> Iterator[Path]:
@@ -222,12 +206,6 @@ def _all_paths(data: Path, spec: Spec) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------- the files
-
-
-def _write_lists(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> None:
-    for path, text in _lists(data, spec, clips).items():
-        with store.atomic_path(path) as temporary:
-            temporary.write_bytes(text.encode())
 
 
 def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
@@ -241,7 +219,7 @@ def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
         identity = (
             f"{spec.seed}/{dcase}/{c.machine}/{c.section}/{c.subset}/{c.split}/{c.domain}/{c.label}/{c.index}"
         )
-        is_anomaly, n = c.label == "anomaly", _samples(spec)
+        is_anomaly, n = c.label == "anomaly", round(spec.seconds * SAMPLE_RATE)
         audio = sounds.render(place, c.values, is_anomaly, n, identity, channels=channels, content=c.content)
         soundfile.write(_path(data, spec, c), audio, SAMPLE_RATE, subtype="PCM_16")
     return len(clips)

@@ -15,7 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Fault = Literal["detune", "slip", "sidebands", "wear", "colour", "ring", "rub", "knock", "falter"]
-"""Faults of machines (see `asdray.dcase.synth.voice.apply_fault`)."""
+"""Faults of machines, see `asdray.dcase.synth.sounds.apply_fault`.
+
+* ``detune``: another speed, beyond the normal spread.
+* ``slip``: one series of tones at another speed than the others.
+* ``sidebands``: the tones are modulated by a slower rotation.
+* ``wear``: another balance of partials.
+* ``colour``: higher or lower noise and ringing.
+* ``ring``: a narrow resonance in the noise.
+* ``rub``: broadband noise in step with the rotation.
+* ``knock``: an extra impulse per turn.
+* ``falter``: irregular rhythm: knocks are late, strokes are of uneven length.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,226 @@
-"""Rendering of clips: a voice, the spread between clips, perhaps a fault, and background noise.
+"""Sounds of synthetic clips: a machine's voice, the spread between clips, faults, and background noise.
 
-Conventions: audio is float32 in [-1, 1] at 16 kHz, ``(n,)`` or ``(n, 2)`` samples; levels are dB. A clip
-depends on its arguments alone, in any process.
+A voice has the parts and surroundings of one machine under one set of attributes. It depends on (year,
+machine, section, attribute values) alone: every clip, under every seed of the dataset, records the same
+specimen.
 
->>> from asdray.dcase.synth.sounds import render
+Conventions: audio is float32 in [-1, 1] at 16 kHz, ``(n,)`` or ``(n, 2)`` samples; levels and curves are dB,
+rates are Hz, spectra are described on `GRID`. A clip depends on its arguments alone, in any process: random
+choices come from generators that depend on names alone (`generator`).
+
+>>> from asdray.dcase.synth.sounds import apply_fault, render, voice_of
 >>> audio = render(("dcase2023", "bandsaw", 0), ("13",), False, 8000, "a clip")
 >>> audio.shape, bool(abs(audio).max() < 1)
 ((8000,), True)
+>>> voice = voice_of("dcase2023", "bandsaw", 0, ("13",))
+>>> round(apply_fault(voice, "detune", severity=1.0, where=0.0, sign=1.0).rate / voice.rate, 3)
+1.045
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy import fft
 
-from asdray.dcase.synth.machines import MACHINES, Hiss, Knocks, Tones
-from asdray.dcase.synth.voice import GRID, Voice, apply_fault, curve, generator, shifted, voice_of
+from asdray.dcase.synth.attributes import Role, attributes_of
+from asdray.dcase.synth.machines import MACHINES, Fault, Hiss, Knocks, Tones
 from asdray.dcase.years import SAMPLE_RATE
+
+GRID = np.geomspace(40.0, 8000.0, 192)
+"""Frequencies in Hz of spectra (log-spaced)."""
+
+SNR = 14.0
+"""dB of machine over background noise at the middle of the ``level`` attribute."""
+
+RUMBLE = Hiss(75.0, 0.5, 0.0)
+"""Rumble of the hall; level in dB relative to the machine."""
+
+Part = Tones | Hiss | Knocks
+
+
+def generator(*identity: object) -> np.random.Generator:
+    """A random generator that depends on ``identity`` alone, not on order, process or hash seed."""
+    digest = hashlib.sha256("/".join(map(str, identity)).encode()).digest()
+    return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest[:16], "big")))
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Everything that `play` needs.
+
+    Attributes:
+        rate: Hz.
+        parts: tones, hiss and knocks.
+        partials: gains of the partials in dB, ``(count,)``, per `Tones` of ``parts``, in order.
+        stroke: seconds per back-and-forth movement, or None.
+        equaliser: dB on `GRID`; path from the machine to the microphone.
+        bed: dB on `GRID`; background noise (0 dB in total).
+        ramp: share of a stroke spent in acceleration.
+        unevenness: spread of the stroke lengths.
+        rumble: low hum of the hall, loud and different in every clip; carries no information.
+        snr: dB of machine over background.
+        gain: dB of the whole.
+    """
+
+    rate: float
+    parts: tuple[Part, ...]
+    partials: tuple[np.ndarray, ...]
+    stroke: float | None
+    equaliser: np.ndarray
+    bed: np.ndarray
+    ramp: float = 0.15
+    unevenness: float = 0.03
+    rumble: Hiss = RUMBLE
+    snr: float = SNR
+    gain: float = 0.0
+
+    def map(self, kind: type | tuple[type, ...], change: Callable) -> Voice:
+        """The voice with ``change`` applied to every part of ``kind``."""
+        return replace(self, parts=tuple(change(p) if isinstance(p, kind) else p for p in self.parts))
+
+    def add(self, part: Part) -> Voice:
+        """The voice with one more part (no tones, which need partials)."""
+        assert not isinstance(part, Tones)
+        return replace(self, parts=(*self.parts, part))
+
+
+def curve(rng: np.random.Generator, spread: float, bumps: int = 4) -> np.ndarray:
+    """A smooth random curve on `GRID` in dB; standard deviation about ``spread``."""
+    octaves = np.log2(GRID / GRID[0])
+    centres = rng.uniform(0, octaves[-1], bumps)
+    heights = rng.normal(0, 1.6 * spread, bumps)
+    widths = rng.uniform(0.4, 1.2, bumps)
+    return (heights * np.exp(-0.5 * ((octaves[:, None] - centres) / widths) ** 2)).sum(axis=1)
+
+
+def shifted(part: Part, level: float, ratio: float) -> Part:
+    """``part`` with ``level`` dB added, and frequencies of hiss and knocks times ``ratio``."""
+    part = replace(part, level=part.level + level)
+    if isinstance(part, Hiss):
+        return replace(part, centre=part.centre * ratio)
+    return replace(part, ring=part.ring * ratio) if isinstance(part, Knocks) else part
+
+
+def _vary(voice: Voice, rng: np.random.Generator, size: float) -> Voice:
+    """Another specimen with offsets from ``rng``; ``size`` 1 = another model, 0.2 = the same model."""
+
+    def part(p: Part) -> Part:
+        return shifted(p, rng.normal(0, 2 * size), 2 ** rng.normal(0, 0.3 * size))
+
+    return replace(
+        voice,
+        rate=voice.rate * 2 ** rng.normal(0, 0.25 * size),
+        parts=tuple(part(p) for p in voice.parts),
+        partials=tuple(g + rng.normal(0, 4 * min(size, 0.6), len(g)) for g in voice.partials),
+        stroke=voice.stroke and voice.stroke * 2 ** rng.normal(0, 0.2 * size),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def voice_of(dcase: str, machine: str, section: int, values: tuple[str, ...]) -> Voice:
+    """The voice of a machine under the attribute ``values`` (one per key of `attributes_of`)."""
+    model, attributes = MACHINES[machine], attributes_of(dcase, machine, section)
+    place = (dcase, machine, section)
+    rng = generator("body", *place)
+    voice = Voice(
+        rate=model.rate,
+        parts=model.parts,
+        partials=tuple(p.tilt * np.log2(1 + np.arange(p.count)) for p in model.parts if isinstance(p, Tones)),
+        stroke=model.stroke,
+        equaliser=curve(rng, 2.0),
+        bed=-3.0 * np.log2(GRID / 200.0) + curve(rng, 3.0),
+    )
+    voice = _vary(voice, rng, 1.0)
+    phases: set[float] = set()
+    for index, (key, value) in enumerate(zip(attributes.keys, values, strict=True)):
+        if key.role == "pattern":
+            phases |= _pattern(value, key.name)
+            continue
+        where = attributes.position(index, value) - 0.5
+        rng = generator("attribute", *place, key.name, value)
+        voice = _under_attribute(voice, key.role, where, attributes.steps(index), rng)
+    return voice.map(Knocks, lambda k: replace(k, phases=tuple(sorted(phases)))) if phases else voice
+
+
+def _pattern(value: str, key: str) -> set[float]:
+    """Phases of a cycle at which a valve opens or closes under pattern ``value``."""
+    if value == "none":
+        return set()
+    rng = generator("pattern", key, value)
+    return set(rng.choice(16, int(rng.integers(2, 5)), replace=False) / 16)
+
+
+def _under_attribute(voice: Voice, role: Role, where: float, steps: int, rng: np.random.Generator) -> Voice:
+    """``voice`` under an attribute value, ``where`` in [-0.5, 0.5] of the range of ``steps`` + 1 values."""
+    match role:
+        case "speed":
+            ratio = 2 ** (min(0.5, 0.06 * steps) * where)
+            stroke, gain = voice.stroke and voice.stroke / ratio, voice.gain + 4 * where
+            voice = replace(voice, rate=voice.rate * ratio, stroke=stroke, gain=gain)
+            return voice.map(Hiss, lambda h: replace(h, level=h.level + 5 * where))
+        case "load":
+            ramp = float(np.clip(0.15 - 0.16 * where, 0.06, 0.3))
+            partials = tuple(g + 3 * where * np.log2(1 + np.arange(len(g))) for g in voice.partials)
+            voice = replace(voice, ramp=ramp, partials=partials)
+            return voice.map(Hiss, lambda h: replace(h, level=h.level - 5 * where))
+        case "unit":
+            return _vary(voice, rng, 0.25)
+        case "place":
+            return replace(voice, equaliser=voice.equaliser + curve(rng, 2.0))
+        case "noise":
+            return replace(voice, bed=voice.bed + curve(rng, 6.0))
+        case "level":
+            return replace(voice, snr=voice.snr - 9 * where)
+    raise AssertionError(role)
+
+
+def apply_fault(voice: Voice, fault: Fault, severity: float, where: float, sign: float) -> Voice:
+    """``voice`` with ``fault``, as heard in an anomalous clip.
+
+    Args:
+        severity: 0 (hardly there) to 1.
+        where: place of the fault in the spectrum, 0 to 1; equal for all clips of a section.
+        sign: direction of a detuning, +1 or -1; equal for all clips of a section.
+    """
+    s = severity
+    match fault:
+        case "detune":
+            return replace(voice, rate=voice.rate * (1 + sign * (0.012 + 0.033 * s)))
+        case "slip":
+            series = [p for p in voice.parts if isinstance(p, Tones)]
+            loose = series[int(where * len(series))]
+            ratio = 1 + sign * (0.02 + 0.045 * s)
+            return voice.map(Tones, lambda t: replace(t, order=t.order * ratio) if t is loose else t)
+        case "sidebands":
+            order = 1.3 + 1.4 * where
+            return voice.map(Tones, lambda t: replace(t, am=(order, 0.5 + 0.7 * s)))
+        case "wear":
+            pattern = generator("wear", where)
+            partials = tuple(g + (3 + 6 * s) * pattern.standard_normal(len(g)) for g in voice.partials)
+            return replace(voice, partials=partials)
+        case "colour":
+            shift = 2 ** (sign * (0.15 + 0.35 * s))
+            return voice.map((Hiss, Knocks), lambda part: shifted(part, 0.0, shift))
+        case "ring":
+            return voice.add(Hiss(500 * 2 ** (3.2 * where), 0.06, -11 + 12 * s))
+        case "rub":
+            return voice.add(Hiss(700 * 2 ** (2.5 * where), 0.4, -4 + 10 * s, (1.0, 1.0)))
+        case "knock":
+            ring = 600 * 2 ** (2.5 * where)
+            return voice.add(Knocks(1.0 if voice.rate > 5 else 2.0, -11 + 13 * s, ring, 0.008, 0.02))
+        case "falter":
+            late = 0.08 + 0.16 * s
+            voice = voice.map(Knocks, lambda k: replace(k, jitter=k.jitter + late))
+            return replace(voice, unevenness=0.2 + 0.5 * s)
+
+
+# ------------------------------------------------------------------------------------------------------ clips
 
 TABLE = 8192
 """Samples of a wavetable, which holds one period of a harmonic series."""
@@ -221,7 +421,7 @@ def render(
 
     Args:
         place: (year, machine, section).
-        values: one value per key of `asdray.dcase.synth.tables.attributes_of`.
+        values: one value per key of `asdray.dcase.synth.attributes.attributes_of`.
         identity: seed of all random choices, unique among the clips of all datasets.
         channels, content: see `play`.
     """
