@@ -1,0 +1,67 @@
+"""Pretrained encoders: networks that turn clips into tokens, and the reading of their published weights.
+
+An encoder is a subclass of `asdray.frontends.encoders.base.EncoderNetwork` in a module of its own, and a case
+in `_class`.
+
+Example:
+    The mean token of the last layer, for two clips of 10 s::
+
+        network = load("beats", Path("BEATs_iter3.pt"))
+        spectrum = network.spectrum(torch.zeros(2, 160_000))
+        network(spectrum, [12])[12].grid.mean(dim=(1, 2))  # (2, 768)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asdray.frontends.encoders.base import EncoderNetwork
+
+
+def build(name: str, **options: int) -> EncoderNetwork:
+    """A network without values, on the meta device, in evaluation mode.
+
+    Args:
+        name: ``beats``, ``eat``, ``eat_large``, ``aisfx``, ``ast`` or ``clap``.
+        options: ``frame_multiple`` of EAT.
+
+    Raises:
+        ValueError: the network needs a package that is not installed.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return _class(name)(**options).eval()
+
+
+def load(name: str, path: Path, **options: int) -> EncoderNetwork:
+    """A network with the weights of a published file, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: the file is unreadable or of another network, or a package is missing.
+    """
+    from asdray.frontends.encoders import weights
+
+    network = build(name, **options)
+    weights.load(network, path)
+    return network
+
+
+def _class(name: str) -> type[EncoderNetwork]:
+    """The class of a network; only its own module is imported."""
+    match name:
+        case "beats":
+            from asdray.frontends.encoders.beats import Beats
+
+            return Beats
+        case "eat" | "eat_large":
+            from asdray.frontends.encoders.eat import Eat, EatLarge
+
+            return Eat if name == "eat" else EatLarge
+        case "aisfx":
+            from asdray.frontends.encoders.aisfx import Aisfx
+
+            return Aisfx
+    raise ValueError(f"no encoder is called {name!r}")
