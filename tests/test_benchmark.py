@@ -40,7 +40,7 @@ def test_the_file_of_a_year(dcase):
     assert sweep.seeds == (0, 1, 2, 3)
     assert sweep.machines == "all"
     assert sweep.backends == (Knn(), KMeans(), Knn(smote_ratio=0.2), KnnRescale())
-    known = {v.recipe for v in published.load() if v.dcase == dcase and v.recipe}
+    known = {link.recipe for link in published.links() if link.value.dcase == dcase}
     assert known <= set(sweep.recipes), "what is published can be compared"
     asdkit = {name for name in sweep.recipes if name.endswith("_asdkit")}
     assert len(asdkit) == (7 if dcase <= "dcase2024" else 0), "their classes only where their rows are"
@@ -180,6 +180,8 @@ def test_ours_stand_beside_published_rows(asdray, official):
         assert row["published_mean"] == theirs
         assert row["difference"] == pytest.approx(ours[f"{column}_mean"] - theirs)
         assert pd.isna(row["within_spread"]), "one run of each: nobody knows the spread"
+        assert row["tolerance"] == 0.005
+        assert row["within_tolerance"] == (abs(row["difference"]) <= 0.005)
     assert "published results that they follow" in out
     assert f"{100 * beside.loc[f'{DCASE}-eval', 'difference']:+.2f}" in out
     assert re.search(r"\[\d\] Fujimura et al\. 2025, ASDKit, arXiv 2507\.10264, Fig\. 2", out)

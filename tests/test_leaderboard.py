@@ -1,5 +1,6 @@
 """The leaderboard: ranks, means over years, published rows, and its files."""
 
+import io
 import itertools
 import math
 import random
@@ -26,8 +27,8 @@ from asdray.evaluation import leaderboard, published, tables
 def test_leaderboard_ranks_by_the_mean_of_eval_columns():
     rows = make_rows()
     frame = board(rows).frame
-    assert list(frame.columns[:14]) == list(leaderboard.ID_COLUMNS)
-    assert list(frame.columns[14:]) == [
+    assert list(frame.columns[:15]) == list(leaderboard.ID_COLUMNS)
+    assert list(frame.columns[15:]) == [
         f"{dcase}-{subset}_{part}"
         for dcase, subset in itertools.product(MACHINES, ("dev", "eval"))
         for part in ("mean", "std", "n", "n_expected")
@@ -326,8 +327,9 @@ def test_published_scores_reproduce_the_printed_means():
 
 
 def test_published_rows_name_their_source_and_recipe():
-    values = published.load()
-    found = {(v.column, v.recipe, v.backend_id): v.mean for v in values if v.recipe}
+    links = published.links()
+    found = {(link.value.column, link.recipe, link.backend_id): link.value.mean for link in links}
+    assert len(found) == len(links)
     smote = backend_id(Knn(smote_ratio=0.2))
     assert found["dcase2023-eval", "dis_spec_featex_asdkit", smote] == 0.6543
     assert found["dcase2022-dev", "raw_spec", smote] == 0.5815
@@ -337,13 +339,16 @@ def test_published_rows_name_their_source_and_recipe():
         == 0.5650558189601554
     )
     assert found["dcase2025-eval", "ae_official_mse", backend_id(Recon())] == 0.5442827820713174
-    for value in values:
-        assert value.source
-        assert not re.search("unverified|inferred", " ".join(map(str, vars(value).values())))
-        if value.recipe:
-            system = load_recipe(value.recipe).system
-            assert bool(system.frontend.scored_embedding) == value.backend_id.startswith("knn")
-            assert (getattr(system.frontend, "labels", "") == "asdkit") == value.recipe.endswith("_asdkit")
+    for link in links:
+        system = load_recipe(link.recipe).system
+        assert link.system == f"{link.recipe}-{system.id}"
+        assert bool(system.frontend.scored_embedding) == link.backend_id.startswith("knn")
+        assert (getattr(system.frontend, "labels", "") == "asdkit") == link.recipe.endswith("_asdkit")
+        assert link.tolerance == (0.02 if system.frontend.learns else 0.005)
+    theirs = {(r["system"], r["backend"]): r for r in published.leaderboard_rows(["dcase2023-eval"])}
+    row = theirs["ASDKit dis_spec_featex", "kNN with SMOTE"]
+    assert (row["recipe"], row["backend_id"]) == ("dis_spec_featex_asdkit", smote)
+    assert theirs["Challenge top", ""]["recipe"] == ""
 
 
 @pytest.mark.parametrize(
@@ -353,13 +358,12 @@ def test_published_rows_name_their_source_and_recipe():
         ({"dcase": "dcase1999"}, "unknown DCASE year"),
         ({"subset": "test"}, "no subset and metric"),
         ({"source": ""}, "source is empty"),
-        ({"recipe": "nobodys"}, "there is no recipe 'nobodys'"),
         ({"std": "x"}, "could not convert"),
         ({}, "stands there twice"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, changed, message):
-    good = dict(zip(published.COLUMNS, ["dcase2023", "dev", "s", "b", "official", "0.6", "", "", "official", "", "", "p"], strict=True))  # fmt: skip
+    good = dict(zip(published.COLUMNS, ["dcase2023", "dev", "s", "b", "official", "0.6", "", "", "official", "", "p"], strict=True))  # fmt: skip
     path = tmp_path / "own.csv"
     pd.DataFrame([good, {**good, **changed}]).to_csv(path, index=False)
     with pytest.raises(ValueError, match=message) as raised:
@@ -426,10 +430,23 @@ def test_own_rows_beside_published_rows():
     assert row["difference"] == pytest.approx(0.65 - 0.6432)
     assert not row["within_spread"]
     assert (row["label_source"], row["published_label_source"]) == ("evaluator", "official")
+    assert row["within_tolerance"], "0.68 points, and the recipe allows two"
+    far = official_board({name: ("dis_spec_featex_asdkit", smote)}, value=0.68)
+    assert not published.beside(far)["within_tolerance"].any()
     header, rows = leaderboard.beside_cells(published.beside(b))
-    assert header[0] == "column"
-    assert rows[0][-1] == "no"
-    assert rows[0][-3] == "+0.68"
+    assert dict(zip(header, rows[0], strict=True)) == {
+        "column": "dcase2023-dev",
+        "recipe": "dis_spec_featex_asdkit",
+        "backend": smote,
+        "ours": "65.00 ± 0.00 (4 of 4)",
+        "published": "ASDKit dis_spec_featex",
+        "their score": "64.32 ± 0.57",
+        "difference": "+0.68",
+        "spread": "0.57",
+        "within spread": "no",
+        "tolerance": "2.00",
+        "within tolerance": "yes",
+    }
     assert published.beside(official_board({"dis-1": ("dis", smote)})).empty
 
 
@@ -444,10 +461,96 @@ def test_an_incomplete_row_has_no_difference():
     assert row["published"] == "Official autoencoder baseline"
     assert pd.isna(row["difference"])
     assert pd.isna(row["within_spread"])
+    assert pd.isna(row["within_tolerance"])
     (row,) = published.beside(b).to_dict("records")
     assert pd.isna(row["published_std"])
     assert row["spread"] == pytest.approx(math.sqrt(2) * row["std"]), "their one training scatters like ours"
     assert "taken to be the other's" in leaderboard.BESIDE_NOTE
+
+
+# ----------------------------------------------------------------------------------------------- caveats
+
+
+def test_a_caveat_is_in_every_form_of_the_leaderboard(tmp_path):
+    b = official_board({"dis-1": ("dis", "knn-1")})
+    said = "transductive: test scores standardised by domain"
+    row = b.frame[b.frame["system"] == "GenRep"].iloc[0]
+    assert row["caveat"] == said
+    assert b.frame["caveat"][b.frame["origin"] == "ours"].tolist() == [""]
+    csv, parquet, md, tex = leaderboard.write(b, tmp_path)
+    assert pd.read_csv(csv).set_index("system")["caveat"]["GenRep"] == said
+    assert pd.read_parquet(parquet).set_index("system")["caveat"]["GenRep"] == said
+    for path, cell in ((md, f"| {said} |"), (tex, f"& {said} &")):
+        (line,) = [line for line in path.read_text().splitlines() if "GenRep" in line]
+        assert cell in line
+    console = Console(width=1000, record=True, file=io.StringIO())
+    console.print(leaderboard.rich_table(b))
+    assert said in console.export_text()
+
+
+def test_a_backend_may_have_a_caveat_and_leaderboards_without_one_have_no_column(tmp_path):
+    rows = make_rows()
+    for path in leaderboard.write(board(rows), tmp_path):
+        assert b"caveat" not in path.read_bytes()
+    context = replace(CONTEXT, caveats={"knn-bbbbbbbb": "transductive: made up"})
+    b = board(rows, context)
+    caveats = dict(zip(b.frame["backend_id"], b.frame["caveat"], strict=True))
+    assert caveats == {"knn-aaaaaaaa": "", "knn-bbbbbbbb": "transductive: made up", "recon-cccccccc": ""}
+    assert "| caveat |" in leaderboard.markdown(b)
+
+
+def test_caveats_that_differ_have_their_columns():
+    base = {"dcase": "dcase2025", "system": "s", "backend": "b", "metric": "official", "mean": 0.6}
+    base |= {"std": None, "n": None, "label_source": "unstated", "source": "p"}
+    values = [
+        published.Published(subset=s, caveat=c, **base) for s, c in (("dev", "tuned on dev"), ("eval", ""))
+    ]
+    (row,) = published.leaderboard_rows(["dcase2025-dev", "dcase2025-eval"], values=values)
+    assert row["caveat"] == "dcase2025-dev: tuned on dev"
+
+
+# ---------------------------------------------------------------------------------- what recipes reproduce
+
+
+def _recipe_file(folder, reproduces):
+    path = folder / "mine.yaml"
+    path.write_text(f"about: mine\nfrontend: {{name: raw_spec, n_mels: 64}}\nreproduces: {reproduces}\n")
+    return path
+
+
+def test_a_recipe_file_may_reproduce_a_published_score(tmp_path):
+    what = "[{system: BEATs with LoRA, published_backend: near microphone, columns: [dcase2026-eval], backend: knn, tolerance: 0.01}]"
+    path = _recipe_file(tmp_path, what)
+    recipe = load_recipe(str(path))
+    assert recipe.system.id == with_overrides(load_recipe("raw_spec").system, {"frontend.n_mels": 64}, "").id
+    system, knn = f"mine-{recipe.system.id}", backend_id(Knn())
+    b = official_board({system: ("mine", knn)}, seeds=(0,), value=0.66, dcase="dcase2026")
+    assert published.beside(b).empty
+    (row,) = published.beside(replace(b, recipes=("raw_spec", str(path)))).to_dict("records")
+    assert (row["column"], row["published_mean"], row["tolerance"]) == ("dcase2026-eval", 0.67916, 0.01)
+    assert row["within_tolerance"] is False
+    assert pd.isna(row["within_spread"]), "nobody knows how either scatters"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("{system: GenRap, backend: knn, tolerance: 0.1}", "no system 'GenRap'; did you mean 'GenRep'"),
+        (
+            "{system: BEATs with LoRA, backend: knn, tolerance: 0.1}",
+            "published_backend is None, must be one of: near",
+        ),
+        (
+            "{system: GenRep, columns: [dcase2022-dev], backend: knn, tolerance: 0.1}",
+            "columns has 'dcase2022-dev', of",
+        ),
+    ],
+)
+def test_a_published_score_that_does_not_exist_is_named(what, message, tmp_path):
+    path = _recipe_file(tmp_path, f"[{what}]")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        published.links_of_files(["raw_spec", str(path)])
+    assert f"recipe {path}: reproduces[0]: " in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------ LaTeX

@@ -125,19 +125,16 @@ def _for_all_recipes(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
 def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
     """True if the year has published results, but `published.beside` would put none beside ours."""
     from asdray.config.backend import backend_id
-    from asdray.config.system import load_recipe
     from asdray.dcase.years import get_year
     from asdray.evaluation import published
 
-    theirs = [v for v in published.load() if v.dcase == dcase and v.metric == "official" and v.recipe]
+    theirs = [link for link in published.links(sweep.recipes) if link.value.dcase == dcase]
     asked = set(sweep.machines_of(dcase))
     whole = {subset for subset, machines in get_year(dcase).machines.items() if asked.issuperset(machines)}
     ours = {(job.trial.system_name, backend_id(backend)) for job in jobs for backend in job.backends}
     return bool(theirs) and not any(
-        "last" in sweep.checkpoints
-        and value.subset in whole
-        and (f"{value.recipe}-{load_recipe(value.recipe).system.id}", value.backend_id) in ours
-        for value in theirs
+        "last" in sweep.checkpoints and link.value.subset in whole and (link.system, link.backend_id) in ours
+        for link in theirs
     )
 
 

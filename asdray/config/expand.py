@@ -76,9 +76,7 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
                 check(axis, f"{place}.{path}")
         axes = {**sweep.space, **use.space}
         _refuse_fixed(use.set, axes, at)
-        found.append(
-            Base(_result_name(name), system, axes, f"{at}.space" if use.space else f"{where}: space")
-        )
+        found.append(Base(result_name(name), system, axes, f"{at}.space" if use.space else f"{where}: space"))
     refuse_repeats([base.recipe for base in found], f"{where}: recipes")
     return tuple(found)
 
@@ -119,7 +117,7 @@ def _check_grid_axis(values: Any, where: str) -> None:
         raise ValueError(f"{where} is an empty list: an axis needs at least one value")
 
 
-def _result_name(recipe: str) -> str:
+def result_name(recipe: str) -> str:
     """The recipe's name in paths of results; for a recipe file the file name without suffix."""
     stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):

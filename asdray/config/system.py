@@ -6,6 +6,7 @@ A recipe is a system with a description, ``asdray/recipes/<name>.yaml`` or a use
     frontend: {name: discriminative, loss: {name: adacos}}
     train: {epochs: 16, batch_size: 64, learning_rate: 1.0e-3}
     audio: {duration: year_max}
+    reproduces: [{system: ASDKit dis_spec_adacos_fixed, backend: knn, tolerance: 0.02}]
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from asdray.config.backend import Backend
 from asdray.config.base import Config, Positive, digest
 from asdray.config.files import parse_yaml, read_yaml, validate
 from asdray.config.frontend import Frontend
@@ -122,6 +124,31 @@ class System(Config):
 # --------------------------------------------------------------------------------------------------- recipes
 
 
+def _spelled_out(value: Any) -> Any:
+    """A backend's name alone stands for the backend with the default options."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Target(Config):
+    """Published scores that a recipe is to reproduce.
+
+    The scores and their sources are in ``benchmarks/published`` alone; a target names them by their system.
+
+    Example: ``{system: ASDKit raw_spec, backend: {name: knn, smote_ratio: 0.2}, tolerance: 0.005}``
+    """
+
+    system: str
+    """Column ``system`` of the published scores."""
+    published_backend: str | None = None
+    """Column ``backend`` of the published scores, in their words; null if the system has one alone."""
+    columns: tuple[str, ...] | None = None
+    """Columns of the leaderboard, such as ``dcase2026-dev``; null for every year and subset of the system."""
+    backend: Annotated[Backend, BeforeValidator(_spelled_out)]
+    """Our backend."""
+    tolerance: Annotated[float, Field(gt=0, lt=0.5)]
+    """Largest difference of our mean from theirs, a fraction, that still counts as reproduced."""
+
+
 class Recipe(System):
     """A system with a description: the content of a recipe file."""
 
@@ -129,6 +156,8 @@ class Recipe(System):
     """One line for ``asdray recipes``."""
     source: str = ""
     """The paper or code that the recipe follows."""
+    reproduces: tuple[Target, ...] = ()
+    """Published scores that our scores are compared with. They are no part of the system or its hash."""
 
     @model_validator(mode="after")
     def _one_line(self) -> Recipe:

@@ -41,7 +41,7 @@ from asdray.evaluation.tables import (
 
 ID_COLUMNS = (
     "rank", "system", "recipe", "options", "backend", "backend_id", "checkpoint", "origin", "source",
-    "selected_by", "label_source", "dataset", "machines", "classes_from",
+    "selected_by", "label_source", "dataset", "machines", "classes_from", "caveat",
 )  # fmt: skip
 _KEYS = ["system", "recipe", "options", "backend", "backend_id", "checkpoint"]
 _SCORE_PARTS = {"mean": "float64", "std": "float64", "n": "Int64", "n_expected": "Int64"}
@@ -52,13 +52,15 @@ class Leaderboard:
     """A finished leaderboard with its notes.
 
     Attributes:
-        frame: `ID_COLUMNS`, the `score_columns` of every name, then `MEANS`. Ranked and published rows with
+        frame: `ID_COLUMNS` (``caveat``: what is transductive, chosen by test labels or tuned on dev, else
+            ``""``), the `score_columns` of every name, then `MEANS`. Ranked and published rows with
             a value in the ranking column come first, the best on top; other rows follow in their old order.
         names: the columns ``<dcase>-<subset>`` in their order.
         rank_by: the ranking column: one of ``names`` or of `MEANS`.
         dataset: ``official`` or ``synthetic``.
         metric: ``official``, or one of `metrics.METRICS`.
         notes: sentences to print with the table; the first states the kind of data.
+        recipes: the sweep's recipes: what their files say to reproduce counts as for shipped recipes.
     """
 
     frame: pd.DataFrame
@@ -67,6 +69,7 @@ class Leaderboard:
     dataset: str
     metric: str = "official"
     notes: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
 
     @property
     def means(self) -> tuple[str, ...]:
@@ -121,7 +124,7 @@ def build(
     if any(row["dataset"] != context.dataset for row in more):
         raise ValueError(f"no row of other data stands beside those of {context.dataset} data")
     rows = [
-        {"classes_from": context.classes_from.get(row["system"], ""), **row}
+        {"classes_from": context.classes_from.get(row["system"], ""), "caveat": "", **row}
         for row in (*rows_of(tables, context, selected_by), *more, *unranked)
     ]
     dtypes = {f"{name}_{part}": kind for name in names for part, kind in _SCORE_PARTS.items()}
@@ -155,6 +158,7 @@ def rows_of(
         label_source=label_source,
         dataset=context.dataset,
         machines=_coverage(tables, context),
+        caveat=lambda f: [context.caveats.get(backend, "") for backend in f["backend_id"]],
     )
     chosen = (frame["checkpoint"] == "best") & (frame["selected_by"] == "fixed")
     loss = [context.best_by.get(system, "train_loss") for system in frame["system"]]
@@ -296,6 +300,8 @@ def _names(board: Leaderboard) -> dict[str, list[str]]:
         columns["selected by"] = list(frame["selected_by"])
     if (frame["classes_from"] == "train+test").any():
         columns["classes from"] = list(frame["classes_from"])
+    if frame["caveat"].any():
+        columns["caveat"] = list(frame["caveat"])
     if not ours.all():
         numbers = _sources(board)
         columns["origin"] = [
@@ -425,15 +431,17 @@ def latex(board: Leaderboard) -> str:
 BESIDE_NOTE = (
     "Difference: ours less theirs. Spread: standard deviation over seeds of the difference of one training "
     "of ours and one of theirs; where that of one of them is not known, it is taken to be the other's, which "
-    "gives sqrt(2) times the other's. Within: the difference is no larger."
+    "gives sqrt(2) times the other's. Tolerance: the difference up to which the recipe counts the score as "
+    "reproduced. Within: the difference is no larger."
 )
 
 
 def beside_cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows of `asdray.evaluation.published.beside` as people read them, in percent."""
     rows = []
+    with_caveat = frame["caveat"].any()
     for line in frame.to_dict("records"):
-        within, difference = line["within_spread"], line["difference"]
+        difference = line["difference"]
         rows.append(
             [
                 line["column"],
@@ -444,13 +452,21 @@ def beside_cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
                 _score(line["published_mean"], line["published_std"], None, None),
                 NO_VALUE if pd.isna(difference) else f"{100 * difference:+.2f}",
                 percent(line["spread"]),
-                NO_VALUE if pd.isna(within) else "yes" if within else "no",
+                _yes_or_no(line["within_spread"]),
+                percent(line["tolerance"]),
+                _yes_or_no(line["within_tolerance"]),
+                *([line["caveat"]] if with_caveat else []),
             ]
         )
     header = [
-        "column", "recipe", "backend", "ours", "published", "their score", "difference", "spread", "within",
+        "column", "recipe", "backend", "ours", "published", "their score", "difference", "spread",
+        "within spread", "tolerance", "within tolerance", *(["caveat"] if with_caveat else []),
     ]  # fmt: skip
     return header, rows
+
+
+def _yes_or_no(value: Any) -> str:
+    return NO_VALUE if pd.isna(value) else "yes" if value else "no"
 
 
 def beside_table(frame: pd.DataFrame) -> Table:
@@ -470,13 +486,16 @@ def beside_table(frame: pd.DataFrame) -> Table:
 def write(board: Leaderboard, folder: Path) -> list[Path]:
     """Writes the leaderboard as ``csv``, ``parquet``, ``md`` and ``tex`` into a sweep's folder.
 
+    Without a row that has a caveat, the files have no column of caveats.
+
     Returns:
         The paths, see `asdray.store.SweepDir.leaderboard`.
     """
     sweep = store.SweepDir(folder)
     csv, parquet, md, tex = (sweep.leaderboard(s, board.metric) for s in ("csv", "parquet", "md", "tex"))
-    write_csv(board.frame, csv, board.dataset)
-    store.write_parquet(parquet, pa.Table.from_pandas(board.frame, preserve_index=False))
+    frame = board.frame if board.frame["caveat"].any() else board.frame.drop(columns="caveat")
+    write_csv(frame, csv, board.dataset)
+    store.write_parquet(parquet, pa.Table.from_pandas(frame, preserve_index=False))
     store.write_text(md, markdown(board))
     store.write_text(tex, latex(board))
     return [csv, parquet, md, tex]

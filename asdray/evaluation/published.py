@@ -1,8 +1,8 @@
 """Published results: ``published/*.csv`` of the package, one line per score, beside a sweep's own rows.
 
-Scores are fractions. ``recipe`` and ``recipe_backend`` name the recipe and the backend of asdray that follow
-the published system, if any. A mean over fewer machines than the year has is another number, so published
-rows are only in leaderboards over all machines.
+Scores are fractions. The files alone hold the scores and their sources; the recipes say which of them they
+follow, and how closely (``reproduces``). A mean over fewer machines than the year has is another number, so
+published rows are only in leaderboards over all machines.
 
 >>> [value.mean for value in load() if (value.column, value.system) == ("dcase2020-dev", "ASDKit ae")]
 [0.6533]
@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray.config.backend import backend_id
-from asdray.config.files import parse_yaml
-from asdray.config.sweep import check_backends
-from asdray.config.system import load_recipe, recipe_names
-from asdray.dcase.years import SUBSETS, get_year
+from asdray.config.expand import result_name
+from asdray.config.system import Recipe, Target, load_recipe, recipe_names
+from asdray.dcase.years import SUBSETS, get_year, nearest
 from asdray.evaluation import METRICS
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent.parent / "published"
 COLUMNS = (
-    "dcase", "subset", "system", "backend", "metric", "mean", "std", "n", "label_source", "recipe",
-    "recipe_backend", "source",
+    "dcase", "subset", "system", "backend", "metric", "mean", "std", "n", "label_source", "caveat", "source",
 )  # fmt: skip
 ASDKIT_LABELS = (
     "dcase2022-eval of the ASDKit rows was evaluated with wrong domains of 592 of the 1,200 ToyCar and "
@@ -54,8 +52,7 @@ class Published:
         n: number of trainings, None if unpublished.
         label_source: ``official``, ``evaluator`` (of the challenge), ``asdkit`` for labels of that toolkit
             that differ from the others, or ``unstated``.
-        recipe: the recipe that follows the system, ``""`` if none does.
-        backend_id: the backend that follows the system's, ``""`` if none does.
+        caveat: what is transductive, chosen by test labels or tuned on dev; ``""`` if nothing is known to be.
         source: the publication, or the place of the record.
     """
 
@@ -68,8 +65,7 @@ class Published:
     std: float | None
     n: int | None
     label_source: str
-    recipe: str
-    backend_id: str
+    caveat: str
     source: str
 
     @property
@@ -113,13 +109,86 @@ def _value(line: dict[str, str]) -> Published:
     mean, std = float(line["mean"]), float(line["std"]) if line["std"] else None
     if not 0 < mean < 1 or not 0 <= (std or 0) < 0.5:
         raise ValueError(f"mean and std are fractions, not {mean} and {std}")
-    if line["recipe"] and line["recipe"] not in recipe_names():
-        raise ValueError(f"there is no recipe {line['recipe']!r}")
-    backend = ""
-    if text := line.pop("recipe_backend"):
-        backend = backend_id(check_backends([parse_yaml(text, "recipe_backend")], "recipe_backend")[0])
     numbers: dict[str, Any] = {"mean": mean, "std": std, "n": int(line["n"]) if line["n"] else None}
-    return Published(**{**line, **numbers}, backend_id=backend)
+    return Published(**{**line, **numbers})
+
+
+# --------------------------------------------------------------------------------- what recipes reproduce
+
+
+@dataclass(frozen=True)
+class Link:
+    """A recipe, and one published score that the recipe reproduces.
+
+    Attributes:
+        recipe: the recipe's name in results.
+        system: ``<recipe>-<hash>`` of the unchanged recipe.
+        classes_from: see `asdray.config.frontend_base`.
+        backend_id: our backend.
+        tolerance: largest difference, a fraction, that counts as reproduced.
+        value: the published score.
+    """
+
+    recipe: str
+    system: str
+    classes_from: str
+    backend_id: str
+    tolerance: float
+    value: Published
+
+
+def links(recipes: Iterable[str] = ()) -> tuple[Link, ...]:
+    """What the shipped recipes reproduce, and further ``recipes`` in files.
+
+    Raises:
+        ValueError: see `links_of_files`.
+    """
+    return (*_links_of_shipped(), *links_of_files(recipes))
+
+
+def links_of_files(recipes: Iterable[str]) -> tuple[Link, ...]:
+    """What the recipe files among ``recipes`` reproduce.
+
+    Raises:
+        ValueError: a ``reproduces`` names no published score.
+    """
+    files = [name for name in recipes if name.endswith((".yaml", ".yml"))]
+    return tuple(link for path in files for link in _links_of(path, load_recipe(path)))
+
+
+@functools.cache
+def _links_of_shipped() -> tuple[Link, ...]:
+    return tuple(link for name in recipe_names() for link in _links_of(name, load_recipe(name)))
+
+
+def _links_of(path: str, recipe: Recipe) -> list[Link]:
+    name, frontend = result_name(path), recipe.system.frontend
+    found: list[Link] = []
+    for i, target in enumerate(recipe.reproduces):
+        common = (name, f"{name}-{recipe.system.id}", frontend.classes_from, backend_id(target.backend))
+        values = _values_of(target, f"recipe {path}: reproduces[{i}]")
+        found += [Link(*common, target.tolerance, value) for value in values]
+    return found
+
+
+def _values_of(target: Target, where: str) -> list[Published]:
+    """The published official scores of a target; ValueError unless all of them are known."""
+    official = [value for value in load() if value.metric == "official"]
+    values = [value for value in official if value.system == target.system]
+    if not values:
+        hint = nearest(target.system, [value.system for value in official])
+        raise ValueError(f"{where}: benchmarks/published has no system {target.system!r}{hint}")
+    backends = list(dict.fromkeys(value.backend for value in values))
+    asked = target.published_backend
+    if (asked is None and len(backends) > 1) or (asked is not None and asked not in backends):
+        raise ValueError(f"{where}: published_backend is {asked!r}, must be one of: {'; '.join(backends)}")
+    values = [value for value in values if asked in (None, value.backend)]
+    if target.columns is None:
+        return values
+    if unknown := {*target.columns} - {value.column for value in values}:
+        known = ", ".join(value.column for value in values)
+        raise ValueError(f"{where}: columns has {min(unknown)!r}, of which no score is published ({known})")
+    return [value for value in values if value.column in target.columns]
 
 
 # ----------------------------------------------------------------------------------- beside a sweep's rows
@@ -139,25 +208,27 @@ def leaderboard_rows(
     for value in load() if values is None else values:
         if value.column in wanted and value.metric == metric:
             systems.setdefault((value.system, value.backend), []).append(value)
+    followed = {(link.value.system, link.value.backend): link for link in reversed(links())}
     rows = []
     for (system, backend), scores in systems.items():
-        recipe = scores[0].recipe
+        link = followed.get((system, backend))
         sources = dict.fromkeys(v.label_source for v in scores)
         by_column = dict.fromkeys(f"{v.column} {v.label_source}" for v in scores)
         row: dict[str, Any] = {
             "system": system,
-            "recipe": recipe,
+            "recipe": link.recipe if link else "",
             "options": "",
             "backend": backend,
-            "backend_id": scores[0].backend_id,
+            "backend_id": link.backend_id if link else "",
             "checkpoint": "",
             "origin": "published",
             "source": "; ".join(dict.fromkeys(v.source for v in scores)),
+            "caveat": _caveat(scores),
             "selected_by": "",
             "label_source": ", ".join(sources if len(sources) == 1 else by_column),
             "dataset": "official",
             "machines": "all",
-            "classes_from": load_recipe(recipe).system.frontend.classes_from if recipe else "",
+            "classes_from": link.classes_from if link else "",
         }
         for v in scores:
             row |= {f"{v.column}_mean": v.mean, f"{v.column}_std": v.std}
@@ -166,49 +237,69 @@ def leaderboard_rows(
     return rows
 
 
+def _caveat(scores: Sequence[Published]) -> str:
+    """The caveats of a row's scores; with their columns where these differ."""
+    if len({v.caveat for v in scores}) == 1:
+        return scores[0].caveat
+    return "; ".join(f"{v.column}: {v.caveat}" for v in scores if v.caveat)
+
+
 BESIDE_COLUMNS = (
-    "column", "system", "recipe", "backend", "n", "n_expected", "mean", "std", "published", "published_mean",
-    "published_std", "published_n", "difference", "spread", "within_spread", "label_source",
-    "published_label_source", "source",
+    "column", "system", "recipe", "backend", "n", "n_expected", "mean", "std", "published",
+    "published_backend", "published_mean", "published_std", "published_n", "difference", "spread",
+    "within_spread", "tolerance", "within_tolerance", "label_source", "published_label_source", "caveat",
+    "source",
 )  # fmt: skip
 
 
 def beside(board: Leaderboard) -> pd.DataFrame:
-    """Rows of unchanged recipes at the last epoch, each beside the published score that the recipe follows.
+    """Rows of unchanged recipes at the last epoch, each beside a published score that the recipe reproduces.
 
     ``difference`` is the sweep's mean less the published mean. ``spread`` is the standard deviation of the
     difference of one training each, ``sqrt(std^2 + published_std^2)``; an unknown standard deviation is
-    assumed equal to the known one. ``within_spread`` is true if the difference is at most the spread. All
-    three are null for incomplete rows; ``spread`` and ``within_spread`` also if both standard deviations are
-    unknown or the labels differ.
+    assumed equal to the known one. ``within_spread`` is true if the difference is at most the spread, and
+    ``within_tolerance`` if the difference is at most the recipe's ``tolerance``. All four are null for
+    incomplete rows; all but the difference also if the labels differ; spread and ``within_spread`` also if
+    both standard deviations are unknown.
 
     Returns:
-        `BESIDE_COLUMNS`, one row per column of the leaderboard, own row and published row.
+        `BESIDE_COLUMNS`, one row per column of the leaderboard, own row and published score.
     """
     import pandas as pd
 
     records = board.frame.to_dict("records")
-    published = [r for r in records if r["origin"] == "published" and r["recipe"]]
-    lines = []
-    for name in board.names:
-        for other in published:
-            if math.isnan(other[f"{name}_mean"]):
-                continue
-            unchanged = f"{other['recipe']}-{load_recipe(other['recipe']).system.id}"
-            for mine in records:
-                same = (mine["system"], mine["backend_id"]) == (unchanged, other["backend_id"])
-                if same and mine["origin"] == "ours" and mine["checkpoint"] == "last":
-                    lines.append(_beside_line(name, mine, other))
-    return pd.DataFrame(lines, columns=list(BESIDE_COLUMNS)).astype({"within_spread": "boolean"})
+    shown = {
+        (name, row["system"], row["backend"])
+        for row in records
+        for name in board.names
+        if row["origin"] == "published" and not math.isnan(row[f"{name}_mean"])
+    }
+    known = links(board.recipes) if shown else ()
+    lines = [
+        _beside_line(name, mine, link)
+        for name in board.names
+        for link in known
+        if (name, link.value.system, link.value.backend) in shown and link.value.column == name
+        for mine in records
+        if (mine["system"], mine["backend_id"]) == (link.system, link.backend_id)
+        and (mine["origin"], mine["checkpoint"]) == ("ours", "last")
+    ]
+    kinds = {"within_spread": "boolean", "within_tolerance": "boolean"}
+    return pd.DataFrame(lines, columns=list(BESIDE_COLUMNS)).astype(kinds)
 
 
-def _beside_line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[str, Any]:
+def _beside_line(name: str, mine: Mapping[Any, Any], link: Link) -> dict[str, Any]:
     mean, std, n, n_expected = (mine[f"{name}_{part}"] for part in ("mean", "std", "n", "n_expected"))
+    value = link.value
     complete = 0 < n_expected == n and not math.isnan(mean)
-    difference = mean - other[f"{name}_mean"] if complete else None
-    known = [s for s in (std, other[f"{name}_std"]) if not math.isnan(s)]
-    comparable = complete and known and _same_labels(name, mine, other)
-    spread = math.hypot(known[0], known[-1]) if comparable else None
+    difference = mean - value.mean if complete else None
+    comparable = complete and _same_labels(mine, value)
+    known = [s for s in (std, value.std) if s is not None and not math.isnan(s)]
+    spread = math.hypot(known[0], known[-1]) if comparable and known else None
+
+    def within(limit: float | None) -> bool | None:
+        return None if difference is None or limit is None else abs(difference) <= limit
+
     return {
         "column": name,
         "system": mine["system"],
@@ -218,29 +309,32 @@ def _beside_line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -
         "n_expected": n_expected,
         "mean": mean,
         "std": std,
-        "published": other["system"],
-        "published_mean": other[f"{name}_mean"],
-        "published_std": other[f"{name}_std"],
-        "published_n": other[f"{name}_n"],
+        "published": value.system,
+        "published_backend": value.backend,
+        "published_mean": value.mean,
+        "published_std": math.nan if value.std is None else value.std,
+        "published_n": value.n,
         "difference": difference,
         "spread": spread,
-        "within_spread": abs(difference) <= spread if difference is not None and spread is not None else None,
+        "within_spread": within(spread),
+        "tolerance": link.tolerance,
+        "within_tolerance": within(link.tolerance if comparable else None),
         "label_source": mine["label_source"],
-        "published_label_source": other["label_source"],
-        "source": other["source"],
+        "published_label_source": value.label_source,
+        "caveat": value.caveat,
+        "source": value.source,
     }
 
 
-def _same_labels(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+def _same_labels(mine: Mapping[Any, Any], value: Published) -> bool:
     """True if the test clips of a column have the same labels in both rows, see `ASDKIT_LABELS`."""
-    if name != "dcase2022-eval":
+    if value.column != "dcase2022-eval":
         return True
-    ours = _label_source(mine["label_source"], "dcase2022")
-    return ("asdkit" in ours) == ("asdkit" in _label_source(other["label_source"], name))
+    return ("asdkit" in _label_source(mine["label_source"], "dcase2022")) == (value.label_source == "asdkit")
 
 
 def _label_source(text: str, place: str) -> str:
-    """The label source of a year or column in a text such as ``dcase2022 name, dcase2023 evaluator``."""
+    """The label source of a year in a text such as ``dcase2022 name, dcase2023 evaluator``."""
     parts = dict(part.split(" ", 1) for part in text.split(", ") if " " in part)
     return parts.get(place, text)
 
@@ -284,12 +378,13 @@ def recipe_lines() -> list[str]:
 
 def _score_lines(recipe: str) -> list[str]:
     """One text per published system and backend that the recipe follows."""
-    groups: dict[tuple[str, str], list[Published]] = {}
-    for value in load():
-        if value.recipe == recipe and value.metric == "official":
-            groups.setdefault((value.system, value.backend), []).append(value)
+    groups: dict[tuple[str, str, float], list[Published]] = {}
+    for link in _links_of_shipped():
+        if link.recipe == recipe:
+            key = link.value.system, link.value.backend, link.tolerance
+            groups.setdefault(key, []).append(link.value)
     lines = []
-    for (system, backend), values in groups.items():
+    for (system, backend, tolerance), values in groups.items():
         by_column = {value.column: value for value in values}
         scores = ", ".join(
             f"{year.removeprefix('dcase')} "
@@ -298,7 +393,11 @@ def _score_lines(recipe: str) -> list[str]:
         )
         name = f"{system}, {backend}" if backend else system
         sources = "; ".join(dict.fromkeys(value.source for value in values))
-        lines.append(f"published: {name} (dev / eval): {scores} ({sources})")
+        caveat = f"; {_caveat(values)}" if _caveat(values) else ""
+        lines.append(
+            f"published: {name} (dev / eval): {scores} ({sources}{caveat}); reproduced within "
+            f"{100 * tolerance:g} points"
+        )
     return lines
 
 

@@ -205,7 +205,8 @@ def _board(
         selected_by=chosen.selected_by if chosen else "fixed",
         metric=metric,
     )
-    board = replace(board, notes=(*board.notes, *ensemble_notes, *(chosen.notes if chosen else ())))
+    notes = (*board.notes, *ensemble_notes, *(chosen.notes if chosen else ()))
+    board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     if chosen is None:
         return scores, board, None
     return scores if sweep.confirm else chosen.tables, board, chosen.frame
@@ -235,6 +236,7 @@ def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset])
         options=options,
         best_by={name: _best_by(trial) for name, trial in systems.items()},
         classes_from={name: t.system.frontend.classes_from for name, t in systems.items()},
+        caveats={backend_id(b): getattr(b, "caveat", "") for job in jobs for b in job.backends},
     )
 
 

@@ -15,6 +15,7 @@ from asdray.config.load import load_sweep
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest
+from asdray.evaluation.published import links_of_files
 from asdray.stages.steps import refuse_old_results
 from asdray.store import Places
 from asdray.sweep import ensembles
@@ -44,6 +45,7 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
             f"{where}: a sweep is either over official or over synthetic data, never both ({parts})"
         )
     trials = expand(sweep, where)
+    links_of_files(sweep.recipes)  # a wrong `reproduces` is no surprise at the end
     if sweep.search.samples:
         from asdray.sweep.search import known_jobs
         from asdray.sweep.study import Studies
