@@ -20,15 +20,19 @@ from asdray.backends.gaussian import gmm, mahalanobis
 from asdray.backends.kmeans import kmeans
 from asdray.backends.knn import knn
 from asdray.config.backend import (
+    Beam,
     Gmm,
     KMeans,
     Knn,
     KnnRescale,
     Ldn,
+    LdnDomain,
     Mahalanobis,
+    MemMixup,
     Own,
     Pyod,
     Recon,
+    VarMin,
     backend_id,
 )
 from asdray.config.sweep import check_backends
@@ -56,6 +60,17 @@ EVERY = [
     KnnRescale(n_neighbors=2, n_reference_neighbors=1, metric="euclidean"),
     Ldn(),
     Ldn(form="difference", n_reference_neighbors=4, n_neighbors=2),
+    Ldn(r=0.9),
+    LdnDomain(),
+    LdnDomain(n_source=3, n_target=2, reduce="mean", metric="cosine"),
+    VarMin(),
+    VarMin(n_neighbors=1, metric="euclidean", form="log"),
+    Beam(),
+    Beam(varmin=2),
+    MemMixup(),
+    MemMixup(n_sources=5, z="train_bank", normalize=True),
+    MemMixup(n_sources=0, z="test"),
+    MemMixup(n_sources=2, z="none"),
     Mahalanobis(),
     Mahalanobis(covariance="domain", shrinkage=0.0, normalize=False),
     Gmm(),
@@ -302,10 +317,10 @@ def brute_density(references, query, metric, form, k, n_around):
 def test_local_density_is_its_formula(seed, metric, form, k, n_around):
     references, domain, queries = data(seed, n=20, m=5)
     options = {"metric": metric, "form": form, "n_neighbors": k, "n_reference_neighbors": n_around}
-    found = local_density(references, domain, queries, **options)
+    found = local_density(references, domain, queries, **options)[1]
     expected = [brute_density(references, q, metric, form, k, n_around) for q in queries]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    own = local_density(references, domain, references, leave_one_out=True, **options)
+    own = local_density(references, domain, references, **options)[0]
     expected = [
         brute_density(np.delete(references, i, axis=0), r, metric, form, k, n_around)
         for i, r in enumerate(references)
@@ -316,8 +331,8 @@ def test_local_density_is_its_formula(seed, metric, form, k, n_around):
 def test_local_density_over_many_chunks():
     references, domain, queries = data(4, n=300, m=270, dim=3)
     options = {"metric": "chord", "n_neighbors": 1, "n_reference_neighbors": 4}
-    found = local_density(references, domain, queries, **options)
-    own = local_density(references, domain, references, leave_one_out=True, **options)
+    found = local_density(references, domain, queries, **options)[1]
+    own = local_density(references, domain, references, **options)[0]
     for i in (0, 255, 256, 269):
         assert found[i] == pytest.approx(brute_density(references, queries[i], "chord", "ratio", 1, 4))
         rest = np.delete(references, i, axis=0)
@@ -329,12 +344,12 @@ def test_identical_recordings_divide_nothing_by_zero():
     references = np.concatenate([np.tile(rng.normal(size=4), (6, 1)), rng.normal(size=(30, 4))])
     domain = np.array(["source"] * 36)
     queries = np.concatenate([references[:1], references[:1] + 1e-3, rng.normal(size=(3, 4))])
-    found = local_density(references, domain, queries, "euclidean", n_reference_neighbors=4)
+    found = local_density(references, domain, queries, "euclidean", n_reference_neighbors=4)[1]
     expected = [brute_density(references, q, "euclidean", "ratio", 1, 4) for q in queries]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert found[0] == 0 < found[1:].min()
     same = np.ones((10, 4))
-    found = local_density(same, domain[:10], np.array([[1.0, 1, 1, 1], [1, 1, 1, 3]]), "euclidean")
+    found = local_density(same, domain[:10], np.array([[1.0, 1, 1, 1], [1, 1, 1, 3]]), "euclidean")[1]
     assert found.tolist() == [0, 2]  # the distance itself
 
 
@@ -377,7 +392,7 @@ def test_distances_within_a_tight_cluster_keep_their_digits(n_close):
     references = np.concatenate([1e3 + 1e-3 * rng.normal(size=(n_close, 8)), rng.normal(size=(40, 8))])
     domain = np.array(["source"] * len(references))
     queries = np.concatenate([1e3 + 1e-3 * rng.normal(size=(3, 8)), rng.normal(size=(2, 8))])
-    found = local_density(references, domain, queries, "euclidean", n_reference_neighbors=2)
+    found = local_density(references, domain, queries, "euclidean", n_reference_neighbors=2)[1]
     expected = [brute_density(references, q, "euclidean", "ratio", 1, 2) for q in queries]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -391,7 +406,7 @@ def test_rescaling_helps_a_sparse_domain():
     anomaly, normal = knn(references, domain, queries, Knn(metric="euclidean"))
     assert anomaly < normal * 2
     for form, n_around in [("ratio", 4), ("difference", 1)]:
-        anomaly, normal = local_density(references, domain, queries, "euclidean", form, 1, n_around)
+        anomaly, normal = local_density(references, domain, queries, "euclidean", form, 1, n_around)[1]
         assert anomaly > normal
 
 
@@ -624,12 +639,28 @@ def degenerate(draw):
     )
 
 
+def too_few(backend, domain):
+    """True if a backend cannot score training clips of these domains."""
+    most = max(domain.count("source"), domain.count("target"))
+    match backend:
+        case LdnDomain():
+            return most < 3
+        case MemMixup(z="train" | "train_bank"):
+            return most < 4
+        case KnnRescale() | Ldn() | VarMin() | Beam(varmin=int()):
+            return len(domain) < 3
+    return len(domain) < 2
+
+
 @settings(deadline=None, max_examples=40)
 @given(case=degenerate())
 def test_degenerate_input_gives_finite_scores_or_a_clear_error(case):
     references, domain, queries = case
     for backend in EVERY:
-        if len(references) < (3 if isinstance(backend, KnnRescale | Ldn) else 2):
+        if isinstance(backend, MemMixup) and backend.z == "test" and not len(queries):
+            with pytest.raises(ValueError, match="too few|z test needs test clips"):
+                run(backend, references, domain, queries)
+        elif too_few(backend, domain):
             with pytest.raises(ValueError, match="training clips are too few"):
                 run(backend, references, domain, queries)
         else:

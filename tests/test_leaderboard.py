@@ -125,6 +125,17 @@ def test_different_label_sources_are_named_per_year():
     assert set(b.frame["label_source"]) == {"dcase2022 name+evaluator, dcase2023 none"}
 
 
+def test_backends_that_compare_test_clips_are_marked():
+    marked = {"knn-aaaaaaaa": "transductive mem_mixup(z=test)", "knn-bbbbbbbb": "mem_mixup(z=train)"}
+    context = replace(CONTEXT, labels={**CONTEXT.labels, **marked})
+    shown = leaderboard.markdown(
+        leaderboard.build(tables.sweep_tables(make_rows(), plan(), context), context)
+    )
+    assert shown.count("| transductive mem_mixup(z=test) |") == 2
+    assert "Transductive backends: a clip's score depends on which other test clips" in shown
+    assert "Transductive" not in leaderboard.markdown(board(make_rows()))
+
+
 def test_training_classes_from_test_clips_are_marked():
     asdkit = with_overrides(load_recipe("dis_baseline").system, {"frontend.labels": "asdkit"}, "set")
     origins = [f.classes_from for f in (asdkit.frontend, load_recipe("ae_baseline").system.frontend)]

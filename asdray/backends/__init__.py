@@ -1,6 +1,7 @@
 """Backends: embeddings, or a frontend's own scores -> anomaly scores, higher = more anomalous.
 
-A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_function`.
+A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_function`, or in
+`_neighbours` where one pass over the distances scores training clips as well.
 """
 
 from __future__ import annotations
@@ -8,30 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray.backends.density import local_density
+from asdray.backends.density import domain_density, local_density
 from asdray.backends.detectors import pyod
-from asdray.backends.embeddings import checked, held_out
+from asdray.backends.embeddings import checked, held_out, unit
 from asdray.backends.gaussian import gmm, mahalanobis
 from asdray.backends.kmeans import kmeans
 from asdray.backends.knn import knn
+from asdray.backends.mem_mixup import mem_mixup
 from asdray.backends.own import own_score
+from asdray.backends.varmin import nearest, varmin
 from asdray.config.backend import (
     Backend,
     BackendConfig,
+    Beam,
     EmbeddingBackend,
     Gmm,
     KMeans,
     Knn,
     KnnRescale,
     Ldn,
+    LdnDomain,
     Mahalanobis,
+    MemMixup,
     Own,
     Pyod,
     Recon,
+    VarMin,
 )
 from asdray.config.base import implementation
 
@@ -109,6 +117,9 @@ def _parts(backend: EmbeddingBackend, features: Features) -> list[NDArray[np.flo
             raise ValueError(f"backend {backend.name!r}: no embedding {name!r} (known: {', '.join(named)})")
         x = named[name]
         parts += [x] if x.ndim == 2 else [x[:, band] for band in range(x.shape[1])]
+    if isinstance(backend, Beam) and backend.combine == "join":
+        # The mean of the bands' cosine distances is the cosine distance of joined bands of equal length.
+        parts = [unit(np.asarray(part, dtype=np.float64)) for part in parts]
     return [np.concatenate(parts, axis=1)] if backend.combine == "join" and len(parts) > 1 else parts
 
 
@@ -138,28 +149,50 @@ def _score_part(
     queries: NDArray[np.floating],
 ) -> tuple[Scores, Scores]:
     """`_score` of one part, (N, D) and (M, D)."""
+    if (both := _neighbours(backend)) is not None:
+        return both(references, domain, queries)
     score = _function(backend)
-    if isinstance(backend, Knn | KnnRescale | Ldn):
+    if isinstance(backend, Knn):
         own = score(references, domain, references, leave_one_out=True)
     else:
         own = held_out(score, references, domain)
     return own, score(references, domain, queries)
 
 
+def _options(backend: EmbeddingBackend) -> dict[str, Any]:
+    """The options that most backends' functions have as arguments, under the same names."""
+    return backend.model_dump(exclude=set(BackendConfig.model_fields))
+
+
+def _neighbours(backend: EmbeddingBackend) -> Callable[..., tuple[Scores, Scores]] | None:
+    """The function of (references, domain, queries) -> scores of both, if the backend has such a one."""
+    match backend:
+        case KnnRescale():
+            chord = {"metric": "chord"} if backend.metric == "cosine" else {}
+            return partial(local_density, **{**_options(backend), **chord})
+        case Ldn():
+            return partial(local_density, **_options(backend))
+        case LdnDomain():
+            return partial(domain_density, options=backend)
+        case VarMin():
+            return partial(varmin, **_options(backend))
+        case Beam(varmin=int(k)):
+            return partial(varmin, n_neighbors=k)
+        case Beam():
+            return partial(nearest, metric="cosine")
+        case MemMixup():
+            return partial(mem_mixup, options=backend)
+    return None
+
+
 def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
     """The function of (references, domain, queries) that implements a backend, with the backend's options."""
     if from_plugin := implementation(backend):
         return partial(_from_plugin, partial(from_plugin, backend), backend.name)
-    # The options of most backends are arguments of their functions, under the same names.
-    options = backend.model_dump(exclude=set(BackendConfig.model_fields))
+    options = _options(backend)
     match backend:
         case Knn():
             return partial(knn, options=backend)
-        case KnnRescale():
-            chord = {"metric": "chord"} if backend.metric == "cosine" else {}
-            return partial(local_density, **{**options, **chord})
-        case Ldn():
-            return partial(local_density, **options)
         case KMeans():
             return partial(kmeans, **options)
         case Mahalanobis():
@@ -168,6 +201,7 @@ def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
             return partial(gmm, options=backend)
         case Pyod():
             return partial(pyod, **options)
+    raise TypeError(f"backend {backend.name!r} has no function")
 
 
 def _from_plugin(

@@ -1,4 +1,8 @@
-"""Local density normalisation: distance to the nearest training clips, relative to their own distances."""
+"""Local density normalisation: distance to the nearest training clips, relative to their own distances.
+
+Three methods of this name differ in published code: `local_density` with ``chord`` (ASDKit) and with
+``cosine`` (its authors), and `domain_density`, by domain (GenRep).
+"""
 
 from __future__ import annotations
 
@@ -7,94 +11,118 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray.backends.embeddings import Array, checked, distances, unit
-
-_CHUNK = 256  # queries at a time; bounds the memory to a few CHUNK x N doubles
+from asdray.backends.embeddings import DOMAINS, Array, checked
+from asdray.backends.neighbours import Density, Measure, RankedDensity, References
+from asdray.config.backend import LdnDomain
 
 
 def local_density(
     references: NDArray[np.floating],
     domain: NDArray,
     queries: NDArray[np.floating],
-    metric: Literal["chord", "cosine", "euclidean"],
+    metric: Measure,
     form: Literal["ratio", "difference"] = "ratio",
     n_neighbors: int = 1,
     n_reference_neighbors: int = 1,
-    leave_one_out: bool = False,
-) -> Array:
-    """Scores queries by their distance to references, each normalised by the reference's own distances.
+    r: float | None = None,
+) -> tuple[Array, Array]:
+    """Scores references and queries by their distance to references, each normalised by its own distances.
 
-    d is |u - v| for ``chord``, |u - v|^2 / 4 = (1 - cos) / 2 for ``cosine``, both with u = x / max(|x|,
-    1e-12), and |x - y| for ``euclidean``. c_j is the mean d of reference j to its K nearest other references.
-    The score is the mean over the k smallest of d(q, r_j) / c_j for ``ratio``, of d(q, r_j) - c_j for
-    ``difference``. References of both domains count together: an isolated target reference has a large c_j,
-    which compensates for the larger distances around it.
+    c_j is the mean d of reference j to its K nearest other references; with ``r``, the mean of its d to all
+    others, nearest first, with weights r^rank. `asdray.backends.neighbours.References` defines d. The score
+    is the mean over the k smallest of d(q, r_j) / c_j for ``ratio``, of d(q, r_j) - c_j for ``difference``.
+    References of both domains count together: an isolated target reference has a large c_j, which
+    compensates for the larger distances around it.
 
     Under ``ratio``, c_j is at least a millionth of the mean c, since several identical recordings have
     c_j = 0. If all references are identical, the score is d itself. With at most K other references, all
     others count.
 
     Args:
-        references: (N, D), N >= 2.
+        references: (N, D), N >= 3.
         domain: (N,), ``source`` or ``target``; checked, but not used.
         queries: (M, D).
         n_neighbors: k.
         n_reference_neighbors: K.
-        leave_one_out: the queries are the references themselves, in the same order. Each is scored as if it
-            were new: it is not its own reference and does not count in any c_j.
+        r: from 0 to 1.
 
     Returns:
-        (M,) float64.
+        (N,) float64, the references' scores, each as if it were new: it is not its own reference and does not
+        count in any c_j; and (M,) of the queries.
 
     Raises:
         ValueError: too few references, a value that is not finite, or an unknown domain.
 
     Source: ``chord`` and ``ratio``: ASDKit's ``KnnRescale-1-4-cosine``, arXiv 2507.10264, which has no guard
     against c_j = 0. ``cosine``: Wilkinghoff et al., Keeping the Balance, ICASSP 2025 (ratio), and arXiv
-    2509.10951 (both forms), with k = 1.
+    2509.10951 (both forms, and ``r``), with k = 1.
     """
-    r, q = checked(references, domain, queries, least=3 if leave_one_out else 2)
-    if metric != "euclidean":
-        r, q = unit(r), unit(q)
+    x, q = checked(references, domain, queries, least=3)
+    among = References(x, metric)
+    density = Density(among, n_reference_neighbors) if r is None else RankedDensity(among, r)
 
-    def measure(a: Array, b: Array) -> Array:
-        d = distances(a, b)
-        return d**2 / 4 if metric == "cosine" else d
+    def smallest(d: Array, c: Array, others: int) -> Array:
+        k = min(n_neighbors, others)
+        normalised = d / np.maximum(c, density.floor) if form == "ratio" else d - c
+        return np.partition(normalised, k - 1, axis=1)[:, :k].mean(axis=1)
 
-    def spans(x: Array) -> range:
-        return range(0, len(x), _CHUNK)
-
-    wide = min(n_reference_neighbors + 1, len(r) - 1)
-    near = np.empty((len(r), wide), dtype=np.intp)
-    near_distance = np.empty((len(r), wide))
-    for start in spans(r):
-        d = measure(r[start : start + _CHUNK], r)
-        d[np.arange(len(d)), np.arange(start, start + len(d))] = np.inf
-        at = np.argpartition(d, wide - 1, axis=1)[:, :wide]
-        values = np.take_along_axis(d, at, axis=1)
-        order = np.argsort(values, axis=1, kind="stable")
-        near[start : start + len(d)] = np.take_along_axis(at, order, axis=1)
-        near_distance[start : start + len(d)] = np.take_along_axis(values, order, axis=1)
-    own = near_distance[:, :n_reference_neighbors].mean(axis=1)
-    floor = own.mean() * 1e-6 or 1.0
-
-    k = min(n_neighbors, len(r) - 1 if leave_one_out else len(r))
-    out = np.empty(len(q))
-    for start in spans(q):
-        d = measure(q[start : start + _CHUNK], r)
-        c = np.broadcast_to(own, d.shape).copy()
-        if leave_one_out:
-            d[np.arange(len(d)), np.arange(start, start + len(d))] = np.inf
-            _without_query(c, near, near_distance, start, n_reference_neighbors)
-        normalised = d / np.maximum(c, floor) if form == "ratio" else d - c
-        out[start : start + len(d)] = np.partition(normalised, k - 1, axis=1)[:, :k].mean(axis=1)
-    return out
+    own, new = np.empty(len(x)), np.empty(len(q))
+    for rows, d in among.among():
+        own[rows] = smallest(d, density.without(rows), len(x) - 1)
+    for rows, d in among.to(q):
+        new[rows] = smallest(d, density.own, len(x))
+    return own, new
 
 
-def _without_query(c: Array, near: NDArray[np.intp], near_distance: Array, start: int, k: int) -> None:
-    """Replaces the entries of ``c`` (m, N) in which the query itself, reference ``start`` + row, counts."""
-    for rank in range(min(k, near.shape[1])):
-        query = near[:, rank]
-        j = np.flatnonzero((query >= start) & (query < start + len(c)))
-        rest = np.delete(near_distance[j], rank, axis=1)
-        c[query[j] - start, j] = rest[:, :k].mean(axis=1)
+def domain_density(
+    references: NDArray[np.floating], domain: NDArray, queries: NDArray[np.floating], options: LdnDomain
+) -> tuple[Array, Array]:
+    """Scores references and queries by the smaller one of two normalised distances, one per domain.
+
+    In each domain, b_j is the sum or mean (``reduce``) of the distances of reference j to its K nearest other
+    references of the domain, K being ``n_source`` or ``n_target``. The score is min d(q, r_j) / b_j over all
+    references of both domains. Distances are |x - y|, 1 - cos for ``cosine``. Sums of different K put the
+    domains on different scales, on purpose or not.
+
+    b_j is at least a millionth of the domain's mean b. With at most K other references, all others count. A
+    domain needs two references, besides the one that is scored; else it does not count.
+
+    Returns:
+        (N,) float64, the references' scores, each as if it were new, and (M,) of the queries.
+
+    Raises:
+        ValueError: fewer than three references in each domain, a value that is not finite, or an unknown
+            domain.
+
+    Source: GenRep's entry to DCASE 2025, where b_j is at least 1e-12.
+    """
+    r, q = checked(references, domain, queries, least=3)
+    count = {name: int((domain == name).sum()) for name in DOMAINS}
+    if max(count.values()) < 3:
+        raise ValueError(
+            f"{count['source']} source and {count['target']} target training clips are too few: ldn_domain "
+            "needs 3 of one domain"
+        )
+    own, new = np.full(len(r), np.inf), np.full(len(q), np.inf)
+    for name, k in zip(DOMAINS, (options.n_source, options.n_target), strict=True):
+        mine = np.flatnonzero(domain == name)
+        if len(mine) < 2:
+            continue
+        bank = References(r[mine], options.metric)
+        density = Density(bank, k)
+
+        def smallest(d: Array, b: Array, others: int, k: int = k, floor: float = density.floor) -> Array:
+            times = min(k, others) if options.reduce == "sum" else 1
+            # 1 - cos and (1 - cos) / 2 have the same ratios.
+            return (d / (np.maximum(b, floor) * times)).min(axis=1)
+
+        theirs = np.flatnonzero(domain != name)
+        for rows, d in bank.to(r[theirs]):
+            own[theirs[rows]] = np.minimum(own[theirs[rows]], smallest(d, density.own, len(mine) - 1))
+        if len(mine) > 2:
+            for rows, d in bank.among():
+                found = smallest(d, density.without(rows), len(mine) - 2)
+                own[mine[rows]] = np.minimum(own[mine[rows]], found)
+        for rows, d in bank.to(q):
+            new[rows] = np.minimum(new[rows], smallest(d, density.own, len(mine) - 1))
+    return own, new

@@ -17,9 +17,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from asdray.config.base import Config, Extensible, Metric, Positive, Seed, digest, refuse_repeats
+from asdray.config.base import (
+    Config,
+    Extensible,
+    Metric,
+    Positive,
+    Probability,
+    Seed,
+    digest,
+    refuse_repeats,
+)
 
 
 def _joined(text: str) -> str:
@@ -145,6 +154,95 @@ class Ldn(BackendConfig):
     chance, while 1 was better than no normalisation in every year."""
     metric: Metric = "cosine"
     """Distance between embeddings."""
+    r: Probability | None = None
+    """If given, the mean over all other clips, nearest first, with weights r^rank, takes the place of the
+    mean over K of them; 1 gives equal weights."""
+
+    later: ClassVar = {"r": None}
+
+    @model_validator(mode="after")
+    def _one_density(self) -> Ldn:
+        if self.r is not None and self.n_reference_neighbors != 1:
+            raise ValueError("r weighs all other clips: leave n_reference_neighbors out, or r")
+        return self
+
+
+class LdnDomain(BackendConfig):
+    """Local density normalisation by domain: distances relative to the density around clips of one domain.
+
+    The smaller one of the values for both domains. Differs from `Ldn` and `KnnRescale`, whose densities are
+    of both domains together. Source: GenRep's entry to DCASE 2025; details in `asdray.backends.density`.
+
+    Example: ``{name: ldn_domain, n_source: 16, n_target: 9, reduce: [sum, mean]}``
+    """
+
+    name: Literal["ldn_domain"] = "ldn_domain"
+    n_source: Positive = 16
+    """Number of source neighbours whose distance to a source clip measures the density around the clip."""
+    n_target: Positive = 9
+    """The same number for target clips."""
+    reduce: Literal["sum", "mean"] = "sum"
+    """Density from distances. Sums over 16 and 9 neighbours favour the source domain."""
+    metric: Metric = "euclidean"
+    """Distance between embeddings; ``euclidean`` takes their lengths as they are."""
+
+
+class VarMin(BackendConfig):
+    """Distance to the nearest training clip, less the part of the local density that explains its variance.
+
+    The score may be negative. Source: Matsumoto et al., DCASE 2025 Challenge; with ``metric: euclidean, form:
+    log, n_neighbors: 1`` a reading of arXiv 2603.04605; details in `asdray.backends.varmin`.
+
+    Example: ``{name: varmin, n_neighbors: 4, embedding: [L12_mean, L12_bands_rdp_8]}``
+    """
+
+    name: Literal["varmin"] = "varmin"
+    n_neighbors: Positive = 4
+    """Number of neighbours whose mean distance to a training clip measures the density around the clip."""
+    metric: Metric = "cosine"
+    """Distance between embeddings."""
+    form: Literal["difference", "log"] = "difference"
+    """Distances and densities themselves, or their logarithms."""
+
+
+class Beam(BackendConfig):
+    """Distance to the nearest training clip of both domains, for each band by itself; the mean over bands.
+
+    With ``combine: join`` one training clip is the nearest for all bands, by the mean distance. Source: BEAM,
+    arXiv 2603.13749; details in `asdray.backends.varmin`.
+
+    Example: ``{name: beam, embedding: L12_bands_rdp_4, varmin: [null, 4]}``
+    """
+
+    name: Literal["beam"] = "beam"
+    varmin: Positive | None = None
+    """If given, the scores of `VarMin` with so many neighbours take the place of distances."""
+
+
+class MemMixup(BackendConfig):
+    """Distance to source clips or to target clips that are mixed with source clips, scaled per domain.
+
+    Source: GenRep, Saengthong and Shinozaki, arXiv 2409.05035, with joined bands of layer 4 of BEATs; details
+    in `asdray.backends.mem_mixup`.
+
+    Example: ``{name: mem_mixup, embedding: L4_bands_mean, combine: join}``
+    """
+
+    name: Literal["mem_mixup"] = "mem_mixup"
+    n_sources: Annotated[int, Field(ge=0)] | None = None
+    """Number of nearest source clips that each target clip is mixed with; null for all."""
+    weight: Probability = 0.9
+    """Weight of the target clip in a mixture."""
+    z: Literal["train", "train_bank", "test", "none"] = "train"
+    """Statistics by which distances to a domain are scaled: of training clips, without or with mixtures; of
+    the test clips (as published), which is transductive: a clip's score depends on the other test clips, and
+    tables mark the row; or none."""
+    normalize: bool = False
+    """If true, embeddings are first scaled to length 1."""
+
+
+TRANSDUCTIVE = {"mem_mixup": ("z", "test")}
+"""Name of a backend -> option and value with which the score of a test clip depends on other test clips."""
 
 
 class Mahalanobis(BackendConfig):
@@ -222,7 +320,9 @@ class Own(Config):
     """Name of the score."""
 
 
-EmbeddingBackend = Knn | KMeans | KnnRescale | Ldn | Mahalanobis | Gmm | Pyod
+EmbeddingBackend = (
+    Knn | KMeans | KnnRescale | Ldn | LdnDomain | VarMin | Beam | MemMixup | Mahalanobis | Gmm | Pyod
+)
 OwnBackend = Recon | Own
 _BuiltIn = EmbeddingBackend | OwnBackend
 Backend = Annotated[_BuiltIn, Extensible("BACKENDS", "backend", BackendConfig, _BuiltIn)]

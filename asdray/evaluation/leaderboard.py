@@ -31,6 +31,7 @@ from asdray.evaluation import metrics
 from asdray.evaluation.published import ASDKIT_LABELS
 from asdray.evaluation.tables import (
     NO_VALUE,
+    TRANSDUCTIVE_MARK,
     TableContext,
     Tables,
     coverage,
@@ -244,6 +245,11 @@ def _notes_on_rows(board: Leaderboard, unlabelled: Sequence[str], n_unranked: in
         notes.append(
             "Classes from train+test: the attributes and domains of test clips were classes of the training, "
             "too (frontend.labels: asdkit)."
+        )
+    if board.frame["backend"].astype(str).str.startswith(TRANSDUCTIVE_MARK).any():
+        notes.append(
+            "Transductive backends: a clip's score depends on which other test clips it is scaled with; a "
+            "detector that hears one clip at a time does not know them."
         )
     if unlabelled:
         hint = "; rank by another column, such as dev_amean" if set(over) & set(unlabelled) else ""

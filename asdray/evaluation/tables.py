@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asdray import store
-from asdray.config.backend import Backend, backend_id
+from asdray.config.backend import TRANSDUCTIVE, Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation import metrics
@@ -359,6 +359,9 @@ def _option_column(values: list[Any]) -> pa.Array:
 ALWAYS_SHOWN = {"own": ("score",), "pyod": ("detector",)}
 """Options that the label of a backend always names, since its name alone says nothing."""
 
+TRANSDUCTIVE_MARK = "transductive "
+"""Beginning of the label of a backend whose score of a clip depends on which other test clips there are."""
+
 SHOWN_IF_GIVEN = ("embedding", "combine")
 """Options of every backend that a label names where they are given; descriptions leave out their defaults."""
 
@@ -465,7 +468,8 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
             unknown, then the id is the label.
 
     Returns:
-        Distinct labels; backends whose options do not distinguish them are labelled by their ids.
+        Distinct labels; backends whose options do not distinguish them are labelled by their ids. The label
+        of a backend whose score of a test clip depends on other test clips begins with `TRANSDUCTIVE_MARK`.
     """
     labels = {key: key for key in options}
     known = {key: own for key, own in options.items() if own is not None}
@@ -477,4 +481,9 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
             ordered = sorted(own, key="sep_section".__eq__)  # a common option after the method's own
             labels[key] = show({"name": name, **always, **{n: own[n] for n in ordered}})
     taken = list(labels.values())
-    return {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
+    found = {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
+    for key, config in known.items():
+        option, value = TRANSDUCTIVE.get(config["name"], ("name", None))
+        if config[option] == value:
+            found[key] = TRANSDUCTIVE_MARK + found[key]
+    return found
