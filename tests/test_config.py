@@ -546,8 +546,10 @@ def test_shipped_sweeps_load(path):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_load_for_every_year(name):
+    system = load_recipe(name).system
     for year in YEARS:
-        load_recipe(name).system.check(year)
+        if system.audio.channel == "near" or YEARS[year].channels > 1:
+            system.check(year)
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("_asdkit")])

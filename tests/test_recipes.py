@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_recipes import changes
+from pretrained import aisfx_data
+from small_recipes import changes, runnable_recipes
 from tiny import DCASE, MACHINES
 from trees import build_tree, write_list
 
@@ -100,6 +102,34 @@ OTHERS = {  # frontend, training, duration
     ),
     "raw_spec": (MEL | {"name": "raw_spec"}, None, "year_max"),
 }
+BANDS = {"name": "rdp", "tokens": "bands", "gamma": 4, "form": "band"}
+ENCODERS = {  # network, weights, layers, poolings, audio
+    "raw_beats": ("beats", "BEATs_iter3", "last", [{"name": "mean", "tokens": "all"}], {}),
+    "raw_eat": ("eat", "EAT_epoch10", "last", [{"name": "cls"}], {}),
+    "raw_aisfx": ("aisfx", "aisfx", "last", [{"name": "mean", "tokens": "all"}], {}),
+    "frozen_beats": (
+        "beats",
+        "BEATs_iter3",
+        "last",
+        [{"name": "rdp_gem", "tokens": "all", "gamma": 19, "form": "band", "p": 10, "floor": 0}],
+        {"duration": "native"},
+    ),
+    "frozen_beats_bands": ("beats", "BEATs_iter3", "last", [BANDS], {"duration": "native"}),
+    "frozen_beats_bands_cancel": (
+        "beats",
+        "BEATs_iter3",
+        "last",
+        [BANDS],
+        {"duration": "native", "channel": "cancel"},
+    ),
+    "genrep": (
+        "beats",
+        "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1",
+        (4,),
+        [{"name": "mean", "tokens": "bands"}],
+        {"duration": 10, "padding": "zero"},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -111,13 +141,27 @@ def test_another_recipe_has_the_published_values(name):
     assert system.audio.model_dump() == {"duration": duration, "channel": "near", "padding": "repeat"}
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_recipe_of_an_encoder_has_the_published_values(name):
+    network, weights, layers, poolings, audio = ENCODERS[name]
+    system = load_recipe(name).system
+    found = system.frontend.model_dump()
+    assert [found[k] for k in ("network", "weights", "layers")] == [network, weights, layers]
+    assert [*found["poolings"]] == poolings
+    expected = {"duration": "year_max", "channel": "near", "padding": "repeat"} | audio
+    assert system.audio.model_dump() == expected
+
+
 def test_no_shipped_recipe_is_without_a_table_of_values():
     """Recipes with `_asdkit` differ from theirs in the labels alone, as tests/test_config.py checks."""
-    assert {name.removesuffix("_asdkit") for name in recipe_names()} == {*DISCRIMINATIVE, *OTHERS}
+    assert {name.removesuffix("_asdkit") for name in recipe_names()} == {*DISCRIMINATIVE, *OTHERS, *ENCODERS}
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_goes_through_all_stages(name, places):
+@pytest.mark.parametrize("name", runnable_recipes())
+def test_a_recipe_goes_through_all_stages(name, places, tmp_path_factory):
+    if name == "raw_aisfx":
+        weights = aisfx_data(tmp_path_factory) / "encoders"
+        shutil.copytree(weights, places.data / "encoders", dirs_exist_ok=True)
     trial = Trial(DCASE, name, small(name), 0, MACHINES)
     unit = trial.unit_of("bandsaw")
     record = train(TrialFiles.load(trial, places), unit).record
