@@ -217,9 +217,10 @@ def known_weights(name: str) -> KnownWeights:
     )
 
 
-def weights_with_hash(sha256: str) -> KnownWeights | None:
-    """The entry of a file's content; None for an unknown hash."""
-    return _BY_SHA256.get(sha256)
+def name_of_weights(sha256: str) -> str | None:
+    """The name of published weights with this hash; None for other content."""
+    known = _BY_SHA256.get(sha256)
+    return known.name if known else None
 
 
 def weights_path(weights: str) -> str:

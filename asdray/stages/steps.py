@@ -148,14 +148,23 @@ def train_signature(files: TrialFiles, unit: Unit) -> str:
 
 def _more_training_data(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
     """Identities of all that a training reads besides its clips: kind -> machine -> id."""
-    trial, dataset = files.trial, files.dataset
     ids: dict[str, dict[str, str]] = {}
-    if trial.system.frontend.test_classes:
-        ids["test_classes"] = {m: dataset.machines[m].classes for m in unit.machines}
+    if files.trial.system.frontend.test_classes:
+        ids["test_classes"] = {m: files.dataset.machines[m].classes for m in unit.machines}
+    return ids | input_ids(files, unit)
+
+
+def input_ids(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
+    """Hashes of the frontend's input files: kind -> machine -> sha256.
+
+    Raises:
+        ValueError: see `_input_id`.
+    """
+    trial = files.trial
+    ids: dict[str, dict[str, str]] = {}
     for machine in unit.machines:
         for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            sha256 = _input_id(file, _input_path(file, files.places))
-            ids.setdefault(file.kind, {})[machine] = sha256
+            ids.setdefault(file.kind, {})[machine] = _input_id(file, _input_path(file, files.places))
     return ids
 
 

@@ -297,18 +297,21 @@ def _training_data(
 def _without_training(training: UnitTraining) -> dict[str, Any]:
     """Writes the files of a training without an epoch, for a frontend that learns nothing.
 
-    Embeddings from files are checked here, once for the whole unit.
+    Embeddings and weights from files are checked here, once for the whole unit.
     """
+    from asdray import frontends
     from asdray.frontends import checkpoint, precomputed
 
     trial, unit, files = training.trial, training.unit, training.files
-    embeddings = input_paths(trial, unit, files.places).get("embeddings", {})
+    frontend, paths = trial.system.frontend, input_paths(trial, unit, files.places)
+    if frontend.reads_audio and paths:
+        frontends.build(frontend, trial.system.audio.n_samples(trial.dcase), columns={}, files=paths)
     n_clips = 0
     for machine, split in itertools.product(unit.machines, ("train", "test")):
         keys = clip_keys(files, machine, split)
         n_clips += len(keys) if split == "train" else 0
-        if not trial.system.frontend.reads_audio:
-            precomputed.read(embeddings[machine], keys, f"{split} clips of {trial.dcase} {machine}")
+        if not frontend.reads_audio:
+            precomputed.read(paths["embeddings"][machine], keys, f"{split} clips of {trial.dcase} {machine}")
     for name in training.checkpoints:
         checkpoint.write_empty(training.checkpoint(name), training.signature)
     training.write_metrics([])

@@ -18,8 +18,9 @@ from asdray.config.plugin import read_plugin
 from asdray.config.search import Checkpoint
 from asdray.config.system import System
 from asdray.config.trial import Trial
+from asdray.config.weights import name_of_weights
 from asdray.dcase.years import check_machines
-from asdray.stages.steps import Request, TrialFiles, refuse_old_results, train_signature
+from asdray.stages.steps import Request, TrialFiles, input_ids, refuse_old_results, train_signature
 
 
 class PluginCopy(Config):
@@ -70,6 +71,8 @@ def write_trial(files: TrialFiles, request: Request) -> Path:
         "dataset": {"kind": files.dataset.kind, "id": files.dataset.id},
         "signatures": {u.name: train_signature(files, u) for u in trial.units},
     }
+    if inputs := _inputs(files):
+        description["inputs"] = inputs
     if plugins := plugins_of(trial.system, list(request.backends)):
         description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
         for plugin in plugins:
@@ -83,6 +86,26 @@ def write_trial(files: TrialFiles, request: Request) -> Path:
     if not isinstance(old, dict) or {k: v for k, v in old.items() if k != "provenance"} != description:
         store.write_json(directory.trial_json, {**description, "provenance": provenance.everything()})
     return directory.root
+
+
+def _inputs(files: TrialFiles) -> dict[str, list[dict[str, str | None]]]:
+    """The frontend's input files, each once: kind -> sha256, and the name of published weights or None."""
+    found: dict[str, dict[str, None]] = {}
+    for unit in files.trial.units:
+        for kind, ids in input_ids(files, unit).items():
+            found.setdefault(kind, {}).update(dict.fromkeys(ids.values()))
+    return {
+        kind: [{"sha256": sha256, "name": name_of_weights(sha256)} for sha256 in hashes]
+        for kind, hashes in found.items()
+    }
+
+
+def read_inputs(trial: store.TrialDir) -> dict[str, list[dict[str, str | None]]]:
+    """The input files in a trial's ``trial.json``; empty without the file, or for a frontend without any."""
+    try:
+        return store.read_json(trial.trial_json).get("inputs", {})
+    except ValueError:
+        return {}
 
 
 def read_trial(folder: Path) -> tuple[Trial, Description, Path]:

@@ -205,11 +205,25 @@ def _board(
         selected_by=chosen.selected_by if chosen else "fixed",
         metric=metric,
     )
-    notes = (*board.notes, *ensemble_notes, *(chosen.notes if chosen else ()))
-    board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
+    notes = (*ensemble_notes, *(chosen.notes if chosen else ()), *_weights_notes(jobs, places))
+    board = replace(board, notes=(*board.notes, *notes), recipes=tuple(sweep.recipes))
     if chosen is None:
         return scores, board, None
     return scores if sweep.confirm else chosen.tables, board, chosen.frame
+
+
+def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
+    """A sentence per weight file of an encoder: its name and hash, and the recipes that read it."""
+    readers: dict[tuple[str, str], dict[str, None]] = {}
+    for trial in {job.trial.system_name: job.trial for job in jobs}.values():
+        if trial.system.frontend.input_files(trial.dcase, trial.machines[0], trial.seed):
+            for file in read_inputs(store.trial_dir(places.results, trial)).get("encoder", ()):
+                key = file["name"] or "of an unknown file", file["sha256"] or ""
+                readers.setdefault(key, {})[trial.recipe] = None
+    return [
+        f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."
+        for (name, sha256), recipes in readers.items()
+    ]
 
 
 def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset]) -> TableContext:
