@@ -16,7 +16,7 @@ def runnable_recipes() -> list[str]:
 
 
 def changes(name: str) -> dict[str, Any]:
-    """Overrides of a recipe for one epoch on clips of 0.4 s."""
+    """Overrides of a recipe for one epoch on clips of 0.4 s, or of 1.2 s for an encoder."""
     system = load_recipe(name).system
     small: dict[str, Any] = {"audio.duration": 0.4, "train.epochs": 1, "train.batch_size": 8}
     if system.frontend.name == "discriminative":
@@ -26,7 +26,9 @@ def changes(name: str) -> dict[str, Any]:
             else {"name": "stft", "n_fft": 256 << i, **SMALL_STFT}
             for i, b in enumerate(system.frontend.branches)
         ]
-    elif system.frontend.name != "encoder":
+    elif system.frontend.name == "encoder":
+        small["audio.duration"] = 1.2
+    else:
         small |= {"frontend.n_mels": 8, "frontend.n_fft": 256, "frontend.hop_length": 128}
     if system.frontend.name == "autoencoder":
         small |= {"frontend.hidden": [8], "train.batch_size": 32}

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from asdray.cli.encoders import file_of, state_of
 from asdray.cli.main import app
+from asdray.config.encoder import NETWORKS
 from asdray.config.files import validate
 from asdray.config.system import System
 from asdray.config.weights import KNOWN_WEIGHTS, known_weights
@@ -144,3 +145,12 @@ def test_a_name_stands_for_the_published_file(tmp_path):
         train_signature(files, trial.units[0])
     named = trial_of(encoder(weights=str(path)))
     assert train_signature(TrialFiles.load(named, files.places), named.units[0])
+
+
+def test_planning_knows_the_networks():
+    from asdray.frontends import encoders
+
+    for name in ("beats", "eat", "eat_large", "aisfx"):
+        network = encoders.build(name)
+        facts = (network.n_layers, network.bands, network.has_cls, network.shortest)
+        assert facts == NETWORKS[name], name

@@ -49,7 +49,7 @@ NETWORKS: dict[str, NetworkFacts] = {
     "eat_large": NetworkFacts(24, 8, True, 400),
     "ast": NetworkFacts(12, 12, True, 400),
     "clap": NetworkFacts(1, 1, False, 400),
-    "aisfx": NetworkFacts(1, 1, False, 400),
+    "aisfx": NetworkFacts(1, 1, False, 18_205),
 }
 
 

@@ -93,4 +93,8 @@ def _construct(
             from asdray.frontends.raw import RawSpecFrontend
 
             return RawSpecFrontend(config)
+        case frontend.Encoder():
+            from asdray.frontends.encoder import EncoderFrontend
+
+            return EncoderFrontend(config)
     raise TypeError(f"{config.label} computes nothing from audio")

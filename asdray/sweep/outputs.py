@@ -16,6 +16,7 @@ from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.stages.steps import Snapshot
+from asdray.stages.trial_json import read_inputs
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.jobs import Job

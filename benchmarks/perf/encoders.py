@@ -116,7 +116,7 @@ def main() -> int:
             np.arange(first, min(first + options.batch, options.clips))
             for first in range(0, options.clips, options.batch)
         ]
-        spectra = [frontend.spectrum(clips.gather(batch, length).to(device)) for batch in batches]
+        spectra = [frontend.network.spectrum(clips.gather(batch, length).to(device)) for batch in batches]
         layers = frontend.config.layer_numbers
 
         def forward() -> None:
