@@ -64,4 +64,8 @@ def _class(name: str) -> type[EncoderNetwork]:
             from asdray.frontends.encoders.aisfx import Aisfx
 
             return Aisfx
+        case "ast" | "clap":
+            from asdray.frontends.encoders.hub import Ast, Clap
+
+            return Ast if name == "ast" else Clap
     raise ValueError(f"no encoder is called {name!r}")

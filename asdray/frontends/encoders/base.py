@@ -56,6 +56,27 @@ class EncoderNetwork(nn.Module):
         """
         return dict(state)
 
+    def fill(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Takes the tensors of a published file as weights, without copying them.
+
+        Returns:
+            A text for each tensor that is missing, mis-shaped or unknown; with any, the weights are unusable.
+        """
+        tensors = self.renamed(state)
+        wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        faults = [
+            f"tensor {name!r} {list(wanted[name])} is missing" for name in wanted if name not in tensors
+        ]
+        faults += [
+            f"tensor {name!r} has the shape {list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in wanted.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ]
+        faults += [f"tensor {name!r} is unknown" for name in tensors if name not in wanted]
+        if not faults:
+            self.load_state_dict(tensors, assign=True)
+        return faults
+
     def spectrum(self, waves: Tensor) -> Tensor:
         """Clips ``(B, n) float32`` of full scale 1 -> normalised spectra ``(B, frames, mels) float32``.
 

@@ -62,8 +62,7 @@ def fit(network: EncoderNetwork, state: Mapping[str, Tensor], path: Path) -> Non
         ValueError: the tensors are of another network, or not exactly the network's.
     """
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    tensors = network.renamed(tensors)
-    if faults := _faults(network, tensors):
+    if faults := network.fill(tensors):
         other = recognised(state)
         if other and other != network.name:
             raise ValueError(
@@ -73,19 +72,6 @@ def fit(network: EncoderNetwork, state: Mapping[str, Tensor], path: Path) -> Non
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         unknown = "" if other else "; the file seems to be of no network that asdray knows"
         raise ValueError(f"{path} does not fit the network {network.name!r}: {faults[0]}{more}{unknown}")
-    network.load_state_dict(tensors, assign=True)
-
-
-def _faults(network: EncoderNetwork, tensors: Mapping[str, Tensor]) -> list[str]:
-    """One text per tensor that is missing, mis-shaped or unknown, each with its name."""
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    faults = [f"tensor {name!r} {list(wanted[name])} is missing" for name in wanted if name not in tensors]
-    faults += [
-        f"tensor {name!r} has the shape {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in wanted.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    return faults + [f"tensor {name!r} is unknown" for name in tensors if name not in wanted]
 
 
 def recognised(state: Mapping[str, Tensor]) -> str | None:
