@@ -152,15 +152,11 @@ class TargetBank:
         to_source = self._rows[:, self._source]
         # One more than are mixed: the next one takes the place of a source that is left out.
         self._near = np.argsort(to_source, axis=1, kind="stable")[:, : self._n + 1]
-        self._squares = np.take_along_axis(to_source, self._near, axis=1) ** 2
+        self._offset = self._w * (1 - self._w) * np.take_along_axis(to_source, self._near, axis=1) ** 2
 
-    def _mixed(self, d: Array, t: int) -> Array:
-        """(m, n + 1) squared distances to the mixtures of a target, the replacement last; inf for none."""
-        w = self._w
-        to_target, to_sources = d[:, self._target[t], None], d[:, self._source[self._near[t]]]
-        squares = w * to_target**2 + (1 - w) * to_sources**2 - w * (1 - w) * self._squares[t]
-        missing = self._n + 1 - squares.shape[1]
-        return np.pad(np.maximum(squares, 0), ((0, 0), (0, missing)), constant_values=np.inf)
+    def _to_sources(self, d: Array) -> Array:
+        """(m, n_source), the part of the squared distances that all targets' mixtures with a source share."""
+        return (1 - self._w) * d[:, self._source] ** 2
 
     def distances(self, d: Array, rows: NDArray[np.intp] | None = None) -> Array:
         """(m, n_target) distances to each target or its nearest mixture.
@@ -170,14 +166,16 @@ class TargetBank:
                 mixtures and mixtures with it out of the bank.
             rows: (m,) the references that are the rows; then a left-out mixture is replaced by the next one.
         """
-        out = np.empty((len(d), len(self._target)))
+        out, to_sources = np.empty((len(d), len(self._target))), self._to_sources(d)
         for t, target in enumerate(self._target):
-            squares = self._mixed(d, t)
-            found = np.minimum(d[:, target] ** 2, squares[:, : self._n].min(axis=1, initial=np.inf))
-            if rows is not None:
-                replaced = np.isin(rows, self._source[self._near[t, : self._n]])
-                found = np.where(replaced, np.minimum(found, squares[:, -1]), found)
-            out[:, t] = np.sqrt(found)
+            near, offset = self._near[t], self._offset[t]
+            mixed = to_sources[:, near[: self._n]] - offset[: self._n]
+            nearest = mixed.min(axis=1, initial=np.inf)
+            if rows is not None and len(near) > self._n:
+                at = np.flatnonzero(np.isin(rows, self._source[near[: self._n]]))
+                nearest[at] = np.minimum(nearest[at], to_sources[at, near[-1]] - offset[-1])
+            to_target = d[:, target] ** 2
+            out[:, t] = np.sqrt(np.minimum(to_target, np.maximum(self._w * to_target + nearest, 0)))
         return out
 
     def nearest_two(self) -> tuple[NDArray[np.intp], Array]:
@@ -190,14 +188,16 @@ class TargetBank:
         Returns:
             (2, n_source).
         """
-        d = self._rows
+        d, to_sources = self._rows, self._to_sources(self._rows)
         each = np.repeat(self.distances(d)[None], len(self._source), axis=0)
         for t, target in enumerate(self._target if self._n else ()):
-            squares = self._mixed(d, t)
-            mixed, replacement = squares[:, : self._n], squares[:, -1:]
-            two = np.partition(np.pad(mixed, ((0, 0), (0, 1)), constant_values=np.inf), 1, axis=1)[:, :2]
-            gone = mixed.argmin(axis=1)[:, None] == np.arange(self._n)
-            rest = np.minimum(np.where(gone, two[:, 1:], two[:, :1]), replacement)
-            each[self._near[t, : self._n], :, t] = np.sqrt(np.minimum(rest, d[:, target, None] ** 2)).T
+            near, to_target = self._near[t, : self._n], d[:, target, None] ** 2
+            ends = ((0, 0), (0, self._n + 1 - self._near.shape[1]))
+            mixed = np.pad(to_sources[:, self._near[t]] - self._offset[t], ends, constant_values=np.inf)
+            two = np.partition(np.pad(mixed[:, :-1], ((0, 0), (0, 1)), constant_values=np.inf), 1, axis=1)
+            gone = mixed[:, :-1].argmin(axis=1)[:, None] == np.arange(self._n)
+            rest = np.minimum(np.where(gone, two[:, 1:2], two[:, :1]), mixed[:, -1:])
+            squares = np.minimum(to_target, np.maximum(self._w * to_target + rest, 0))
+            each[near, :, t] = np.sqrt(squares).T
         nearest = each.min(axis=2)
         return np.stack([nearest.mean(axis=1), nearest.std(axis=1)])

@@ -18,7 +18,8 @@ function that implements the method::
   mean loss of the batch ``()``.
 * ``FRONTENDS``: the configuration derives from `asdray.config.frontend.FrontendConfig`. ``Frontend(config,
   n_samples, columns, saved)`` is an `asdray.frontends.base.FrontendModule`; `asdray.frontends.build`
-  describes the arguments. A frontend has ``extract(waves)``. A frontend that learns also has
+  describes the arguments. A frontend has ``extract(waves)``, which returns a tensor ``embedding``, or one of
+  each name in the configuration's ``embeddings``. A frontend that learns also has
   ``training_data(clips, columns, batch_size, rng)`` and ``loss(batch)``. With ``needs_training_clips = True``
   a frontend also has ``prepare(clips, columns, batch_size, rng)``, which asdray calls with the training clips
   of a machine before the extraction of the machine's clips. `asdray.frontends.base` describes all methods,
@@ -26,7 +27,8 @@ function that implements the method::
 * ``BACKENDS``: the configuration derives from `asdray.config.backend.BackendConfig`. ``score(config,
   references, domain, queries)`` maps the embeddings ``(N, D)`` of training clips, their domains ``(N,)``
   (``source`` or ``target``) and the embeddings ``(M, D)`` of other clips to ``(M,)`` anomaly scores. To score
-  the training clips themselves, asdray calls the function for each fifth with the others as references.
+  the training clips themselves, asdray calls the function for each fifth with the others as references; bands
+  and further embeddings are scored one by one.
 
 A plugin is a file, or a folder with ``__init__.py`` for a method with a helper module (``from .helper import
 f``) or a data file (``Path(__file__).parent / "filters.npy"``). The hash of the file, or of all files of the
