@@ -353,9 +353,9 @@ def test_published_rows_name_their_source_and_recipe():
     for link in links:
         system = load_recipe(link.recipe).system
         assert link.system == f"{link.recipe}-{system.id}"
-        assert bool(system.frontend.scored_embedding) == link.backend_id.startswith("knn")
+        assert bool(system.frontend.scored_embedding) != link.backend_id.startswith(("recon-", "own-"))
         assert (getattr(system.frontend, "labels", "") == "asdkit") == link.recipe.endswith("_asdkit")
-        assert link.tolerance == (0.02 if system.frontend.learns else 0.005)
+        assert link.tolerance <= (0.02 if system.frontend.learns else 0.01)
     theirs = {(r["system"], r["backend"]): r for r in published.leaderboard_rows(["dcase2023-eval"])}
     row = theirs["ASDKit dis_spec_featex", "kNN with SMOTE"]
     assert (row["recipe"], row["backend_id"]) == ("dis_spec_featex_asdkit", smote)
