@@ -503,10 +503,11 @@ def test_a_backend_may_have_a_caveat_and_leaderboards_without_one_have_no_column
     rows = make_rows()
     for path in leaderboard.write(board(rows), tmp_path):
         assert b"caveat" not in path.read_bytes()
-    context = replace(CONTEXT, caveats={"knn-bbbbbbbb": "transductive: made up"})
-    b = board(rows, context)
+    labels = {**CONTEXT.labels, "knn-bbbbbbbb": f"{tables.TRANSDUCTIVE_MARK}knn"}
+    context = replace(CONTEXT, labels=labels)
+    b = leaderboard.build(tables.sweep_tables(rows, plan(), context), context)
     caveats = dict(zip(b.frame["backend_id"], b.frame["caveat"], strict=True))
-    assert caveats == {"knn-aaaaaaaa": "", "knn-bbbbbbbb": "transductive: made up", "recon-cccccccc": ""}
+    assert caveats == {"knn-aaaaaaaa": "", "knn-bbbbbbbb": "transductive", "recon-cccccccc": ""}
     assert "| caveat |" in leaderboard.markdown(b)
 
 

@@ -111,7 +111,7 @@ ENCODERS = {  # network, weights, layers, poolings, audio
         "beats",
         "BEATs_iter3",
         "last",
-        [{"name": "rdp_gem", "tokens": "all", "gamma": 19, "form": "band", "p": 10, "floor": 0}],
+        [{"name": "rdp_gem", "tokens": "all", "gamma": 16, "form": "band", "p": 3, "floor": 0}],
         {"duration": "native"},
     ),
     "frozen_beats_bands": ("beats", "BEATs_iter3", "last", [BANDS], {"duration": "native"}),

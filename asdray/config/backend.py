@@ -69,11 +69,6 @@ class BackendConfig(Config):
         later = BackendConfig.later_of_all
         return {k: v for k, v in serialize(self).items() if k not in later or v != later[k]}
 
-    @property
-    def caveat(self) -> str:
-        """What a leaderboard must say about the scores, such as ``transductive: ...``; ``""`` for nothing."""
-        return ""
-
 
 class Knn(BackendConfig):
     """Distance to the nearest normal training clips, the smaller one of both domains.

@@ -159,7 +159,7 @@ def rows_of(
         label_source=label_source,
         dataset=context.dataset,
         machines=_coverage(tables, context),
-        caveat=lambda f: [context.caveats.get(backend, "") for backend in f["backend_id"]],
+        caveat=lambda f: ["transductive" if b.startswith(TRANSDUCTIVE_MARK) else "" for b in f["backend"]],
     )
     chosen = (frame["checkpoint"] == "best") & (frame["selected_by"] == "fixed")
     loss = [context.best_by.get(system, "train_loss") for system in frame["system"]]

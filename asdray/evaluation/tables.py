@@ -68,7 +68,6 @@ class TableContext:
         options: system -> its swept options, see `option_labels`.
         best_by: system -> the loss by which its checkpoint ``best`` is chosen; ``train_loss`` by default.
         classes_from: system -> the clips that define its training classes: ``train``, ``train+test``, ``""``.
-        caveats: backend id -> the backend's ``caveat``; ``""`` by default.
     """
 
     machines: Mapping[str, Sequence[str]]
@@ -78,7 +77,6 @@ class TableContext:
     options: Mapping[str, str] = field(default_factory=dict)
     best_by: Mapping[str, str] = field(default_factory=dict)
     classes_from: Mapping[str, str] = field(default_factory=dict)
-    caveats: Mapping[str, str] = field(default_factory=dict)
 
 
 def one_dataset(kinds: Mapping[str, str]) -> str:

@@ -251,7 +251,6 @@ def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset])
         options=options,
         best_by={name: _best_by(trial) for name, trial in systems.items()},
         classes_from={name: t.system.frontend.classes_from for name, t in systems.items()},
-        caveats={backend_id(b): getattr(b, "caveat", "") for job in jobs for b in job.backends},
     )
 
 
