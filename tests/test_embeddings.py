@@ -173,10 +173,10 @@ def test_an_unknown_embedding_is_an_error_of_planning(world, tmp_path):
     with pytest.raises(ValueError) as caught:
         planned("knn", {"name": "knn", "embedding": ["L1_mean", "L1_mean+L1_band_mean"]})
     assert str(caught.value) == (
-        f"w.yaml: recipes.{recipe.stem}: backend knn: frontend 'bands' has no embedding 'L1_band_mean'; did "
-        "you mean 'L1_bands_mean'? (it has: L1_mean, L1_bands_mean, L2_mean)"
+        "w.yaml: backend knn: frontend 'bands' has no embedding 'L1_band_mean'; did "
+        "you mean 'L1_bands_mean'? (known: L1_mean, L1_bands_mean, L2_mean)"
     )
-    with pytest.raises(ValueError, match=r"has no embedding 'L1_mean'.*it has: embedding"):
+    with pytest.raises(ValueError, match=r"has no embedding 'L1_mean'.*known: embedding"):
         expand(
             validate(
                 Sweep,
@@ -185,8 +185,16 @@ def test_an_unknown_embedding_is_an_error_of_planning(world, tmp_path):
             ),
             "w",
         )
-    with pytest.raises(ValueError, match="backend gmm"):
-        trial.backends((Gmm(embedding="nothing"),))
+    both = {**spec, "recipes": ["raw_spec", str(recipe)]}
+    backends = [{"name": "knn", "embedding": [None, "L1_mean"]}]
+    trials = [one for one, _ in expand(validate(Sweep, {**both, "backends": backends}, "w"), "w")]
+    asked = check_backends(backends, "w")
+    assert [t.backends(asked)[:2] for t in trials] == [asked[:1], asked], (
+        "a backend of embeddings that one has"
+    )
+    with pytest.raises(ValueError, match="no frontend of the sweep has the embedding 'L9'"):
+        expand(validate(Sweep, {**both, "backends": [{"name": "knn", "embedding": "L9"}]}, "w"), "w")
+    assert trial.backends((Gmm(embedding="nothing"),)) == trial.backends(())
 
 
 @pytest.mark.parametrize(

@@ -376,7 +376,11 @@ def table(
 
 def _check_apply(trial: Trial, backends: Sequence[Backend]) -> None:
     """Raises ValueError for a backend that finds no input in the outputs of the trial's frontend."""
+    from asdray.config.trial import check_embeddings
+
     frontend = trial.system.frontend
+    if frontend.scored_embedding:
+        check_embeddings([frontend], backends)
     for one in backends:
         if one not in trial.backends((one,)):
             offers = [*(["embeddings"] if frontend.scored_embedding else []), *frontend.own_scores]

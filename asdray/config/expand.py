@@ -19,12 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asdray.config.backend import backend_id
+from asdray.config.backend import OwnBackend, backend_id
 from asdray.config.base import refuse_repeats
 from asdray.config.search import axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, load_recipe, with_overrides
-from asdray.config.trial import Trial
+from asdray.config.trial import Trial, check_embeddings
 from asdray.dcase.years import get_year
 
 GridTrials = tuple[tuple[Trial, dict[str, Any]], ...]
@@ -138,6 +138,7 @@ def expand(sweep: Sweep, where: str) -> GridTrials:
             frontend, with the place in the sweep file.
     """
     found = bases(sweep, where)
+    _check_embeddings(sweep, found, where)
     if sweep.search.samples:
         for base in found:
             _check_search(sweep, base, where)
@@ -145,8 +146,7 @@ def expand(sweep: Sweep, where: str) -> GridTrials:
     pairs: list[tuple[Trial, dict[str, Any]]] = []
     for base in found:
         seen: dict[str, dict] = {}
-        for row in itertools.product(*base.axes.values()):
-            swept = dict(zip(base.axes, row, strict=True))
+        for swept in _rows(base.axes):
             system = base.varied(swept)
             if system.id in seen:
                 raise ValueError(f"{base.where}: {seen[system.id]} and {swept} are the same system")
@@ -156,14 +156,30 @@ def expand(sweep: Sweep, where: str) -> GridTrials:
     return tuple(pairs)
 
 
+def _check_embeddings(sweep: Sweep, found: Iterable[Base], where: str) -> None:
+    """Raises ValueError for a backend that names an embedding which no system of the sweep computes."""
+    if any(not isinstance(b, OwnBackend) and b.embeddings for b in sweep.backends):
+        choices = corners if sweep.search.samples else _rows
+        frontends = [base.varied(swept).frontend for base in found for swept in choices(base.axes)]
+        try:
+            check_embeddings(frontends, sweep.backends)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def _rows(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All combinations of the axes' values."""
+    return [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
+
+
 def trials_of(
     sweep: Sweep, recipe: str, system: System, dcase: Sequence[str], seeds: Sequence[int], where: str
 ) -> list[Trial]:
     """The trials of a system, year by year.
 
     Raises:
-        ValueError: clips too short for the system, no backend that applies, a backend of an embedding that
-            the frontend lacks, or a checkpoint after the last epoch.
+        ValueError: clips too short for the system, no backend that applies, or a checkpoint after the last
+            epoch.
     """
     trials = []
     for name in dcase:
@@ -173,11 +189,7 @@ def trials_of(
             raise ValueError(f"{where}: recipes.{recipe}: {error}") from None
         for seed in (0,) if system.frontend.has_one_seed else seeds:
             trial = Trial(name, recipe, system, seed, sweep.machines_of(name))
-            try:
-                applying = trial.backends(sweep.backends)
-            except ValueError as error:
-                raise ValueError(f"{where}: recipes.{recipe}: {error}") from None
-            if not applying:
+            if not trial.backends(sweep.backends):
                 names = ", ".join(b.name for b in sweep.backends)
                 raise ValueError(f"{where}: none of the backends ({names}) applies to {recipe}")
             trials.append(trial)

@@ -10,10 +10,10 @@ form a chain, so that new labels change evaluations but no score::
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from asdray.config.backend import Backend, BackendConfig, OwnBackend, Umap, own_backend
+from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
 from asdray.config.base import digest, digest_of, text_of, texts_of
 from asdray.config.frontend_base import FrontendConfig
 from asdray.config.system import System
@@ -69,28 +69,36 @@ class Trial:
         return next(unit for unit in self.units if machine in unit.machines)
 
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        """The requested backends, if the frontend's embedding is scored, then the frontend's own scores.
-
-        Raises:
-            ValueError: a backend names an embedding that the frontend does not have.
-        """
+        """The requested backends whose embeddings the frontend has, then the frontend's own scores."""
         frontend = self.system.frontend
-        scored = [b for b in requested if frontend.scored_embedding and not isinstance(b, OwnBackend)]
-        for backend in scored:
-            if backend.embeddings:
-                check_embeddings(frontend, backend)
+        embeddings = frontend.scored_embedding and (frontend.embeddings or ("embedding",))
+        scored = [
+            b
+            for b in requested
+            if embeddings and not isinstance(b, OwnBackend) and {*b.embeddings} <= {*embeddings}
+        ]
         return (*scored, *(own_backend(score) for score in frontend.own_scores))
 
 
-def check_embeddings(frontend: FrontendConfig, backend: BackendConfig) -> None:
-    """Raises ValueError if ``backend`` names an embedding that the frontend does not have."""
-    known = frontend.embeddings or ("embedding",)
-    for name in backend.embeddings:
-        if name not in known:
-            raise ValueError(
-                f"backend {backend.name}: {frontend.label} has no embedding {name!r}{nearest(name, known)} "
-                f"(it has: {', '.join(known)})"
-            )
+def check_embeddings(frontends: Sequence[FrontendConfig], backends: Iterable[Backend]) -> None:
+    """Checks that one of the frontends has all embeddings that a backend names.
+
+    Raises:
+        ValueError: an embedding that no frontend has, with the nearest existing name.
+    """
+    having = [{*(f.embeddings or ("embedding",))} for f in frontends if f.scored_embedding]
+    for backend in backends:
+        names = () if isinstance(backend, OwnBackend) else backend.embeddings
+        if not names or any({*names} <= known for known in having):
+            continue
+        known = list(dict.fromkeys(n for f in frontends for n in f.embeddings or ("embedding",)))
+        absent = next((name for name in names if name not in known), backend.embedding)
+        label = frontends[0].label if len(frontends) == 1 else "no frontend of the sweep"
+        verb = "has no" if len(frontends) == 1 else "has the"
+        raise ValueError(
+            f"backend {backend.name}: {label} {verb} embedding {absent!r}{nearest(str(absent), known)} "
+            f"(known: {', '.join(known)})"
+        )
 
 
 # ------------------------------------------------------------------------------------------ signatures
