@@ -97,8 +97,3 @@ def test_trial_json_names_the_weights(results):
     (weights,) = json.loads(path.read_text())["inputs"]["encoder"]
     assert weights["sha256"] == "499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
     assert weights["name"] == "aisfx"
-
-
-def test_the_encoder_beats_a_spectrogram(board):
-    mean = board.set_index(["recipe", "backend"])["eval_amean"]
-    assert mean["raw_aisfx", "knn"] > mean["raw_spec", "knn"]
