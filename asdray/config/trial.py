@@ -92,11 +92,11 @@ def check_embeddings(frontends: Sequence[FrontendConfig], backends: Iterable[Bac
         if not names or any({*names} <= known for known in having):
             continue
         known = list(dict.fromkeys(n for f in frontends for n in f.embeddings or ("embedding",)))
-        absent = next((name for name in names if name not in known), backend.embedding)
+        absent = next((name for name in names if name not in known), "+".join(names))
         label = frontends[0].label if len(frontends) == 1 else "no frontend of the sweep"
         verb = "has no" if len(frontends) == 1 else "has the"
         raise ValueError(
-            f"backend {backend.name}: {label} {verb} embedding {absent!r}{nearest(str(absent), known)} "
+            f"backend {backend.name}: {label} {verb} embedding {absent!r}{nearest(absent, known)} "
             f"(known: {', '.join(known)})"
         )
 
