@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from encoders_made_up import aisfx_names, beats_names, eat_names, filled, waves
-from golden.encoders.rules import tensor
+from golden.encoders.rules import noise, tensor
 
 from asdray.frontends import encoders
 from asdray.frontends.encoders import beats, eat
+from asdray.frontends.encoders.convolution import LongConvolution
 
 GOLDEN = {
     name: np.load(Path(__file__).parent / "golden/encoders" / f"{name}.npz")
@@ -296,3 +297,30 @@ def test_the_shortest_clip_gives_a_token_and_a_shorter_one_is_refused(name, n):
 def test_an_unknown_encoder():
     with pytest.raises(ValueError, match="no encoder is called 'beatz'"):
         encoders.build("beatz")
+
+
+@pytest.mark.parametrize(
+    ("n_clips", "n_tokens", "kernel"), [(1, 1, 128), (2, 129, 128), (3, 130, 128), (2, 300, 64)]
+)
+def test_a_long_convolution_equals_sums(n_clips, n_tokens, kernel):
+    convolution = LongConvolution(24, kernel, groups=3)
+    x = torch.from_numpy(noise("tokens", (n_clips, n_tokens, 24))).float().requires_grad_()
+
+    def sums():
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (kernel // 2, kernel // 2 - 1))
+        return torch.nn.functional.conv1d(padded, convolution.weight, convolution.bias, groups=3).transpose(
+            1, 2
+        )
+
+    with torch.inference_mode():  # what is kept from here must not stand in training's way
+        torch.testing.assert_close(convolution(x), sums(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(convolution(x), sums(), atol=1e-5, rtol=0)
+    values = x, convolution.weight, convolution.bias
+    found, expected = (torch.autograd.grad(y.square().sum(), values) for y in (convolution(x), sums()))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+    with torch.no_grad():  # changed weights are seen
+        convolution.weight.mul_(2)
+        torch.testing.assert_close(convolution(x), sums(), atol=1e-5, rtol=0)
+        convolution.weight = torch.nn.Parameter(convolution.weight / 3)
+        torch.testing.assert_close(convolution(x), sums(), atol=1e-5, rtol=0)

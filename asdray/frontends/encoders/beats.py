@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from asdray.audio import kaldi
 from asdray.frontends.encoders.base import EncoderNetwork, Tokens, run
+from asdray.frontends.encoders.convolution import LongConvolution
 
 MEAN, STD = 15.41663, 6.55582
 """Of the log-mel values of AudioSet, for clips of full scale 2^15."""
@@ -113,16 +114,14 @@ class _Encoder(nn.Module):
 
     def __init__(self, width: int, n_layers: int) -> None:
         super().__init__()
-        self.pos_conv = nn.Sequential(nn.Conv1d(width, width, 128, padding=64, groups=16))
+        self.pos_conv = nn.Sequential(LongConvolution(width, 128, groups=16))
         self.layer_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(_Block(width, n_layers) for _ in range(n_layers))
         self.relative_attention_bias = nn.Embedding(N_BUCKETS, _Attention.n_heads)
 
     def start(self, x: Tensor) -> Tensor:
         """Tokens with their positions, ``(B, N, D)``: the input of the first block."""
-        # An even kernel gives one output too many.
-        positions = self.pos_conv(x.transpose(1, 2))[..., :-1].transpose(1, 2)
-        return self.layer_norm(x + _gelu(positions))
+        return self.layer_norm(x + _gelu(self.pos_conv(x)))
 
     def relative_bias(self, n: int) -> Tensor:
         """The bias of every pair of n tokens, ``(heads, n, n)``, query by key."""

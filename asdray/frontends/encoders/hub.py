@@ -148,13 +148,8 @@ class Clap(HubNetwork):
         package = _transformers(self.name)
         self.model = package.ClapAudioModelWithProjection(config or package.ClapAudioConfig())
         options: Any = self.model.config
-        self.n_layers, self.width, self.bands, self.has_cls, self.shortest = (
-            1,
-            options.projection_dim,
-            1,
-            False,
-            1,
-        )
+        self.n_layers, self.width, self.bands, self.has_cls = 1, options.projection_dim, 1, False
+        self.shortest = kaldi.FRAME
 
     @classmethod
     def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
