@@ -67,30 +67,26 @@ def submit(
             f"{trial.name} has no machine of the {subset} subset (it has: {', '.join(trial.machines)})"
         )
     dataset.require(machines)
-    scores: dict[Key, float] = {}
+    found = {machine: _scores(files, machine, ckpt, backend, subset) for machine in machines}
+    scores = {key: score for _, test in found.values() for key, score in test.items()}
     thresholds: dict[str, Threshold] = {}
-    for machine in machines:
-        train, test = _scores(files, machine, ckpt, backend, subset)
-        scores |= test
-        if year.has_decisions:
-            try:
-                thresholds[machine] = decision_threshold(train, quantile)
-            except ValueError as error:
-                raise ValueError(f"{trial.name}: {machine}: {error}") from None
+    for machine, (train, _) in found.items() if year.has_decisions else ():
+        try:
+            thresholds[machine] = decision_threshold(train, quantile)
+        except ValueError as error:
+            raise ValueError(f"{trial.name}: {machine}: {error}") from None
     written = _write(out, files, subset, scores, thresholds)
-    store.write_json(
-        out / RECORD,
-        {
-            **identity,
-            "dataset": {"kind": dataset.kind, "id": dataset.id},
-            "checkpoint": ckpt,
-            "backend": backend.model_dump(mode="json"),
-            "backend_id": backend_id(backend),
-            "quantile": quantile if year.has_decisions else None,
-            "thresholds": {machine: asdict(found) for machine, found in thresholds.items()},
-            "provenance": provenance.everything(),
-        },
-    )
+    description = {
+        **identity,
+        "dataset": {"kind": dataset.kind, "id": dataset.id},
+        "checkpoint": ckpt,
+        "backend": backend.model_dump(mode="json"),
+        "backend_id": backend_id(backend),
+        "quantile": quantile if year.has_decisions else None,
+        "thresholds": {machine: asdict(threshold) for machine, threshold in thresholds.items()},
+        "provenance": provenance.everything(),
+    }
+    store.write_json(out / RECORD, description)
     absent = tuple(m for m in year.machines[subset] if m not in machines)
     return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
 

@@ -7,12 +7,12 @@ import os
 import traceback
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from asdray import provenance, store
 from asdray.config.plugin import chain_of, plugin_error
 from asdray.config.trial import Trial
-from asdray.stages.steps import Outcome
+from asdray.stages.steps import Outcome, Step
 
 Event = dict[str, Any]
 """A line of the log: the fields of `event_of`, and those of `finished` or `failed`."""
@@ -43,20 +43,7 @@ def event_of(
     }
 
 
-class Record(Protocol):
-    """The fields of a finished stage in an event, as in `asdray.store.Record` and `Step`."""
-
-    @property
-    def signature(self) -> str: ...
-    @property
-    def finished(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def device(self) -> str: ...
-
-
-def finished(event: Event, record: Record, found: bool) -> Event:
+def finished(event: Event, record: store.Record | Step, found: bool) -> Event:
     """The complete event of a finished stage.
 
     Args:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.evaluation.tables import TableContext, Tables
+    from asdray.sweep.study import Studies
 
 
 def resolved(sweep: Sweep) -> dict[str, Any]:
@@ -165,22 +166,11 @@ def _board(
     """The tables of one metric, the leaderboard, and the rows of ``selection.csv`` of a search."""
     from asdray.evaluation import leaderboard, published, tables
     from asdray.sweep import selection
-    from asdray.sweep.search import read_studies
 
-    paths = (
-        files.folder.metrics
-        for files in (job.files(places) for job in jobs)
-        if Snapshot(files).table(sweep.checkpoints).complete
-    )
-    finished = list(dict.fromkeys(paths))
+    files = {store.trial_dir(places.results, job.trial).metrics: job.files(places) for job in jobs}
+    finished = [path for path, one in files.items() if Snapshot(one).table(sweep.checkpoints).complete]
     trials = [job.trial for job in jobs]
-    if sweep.search.samples:
-        studies, datasets = read_studies(sweep, places)
-        planned = selection.confirmed_rows(studies)
-    else:
-        studies, datasets = None, {job.trial.dcase: job.dataset for job in jobs}
-        planned = tables.planned_rows(trials, sweep.checkpoints, sweep.backends)
-    datasets = {dcase: datasets[dcase] for dcase in sweep.board_years if dcase in datasets}
+    studies, datasets, planned = _planned(sweep, jobs, places)
     context = _context(sweep, jobs, datasets)
     scores = tables.sweep_tables(tables.load_rows(finished, metric), planned, context, metric)
     official = scores
@@ -209,6 +199,23 @@ def _board(
     if chosen is None:
         return scores, board, None
     return scores if sweep.confirm else chosen.tables, board, chosen.frame
+
+
+def _planned(
+    sweep: Sweep, jobs: Sequence[Job], places: Places
+) -> tuple[Studies | None, dict[str, Dataset], pd.DataFrame]:
+    """The studies of a search, the datasets of the leaderboard's years, and the rows of a complete sweep."""
+    from asdray.evaluation import tables
+    from asdray.sweep import selection
+    from asdray.sweep.search import read_studies
+
+    studies, datasets = None, {job.trial.dcase: job.dataset for job in jobs}
+    if sweep.search.samples:
+        studies, datasets = read_studies(sweep, places)
+        planned = selection.confirmed_rows(studies)
+    else:
+        planned = tables.planned_rows([job.trial for job in jobs], sweep.checkpoints, sweep.backends)
+    return studies, {dcase: datasets[dcase] for dcase in sweep.board_years if dcase in datasets}, planned
 
 
 def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset]) -> TableContext:
