@@ -211,7 +211,8 @@ def _planned(
 
     studies, datasets = None, {job.trial.dcase: job.dataset for job in jobs}
     if sweep.search.samples:
-        studies, datasets = read_studies(sweep, places)
+        studies = read_studies(sweep, places)
+        datasets = dict(studies.datasets)
         planned = selection.confirmed_rows(studies)
     else:
         planned = tables.planned_rows([job.trial for job in jobs], sweep.checkpoints, sweep.backends)

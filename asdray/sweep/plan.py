@@ -48,7 +48,7 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
         from asdray.sweep.search import known_jobs
         from asdray.sweep.study import Studies
 
-        jobs = known_jobs(Studies(sweep, places, datasets, where, write=False), datasets)
+        jobs = known_jobs(Studies(sweep, places, datasets, where, write=False))
     else:
         try:
             ensembles.plan(sweep, [trial for trial, _ in trials])

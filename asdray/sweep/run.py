@@ -184,8 +184,8 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
             log_found(run.trial, steps, log)
             run.refresh(steps, places)
     if not sweep_run.stopped:
-        sweep_run.prune_all()
-        write_summaries([run.job for run in sweep_run.runs], sweep, places)
+        sweep_run.pruner.prune_all(fresh, sweep_run.search)
+        write_summaries(fresh, sweep, places)
     if sweep_run.pruner.freed:
         text = f"keep: {size(sweep_run.pruner.freed)} of checkpoints and embeddings pruned"
         sweep_run.view.line(text)

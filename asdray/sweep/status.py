@@ -144,7 +144,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     given_up: set[str] = set()
     upcoming: list[str] = []
     if sweep.search.samples:
-        studies, _ = read_studies(sweep, places)
+        studies = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
         upcoming = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
     for job in jobs:
@@ -308,7 +308,7 @@ def plan_lines(
     search_lines: list[str] = []
     stopped: set[str] = set()
     if sweep.search.samples:
-        studies, _ = read_studies(sweep, places)
+        studies = read_studies(sweep, places)
         stopped = stopped_trials(studies, jobs)
         estimator.upcoming = upcoming_systems(studies)
         search_lines = outlook(studies)
