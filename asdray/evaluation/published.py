@@ -211,21 +211,16 @@ def _beside_line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -
     spread = math.hypot(known[0], known[-1]) if comparable else None
     return {
         "column": name,
-        "system": mine["system"],
-        "recipe": mine["recipe"],
-        "backend": mine["backend"],
+        **{key: mine[key] for key in ("system", "recipe", "backend", "label_source")},
         "n": n,
         "n_expected": n_expected,
         "mean": mean,
         "std": std,
         "published": other["system"],
-        "published_mean": other[f"{name}_mean"],
-        "published_std": other[f"{name}_std"],
-        "published_n": other[f"{name}_n"],
+        **{f"published_{part}": other[f"{name}_{part}"] for part in ("mean", "std", "n")},
         "difference": difference,
         "spread": spread,
         "within_spread": abs(difference) <= spread if difference is not None and spread is not None else None,
-        "label_source": mine["label_source"],
         "published_label_source": other["label_source"],
         "source": other["source"],
     }
@@ -233,10 +228,8 @@ def _beside_line(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -
 
 def _same_labels(name: str, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
     """True if the test clips of a column have the same labels in both rows, see `ASDKIT_LABELS`."""
-    if name != "dcase2022-eval":
-        return True
-    ours = _label_source(mine["label_source"], "dcase2022")
-    return ("asdkit" in ours) == ("asdkit" in _label_source(other["label_source"], name))
+    sources = _label_source(mine["label_source"], "dcase2022"), _label_source(other["label_source"], name)
+    return name != "dcase2022-eval" or ("asdkit" in sources[0]) == ("asdkit" in sources[1])
 
 
 def _label_source(text: str, place: str) -> str:

@@ -218,12 +218,11 @@ def trial_table(
         One row per backend; the column ``machines`` holds the `coverage` of the total.
     """
     columns = machines_in(dcase, subset, machines)
-    scores = _trial_scores(rows, dcase, subset, columns, metric)
-    scores = scores.set_index("backend").reindex(list(labels))
+    scores = _trial_scores(rows, dcase, subset, columns, metric).set_index("backend").reindex(list(labels))
     assert scores.index.is_unique, "rows of one trial and checkpoint"
-    scores.insert(0, "label", [labels[b] for b in scores.index])
-    shown = scores[["label", *columns, "total"]].assign(machines=coverage(dcase, subset, machines))
-    return shown.rename(columns={"label": "backend"}).reset_index(drop=True)
+    shown = scores[[*columns, "total"]].assign(machines=coverage(dcase, subset, machines))
+    shown.insert(0, "backend", list(labels.values()))
+    return shown.reset_index(drop=True)
 
 
 def sweep_tables(
@@ -370,12 +369,10 @@ def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     {'a': {'k': 1}, 'b': {'k': 4}}
     """
     names = dict.fromkeys(name for own in options.values() for name in own)
-    missing = object()
-    varied = []
-    for name in names:
-        values = [own.get(name, missing) for own in options.values()]
-        if any(value != values[0] for value in values):
-            varied.append(name)
+    missing, first = object(), next(iter(options.values()), {})
+    varied = [
+        n for n in names if any(own.get(n, missing) != first.get(n, missing) for own in options.values())
+    ]
     return {key: {n: own[n] for n in varied if n in own} for key, own in options.items()}
 
 
@@ -388,9 +385,7 @@ def show(value: Any) -> str:
         return f"{value['name']}({inner})" if inner else str(value["name"])
     if isinstance(value, list | tuple):
         return f"[{', '.join(show(v) for v in value)}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
 def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -423,12 +418,8 @@ def _without_common(values: Sequence[Any]) -> list[Any]:
             {**({"name": value["name"]} if "name" in value else {}), **own}
             for value, own in zip(values, inner.values(), strict=True)
         ]
-    lists = all(isinstance(value, list | tuple) for value in values)
-    if (
-        lists
-        and len({len(value) for value in values}) == 1
-        and all(isinstance(item, Mapping) and "name" in item for value in values for item in value)
-    ):
+    same_length = all(isinstance(v, list | tuple) for v in values) and len(set(map(len, values))) == 1
+    if same_length and all(isinstance(item, Mapping) and "name" in item for v in values for item in v):
         items = [_without_common(item) for item in zip(*values, strict=True)]
         return [list(value) for value in zip(*items, strict=True)]
     return list(values)
@@ -446,9 +437,8 @@ def system_labels(rows: Sequence[Mapping[Any, str]]) -> list[str]:
         named.setdefault((row["recipe"], row["options"]), set()).add(row["system"])
     labels = []
     for row in rows:
-        mine = row["system"].startswith(f"{row['recipe']}-")
-        others = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
-        labels.append(row["recipe"] if mine and others == {row["system"]} else row["system"])
+        ours = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
+        labels.append(row["recipe"] if ours == {row["system"]} else row["system"])
     return labels
 
 
