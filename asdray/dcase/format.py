@@ -38,7 +38,7 @@ from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, audit, expected_counts
 from asdray.dcase.names import SPLITS
 from asdray.dcase.scan import Originals, Progress, in_threads, read_originals
-from asdray.dcase.truth import Labels
+from asdray.dcase.truth import Labels, check_labels
 from asdray.dcase.years import nearest
 
 Link = Literal["symlink", "hardlink", "copy"]
@@ -86,19 +86,17 @@ def format_dataset(
         data: the data folder; reads ``original/<dcase>``, writes ``formatted/<dcase>``.
         ground_truth: folder of official ground truth; default ``original/<dcase>/ground_truth``. Without
             ground truth, eval test clips have null labels.
-        link: form of the clips in the formatted tree.
-        labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines; all other
-            labels are the same.
+        labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines.
 
     Raises:
         ValueError: no dataset, or an unfinished synthetic dataset; wrong ground truth; bad files, all of
-            them listed: unreadable, empty, truncated, no wav, wrong format, rate or channels, a name that
-            does not fit, two clips with one formatted name. Nothing is written in these cases. Or the tree
-            cannot be written: the old manifest is unchanged, and the same call may be repeated.
+            them listed, see `asdray.dcase.scan`. Nothing is written in these cases. Or the tree cannot be
+            written: the old manifest is unchanged, and the same call may be repeated.
     """
-    for name, value, known in (("link", link, get_args(Link)), ("labels", labels, get_args(Labels))):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}{nearest(value, known)} (known: {', '.join(known)})")
+    if link not in get_args(Link):
+        known = ", ".join(get_args(Link))
+        raise ValueError(f"unknown link {link!r}{nearest(link, get_args(Link))} (known: {known})")
+    check_labels(labels)
     data = Path(data).absolute()
 
     def half(first: int) -> Progress | None:

@@ -89,6 +89,11 @@ def schema() -> pyarrow.Schema:
     return pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()])
 
 
+def unreadable(error: OSError) -> str:
+    """The fault of a file or folder that cannot be read, the path first."""
+    return f"{error.filename}: cannot be read ({error.strerror})"
+
+
 def clip_key(subset: str, machine: str, split: str, original_name: str) -> str:
     """Identity of a clip in every file that asdray writes."""
     return f"{subset}/{machine}/{split}/{original_name}"
@@ -137,7 +142,7 @@ def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
+        raise ValueError(unreadable(error)) from None
 
 
 def synthetic_path(data: Path, dcase: str) -> Path:

@@ -102,9 +102,7 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
             read, or a clip that occurs twice in one source; all faults are listed, with file and line.
     """
     year = get_year(dcase)
-    if labels not in get_args(Labels):
-        known = get_args(Labels)
-        raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
+    check_labels(labels)
     check_folder(folder)
     sources = read_sources(folder, dcase)
     if not sources:
@@ -124,6 +122,13 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
         (*_missing(clips, dcase, labels), *_unassigned(revealed, dcase)),
         tuple(source.path for source in sources),
     )
+
+
+def check_labels(labels: str) -> None:
+    """Raises ValueError unless ``labels`` is one of `Labels`."""
+    known = get_args(Labels)
+    if labels not in known:
+        raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
 
 
 def check_folder(folder: Path) -> None:

@@ -17,13 +17,13 @@ the number of processes.
 
 from __future__ import annotations
 
-import collections
 import itertools
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +91,25 @@ def synthesise(
         raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
     folder = synthetic_path(data, dcase).parent
     clips = layout.plan(spec)
-    unsorted = collections.Counter(
+    places = Counter(
         f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
         for c in clips
     )
-    counts = dict(sorted(unsorted.items()))
-    if not _is_done(data, spec):
-        _check_free(data, spec)
-        with store.lease(folder):
-            if not _is_done(data, spec):
-                _claim(data, spec)
-                for path, text in _lists(data, spec, clips).items():
-                    store.write_text(path, text)
-                _write_audio(data, spec, clips, workers, on_progress)
-                value = {**spec.as_json(), "clips": len(clips), "counts": counts}
-                store.write_json(synthetic_path(data, dcase), value)
-                unfinished_path(data, dcase).unlink()
-                return SynthReport(spec, folder, True, clips, counts)
-    return SynthReport(spec, folder, False, clips, counts)
+    report = SynthReport(spec, folder, False, clips, dict(sorted(places.items())))
+    if _is_done(data, spec):
+        return report
+    _check_free(data, spec)
+    with store.lease(folder):
+        if _is_done(data, spec):  # by another process, meanwhile
+            return report
+        _claim(data, spec)
+        for path, text in _lists(data, spec, clips).items():
+            store.write_text(path, text)
+        _write_audio(data, spec, clips, workers, on_progress)
+        value = {**spec.as_json(), "clips": len(clips), "counts": report.counts}
+        store.write_json(synthetic_path(data, dcase), value)
+        unfinished_path(data, dcase).unlink()
+    return replace(report, created=True)
 
 
 def spec_of(
