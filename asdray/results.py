@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.config.backend import backend_id
+from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
-from asdray.config.load import load_plugins
 from asdray.config.sweep import Sweep
 from asdray.store import SweepDir, TrialDir
 

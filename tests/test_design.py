@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import asdray
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))

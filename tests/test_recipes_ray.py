@@ -17,7 +17,7 @@ from no_plugins import forget_plugins
 from small_recipes import changes as small
 
 from asdray import load_results
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.config.system import recipe_names
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise

@@ -15,8 +15,7 @@ from rich.console import Console
 from tiny import DCASE, MACHINES, build_year
 
 from asdray.config.backend import backend_id
-from asdray.config.expand import bases
-from asdray.config.load import load_sweep
+from asdray.config.expand import bases, load_sweep
 from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, draw
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, Train

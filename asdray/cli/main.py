@@ -69,12 +69,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # The reader of the output, such as `head`, has closed the pipe: the buffered rest is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        fault = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    except (OSError, ValueError) as error:
+        fault = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            fault = f"{error.filename}: {error.strerror}"
         print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 
@@ -85,8 +84,7 @@ def recipes(plugin: Plugins = None) -> None:
 
     Example: asdray recipes --plugin my_method.py
     """
-    from asdray.config.base import UNIONS
-    from asdray.config.load import load_plugins
+    from asdray.config.base import UNIONS, load_plugins
     from asdray.evaluation.published import recipe_lines
 
     plugins = load_plugins(plugin or [])

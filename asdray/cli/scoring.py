@@ -193,7 +193,7 @@ def submit(
 
     Example: asdray submit results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn --out ours
     """
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
     from asdray.stages.steps import TrialFiles
@@ -203,14 +203,9 @@ def submit(
 
     chosen, _, results = read_trial(trial)
     load_plugins(plugin or [])
-    made = write(
-        TrialFiles.load(chosen, Places.of(data, results), ()),
-        check_checkpoint(ckpt),
-        _one_backend(chosen, backend),
-        out.expanduser().absolute(),
-        subset=subset,
-        quantile=quantile,
-    )
+    files = TrialFiles.load(chosen, Places.of(data, results), ())
+    ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
+    made = write(files, ckpt, one, out.expanduser().absolute(), subset=subset, quantile=quantile)
     for machine, found in made.thresholds.items():
         instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
         print(f"{machine:<20} threshold {found.value:.6g}{instead}")

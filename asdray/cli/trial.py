@@ -64,7 +64,7 @@ def run(
     Example: asdray run dis_baseline dcase2023 --seed 0 --machines fan --set train.epochs=2
     """
     from asdray.audio.cache import check_unchanged
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.stages.trial_json import write_trial
     from asdray.store import Places
     from asdray.sweep.plan import plan
@@ -239,7 +239,7 @@ def _open(
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
     """
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
     from asdray.stages.trial_json import read_trial

@@ -114,14 +114,10 @@ _KINDS = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "string_type": "text",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
     "none_required": "null",
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
 }
 """pydantic's errors about a value of the wrong kind, with the right kind in words."""
 

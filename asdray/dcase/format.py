@@ -38,8 +38,8 @@ from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, audit, expected_counts
 from asdray.dcase.names import SPLITS
 from asdray.dcase.scan import Originals, Progress, in_threads, read_originals
-from asdray.dcase.truth import Labels, check_labels
-from asdray.dcase.years import nearest
+from asdray.dcase.truth import Labels
+from asdray.dcase.years import check_choice
 
 Link = Literal["symlink", "hardlink", "copy"]
 
@@ -83,7 +83,6 @@ def format_dataset(
     """Formats all machines of a year that are present; `FormatReport.audit` tells if the year is complete.
 
     Args:
-        data: the data folder; reads ``original/<dcase>``, writes ``formatted/<dcase>``.
         ground_truth: folder of official ground truth; default ``original/<dcase>/ground_truth``. Without
             ground truth, eval test clips have null labels.
         labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines.
@@ -93,10 +92,8 @@ def format_dataset(
             them listed, see `asdray.dcase.scan`. Nothing is written in these cases. Or the tree cannot be
             written: the old manifest is unchanged, and the same call may be repeated.
     """
-    if link not in get_args(Link):
-        known = ", ".join(get_args(Link))
-        raise ValueError(f"unknown link {link!r}{nearest(link, get_args(Link))} (known: {known})")
-    check_labels(labels)
+    check_choice("link", link, get_args(Link))
+    check_choice("labels", labels, get_args(Labels))
     data = Path(data).absolute()
 
     def half(first: int) -> Progress | None:

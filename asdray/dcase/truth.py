@@ -38,7 +38,7 @@ from typing import Any, Literal, get_args
 
 from asdray.dcase.names import build_name, parse_name
 from asdray.dcase.truth_files import Claim, Key, Published, Source, agree, read_sources
-from asdray.dcase.years import get_year, nearest
+from asdray.dcase.years import check_choice, get_year
 
 Labels = Literal["official", "asdkit"]
 """Reading of the labels of 2022's Toy machines."""
@@ -102,7 +102,7 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
             read, or a clip that occurs twice in one source; all faults are listed, with file and line.
     """
     year = get_year(dcase)
-    check_labels(labels)
+    check_choice("labels", labels, get_args(Labels))
     check_folder(folder)
     sources = read_sources(folder, dcase)
     if not sources:
@@ -122,13 +122,6 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
         (*_missing(clips, dcase, labels), *_unassigned(revealed, dcase)),
         tuple(source.path for source in sources),
     )
-
-
-def check_labels(labels: str) -> None:
-    """Raises ValueError unless ``labels`` is one of `Labels`."""
-    known = get_args(Labels)
-    if labels not in known:
-        raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
 
 
 def check_folder(folder: Path) -> None:

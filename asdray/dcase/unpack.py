@@ -75,8 +75,8 @@ def unpack(
     raw: Path,
     *,
     stop: threading.Event | None = None,
-    on_ready: Callable[[], None] | None = None,
-    on_files: Callable[[int, int], None] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_files: Callable[[int, int], None] = lambda done, total: None,
 ) -> Unpacked:
     """Unpacks a machine's zip into ``raw/<machine>``.
 
@@ -89,7 +89,6 @@ def unpack(
         ValueError: no zip, a damaged zip, a refused zip, or an existing clip with another content. No file of
             the zip is in place then, except in the last case.
         OSError: the disk is full or cannot be written.
-        Stopped: ``stop`` was set.
     """
     temporary = raw / f".tmp-{path.stem}"
     try:
@@ -100,11 +99,10 @@ def unpack(
             for done, (info, parts) in enumerate(entries):
                 if stop is not None and stop.is_set():
                     raise Stopped
-                if on_files and done % 64 == 0:
+                if done % 64 == 0:
                     on_files(done, len(entries))
                 _extract(archive, info, temporary.joinpath(*parts))
-        if on_ready:
-            on_ready()
+        on_ready()
         kept = _put_in_place(temporary, [parts for _, parts in entries], raw, path.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is damaged or no zip ({error})") from None
@@ -157,7 +155,10 @@ def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
     if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
         return ()
     is_folder = name.endswith("/")
-    _check_path(parts)
+    if ".." in parts or parts[0] == "":
+        raise ValueError("would lie outside its folder")
+    if "" in parts or "." in parts:
+        raise ValueError("is no plain path")
     if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
         return ()
     if parts[:2] == (machine, machine):
@@ -169,13 +170,6 @@ def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
     if info.flag_bits & 0x1:
         raise ValueError("is encrypted")
     return () if is_folder else parts
-
-
-def _check_path(parts: tuple[str, ...]) -> None:
-    if ".." in parts or parts[0] == "":
-        raise ValueError("would lie outside its folder")
-    if "" in parts or "." in parts:
-        raise ValueError("is no plain path")
 
 
 def _check_space(entries: Entries, raw: Path, path: Path) -> None:

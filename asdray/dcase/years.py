@@ -22,7 +22,7 @@ released evaluation lists.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -299,18 +299,20 @@ def nearest(name: object, known: Iterable[object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def check_choice(noun: str, name: object, known: Collection[str]) -> None:
+    """Raises ValueError, with the nearest known name, unless ``name`` is one of ``known``."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown {noun} {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+
+
 def get_year(name: str) -> Year:
     """The year called ``name``.
 
     Raises:
         ValueError: unknown name; the message lists the known names and the nearest.
     """
-    try:
-        return YEARS[name]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"unknown DCASE year {name!r}{nearest(name, YEARS)} (known: {', '.join(YEARS)})"
-        ) from None
+    check_choice("DCASE year", name, YEARS)
+    return YEARS[name]
 
 
 def check_machines(dcase: str, machines: tuple[str, ...] | list[str]) -> tuple[str, ...]:

@@ -116,8 +116,7 @@ def build(
         ValueError: a row of the other kind of data, an unknown ``rank_by``.
     """
     names = tuple(f"{dcase}-{subset}" for dcase, subset in tables)
-    rank_by = check_rank_by(rank_by, names)
-    more = [dict(row) for row in extra]
+    rank_by, more = check_rank_by(rank_by, names), list(extra)
     if any(row["dataset"] != context.dataset for row in more):
         raise ValueError(f"no row of other data stands beside those of {context.dataset} data")
     rows = [

@@ -354,9 +354,8 @@ def evaluate_machine(
 ) -> list[MetricRow]:
     """The evaluation rows of one machine's test clips.
 
-    Section `ALL_SECTIONS` has ``official`` and the `section_mean` of each metric; these are None unless the
-    clips cover all sections that the year has for the machine and subset, since a mean over fewer sections
-    would be another number.
+    Section `ALL_SECTIONS` has ``official`` and the `section_mean` of each metric: None unless the clips cover
+    all sections that the year has for the machine and subset.
 
     Args:
         scores: backend id -> (N,) float, finite.

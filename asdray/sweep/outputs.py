@@ -11,7 +11,7 @@ import yaml
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.load import loaded_plugin
+from asdray.config.base import loaded_plugin
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset

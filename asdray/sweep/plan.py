@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asdray.config.expand import expand
+from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_yaml
-from asdray.config.load import load_sweep
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest

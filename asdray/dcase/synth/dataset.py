@@ -74,9 +74,7 @@ def synthesise(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **size: Any,
 ) -> SynthReport:
-    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it there.
-
-    An interrupted call is simply repeated.
+    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it; a repeated call continues.
 
     Args:
         workers: processes; None = one per CPU, fewer for little audio.
@@ -95,21 +93,21 @@ def synthesise(
         f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
         for c in clips
     )
-    report = SynthReport(spec, folder, False, clips, dict(sorted(places.items())))
+    found = SynthReport(spec, folder, False, clips, dict(sorted(places.items())))
     if _is_done(data, spec):
-        return report
+        return found
     _check_free(data, spec)
     with store.lease(folder):
         if _is_done(data, spec):  # by another process, meanwhile
-            return report
+            return found
         _claim(data, spec)
         for path, text in _lists(data, spec, clips).items():
             store.write_text(path, text)
         _write_audio(data, spec, clips, workers, on_progress)
-        value = {**spec.as_json(), "clips": len(clips), "counts": report.counts}
+        value = {**spec.as_json(), "clips": len(clips), "counts": found.counts}
         store.write_json(synthetic_path(data, dcase), value)
         unfinished_path(data, dcase).unlink()
-    return replace(report, created=True)
+    return replace(found, created=True)
 
 
 def spec_of(
