@@ -257,9 +257,6 @@ def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
 
     Args:
         beside: other plugins, whose names the plugin must not use.
-
-    Raises:
-        ValueError: the plugin does not run or adds nothing, with file and line.
     """
     plugin.module()  # first, so that an error of the code itself is reported before an error of its lists
     added = {name: _added_by(plugin, name, beside) for name in UNIONS}
@@ -280,11 +277,7 @@ def loaded_plugin(path: str) -> Plugin:
 
 
 def _added_by(plugin: Plugin, list_name: str, beside: Sequence[Plugin]) -> dict[str, type[Config]]:
-    """Name -> configuration class, of one of a plugin's lists.
-
-    Raises:
-        ValueError: an entry that is not a pair of the right kind, or a name already in use.
-    """
+    """Name -> configuration class, of a plugin's list; ValueError for a wrong entry or a used name."""
     union = UNIONS[list_name]
     line = plugin.lines.get(list_name, 1)
     at = f"{plugin.path}, line {line}: {list_name}"
@@ -317,11 +310,7 @@ def _added_by(plugin: Plugin, list_name: str, beside: Sequence[Plugin]) -> dict[
 
 
 def _checked_name(cls: type[Config], union: Extensible, plugin: Plugin, at: str) -> str:
-    """The name of a plugin's configuration class in YAML.
-
-    Raises:
-        ValueError: a class from another file, derived from a built-in one, or without a name.
-    """
+    """The name of a plugin's configuration class in YAML; ValueError for a class that does not fit."""
     if cls.plugin != plugin:
         raise ValueError(f"{at} is defined elsewhere: define it in this file, whose hash stands for it")
     if issubclass(cls, union.built_in):

@@ -53,11 +53,7 @@ class Base:
     where: str
 
     def varied(self, swept: Mapping[str, Any]) -> System:
-        """The system at one point of the space; ``swept`` has a value per axis.
-
-        Raises:
-            ValueError: an option that does not exist, or a value that does not fit.
-        """
+        """The system at a point of the space, a value per axis; ValueError if an option does not fit."""
         return with_overrides(self.system, swept, self.where)
 
 
@@ -293,11 +289,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
 
 def _split(key: str, value: Mapping) -> list[str]:
     """The parts of an override's key. Dots do not split a recipe's name, nor an option path after ``set`` or
-    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs.
-
-    Raises:
-        ValueError: the key begins with the names of two recipes, such as ``my`` and ``my.yaml``.
-    """
+    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs."""
     parts = key.split(".")
     if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
         names = [name for name in value["recipes"] if f"{key}.".startswith(f"recipes.{name}.")]

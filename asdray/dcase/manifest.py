@@ -156,11 +156,7 @@ def unfinished_path(data: Path, dcase: str) -> Path:
 
 
 def dataset_kind(data: Path, dcase: str) -> str:
-    """``synthetic`` if ``asdray synth`` made the originals, else ``official``.
-
-    Raises:
-        ValueError: the synthesis was interrupted.
-    """
+    """``synthetic`` if ``asdray synth`` made the originals, else ``official``; ValueError if unfinished."""
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
         return "synthetic"

@@ -112,11 +112,7 @@ def unpack(
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
-    """The files to unpack, without texts at the top (a licence, a system's own file).
-
-    Raises:
-        ValueError: the zip holds an entry that no dataset's zip holds.
-    """
+    """The files to unpack, without texts at the top, such as a licence; ValueError if refused."""
     entries: Entries = []
     for info in archive.infolist():
         try:
@@ -142,11 +138,7 @@ def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
 
 
 def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
-    """Parts of an entry's path, the machine first; empty for a folder and a file that is left out.
-
-    Raises:
-        ValueError: the entry is refused.
-    """
+    """Parts of an entry's path, the machine first; empty if left out. ValueError if refused."""
     # Some programs on Windows write backslashes; no name of a dataset has a backslash.
     name = info.filename.replace("\\", "/")
     while name.startswith("./"):
@@ -359,11 +351,7 @@ def _holds_machines(raw: Path, dcase: str, subset: Subset) -> bool:
 
 
 def make_links(links: Mapping[Path, Path]) -> None:
-    """Makes the missing links of `plan_links`.
-
-    Raises:
-        ValueError: a folder with hidden files is in the way.
-    """
+    """Makes the missing links of `plan_links`; ValueError if a folder with hidden files is in the way."""
     for link, target in links.items():
         if link.resolve() == target:
             continue

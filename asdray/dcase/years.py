@@ -306,11 +306,7 @@ def check_choice(noun: str, name: object, known: Collection[str]) -> None:
 
 
 def get_year(name: str) -> Year:
-    """The year called ``name``.
-
-    Raises:
-        ValueError: unknown name; the message lists the known names and the nearest.
-    """
+    """The year called ``name``; raises ValueError, with the nearest known name, for an unknown one."""
     check_choice("DCASE year", name, YEARS)
     return YEARS[name]
 

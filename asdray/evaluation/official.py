@@ -361,11 +361,7 @@ SYNTHETIC = "Dataset: synthetic. These numbers say that files and scores fit, no
 
 
 def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, compat: bool) -> list[Path]:
-    """Writes all tables of ``results``, each file atomically.
-
-    Returns:
-        The paths of the tables.
-    """
+    """Writes all tables of ``results``, each file atomically; returns the paths of the tables."""
     year = against.year
     tables: dict[str, list[Row]] = {}
     for result in results:

@@ -80,11 +80,7 @@ class Published:
 
 @functools.cache
 def load(folder: Path = FOLDER) -> tuple[Published, ...]:
-    """All published scores.
-
-    Raises:
-        ValueError: an invalid line, with file and line number.
-    """
+    """All published scores; raises ValueError for an invalid line, with file and line number."""
     found: dict[tuple[str, ...], Published] = {}
     for path in sorted(folder.glob("*.csv")):
         with open(path, newline="", encoding="utf-8") as file:

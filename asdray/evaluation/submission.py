@@ -81,11 +81,7 @@ def kinds(dcase: str) -> tuple[str, ...]:
 
 
 def part_of(dcase: str, subset: str, machine: str, name: str) -> Part:
-    """The part of a test clip.
-
-    Raises:
-        ValueError: not the name of a test clip of the year and subset.
-    """
+    """The part of a test clip; raises ValueError for a name of no test clip of the year and subset."""
     clip = parse_name(dcase, subset, "test", name)
     return Part(machine, clip.section, clip.domain if get_year(dcase).split_test_folders else None)
 

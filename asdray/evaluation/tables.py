@@ -80,10 +80,7 @@ class TableContext:
 
 
 def one_dataset(kinds: Mapping[str, str]) -> str:
-    """The kind of data, ``official`` or ``synthetic``, that all years of a table share.
-
-    Args:
-        kinds: dcase -> kind of data.
+    """The kind of data, ``official`` or ``synthetic``, that all years (dcase -> kind) of a table share.
 
     Raises:
         ValueError: both kinds; synthetic and official scores cannot be compared.
@@ -112,14 +109,7 @@ def read_metrics(path: Path) -> pa.Table:
 
 
 def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
-    """The rows of one metric over all sections of each subset, from many ``metrics.parquet``.
-
-    Returns:
-        A frame with the columns `COLUMNS`.
-
-    Raises:
-        ValueError: see `read_metrics`.
-    """
+    """The rows of one metric over all sections of each subset, from many ``metrics.parquet``: `COLUMNS`."""
     found = [SCHEMA.empty_table()]
     for path in paths:
         table = read_metrics(path)
@@ -160,11 +150,7 @@ def coverage(dcase: str, subset: Subset, machines: Sequence[str]) -> str:
 
 
 def check_metric(name: str) -> str:
-    """Returns ``name`` if it is ``official`` or one of `metrics.METRICS`.
-
-    Raises:
-        ValueError: an unknown metric.
-    """
+    """Returns ``name``; raises ValueError unless it is ``official`` or one of `metrics.METRICS`."""
     known = ("official", *metrics.METRICS)
     if name not in known:
         raise ValueError(f"unknown metric {name!r}{nearest(name, known)} (one of: {', '.join(known)})")
