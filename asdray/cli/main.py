@@ -49,17 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        try:
-            with sigterm_as_ctrl_c():
-                app(args=arguments, obj=arguments)
-        except Exception as error:  # a plugin's code may raise any exception
-            from asdray.config.plugin import plugin_error
-
-            if found := plugin_error(error):
-                raise found from error
-            raise
-        finally:
-            sys.stdout.flush()
+        _run(arguments)
     except SystemExit as error:
         if error.code != _CTRL_C:
             raise
@@ -76,6 +66,21 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
+    """Runs a command; an exception from a plugin's code becomes a `PluginError`."""
+    try:
+        with sigterm_as_ctrl_c():
+            app(args=arguments, obj=arguments)
+    except Exception as error:  # a plugin's code may raise any exception
+        from asdray.config.plugin import plugin_error
+
+        if found := plugin_error(error):
+            raise found from error
+        raise
+    finally:
+        sys.stdout.flush()
 
 
 @app.command()

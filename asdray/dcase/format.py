@@ -88,9 +88,8 @@ def format_dataset(
         labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines.
 
     Raises:
-        ValueError: no dataset, or an unfinished synthetic dataset; wrong ground truth; bad files, all of
-            them listed, see `asdray.dcase.scan`. Nothing is written in these cases. Or the tree cannot be
-            written: the old manifest is unchanged, and the same call may be repeated.
+        ValueError: no dataset, or an unfinished one; wrong ground truth; bad files, all of them listed.
+            Nothing is written in these cases. Or the tree cannot be written: the old manifest is unchanged.
     """
     check_choice("link", link, get_args(Link))
     check_choice("labels", labels, get_args(Labels))

@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asdray.dcase.years import ScoreRule, Year
+from asdray.dcase.years import ScoreRule, Subset, Year
 from asdray.evaluation import METRICS as METRICS
 
 EPS = 2.220446049250313e-16
@@ -370,13 +370,8 @@ def evaluate_machine(
     rows: list[MetricRow] = []
     subsets, numbers = np.asarray(subset), np.asarray(section)
     for sub in year.subsets_of(machine):
-        here = subsets == sub
-        clips = {int(n): np.flatnonzero(here & (numbers == n)).tolist() for n in np.unique(numbers[here])}
-        expected = list(year.sections[sub][machine])
-        if foreign := set(clips) - set(expected):
-            raise ValueError(
-                f"{year.name} {sub} {machine} has no section {foreign.pop()} (it has: {expected})"
-            )
+        clips = _clips_by_section(year, machine, sub, numbers, subsets == sub)
+        complete = len(clips) == len(year.sections[sub][machine])
         for backend, values in scores.items() if clips else ():
             v = np.asarray(values, dtype=np.float64)
             assert v.shape == numbers.shape, "one score per clip"
@@ -385,11 +380,24 @@ def evaluate_machine(
                 for n, at in clips.items()
             }
             means: dict[str, float | None] = dict.fromkeys((*METRICS, "official"))
-            if len(clips) == len(expected):
+            if complete:
                 means = _over_sections(year.score_rule, list(found.values()))
             for n, named in {**found, ALL_SECTIONS: means}.items():
                 rows += [MetricRow(sub, n, backend, name, value) for name, value in named.items()]
     return rows
+
+
+def _clips_by_section(
+    year: Year, machine: str, subset: Subset, section: NDArray[np.int64], here: NDArray[np.bool_]
+) -> dict[int, list[int]]:
+    """Section -> the positions of its clips among those ``here``; ValueError for a section out of place."""
+    clips = {int(n): np.flatnonzero(here & (section == n)).tolist() for n in np.unique(section[here])}
+    expected = list(year.sections[subset][machine])
+    if foreign := set(clips) - set(expected):
+        raise ValueError(
+            f"{year.name} {subset} {machine} has no section {foreign.pop()} (it has: {expected})"
+        )
+    return clips
 
 
 def _over_sections(

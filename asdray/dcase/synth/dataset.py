@@ -89,11 +89,7 @@ def synthesise(
         raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
     folder = synthetic_path(data, dcase).parent
     clips = layout.plan(spec)
-    places = Counter(
-        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
-        for c in clips
-    )
-    found = SynthReport(spec, folder, False, clips, dict(sorted(places.items())))
+    found = SynthReport(spec, folder, False, clips, _counts(clips))
     if _is_done(data, spec):
         return found
     _check_free(data, spec)
@@ -108,6 +104,14 @@ def synthesise(
         store.write_json(synthetic_path(data, dcase), value)
         unfinished_path(data, dcase).unlink()
     return replace(found, created=True)
+
+
+def _counts(clips: tuple[Clip, ...]) -> dict[str, int]:
+    places = Counter(
+        f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
+        for c in clips
+    )
+    return dict(sorted(places.items()))
 
 
 def spec_of(
