@@ -1,6 +1,7 @@
 """Backends: embeddings, or a frontend's own scores -> anomaly scores, higher = more anomalous.
 
-A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_score`.
+A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_function`. `_score`
+says how training clips are scored: by five-fold cross-fitting, unless the function leaves one out itself.
 """
 
 from __future__ import annotations
