@@ -171,9 +171,8 @@ def _frame(
     for directory in trials:
         if directory.metrics.is_file():
             description = store.read_json(directory.trial_json)
-            recipe = description["recipe"]
-            system = f"{recipe}-{description['system_id']}"
-            systems.setdefault((recipe, system), description["system"])
+            system = f"{description['recipe']}-{description['system_id']}"
+            systems.setdefault((description["recipe"], system), description["system"])
             evaluated[description["dcase"], system, description["seed"]] = directory
             parts.append(read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))

@@ -119,20 +119,13 @@ def compare(
     for dcase in _common_years(sides, names):
         of_year = [{seed: one for (year, seed), one in side.items() if year == dcase} for side in sides]
         parts.add_year(of_year, chosen, ckpt)
-    dataset = one_dataset(parts.kinds)
     if not parts.columns:
         raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(parts.notes)}")
-    return _comparison(parts, sides, chosen, ckpt, dataset, draws, seed)
+    return _comparison(parts, sides, chosen, ckpt, draws, seed)
 
 
 def _comparison(
-    parts: _Comparable,
-    sides: Sequence[Trials],
-    chosen: Sequence[str],
-    ckpt: str,
-    dataset: str,
-    draws: int,
-    seed: int,
+    parts: _Comparable, sides: Sequence[Trials], chosen: Sequence[str], ckpt: str, draws: int, seed: int
 ) -> Comparison:
     """The comparison of A and B by their common parts."""
     columns = sorted(parts.columns, key=lambda c: (SUBSETS.index(c.subset), c.dcase))
@@ -142,7 +135,7 @@ def _comparison(
         systems=(_name(sides[0]), _name(sides[1])),
         backends=(labels[chosen[0]], labels[chosen[1]]),
         checkpoint=ckpt,
-        dataset=dataset,
+        dataset=one_dataset(parts.kinds),
         label_source="+".join(sorted(parts.label_sources)),
         rows=tuple(compare_columns(columns, draws, seed)),
         draws=draws,

@@ -50,16 +50,8 @@ def finished(event: Event, record: store.Record | Step, found: bool) -> Event:
         event: the fields of `event_of`.
         found: True for a stage reused from an earlier run, or from another sweep.
     """
-    return {
-        **event,
-        "status": "done",
-        "time": record.finished,
-        "seconds": record.seconds,
-        "device": record.device,
-        "signature": record.signature,
-        "found": found,
-        "error": None,
-    }
+    facts = {"seconds": record.seconds, "device": record.device, "signature": record.signature}
+    return {**event, "status": "done", "time": record.finished, **facts, "found": found, "error": None}
 
 
 def failed(event: Event, error: str, details: str = "", lasting: bool = False) -> Event:
@@ -72,18 +64,9 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
         lasting: True if the stage would fail again, as with bad input or a NaN loss. After a fault of the
             machine (a lost worker, a full disk, no memory) the next run tries again.
     """
-    return {
-        **event,
-        "status": "failed",
-        "time": provenance.now(),
-        "seconds": None,
-        "device": None,
-        "signature": None,
-        "found": False,
-        "error": error,
-        "details": details,
-        "lasting": lasting,
-    }
+    facts = {"seconds": None, "device": None, "signature": None, "found": False}
+    about = {"error": error, "details": details, "lasting": lasting}
+    return {**event, "status": "failed", "time": provenance.now(), **facts, **about}
 
 
 def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
