@@ -61,12 +61,7 @@ def submit(
     identity: dict[str, Any] = {"dcase": trial.dcase, "subset": subset}
     identity |= {"system": trial.system_name, "seed": trial.seed}
     _refuse_another(out / RECORD, identity)
-    machines = [m for m in year.machines[subset] if m in trial.machines]
-    if not machines:
-        raise ValueError(
-            f"{trial.name} has no machine of the {subset} subset (it has: {', '.join(trial.machines)})"
-        )
-    dataset.require(machines)
+    machines = _machines(files, subset)
     found = {machine: _scores(files, machine, ckpt, backend, subset) for machine in machines}
     scores = {key: score for _, test in found.values() for key, score in test.items()}
     thresholds: dict[str, Threshold] = {}
@@ -89,6 +84,18 @@ def submit(
     store.write_json(out / RECORD, description)
     absent = tuple(m for m in year.machines[subset] if m not in machines)
     return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
+
+
+def _machines(files: TrialFiles, subset: Subset) -> list[str]:
+    """The trial's machines in a subset; ValueError if the trial has none, or the dataset lacks one."""
+    trial = files.trial
+    machines = [m for m in get_year(trial.dcase).machines[subset] if m in trial.machines]
+    if not machines:
+        raise ValueError(
+            f"{trial.name} has no machine of the {subset} subset (it has: {', '.join(trial.machines)})"
+        )
+    files.dataset.require(machines)
+    return machines
 
 
 def _refuse_another(record: Path, identity: Mapping[str, Any]) -> None:

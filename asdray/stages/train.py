@@ -107,8 +107,7 @@ def train(
     """Trains ``unit``, unless its training is done; waits while another process trains the unit.
 
     Args:
-        checkpoints: names of the checkpoints to keep: ``last``, ``best`` (the epoch of lowest loss),
-            ``epoch_<k>`` (from 1).
+        checkpoints: names to keep: ``last``, ``best`` (the epoch of lowest loss), ``epoch_<k>`` (from 1).
         on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``, ``loss``
             (mean over the epoch), ``seconds`` and ``per_second``. An exception from it ends the training.
         on_wait: called once if another process trains the unit.
@@ -131,8 +130,7 @@ def train(
         history = [] if overwrite else _resumable(training)
         _clear(folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
-        learns = system.frontend.learns
-        facts = _train(training, history, on_epoch, device) if learns else _without_training(training)
+        facts = _train(training, history, on_epoch, device)
         outputs = [*map(training.checkpoint, training.checkpoints), folder / store.EPOCHS_FILE]
         return work.finish(outputs, device=facts.pop("device"), extra=facts)
 
@@ -212,6 +210,8 @@ def _train(
     device_name: str,
 ) -> dict[str, Any]:
     """Trains from the epoch after ``history``, which grows to all epochs; returns facts for the record."""
+    if not training.trial.system.frontend.learns:
+        return _without_training(training)
     from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
     from asdray.frontends import compute
