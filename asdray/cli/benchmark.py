@@ -88,6 +88,7 @@ def benchmark(
 def _benchmark_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
     """The sweep of ``benchmarks/<dcase>.yaml``; options of a system apply to all of its recipes."""
     from asdray.config.expand import load_sweep
+    from asdray.config.system import System
     from asdray.dcase.years import get_year
 
     get_year(dcase)
@@ -95,7 +96,7 @@ def _benchmark_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
         raise ValueError(
             f"there is no {path}: benchmarks come with a clone of the repository, not with the package"
         )
-    of_sweep = {key: value for key, value in asked.items() if not _is_system_option(key)}
+    of_sweep = {key: value for key, value in asked.items() if key.split(".")[0] not in System.model_fields}
     of_systems = {key: value for key, value in asked.items() if key not in of_sweep}
     sweep = load_sweep(path, of_sweep)
     if not of_systems:
@@ -112,12 +113,6 @@ def _few_machines(dcase: str) -> list[str]:
 
     dev, evaluated = get_year(dcase).machines["dev"], get_year(dcase).machines["eval"]
     return [*dev[:3]] if dev == evaluated else [*dev[:2], *evaluated[:2]]
-
-
-def _is_system_option(key: str) -> bool:
-    from asdray.config.system import System
-
-    return key.split(".")[0] in System.model_fields
 
 
 def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:

@@ -68,23 +68,13 @@ def schema() -> pyarrow.Schema:
 
     text, int32, int64 = pa.string(), pa.int32(), pa.int64()
     columns = {
-        "clip": text,
-        "path": text,
-        "original_path": text,
-        "machine": text,
+        **dict.fromkeys(("clip", "path", "original_path", "machine"), text),
         "section": int32,
-        "domain": text,
-        "split": text,
-        "subset": text,
+        **dict.fromkeys(("domain", "split", "subset"), text),
         "is_anomaly": pa.bool_(),
-        "label_source": text,
-        "attributes": text,
-        "revealed_attributes": text,
-        "sample_rate": int32,
-        "channels": int32,
-        "n_samples": int64,
-        "size": int64,
-        "mtime_ns": int64,
+        **dict.fromkeys(("label_source", "attributes", "revealed_attributes"), text),
+        **dict.fromkeys(("sample_rate", "channels"), int32),
+        **dict.fromkeys(("n_samples", "size", "mtime_ns"), int64),
     }
     return pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()])
 
