@@ -148,15 +148,12 @@ def _draw(column: Column, draws: int, seed: int) -> _ColumnDraws:
     # `official_draws` derives the draws of a section from its name and this seed: the same draws for all
     # trials of a year, which pairs the trials, and other draws for other years.
     of_year = 10_000 * seed + year.year
-    means = []
+    points, means = [], []
     for trials, picks in ((column.a, picks_a), (column.b, picks_b)):
         scores = [official_draws(year.score_rule, sections, draws, of_year) for sections in trials.values()]
         means.append(np.take_along_axis(np.stack(scores), picks.T, axis=0).mean(axis=0))
-    points = [
-        np.mean([_official(year.score_rule, sections) for sections in trials.values()])
-        for trials in (column.a, column.b)
-    ]
-    return _ColumnDraws(float(points[0]), float(points[1]), means[0], means[1])
+        points.append(float(np.mean([_official(year.score_rule, s) for s in trials.values()])))
+    return _ColumnDraws(*points, *means)
 
 
 def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:

@@ -44,10 +44,10 @@ class Style:
     Attributes:
         names: ``ids`` (2020), ``domains`` (2021: anonymous names have the domain, test names have no
             attributes) or ``attributes``.
-        newline: of the evaluation list; None = the year has no list.
+        newline: line end of the evaluation list; None = the year has no list.
         evaluator: form of the evaluator's folders: none, ``labels`` (2021), ``tables`` (2022's form of
             attributes) or ``pairs`` (since 2023).
-        correspondences: newline of the CSVs that reveal hidden attributes; None = no such CSVs.
+        correspondences: line end of the CSVs that reveal hidden attributes; None = no such CSVs.
         one_based: dev and training clips are counted from 1.
         target_continues: target clips are counted on from the source clips.
         shifted: hidden names of training clips count modulo their number: 0990 becomes 0000.
