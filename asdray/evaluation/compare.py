@@ -153,7 +153,7 @@ def _draw(column: Column, draws: int, seed: int) -> _ColumnDraws:
         scores = [official_draws(year.score_rule, sections, draws, of_year) for sections in trials.values()]
         means.append(np.take_along_axis(np.stack(scores), picks.T, axis=0).mean(axis=0))
         points.append(float(np.mean([_official(year.score_rule, s) for s in trials.values()])))
-    return _ColumnDraws(*points, *means)
+    return _ColumnDraws(points[0], points[1], means[0], means[1])
 
 
 def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:
