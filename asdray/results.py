@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import store
 from asdray.config.backend import backend_id
+from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
-from asdray.config.load import load_plugins
 from asdray.config.sweep import Sweep
 from asdray.store import SweepDir, TrialDir
 
@@ -51,15 +51,14 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Returns:
         A row per trial, checkpoint, machine, subset, section, backend and metric; the columns
 
-        * system, recipe; ensembles have the recipe ``ensemble``,
-        * one column per varied option, under its dotted path (``train.learning_rate``), objects as JSON:
-          of a sweep its swept options, of a results folder the options in which systems of a recipe differ,
+        * system, recipe (``ensemble`` for ensembles), and one column per varied option, under its dotted path
+          (``train.learning_rate``), objects as JSON: of a sweep its swept options, of a results folder the
+          options in which systems of a recipe differ,
         * part (sweeps only): ``grid``, or ``search`` and ``confirm``; null for ensembles,
         * dcase, seed, machine, section, subset, backend (as in tables), checkpoint, metric, value,
         * backend_id, which is the same in all tables, and dataset, ``official`` or ``synthetic``.
 
-        Trials without evaluation have no rows. Results are read as they are: ``asdray sweep`` and
-        ``asdray report`` check that they are up to date.
+        Trials without evaluation have no rows. ``asdray report`` checks that results are up to date.
 
     Raises:
         ValueError: no results at ``path``, or a damaged file.
@@ -172,9 +171,8 @@ def _frame(
     for directory in trials:
         if directory.metrics.is_file():
             description = store.read_json(directory.trial_json)
-            recipe = description["recipe"]
-            system = f"{recipe}-{description['system_id']}"
-            systems.setdefault((recipe, system), description["system"])
+            system = f"{description['recipe']}-{description['system_id']}"
+            systems.setdefault((description["recipe"], system), description["system"])
             evaluated[description["dcase"], system, description["seed"]] = directory
             parts.append(read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))

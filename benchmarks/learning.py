@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from asdray.audio import features
 from asdray.audio.batches import Clips
 from asdray.audio.cache import pack_of
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.store import Places
 

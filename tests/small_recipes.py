@@ -29,7 +29,8 @@ def changes(name: str) -> dict[str, Any]:
     elif system.frontend.name == "encoder":
         small["audio.duration"] = 1.2
     else:
-        small |= {"frontend.n_mels": 8, "frontend.n_fft": 256, "frontend.hop_length": 128}
+        sizes = {"n_mels": 8, "n_fft": 256, "hop_length": 128}
+        small |= {f"frontend.{k}": v for k, v in sizes.items() if hasattr(system.frontend, k)}
     if system.frontend.name == "autoencoder":
         small |= {"frontend.hidden": [8], "train.batch_size": 32}
     return small

@@ -12,7 +12,7 @@ from trees import build_tree, write_list
 from asdray.cli import main
 from asdray.cli.benchmark import FOLDER
 from asdray.config.backend import KMeans, Knn, KnnRescale
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.config.system import load_recipe
 from asdray.dcase.format import format_dataset
 from asdray.dcase.years import YEARS

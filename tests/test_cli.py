@@ -12,7 +12,7 @@ from tiny import AE, DCASE, build_year
 
 from asdray import store
 from asdray.config.backend import Knn
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.synth import synthesise

@@ -9,10 +9,9 @@ import pytest
 
 from asdray.config.backend import Knn, Recon, Umap, backend_id
 from asdray.config.base import Config, canonical, digest
-from asdray.config.expand import expand
+from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_set, parse_yaml, read_yaml, validate
 from asdray.config.frontend import FftBranch, StftBranch
-from asdray.config.load import load_sweep
 from asdray.config.losses import AdaCos
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, load_recipe, recipe_names, with_overrides

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import asdray
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "asdray").rglob("*.py"))
@@ -150,6 +150,18 @@ def test_readme_names_only_targets_and_files_that_exist():
         assert (ROOT / path).exists(), path
 
 
+def test_contributing_names_only_files_that_exist():
+    """A path in full, and in brackets after a folder a name of the folder's; NAME and 20XX are to be made."""
+    folder, missing = "", []
+    for word in re.findall(r"`([\w/.]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()):
+        folder = word if word.endswith("/") else folder
+        if not re.search("NAME|20XX", word) and not any(
+            (at / word).exists() for at in (ROOT, ROOT / "asdray", ROOT / folder)
+        ):
+            missing.append(word)
+    assert missing == []
+
+
 def modules_of_readme():
     """Module -> description, of the tree in the README: two spaces per level, ``name/`` opens a folder."""
     tree = re.search(r"^asdray/\n(.*?)^\S", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -168,7 +180,7 @@ def test_readme_describes_every_module_and_no_other():
     described = modules_of_readme()
     assert all(described.values())
     modules = {name_of(path) for path in MODULES if not path.stem.startswith("__")}
-    assert not modules - set(described), "a module without a line in the README's tree"
+    assert modules - set(described) == set(), "modules without a line in the README's tree"
     assert not set(described) - modules, "a line in the README's tree without a module"
 
 

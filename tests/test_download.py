@@ -732,7 +732,8 @@ def test_commands_in_messages_name_the_data_where_that_is_needed(tmp_path, monke
 
 def test_a_terminal_shows_a_bar_per_running_file():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
-    with DownloadView(console) as view:
+    view = DownloadView(console)
+    with view.bars:
         for i in range(30):
             name = f"dev_{i}.zip"
             view.show(FileProgress(name, "fetching", 0, None))

@@ -22,10 +22,9 @@ from asdray.config.backend import (
     Mahalanobis,
     backend_id,
 )
-from asdray.config.base import canonical, digest
+from asdray.config.base import canonical, digest, load_plugins
 from asdray.config.expand import expand
 from asdray.config.files import validate
-from asdray.config.load import load_plugins
 from asdray.config.sweep import Sweep, check_backends
 from asdray.config.system import System
 from asdray.config.trial import Trial

@@ -21,8 +21,8 @@ from tiny import MACHINES, build_year, trial_of
 
 from asdray import store
 from asdray.config.backend import Knn
+from asdray.config.base import load_plugins
 from asdray.config.files import validate
-from asdray.config.load import load_plugins
 from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.frontends import checkpoint

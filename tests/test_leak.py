@@ -14,7 +14,7 @@ from small_recipes import changes
 from trees import build_tree, write_evaluator
 
 from asdray.audio.cache import pack_of
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.stages.columns import training_columns

@@ -16,8 +16,7 @@ from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack, pack_sizes, stale_packs
 from asdray.config import system
 from asdray.config.base import digest
-from asdray.config.expand import channels_of
-from asdray.config.load import load_sweep
+from asdray.config.expand import channels_of, load_sweep
 from asdray.config.system import Audio
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset

@@ -20,9 +20,9 @@ from tiny import AE, DCASE, DIS, MACHINES, build_year, trial_of
 from asdray import store
 from asdray.cli import main
 from asdray.config.backend import Knn, backend_id
-from asdray.config.base import UNIONS, plugins_of
+from asdray.config.base import UNIONS, activate, load_plugins, plugins_of
+from asdray.config.expand import load_sweep
 from asdray.config.files import validate
-from asdray.config.load import activate, load_plugins, load_sweep
 from asdray.config.plugin import Plugin, chain_of, plugin_error
 from asdray.config.sweep import check_backends
 from asdray.config.system import System, with_overrides

@@ -16,7 +16,7 @@ from trees import build_tree, write_list
 
 from asdray import store
 from asdray.config.backend import Knn, backend_id
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.config.system import load_recipe, recipe_names, with_overrides
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset

@@ -20,7 +20,7 @@ from small_recipes import changes as small
 from small_recipes import runnable_recipes
 
 from asdray import load_results
-from asdray.config.load import load_sweep
+from asdray.config.expand import load_sweep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise
 from asdray.store import Places

@@ -15,8 +15,7 @@ from rich.console import Console
 from tiny import DCASE, MACHINES, build_year
 
 from asdray.config.backend import backend_id
-from asdray.config.expand import bases
-from asdray.config.load import load_sweep
+from asdray.config.expand import bases, load_sweep
 from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, draw
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, Train
@@ -346,7 +345,7 @@ def test_what_is_no_system_fails_alone_and_says_why(tmp_path, places):
     assert "stft branch" in failed.reason
     again = studies_of(tmp_path, places, **changes)
     assert [s.state for s in again.samples] == [s.state for s in studies.samples]
-    assert len(known_jobs(again, {DCASE: load_dataset(places.data, DCASE)})) == 3
+    assert len(known_jobs(again)) == 3
 
 
 def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path, places):
@@ -364,8 +363,7 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
     for sample in (second, third):
         studies.tell(sample, "failed", reason="a training failed")
     assert studies.complete
-    dataset = load_dataset(places.data, DCASE)
-    jobs = known_jobs(studies, {DCASE: dataset})
+    jobs = known_jobs(studies)
     # Of the second all is done, so that it has no value though nothing broke; the third's training broke.
     finish(jobs[1], studies.sweep, places)
     event = failed(event_of(jobs[2].trial, "train", unit="all"), "the loss is nan", lasting=True)
@@ -380,7 +378,7 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
     assert opened({})[1] == [2], "a lost worker, for example: not at all the same next time"
     search, again = opened(lasting, retry_failed=True)
     assert again == [1, 2]
-    found = search.next(0, 4, [*known_jobs(search.studies, {DCASE: dataset})], pytest.fail)
+    found = search.next(0, 4, [*known_jobs(search.studies)], pytest.fail)
     assert [(index, sample.number) for index, sample in found] == [(1, 1), (2, 2)]
     search.ended(1, {"values": {"knn-1": 0.25}, "reason": None}, False)
     search.ended(2, None, False)
@@ -419,12 +417,12 @@ def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
 
     def lines():
         studies = studies_of(tmp_path, places, only_read=True, **changes)
-        return plan_lines(sweep, known_jobs(studies, {DCASE: load_dataset(places.data, DCASE)}), places)
+        return plan_lines(sweep, known_jobs(studies), places)
 
     assert lines()[-1] == "no estimate of time and disk yet: nothing like it is finished"
     studies = studies_of(tmp_path, places, **changes)
     first, second = studies.ask(), studies.ask()
-    jobs = known_jobs(studies, {DCASE: load_dataset(places.data, DCASE)})
+    jobs = known_jobs(studies)
     for job in jobs[:2]:
         finish(job, sweep, places, seconds=600)
     studies.tell(first, "done", 0.5, "knn-1")
@@ -434,7 +432,7 @@ def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
     studies.tell(second, "stopped")
     assert lines()[-1].startswith("about 80 min of training and ")
     assert f"{jobs[2].trial.name}: stopped by the scheduler" in lines()
-    search = SearchRun(studies, {DCASE: load_dataset(places.data, DCASE)})
+    search = SearchRun(studies)
     estimator = Estimator()
     for i, job in enumerate(jobs[:2]):
         estimator.add_trial(i, job.trial, job.dataset, job.steps(sweep, places))
@@ -620,9 +618,8 @@ def test_a_sampler_is_known_in_whatever_spelling(tmp_path, places, spelled, name
 def driver(tmp_path, places, **changes):
     """A search with the driver's list of jobs."""
     studies = studies_of(tmp_path, places, **changes)
-    datasets = {name: load_dataset(places.data, DCASE) for name in studies.sweep.years}
-    jobs = list(known_jobs(studies, datasets))
-    search = SearchRun(studies, datasets)
+    jobs = list(known_jobs(studies))
+    search = SearchRun(studies)
 
     def add(job: Job) -> int:
         jobs.append(job)

@@ -1,7 +1,8 @@
 """Backends: embeddings, or a frontend's own scores -> anomaly scores, higher = more anomalous.
 
 A backend is a configuration class in `asdray.config.backend`, a function, and a case in `_function`, or in
-`_neighbours` where one pass over the distances scores training clips as well.
+`_neighbours` where one pass over the distances scores training clips as well. Other training clips are scored
+by five-fold cross-fitting, unless the function leaves one out itself.
 """
 
 from __future__ import annotations

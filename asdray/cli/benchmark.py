@@ -55,29 +55,19 @@ def benchmark(
     Example: asdray benchmark dcase2022 --synthetic --set 'seeds=[0]'
     """
     from asdray.config.files import parse_set
-    from asdray.config.load import load_sweep
-    from asdray.dcase.years import get_year
     from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep.plan import plan
     from asdray.sweep.status import plan_lines
 
-    get_year(dcase)
-    path = FOLDER / f"{dcase}.yaml"
-    if not path.exists():
-        raise ValueError(
-            f"there is no {path}: benchmarks come with a clone of the repository, not with the package"
-        )
     asked = parse_set(overrides or [])
     if synthetic:
         data, results = SYNTHETIC / "data", SYNTHETIC / "results"
         asked = {**SMALL, "machines": {dcase: _few_machines(dcase)}, **asked}
-    sweep = load_sweep(path, _for_all_recipes(load_sweep(path, _sweep_options(asked)), asked))
+    path = FOLDER / f"{dcase}.yaml"
+    sweep = _benchmark_sweep(path, dcase, asked)
     places = Places.of(data, results)
-    if synthetic:
-        _synthesise(sweep, dcase, places)
-    else:
-        _check_data(sweep, dcase, places)
+    (_synthesise if synthetic else _check_data)(sweep, dcase, places)
     jobs = plan(sweep, places, str(path))
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs])
     print_lines(plan_lines(sweep, jobs, places))
@@ -95,31 +85,34 @@ def benchmark(
     print_result(result, sweep, context.obj)
 
 
+def _benchmark_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
+    """The sweep of ``benchmarks/<dcase>.yaml``; options of a system apply to all of its recipes."""
+    from asdray.config.expand import load_sweep
+    from asdray.config.system import System
+    from asdray.dcase.years import get_year
+
+    get_year(dcase)
+    if not path.exists():
+        raise ValueError(
+            f"there is no {path}: benchmarks come with a clone of the repository, not with the package"
+        )
+    of_sweep = {key: value for key, value in asked.items() if key.split(".")[0] not in System.model_fields}
+    of_systems = {key: value for key, value in asked.items() if key not in of_sweep}
+    sweep = load_sweep(path, of_sweep)
+    if not of_systems:
+        return sweep
+    recipes = {
+        name: {"set": {**of_systems, **use.set}, "space": use.space} for name, use in sweep.recipes.items()
+    }
+    return load_sweep(path, {**of_sweep, "recipes": recipes})
+
+
 def _few_machines(dcase: str) -> list[str]:
     """Three machines, or two of dev and two of eval if eval has machines of its own."""
     from asdray.dcase.years import get_year
 
     dev, evaluated = get_year(dcase).machines["dev"], get_year(dcase).machines["eval"]
     return [*dev[:3]] if dev == evaluated else [*dev[:2], *evaluated[:2]]
-
-
-def _is_system_option(key: str) -> bool:
-    from asdray.config.system import System
-
-    return key.split(".")[0] in System.model_fields
-
-
-def _sweep_options(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in asked.items() if not _is_system_option(key)}
-
-
-def _for_all_recipes(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Moves a system's options into the overrides of every recipe; a recipe's own value stays."""
-    shared = {key: value for key, value in asked.items() if _is_system_option(key)}
-    recipes = {
-        name: {"set": {**shared, **use.set}, "space": use.space} for name, use in sweep.recipes.items()
-    }
-    return {**_sweep_options(asked), **({"recipes": recipes} if shared else {})}
 
 
 def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:

@@ -35,26 +35,18 @@ def _clips(text: str | int) -> int | str:
         raise typer.BadParameter(f"{text!r} is neither a number nor 'official'") from None
 
 
+def _number_of(split: str) -> Any:
+    """The option for a number of clips."""
+    what = f"Number of {split} clips per machine and section."
+    return typer.Option(parser=_clips, metavar="N|official", help=what)
+
+
 @app.command()
 def synth(
     dcase: Dcase,
     machines: Machines = "all",
-    train: Annotated[
-        Any,
-        typer.Option(
-            parser=_clips,
-            metavar="N|official",
-            help="Number of training clips per machine and section.",
-        ),
-    ] = 100,
-    test: Annotated[
-        Any,
-        typer.Option(
-            parser=_clips,
-            metavar="N|official",
-            help="Number of test clips per machine and section.",
-        ),
-    ] = 100,
+    train: Annotated[Any, _number_of("training")] = 100,
+    test: Annotated[Any, _number_of("test")] = 100,
     seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 6.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sounds.")] = 0,
     data: Data = DATA,
@@ -106,7 +98,8 @@ def download(
     from asdray.dcase.download import Download
 
     data = data.expanduser().absolute()
-    with DownloadView(console()) as view:
+    view = DownloadView(console())
+    with view.bars:
         report = Download(
             data,
             dcase,
@@ -122,9 +115,8 @@ def download(
         ).run()
     print_lines(download_lines(report, data))
     if report.failed:
-        print(f"{len(report.failed)} missing:", file=sys.stderr)
-        for name, reason in report.failed.items():
-            print(f"  {name}: {reason}", file=sys.stderr)
+        reasons = (f"  {name}: {reason}" for name, reason in report.failed.items())
+        print_lines([f"{len(report.failed)} missing:", *reasons], sys.stderr)
         sys.exit(1)
 
 
@@ -177,9 +169,8 @@ def format_(
         )
     _print_format(report, dcase, formatted_dir(data, dcase))
     if report.audit.missing and not partial:
-        for how in _remedies(data, dcase, report):
-            print(how, file=sys.stderr)
-        print("then format again; or accept what is missing with --partial", file=sys.stderr)
+        ways = _remedies(data, dcase, report)
+        print_lines([*ways, "then format again; or accept what is missing with --partial"], sys.stderr)
         sys.exit(1)
 
 

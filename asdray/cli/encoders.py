@@ -92,7 +92,8 @@ def _from_server(known: KnownWeights, path: Path, url: str) -> None:
     from asdray.dcase.fetch import fetch as fetch_file
 
     checksum = f"sha256:{known.sha256}" if known.sha256 else None
-    with DownloadView(console()) as view:
+    view = DownloadView(console())
+    with view.bars:
 
         def show(state: str, done: int = 0, total: int | None = None, text: str = "") -> None:
             view.show(FileProgress(known.file, state, done, total, text))  # type: ignore[arg-type]

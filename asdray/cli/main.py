@@ -49,17 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        try:
-            with sigterm_as_ctrl_c():
-                app(args=arguments, obj=arguments)
-        except Exception as error:  # a plugin's code may raise any exception
-            from asdray.config.plugin import plugin_error
-
-            if found := plugin_error(error):
-                raise found from error
-            raise
-        finally:
-            sys.stdout.flush()
+        _run(arguments)
     except SystemExit as error:
         if error.code != _CTRL_C:
             raise
@@ -69,14 +59,28 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # The reader of the output, such as `head`, has closed the pipe: the buffered rest is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        fault = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    except (OSError, ValueError) as error:
+        fault = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            fault = f"{error.filename}: {error.strerror}"
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
+    """Runs a command; an exception from a plugin's code becomes a `PluginError`."""
+    try:
+        with sigterm_as_ctrl_c():
+            app(args=arguments, obj=arguments)
+    except Exception as error:  # a plugin's code may raise any exception
+        from asdray.config.plugin import plugin_error
+
+        if found := plugin_error(error):
+            raise found from error
+        raise
+    finally:
+        sys.stdout.flush()
 
 
 @app.command()
@@ -85,8 +89,7 @@ def recipes(plugin: Plugins = None) -> None:
 
     Example: asdray recipes --plugin my_method.py
     """
-    from asdray.config.base import UNIONS
-    from asdray.config.load import load_plugins
+    from asdray.config.base import UNIONS, load_plugins
     from asdray.evaluation.published import recipe_lines
 
     plugins = load_plugins(plugin or [])

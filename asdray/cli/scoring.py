@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asdray.config import backend as backends
     from asdray.config.trial import Trial
     from asdray.dcase.years import Year
-    from asdray.evaluation.official import Reference, SystemResult
+    from asdray.evaluation.official import Reference, SectionResult, SystemResult
 
 app = typer.Typer()
 
@@ -77,11 +77,11 @@ def official(
 
 def _print_faults(faults: dict[str, str], systems: int, target: Path) -> None:
     """Prints to standard error the fault of every system that could not be scored."""
-    print(f"{len(faults)} of {systems} systems could not be scored:", file=sys.stderr)
+    lines = [f"{len(faults)} of {systems} systems could not be scored:"]
     for name, fault in faults.items():
-        print(fault, file=sys.stderr)
-        if (old := target / f"{name}_result.csv").exists():
-            print(f"  {old} is of an earlier run", file=sys.stderr)
+        old = target / f"{name}_result.csv"
+        lines += [fault, *([f"  {old} is of an earlier run"] if old.exists() else [])]
+    print_lines(lines, sys.stderr)
 
 
 _TITLES = {
@@ -121,12 +121,6 @@ def _print_results(
             print("so there is no official score; --partial gives one over what there is")
 
 
-def _columns(year: Year) -> list[str]:
-    from asdray.evaluation.metrics import OFFICIAL_TERMS
-
-    return [*OFFICIAL_TERMS[year.score_rule], *(("s_f1", "t_f1") if year.has_decisions else ())]
-
-
 def _table(title: str, first: str, columns: Sequence[str], year: Year) -> Table:
     from rich.table import Table
 
@@ -142,38 +136,41 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
 
 
+def _means(sections: Sequence[SectionResult], year: Year) -> dict[str, str]:
+    """Term of the official score, or F1 score -> the mean over sections in percent."""
+    from asdray.evaluation.metrics import OFFICIAL_TERMS, section_mean
+
+    names = [*OFFICIAL_TERMS[year.score_rule], *(("s_f1", "t_f1") if year.has_decisions else ())]
+    rule = year.score_rule
+    return {name: _percent(section_mean(rule, [s.values.get(name) for s in sections])) for name in names}
+
+
 def _machine_table(result: SystemResult, year: Year) -> Table:
     from asdray.evaluation import metrics
     from asdray.evaluation.official import by_machine
 
-    columns = _columns(year)
-    table = _table(f"{result.name}, {year.name} (percent)", "machine", ["official", *columns], year)
+    columns = ["official", *_means(result.sections, year)]
+    table = _table(f"{result.name}, {year.name} (percent)", "machine", columns, year)
     for machine, sections in by_machine(result.sections).items():
-        values = [s.values for s in sections]
-        means = [metrics.section_mean(year.score_rule, [v.get(name) for v in values]) for name in columns]
-        table.add_row(machine, *map(_percent, [metrics.official(year.score_rule, values), *means]))
+        own = metrics.official(year.score_rule, [s.values for s in sections])
+        table.add_row(machine, _percent(own), *_means(sections, year).values())
     return table
 
 
 def _system_table(
     results: Sequence[SystemResult], reference: Reference, compat: bool, partial: bool
 ) -> Table:
-    from asdray.evaluation import metrics
-
     year = reference.year
-    columns = _columns(year)
     ends = [] if compat else ["interval"]
     score = "partial score" if partial else "official score"
     title = f"{year.name}, evaluation set, {reference.dataset} data (percent)"
-    table = _table(title, "system", [score, "±", *ends, *columns], year)
+    table = _table(title, "system", [score, "±", *ends, *_means(results[0].sections, year)], year)
     ranked = sorted(results, key=lambda r: -1 if r.official is None else r.official, reverse=True)
-    for result in ranked:
-        half = "–" if result.ci95 is None else f"{100 * result.ci95:.2g}" if compat else _percent(result.ci95)
-        both = result.interval
-        interval = [f"{_percent(both.low)} – {_percent(both.high)}" if both else "–"] * len(ends)
-        values = [s.values for s in result.sections]
-        means = [metrics.section_mean(year.score_rule, [v.get(name) for v in values]) for name in columns]
-        table.add_row(result.name, _percent(result.official), half, *interval, *map(_percent, means))
+    for r in ranked:
+        half = f"{100 * r.ci95:.2g}" if compat and r.ci95 is not None else _percent(r.ci95)
+        both = f"{_percent(r.interval.low)} – {_percent(r.interval.high)}" if r.interval else _percent(None)
+        means = _means(r.sections, year).values()
+        table.add_row(r.name, _percent(r.official), half, *[both] * len(ends), *means)
     return table
 
 
@@ -196,7 +193,7 @@ def submit(
 
     Example: asdray submit results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn --out ours
     """
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
     from asdray.stages.steps import TrialFiles
@@ -206,14 +203,9 @@ def submit(
 
     chosen, _, results = read_trial(trial)
     load_plugins(plugin or [])
-    made = write(
-        TrialFiles.load(chosen, Places.of(data, results), ()),
-        check_checkpoint(ckpt),
-        _one_backend(chosen, backend),
-        out.expanduser().absolute(),
-        subset=subset,
-        quantile=quantile,
-    )
+    files = TrialFiles.load(chosen, Places.of(data, results), ())
+    ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
+    made = write(files, ckpt, one, out.expanduser().absolute(), subset=subset, quantile=quantile)
     for machine, found in made.thresholds.items():
         instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
         print(f"{machine:<20} threshold {found.value:.6g}{instead}")

@@ -6,11 +6,9 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rich.console import Console
     from rich.progress import TaskID
 
@@ -18,10 +16,10 @@ if TYPE_CHECKING:
     from asdray.dcase.scan import Progress
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Prints plain lines, as long as they are."""
+def print_lines(lines: Iterable[str], to: TextIO | None = None) -> None:
+    """Prints plain lines, as long as they are, to standard output or another stream."""
     for line in lines:
-        print(line)
+        print(line, file=to)
 
 
 def console() -> Console:
@@ -71,9 +69,9 @@ class _TenthPrinter:
 
 
 class DownloadView:
-    """The progress of a download: a bar per file on a terminal, plain lines elsewhere.
+    """The progress of a download: a bar per running file on a terminal, plain lines elsewhere.
 
-    The download reports its steps from several threads. ``bars`` holds the bars of the running files.
+    The download reports its steps from several threads, within the context of ``bars``.
     """
 
     def __init__(self, console: Console) -> None:
@@ -83,7 +81,6 @@ class DownloadView:
         self._console = console
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._started: set[str] = set()
         self.bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -93,15 +90,6 @@ class DownloadView:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> DownloadView:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
-
     def note(self, text: str) -> None:
         """Prints a line for people, above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -109,31 +97,21 @@ class DownloadView:
     def show(self, file: FileProgress) -> None:
         """Shows the progress of one file."""
         with self._lock:
-            if self._console.is_terminal:
-                self._draw(file)
+            is_new = file.name not in self._tasks
+            if is_new:
+                self._tasks[file.name] = self.bars.add_task(file.name, total=None, status="")
+            task = self._tasks[file.name]
+            if file.state in ("fetching", "unpacking"):
+                self.bars.update(task, completed=file.done, total=file.total, status=_status(file))
+                if is_new and not self._console.is_terminal:
+                    self.note(f"{file.name}: {_status(file) if file.total else file.state}")
+            elif file.state == "waiting" and self._console.is_terminal:
+                self.bars.update(task, status=file.text)
             else:
-                self._print(file)
-
-    def _draw(self, file: FileProgress) -> None:
-        if file.name not in self._tasks:
-            self._tasks[file.name] = self.bars.add_task(file.name, total=None, status="")
-        task = self._tasks[file.name]
-        if file.state in ("fetching", "unpacking"):
-            self.bars.update(task, completed=file.done, total=file.total, status=_status(file))
-        elif file.state == "waiting":
-            self.bars.update(task, status=file.text)
-        else:
-            # The file's line moves above the bars, so that the bars of the running files fit on the screen.
-            self.bars.remove_task(self._tasks.pop(file.name))
-            self._print(file)
-
-    def _print(self, file: FileProgress) -> None:
-        if file.state in ("fetching", "unpacking"):
-            if file.name not in self._started:
-                self._started.add(file.name)
-                self.note(f"{file.name}: {_status(file) if file.total else file.state}")
-        else:
-            self.note(f"{file.name}: {file.state}{': ' + file.text if file.text else ''}")
+                if file.state != "waiting":
+                    # The file's line moves above the bars, so that the bars of the running files fit.
+                    self.bars.remove_task(self._tasks.pop(file.name))
+                self.note(f"{file.name}: {file.state}{': ' + file.text if file.text else ''}")
 
 
 def _status(file: FileProgress) -> str:

@@ -42,6 +42,24 @@ SweepName = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of a sweep file.")
 ]
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Conditions on the trials to run, such as 'dcase=dcase2023 seed=0,1'."),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Run stages again that failed and would fail again.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Delete all results of the trials first; the command asks before.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Answer the question of --fresh with yes.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show trials, missing work, time and disk, and run nothing.")
+]
+WallTime = Annotated[
+    str | None, typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 03:50:00.")
+]
+
 
 @app.command()
 def sweep(
@@ -52,25 +70,13 @@ def sweep(
     results: Results = RESULTS,
     cache_dir: Cache = None,
     plugin: Plugins = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Conditions on the trials to run, such as 'dcase=dcase2023 seed=0,1'."),
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run stages again that failed and would fail again.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete all results of the trials first; the command asks before.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer the question of --fresh with yes.")] = False,
+    only: Only = None,
+    retry_failed: RetryFailed = False,
+    fresh: Fresh = False,
+    yes: Yes = False,
     address: Address = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show trials, missing work, time and disk, and run nothing.")
-    ] = False,
-    wall_time: Annotated[
-        str | None,
-        typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 03:50:00."),
-    ] = None,
+    dry_run: DryRun = False,
+    wall_time: WallTime = None,
     no_dashboard: NoDashboard = False,
     quiet: Quiet = False,
 ) -> None:

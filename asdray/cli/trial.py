@@ -64,7 +64,7 @@ def run(
     Example: asdray run dis_baseline dcase2023 --seed 0 --machines fan --set train.epochs=2
     """
     from asdray.audio.cache import check_unchanged
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.stages.trial_json import write_trial
     from asdray.store import Places
     from asdray.sweep.plan import plan
@@ -72,8 +72,8 @@ def run(
     _one_thread_for_blas()
     where = f"asdray run {recipe} {dcase}"
     load_plugins(plugin or [])
-    asked: dict[str, Any] = {"dcase": [dcase], "seeds": [seed], "checkpoints": [ckpt]}
-    asked |= {"machines": "all" if machines == "all" else {dcase: machines.split(",")}}
+    chosen = "all" if machines == "all" else {dcase: machines.split(",")}
+    asked = {"dcase": [dcase], "seeds": [seed], "checkpoints": [ckpt], "machines": chosen}
     asked |= {"umap": {} if umap else False} | ({"backends": _parse_backends(backend)} if backend else {})
     spec = _sweep_of_one(recipe, overrides or [], asked, where)
     places = Places.of(data, results, cache_dir)
@@ -82,9 +82,8 @@ def run(
     folder = write_trial(job.files(places), job.request(spec))
     # An output that a sweep has pruned is rebuilt only if a later stage is about to read the output.
     rebuild = {(step.stage, step.unit or step.machine) for step in job.steps(spec, places) if step.rebuild}
-    _Stages(
-        job.trial, places, job.trial.machines, spec.checkpoints, job.backends, spec.umap, device=device
-    ).all(rebuild)
+    work = (job.trial.machines, spec.checkpoints, job.backends, spec.umap)
+    _Stages(job.trial, places, *work, device=device).all(rebuild)
     _print_trial_tables(folder)
 
 
@@ -239,7 +238,7 @@ def _open(
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
     """
-    from asdray.config.load import load_plugins
+    from asdray.config.base import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
     from asdray.stages.trial_json import read_trial

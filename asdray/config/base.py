@@ -5,6 +5,7 @@ canonical form, JSON with sorted keys and every default written out. Configurati
 equal hashes, however the YAML was written::
 
     digest(Knn()) == digest(Knn(n_neighbors=1))    # 1 is the default
+    load_plugins([Path("my_method.py")])    # the methods of the file are now valid in every recipe and sweep
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import functools
 import hashlib
 import json
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
-from asdray.config.plugin import Plugin, plugin_of, unpickled
-from asdray.dcase.years import get_year
+from asdray.config.plugin import Plugin, plugin_of, read_plugin, unpickled
+from asdray.dcase.years import get_year, nearest
 
 
 def refuse_repeats(values: Iterable[Any], where: str) -> None:
@@ -242,3 +244,103 @@ def _plugins(value: Any) -> Iterator[Plugin]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _plugins(item)
+
+
+# --------------------------------------------------------------------------------------- loading of plugins
+
+_loaded: dict[str, Plugin] = {}
+"""The newest version of every plugin that this process has loaded, by path."""
+
+
+def load_plugins(paths: Iterable[Path]) -> tuple[Plugin, ...]:
+    """Reads and runs plugins, and adds their methods to the unions of configurations.
+
+    Raises:
+        ValueError: a plugin that cannot be read, does not run or adds nothing, with file and line; two
+            plugins that add the same name.
+    """
+    loaded: list[Plugin] = []
+    for path in paths:
+        plugin = read_plugin(path)
+        activate(plugin, beside=loaded)
+        loaded.append(plugin)
+    return tuple(loaded)
+
+
+def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
+    """Adds a plugin's methods to the unions, in place of the methods of an earlier version of the file.
+
+    Args:
+        beside: other plugins, whose names the plugin must not use.
+    """
+    plugin.module()  # first, so that an error of the code itself is reported before an error of its lists
+    added = {name: _added_by(plugin, name, beside) for name in UNIONS}
+    if not any(added.values()):
+        close = next((f" ({n}{hint})" for n in plugin.lines if (hint := nearest(n, UNIONS))), "")
+        raise ValueError(
+            f"{plugin.path} adds nothing{close}: it needs a list {', '.join(sorted(UNIONS))} of pairs of a "
+            "configuration class and its implementation"
+        )
+    for name, union in UNIONS.items():
+        union.replace(plugin.path, added[name])
+    _loaded[plugin.path] = plugin
+
+
+def loaded_plugin(path: str) -> Plugin:
+    """The version of the plugin at ``path`` that this process loaded last."""
+    return _loaded[path]
+
+
+def _added_by(plugin: Plugin, list_name: str, beside: Sequence[Plugin]) -> dict[str, type[Config]]:
+    """Name -> configuration class, of a plugin's list; ValueError for a wrong entry or a used name."""
+    union = UNIONS[list_name]
+    line = plugin.lines.get(list_name, 1)
+    at = f"{plugin.path}, line {line}: {list_name}"
+    entries = vars(plugin.module()).get(list_name, [])
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"{at} is {entries!r}, not a list")
+    taken = {_name_of(cls): "built in" for cls in union.built_in}
+    for name, cls in union.added.items():
+        if cls.plugin in beside and cls.plugin is not None and cls.plugin.path != plugin.path:
+            taken[name] = f"added by {cls.plugin.path}"
+    added: dict[str, type[Config]] = {}
+    for entry in entries:
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and callable(entry[1])):
+            raise ValueError(
+                f"{at} holds {entry!r}, not a pair of a configuration class and what implements it"
+            )
+        cls = entry[0]
+        if not (isinstance(cls, type) and issubclass(cls, union.base)) or cls in (union.base, Config):
+            base = f"{union.base.__module__}.{union.base.__name__}"
+            raise ValueError(f"{at} holds {cls!r}, not a class that derives from {base}")
+        at_class = f"{plugin.path}, line {plugin.lines.get(cls.__name__, line)}: {cls.__name__}"
+        name = _checked_name(cls, union, plugin, at_class)
+        if name in taken:
+            raise ValueError(
+                f"{at_class}: a {union.noun} named {name!r} is {taken[name]}: choose another name"
+            )
+        taken[name] = "there twice"
+        added[name] = cls
+    return added
+
+
+def _checked_name(cls: type[Config], union: Extensible, plugin: Plugin, at: str) -> str:
+    """The name of a plugin's configuration class in YAML; ValueError for a class that does not fit."""
+    if cls.plugin != plugin:
+        raise ValueError(f"{at} is defined elsewhere: define it in this file, whose hash stands for it")
+    if issubclass(cls, union.built_in):
+        raise ValueError(
+            f"{at} derives from a {union.noun} that is built in: derive from {union.base.__name__}"
+        )
+    name = _name_of(cls)
+    if name is None:
+        raise ValueError(f"{at} needs a name such as  name: Literal['mine'] = 'mine'")
+    return name
+
+
+def _name_of(cls: type[Config]) -> str | None:
+    """The value of the field ``name`` if the field allows one string only, which is its default."""
+    option = cls.model_fields.get("name")
+    if option is None or typing.get_args(option.annotation) != (option.default,):
+        return None
+    return option.default if isinstance(option.default, str) else None

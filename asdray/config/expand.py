@@ -8,7 +8,10 @@ seeds, hence 32 trials::
     dcase: [dcase2022, dcase2023]
     seeds: [0, 1, 2, 3]
 
-The systems of a search are unknown before its run; here the space is checked at its corners.
+The systems of a search are unknown before its run; here the space is checked at its corners. Example::
+
+    sweep = load_sweep(Path("sweeps/dis_grid.yaml"), {"seeds": [0, 1]})
+    trials = expand(sweep, "sweeps/dis_grid.yaml")
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from asdray.config.backend import OwnBackend, backend_id
-from asdray.config.base import refuse_repeats
+from asdray.config.base import load_plugins, refuse_repeats
+from asdray.config.files import read_yaml, validate
 from asdray.config.search import axis_kind, check_axis, corners
-from asdray.config.sweep import Sweep
+from asdray.config.sweep import Sweep, spelled_out
 from asdray.config.system import System, load_recipe, with_overrides
 from asdray.config.trial import Trial, check_embeddings
 from asdray.dcase.years import get_year
@@ -48,11 +53,7 @@ class Base:
     where: str
 
     def varied(self, swept: Mapping[str, Any]) -> System:
-        """The system at one point of the space; ``swept`` has a value per axis.
-
-        Raises:
-            ValueError: an option that does not exist, or a value that does not fit.
-        """
+        """The system at a point of the space, a value per axis; ValueError if an option does not fit."""
         return with_overrides(self.system, swept, self.where)
 
 
@@ -271,3 +272,94 @@ def check_scheduler(sweep: Sweep, where: str) -> None:
     if (n := scheduler.grace_period) > longest:
         why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
         raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")
+
+
+# ---------------------------------------------------------------------------------- the file with overrides
+
+
+def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()) -> Sweep:
+    """The sweep in a YAML file.
+
+    Relative paths of recipe files and plugins start at the folder of the sweep file; the result has absolute
+    ones.
+
+    Args:
+        overrides: key -> new value, as in ``--set``: ``{"recipes.ae_baseline.set.train.epochs": 3}``.
+        plugins: plugins besides those of the sweep file.
+
+    Raises:
+        ValueError: all faults of the file, a line each.
+    """
+    value, folder = read_yaml(path), path.expanduser().absolute().parent
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
+    try:
+        value = spelled_out(value)
+        for key, new in (overrides or {}).items():
+            value = _replaced(value, _split(key, value), new, key)
+        value = spelled_out(value)
+        if isinstance(value.get("recipes"), dict):
+            names = {name: _absolute(name, folder) for name in value["recipes"]}
+            refuse_repeats(names.values(), "recipes")
+            value["recipes"] = {names[name]: use for name, use in value["recipes"].items()}
+        paths = [*_plugin_paths(value.get("plugins", []), folder), *plugins]
+        value["plugins"] = list(dict.fromkeys(plugin.path for plugin in load_plugins(paths)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    sweep = validate(Sweep, value, str(path))
+    expand(sweep, str(path))
+    check_scheduler(sweep, str(path))
+    return sweep
+
+
+def _split(key: str, value: Mapping) -> list[str]:
+    """The parts of an override's key. Dots do not split a recipe's name, nor an option path after ``set`` or
+    ``space``: ``recipes.my.yaml.set.train.epochs`` has the parts recipes, my.yaml, set, train.epochs."""
+    parts = key.split(".")
+    if parts[0] == "recipes" and isinstance(value.get("recipes"), dict):
+        names = [name for name in value["recipes"] if f"{key}.".startswith(f"recipes.{name}.")]
+        if len(names) > 1:
+            raise ValueError(
+                f"--set {key} may mean each of the recipes {' and '.join(names)}: rename the recipe file"
+            )
+        for name in names:
+            rest = key.removeprefix(f"recipes.{name}").removeprefix(".")
+            parts = ["recipes", name, *(rest.split(".") if rest else [])]
+    for i, part in enumerate(parts):
+        if i in (0, 2) and part in ("set", "space") and i + 1 < len(parts):
+            return [*parts[: i + 1], ".".join(parts[i + 1 :])]
+    return parts
+
+
+def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
+    """A copy of ``value`` with ``new`` at ``parts``; unchanged branches are shared with the original."""
+    if not parts:
+        return new
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        outer = key.removesuffix("." + ".".join(parts))
+        raise ValueError(
+            f"--set {key}: {outer} is {value!r}, which has no options of its own: set {outer} as a whole"
+        )
+    return {**value, parts[0]: _replaced(value.get(parts[0]), parts[1:], new, key)}
+
+
+def _absolute(recipe: Any, folder: Path) -> Any:
+    """A recipe file's absolute path, below ``folder`` or the working directory; a name unchanged."""
+    if not (isinstance(recipe, str) and recipe.endswith((".yaml", ".yml"))):
+        return recipe
+    file = Path(recipe).expanduser()
+    places = dict.fromkeys((folder / file, Path.cwd() / file))
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+        raise ValueError(f"recipes: there is no file {' and no '.join(map(str, places))}")
+    return str(found)
+
+
+def _plugin_paths(named: Any, folder: Path) -> list[Path]:
+    """The paths of a sweep file's ``plugins``, a string or a list of strings."""
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ValueError(f"plugins is {named!r}: must be a list of paths")
+    return [folder / Path(name).expanduser() for name in named]

@@ -56,11 +56,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        ValueError: invalid YAML, with ``where`` and the line.
-    """
+    """The value of a YAML text; raises ValueError for invalid YAML, with ``where`` and the line."""
     try:
         return yaml.load(text, Loader=_Loader)
     # PyYAML raises ValueError or LookupError for an impossible date (2001-99-99) and a wrong tag.
@@ -69,11 +65,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The value of a YAML file.
-
-    Raises:
-        ValueError: a missing or unreadable file, or invalid YAML.
-    """
+    """The value of a YAML file; raises ValueError for a missing or unreadable file, or invalid YAML."""
     with read_errors(path):
         text = path.read_text(encoding="utf-8")
     return parse_yaml(text, str(path))
@@ -114,14 +106,10 @@ _KINDS = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "string_type": "text",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
     "none_required": "null",
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
 }
 """pydantic's errors about a value of the wrong kind, with the right kind in words."""
 

@@ -142,22 +142,21 @@ def official_counts(dcase: str) -> Expected:
     year = get_year(dcase)
     splits: dict[Section, Mapping[str, int | None]] = {}
     cells: dict[Section, Mapping[Cell, int]] = {}
+    train = {("train", d, "normal"): n for d, n in year.train_per_section.items()}
+    extra = year.supplemental_per_section
     for subset in SUBSETS:
+        exact_train, exact_test = ((subset, split) in year.exact_counts for split in ("train", "test"))
+        test_by_cell = exact_test and subset not in year.test_totals_only
         for machine in year.machines[subset]:
             for section in year.sections[subset][machine]:
-                place = (subset, machine, section)
-                train = {("train", d, "normal"): n for d, n in year.train_per_section.items()}
                 test = _official_test(year, subset, machine, section)
-                exact = {split: (subset, split) in year.exact_counts for split in ("train", "test")}
-                totals: dict[str, int | None] = {
-                    "train": sum(train.values()) if exact["train"] else None,
-                    "test": sum(test.values()) if exact["test"] else None,
+                splits[subset, machine, section] = {
+                    "train": sum(train.values()) if exact_train else None,
+                    "test": sum(test.values()) if exact_test else None,
+                    **({} if extra is None else {"supplemental": extra}),
                 }
-                if year.supplemental_per_section is not None:
-                    totals["supplemental"] = year.supplemental_per_section
-                splits[place] = totals
-                by_cell = exact["test"] and subset not in year.test_totals_only
-                cells[place] = (train if exact["train"] else {}) | (test if by_cell else {})
+                known = (train if exact_train else {}) | (test if test_by_cell else {})
+                cells[subset, machine, section] = known
     optional = {"supplemental"} if may_be_supplemental(dcase) and not year.has_supplemental else set()
     return Expected(splits, cells, frozenset(optional))
 

@@ -178,7 +178,7 @@ def fetch(
     *,
     size: int | None = None,
     checksum: str | None = None,
-    on_bytes: Callable[[int, int | None], None] | None = None,
+    on_bytes: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> None:
     """Fetches ``url`` to ``path``; does nothing if ``path`` is the right file already.
 
@@ -198,14 +198,13 @@ def fetch(
         if not _fault(path, size, checksum):
             return
         path.unlink()
-    transfer = _Transfer(session, url, path, size, on_bytes or (lambda done, total: None))
-    for is_last in (False, True):
+    transfer = _Transfer(session, url, path, size, on_bytes)
+    for again in (True, False):
         session.persist(url, transfer.request, transfer.received)
-        fault = _fault(transfer.part, size, checksum)
-        if not fault:
+        if not (fault := _fault(transfer.part, size, checksum)):
             break
         transfer.discard()
-        if is_last:
+        if not again:
             raise FetchError(f"{url}: {fault}, twice; what came is deleted")
         session.on_wait(f"{fault}; again from the beginning")
     with open(transfer.part, "rb") as file:
@@ -217,19 +216,18 @@ def fetch(
 # ------------------------------------------------------------------------------------------- one transfer
 
 
+@dataclass
 class _Transfer:
     """A file under way: ``part`` holds the received bytes, ``tag`` the ETag of the server's file."""
 
-    def __init__(
-        self,
-        session: Session,
-        url: str,
-        path: Path,
-        size: int | None,
-        on_bytes: Callable[[int, int | None], None],
-    ) -> None:
-        self.session, self.url, self.size, self.on_bytes = session, url, size, on_bytes
-        self.part, self.tag = (path.with_name(path.name + ending) for ending in PARTIAL)
+    session: Session
+    url: str
+    path: Path
+    size: int | None
+    on_bytes: Callable[[int, int | None], None]
+
+    def __post_init__(self) -> None:
+        self.part, self.tag = (self.path.with_name(self.path.name + ending) for ending in PARTIAL)
 
     def received(self) -> int:
         """Bytes of the part."""
@@ -241,12 +239,11 @@ class _Transfer:
 
     def request(self) -> None:
         """One request for the missing bytes."""
-        received = self.received()
-        if self.size and received >= self.size:
-            if received == self.size:
-                return
+        if self.size and self.received() == self.size:
+            return
+        if self.size and self.received() > self.size:
             self.discard()
-            received = 0
+        received = self.received()
         headers = {}
         if received:
             headers["Range"] = f"bytes={received}-"

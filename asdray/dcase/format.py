@@ -39,7 +39,7 @@ from asdray.dcase.audit import Audit, audit, expected_counts
 from asdray.dcase.names import SPLITS
 from asdray.dcase.scan import Originals, Progress, in_threads, read_originals
 from asdray.dcase.truth import Labels
-from asdray.dcase.years import nearest
+from asdray.dcase.years import check_choice
 
 Link = Literal["symlink", "hardlink", "copy"]
 
@@ -83,22 +83,16 @@ def format_dataset(
     """Formats all machines of a year that are present; `FormatReport.audit` tells if the year is complete.
 
     Args:
-        data: the data folder; reads ``original/<dcase>``, writes ``formatted/<dcase>``.
         ground_truth: folder of official ground truth; default ``original/<dcase>/ground_truth``. Without
             ground truth, eval test clips have null labels.
-        link: form of the clips in the formatted tree.
-        labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines; all other
-            labels are the same.
+        labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines.
 
     Raises:
-        ValueError: no dataset, or an unfinished synthetic dataset; wrong ground truth; bad files, all of
-            them listed: unreadable, empty, truncated, no wav, wrong format, rate or channels, a name that
-            does not fit, two clips with one formatted name. Nothing is written in these cases. Or the tree
-            cannot be written: the old manifest is unchanged, and the same call may be repeated.
+        ValueError: no dataset, or an unfinished one; wrong ground truth; bad files, all of them listed.
+            Nothing is written in these cases. Or the tree cannot be written: the old manifest is unchanged.
     """
-    for name, value, known in (("link", link, get_args(Link)), ("labels", labels, get_args(Labels))):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}{nearest(value, known)} (known: {', '.join(known)})")
+    check_choice("link", link, get_args(Link))
+    check_choice("labels", labels, get_args(Labels))
     data = Path(data).absolute()
 
     def half(first: int) -> Progress | None:

@@ -68,25 +68,20 @@ def schema() -> pyarrow.Schema:
 
     text, int32, int64 = pa.string(), pa.int32(), pa.int64()
     columns = {
-        "clip": text,
-        "path": text,
-        "original_path": text,
-        "machine": text,
+        **dict.fromkeys(("clip", "path", "original_path", "machine"), text),
         "section": int32,
-        "domain": text,
-        "split": text,
-        "subset": text,
+        **dict.fromkeys(("domain", "split", "subset"), text),
         "is_anomaly": pa.bool_(),
-        "label_source": text,
-        "attributes": text,
-        "revealed_attributes": text,
-        "sample_rate": int32,
-        "channels": int32,
-        "n_samples": int64,
-        "size": int64,
-        "mtime_ns": int64,
+        **dict.fromkeys(("label_source", "attributes", "revealed_attributes"), text),
+        **dict.fromkeys(("sample_rate", "channels"), int32),
+        **dict.fromkeys(("n_samples", "size", "mtime_ns"), int64),
     }
     return pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()])
+
+
+def unreadable(error: OSError) -> str:
+    """The fault of a file or folder that cannot be read, the path first."""
+    return f"{error.filename}: cannot be read ({error.strerror})"
 
 
 def clip_key(subset: str, machine: str, split: str, original_name: str) -> str:
@@ -137,7 +132,7 @@ def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be read ({error.strerror})") from None
+        raise ValueError(unreadable(error)) from None
 
 
 def synthetic_path(data: Path, dcase: str) -> Path:
@@ -151,11 +146,7 @@ def unfinished_path(data: Path, dcase: str) -> Path:
 
 
 def dataset_kind(data: Path, dcase: str) -> str:
-    """``synthetic`` if ``asdray synth`` made the originals, else ``official``.
-
-    Raises:
-        ValueError: the synthesis was interrupted.
-    """
+    """``synthetic`` if ``asdray synth`` made the originals, else ``official``; ValueError if unfinished."""
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
         return "synthetic"

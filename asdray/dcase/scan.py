@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from asdray import store
 from asdray.dcase import manifest, names
-from asdray.dcase.manifest import hint
+from asdray.dcase.manifest import hint, unreadable
 from asdray.dcase.names import is_clutter
 from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
 from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
@@ -107,12 +107,10 @@ def read_header(path: str | Path) -> WavInfo:
             says. The message begins with the path.
     """
     try:
-        fd = os.open(path, os.O_RDONLY)
-        try:
+        with open(path, "rb", buffering=0) as file:
+            fd = file.fileno()
             stat = os.fstat(fd)
             form = _parse_header(fd, os.pread(fd, _BLOCK, 0), stat.st_size)
-        finally:
-            os.close(fd)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -215,12 +213,8 @@ class Tree:
 
     def wavs(self, folder: str) -> list[str]:
         """Relative paths of all wavs below a folder; a problem for each unreadable folder."""
-
-        def unreadable(error: OSError) -> None:
-            self.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
-
         found = []
-        for root, below, files in os.walk(folder, onerror=unreadable):
+        for root, below, files in os.walk(folder, onerror=lambda e: self.problems.append(unreadable(e))):
             below[:] = sorted(name for name in below if not is_clutter(name))
             found += [os.path.relpath(os.path.join(root, name), folder) for name in files if _is_wav(name)]
         return found
@@ -387,19 +381,19 @@ def read_originals(
         check_folder(ground_truth)
     folder = ground_truth or store.ground_truth_dir(data, dcase)
     has_truth = ground_truth is not None or holds_files(folder)
-    truth = None
-    truth_problems: list[str] = []
-    if has_truth:
-        try:
-            truth = load_ground_truth(folder, dcase, labels)
-        except WrongGroundTruthError as error:
-            truth_problems += error.faults
-        except (ValueError, OSError) as error:
-            truth_problems.append(str(error))
+    truth, truth_problems = _truth(folder, dcase, labels) if has_truth else (None, [])
     headers = list(in_threads(_header, tree.files, on_progress))
     clips = _clips(data, year, tree, headers, truth)
     notes = (*tree.notes, *(truth.notes if truth else ()))
     return Originals(dcase, kind, clips, tree.problems, folder, truth_problems, has_truth, notes)
+
+
+def _truth(folder: Path, dcase: str, labels: Labels) -> tuple[GroundTruth | None, list[str]]:
+    """The ground truth of a folder, None if wrong, and its faults."""
+    try:
+        return load_ground_truth(folder, dcase, labels), []
+    except (ValueError, OSError) as error:
+        return None, list(error.faults) if isinstance(error, WrongGroundTruthError) else [str(error)]
 
 
 def _header(file: File) -> WavInfo | str:

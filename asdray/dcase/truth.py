@@ -38,7 +38,7 @@ from typing import Any, Literal, get_args
 
 from asdray.dcase.names import build_name, parse_name
 from asdray.dcase.truth_files import Claim, Key, Published, Source, agree, read_sources
-from asdray.dcase.years import get_year, nearest
+from asdray.dcase.years import check_choice, get_year
 
 Labels = Literal["official", "asdkit"]
 """Reading of the labels of 2022's Toy machines."""
@@ -102,9 +102,7 @@ def load_ground_truth(folder: Path, dcase: str, labels: Labels = "official") -> 
             read, or a clip that occurs twice in one source; all faults are listed, with file and line.
     """
     year = get_year(dcase)
-    if labels not in get_args(Labels):
-        known = get_args(Labels)
-        raise ValueError(f"unknown labels {labels!r}{nearest(labels, known)} (known: {', '.join(known)})")
+    check_choice("labels", labels, get_args(Labels))
     check_folder(folder)
     sources = read_sources(folder, dcase)
     if not sources:

@@ -39,6 +39,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from asdray.dcase.manifest import unreadable
 from asdray.dcase.names import ClipName, build_name, is_clutter, is_hidden, parse_name
 from asdray.dcase.years import SUBSETS, Year, check_machines, get_year
 
@@ -96,7 +97,16 @@ class Source:
     revealed: dict[Published, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    # ------------------------------------------------------------------------------------------- files
+    def read(self, reader: Callable[..., None], path: Path, *place: object) -> list[str]:
+        """Reads a file with a method of this class; returns its faults, the first ones in full."""
+        self.faults.clear()
+        try:
+            reader(self, path, *place)
+        except ValueError as error:
+            self.faults.append(str(error))
+        n = len(self.faults) - _REPORTED
+        more = [f"{path}: and {n} more row{'s' * (n > 1)}"] if n > 0 else []
+        return [*self.faults[:_REPORTED], *more]
 
     def read_list(self, path: Path) -> None:
         """Reads the one-file list."""
@@ -172,8 +182,6 @@ class Source:
                 real = self._reveal((subset, machine, split, name), published, row[0])
                 if published.is_anomaly is None:
                     self.clips[machine, name] = Claim(real.is_anomaly, real.domain)
-
-    # -------------------------------------------------------------------------------------------- rows
 
     @contextmanager
     def _row(self, where: str) -> Iterator[None]:
@@ -281,13 +289,9 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     except (UnicodeDecodeError, csv.Error):
         raise ValueError(f"{path} is not a text file in UTF-8: fetch it again") from None
     except OSError as error:
-        raise ValueError(_unreadable(error)) from None
+        raise ValueError(unreadable(error)) from None
     if is_empty:
         raise ValueError(f"{path} is empty: fetch it again")
-
-
-def _unreadable(error: OSError) -> str:
-    return f"{error.filename}: cannot be read ({error.strerror})"
 
 
 # ------------------------------------------------------------------------------------------------ folders
@@ -316,25 +320,16 @@ def read_sources(folder: Path, dcase: str) -> list[Source]:
     faults: list[str] = []
     for path in _files(folder, year, faults):
         kind_folder = next((p for p in path.parents if p.name in KINDS and p.is_relative_to(folder)), None)
-        found = _reader(path, kind_folder, year)
-        if found is None:
-            if kind_folder is not None and path.suffix == ".csv":
-                faults.append(
-                    f"{path} is no ground truth of {dcase}: expected "
-                    "ground_truth_<machine>_section_<SS>_test.csv (move it, or restore its name)"
-                )
-            continue
-        kind, place, reader = found
-        at = kind_folder if kind == EVALUATOR and kind_folder else path
-        source = sources.setdefault(at, Source(kind, at, year))
-        try:
-            reader(source, path, *place)
-        except ValueError as error:
-            source.faults.append(str(error))
-        faults += source.faults[:_REPORTED]
-        if (n := len(source.faults) - _REPORTED) > 0:
-            faults.append(f"{path}: and {n} more row{'s' * (n > 1)}")
-        source.faults.clear()
+        if found := _reader(path, kind_folder, year):
+            kind, place, reader = found
+            at = kind_folder if kind == EVALUATOR and kind_folder else path
+            source = sources.setdefault(at, Source(kind, at, year))
+            faults += source.read(reader, path, *place)
+        elif kind_folder is not None and path.suffix == ".csv":
+            faults.append(
+                f"{path} is no ground truth of {dcase}: expected "
+                "ground_truth_<machine>_section_<SS>_test.csv (move it, or restore its name)"
+            )
     if faults:
         raise WrongGroundTruthError(faults)
 
@@ -380,7 +375,7 @@ def _files(folder: Path, year: Year | None, faults: list[str]) -> Iterator[Path]
     """Every visible file below, sorted, without folders of another year; unreadable folders are faults."""
     seen = set()
     for root, below, files in os.walk(
-        folder, onerror=lambda error: faults.append(_unreadable(error)), followlinks=True
+        folder, onerror=lambda e: faults.append(unreadable(e)), followlinks=True
     ):
         real = os.path.realpath(root)
         if real in seen:  # a circular link

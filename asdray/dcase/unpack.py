@@ -75,8 +75,8 @@ def unpack(
     raw: Path,
     *,
     stop: threading.Event | None = None,
-    on_ready: Callable[[], None] | None = None,
-    on_files: Callable[[int, int], None] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_files: Callable[[int, int], None] = lambda done, total: None,
 ) -> Unpacked:
     """Unpacks a machine's zip into ``raw/<machine>``.
 
@@ -89,7 +89,6 @@ def unpack(
         ValueError: no zip, a damaged zip, a refused zip, or an existing clip with another content. No file of
             the zip is in place then, except in the last case.
         OSError: the disk is full or cannot be written.
-        Stopped: ``stop`` was set.
     """
     temporary = raw / f".tmp-{path.stem}"
     try:
@@ -100,11 +99,10 @@ def unpack(
             for done, (info, parts) in enumerate(entries):
                 if stop is not None and stop.is_set():
                     raise Stopped
-                if on_files and done % 64 == 0:
+                if done % 64 == 0:
                     on_files(done, len(entries))
                 _extract(archive, info, temporary.joinpath(*parts))
-        if on_ready:
-            on_ready()
+        on_ready()
         kept = _put_in_place(temporary, [parts for _, parts in entries], raw, path.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is damaged or no zip ({error})") from None
@@ -114,11 +112,7 @@ def unpack(
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
-    """The files to unpack, without texts at the top (a licence, a system's own file).
-
-    Raises:
-        ValueError: the zip holds an entry that no dataset's zip holds.
-    """
+    """The files to unpack, without texts at the top, such as a licence; ValueError if refused."""
     entries: Entries = []
     for info in archive.infolist():
         try:
@@ -144,11 +138,7 @@ def _checked(archive: zipfile.ZipFile, path: Path, machine: str) -> Entries:
 
 
 def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
-    """Parts of an entry's path, the machine first; empty for a folder and a file that is left out.
-
-    Raises:
-        ValueError: the entry is refused.
-    """
+    """Parts of an entry's path, the machine first; empty if left out. ValueError if refused."""
     # Some programs on Windows write backslashes; no name of a dataset has a backslash.
     name = info.filename.replace("\\", "/")
     while name.startswith("./"):
@@ -157,7 +147,10 @@ def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
     if name in ("", ".") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store":
         return ()
     is_folder = name.endswith("/")
-    _check_path(parts)
+    if ".." in parts or parts[0] == "":
+        raise ValueError("would lie outside its folder")
+    if "" in parts or "." in parts:
+        raise ValueError("is no plain path")
     if len(parts) == 1 and not is_folder and not name.lower().endswith(".wav"):
         return ()
     if parts[:2] == (machine, machine):
@@ -169,13 +162,6 @@ def _parts(info: zipfile.ZipInfo, machine: str) -> tuple[str, ...]:
     if info.flag_bits & 0x1:
         raise ValueError("is encrypted")
     return () if is_folder else parts
-
-
-def _check_path(parts: tuple[str, ...]) -> None:
-    if ".." in parts or parts[0] == "":
-        raise ValueError("would lie outside its folder")
-    if "" in parts or "." in parts:
-        raise ValueError("is no plain path")
 
 
 def _check_space(entries: Entries, raw: Path, path: Path) -> None:
@@ -365,11 +351,7 @@ def _holds_machines(raw: Path, dcase: str, subset: Subset) -> bool:
 
 
 def make_links(links: Mapping[Path, Path]) -> None:
-    """Makes the missing links of `plan_links`.
-
-    Raises:
-        ValueError: a folder with hidden files is in the way.
-    """
+    """Makes the missing links of `plan_links`; ValueError if a folder with hidden files is in the way."""
     for link, target in links.items():
         if link.resolve() == target:
             continue

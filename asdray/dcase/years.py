@@ -22,9 +22,8 @@ released evaluation lists.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 Subset = Literal["dev", "eval"]
@@ -44,10 +43,6 @@ ScoreRule = Literal["machine_mean", "own_domain", "both_domains"]
 * ``both_domains`` (2022-): harmonic mean of the AUC of each domain's normals against the anomalies of
   both domains, and one pAUC over both domains.
 """
-
-
-def _frozen(mapping: Mapping) -> Mapping:
-    return MappingProxyType(dict(mapping))
 
 
 _ALL_COUNTS = frozenset((subset, split) for subset in SUBSETS for split in ("train", "test"))
@@ -91,9 +86,7 @@ class Year:
     domains: tuple[str, ...] = ("source", "target")
     channels: int = 1
     hidden_attributes: frozenset[str] = frozenset()
-    train_per_section: Mapping[str, int] = field(
-        default_factory=lambda: _frozen({"source": 990, "target": 10})
-    )
+    train_per_section: Mapping[str, int] = field(default_factory=lambda: {"source": 990, "target": 10})
     test_per_cell: int | None = 50
     test_counts: Mapping[tuple[str, str, int, str], tuple[int, int]] = field(default_factory=dict)
     exact_counts: frozenset[tuple[str, str]] = _ALL_COUNTS
@@ -126,15 +119,7 @@ class Year:
 
 
 def _durations(machines: tuple[str, ...], default: float, **special: float) -> Mapping[str, float]:
-    return _frozen({m: special.get(m, default) for m in machines})
-
-
-def _same_machines(machines: tuple[str, ...]) -> Mapping[Subset, tuple[str, ...]]:
-    return _frozen({"dev": machines, "eval": machines})
-
-
-def _sections(dev: Mapping[str, tuple[int, ...]], eval_: Mapping[str, tuple[int, ...]]) -> Mapping:
-    return _frozen({"dev": _frozen(dev), "eval": _frozen(eval_)})
+    return {m: special.get(m, default) for m in machines}
 
 
 _M2020 = ("fan", "pump", "slider", "valve", "ToyCar", "ToyConveyor")
@@ -198,8 +183,8 @@ def _first_shot(
     return Year(
         name=f"dcase{year}",
         year=year,
-        machines=_frozen({"dev": dev, "eval": eval_}),
-        sections=_sections(dict.fromkeys(dev, (0,)), dict.fromkeys(eval_, (0,))),
+        machines={"dev": dev, "eval": eval_},
+        sections={"dev": dict.fromkeys(dev, (0,)), "eval": dict.fromkeys(eval_, (0,))},
         score_rule="both_domains",
         durations=durations,
         hidden_attributes=frozenset(hidden),
@@ -207,105 +192,101 @@ def _first_shot(
     )
 
 
-YEARS: Mapping[str, Year] = _frozen(
-    {
-        y.name: y
-        for y in (
-            Year(
-                name="dcase2020",
-                year=2020,
-                machines=_same_machines(_M2020),
-                sections=_sections(
-                    {
-                        **dict.fromkeys(_M2020[:4], (0, 2, 4, 6)),
-                        "ToyCar": (1, 2, 3, 4),
-                        "ToyConveyor": (1, 2, 3),
-                    },
-                    {**dict.fromkeys(_M2020[:4], (1, 3, 5)), "ToyCar": (5, 6, 7), "ToyConveyor": (4, 5, 6)},
-                ),
-                score_rule="machine_mean",
-                durations=_durations(_M2020, 10.0, ToyCar=11.0, ToyConveyor=11.0),
-                domains=("source",),
-                train_per_section=_frozen({"source": 1000}),
-                test_per_cell=None,
-                test_counts=_frozen(_counts_2020()),
-                exact_counts=frozenset({("eval", "test")}),
-                attribute_csv=False,
-                has_decisions=False,
+YEARS: Mapping[str, Year] = {
+    y.name: y
+    for y in (
+        Year(
+            name="dcase2020",
+            year=2020,
+            machines={"dev": _M2020, "eval": _M2020},
+            sections={
+                "dev": dict.fromkeys(_M2020[:4], (0, 2, 4, 6))
+                | {"ToyCar": (1, 2, 3, 4), "ToyConveyor": (1, 2, 3)},
+                "eval": dict.fromkeys(_M2020[:4], (1, 3, 5))
+                | {"ToyCar": (5, 6, 7), "ToyConveyor": (4, 5, 6)},
+            },
+            score_rule="machine_mean",
+            durations=_durations(_M2020, 10.0, ToyCar=11.0, ToyConveyor=11.0),
+            domains=("source",),
+            train_per_section={"source": 1000},
+            test_per_cell=None,
+            test_counts=_counts_2020(),
+            exact_counts=frozenset({("eval", "test")}),
+            attribute_csv=False,
+            has_decisions=False,
+        ),
+        Year(
+            name="dcase2021",
+            year=2021,
+            machines={"dev": _M2021, "eval": _M2021},
+            sections={"dev": dict.fromkeys(_M2021, (0, 1, 2)), "eval": dict.fromkeys(_M2021, (3, 4, 5))},
+            score_rule="own_domain",
+            durations=_durations(_M2021, 10.0),
+            train_per_section={"source": 1000, "target": 3},
+            test_per_cell=100,
+            test_counts=_COUNTS_2021,
+            exact_counts=frozenset({("eval", "test")}),
+            split_test_folders=True,
+            attribute_csv=False,
+        ),
+        Year(
+            name="dcase2022",
+            year=2022,
+            machines={"dev": _M2022, "eval": _M2022},
+            sections={"dev": dict.fromkeys(_M2022, (0, 1, 2)), "eval": dict.fromkeys(_M2022, (3, 4, 5))},
+            score_rule="both_domains",
+            durations=_durations(_M2022, 10.0),
+        ),
+        _first_shot(
+            2023,
+            _M2022,
+            _E2023,
+            _durations(
+                _M2022 + _E2023, 10.0, ToyCar=12.0, ToyTrain=12.0, ToyDrone=18.0, ToyNscale=6.0,
+                ToyTank=8.0, Vacuum=15.0,
             ),
-            Year(
-                name="dcase2021",
-                year=2021,
-                machines=_same_machines(_M2021),
-                sections=_sections(dict.fromkeys(_M2021, (0, 1, 2)), dict.fromkeys(_M2021, (3, 4, 5))),
-                score_rule="own_domain",
-                durations=_durations(_M2021, 10.0),
-                train_per_section=_frozen({"source": 1000, "target": 3}),
-                test_per_cell=100,
-                test_counts=_frozen(_COUNTS_2021),
-                exact_counts=frozenset({("eval", "test")}),
-                split_test_folders=True,
-                attribute_csv=False,
+            test_counts=_COUNTS_2023,
+            evaluator_machines=(*_E2023[3:], *_E2023[:3]),
+        ),
+        _first_shot(
+            2024,
+            _M2022,
+            _E2024,
+            _durations(
+                _M2022 + _E2024, 10.0, ToyCar=12.0, ToyTrain=12.0, BrushlessMotor=6.5, HairDryer=7.0,
+                HoveringDrone=8.0, RoboticArm=7.90225, ToothBrush=6.0, ToyCircuit=8.0,
             ),
-            Year(
-                name="dcase2022",
-                year=2022,
-                machines=_same_machines(_M2022),
-                sections=_sections(dict.fromkeys(_M2022, (0, 1, 2)), dict.fromkeys(_M2022, (3, 4, 5))),
-                score_rule="both_domains",
-                durations=_durations(_M2022, 10.0),
+            hidden=(
+                "gearbox", "slider", "ToyTrain", "AirCompressor", "BrushlessMotor", "HoveringDrone",
+                "ToothBrush",
             ),
-            _first_shot(
-                2023,
-                _M2022,
-                _E2023,
-                _durations(
-                    _M2022 + _E2023, 10.0, ToyCar=12.0, ToyTrain=12.0, ToyDrone=18.0, ToyNscale=6.0,
-                    ToyTank=8.0, Vacuum=15.0,
-                ),
-                test_counts=_frozen(_COUNTS_2023),
-                evaluator_machines=(*_E2023[3:], *_E2023[:3]),
+        ),
+        _first_shot(
+            2025,
+            _M2022,
+            _E2025,
+            _durations(
+                _M2022 + _E2025, 10.0, ToyCar=12.0, ToyTrain=12.0, AutoTrash=6.0, CoffeeGrinder=5.0,
+                HomeCamera=6.0, ToyRCCar=7.0,
             ),
-            _first_shot(
-                2024,
-                _M2022,
-                _E2024,
-                _durations(
-                    _M2022 + _E2024, 10.0, ToyCar=12.0, ToyTrain=12.0, BrushlessMotor=6.5, HairDryer=7.0,
-                    HoveringDrone=8.0, RoboticArm=7.90225, ToothBrush=6.0, ToyCircuit=8.0,
-                ),
-                hidden=(
-                    "gearbox", "slider", "ToyTrain", "AirCompressor", "BrushlessMotor", "HoveringDrone",
-                    "ToothBrush",
-                ),
+            hidden=("bearing", "slider", "ToyTrain", "AutoTrash", "Polisher", "ScrewFeeder", "ToyPet"),
+            has_supplemental=True,
+            supplemental_per_section=100,
+        ),
+        _first_shot(
+            2026,
+            _D2026,
+            _E2026,
+            # Eval clips have 6 s or 16 s; the organisers do not publish the machines: 16 s bounds all.
+            _durations(
+                _D2026 + _E2026, 10.0, ToyCar=11.0, ToyCarEmu=12.0, **dict.fromkeys(_E2026, 16.0)
             ),
-            _first_shot(
-                2025,
-                _M2022,
-                _E2025,
-                _durations(
-                    _M2022 + _E2025, 10.0, ToyCar=12.0, ToyTrain=12.0, AutoTrash=6.0, CoffeeGrinder=5.0,
-                    HomeCamera=6.0, ToyRCCar=7.0,
-                ),
-                hidden=("bearing", "slider", "ToyTrain", "AutoTrash", "Polisher", "ScrewFeeder", "ToyPet"),
-                has_supplemental=True,
-                supplemental_per_section=100,
-            ),
-            _first_shot(
-                2026,
-                _D2026,
-                _E2026,
-                # Eval clips have 6 s or 16 s; the organisers do not publish the machines: 16 s bounds all.
-                _durations(
-                    _D2026 + _E2026, 10.0, ToyCar=11.0, ToyCarEmu=12.0, **dict.fromkeys(_E2026, 16.0)
-                ),
-                hidden=("ToyCar", "bearingEmu", "sliderEmu", "valveEmu", "SewingMachine", "ToothBrush"),
-                channels=2,
-                test_totals_only=frozenset({"eval"}),
-            ),
-        )
-    }
-)  # fmt: skip
+            hidden=("ToyCar", "bearingEmu", "sliderEmu", "valveEmu", "SewingMachine", "ToothBrush"),
+            channels=2,
+            test_totals_only=frozenset({"eval"}),
+        ),
+    )
+}  # fmt: skip
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
@@ -318,18 +299,16 @@ def nearest(name: object, known: Iterable[object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def get_year(name: str) -> Year:
-    """The year called ``name``.
+def check_choice(noun: str, name: object, known: Collection[str]) -> None:
+    """Raises ValueError, with the nearest known name, unless ``name`` is one of ``known``."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown {noun} {name!r}{nearest(name, known)} (known: {', '.join(known)})")
 
-    Raises:
-        ValueError: unknown name; the message lists the known names and the nearest.
-    """
-    try:
-        return YEARS[name]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"unknown DCASE year {name!r}{nearest(name, YEARS)} (known: {', '.join(YEARS)})"
-        ) from None
+
+def get_year(name: str) -> Year:
+    """The year called ``name``; raises ValueError, with the nearest known name, for an unknown one."""
+    check_choice("DCASE year", name, YEARS)
+    return YEARS[name]
 
 
 def check_machines(dcase: str, machines: tuple[str, ...] | list[str]) -> tuple[str, ...]:

@@ -58,11 +58,7 @@ class SectionScores:
 
 
 def check_draws(draws: int, seed: int) -> tuple[int, int]:
-    """Returns both arguments.
-
-    Raises:
-        ValueError: too few or too many draws, or a negative seed.
-    """
+    """Returns both arguments; raises ValueError for too few or too many draws, or a negative seed."""
     if not FEWEST <= draws <= MOST:
         raise ValueError(f"--draws {draws}: an interval takes {FEWEST} to {MOST:,} draws")
     if seed < 0:

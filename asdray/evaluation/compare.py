@@ -148,15 +148,12 @@ def _draw(column: Column, draws: int, seed: int) -> _ColumnDraws:
     # `official_draws` derives the draws of a section from its name and this seed: the same draws for all
     # trials of a year, which pairs the trials, and other draws for other years.
     of_year = 10_000 * seed + year.year
-    means = []
+    points, means = [], []
     for trials, picks in ((column.a, picks_a), (column.b, picks_b)):
         scores = [official_draws(year.score_rule, sections, draws, of_year) for sections in trials.values()]
         means.append(np.take_along_axis(np.stack(scores), picks.T, axis=0).mean(axis=0))
-    points = [
-        np.mean([_official(year.score_rule, sections) for sections in trials.values()])
-        for trials in (column.a, column.b)
-    ]
-    return _ColumnDraws(float(points[0]), float(points[1]), means[0], means[1])
+        points.append(float(np.mean([_official(year.score_rule, s) for s in trials.values()])))
+    return _ColumnDraws(points[0], points[1], means[0], means[1])
 
 
 def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:
@@ -175,7 +172,7 @@ def _difference(
     d = np.mean([one.draws_a - one.draws_b for one in drawn], axis=0)
     known = bool(np.isfinite([a, b]).all() and np.isfinite(d).all())
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(d, [tail, 1 - tail]) if known else (None, None)
+    low, high = map(float, np.quantile(d, [tail, 1 - tail])) if known else (None, None)
     other_side = min(int((d <= 0).sum()), int((d >= 0).sum()))
     return Difference(
         dcase=dcase,
@@ -183,8 +180,8 @@ def _difference(
         a=a if np.isfinite(a) else None,
         b=b if np.isfinite(b) else None,
         difference=a - b if np.isfinite(a - b) else None,
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
+        low=low,
+        high=high,
         p=min(1.0, 2 * (other_side + 1) / (d.size + 1)) if known else None,
         share=float(np.mean((d > 0) + (d == 0) / 2)) if known else None,
         seeds_a=min(len(c.a) for c in columns),
@@ -221,19 +218,11 @@ class Comparison:
 
 def frame(comparison: Comparison) -> pd.DataFrame:
     """One row per `Difference`, in fractions, with systems, backends, draws and data of the comparison."""
-    head = {
-        "system_a": comparison.systems[0],
-        "backend_a": comparison.backends[0],
-        "system_b": comparison.systems[1],
-        "backend_b": comparison.backends[1],
-        "checkpoint": comparison.checkpoint,
-    }
-    tail = {
-        "draws": comparison.draws,
-        "seed": comparison.seed,
-        "dataset": comparison.dataset,
-        "label_source": comparison.label_source,
-    }
+    head: dict[str, str] = {}
+    for side, system, backend in zip("ab", comparison.systems, comparison.backends, strict=True):
+        head |= {f"system_{side}": system, f"backend_{side}": backend}
+    head["checkpoint"] = comparison.checkpoint
+    tail = {name: getattr(comparison, name) for name in ("draws", "seed", "dataset", "label_source")}
     columns = [*head, *(f.name for f in fields(Difference)), *tail]
     return pd.DataFrame([head | asdict(row) | tail for row in comparison.rows], columns=columns)
 

@@ -97,13 +97,12 @@ def combine(
     )
     if how == "rank":
         return mean_ranks(trains), mean_ranks(tests, pools)
-    scaled: tuple[list[NDArray[np.float64]], ...] = ([], [])
+    scaled: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for name, train, test in zip(members, trains, tests, strict=True):
         try:
-            for values, to in zip((train, test), scaled, strict=True):
-                to.append(zscores(values, train))
+            scaled.append((zscores(train, train), zscores(test, train)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     # The sum in order of size has the same digits for every order of the members.
-    train, test = (np.sort(np.stack(rows), axis=0).mean(axis=0) for rows in scaled)
+    train, test = (np.sort(np.stack(rows), axis=0).mean(axis=0) for rows in zip(*scaled, strict=True))
     return train, test

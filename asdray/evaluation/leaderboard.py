@@ -120,8 +120,7 @@ def build(
         ValueError: a row of the other kind of data, an unknown ``rank_by``.
     """
     names = tuple(f"{dcase}-{subset}" for dcase, subset in tables)
-    rank_by = check_rank_by(rank_by, names)
-    more = [dict(row) for row in extra]
+    rank_by, more = check_rank_by(rank_by, names), list(extra)
     if any(row["dataset"] != context.dataset for row in more):
         raise ValueError(f"no row of other data stands beside those of {context.dataset} data")
     rows = [
@@ -152,13 +151,14 @@ def rows_of(
         label_source = next(iter(sources.values()))
     else:
         label_source = ", ".join(f"{dcase} {source or 'none'}" for dcase, source in sources.items())
+    covered = {f"{d}-{subset}": coverage(d, subset, context.machines[d]) for d, subset in tables}
     frame = _side_by_side(tables, names).assign(
         origin="ours",
         source="",
         selected_by=selected_by if isinstance(selected_by, str) else lambda f: f["recipe"].map(selected_by),
         label_source=label_source,
         dataset=context.dataset,
-        machines=_coverage(tables, context),
+        machines=", ".join(f"{name} {part}" for name, part in covered.items() if part != "all") or "all",
         caveat=lambda f: ["transductive" if b.startswith(TRANSDUCTIVE_MARK) else "" for b in f["backend"]],
     )
     chosen = (frame["checkpoint"] == "best") & (frame["selected_by"] == "fixed")
@@ -177,12 +177,6 @@ def _side_by_side(tables: Tables, names: Sequence[str]) -> pd.DataFrame:
         counts = [f"{name}_n", f"{name}_n_expected"]
         frame[counts] = frame[counts].fillna(0).astype("int64")
     return frame
-
-
-def _coverage(tables: Tables, context: TableContext) -> str:
-    """``all``, or the number of machines of each column that lacks some: ``dcase2023-dev 2 of 7``."""
-    covered = {f"{d}-{subset}": coverage(d, subset, context.machines[d]) for d, subset in tables}
-    return ", ".join(f"{name} {part}" for name, part in covered.items() if part != "all") or "all"
 
 
 def _mean_over(frame: pd.DataFrame, mean: str, names: Sequence[str]) -> list[float | None]:
@@ -343,18 +337,17 @@ def notes(board: Leaderboard) -> list[str]:
 def rich_table(board: Leaderboard, title: str = "") -> Table:
     """The leaderboard for a terminal; print `notes` below the table."""
     names, scores, rows = _cells(board)
-    table = Table(title=f"{title} ({board.dataset} data)".strip())
-    for i, name in enumerate([*names, *scores]):
-        right = i >= len(names) or name == "rank"
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return _grid(f"{title} ({board.dataset} data)".strip(), [*names, *scores], rows, names[1:])
+
+
+def _grid(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> Table:
+    """A table for a terminal; columns in ``left`` are aligned left, the others right."""
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for cells in rows:
-        table.add_row(*map(_plain, cells))
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))  # `[1]` would be markup
     return table
-
-
-def _plain(text: str) -> str:
-    """Text that rich prints unchanged: ``[1]`` would be markup."""
-    return text.replace("[", "\\[")
 
 
 def markdown(board: Leaderboard) -> str:
@@ -477,13 +470,8 @@ def _yes_or_no(value: Any) -> str:
 
 def beside_table(frame: pd.DataFrame) -> Table:
     """`asdray.evaluation.published.beside` for a terminal."""
-    table = Table(title="ours beside the published results that they follow")
     header, rows = beside_cells(frame)
-    for name in header:
-        table.add_column(name, justify="left" if name in header[:3] else "right", overflow="fold")
-    for cells in rows:
-        table.add_row(*map(_plain, cells))
-    return table
+    return _grid("ours beside the published results that they follow", header, rows, header[:3])
 
 
 # ------------------------------------------------------------------------------------------------- files

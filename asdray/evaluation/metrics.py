@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asdray.dcase.years import ScoreRule, Year
+from asdray.dcase.years import ScoreRule, Subset, Year
 from asdray.evaluation import METRICS as METRICS
 
 EPS = 2.220446049250313e-16
@@ -354,9 +354,8 @@ def evaluate_machine(
 ) -> list[MetricRow]:
     """The evaluation rows of one machine's test clips.
 
-    Every subset, section and backend has all `METRICS`. Section `ALL_SECTIONS` has ``official`` and the
-    `section_mean` of each metric; these are None unless the clips cover all sections that the year has for
-    the machine and subset, since a mean over fewer sections would be another number.
+    Section `ALL_SECTIONS` has ``official`` and the `section_mean` of each metric: None unless the clips cover
+    all sections that the year has for the machine and subset.
 
     Args:
         scores: backend id -> (N,) float, finite.
@@ -371,26 +370,39 @@ def evaluate_machine(
     rows: list[MetricRow] = []
     subsets, numbers = np.asarray(subset), np.asarray(section)
     for sub in year.subsets_of(machine):
-        present = sorted({int(n) for n in numbers[subsets == sub]})
-        expected = list(year.sections[sub][machine])
-        if foreign := set(present) - set(expected):
-            raise ValueError(
-                f"{year.name} {sub} {machine} has no section {foreign.pop()} (it has: {expected})"
-            )
-        complete = present == sorted(expected)
-        for backend, values in scores.items() if present else ():
+        clips = _clips_by_section(year, machine, sub, numbers, subsets == sub)
+        complete = len(clips) == len(year.sections[sub][machine])
+        for backend, values in scores.items() if clips else ():
             v = np.asarray(values, dtype=np.float64)
             assert v.shape == numbers.shape, "one score per clip"
-            sections = []
-            for number in present:
-                at = np.flatnonzero((subsets == sub) & (numbers == number))
-                known = [is_anomaly[int(i)] for i in at], [domain[int(i)] for i in at]
-                found = section_metrics(v[at], *known)
-                rows += [MetricRow(sub, number, backend, name, found[name]) for name in METRICS]
-                sections.append(found)
-            for name in METRICS:
-                mean = section_mean(year.score_rule, [s[name] for s in sections]) if complete else None
-                rows.append(MetricRow(sub, ALL_SECTIONS, backend, name, mean))
-            score = official(year.score_rule, sections) if complete else None
-            rows.append(MetricRow(sub, ALL_SECTIONS, backend, "official", score))
+            found = {
+                n: section_metrics(v[at], [is_anomaly[i] for i in at], [domain[i] for i in at])
+                for n, at in clips.items()
+            }
+            means: dict[str, float | None] = dict.fromkeys((*METRICS, "official"))
+            if complete:
+                means = _over_sections(year.score_rule, list(found.values()))
+            for n, named in {**found, ALL_SECTIONS: means}.items():
+                rows += [MetricRow(sub, n, backend, name, value) for name, value in named.items()]
     return rows
+
+
+def _clips_by_section(
+    year: Year, machine: str, subset: Subset, section: NDArray[np.int64], here: NDArray[np.bool_]
+) -> dict[int, list[int]]:
+    """Section -> the positions of its clips among those ``here``; ValueError for a section out of place."""
+    clips = {int(n): np.flatnonzero(here & (section == n)).tolist() for n in np.unique(section[here])}
+    expected = list(year.sections[subset][machine])
+    if foreign := set(clips) - set(expected):
+        raise ValueError(
+            f"{year.name} {subset} {machine} has no section {foreign.pop()} (it has: {expected})"
+        )
+    return clips
+
+
+def _over_sections(
+    score_rule: ScoreRule, sections: Sequence[Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """The `section_mean` of each metric, and the ``official`` score."""
+    means = {name: section_mean(score_rule, [s[name] for s in sections]) for name in METRICS}
+    return {**means, "official": official(score_rule, sections)}

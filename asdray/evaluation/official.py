@@ -33,8 +33,9 @@ differs, numbers agree to 1e-12.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,11 @@ def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
         ValueError: clips without label or domain, counted per machine.
     """
     year = get_year(truth.dcase)
-    unknown: dict[str, int] = {}
-    for (machine, _), clip in truth.clips.items():
-        if clip.is_anomaly is None or (clip.domain is None and len(year.domains) > 1):
-            unknown[machine] = unknown.get(machine, 0) + 1
+    unknown = Counter(
+        machine
+        for (machine, _), clip in truth.clips.items()
+        if clip.is_anomaly is None or (clip.domain is None and len(year.domains) > 1)
+    )
     if unknown:
         counts = ", ".join(f"{machine} {n}" for machine, n in unknown.items())
         raise ValueError(
@@ -168,17 +170,11 @@ def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
     for part, of_part in parts.items():
         names.setdefault((part.machine, part.section), []).extend(of_part)
     sections = []
-    for (machine, section), of_section in sorted(names.items()):
-        clips = [truth.clips[machine, name] for name in sorted(of_section)]
-        sections.append(
-            SectionTruth(
-                machine,
-                section,
-                tuple(sorted(of_section)),
-                np.array([clip.is_anomaly for clip in clips], dtype=bool),
-                np.array([clip.domain == "target" for clip in clips], dtype=bool),
-            )
-        )
+    for place, of_section in sorted(names.items()):
+        clips = [truth.clips[place[0], name] for name in sorted(of_section)]
+        is_anomaly = np.array([clip.is_anomaly for clip in clips], dtype=bool)
+        is_target = np.array([clip.domain == "target" for clip in clips], dtype=bool)
+        sections.append(SectionTruth(*place, tuple(sorted(of_section)), is_anomaly, is_target))
     labelled = {
         (machine, clip.labelled_name): name
         for (machine, name), clip in truth.clips.items()
@@ -215,10 +211,7 @@ def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path]]:
             "<team>/<system>/ below it"
         )
     names = [path.name for path in found]
-    called = {
-        path.name if names.count(path.name) == 1 else f"{path.parent.name}_{path.name}": path
-        for path in found
-    }
+    called = {p.name if names.count(p.name) == 1 else f"{p.parent.name}_{p.name}": p for p in found}
     if len(called) < len(found):
         raise ValueError(f"{folder} holds systems that cannot be told apart by name: rename one of {names}")
     return called, empty
@@ -256,16 +249,10 @@ def evaluate(
     year = against.year
     _check_dataset(folder, against.dataset)
     given = submission.read(folder, year.name, against.parts, against.labelled)
-    scored = [
-        SectionScores(
-            truth.machine,
-            truth.section,
-            np.array([given.scores[truth.machine, n] for n in truth.names]),
-            truth.is_anomaly,
-            truth.is_target,
-        )
-        for truth in against.sections
-    ]
+    scored = []
+    for t in against.sections:
+        scores = np.array([given.scores[t.machine, n] for n in t.names])
+        scored.append(SectionScores(t.machine, t.section, scores, t.is_anomaly, t.is_target))
     sections = tuple(
         SectionResult(truth.machine, truth.section, _values(truth, clips, given))
         for truth, clips in zip(against.sections, scored, strict=True)
@@ -317,12 +304,9 @@ def _check_dataset(folder: Path, dataset: str) -> None:
 
 def total(year: Year, sections: Sequence[SectionResult]) -> float | None:
     """The official score of the year over the given sections."""
-    machines = by_machine(sections)
-    return metrics.official_total(
-        year.score_rule,
-        [metrics.official(year.score_rule, [s.values for s in own]) for own in machines.values()],
-        [len(own) for own in machines.values()],
-    )
+    machines = by_machine(sections).values()
+    values = [metrics.official(year.score_rule, [s.values for s in own]) for own in machines]
+    return metrics.official_total(year.score_rule, values, [len(own) for own in machines])
 
 
 def by_machine(sections: Sequence[SectionResult]) -> dict[str, list[SectionResult]]:
@@ -377,11 +361,7 @@ SYNTHETIC = "Dataset: synthetic. These numbers say that files and scores fit, no
 
 
 def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, compat: bool) -> list[Path]:
-    """Writes all tables of ``results``, each file atomically.
-
-    Returns:
-        The paths of the tables.
-    """
+    """Writes all tables of ``results``, each file atomically; returns the paths of the tables."""
     year = against.year
     tables: dict[str, list[Row]] = {}
     for result in results:
@@ -392,7 +372,10 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
         tables |= _team_tables(results, year)
     if not compat:
         header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
-        tables[CI95_FILE] = [header, *([*_ci95_row(result), against.dataset] for result in results)]
+        tables[CI95_FILE] = [header]
+        for r in results:
+            ends = astuple(r.interval) if r.interval else (None,) * 4
+            tables[CI95_FILE].append([r.name, r.official, r.ci95, *ends, against.dataset])
     texts = {name: csv_text(rows) for name, rows in tables.items()}
     if compat and against.dataset == "synthetic":
         texts[MARK_FILE] = f"{SYNTHETIC}\n"
@@ -401,12 +384,6 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
     for name, text in texts.items():
         store.write_text(folder / name, text)
     return [folder / name for name in tables]
-
-
-def _ci95_row(result: SystemResult) -> Row:
-    found = result.interval
-    ends = [found.low, found.high, found.draws, found.seed] if found else [None] * 4
-    return [result.name, result.official, result.ci95, *ends]
 
 
 def _pick(sections: Sequence[SectionResult], *names: str) -> list[float | None]:
@@ -444,8 +421,8 @@ def _rows_2021(result: SystemResult) -> list[Row]:
         for place, domain in enumerate(("source", "target")):
             names = [pair[place] for pair in _MEANS_2021]
             rows += [[f"{s.section:02d}", domain, *_pick([s], *names)] for s in sections]
-        rows += [*_two_means(sections, _MEANS_2021), []]
-    return [*rows, _MEAN_HEADER, *_two_means(result.sections, _MEANS_2021, _OVER_ALL), []]
+        rows += [*_means(sections, _MEANS_2021), []]
+    return [*rows, _MEAN_HEADER, *_means(result.sections, _MEANS_2021, _OVER_ALL), []]
 
 
 def _rows_2022(result: SystemResult, year: Year, compat: bool) -> list[Row]:
@@ -454,35 +431,32 @@ def _rows_2022(result: SystemResult, year: Year, compat: bool) -> list[Row]:
         rows += [[machine], ["section", *_COLUMNS]]
         rows += [[f"{s.section:02d}", *_pick([s], *_COLUMNS.values())] for s in sections]
         cut = len(sections) // 2 if compat and year.year == 2022 else len(sections)
-        rows += [_MEAN_HEADER, *_four_means(sections, cut), []]
-    rows += [_MEAN_HEADER, *_four_means(result.sections, len(result.sections), _OVER_ALL), []]
+        rows += [_MEAN_HEADER, *_means(sections, _MEANS_2022, "", cut), []]
+    rows += [_MEAN_HEADER, *_means(result.sections, _MEANS_2022, _OVER_ALL, len(result.sections)), []]
     return [*rows, ["official score", "", result.official], ["official score ci95", "", result.ci95], []]
 
 
-def _mean_row(
-    label: str, mean: Mean, sections: Sequence[SectionResult], pairs: Sequence[tuple[str, str]], cut: slice
-) -> Row:
-    return [label, "", *(mean(_pick(sections, *pair)[cut]) for pair in pairs)]
-
-
-def _two_means(
-    sections: Sequence[SectionResult], pairs: Sequence[tuple[str, str]], over: str = ""
+def _means(
+    sections: Sequence[SectionResult],
+    pairs: Sequence[tuple[str, str]],
+    over: str = "",
+    cut: int | None = None,
 ) -> list[Row]:
-    everything = slice(None)
-    return [
-        _mean_row(f"arithmetic mean{over}", metrics.arithmetic_mean, sections, pairs, everything),
-        _mean_row(f"harmonic mean{over}", metrics.harmonic_mean, sections, pairs, everything),
+    """The rows of both means over sections; with ``cut`` also of the harmonic means per domain.
+
+    Args:
+        cut: the first ``cut`` values of both domains count as source.
+    """
+    kinds: list[tuple[str, Mean, slice]] = [
+        ("arithmetic mean", metrics.arithmetic_mean, slice(None)),
+        ("harmonic mean", metrics.harmonic_mean, slice(None)),
     ]
-
-
-def _four_means(sections: Sequence[SectionResult], cut: int, over: str = "") -> list[Row]:
-    """The rows of four means; the first ``cut`` values of both domains count as source."""
+    if cut is not None:
+        kinds.append(("source harmonic mean", metrics.harmonic_mean, slice(cut)))
+        kinds.append(("target harmonic mean", metrics.harmonic_mean, slice(cut, None)))
     return [
-        *_two_means(sections, _MEANS_2022, over),
-        _mean_row(f"source harmonic mean{over}", metrics.harmonic_mean, sections, _MEANS_2022, slice(cut)),
-        _mean_row(
-            f"target harmonic mean{over}", metrics.harmonic_mean, sections, _MEANS_2022, slice(cut, None)
-        ),
+        [f"{label}{over}", "", *(mean(_pick(sections, *pair)[part]) for pair in pairs)]
+        for label, mean, part in kinds
     ]
 
 

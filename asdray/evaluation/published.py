@@ -76,11 +76,7 @@ class Published:
 
 @functools.cache
 def load(folder: Path = FOLDER) -> tuple[Published, ...]:
-    """All published scores.
-
-    Raises:
-        ValueError: an invalid line, with file and line number.
-    """
+    """All published scores; raises ValueError for an invalid line, with file and line number."""
     found: dict[tuple[str, ...], Published] = {}
     for path in sorted(folder.glob("*.csv")):
         with open(path, newline="", encoding="utf-8") as file:
@@ -217,14 +213,12 @@ def leaderboard_rows(
         row: dict[str, Any] = {
             "system": system,
             "recipe": link.recipe if link else "",
-            "options": "",
             "backend": backend,
             "backend_id": link.backend_id if link else "",
-            "checkpoint": "",
+            **dict.fromkeys(("options", "checkpoint", "selected_by"), ""),
             "origin": "published",
             "source": "; ".join(dict.fromkeys(v.source for v in scores)),
             "caveat": _caveat(scores),
-            "selected_by": "",
             "label_source": ", ".join(sources if len(sources) == 1 else by_column),
             "dataset": "official",
             "machines": "all",
@@ -302,9 +296,7 @@ def _beside_line(name: str, mine: Mapping[Any, Any], link: Link) -> dict[str, An
 
     return {
         "column": name,
-        "system": mine["system"],
-        "recipe": mine["recipe"],
-        "backend": mine["backend"],
+        **{key: mine[key] for key in ("system", "recipe", "backend", "label_source")},
         "n": n,
         "n_expected": n_expected,
         "mean": mean,
@@ -319,7 +311,6 @@ def _beside_line(name: str, mine: Mapping[Any, Any], link: Link) -> dict[str, An
         "within_spread": within(spread),
         "tolerance": link.tolerance,
         "within_tolerance": within(link.tolerance if comparable else None),
-        "label_source": mine["label_source"],
         "published_label_source": value.label_source,
         "caveat": value.caveat,
         "source": value.source,

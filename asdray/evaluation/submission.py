@@ -81,11 +81,7 @@ def kinds(dcase: str) -> tuple[str, ...]:
 
 
 def part_of(dcase: str, subset: str, machine: str, name: str) -> Part:
-    """The part of a test clip.
-
-    Raises:
-        ValueError: not the name of a test clip of the year and subset.
-    """
+    """The part of a test clip; raises ValueError for a name of no test clip of the year and subset."""
     clip = parse_name(dcase, subset, "test", name)
     return Part(machine, clip.section, clip.domain if get_year(dcase).split_test_folders else None)
 
@@ -112,12 +108,9 @@ def _pattern(dcase: str) -> re.Pattern[str]:
     year = get_year(dcase)
     machines = "|".join(map(re.escape, year.all_machines))
     head = rf"(?P<kind>{'|'.join(kinds(dcase))})_(?P<baseline>DCASE{year.year}T2)?(?P<machine>{machines})"
-    if year.year == 2020:
-        tail = r"_id_(?P<section>[0-9]{2})(?P<domain>)"
-    elif year.split_test_folders:
-        tail = r"_section_(?P<section>[0-9]{2})_(?P<domain>source|target)_test"
-    else:
-        tail = r"_section_(?P<section>[0-9]{2})(?P<domain>)_test"
+    section, test = ("id", "") if year.year == 2020 else ("section", "_test")
+    domain = "_(?P<domain>source|target)" if year.split_test_folders else "(?P<domain>)"
+    tail = rf"_{section}_(?P<section>[0-9]{{2}}){domain}{test}"
     return re.compile(rf"{head}{tail}(?(baseline)(?:_.*)?)\.csv")
 
 
@@ -217,12 +210,9 @@ def _files(
     ignored = []
     for path in sorted(folder.glob("*.csv")):
         match = _pattern(dcase).fullmatch(path.name)
-        key = match and (
-            match["kind"],
-            Part(match["machine"], int(match["section"]), match["domain"] or None),
-        )
-        if key in found:
-            found[key].append(path)
+        part = match and Part(match["machine"], int(match["section"]), match["domain"] or None)
+        if match and part and (match["kind"], part) in found:
+            found[match["kind"], part].append(path)
         else:
             ignored.append(path.name)
     return found, tuple(ignored)
@@ -350,15 +340,12 @@ def decision_threshold(train_scores: ArrayLike, quantile: float = 0.9) -> Thresh
     if spread <= 1e-12 * float(np.abs(s).max()):  # differences are rounding errors
         return Threshold(float(np.quantile(s, quantile)), "empirical", "all training scores are equal")
     value = s.mean() + spread * _gamma_quantile((s - s.mean()) / spread, quantile)
-    below = float((s <= value).mean())
-    tolerance = max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / s.size))
-    if math.isfinite(value) and abs(below - quantile) <= tolerance:
-        return Threshold(float(value), "gamma")
-    why = (
-        f"{below:.3f} of the training scores lie below the fit's quantile"
-        if math.isfinite(value)
-        else "no fit"
-    )
+    why = "no fit"
+    if math.isfinite(value):
+        below = float((s <= value).mean())
+        if abs(below - quantile) <= max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / s.size)):
+            return Threshold(float(value), "gamma")
+        why = f"{below:.3f} of the training scores lie below the fit's quantile"
     return Threshold(float(np.quantile(s, quantile)), "empirical", why)
 
 

@@ -80,10 +80,7 @@ class TableContext:
 
 
 def one_dataset(kinds: Mapping[str, str]) -> str:
-    """The kind of data, ``official`` or ``synthetic``, that all years of a table share.
-
-    Args:
-        kinds: dcase -> kind of data.
+    """The kind of data, ``official`` or ``synthetic``, that all years (dcase -> kind) of a table share.
 
     Raises:
         ValueError: both kinds; synthetic and official scores cannot be compared.
@@ -112,14 +109,7 @@ def read_metrics(path: Path) -> pa.Table:
 
 
 def load_rows(paths: Iterable[Path], metric: str = "official") -> pd.DataFrame:
-    """The rows of one metric over all sections of each subset, from many ``metrics.parquet``.
-
-    Returns:
-        A frame with the columns `COLUMNS`.
-
-    Raises:
-        ValueError: see `read_metrics`.
-    """
+    """The rows of one metric over all sections of each subset, from many ``metrics.parquet``: `COLUMNS`."""
     found = [SCHEMA.empty_table()]
     for path in paths:
         table = read_metrics(path)
@@ -160,11 +150,7 @@ def coverage(dcase: str, subset: Subset, machines: Sequence[str]) -> str:
 
 
 def check_metric(name: str) -> str:
-    """Returns ``name`` if it is ``official`` or one of `metrics.METRICS`.
-
-    Raises:
-        ValueError: an unknown metric.
-    """
+    """Returns ``name``; raises ValueError unless it is ``official`` or one of `metrics.METRICS`."""
     known = ("official", *metrics.METRICS)
     if name not in known:
         raise ValueError(f"unknown metric {name!r}{nearest(name, known)} (one of: {', '.join(known)})")
@@ -218,12 +204,11 @@ def trial_table(
         One row per backend; the column ``machines`` holds the `coverage` of the total.
     """
     columns = machines_in(dcase, subset, machines)
-    scores = _trial_scores(rows, dcase, subset, columns, metric)
-    scores = scores.set_index("backend").reindex(list(labels))
+    scores = _trial_scores(rows, dcase, subset, columns, metric).set_index("backend").reindex(list(labels))
     assert scores.index.is_unique, "rows of one trial and checkpoint"
-    scores.insert(0, "label", [labels[b] for b in scores.index])
-    shown = scores[["label", *columns, "total"]].assign(machines=coverage(dcase, subset, machines))
-    return shown.rename(columns={"label": "backend"}).reset_index(drop=True)
+    shown = scores[[*columns, "total"]].assign(machines=coverage(dcase, subset, machines))
+    shown.insert(0, "backend", list(labels.values()))
+    return shown.reset_index(drop=True)
 
 
 def sweep_tables(
@@ -376,12 +361,10 @@ def differences(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     {'a': {'k': 1}, 'b': {'k': 4}}
     """
     names = dict.fromkeys(name for own in options.values() for name in own)
-    missing = object()
-    varied = []
-    for name in names:
-        values = [own.get(name, missing) for own in options.values()]
-        if any(value != values[0] for value in values):
-            varied.append(name)
+    missing, first = object(), next(iter(options.values()), {})
+    varied = [
+        n for n in names if any(own.get(n, missing) != first.get(n, missing) for own in options.values())
+    ]
     return {key: {n: own[n] for n in varied if n in own} for key, own in options.items()}
 
 
@@ -394,9 +377,7 @@ def show(value: Any) -> str:
         return f"{value['name']}({inner})" if inner else str(value["name"])
     if isinstance(value, list | tuple):
         return f"[{', '.join(show(v) for v in value)}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
 def option_labels(swept: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -429,12 +410,8 @@ def _without_common(values: Sequence[Any]) -> list[Any]:
             {**({"name": value["name"]} if "name" in value else {}), **own}
             for value, own in zip(values, inner.values(), strict=True)
         ]
-    lists = all(isinstance(value, list | tuple) for value in values)
-    if (
-        lists
-        and len({len(value) for value in values}) == 1
-        and all(isinstance(item, Mapping) and "name" in item for value in values for item in value)
-    ):
+    same_length = all(isinstance(v, list | tuple) for v in values) and len(set(map(len, values))) == 1
+    if same_length and all(isinstance(item, Mapping) and "name" in item for v in values for item in v):
         items = [_without_common(item) for item in zip(*values, strict=True)]
         return [list(value) for value in zip(*items, strict=True)]
     return list(values)
@@ -452,9 +429,8 @@ def system_labels(rows: Sequence[Mapping[Any, str]]) -> list[str]:
         named.setdefault((row["recipe"], row["options"]), set()).add(row["system"])
     labels = []
     for row in rows:
-        mine = row["system"].startswith(f"{row['recipe']}-")
-        others = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
-        labels.append(row["recipe"] if mine and others == {row["system"]} else row["system"])
+        ours = {s for s in named[row["recipe"], row["options"]] if s.startswith(f"{row['recipe']}-")}
+        labels.append(row["recipe"] if ours == {row["system"]} else row["system"])
     return labels
 
 

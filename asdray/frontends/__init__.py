@@ -2,7 +2,7 @@
 
 A frontend is a configuration class in `asdray.config.frontend` (options, and everything that planning asks),
 a torch module that derives from `asdray.frontends.base.FrontendModule` (the computation), and a case in
-`build`. A frontend in a user's file needs no case, see `asdray.config.plugin`. Plain torch, no Lightning.
+`_construct`. A frontend in a user's file needs no case, see `asdray.config.plugin`. Torch, no Lightning.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
     from asdray.config import losses
-    from asdray.config.frontend import Discriminative, FftBranch, StftBranch
+    from asdray.config.frontend import Branch as BranchConfig
+    from asdray.config.frontend import Discriminative
     from asdray.frontends import Columns
 
 _GPU_SHARE = 0.4
@@ -89,30 +90,33 @@ class Branch(nn.Module):
 
     window: Tensor
 
-    def __init__(self, config: FftBranch | StftBranch, n_samples: int) -> None:
+    def __init__(self, config: BranchConfig, n_samples: int) -> None:
         super().__init__()
-        self.hop_length = 0
-        self.temporal_norm = False
-        if config.name == "fft":
-            n_bins = config.lengths(n_samples)[0]
-            layers = config.channels, config.kernels, config.strides, config.hidden
-            self.network: nn.Module = FftNetwork(n_bins, *layers, config.embedding_dim)
-        else:
-            n_bins, _ = config.input_shape(n_samples)
-            self.hop_length = config.hop_length
-            self.first, self.last = config.bins()
-            self.register_buffer("window", features.hann(config.n_fft), persistent=False)
-            self.temporal_norm = config.temporal_norm
-            self.network = StftNetwork(n_bins, config.channels, config.embedding_dim, config.aggregation)
+        self.config = config
+        match config.name:
+            case "fft":
+                n_bins = config.lengths(n_samples)[0]
+                layers = config.channels, config.kernels, config.strides, config.hidden
+                self.network: nn.Module = FftNetwork(n_bins, *layers, config.embedding_dim)
+            case "stft":
+                n_bins, _ = config.input_shape(n_samples)
+                self.first, self.last = config.bins()
+                self.register_buffer("window", features.hann(config.n_fft), persistent=False)
+                self.network = StftNetwork(n_bins, config.channels, config.embedding_dim, config.aggregation)
 
     def forward(self, waves: Tensor) -> Tensor:
         """Waveforms ``(B, L) float32`` -> the branch's sub-embedding ``(B, D_branch)``."""
-        if not self.hop_length:
-            return self.network(features.spectrum(waves))
-        bins = features.spectrogram(waves, self.window, self.hop_length, self.first, self.last)
-        if self.temporal_norm:
-            bins = bins - bins.mean(dim=2, keepdim=True)
-        return self.network(bins)
+        return self.network(self.view(waves))
+
+    def view(self, waves: Tensor) -> Tensor:
+        """Waveforms ``(B, L) float32`` -> the input of the network, ``(B, ...) float32``."""
+        match self.config.name:
+            case "fft":
+                return features.spectrum(waves)
+            case "stft":
+                hop = self.config.hop_length
+                bins = features.spectrogram(waves, self.window, hop, self.first, self.last)
+                return bins - bins.mean(dim=2, keepdim=True) if self.config.temporal_norm else bins
 
 
 def build_loss(options: losses.Loss, embedding_dim: int, n_classes: int) -> AngularLoss:

@@ -63,16 +63,14 @@ def classes_of_test_clips(
 ) -> dict[str, list[Any]]:
     """The classes among the test clips of ``machines``: one column per part, one row per class, sorted.
 
-    The table tells nothing about a single clip: neither its label nor its attributes, and not even how many
-    clips a class has.
+    The table tells nothing about a single clip, and not even how many clips a class has.
 
     Args:
         parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``.
 
     Raises:
-        ValueError: attributes or domain are asked for, and test clips lack ground truth; attributes are asked
-            for, and the ground truth does not tell them (an evaluator's alone; 2022's Toy machines); or the
-            year was formatted again after ``dataset`` was read.
+        ValueError: ground truth for a part that is asked for is missing, or does not tell attributes (an
+            evaluator's alone; 2022's Toy machines); the year was formatted again after ``dataset`` was read.
     """
     dcase = dataset.dcase
     table = manifest.load_manifest(data, dcase)

@@ -113,19 +113,21 @@ def compare(
     check_checkpoint(ckpt)
     check_draws(draws, seed)
     found = [_load(find_trials(name, results), data, ckpt) for name in names]
-    backend_a = _choose(found[0], "A", names[0], backends[0], ckpt)
-    ask_b = backends[1]
-    if ask_b is None and any(backend_a in one.backends for one in found[1].values()):
-        ask_b = backend_a
-    chosen = (backend_a, _choose(found[1], "B", names[1], ask_b, ckpt))
+    chosen = _choose_both(found, names, backends, ckpt)
     parts = _Comparable()
     sides = [parts.scored_by(backend, trials) for backend, trials in zip(chosen, found, strict=True)]
     for dcase in _common_years(sides, names):
         of_year = [{seed: one for (year, seed), one in side.items() if year == dcase} for side in sides]
         parts.add_year(of_year, chosen, ckpt)
-    dataset = one_dataset(parts.kinds)
     if not parts.columns:
         raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(parts.notes)}")
+    return _comparison(parts, sides, chosen, ckpt, draws, seed)
+
+
+def _comparison(
+    parts: _Comparable, sides: Sequence[Trials], chosen: Sequence[str], ckpt: str, draws: int, seed: int
+) -> Comparison:
+    """The comparison of A and B by their common parts."""
     columns = sorted(parts.columns, key=lambda c: (SUBSETS.index(c.subset), c.dcase))
     first = [next(iter(side.values())) for side in sides]
     labels = backend_labels({b: one.backends[b] for b, one in zip(chosen, first, strict=True)})
@@ -133,13 +135,24 @@ def compare(
         systems=(_name(sides[0]), _name(sides[1])),
         backends=(labels[chosen[0]], labels[chosen[1]]),
         checkpoint=ckpt,
-        dataset=dataset,
+        dataset=one_dataset(parts.kinds),
         label_source="+".join(sorted(parts.label_sources)),
         rows=tuple(compare_columns(columns, draws, seed)),
         draws=draws,
         seed=seed,
         notes=(*parts.notes, *_limits(columns, first)),
     )
+
+
+def _choose_both(
+    found: Sequence[Trials], names: Sequence[str], backends: Sequence[str | None], ckpt: str
+) -> tuple[str, str]:
+    """The ids of the backends of A and B, see `compare`."""
+    backend_a = _choose(found[0], "A", names[0], backends[0], ckpt)
+    ask_b = backends[1]
+    if ask_b is None and any(backend_a in one.backends for one in found[1].values()):
+        ask_b = backend_a
+    return backend_a, _choose(found[1], "B", names[1], ask_b, ckpt)
 
 
 def _name(trials: Trials) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from asdray.dcase import manifest
 from asdray.dcase.years import get_year
 from asdray.evaluation.metrics import MetricRow, evaluate_machine
 from asdray.stages.extract import SPLITS
-from asdray.stages.steps import Outcome, TrialFiles, working
+from asdray.stages.steps import Outcome, Snapshot, TrialFiles, working
 
 FACTS = ("clip", "machine", "section", "domain", "is_anomaly")
 """The first columns of a score file; a column per backend follows."""
@@ -34,11 +35,9 @@ def evaluate(
 ) -> Outcome:
     """Writes ``test_evaluate.csv`` and ``{train,test}_score.csv`` of a machine.
 
-    ``test_evaluate.csv`` has the columns of `MetricRow`. All three files have a column ``dataset``, the kind
-    of data (`Dataset.kind`); all later tables carry this mark. Without labels, values are null.
-
-    The files cover ``backends``, and other backends with up-to-date scores (see
-    `asdray.stages.steps.Snapshot.evaluate`).
+    ``test_evaluate.csv`` has the columns of `MetricRow`; without labels, values are null. All three files
+    have a column ``dataset``, the kind of data. They cover ``backends``, and other backends with up-to-date
+    scores (see `asdray.stages.steps.Snapshot.evaluate`).
 
     Args:
         overwrite: evaluate again even if the stage is complete.
@@ -46,12 +45,10 @@ def evaluate(
     Raises:
         ValueError: one of ``backends`` has not scored the machine yet.
     """
-    backends = tuple(backends)
     directory, dataset, dcase = files.folder, files.dataset, files.trial.dcase
     folder = directory.machine(ckpt, machine)
-    with working(
-        files, folder, lambda now: now.evaluate(machine, ckpt, backends), overwrite=overwrite
-    ) as work:
+    ask = partial(Snapshot.evaluate, machine=machine, ckpt=ckpt, backends=tuple(backends))
+    with working(files, folder, ask, overwrite=overwrite) as work:
         if work.reused:
             return work.reused
         evaluated = directory.evaluate(ckpt, machine)
@@ -71,8 +68,8 @@ def evaluate(
             _write_csv(path, [*FACTS, *scores], view, dataset.kind)
         records = store.read_records(folder)
         options = {name: records[store.record_name("score", name)].extra["options"] for name in ids}
-        label_sources = list(dataset.machines[machine].label_sources)
-        return work.finish([evaluated, *views], extra={"backends": options, "label_sources": label_sources})
+        extra = {"backends": options, "label_sources": list(dataset.machines[machine].label_sources)}
+        return work.finish([evaluated, *views], extra=extra)
 
 
 def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]], dataset: str) -> None:

@@ -61,38 +61,41 @@ def submit(
     identity: dict[str, Any] = {"dcase": trial.dcase, "subset": subset}
     identity |= {"system": trial.system_name, "seed": trial.seed}
     _refuse_another(out / RECORD, identity)
-    machines = [m for m in year.machines[subset] if m in trial.machines]
+    machines = _machines(files, subset)
+    found = {machine: _scores(files, machine, ckpt, backend, subset) for machine in machines}
+    scores = {key: score for _, test in found.values() for key, score in test.items()}
+    thresholds: dict[str, Threshold] = {}
+    for machine, (train, _) in found.items() if year.has_decisions else ():
+        try:
+            thresholds[machine] = decision_threshold(train, quantile)
+        except ValueError as error:
+            raise ValueError(f"{trial.name}: {machine}: {error}") from None
+    written = _write(out, files, subset, scores, thresholds)
+    description = {
+        **identity,
+        "dataset": {"kind": dataset.kind, "id": dataset.id},
+        "checkpoint": ckpt,
+        "backend": backend.model_dump(mode="json"),
+        "backend_id": backend_id(backend),
+        "quantile": quantile if year.has_decisions else None,
+        "thresholds": {machine: asdict(threshold) for machine, threshold in thresholds.items()},
+        "provenance": provenance.everything(),
+    }
+    store.write_json(out / RECORD, description)
+    absent = tuple(m for m in year.machines[subset] if m not in machines)
+    return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
+
+
+def _machines(files: TrialFiles, subset: Subset) -> list[str]:
+    """The trial's machines in a subset; ValueError if the trial has none, or the dataset lacks one."""
+    trial = files.trial
+    machines = [m for m in get_year(trial.dcase).machines[subset] if m in trial.machines]
     if not machines:
         raise ValueError(
             f"{trial.name} has no machine of the {subset} subset (it has: {', '.join(trial.machines)})"
         )
-    dataset.require(machines)
-    scores: dict[Key, float] = {}
-    thresholds: dict[str, Threshold] = {}
-    for machine in machines:
-        train, test = _scores(files, machine, ckpt, backend, subset)
-        scores |= test
-        if year.has_decisions:
-            try:
-                thresholds[machine] = decision_threshold(train, quantile)
-            except ValueError as error:
-                raise ValueError(f"{trial.name}: {machine}: {error}") from None
-    written = _write(out, files, subset, scores, thresholds)
-    store.write_json(
-        out / RECORD,
-        {
-            **identity,
-            "dataset": {"kind": dataset.kind, "id": dataset.id},
-            "checkpoint": ckpt,
-            "backend": backend.model_dump(mode="json"),
-            "backend_id": backend_id(backend),
-            "quantile": quantile if year.has_decisions else None,
-            "thresholds": {machine: asdict(found) for machine, found in thresholds.items()},
-            "provenance": provenance.everything(),
-        },
-    )
-    absent = tuple(m for m in year.machines[subset] if m not in machines)
-    return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
+    files.dataset.require(machines)
+    return machines
 
 
 def _refuse_another(record: Path, identity: Mapping[str, Any]) -> None:

@@ -12,13 +12,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
 from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
-from asdray.stages.steps import Outcome, Step, TrialFiles, input_paths, working
+from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips
@@ -106,11 +107,9 @@ def train(
     """Trains ``unit``, unless its training is done; waits while another process trains the unit.
 
     Args:
-        checkpoints: names of the checkpoints to keep: ``last``, ``best`` (the epoch of lowest loss),
-            ``epoch_<k>`` (from 1).
-        on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``,
-            ``loss`` (mean over the epoch), ``seconds`` and ``per_second``. An exception from the call ends
-            the training, which can then be resumed.
+        checkpoints: names to keep: ``last``, ``best`` (the epoch of lowest loss), ``epoch_<k>`` (from 1).
+        on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``, ``loss``
+            (mean over the epoch), ``seconds`` and ``per_second``. An exception from it ends the training.
         on_wait: called once if another process trains the unit.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         overwrite: trains from the first epoch even if the training is done.
@@ -120,34 +119,28 @@ def train(
         TrainingDiverged: the loss became infinite or NaN.
         ValueError: no training clips, clips too short, too few classes, no such device.
     """
-    system = files.trial.system
+    system, folder = files.trial.system, files.folder.model(unit.name)
     system.check(files.trial.dcase)
-    wanted = tuple(dict.fromkeys(("last", *checkpoints)))
-    epochs = system.train.epochs
-    if unknown := {*wanted} - {"last", "best", *(f"epoch_{k}" for k in range(1, epochs + 1))}:
-        raise ValueError(f"checkpoint {min(unknown)!r} is none of: last, best, epoch_1 to epoch_{epochs}")
-    with working(
-        files,
-        files.folder.model(unit.name),
-        lambda now: now.train(unit, wanted),
-        overwrite=overwrite,
-        rebuild=rebuild,
-        on_wait=on_wait,
-    ) as work:
+    wanted = _known_checkpoints(("last", *checkpoints), system.train.epochs)
+    ask = partial(Snapshot.train, unit=unit, checkpoints=wanted)
+    with working(files, folder, ask, overwrite=overwrite, rebuild=rebuild, on_wait=on_wait) as work:
         if work.reused:
             return work.reused
         training = UnitTraining(files, unit, _announce(work.step, wanted, overwrite), work.step.signature)
         history = [] if overwrite else _resumable(training)
-        _clear(training.folder, keep_checkpoints=bool(history))
+        _clear(folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
-        if system.frontend.learns:
-            facts = _train(training, history, on_epoch, device)
-        else:
-            facts = _without_training(training)
-        outputs = [training.checkpoint(name) for name in training.checkpoints]
-        return work.finish(
-            [*outputs, training.folder / store.EPOCHS_FILE], device=facts.pop("device"), extra=facts
-        )
+        facts = _train(training, history, on_epoch, device)
+        outputs = [*map(training.checkpoint, training.checkpoints), folder / store.EPOCHS_FILE]
+        return work.finish(outputs, device=facts.pop("device"), extra=facts)
+
+
+def _known_checkpoints(names: Iterable[str], epochs: int) -> tuple[str, ...]:
+    """The names, each once; ValueError for a checkpoint that the training does not have."""
+    wanted = tuple(dict.fromkeys(names))
+    if unknown := {*wanted} - {"last", "best", *(f"epoch_{k}" for k in range(1, epochs + 1))}:
+        raise ValueError(f"checkpoint {min(unknown)!r} is none of: last, best, epoch_1 to epoch_{epochs}")
+    return wanted
 
 
 def _announce(step: Step, wanted: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
@@ -217,6 +210,8 @@ def _train(
     device_name: str,
 ) -> dict[str, Any]:
     """Trains from the epoch after ``history``, which grows to all epochs; returns facts for the record."""
+    if not training.trial.system.frontend.learns:
+        return _without_training(training)
     from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
     from asdray.frontends import compute

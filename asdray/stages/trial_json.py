@@ -11,9 +11,8 @@ from pydantic import ConfigDict, Field
 
 from asdray import provenance, store
 from asdray.config.backend import Backend, Umap
-from asdray.config.base import Config, Seed, canonical, plugins_of
+from asdray.config.base import Config, Seed, activate, canonical, plugins_of
 from asdray.config.files import validate
-from asdray.config.load import activate
 from asdray.config.plugin import read_plugin
 from asdray.config.search import Checkpoint
 from asdray.config.system import System

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from asdray import store
@@ -145,42 +145,9 @@ def make(
     Returns:
         The rows, and sentences on ensembles that could not be made.
     """
-    from asdray.stages.ensemble import ALL_SEEDS
-
-    keys = _keys(sweep, trials)
-    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-    rows: list[Combined] = []
-    notes: list[str] = []
-    for row in plan(sweep, trials):
-        one = row.ensemble
-        members, n_compared = _best(row, tables) if row.members is None else (row.members, 0)
-        seeds: dict[str, tuple[int, ...]] = {}
-        paths: list[Path] = []
-        for dcase, dataset in datasets.items():
-            groups = _groups(keys, members, dcase, one.per_seed)
-            if members is None:
-                groups = {s: [] for s in (sweep.seeds if one.per_seed else (None,))}
-            seeds[dcase] = tuple(ALL_SEEDS if s is None else s for s in groups)
-            for seed, group in groups.items():
-                try:
-                    path = _combine(sweep, row, group, seed, dataset, places, found)
-                except ValueError as error:
-                    notes.append(f"Not made: {error}.")
-                else:
-                    paths += [path] if path else []
-        best = f"official_dev ({one.chosen_by}, top {one.k} of {n_compared})"
-        rows.append(
-            Combined(
-                row,
-                _described(row, members, context.labels, keys),
-                "fixed" if one.chosen_by is None else best,
-                # "" < "train" < "train+test"
-                max((context.classes_from[system] for system, _ in members or ()), default=""),
-                "+".join(sorted({context.best_by[system] for system, _ in members or ()} - {"fixed"})),
-                seeds,
-                tuple(paths),
-            )
-        )
+    maker = _Maker(sweep, _keys(sweep, trials), datasets, places)
+    rows = [maker.combined(row, tables, context) for row in plan(sweep, trials)]
+    notes = maker.notes
     if any(one.row.ensemble.combine == "rank" for one in rows):
         notes.append(
             f"{COMBINATION_NAMES['rank'].capitalize()}: a clip's score depends on which other test clips "
@@ -193,42 +160,94 @@ def make(
     return rows, notes
 
 
-def _combine(
-    sweep: Sweep,
-    row: EnsembleRow,
-    group: Sequence[tuple[Trial, str]],
-    seed: int | None,
-    dataset: Dataset,
-    places: Places,
-    found: dict[tuple[str, str], dict[str, dict[str, str]]],
-) -> Path | None:
-    """The ``metrics.parquet`` of one ensemble of one year; None while a member lacks scores of a machine.
+@dataclass
+class _Maker:
+    """Makes the ensembles of a sweep.
 
-    Args:
-        group: trials with their backends.
-        found: (trial, checkpoint) -> `asdray.stages.ensemble.scores_of`, filled here.
-
-    Raises:
-        ValueError: scores that cannot be combined.
+    Attributes:
+        keys: leaderboard row -> trials.
+        datasets: of the leaderboard's years.
+        scores: (trial, checkpoint) -> `asdray.stages.ensemble.scores_of`, read once.
+        notes: sentences on ensembles that could not be made.
     """
-    from asdray.stages.ensemble import Identity, Member, ensemble, scores_of
-    from asdray.stages.steps import TrialFiles
 
-    machines = sweep.machines_of(dataset.dcase)
-    members = []
-    for trial, backend in group:
-        at = (trial.name, row.checkpoint)
-        if at not in found:
-            found[at] = scores_of(TrialFiles(trial, places, dataset), row.checkpoint, machines)
-        members.append(Member(trial, backend, found[at].get(backend, {})))
-    if not members or any(set(machines) - set(m.scores) for m in members):
-        return None
-    identity = Identity(dataset.dcase, row.system, seed, row.checkpoint, row.backend)
-    folder = store.ensemble_dir(
-        places.results, sweep.name, row.system, row.checkpoint, row.backend, dataset.dcase, seed
-    )
-    ensemble(identity, row.ensemble.combine, members, machines, folder, places, dataset)
-    return store.ensemble_metrics(folder)
+    sweep: Sweep
+    keys: Mapping[RowKey, Sequence[Trial]]
+    datasets: Mapping[str, Dataset]
+    places: Places
+    scores: dict[tuple[str, str], dict[str, dict[str, str]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def combined(self, row: EnsembleRow, tables: Tables, context: TableContext) -> Combined:
+        """The row with the evaluations of its ensembles, which are made if their members are scored."""
+        one = row.ensemble
+        members, n_compared = _best(row, tables) if row.members is None else (row.members, 0)
+        seeds, paths = self._make(row, members)
+        best = f"official_dev ({one.chosen_by}, top {one.k} of {n_compared})"
+        systems = [system for system, _ in members or ()]
+        return Combined(
+            row,
+            _described(row, members, context.labels, self.keys),
+            "fixed" if one.chosen_by is None else best,
+            max((context.classes_from[system] for system in systems), default=""),  # "train" < "train+test"
+            "+".join(sorted({context.best_by[system] for system in systems} - {"fixed"})),
+            seeds,
+            paths,
+        )
+
+    def _make(
+        self, row: EnsembleRow, members: Sequence[RowKey] | None
+    ) -> tuple[dict[str, tuple[int, ...]], tuple[Path, ...]]:
+        """``seeds`` and ``paths`` of a `Combined`."""
+        from asdray.stages.ensemble import ALL_SEEDS
+
+        seeds: dict[str, tuple[int, ...]] = {}
+        paths: list[Path] = []
+        per_seed = row.ensemble.per_seed
+        for dcase in self.datasets:
+            groups = _groups(self.keys, members, dcase, per_seed)
+            if members is None:
+                groups = {s: [] for s in (self.sweep.seeds if per_seed else (None,))}
+            seeds[dcase] = tuple(ALL_SEEDS if s is None else s for s in groups)
+            for seed, group in groups.items():
+                try:
+                    path = self._combine(row, group, seed, dcase)
+                except ValueError as error:
+                    self.notes.append(f"Not made: {error}.")
+                else:
+                    paths += [path] if path else []
+        return seeds, tuple(paths)
+
+    def _combine(
+        self, row: EnsembleRow, group: Sequence[tuple[Trial, str]], seed: int | None, dcase: str
+    ) -> Path | None:
+        """The ``metrics.parquet`` of one ensemble of one year; None while a member lacks scores of a machine.
+
+        Args:
+            group: trials with their backends.
+
+        Raises:
+            ValueError: scores that cannot be combined.
+        """
+        from asdray.stages.ensemble import Identity, Member, ensemble, scores_of
+        from asdray.stages.steps import TrialFiles
+
+        machines, dataset = self.sweep.machines_of(dcase), self.datasets[dcase]
+        members = []
+        for trial, backend in group:
+            at = (trial.name, row.checkpoint)
+            if at not in self.scores:
+                files = TrialFiles(trial, self.places, dataset)
+                self.scores[at] = scores_of(files, row.checkpoint, machines)
+            members.append(Member(trial, backend, self.scores[at].get(backend, {})))
+        if not members or any(set(machines) - set(m.scores) for m in members):
+            return None
+        identity = Identity(dcase, row.system, seed, row.checkpoint, row.backend)
+        folder = store.ensemble_dir(
+            self.places.results, self.sweep.name, row.system, row.checkpoint, row.backend, dcase, seed
+        )
+        ensemble(identity, row.ensemble.combine, members, machines, folder, self.places, dataset)
+        return store.ensemble_metrics(folder)
 
 
 def _groups(

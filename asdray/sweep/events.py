@@ -7,12 +7,12 @@ import os
 import traceback
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from asdray import provenance, store
 from asdray.config.plugin import chain_of, plugin_error
 from asdray.config.trial import Trial
-from asdray.stages.steps import Outcome
+from asdray.stages.steps import Outcome, Step
 
 Event = dict[str, Any]
 """A line of the log: the fields of `event_of`, and those of `finished` or `failed`."""
@@ -43,36 +43,15 @@ def event_of(
     }
 
 
-class Record(Protocol):
-    """The fields of a finished stage in an event, as in `asdray.store.Record` and `Step`."""
-
-    @property
-    def signature(self) -> str: ...
-    @property
-    def finished(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def device(self) -> str: ...
-
-
-def finished(event: Event, record: Record, found: bool) -> Event:
+def finished(event: Event, record: store.Record | Step, found: bool) -> Event:
     """The complete event of a finished stage.
 
     Args:
         event: the fields of `event_of`.
         found: True for a stage reused from an earlier run, or from another sweep.
     """
-    return {
-        **event,
-        "status": "done",
-        "time": record.finished,
-        "seconds": record.seconds,
-        "device": record.device,
-        "signature": record.signature,
-        "found": found,
-        "error": None,
-    }
+    facts = {"seconds": record.seconds, "device": record.device, "signature": record.signature}
+    return {**event, "status": "done", "time": record.finished, **facts, "found": found, "error": None}
 
 
 def failed(event: Event, error: str, details: str = "", lasting: bool = False) -> Event:
@@ -85,18 +64,9 @@ def failed(event: Event, error: str, details: str = "", lasting: bool = False) -
         lasting: True if the stage would fail again, as with bad input or a NaN loss. After a fault of the
             machine (a lost worker, a full disk, no memory) the next run tries again.
     """
-    return {
-        **event,
-        "status": "failed",
-        "time": provenance.now(),
-        "seconds": None,
-        "device": None,
-        "signature": None,
-        "found": False,
-        "error": error,
-        "details": details,
-        "lasting": lasting,
-    }
+    facts = {"seconds": None, "device": None, "signature": None, "found": False}
+    about = {"error": error, "details": details, "lasting": lasting}
+    return {**event, "status": "failed", "time": provenance.now(), **facts, **about}
 
 
 def attempt(event: Event, work: Callable[[], Outcome]) -> Event:

@@ -143,34 +143,38 @@ def remaining(
     }
     to_do = [step for step in steps if not step.complete and step.key not in failed]
     units = {step.unit for step in to_do if step.stage == "train"}
-    untrained = {
-        machine
-        for unit in trial.units
-        if ("train", unit.name, None, None, None) in failed
-        for machine in unit.machines
-    }
-    machines, umaps = [], []
+    untrained = {step.unit for step in steps if step.stage == "train" and step.key in failed}
+    machines, umaps = _machines_left(trial, steps, failed, untrained)
+    return Remaining(
+        tuple(unit for unit in trial.units if unit.name in units),
+        machines,
+        umaps,
+        any(step.stage == "table" for step in to_do),
+        Counter(step.stage for step in to_do if step.rebuild),
+        tuple(failed.values()),
+    )
+
+
+def _machines_left(
+    trial: Trial, steps: Iterable[Step], failed: Container[tuple], untrained: Container[str | None]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """The (checkpoint, machine) pairs to extract, score or evaluate, and the pairs to plot."""
+    machines: list[tuple[str, str]] = []
+    umaps: list[tuple[str, str]] = []
     of_machines = (step for step in steps if step.machine)
     for (ckpt, machine), parts in groupby(of_machines, lambda step: (step.checkpoint, step.machine)):
         extract, *readers = parts
-        if extract.key in failed or machine in untrained:
-            continue
         assert ckpt is not None
         assert machine is not None
+        if extract.key in failed or trial.unit_of(machine).name in untrained:
+            continue
         plots = any(s.stage == "umap" and not s.complete and s.key not in failed for s in readers)
         extracts = extract.rebuild or (plots and not extract.complete)
         if extracts or _scores_or_evaluates(readers, failed):
             machines.append((ckpt, machine))
         if plots:
             umaps.append((ckpt, machine))
-    return Remaining(
-        tuple(unit for unit in trial.units if unit.name in units),
-        tuple(machines),
-        tuple(umaps),
-        any(step.stage == "table" for step in to_do),
-        Counter(step.stage for step in to_do if step.rebuild),
-        tuple(failed.values()),
-    )
+    return tuple(machines), tuple(umaps)
 
 
 def _scores_or_evaluates(readers: Iterable[Step], failed: Container[tuple]) -> bool:

@@ -61,7 +61,7 @@ class Ranking:
     """
 
     board: Mapping[str, int]
-    search: Mapping[str, int] = field(default_factory=dict)
+    search: Mapping[str | None, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, sweep: Sweep, jobs: Iterable[Job], places: Places) -> Ranking:
@@ -73,15 +73,13 @@ class Ranking:
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [(int(r["rank"]), r["system"]) for r in csv.DictReader(file) if r.get("rank")]
         ranked = dict.fromkeys(name for _, name in sorted(rows) if name in systems)  # without ensembles
-        search: dict[str, int] = {}
+        search: dict[str | None, int] = {}
         if sweep.search.samples:
             from asdray.sweep.search import read_studies
 
-            studies, _ = read_studies(sweep, places)
+            studies = read_studies(sweep, places)
             for recipe in studies.recipes:
-                for rank, sample in enumerate(studies.ranked(recipe)):
-                    assert sample.system is not None
-                    search[f"{recipe}-{sample.system.id}"] = rank
+                search |= {s.system_name: rank for rank, s in enumerate(studies.ranked(recipe))}
         return cls({name: rank for rank, name in enumerate(ranked)}, search)
 
     def is_outside_top(self, job: Job, k: int) -> bool:

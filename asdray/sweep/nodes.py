@@ -58,30 +58,11 @@ def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SE
     folder = store.sweep_dir(places.results, sweep.name)
     meeting = folder / f".nodes-{uuid.uuid4().hex[:8]}"
     meeting.mkdir(parents=True)
-    faults: defaultdict[str, list[str]] = defaultdict(list)
-    without_locks = []
     try:
-        token = uuid.uuid4().hex
-        store.write_text(meeting / "driver", token)
         request = _request(sweep, places, folder / ".lease", meeting)
-        driver = facts_of({**request, "packs": [], "cache": None}, None)
-        answers = _answers(request, wait)
-        for node, answer in answers:
-            if isinstance(answer, str):
-                faults[answer].append(node)
-                continue
-            wrote = _read(meeting / answer["node"])
-            for fault in faults_of(answer, driver, request, token, wrote, bytes_left):
-                faults[fault].append(node)
-            if not answer["leased"]:
-                without_locks.append(node)
+        without_locks = _ask_nodes(request, meeting, bytes_left, wait)
     finally:
         shutil.rmtree(meeting, ignore_errors=True)
-    if faults:
-        lines = [f"  {', '.join(nodes)}: {fault}" for fault, nodes in faults.items()]
-        raise ValueError(
-            f"some of the {len(answers)} nodes of this Ray cannot do the sweep's work:\n" + "\n".join(lines)
-        )
     if not without_locks:
         return []
     return [
@@ -89,6 +70,38 @@ def check(sweep: Sweep, places: Places, bytes_left: float, wait: float = WAIT_SE
         f"sweep on "
         "the same trials from another machine (Lustre: mount it with -o flock)"
     ]
+
+
+def _ask_nodes(request: Mapping[str, Any], meeting: Path, bytes_left: float, wait: float) -> list[str]:
+    """The names of the nodes that the driver's file locks do not reach.
+
+    Args:
+        meeting: a folder among the results, for the files by which driver and nodes see each other.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    token = uuid.uuid4().hex
+    store.write_text(meeting / "driver", token)
+    driver = facts_of({**request, "packs": [], "cache": None}, None)
+    faults: defaultdict[str, list[str]] = defaultdict(list)
+    without_locks = []
+    answers = _answers(request, wait)
+    for node, answer in answers:
+        if isinstance(answer, str):
+            faults[answer].append(node)
+            continue
+        wrote = _read(meeting / answer["node"])
+        for fault in faults_of(answer, driver, request, token, wrote, bytes_left):
+            faults[fault].append(node)
+        if not answer["leased"]:
+            without_locks.append(node)
+    if faults:
+        lines = [f"  {', '.join(nodes)}: {fault}" for fault, nodes in faults.items()]
+        raise ValueError(
+            f"some of the {len(answers)} nodes of this Ray cannot do the sweep's work:\n" + "\n".join(lines)
+        )
+    return without_locks
 
 
 def faults_of(

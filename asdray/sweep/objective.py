@@ -118,8 +118,7 @@ def _compactness(trial: Trial, ckpt: str, places: Places) -> float:
 
 
 def compactness(embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Density of the training clips of each machine relative to the spread of all training clips of the
-    model.
+    """Density of each machine's training clips, relative to the spread of all training clips of the model.
 
     The numerator is the mean cosine distance of a training clip to the nearest other clip of its machine
     (the kNN score of a normal clip), the denominator the mean cosine distance between all pairs of training

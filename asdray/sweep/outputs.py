@@ -11,7 +11,7 @@ import yaml
 
 from asdray import store
 from asdray.config.backend import backend_id
-from asdray.config.load import loaded_plugin
+from asdray.config.base import loaded_plugin
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from asdray.evaluation.leaderboard import Leaderboard
     from asdray.evaluation.tables import TableContext, Tables
+    from asdray.sweep.study import Studies
 
 
 def resolved(sweep: Sweep) -> dict[str, Any]:
@@ -166,22 +167,11 @@ def _board(
     """The tables of one metric, the leaderboard, and the rows of ``selection.csv`` of a search."""
     from asdray.evaluation import leaderboard, published, tables
     from asdray.sweep import selection
-    from asdray.sweep.search import read_studies
 
-    paths = (
-        files.folder.metrics
-        for files in (job.files(places) for job in jobs)
-        if Snapshot(files).table(sweep.checkpoints).complete
-    )
-    finished = list(dict.fromkeys(paths))
+    files = {store.trial_dir(places.results, job.trial).metrics: job.files(places) for job in jobs}
+    finished = [path for path, one in files.items() if Snapshot(one).table(sweep.checkpoints).complete]
     trials = [job.trial for job in jobs]
-    if sweep.search.samples:
-        studies, datasets = read_studies(sweep, places)
-        planned = selection.confirmed_rows(studies)
-    else:
-        studies, datasets = None, {job.trial.dcase: job.dataset for job in jobs}
-        planned = tables.planned_rows(trials, sweep.checkpoints, sweep.backends)
-    datasets = {dcase: datasets[dcase] for dcase in sweep.board_years if dcase in datasets}
+    studies, datasets, planned = _planned(sweep, jobs, places)
     context = _context(sweep, jobs, datasets)
     scores = tables.sweep_tables(tables.load_rows(finished, metric), planned, context, metric)
     official = scores
@@ -225,6 +215,24 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."
         for (name, sha256), recipes in readers.items()
     ]
+
+
+def _planned(
+    sweep: Sweep, jobs: Sequence[Job], places: Places
+) -> tuple[Studies | None, dict[str, Dataset], pd.DataFrame]:
+    """The studies of a search, the datasets of the leaderboard's years, and the rows of a complete sweep."""
+    from asdray.evaluation import tables
+    from asdray.sweep import selection
+    from asdray.sweep.search import read_studies
+
+    studies, datasets = None, {job.trial.dcase: job.dataset for job in jobs}
+    if sweep.search.samples:
+        studies = read_studies(sweep, places)
+        datasets = dict(studies.datasets)
+        planned = selection.confirmed_rows(studies)
+    else:
+        planned = tables.planned_rows([job.trial for job in jobs], sweep.checkpoints, sweep.backends)
+    return studies, {dcase: datasets[dcase] for dcase in sweep.board_years if dcase in datasets}, planned
 
 
 def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset]) -> TableContext:

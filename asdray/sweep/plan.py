@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asdray.config.expand import expand
+from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_yaml
-from asdray.config.load import load_sweep
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest
@@ -50,7 +49,7 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
         from asdray.sweep.search import known_jobs
         from asdray.sweep.study import Studies
 
-        jobs = known_jobs(Studies(sweep, places, datasets, where, write=False), datasets)
+        jobs = known_jobs(Studies(sweep, places, datasets, where, write=False))
     else:
         try:
             ensembles.plan(sweep, [trial for trial, _ in trials])

@@ -36,11 +36,9 @@ STATES = ("done", "running", "failed", "waiting", "stopped")
 TOP_ROWS = 5
 """Rows of the leaderboard in a snapshot."""
 
-WRITE_SECONDS = 2.0
-"""Time between two writings of ``status.json``."""
-
-LINE_SECONDS = 60.0
-"""Time between two lines about the progress in output to a file or pipe."""
+INTERVALS = {"write": 2.0, "line": 60.0, "draw": 0.25}
+"""Seconds between two writings of ``status.json``, between two lines about the progress in output to a file
+or pipe, and between two drawings of the live view."""
 
 
 # ------------------------------------------------------------------------------------------ the snapshot
@@ -219,21 +217,6 @@ def size(n: float) -> str:
 # ------------------------------------------------------------------------------------------- the screen
 
 
-class _Timer:
-    """Decides when an action that is repeated every few seconds is due."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def due(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
-
-
 class View:
     """Prints a line per finished training and trial and per failure; when quiet, failures only.
 
@@ -250,7 +233,7 @@ class View:
         self._progress: Progress | None = None
         self._metrics: Metrics | None = None
         self._live: Live | None = None
-        self._timers = {"write": _Timer(WRITE_SECONDS), "line": _Timer(LINE_SECONDS), "draw": _Timer(0.25)}
+        self._last = dict.fromkeys(INTERVALS, self._started)
 
     def begin(self, total: int, progress: Progress) -> None:
         """Shows ``progress`` from now on; ``total`` trials are asked for."""
@@ -307,9 +290,11 @@ class View:
 
     def tick(self) -> None:
         """Updates file, metrics and screen, each at its own interval."""
-        due = {name for name, timer in self._timers.items() if timer.due()}
+        now = time.monotonic()
+        due = {name for name, seconds in INTERVALS.items() if now - self._last[name] >= seconds}
         if self._progress is None or not due:
             return
+        self._last |= dict.fromkeys(due, now)
         snapshot = self._progress.snapshot()
         if "write" in due:
             write_snapshot(snapshot, self._folder)

@@ -22,12 +22,12 @@ from asdray.sweep.keep import remove_deleted
 from asdray.sweep.outputs import changes
 from asdray.sweep.plan import with_datasets_of_now
 from asdray.sweep.progress import StageCounts, View, count_upcoming, upcoming_texts
+from asdray.sweep.search import SearchRun, open_search
 from asdray.sweep.status import size, write_summaries
 from asdray.sweep.sweep_run import SweepRun
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
-    from asdray.sweep.search import SearchRun
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,12 @@ def _run(
     sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, view: View, options: RunOptions
 ) -> Result:
     """The run itself, under the lease of the sweep's folder."""
-    search, jobs = _open_search(sweep, jobs, places, log, options.retry_failed)
+    search: SearchRun | None = None
     before: Counter[str] | None = None
+    retry_failed = options.retry_failed
     while True:
+        if sweep.search.samples:
+            search, jobs = open_search(sweep, places, log.lasting, retry_failed)
         chosen = {i for i, job in enumerate(jobs) if options.only(job)}
         sweep_run = SweepRun(sweep, places, log, view, search, jobs, chosen)
         n_known = len(sweep_run.runs)
@@ -125,20 +128,9 @@ def _run(
         if sweep_run.stopped or not changed:
             break
         # The data were formatted again during the run, so some stages are out of date and run again.
-        search, jobs = _open_search(sweep, changed, places, log)
+        jobs, retry_failed = changed, False
     view.end("stopped" if sweep_run.stopped else "ended")
     return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
-
-
-def _open_search(
-    sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, retry_failed: bool = False
-) -> tuple[SearchRun | None, tuple[Job, ...]]:
-    """The search with the state of its studies, and its trials; for a grid None and the same trials."""
-    if not sweep.search.samples:
-        return None, jobs
-    from asdray.sweep.search import open_search
-
-    return open_search(sweep, places, log.lasting, retry_failed)
 
 
 def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
@@ -184,8 +176,8 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
             log_found(run.trial, steps, log)
             run.refresh(steps, places)
     if not sweep_run.stopped:
-        sweep_run.prune_all()
-        write_summaries([run.job for run in sweep_run.runs], sweep, places)
+        sweep_run.pruner.prune_all(fresh, sweep_run.search)
+        write_summaries(fresh, sweep, places)
     if sweep_run.pruner.freed:
         text = f"keep: {size(sweep_run.pruner.freed)} of checkpoints and embeddings pruned"
         sweep_run.view.line(text)

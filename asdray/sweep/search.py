@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from asdray.config.search import Objective
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
-from asdray.dcase.manifest import Dataset, load_dataset
+from asdray.dcase.manifest import load_dataset
 from asdray.store import Places
 from asdray.sweep.estimate import UpcomingSystems
 from asdray.sweep.events import Event
@@ -25,23 +24,23 @@ from asdray.sweep.objective import ANY
 from asdray.sweep.study import Sample, Studies
 
 
-def read_studies(sweep: Sweep, places: Places) -> tuple[Studies, dict[str, Dataset]]:
-    """The studies of a sweep, read only, and the datasets by year."""
+def read_studies(sweep: Sweep, places: Places, write: bool = False) -> Studies:
+    """The studies of a sweep; with ``write`` missing ones are created, under the sweep's lease."""
     datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
-    return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=False), datasets
+    return Studies(sweep, places, datasets, f"sweep {sweep.name}", write=write)
 
 
-def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, ...]:
+def known_jobs(studies: Studies) -> tuple[Job, ...]:
     """The trials of all systems suggested so far, then the confirming trials of the chosen systems.
 
     A frontend without randomness has a single trial per year, for the search and the confirmation.
     """
     jobs = [
-        _job(studies.sweep, datasets, trial, sample, "search")
+        _job(studies, trial, sample, "search")
         for sample in studies.systems()
         for trial in studies.trials(sample)
     ] + [
-        _job(studies.sweep, datasets, trial, sample, "confirm")
+        _job(studies, trial, sample, "confirm")
         for sample in studies.chosen()
         for trial in studies.confirming(sample)
     ]
@@ -51,9 +50,9 @@ def known_jobs(studies: Studies, datasets: Mapping[str, Dataset]) -> tuple[Job, 
     return tuple(first.values())
 
 
-def _job(sweep: Sweep, datasets: Mapping[str, Dataset], trial: Trial, sample: Sample, part: Part) -> Job:
-    backends = trial.backends(sweep.backends)
-    return Job(trial, sample.swept, datasets[trial.dcase], backends, part, sample.number)
+def _job(studies: Studies, trial: Trial, sample: Sample, part: Part) -> Job:
+    backends = trial.backends(studies.sweep.backends)
+    return Job(trial, sample.swept, studies.datasets[trial.dcase], backends, part, sample.number)
 
 
 def stopped_trials(studies: Studies, jobs: Sequence[Job]) -> set[str]:
@@ -88,7 +87,7 @@ def outlook(studies: Studies) -> list[str]:
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("done", "stopped", "failed", "open") if s in states)
     replicates = len(sweep.dcase) * len(sweep.seeds)
     lines = [
-        f"search by {_objective(sweep).metric}: {len(states)} systems suggested"
+        f"search by {studies.objective.metric}: {len(states)} systems suggested"
         f"{f' ({counts})' if counts else ''}, {studies.to_ask} to come, each with {replicates} trials"
     ]
     if sweep.scheduler is not None:
@@ -99,11 +98,6 @@ def outlook(studies: Studies) -> list[str]:
         when = "chosen" if studies.complete else "to be chosen when the search is over"
         lines.append(f"confirmation: the best {top} systems ({when}), each with {each} trials of fresh seeds")
     return lines
-
-
-def _objective(sweep: Sweep) -> Objective:
-    assert sweep.search.objective is not None, "a search has one"
-    return sweep.search.objective
 
 
 @dataclass
@@ -125,16 +119,10 @@ class _RunningSample:
 
 
 class SearchRun:
-    """A running search.
+    """A running search."""
 
-    Args:
-        datasets: of all years of the sweep.
-    """
-
-    def __init__(self, studies: Studies, datasets: Mapping[str, Dataset]) -> None:
+    def __init__(self, studies: Studies) -> None:
         self.studies = studies
-        self._sweep = studies.sweep
-        self._datasets = datasets
         self._resumed = deque(s for s in studies.samples if s.state == "open")
         self._running: dict[str, _RunningSample] = {}
         self._confirmed = bool(studies.chosen())
@@ -196,11 +184,11 @@ class SearchRun:
             known = {job.trial.name for job in jobs}  # with one trial for all seeds
             for sample in self.studies.chosen():
                 trials = (trial for trial in self.studies.confirming(sample) if trial.name not in known)
-                chosen += [(add(self._job(trial, sample, "confirm")), None) for trial in trials]
+                chosen += [(add(_job(self.studies, trial, sample, "confirm")), None) for trial in trials]
         return chosen
 
     def _has_room(self, busy: int, slots: int) -> bool:
-        limit = self._sweep.search.max_concurrent
+        limit = self.studies.sweep.search.max_concurrent
         return len(self._running) < limit if limit else busy < slots
 
     def _next_sample(self) -> Sample | None:
@@ -222,13 +210,11 @@ class SearchRun:
         }
         chosen: list[tuple[int, Sample | None]] = []
         for trial in self.studies.trials(sample):
-            index = known.get(trial.name)
-            chosen.append((add(self._job(trial, sample, "search")) if index is None else index, sample))
+            if (index := known.get(trial.name)) is None:
+                index = add(_job(self.studies, trial, sample, "search"))
+            chosen.append((index, sample))
         self._running[sample.name] = _RunningSample(sample, {index for index, _ in chosen})
         return chosen
-
-    def _job(self, trial: Trial, sample: Sample, part: Part) -> Job:
-        return _job(self._sweep, self._datasets, trial, sample, part)
 
     def ended(self, index: int, verdict: Mapping[str, Any] | None, stopped: bool) -> Sample | None:
         """Records the end of a judged trial; returns the sample after the end of the last trial.
@@ -250,7 +236,7 @@ class SearchRun:
             return None
         sample = running.sample
         del self._running[sample.name]
-        objective = _objective(self._sweep)
+        objective = self.studies.objective
         if running.reason:
             self.studies.tell(sample, "failed", reason=running.reason)
         elif running.stopped:
@@ -264,7 +250,7 @@ class SearchRun:
     def outcome_line(self, sample: Sample) -> str:
         """A line for the screen on the outcome of a sample."""
         outcome = {
-            "done": f"{_objective(self._sweep).metric} {sample.value}",
+            "done": f"{self.studies.objective.metric} {sample.value}",
             "stopped": "stopped by the scheduler",
             "failed": f"failed: {sample.reason}",
         }[sample.state]
@@ -290,9 +276,8 @@ def open_search(
         failures: `asdray.sweep.events.EventLog.lasting`.
         retry_failed: True to open all failed samples with a valid system again.
     """
-    datasets = {dcase: load_dataset(places.data, dcase) for dcase in sweep.years}
-    studies = Studies(sweep, places, datasets, f"sweep {sweep.name}", write=True)
-    jobs = known_jobs(studies, datasets)
+    studies = read_studies(sweep, places, write=True)
+    jobs = known_jobs(studies)
     for sample in studies.systems():
         if sample.state == "failed":
             key = ("search", sample.recipe, sample.number)
@@ -301,7 +286,7 @@ def open_search(
             would_help = any(m.runs for m in missing) and not any(m.failed for m in missing)
             if retry_failed or would_help:
                 studies.reopen(sample)
-    return SearchRun(studies, datasets), known_jobs(studies, datasets)
+    return SearchRun(studies), known_jobs(studies)
 
 
 def best_mean(replicates: Sequence[Mapping[str, float | None]], maximize: bool) -> tuple[str, float] | None:

@@ -73,7 +73,7 @@ def select(
     official = tables.sweep_tables(tables.load_rows(finished), planned, replace(context, machines=years))
     frame = _frame(studies, official)
     own = tables.sweep_tables(tables.load_rows(finished, metric), planned, context, metric)
-    rows = leaderboard.rows_of(own, context, f"{_objective_name(studies)} (in the search)")
+    rows = leaderboard.rows_of(own, context, f"{studies.objective.metric} (in the search)")
     key = ["system", "backend_id", "checkpoint"]
     oracles = set(frame.loc[frame["oracle"], key].itertuples(index=False, name=None))
     for row in rows:
@@ -89,12 +89,10 @@ def judged_row(studies: Studies, sample: Sample) -> tuple[str, str]:
 
     An objective without anomaly scores, such as a loss, judges the first backend of the system.
     """
-    objective = studies.sweep.search.objective
-    assert objective is not None
     backend = sample.backend
     if backend is None or backend == ANY:
         backend = backend_id(studies.trials(sample)[0].backends(studies.sweep.backends)[0])
-    return backend, objective.checkpoint
+    return backend, studies.objective.checkpoint
 
 
 def confirmed_rows(studies: Studies) -> pd.DataFrame:
@@ -103,11 +101,7 @@ def confirmed_rows(studies: Studies) -> pd.DataFrame:
     If the objective compared backends, only the chosen backend and checkpoint count; otherwise all do, as
     in a grid.
     """
-    chosen = {
-        f"{s.recipe}-{s.system.id}": judged_row(studies, s)
-        for s in studies.chosen()
-        if s.system is not None and s.backend not in (None, ANY)
-    }
+    chosen = {s.system_name: judged_row(studies, s) for s in studies.chosen() if s.backend not in (None, ANY)}
     sweep = studies.sweep
     trials = [trial for sample in studies.chosen() for trial in studies.confirming(sample)]
     planned = tables.planned_rows(trials, sweep.checkpoints, sweep.backends)
@@ -118,14 +112,8 @@ def confirmed_rows(studies: Studies) -> pd.DataFrame:
 def selected_by(studies: Studies) -> dict[str, str]:
     """Recipe -> ``official_dev (search, 20 systems)``, the choice behind its confirmed rows."""
     counts = Counter(s.recipe for s in studies.systems())
-    name = _objective_name(studies)
-    return {recipe: f"{name} (search, {counts[recipe]} systems)" for recipe in studies.recipes}
-
-
-def _objective_name(studies: Studies) -> str:
-    objective = studies.sweep.search.objective
-    assert objective is not None
-    return objective.metric
+    metric = studies.objective.metric
+    return {recipe: f"{metric} (search, {counts[recipe]} systems)" for recipe in studies.recipes}
 
 
 def _frame(studies: Studies, official: Tables) -> pd.DataFrame:
@@ -140,8 +128,8 @@ def _frame(studies: Studies, official: Tables) -> pd.DataFrame:
     rows = []
     samples = [*studies.ranked(), *(s for s in studies.systems() if s.state != "done")]
     for sample in sorted(samples, key=lambda s: _STATES.index(s.state)):
-        assert sample.system is not None
-        system = f"{sample.recipe}-{sample.system.id}"
+        system = sample.system_name
+        assert system is not None
         judged = judged_row(studies, sample)
         for (backend, checkpoint), found in scores.get(system, {}).items():
             is_judged = (backend, checkpoint) == judged
@@ -210,7 +198,7 @@ def _notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
             continue
         n = sum(s.recipe == recipe for s in systems)
         shown = _shown(selected.iloc[0])
-        line = f"{recipe}: selected by {_objective_name(studies)} among {n} systems: {shown}"
+        line = f"{recipe}: selected by {studies.objective.metric} among {n} systems: {shown}"
         if len(oracle):
             line += f". Oracle, the best possible (chosen by eval, never ranked): {_shown(oracle.iloc[0])}"
         judged = own[own["judged"] & own["dev"].notna() & own["eval"].notna()]

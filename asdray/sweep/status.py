@@ -37,6 +37,9 @@ from asdray.sweep.search import outlook, read_studies, stopped_trials, upcoming_
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
 
+STEP_STATES = ("done", "failed", "stopped", "left")
+"""States of steps, in the order on the screen."""
+
 # ------------------------------------------------------------------------- summaries of complete trials
 
 
@@ -141,10 +144,9 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     given_up: set[str] = set()
     upcoming: list[str] = []
     if sweep.search.samples:
-        studies, _ = read_studies(sweep, places)
+        studies = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
         upcoming = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
-
     for job in jobs:
         is_stopped = job.trial.name in given_up
         counts, failed = _count(job, sweep, places, history, "stopped" if is_stopped else "left")
@@ -157,10 +159,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         trials["done" if complete else "running" if is_running else "failed" if failed else left] += 1
     counted = f"{_counts(trials, progress.STATES)} of {len(jobs)} trials"
     lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *upcoming])]
-    lines += [
-        f"  {name:<9}{_counts(counts, ('done', 'failed', 'stopped', 'left'))}"
-        for name, counts in stages.items()
-    ]
+    lines += [f"  {name:<9}{_counts(counts, STEP_STATES)}" for name, counts in stages.items()]
     parts: list[RenderableType] = [Text(line) for line in lines]
     if alive and snapshot:
         parts += [Text(""), render(snapshot)]
@@ -309,7 +308,7 @@ def plan_lines(
     search_lines: list[str] = []
     stopped: set[str] = set()
     if sweep.search.samples:
-        studies, _ = read_studies(sweep, places)
+        studies = read_studies(sweep, places)
         stopped = stopped_trials(studies, jobs)
         estimator.upcoming = upcoming_systems(studies)
         search_lines = outlook(studies)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from asdray.config.base import digest
 from asdray.config.expand import Base, bases, trials_of
-from asdray.config.search import Sampler, draw
+from asdray.config.search import Objective, Sampler, draw
 from asdray.config.sweep import Sweep
 from asdray.config.system import System
 from asdray.config.trial import Trial
@@ -88,6 +88,7 @@ class Studies:
         self, sweep: Sweep, places: Places, datasets: Mapping[str, Dataset], where: str, *, write: bool
     ) -> None:
         self.sweep = sweep
+        self.datasets = datasets
         self.where = where
         self.bases = bases(sweep, where)
         self.samples: list[Sample] = []
@@ -103,7 +104,7 @@ class Studies:
             if write and path.exists():
                 drop_torn_line(path)
             try:
-                self._open(str(path), datasets, write)
+                self._open(str(path), write)
                 for base in self.bases:
                     if base.recipe in self._studies:
                         self._read(base, write)
@@ -112,19 +113,19 @@ class Studies:
                     f"{path} is damaged ({error}): move it away and run the command again"
                 ) from None
 
-    def _open(self, path: str, datasets: Mapping[str, Dataset], write: bool) -> None:
+    def _open(self, path: str, write: bool) -> None:
         optuna = _optuna()
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
         known = optuna.study.get_all_study_names(storage)
         for base in self.bases:
-            name, earlier = study_names(self.sweep, base, datasets)
+            name, earlier = study_names(self.sweep, base, self.datasets)
             name = earlier if name not in known and earlier in known else name
             if name in known:  # `create_study` would write a line even if the study exists
                 self._studies[base.recipe] = optuna.load_study(study_name=name, storage=storage)
             elif write:
-                self._studies[base.recipe] = optuna.create_study(
-                    storage=storage, study_name=name, direction="maximize" if self._maximize else "minimize"
-                )
+                direction = "maximize" if self.objective.maximize else "minimize"
+                study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+                self._studies[base.recipe] = study
 
     def _read(self, base: Base, write: bool) -> None:
         study = self._studies[base.recipe]
@@ -154,9 +155,10 @@ class Studies:
         return None
 
     @property
-    def _maximize(self) -> bool:
-        assert self.sweep.search.objective is not None
-        return self.sweep.search.objective.maximize
+    def objective(self) -> Objective:
+        """The objective of the search."""
+        assert self.sweep.search.objective is not None, "a search has one"
+        return self.sweep.search.objective
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -290,7 +292,7 @@ class Studies:
     def ranked(self, recipe: str | None = None) -> list[Sample]:
         """The finished systems of a recipe (by default of all), the best first."""
         found = [s for s in self.samples if s.state == "done" and recipe in (None, s.recipe)]
-        found.sort(key=lambda s: -(s.value or 0.0) if self._maximize else (s.value or 0.0))
+        found.sort(key=lambda s: -(s.value or 0.0) if self.objective.maximize else (s.value or 0.0))
         return _systems(found)
 
     def chosen(self) -> list[Sample]:

@@ -169,10 +169,6 @@ class SweepRun:
             return
         self.pruner.prune(run.job, stopped=state == "stopped")
 
-    def prune_all(self) -> None:
-        """Prunes the files of all trials by the rules of ``keep``, after the last leaderboard was written."""
-        self.pruner.prune_all([run.job for run in self.runs], self.search)
-
     def needs_umap(self, run: TrialRun, checkpoint: str, machine: str) -> bool:
         """True if a machine's plot is asked for, is not complete, and has not failed for good."""
         if not self.sweep.umap:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 from asdray.dcase.synth.attributes import Attributes, Values
@@ -45,10 +44,10 @@ class Style:
     Attributes:
         names: ``ids`` (2020), ``domains`` (2021: anonymous names have the domain, test names have no
             attributes) or ``attributes``.
-        newline: of the evaluation list; None = the year has no list.
+        newline: line end of the evaluation list; None = the year has no list.
         evaluator: form of the evaluator's folders: none, ``labels`` (2021), ``tables`` (2022's form of
             attributes) or ``pairs`` (since 2023).
-        correspondences: newline of the CSVs that reveal hidden attributes; None = no such CSVs.
+        correspondences: line end of the CSVs that reveal hidden attributes; None = no such CSVs.
         one_based: dev and training clips are counted from 1.
         target_continues: target clips are counted on from the source clips.
         shifted: hidden names of training clips count modulo their number: 0990 becomes 0000.
@@ -95,67 +94,59 @@ class Style:
 
 _DEV = "bearing fan gearbox slider ToyCar ToyTrain valve"
 
-STYLES: Mapping[str, Style] = MappingProxyType(
-    {
-        "dcase2020": Style(
-            names="ids", newline="\n", own_index=_set("fan pump slider valve ToyCar ToyConveyor")
-        ),
-        "dcase2021": Style(names="domains", evaluator="labels"),
-        "dcase2022": Style(
-            newline="\n",
-            evaluator="tables",
-            own_index=_set("ToyCar ToyTrain"),
-            wrong_names=_set("ToyCar ToyTrain"),
-        ),
-        "dcase2023": Style(
-            evaluator="pairs",
-            one_based=_set("ToyCar ToyTrain"),
-            own_index=_set("ToyDrone ToyNscale ToyTank Vacuum"),
-            own_one_based=_set("ToyDrone ToyNscale ToyTank Vacuum"),
-            grouped=_set("bandsaw grinder shaker"),
-        ),
-        "dcase2024": Style(
-            evaluator="pairs",
-            correspondences="\r\n",
-            one_based=_set(f"{_DEV} 3DPrinter AirCompressor Scanner"),
-            target_continues=_set("BrushlessMotor RoboticArm"),
-            shifted=_set("HoveringDrone ToothBrush"),
-            anonymous_one_based=_set("3DPrinter AirCompressor Scanner"),
-            own_index=_set("ToyCircuit HoveringDrone HairDryer ToothBrush RoboticArm BrushlessMotor"),
-            own_one_based=_set("ToyCircuit HoveringDrone HairDryer ToothBrush"),
-            without_test=_set("RoboticArm"),
-            open_test=_set("BrushlessMotor"),
-            third_column=_set("AirCompressor HoveringDrone ToothBrush"),
-            unrevealed_test=_set("BrushlessMotor"),
-            suffixes=MappingProxyType({"gearbox": ("_damage1", "_damage2"), "slider": ("_",)}),
-        ),
-        "dcase2025": Style(
-            correspondences="\n",
-            shifted=_set("ToyTrain AutoTrash ToyPet"),
-            renumbered=_set("ToyTrain"),
-            own_index=_set("AutoTrash HomeCamera ToyPet ToyRCCar CoffeeGrinder"),
-            own_one_based=_set("AutoTrash HomeCamera ToyPet ToyRCCar"),
-            recordings=_set("CoffeeGrinder"),
-            zero_last=_set("BandSealer Polisher ScrewFeeder"),
-            open_test=_set("AutoTrash Polisher ScrewFeeder ToyPet"),
-            # The machines with noise alone are not published.
-            supplemental=MappingProxyType(
-                {
-                    "*": ("section_00_machine_{:04d}_.wav", 1),
-                    "ToyCar": ("section_00_machine_source_{:04d}_noAttribute.wav", 0),
-                    "ToyPet": ("section_00_machine_source_{:04d}_noAttribute.wav", 0),
-                    "gearbox": ("section_00_source_supplemental_machine_{:04d}.wav", 0),
-                    "Polisher": ("section_00_source_supplemental_machine_{:04d}.wav", 0),
-                    "fan": ("section_00_noise_supplemental_normal_{:04d}.wav", 0),
-                    "ScrewFeeder": ("section_00_noise_supplemental_normal_{:04d}.wav", 0),
-                }
-            ),
-        ),
-        "dcase2026": Style(
-            newline=None, evaluator="pairs", hidden_word=MappingProxyType({"valveEmu": "noAttributes"})
-        ),
-    }
-)
+STYLES: Mapping[str, Style] = {
+    "dcase2020": Style(names="ids", newline="\n", own_index=_set("fan pump slider valve ToyCar ToyConveyor")),
+    "dcase2021": Style(names="domains", evaluator="labels"),
+    "dcase2022": Style(
+        newline="\n",
+        evaluator="tables",
+        own_index=_set("ToyCar ToyTrain"),
+        wrong_names=_set("ToyCar ToyTrain"),
+    ),
+    "dcase2023": Style(
+        evaluator="pairs",
+        one_based=_set("ToyCar ToyTrain"),
+        own_index=_set("ToyDrone ToyNscale ToyTank Vacuum"),
+        own_one_based=_set("ToyDrone ToyNscale ToyTank Vacuum"),
+        grouped=_set("bandsaw grinder shaker"),
+    ),
+    "dcase2024": Style(
+        evaluator="pairs",
+        correspondences="\r\n",
+        one_based=_set(f"{_DEV} 3DPrinter AirCompressor Scanner"),
+        target_continues=_set("BrushlessMotor RoboticArm"),
+        shifted=_set("HoveringDrone ToothBrush"),
+        anonymous_one_based=_set("3DPrinter AirCompressor Scanner"),
+        own_index=_set("ToyCircuit HoveringDrone HairDryer ToothBrush RoboticArm BrushlessMotor"),
+        own_one_based=_set("ToyCircuit HoveringDrone HairDryer ToothBrush"),
+        without_test=_set("RoboticArm"),
+        open_test=_set("BrushlessMotor"),
+        third_column=_set("AirCompressor HoveringDrone ToothBrush"),
+        unrevealed_test=_set("BrushlessMotor"),
+        suffixes={"gearbox": ("_damage1", "_damage2"), "slider": ("_",)},
+    ),
+    "dcase2025": Style(
+        correspondences="\n",
+        shifted=_set("ToyTrain AutoTrash ToyPet"),
+        renumbered=_set("ToyTrain"),
+        own_index=_set("AutoTrash HomeCamera ToyPet ToyRCCar CoffeeGrinder"),
+        own_one_based=_set("AutoTrash HomeCamera ToyPet ToyRCCar"),
+        recordings=_set("CoffeeGrinder"),
+        zero_last=_set("BandSealer Polisher ScrewFeeder"),
+        open_test=_set("AutoTrash Polisher ScrewFeeder ToyPet"),
+        # The machines with noise alone are not published.
+        supplemental={
+            "*": ("section_00_machine_{:04d}_.wav", 1),
+            "ToyCar": ("section_00_machine_source_{:04d}_noAttribute.wav", 0),
+            "ToyPet": ("section_00_machine_source_{:04d}_noAttribute.wav", 0),
+            "gearbox": ("section_00_source_supplemental_machine_{:04d}.wav", 0),
+            "Polisher": ("section_00_source_supplemental_machine_{:04d}.wav", 0),
+            "fan": ("section_00_noise_supplemental_normal_{:04d}.wav", 0),
+            "ScrewFeeder": ("section_00_noise_supplemental_normal_{:04d}.wav", 0),
+        },
+    ),
+    "dcase2026": Style(newline=None, evaluator="pairs", hidden_word={"valveEmu": "noAttributes"}),
+}
 
 
 # ------------------------------------------------------------------------------------------------------ clips

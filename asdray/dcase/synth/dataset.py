@@ -17,13 +17,13 @@ the number of processes.
 
 from __future__ import annotations
 
-import collections
 import itertools
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,7 @@ def synthesise(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **size: Any,
 ) -> SynthReport:
-    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it there.
-
-    An interrupted call is simply repeated.
+    """Writes a synthetic dataset under ``<data>/original/<dcase>``, or finds it; a repeated call continues.
 
     Args:
         workers: processes; None = one per CPU, fewer for little audio.
@@ -91,24 +89,29 @@ def synthesise(
         raise ValueError(f"synth: workers is {workers!r}, must be at least 1")
     folder = synthetic_path(data, dcase).parent
     clips = layout.plan(spec)
-    unsorted = collections.Counter(
+    found = SynthReport(spec, folder, False, clips, _counts(clips))
+    if _is_done(data, spec):
+        return found
+    _check_free(data, spec)
+    with store.lease(folder):
+        if _is_done(data, spec):  # by another process, meanwhile
+            return found
+        _claim(data, spec)
+        for path, text in _lists(data, spec, clips).items():
+            store.write_text(path, text)
+        _write_audio(data, spec, clips, workers, on_progress)
+        value = {**spec.as_json(), "clips": len(clips), "counts": found.counts}
+        store.write_json(synthetic_path(data, dcase), value)
+        unfinished_path(data, dcase).unlink()
+    return replace(found, created=True)
+
+
+def _counts(clips: tuple[Clip, ...]) -> dict[str, int]:
+    places = Counter(
         f"{c.subset}/{c.machine}/{c.section:02d}/{c.split}/{c.domain or UNKNOWN}/{c.label or UNKNOWN}"
         for c in clips
     )
-    counts = dict(sorted(unsorted.items()))
-    if not _is_done(data, spec):
-        _check_free(data, spec)
-        with store.lease(folder):
-            if not _is_done(data, spec):
-                _claim(data, spec)
-                for path, text in _lists(data, spec, clips).items():
-                    store.write_text(path, text)
-                _write_audio(data, spec, clips, workers, on_progress)
-                value = {**spec.as_json(), "clips": len(clips), "counts": counts}
-                store.write_json(synthetic_path(data, dcase), value)
-                unfinished_path(data, dcase).unlink()
-                return SynthReport(spec, folder, True, clips, counts)
-    return SynthReport(spec, folder, False, clips, counts)
+    return dict(sorted(places.items()))
 
 
 def spec_of(
