@@ -111,6 +111,7 @@ def test_the_folder_of_the_weights_does_not_matter():
         ),
         ({"weights": "aisfx"}, "aisfx are weights of network 'aisfx', not 'beats'"),
         ({"weights": "BEATS_iter3"}, "did you mean 'BEATs_iter3'?"),
+        ({"frame_multiple": 32}, "frame_multiple is an option of eat and eat_large, not of 'beats'"),
         ({"network": "beets"}, "beets"),
     ],
 )

@@ -71,6 +71,8 @@ class Encoder(FrontendConfig):
     poolings: Poolings = (Mean(),)
     """Poolings over the tokens, by name or as objects; a list of values stands for one pooling per value.
     Every pooling of every layer is one embedding of the same extraction."""
+    frame_multiple: Literal[16, 32] = 16
+    """EAT only: spectra are padded with zeros to a multiple of so many frames of 10 ms. ASDKit has 32."""
     clamp_min: float | None = None
     """Lower limit of token values before pooling; null for none. Source: arXiv 2603.04605, 0.1 for EAT."""
     spike: Annotated[float, Field(gt=0)] | None = None
@@ -110,6 +112,10 @@ class Encoder(FrontendConfig):
                 raise ValueError(
                     f"poolings: network {self.network!r} has no CLS token (networks with one: {having})"
                 )
+        if self.frame_multiple != 16 and not self.network.startswith("eat"):
+            raise ValueError(
+                f"frame_multiple is an option of networks eat and eat_large, not {self.network!r}"
+            )
         if not is_path(self.weights) and (known := known_weights(self.weights)).network != self.network:
             raise ValueError(
                 f"weights: {known.name} are weights of network {known.network!r}, not {self.network!r}"

@@ -267,6 +267,9 @@ class _Transfer:
             fault = "the file on the server is shorter than what came before"
         elif self.size and total not in (None, self.size):
             fault = f"the server offers {total} bytes, the file should have {self.size}"
+            if response.status_code == 200:  # another file as a whole: no wait helps
+                self.discard()
+                raise FetchError(f"{self.url}: {fault}")
         elif response.status_code == 206 and start != received:
             fault = f"the server sent another range (from {start}, not {received})"
         else:

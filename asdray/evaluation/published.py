@@ -386,8 +386,7 @@ def _score_lines(recipe: str) -> list[str]:
         sources = "; ".join(dict.fromkeys(value.source for value in values))
         caveat = f"; {_caveat(values)}" if _caveat(values) else ""
         lines.append(
-            f"published: {name} (dev / eval): {scores} ({sources}{caveat}); reproduced within "
-            f"{100 * tolerance:g} points"
+            f"published: {name} (dev / eval): {scores} ({sources}{caveat}); tolerance ± {100 * tolerance:g}"
         )
     return lines
 

@@ -33,7 +33,8 @@ class EncoderFrontend(FrontendModule):
     def __init__(self, config: Encoder) -> None:
         super().__init__()
         self.config = config
-        self.network = encoders.build(config.network)
+        options = {"frame_multiple": config.frame_multiple} if config.network.startswith("eat") else {}
+        self.network = encoders.build(config.network, **options)
         self.shortest = self.network.shortest
 
     def load_frozen(self, files: Mapping[str, Mapping[str, Path]]) -> None:
@@ -49,11 +50,11 @@ class EncoderFrontend(FrontendModule):
         return {
             f"L{layer}_{pooling.label}": pool(grid, pooling, tokens[layer].cls)
             for layer in self.config.layer_numbers
-            for grid in (self._limited(tokens[layer].grid),)
+            for grid in (self.limited(tokens[layer].grid),)
             for pooling in self.config.poolings
         }
 
-    def _limited(self, grid: Tensor) -> Tensor:
+    def limited(self, grid: Tensor) -> Tensor:
         """The tokens with the limits ``clamp_min`` and ``spike`` on their values."""
         if self.config.clamp_min is not None:
             grid = grid.clamp_min(self.config.clamp_min)
