@@ -113,9 +113,7 @@ class Encoder(FrontendConfig):
                     f"poolings: network {self.network!r} has no CLS token (networks with one: {having})"
                 )
         if self.frame_multiple != 16 and not self.network.startswith("eat"):
-            raise ValueError(
-                f"frame_multiple is an option of networks eat and eat_large, not {self.network!r}"
-            )
+            raise ValueError(f"frame_multiple is an option of eat and eat_large, not of {self.network!r}")
         if not is_path(self.weights) and (known := known_weights(self.weights)).network != self.network:
             raise ValueError(
                 f"weights: {known.name} are weights of network {known.network!r}, not {self.network!r}"
