@@ -122,3 +122,14 @@ def test_the_next_run_removes_the_rest_of_deleted_trials(world, monkeypatch):
     assert store.trial_dirs(world.places.results) == []
     run_sweep(sweep, (job,), world.places, RunOptions(quiet=True, only=lambda job: False))
     assert not rest.exists()
+
+
+def test_the_next_run_removes_temporary_files_of_a_killed_one(world):
+    sweep, (job,) = world.load(recipes=["ae.yaml"], seeds=[0], umap=False)
+    folder = store.sweep_dir(world.places.results, sweep.name)
+    rests = [folder / ".tmp-1-2-status.json", folder / "tables" / ".tmp-1-2-official23-dev.csv"]
+    for rest in rests:
+        rest.parent.mkdir(parents=True, exist_ok=True)
+        rest.touch()
+    run_sweep(sweep, (job,), world.places, RunOptions(quiet=True, only=lambda job: False))
+    assert not any(rest.exists() for rest in rests)

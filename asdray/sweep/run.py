@@ -93,6 +93,8 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 
     with store.lease(folder.root, on_wait=refuse):
         remove_deleted(places)
+        for place in (folder.root, *filter(Path.is_dir, folder.root.iterdir())):
+            store.sweep_leftovers(place)
         view = View(folder.root, options.quiet)
         for line in changes(sweep, jobs, folder.root):
             view.line(line)
