@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 TIMES = ("seconds", "per_second")
+"""Columns of ``metrics.csv`` that differ between two runs of the same training; no checkpoint holds them."""
+
 METRICS = ("epoch", "loss", "learning_rate", *TIMES)
 """Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder). A column
 ``validation_loss`` follows if the frontend holds data out from training."""
@@ -126,7 +128,7 @@ def train(
     with working(files, folder, ask, overwrite=overwrite, rebuild=rebuild, on_wait=on_wait) as work:
         if work.reused:
             return work.reused
-        training = UnitTraining(files, unit, _announce(work.step, wanted, overwrite), work.step.signature)
+        training = UnitTraining(files, unit, _mark_begun(work.step, wanted, overwrite), work.step.signature)
         history = [] if overwrite else _resumable(training)
         _clear(folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
@@ -143,7 +145,7 @@ def _known_checkpoints(names: Iterable[str], epochs: int) -> tuple[str, ...]:
     return wanted
 
 
-def _announce(step: Step, wanted: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
+def _mark_begun(step: Step, wanted: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
     """Changes the training's record before its files change; returns the checkpoints to write.
 
     Checkpoints of an earlier run of this training stay: two sweeps with different checkpoints would otherwise

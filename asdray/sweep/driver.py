@@ -44,7 +44,7 @@ class Driver:
         self._stop = stop
         self._needs = cluster.needs(self._sweep.resources, self._most_threads())
         self._worker_extracts = self._needs["train"].gpu > 0 and self._needs["extract"].gpu == 0
-        """A training's worker also extracts, even for a trial without a missing training."""
+        """True if the worker of a training also extracts, even for a trial that is already trained."""
         self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
@@ -218,7 +218,10 @@ class Driver:
                 self._handle("error", run, f"training ended without a result: {error}")
 
     def _stage_ended(self, run: TrialRun, event: Event) -> None:
-        """Handles a stage of a training's worker; tasks of its machines start, unless a judge needs them."""
+        """Handles the end of a stage in a training's worker, and starts the tasks of the stage's machines.
+
+        The machines of a trial that the search judges wait until the worker has computed the objective.
+        """
         self._sweep_run.record(run, event)
         if event["stage"] != ("extract" if self._worker_extracts else "train") or event["status"] != "done":
             return

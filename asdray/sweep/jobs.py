@@ -158,7 +158,13 @@ def remaining(
 def _machines_left(
     trial: Trial, steps: Iterable[Step], failed: Container[tuple], untrained: Container[str | None]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """The (checkpoint, machine) pairs to extract, score or evaluate, and the pairs to plot."""
+    """The (checkpoint, machine) pairs to extract, score or evaluate, and the pairs to plot.
+
+    Args:
+        steps: all steps of the trial; the extraction of a machine comes before the steps that read its files.
+        failed: keys of the steps that would fail again.
+        untrained: names of the units whose training would fail again.
+    """
     machines: list[tuple[str, str]] = []
     umaps: list[tuple[str, str]] = []
     of_machines = (step for step in steps if step.machine)

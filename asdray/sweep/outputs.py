@@ -55,7 +55,8 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
     """Lines on the differences from the last run; none without a difference, or without a last run.
 
     Args:
-        jobs: trials of the sweep; of a search the trials of the study, so none if another study begins.
+        jobs: trials of the sweep; of a search the trials that its study (the search's memory) knows, so none
+            at the start of another study.
         folder: the sweep's folder, with ``sweep.yaml`` and ``trials.parquet`` of the last run.
     """
     lines = []

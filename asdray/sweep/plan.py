@@ -22,7 +22,7 @@ from asdray.sweep.jobs import Job
 
 
 def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple[Job, ...]:
-    """Every trial of a sweep with its dataset; the trials of a search are those that its study knows.
+    """Every trial of a sweep with its dataset; of a search, the trials known so far.
 
     Args:
         where: the source of the sweep, for error messages.

@@ -56,9 +56,11 @@ class Result:
     """The end of a run.
 
     Attributes:
+        folder: the sweep's folder.
         trials: number of trials of the sweep; of a search, those of the suggested systems.
         counts: stage -> numbers of steps, over the trials that the run was asked for.
-        unfinished: names of incomplete trials that the run was asked for; ``the search (3 systems to come)``.
+        unfinished: names of incomplete trials that the run was asked for; the last item is a text such as
+            ``the search (3 systems to come)`` if a search has not suggested all its systems.
         failures: failures of this run.
         failed_before: failures of earlier runs that would happen again; the run did not repeat their stages.
         stopped: True if a signal or the end of the given time stopped the run.
@@ -112,7 +114,7 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 def _run(
     sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, view: View, options: RunOptions
 ) -> Result:
-    """The run itself, under the lease of the sweep's folder."""
+    """Completes the trials, and again if data change meanwhile; the caller holds the folder's lease."""
     search: SearchRun | None = None
     before: Counter[str] | None = None
     retry_failed = options.retry_failed
@@ -146,6 +148,7 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
 
 
 def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
+    """Starts or joins Ray, and completes the trials there until no work is left or a stop is asked for."""
     from asdray.sweep.cluster import ray_session
     from asdray.sweep.stop import stop_on_signals
 
@@ -189,7 +192,12 @@ def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
 def _result(
     sweep_run: SweepRun, board: Leaderboard, runs: Sequence[TrialRun], before: Mapping[str, int]
 ) -> Result:
-    """The result over ``runs``, the trials that the run was asked for."""
+    """The result of a run.
+
+    Args:
+        runs: the trials that the run was asked for.
+        before: stage -> number of their steps that were complete when the run began.
+    """
     from asdray.evaluation.tables import STAGES
 
     log = sweep_run.log

@@ -78,7 +78,8 @@ class SweepRun:
         """Adds a trial; writes ``trial.json`` and logs the complete stages of a chosen trial.
 
         Raises:
-            ValueError: results of release 0.1; the study did not know the trial when the sweep was planned.
+            ValueError: results of release 0.1 in the trial's folder. Planning has refused these for the other
+                trials, but not for a trial that a search suggests during the run.
         """
         refuse_old_results([job.files(self.places).folder])
         steps = job.steps(self.sweep, self.places)
@@ -136,7 +137,7 @@ class SweepRun:
                 self.end_if_finished(run)
 
     def sample_ended(self, run: TrialRun) -> None:
-        """Updates all trials of a sample of the search, after the end of the last one."""
+        """Updates all trials of a suggested system of the search (a sample), once the last one has ended."""
         assert self.search is not None
         sample = self.search.sample_of(run.job)
         for other in self.runs:
