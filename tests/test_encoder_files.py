@@ -102,7 +102,12 @@ def test_the_folder_of_the_weights_does_not_matter():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": 13}, "network 'beats' has no layer 13: 1 to 12"),
+        ({"layers": 13}, "network 'beats' has no layer 13: choose last, or 1 to 12"),
+        ({"network": "aisfx", "weights": "aisfx", "layers": 2}, "has no layer 2: choose last or 1"),
+        (
+            {"layers": "L4"},
+            "frontend.layers: 'L4' is no layer: choose a number from 1, a list of numbers, or last",
+        ),
         ({"layers": [4, 4]}, "layers names 4 twice"),
         ({"poolings": ["cls"]}, "network 'beats' has no CLS token (networks with one: eat, eat_large, ast)"),
         (

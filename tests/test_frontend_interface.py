@@ -275,5 +275,7 @@ def test_input_files_are_found_and_missed_by_name(places):
     expected = {"encoder": dict.fromkeys(MACHINES, places.data / "encoder.pt")}
     assert input_paths(relative, unit, places) == expected
     missing = trial_with("none.pt")
-    with pytest.raises(ValueError, match=r"frontend.weights: cannot read .*none.pt: No such file"):
+    with pytest.raises(
+        ValueError, match=r"recipe \w+: frontend.weights: cannot read .*none.pt: No such file"
+    ):
         train(TrialFiles.load(missing, places), missing.units[0])

@@ -90,6 +90,8 @@ class Encoder(FrontendConfig):
     @field_validator("layers", mode="before")
     @classmethod
     def _list_of_layers(cls, layers: Any) -> Any:
+        if isinstance(layers, str) and layers != "last":
+            raise ValueError(f"{layers!r} is no layer: choose a number from 1, a list of numbers, or last")
         return [layers] if isinstance(layers, int) else layers
 
     @model_validator(mode="after")
@@ -98,9 +100,8 @@ class Encoder(FrontendConfig):
         refuse_repeats(self.layer_numbers, "layers")
         for layer in self.layers if self.layers != "last" else ():
             if layer > facts.n_layers:
-                raise ValueError(
-                    f"layers: network {self.network!r} has no layer {layer}: 1 to {facts.n_layers}"
-                )
+                choices = "last or 1" if facts.n_layers == 1 else f"last, or 1 to {facts.n_layers}"
+                raise ValueError(f"layers: network {self.network!r} has no layer {layer}: choose {choices}")
         for pooling in self.poolings:
             if pooling.per_band and facts.bands == 1:
                 raise ValueError(
@@ -134,7 +135,10 @@ class Encoder(FrontendConfig):
         """The file of the weights."""
         path = weights_path(self.weights)
         if is_path(self.weights):
-            return (InputFile("encoder", "weights", path),)
+            hint = (
+                "a relative path starts at the data folder, and `asdray encoders` lists names of known files"
+            )
+            return (InputFile("encoder", "weights", path, hint=hint),)
         known = known_weights(self.weights)
         return (InputFile("encoder", "weights", path, known.sha256, how_to_get(known)),)
 

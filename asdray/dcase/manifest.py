@@ -233,10 +233,12 @@ class Dataset:
         """Raises ValueError, with the missing names, unless all ``machines`` have clips."""
         missing = [m for m in machines if m not in self.machines]
         if missing:
+            some = f"{next(iter(self.machines), '')}, ..."
             raise ValueError(
                 f"{self.dcase} is formatted without {', '.join(missing)}{nearest(missing[0], self.machines)} "
                 f"(there: {', '.join(self.machines)}): put the missing machines' folders beside the others "
-                "and format the year again, or leave them out (`machines:` of a sweep, `--machines` by hand)"
+                "and format the year again, or leave them out (in a sweep file "
+                f"`machines: {{{self.dcase}: [{some}]}}`, by hand `--machines`)"
             )
 
 

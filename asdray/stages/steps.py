@@ -158,13 +158,17 @@ def input_ids(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
     """Hashes of the frontend's input files: kind -> machine -> sha256.
 
     Raises:
-        ValueError: see `_input_id`.
+        ValueError: see `_input_id`; the message begins with the recipe.
     """
     trial = files.trial
     ids: dict[str, dict[str, str]] = {}
     for machine in unit.machines:
         for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            ids.setdefault(file.kind, {})[machine] = _input_id(file, _input_path(file, files.places))
+            try:
+                sha256 = _input_id(file, _input_path(file, files.places))
+            except ValueError as error:
+                raise ValueError(f"recipe {trial.recipe}: {error}") from None
+            ids.setdefault(file.kind, {})[machine] = sha256
     return ids
 
 
