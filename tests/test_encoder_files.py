@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 from http_server import Fault, Site, serve
 from pretrained import aisfx_data
 from tiny import build_year, trial_of
@@ -132,6 +133,19 @@ def test_clips_shorter_than_a_patch():
         ValueError, match="clips of 0.1 s are shorter than a patch of network 'beats' .0.175 s"
     ):
         system.check("dcase2023")
+
+
+def test_half_of_a_weight_file_is_a_fault_of_planning(tmp_path):
+    build_year(tmp_path)
+    trial = trial_of(encoder(weights="half.pt"))
+    files = TrialFiles.load(trial, Places.of(tmp_path, tmp_path / "results"))
+    path = tmp_path / "half.pt"
+    torch.save({"model": torch.zeros(1000)}, path)
+    train_signature(files, trial.units[0])
+    path.write_bytes(path.read_bytes()[:2000])
+    message = r"recipe \w+: frontend.weights: .*half.pt is truncated: copy or fetch the file again"
+    with pytest.raises(ValueError, match=message):
+        train_signature(files, trial.units[0])
 
 
 def test_a_name_stands_for_the_published_file(tmp_path):

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import os
 import time
+import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,18 +177,24 @@ def _input_id(file: InputFile, path: Path) -> str:
     """The sha256 of an input file.
 
     Raises:
-        ValueError: the file cannot be read, or is not the published file that the configuration names.
+        ValueError: the file cannot be read, is a truncated archive, or is not the published file that the
+            configuration names.
     """
     hint = f"; {file.hint}" if file.hint else ""
     try:
         found = path.stat()
         sha256 = _sha256_of(path, found.st_size, found.st_mtime_ns)
+        truncated = _lacks_end(path, found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise ValueError(f"frontend.{file.option}: cannot read {path}: {error.strerror}{hint}") from None
     if file.sha256 is not None and file.sha256 != sha256:
         raise ValueError(
             f"frontend.{file.option}: {path} has the sha256 {sha256[:16]}..., not {file.sha256[:16]}... as "
             f"published: the file is damaged or another one{hint}, or give its path in place of the name"
+        )
+    if truncated:
+        raise ValueError(
+            f"frontend.{file.option}: {path} is truncated: copy or fetch the file again (its end is missing)"
         )
     return sha256
 
@@ -209,6 +216,13 @@ def _input_path(file: InputFile, places: Places) -> Path:
 def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
     """The hash of a file's content, read again only after the file's size or time has changed."""
     return store.sha256_file(path)
+
+
+@functools.lru_cache(maxsize=256)
+def _lacks_end(path: Path, size: int, mtime_ns: int) -> bool:
+    """True for the first part of a zip archive, the format of files of PyTorch and of NumPy (.npz)."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file)
 
 
 class Snapshot:
