@@ -49,11 +49,17 @@ EXTRA = {
 }  # fmt: skip
 
 
+def loaded(name, path):
+    network = encoders.build(name)
+    weights.load(network, path)
+    return network
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_published_files_load_and_heads_are_left_out(name, tmp_path):
     state = sparse(SHAPES[name] | EXTRA[name])
     torch.save({"cfg": {"deep_norm": True}, "model": state}, tmp_path / "weights.pt")
-    network = encoders.load(name, tmp_path / "weights.pt")
+    network = loaded(name, tmp_path / "weights.pt")
     assert not any(value.is_meta for value in network.state_dict().values())
     assert not network.training
 
@@ -82,7 +88,7 @@ def test_files_of_fairseq_load_without_fairseq(tmp_path):
     sys.modules["test_encoders"] = sys.modules[__name__]
     torch.save(content, tmp_path / "eat.pt")
     del sys.modules["test_encoders"]
-    network = encoders.load("eat", tmp_path / "eat.pt")
+    network = loaded("eat", tmp_path / "eat.pt")
     assert "test_encoders" not in sys.modules
     assert network.extra_tokens.unique().item() == 3
     # The same below `model.`, as in fine-tuned files.
@@ -90,7 +96,7 @@ def test_files_of_fairseq_load_without_fairseq(tmp_path):
     torch.save(
         {"model": tuned | sparse({"head.weight": (527, 768), "fc_norm.bias": (768,)})}, tmp_path / "tuned.pt"
     )
-    assert encoders.load("eat", tmp_path / "tuned.pt").extra_tokens.unique().item() == 3
+    assert loaded("eat", tmp_path / "tuned.pt").extra_tokens.unique().item() == 3
 
 
 class Shell:
@@ -109,9 +115,9 @@ def test_no_code_of_a_file_runs(zipped, tmp_path, monkeypatch):
     assert not Path("ran").exists()
 
 
-def safetensors(path, shapes, *, offset=0):
+def safetensors(path, shapes):
     """Writes a file whose values are a hole of zeros."""
-    header, position = {"__metadata__": {"format": "pt"}}, offset
+    header, position = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         size = int(np.prod(shape)) * 4
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, position + size]}
@@ -125,7 +131,7 @@ def safetensors(path, shapes, *, offset=0):
 
 def test_safetensors(tmp_path):
     safetensors(tmp_path / "eat.safetensors", eat_names() | EXTRA["eat"])
-    assert encoders.load("eat", tmp_path / "eat.safetensors").blocks[11].norm1.weight.sum() == 0
+    assert loaded("eat", tmp_path / "eat.safetensors").blocks[11].norm1.weight.sum() == 0
     values = np.array([1.5, -2, 3], "<f4")
     header = json.dumps({
         "a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]},
@@ -154,7 +160,7 @@ def test_truncated_files(zipped, tmp_path):
         with pytest.raises(
             ValueError, match=r"beats.pt is truncated or no weight file \(\w+\): fetch the file again"
         ):
-            encoders.load("beats", path)
+            loaded("beats", path)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_batch_equals_torchaudio_clip_by_clip(window, seconds, scale, offset):
         torch.from_numpy(np.stack([clip(seconds, seed) for seed in range(3)]) + np.float32(offset)) * scale
     )
     found = kaldi.fbank(waves, window=window)
-    assert found.shape == (3, kaldi.n_frames(waves.shape[1]), 128)
+    assert found.shape == (3, 1 + (waves.shape[1] - 400) // 160, 128)
     torch.testing.assert_close(found / SPREAD, _torchaudio(waves, window) / SPREAD, atol=1e-4, rtol=0)
     # torchaudio's own rounding is left out: against its values in double precision.
     exact = _torchaudio(waves.double(), window).float()
@@ -55,6 +55,6 @@ def test_bfloat16_autocast_changes_nothing():
 
 
 def test_clips_shorter_than_a_frame_are_refused():
-    assert [kaldi.n_frames(n) for n in (0, 399, 400, 559, 560)] == [0, 0, 1, 1, 2]
+    assert [kaldi.fbank(torch.zeros(1, n)).shape[1] for n in (400, 559, 560)] == [1, 1, 2]
     with pytest.raises(ValueError, match="399 samples are shorter than a frame of 400"):
         kaldi.fbank(torch.zeros(2, 399))

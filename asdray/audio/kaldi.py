@@ -38,11 +38,6 @@ PRE_EMPHASIS = 0.97
 Window = Literal["povey", "hanning"]
 
 
-def n_frames(n_samples: int) -> int:
-    """Frames of a clip of ``n_samples`` samples: those that lie within the clip, 0 for less than 25 ms."""
-    return max(0, 1 + (n_samples - FRAME) // HOP)
-
-
 def fbank(waves: Tensor, *, n_mels: int = 128, window: Window = "povey") -> Tensor:
     """Natural logarithm of the power in mel bands.
 
@@ -54,8 +49,9 @@ def fbank(waves: Tensor, *, n_mels: int = 128, window: Window = "povey") -> Tens
         window: ``povey``, a Hann window to the power of 0.85, or ``hanning``; both symmetric.
 
     Returns:
-        ``(B, T, n_mels) float32``, not smaller than the logarithm of float32's epsilon, -15.94. A filter
-        without a bin of the FFT, such as the fourth of 128, has that value everywhere.
+        ``(B, T, n_mels) float32`` of the T frames that lie within a clip, not smaller than the logarithm of
+        float32's epsilon, -15.94. A filter without a bin of the FFT, such as the fourth of 128, has that
+        value everywhere.
 
     Raises:
         ValueError: clips shorter than a frame of 25 ms.

@@ -159,11 +159,11 @@ def compactness(embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, floa
     return {machine: _nearest_other(u) / apart for machine, u in unit.items()}
 
 
-def _nearest_other(unit: NDArray[np.float64], block: int = 1024) -> float:
+def _nearest_other(unit: NDArray[np.float64]) -> float:
     """Mean cosine distance of (N, D) vectors of length 1 to their nearest other vector; in blocks."""
     import numpy as np
 
-    distances = []
+    block, distances = 1024, []
     for start in range(0, len(unit), block):
         similar = unit[start : start + block] @ unit.T
         rows = np.arange(len(similar))

@@ -90,9 +90,9 @@ class Voice:
         return replace(self, parts=(*self.parts, part))
 
 
-def curve(rng: np.random.Generator, spread: float, bumps: int = 4) -> np.ndarray:
+def curve(rng: np.random.Generator, spread: float) -> np.ndarray:
     """A smooth random curve on `GRID` in dB; standard deviation about ``spread``."""
-    octaves = np.log2(GRID / GRID[0])
+    octaves, bumps = np.log2(GRID / GRID[0]), 4
     centres = rng.uniform(0, octaves[-1], bumps)
     heights = rng.normal(0, 1.6 * spread, bumps)
     widths = rng.uniform(0.4, 1.2, bumps)

@@ -6,14 +6,14 @@ in `_class`.
 Example:
     The mean token of the last layer, for two clips of 10 s::
 
-        network = load("beats", Path("BEATs_iter3.pt"))
+        network = build("beats")
+        weights.load(network, Path("BEATs_iter3.pt"))
         spectrum = network.spectrum(torch.zeros(2, 160_000))
         network(spectrum, [12])[12].grid.mean(dim=(1, 2))  # (2, 768)
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,19 +34,6 @@ def build(name: str, **options: int) -> EncoderNetwork:
 
     with torch.device("meta"):
         return _class(name)(**options).eval()
-
-
-def load(name: str, path: Path, **options: int) -> EncoderNetwork:
-    """A network with the weights of a published file, on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: the file is unreadable or of another network, or a package is missing.
-    """
-    from asdray.frontends.encoders import weights
-
-    network = build(name, **options)
-    weights.load(network, path)
-    return network
 
 
 def _class(name: str) -> type[EncoderNetwork]:

@@ -28,11 +28,6 @@ class HubNetwork(EncoderNetwork):
 
     model: nn.Module
 
-    @classmethod
-    def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `EncoderNetwork.renamed`; the names are those of the package."""
-        raise NotImplementedError
-
     def fill(self, state: Mapping[str, Tensor]) -> list[str]:
         """See `EncoderNetwork.fill`."""
         messages = _transformers(self.name).utils.logging

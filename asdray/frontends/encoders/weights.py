@@ -178,11 +178,8 @@ _REAL = {
     ("torch", "Size"),
     ("torch", "device"),
     *(
-        ("builtins", name)
-        for name in ("set", "frozenset", "list", "dict", "tuple", "int", "float", "complex")
-    ),
-    *(
-        ("__builtin__", name)
+        (module, name)
+        for module in ("builtins", "__builtin__")
         for name in ("set", "frozenset", "list", "dict", "tuple", "int", "float", "complex")
     ),
 }
