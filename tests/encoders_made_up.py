@@ -14,7 +14,7 @@ def waves(seconds, seeds=(0,)):
     return torch.from_numpy(np.stack([clip(float(seconds), seed) for seed in seeds]))
 
 
-def beats_names(n_layers=12):
+def beats_names():
     """Published name -> shape."""
     width = 768
     vectors = ("self_attn_layer_norm", "final_layer_norm")
@@ -25,7 +25,7 @@ def beats_names(n_layers=12):
         "encoder.pos_conv.0.weight_v": (width, 48, 128),
         "encoder.layer_norm.weight": (width,), "encoder.layer_norm.bias": (width,),
     }  # fmt: skip
-    for layer in range(n_layers):
+    for layer in range(12):
         block = {
             "self_attn.grep_a": (1, 12, 1, 1), "self_attn.relative_attention_bias.weight": (320, 12),
             "self_attn.grep_linear.weight": (8, 64), "self_attn.grep_linear.bias": (8,),

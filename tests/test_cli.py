@@ -98,9 +98,7 @@ def test_a_reader_that_leaves_is_no_error():
     assert run.stderr == ""
 
 
-def test_relative_recipe_of_a_run_is_that_of_the_working_directory(
-    asdray, data, recipe, tmp_path, monkeypatch
-):
+def test_relative_recipe_of_a_run_is_that_of_the_working_directory(asdray, data, recipe, monkeypatch):
     monkeypatch.chdir(recipe.parent)
     code, _, err = asdray("run", "tiny.yaml", DCASE, "--machines", "nofan", "--data", data)
     assert "no machine 'nofan'" in err

@@ -28,24 +28,22 @@ from asdray.store import Places
 # ---------------------------------------------------------------------------------------- pure functions
 
 
-def sections_of(rng, dcase="dcase2023", machines=("fan", "valve"), per_cell=5, numbers=(0,), shift=1.0):
+def sections_of(rng, dcase="dcase2023", machines=("fan", "valve"), per_cell=5, numbers=(0,)):
     """Random scores, rounded so that some are equal, in two domains (one in 2020)."""
     domains = [False] if dcase == "dcase2020" else [False, True]
     cells = np.array([(t, a) for t in domains for a in (False, True) for _ in range(per_cell)])
     return [
-        SectionScores(m, n, np.round(rng.normal(size=len(cells)) + shift * cells[:, 1], 1), cells[:, 1], cells[:, 0])
+        SectionScores(m, n, np.round(rng.normal(size=len(cells)) + cells[:, 1], 1), cells[:, 1], cells[:, 0])
         for m in machines
         for n in numbers
     ]  # fmt: skip
 
 
-def column(
-    dcase="dcase2023", subset="dev", seeds_a=(0, 1), seeds_b=(0, 1), paired=None, seed=0, shift=1.0, **more
-):
+def column(dcase="dcase2023", subset="dev", seeds_a=(0, 1), seeds_b=(0, 1), seed=0, **more):
     rng = np.random.default_rng([seed, int(dcase[-4:]), len(subset)])
-    a = {s: sections_of(rng, dcase, shift=shift, **more) for s in seeds_a}
+    a = {s: sections_of(rng, dcase, **more) for s in seeds_a}
     b = {s: sections_of(rng, dcase, **more) for s in seeds_b}
-    return Column(dcase, subset, a, b, tuple(seeds_a) == tuple(seeds_b) if paired is None else paired)
+    return Column(dcase, subset, a, b, tuple(seeds_a) == tuple(seeds_b))
 
 
 def official(dcase, sections, repeats=None):
@@ -237,12 +235,12 @@ DCASE, MACHINES = "dcase2023", ("fan", "bandsaw")
 BACKENDS = (Knn(), Knn(n_neighbors=2))
 
 
-def finished(places, dcase, recipe, seed, backends=BACKENDS, machines=MACHINES):
+def finished(places, dcase, recipe, seed, machines=MACHINES):
     """A trial with an invented extraction and all stages after."""
     trial = Trial(dcase, recipe, load_recipe(recipe).system, seed, machines)
-    write_trial(TrialFiles(trial, places, load_dataset(places.data, dcase)), Request((CKPT,), backends))
+    write_trial(TrialFiles(trial, places, load_dataset(places.data, dcase)), Request((CKPT,), BACKENDS))
     train_and_extract(trial, places)
-    all_stages(trial, places, backends)
+    all_stages(trial, places, BACKENDS)
     return trial
 
 
@@ -395,7 +393,7 @@ def test_unlabelled_and_changed_data_have_messages(asdray, tmp_path):
     assert "on the data of now (it was made of another dataset): run `asdray score` or its sweep" in err
 
 
-def test_synthetic_and_official_trials_are_not_compared(asdray, world, tmp_path):
+def test_synthetic_and_official_trials_are_not_compared(asdray, world):
     places, dis, _ = world
     folder = store.trial_dir(places.results, dis[2]).root
     path = folder / "trial.json"

@@ -204,7 +204,7 @@ def test_zips_that_lie_in_the_folder_of_zips_stay(get, site, made, tmp_path):
     assert tree(zips) == before
 
 
-def test_a_zip_that_somebody_puts_there_later_stays(get, made, tmp_path):
+def test_a_zip_that_somebody_puts_there_later_stays(get, made):
     folder = get().folder / "zips"
     folder.mkdir()
     for z, content in made[1].items():
@@ -214,7 +214,7 @@ def test_a_zip_that_somebody_puts_there_later_stays(get, made, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_zip_that_was_about_to_be_removed_is(get, made, tmp_path, monkeypatch, keep):
+def test_a_zip_that_was_about_to_be_removed_is(get, made, monkeypatch, keep):
     with monkeypatch.context() as patch:
         patch.setattr("asdray.dcase.download.is_kept", lambda *_: True)  # as if killed before
         folder = get().folder / "zips"
@@ -244,7 +244,7 @@ def test_removed_files_are_fetched_again(get, site, tmp_path, audio):
 # ------------------------------------------------------------------------------------- something is wrong
 
 
-def test_a_zip_that_is_missing_upstream_does_not_hold_up_the_rest(get, site, tmp_path):
+def test_a_zip_that_is_missing_upstream_does_not_hold_up_the_rest(get, site):
     path = zip_path(site, "_test")
     site.faults[path] = Fault(99, status=404)
     report = get()
@@ -264,7 +264,7 @@ def test_errors_that_pass_are_survived(get, site, tmp_path, audio):
     assert audio_in(tmp_path) == audio
 
 
-def test_a_wrong_md5_leaves_nothing_behind(get, site, tmp_path):
+def test_a_wrong_md5_leaves_nothing_behind(get, site):
     path = zip_path(site, "dev_fan")
     site.files[path] = site.files[path][:-1] + b"?"
     report = get()
@@ -298,7 +298,7 @@ def test_without_the_records_description_md5_is_said_to_be_unknown(
     assert audio_in(tmp_path) == audio
 
 
-def test_a_damaged_zip_of_unknown_md5_is_fetched_again_by_the_next_call(get, site, tmp_path):
+def test_a_damaged_zip_of_unknown_md5_is_fetched_again_by_the_next_call(get, site):
     for path in [p for p in site.files if p.startswith("api/")]:
         del site.files[path]
     path = zip_path(site, "dev_fan")

@@ -207,8 +207,8 @@ def test_names_that_cannot_be_are_refused(text, message):
 # --------------------------------------------------------------------------------------------- bands of backends
 
 
-def features(seed, n, f=3):
-    return Features(np.random.default_rng(seed).normal(size=(n, f, 5)).astype(np.float32), {}, [0] * n)
+def features(seed, n):
+    return Features(np.random.default_rng(seed).normal(size=(n, 3, 5)).astype(np.float32), {}, [0] * n)
 
 
 EVERY = [

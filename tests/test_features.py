@@ -17,8 +17,8 @@ from asdray.audio.batches import WEIGHTS, Clips, generator, split
 from asdray.frontends.base import FrontendModule, extract_all
 
 
-def _waves(n_clips: int, n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (n_clips, n))
+def _waves(n_clips: int, n: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (n_clips, n))
 
 
 def _numpy_spectrogram(wave: np.ndarray, n_fft: int, hop: int) -> np.ndarray:

@@ -343,7 +343,7 @@ def test_two_thousand_clips_twice(tmp_path):
     assert store.manifest_path(tmp_path, "dcase2020").read_bytes() == manifest_bytes
 
 
-def test_what_is_wrong_or_stale_is_mended(tree, tmp_path):
+def test_what_is_wrong_or_stale_is_mended(tree):
     write_list(tree)
     report = format_dataset(tree.data, "dcase2023")
     right = files_of(tree)

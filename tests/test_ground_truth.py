@@ -347,12 +347,11 @@ OURS = {
 CORRECTED = [row for (machine, name), ours in OURS.items() for row in (machine, f"{name},{ours}")]
 
 
-def put_toys(folder, domains=True, tables=False):
+def put_toys(folder, tables=False):
     for (machine, name), (label, domain) in TRUE_TOYS.items():
         file = f"ground_truth_{machine}_{name[:10]}_test.csv"
         put(folder, f"ground_truth_data/{file}", f"{name},{int(label)}")
-        if domains:
-            put(folder, f"ground_truth_domain/{file}", f"{name},{int(domain == 'target')}")
+        put(folder, f"ground_truth_domain/{file}", f"{name},{int(domain == 'target')}")
         if tables:
             row = next(r for r in NTT if r.startswith(name))
             put(

@@ -67,8 +67,9 @@ CASES = {
 }
 
 
-def _example(options, n_classes: int = 5, dtype=torch.float64, soft: bool = True):
+def _example(options, dtype=torch.float64, soft: bool = True):
     torch.manual_seed(0)
+    n_classes = 5
     loss = build_loss(options, D, n_classes).to(dtype)
     x = torch.randn(6, D, dtype=dtype)
     y = torch.eye(n_classes, dtype=dtype)[torch.arange(6) % n_classes]

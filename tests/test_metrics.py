@@ -199,7 +199,8 @@ def test_means():
         assert mean([0.5, None, 0.7]) is None
 
 
-def four_cells(rng, n=20):
+def four_cells(rng):
+    n = 20
     domain = ["source", "target"] * (2 * n)
     anomaly = [False] * (2 * n) + [True] * (2 * n)
     return rng.normal(size=4 * n) + 0.8 * np.array(anomaly), anomaly, domain
@@ -278,8 +279,8 @@ def test_the_total_of_2020_is_an_arithmetic_mean_and_none_without_a_machine():
 # ---------------------------------------------------------------------------------------- rows of a machine
 
 
-def clips(sections, n=12, seed=0, subset="dev"):
-    rng = np.random.default_rng(seed)
+def clips(sections, seed=0, subset="dev"):
+    n, rng = 12, np.random.default_rng(seed)
     columns = {"subset": [], "section": [], "domain": [], "is_anomaly": []}
     for section in sections:
         for i in range(4 * n):

@@ -73,7 +73,7 @@ class Case:
                 for (m, _), rows in self.clips.items():
                     lines += [f"{n},{self.labelled(n, d, a)},{a}" for n, d, a, *_ in rows if m == machine]
             (folder / "eval_data_list_2020.csv").write_text("\n".join(lines) + "\n")
-            return folder
+            return
         for (machine, section), rows in self.clips.items():
             for kind in ("data", "domain", "attributes"):
                 if self.dcase in ("dcase2021", "dcase2022") and kind != "data" and (
@@ -94,7 +94,6 @@ class Case:
                     path = folder / f"ground_truth_{kind}" / stem
                     path.parent.mkdir(exist_ok=True)
                     path.write_text("".join(lines))
-        return folder
 
     def write_system(self, folder, scale=1.0, order=None, names=lambda n, d, a: n, files=None):
         """Writes a submission; ``order`` shuffles rows, ``names`` and ``files`` rename clips and files."""

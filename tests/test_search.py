@@ -214,7 +214,7 @@ def places(year, tmp_path):
     return Places.of(year, tmp_path / "results")
 
 
-def studies_of(tmp_path, places, *, fresh=True, only_read=False, **changes):
+def studies_of(tmp_path, places, *, only_read=False, **changes):
     """Studies of a sweep over the tiny year; each call is a new process's view of the same file."""
     changes = {"machines": {DCASE: list(MACHINES)}, **changes}
     sweep = load_sweep(write(tmp_path, **changes))

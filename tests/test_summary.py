@@ -74,12 +74,12 @@ class World:
             console.print(status(sweep, jobs, self.places))
         return [*lines, *capture.get().splitlines()], n
 
-    def tell_without_summaries(self, jobs=None, sweep=None):
+    def tell_without_summaries(self):
         for path in self.places.results.glob("trials/*/*/*/done.json"):
             content = json.loads(path.read_text())
             content.pop("summary", None)
             path.write_text(json.dumps(content))
-        return self.tell(jobs, sweep)[0]
+        return self.tell()[0]
 
     @property
     def folder(self):

@@ -49,11 +49,11 @@ def test_a_run_that_ends_with_an_error_is_shown_as_failed(world, monkeypatch):
     assert "sweep s: not running; it failed at" in captured.get()
 
 
-def running(world, sweep, jobs, search=None):
+def running(world, sweep, jobs):
     """The state of a run, without Ray."""
     view = SimpleNamespace(begin=lambda total, progress: None, line=print)
     log = EventLog(world.folder / "events.jsonl")
-    return SweepRun(sweep, world.places, log, view, search, jobs, range(len(jobs)))
+    return SweepRun(sweep, world.places, log, view, None, jobs, range(len(jobs)))
 
 
 def test_a_plot_that_failed_for_good_is_not_tried_again(world):

@@ -157,7 +157,7 @@ def write_evaluator(tree: Tree, newline: str = "\n", attributes: bool = True) ->
         path.write_bytes((newline.join(rows) + newline).encode())
 
 
-def write_counts(tree: Tree) -> Path:
+def write_counts(tree: Tree) -> None:
     """``synthetic.json``: the tree is synthetic, and complete as it is."""
     counts = Counter(
         f"{key.split('/')[0]}/{key.split('/')[1]}/{c.section:02d}/{c.split}/{c.domain or 'unknown'}/"
@@ -166,4 +166,3 @@ def write_counts(tree: Tree) -> Path:
     )
     path = tree.data / "original" / tree.dcase / "synthetic.json"
     path.write_text(json.dumps({"counts": counts}))
-    return path

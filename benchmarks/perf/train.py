@@ -174,7 +174,7 @@ def measure(row: Row, device_name: str, threads: int, quick: bool) -> dict[str, 
         alone = steps.layers_alone(model, lambda: model.loss(model.prepare(batch)), context, clock, repeats)
         alone += steps.median(lambda: model.prepare(batch), clock, repeats)
         alone += steps.median(optimizer.step, clock, repeats)
-        figures["alone"] = alone + _head_alone(model, row, context, clock, repeats, device)
+        figures["alone"] = alone + _head_alone(model, row, clock, repeats, device)
         return figures
 
 
@@ -228,7 +228,7 @@ def _loss(model: Any, prepared: Any, context: Any) -> torch.Tensor:
         return model.loss(prepared)
 
 
-def _head_alone(model: Any, row: Row, context: Any, clock: Any, repeats: int, device: torch.device) -> float:
+def _head_alone(model: Any, row: Row, clock: Any, repeats: int, device: torch.device) -> float:
     """Seconds of the loss, forward and backward."""
     if row.network == "autoencoder":
         out = torch.randn(row.batch_size, steps.N_FRAMES * steps.N_MELS, device=device, requires_grad=True)
