@@ -283,7 +283,7 @@ def test_ground_truth_that_comes_later_repeats_only_what_reads_labels(trial, tmp
 
     write_list(tree)
     format_dataset(places.data, DCASE)
-    # fan is a dev machine: nothing is new for it. bandsaw: scored, but evaluated anew.
+    # fan is a dev machine: nothing is new for it. bandsaw: scored, but evaluated again.
     assert found(all_stages(trial, places)) == [True, True, True, True, True, False, False]
     assert directory.scores(CKPT, "bandsaw", backend_id(Knn())).read_bytes() == scores
     official = pd.read_csv(directory.output(CKPT) / "official23-eval.csv")

@@ -36,8 +36,8 @@ def mem_mixup(
         a statistic of training clips; and (M,) of the queries.
 
     Raises:
-        ValueError: fewer than four references in both domains, no queries under ``test``, a value that is not
-            finite, or an unknown domain.
+        ValueError: fewer than two references; under ``train`` and ``train_bank`` fewer than four in each
+            domain; no queries under ``test``; a value that is not finite, or an unknown domain.
 
     Source: GenRep, Saengthong and Shinozaki, arXiv 2409.05035, with ``test``. The statistics of training
     clips are asdray's own.

@@ -36,8 +36,8 @@ class FrontendConfig(Config):
     Example:
         A frontend of one option, trained on all machines together::
 
-            class Encoder(FrontendConfig):
-                name: Literal["encoder"] = "encoder"
+            class Mine(FrontendConfig):
+                name: Literal["mine"] = "mine"
                 weights: str
                 scope: ClassVar = "all"
 

@@ -31,7 +31,7 @@ Channel = Literal["near", "far", "mean", "difference", "cancel", "subtract"]
 FORMULAS: Mapping[str, int] = {"cancel": 1, "subtract": 1}
 """Channels that `asdray.audio.microphones` computes when audio is packed -> version of the formula.
 
-A developer raises the version when a formula begins to give other samples: packs and results are made anew.
+A developer raises the version when a formula begins to give other samples: packs and results are rebuilt.
 """
 
 

@@ -224,7 +224,7 @@ def name_of_weights(sha256: str) -> str | None:
 
 
 def weights_path(weights: str) -> str:
-    """The path of ``weights``, relative to the data folder unless it is absolute.
+    """The path of ``weights``: absolute, below ``~``, or relative to the data folder.
 
     Raises:
         ValueError: an unknown name.

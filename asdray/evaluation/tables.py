@@ -312,7 +312,7 @@ def write_trials(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Writes ``trials.parquet`` of a sweep: one row per trial, one column per swept option.
 
     Args:
-        rows: see `asdray.sweep.outputs.trial_row`; ``swept`` maps option path -> value, ``seconds`` maps
+        rows: see `asdray.sweep.jobs.trial_row`; ``swept`` maps option path -> value, ``seconds`` maps
             stage -> seconds. An object among the values is written as JSON text.
         folder: the sweep's folder.
     """

@@ -43,7 +43,7 @@ def device_label(device: torch.device) -> str:
 
 
 def precision(name: str, device: torch.device) -> torch.autocast:
-    """The context for ``train.precision``.
+    """The context for a ``precision``: that of a training, or of an encoder.
 
     ``fp32`` changes nothing. ``bf16`` computes in bfloat16 wherever torch's autocast considers bfloat16 safe;
     weights, gradients of weights and spectra stay in float32.

@@ -58,7 +58,7 @@ def _sections_and_domains(
     known = {clip: (section, domain) for clip, section, domain in zip(*columns, strict=True)}
     if absent := [clip for clip in clips if clip not in known]:
         raise ValueError(
-            f"{dcase} was formatted anew while {machine} was scored: it has no clip {absent[0]} any more; "
+            f"{dcase} was formatted again while {machine} was scored: it has no clip {absent[0]} any more; "
             "run the command again"
         )
     return known
