@@ -67,10 +67,7 @@ def test_a_common_selection_is_a_note_below_the_table():
 
 
 def test_a_rank_by_eval_has_a_note_on_selection_by_eval():
-    said = (
-        "whoever picks the top row selects by eval labels, and the score flatters the row, however each row "
-    )
-    said += "was selected; to choose a row, use `asdray report NAME --rank-by dev_amean`"
+    said = "the top one of these 5 selects by eval labels, and its score flatters; to choose, --rank-by dev_amean"
     assert any(said in note for note in board(make_rows()).notes)
     for quiet in ("dev_amean", "dcase2022-dev"):
         assert not any("eval labels" in n for n in board(make_rows(), rank_by=quiet).notes)

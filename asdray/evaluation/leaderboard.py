@@ -254,11 +254,10 @@ def _notes_on_rows(board: Leaderboard, unlabelled: Sequence[str], n_unranked: in
         notes.append(f"{incomplete} of {len(ours) - n_unranked} rows are incomplete and not ranked.")
     ranked = int(ours["rank"].notna().sum())
     if ranked > 1 and any(name.endswith("-eval") for name in over):
-        by_dev = "; to choose a row, use `asdray report NAME --rank-by dev_amean`"
-        instead = "" if all(n.endswith("-eval") for n in names) else by_dev
+        instead = "" if all(n.endswith("-eval") for n in names) else "; to choose, --rank-by dev_amean"
         notes.append(
-            f"The ranks of these {ranked} rows read eval labels: whoever picks the top row selects by eval "
-            f"labels, and the score flatters the row, however each row was selected{instead}."
+            "What a row was selected by speaks of that row alone: whoever picks the top one of these "
+            f"{ranked} selects by eval labels, and its score flatters{instead}."
         )
     if len(ours) < len(board.frame):
         notes.append("Published rows are placed by their score and not ranked; they were not run here.")
