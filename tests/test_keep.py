@@ -261,7 +261,7 @@ def test_what_is_in_no_ranking_yet_stays(world):
     sweep, jobs = world.load(mels=(8, 16), keep={"embeddings": {"top": 1}})
     finish(jobs[0], sweep, world.places)
     ranking = Ranking.read(sweep, jobs, world.places)
-    assert not any(ranking.is_beyond(job, 1) for job in jobs)
+    assert not any(ranking.is_outside_top(job, 1) for job in jobs)
     pruner = Pruner(sweep, world.places)
     pruner.prune_all(jobs, None)
     assert pruner.freed == 0
