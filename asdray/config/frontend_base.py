@@ -47,8 +47,7 @@ class FrontendConfig(Config):
     Attributes:
         scope: the training data of one model: ``all`` machines together, or one ``machine``.
         own_scores: names of the anomaly scores that the frontend computes itself.
-        embeddings: names of the embeddings, if the frontend computes several, the most useful one first;
-            empty for one embedding called ``embedding``. Backends choose by name.
+        embeddings: names of the embeddings, the most useful one first. Backends choose by name.
         scored_embedding: True if backends score the embedding.
         learns: True if the frontend is trained.
         has_one_seed: True if all seeds give the same result.
@@ -64,7 +63,7 @@ class FrontendConfig(Config):
     name: str
     scope: ClassVar[Literal["all", "machine"]] = "machine"
     own_scores: ClassVar[tuple[str, ...]] = ()
-    embeddings: ClassVar[tuple[str, ...]] = ()
+    embeddings: ClassVar[tuple[str, ...]] = ("embedding",)
     scored_embedding: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     has_one_seed: ClassVar[bool] = False

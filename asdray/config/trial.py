@@ -71,11 +71,11 @@ class Trial:
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
         """The requested backends whose embeddings the frontend has, then the frontend's own scores."""
         frontend = self.system.frontend
-        embeddings = frontend.scored_embedding and (frontend.embeddings or ("embedding",))
+        embeddings = {*frontend.embeddings}
         scored = [
             b
             for b in requested
-            if embeddings and not isinstance(b, OwnBackend) and {*b.embeddings} <= {*embeddings}
+            if frontend.scored_embedding and not isinstance(b, OwnBackend) and {*b.embeddings} <= embeddings
         ]
         return (*scored, *(own_backend(score) for score in frontend.own_scores))
 
@@ -86,12 +86,12 @@ def check_embeddings(frontends: Sequence[FrontendConfig], backends: Iterable[Bac
     Raises:
         ValueError: an embedding that no frontend has, with the nearest existing name.
     """
-    having = [{*(f.embeddings or ("embedding",))} for f in frontends if f.scored_embedding]
+    having = [{*f.embeddings} for f in frontends if f.scored_embedding]
     for backend in backends:
         names = () if isinstance(backend, OwnBackend) else backend.embeddings
         if not names or any({*names} <= known for known in having):
             continue
-        known = list(dict.fromkeys(n for f in frontends for n in f.embeddings or ("embedding",)))
+        known = list(dict.fromkeys(n for f in frontends for n in f.embeddings))
         absent = next((name for name in names if name not in known), "+".join(names))
         label = frontends[0].label if len(frontends) == 1 else "no frontend of the sweep"
         verb = "has no" if len(frontends) == 1 else "has the"

@@ -139,10 +139,11 @@ class FrontendModule(nn.Module):
         """
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """Clips ``(B, L) float32`` -> ``embedding (B, D) float32``, and every own score ``(B,)``.
+        """Clips ``(B, L) float32`` -> embeddings and own scores by name.
 
-        A frontend whose configuration has names in ``embeddings`` returns a tensor of each name instead,
-        ``(B, D)``, or ``(B, F, D)`` for F bands.
+        Returns:
+            For each name in the configuration's ``embeddings`` a tensor ``(B, D) float32``, or ``(B, F, D)``
+            for F bands; for each own score a tensor ``(B,)``.
         """
         raise NotImplementedError
 

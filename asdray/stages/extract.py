@@ -194,7 +194,7 @@ def _write(
     """
     import pyarrow as pa
 
-    embeddings = frontend.embeddings or ("embedding",)
+    embeddings = frontend.embeddings
     if absent := [name for name in embeddings if name not in found]:
         raise ValueError(f"{frontend.label} computes no {absent[0]!r} (it computes: {', '.join(found)})")
     for name, value in found.items():
