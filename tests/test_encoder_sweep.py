@@ -39,6 +39,7 @@ SPEC = {
     "machines": {"dcase2023": MACHINES},
     "backends": ["knn", *({"name": name, "embedding": EMBEDDINGS} for name in BACKENDS)],
     "umap": False,
+    "choose_by": "dcase2023-dev",
 }
 
 
@@ -82,6 +83,21 @@ def test_the_leaderboard_has_every_pooling_by_every_backend(board):
         labels = ours.loc[ours["backend"].str.startswith(name), "backend"]
         assert all(any(embedding in label for label in labels) for embedding in EMBEDDINGS), labels.tolist()
     assert len(board[board["recipe"] == "raw_spec"]) == 1
+
+
+def test_the_choice_by_dev_stands_beside_the_best_by_eval(results, board):
+    choice = pd.read_csv(results / "sweeps" / "poolings" / "selection.csv")
+    key = ["system", "backend_id"]
+    ours = board[board["rank"].notna()]
+    assert len(choice) == len(ours) == 30
+    (chosen,) = choice.loc[choice["selected"], key].itertuples(index=False)
+    (oracle,) = choice.loc[choice["oracle"], key].itertuples(index=False)
+    assert tuple(chosen) == tuple(ours.loc[ours["dcase2023-dev_mean"].idxmax(), key])
+    assert tuple(oracle) == tuple(ours.loc[ours["dcase2023-eval_mean"].idxmax(), key])
+    rho = choice["dev"].rank().corr(choice["eval"].rank())
+    text = (results / "sweeps" / "poolings" / "leaderboard.md").read_text()
+    assert "Chosen by dcase2023-dev among 30 rows" in text
+    assert f"Rank correlation (Spearman) of dcase2023-dev and eval over the rows: {rho:.2f}" in text
 
 
 def test_an_embedding_differs_by_its_pooling(results):

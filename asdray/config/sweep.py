@@ -77,6 +77,28 @@ def check_rank_by(rank_by: str | None, names: Sequence[str]) -> str:
     return rank_by
 
 
+def check_chosen_by(name: str, columns: Sequence[str], option: str) -> None:
+    """Checks that ``name`` is a dev column or a mean of dev columns, by which rows may be chosen.
+
+    Args:
+        columns: columns of the sweep's leaderboard, ``<dcase>-<subset>``.
+        option: the option that holds the name, for the message.
+
+    Raises:
+        ValueError: an eval column, or an unknown one.
+    """
+    dev = tuple(c for c in columns if c.endswith("-dev"))
+    known = [*dev, *(m for m in MEANS if m.startswith("dev_") and dev)]
+    if name in known:
+        return
+    if name in columns or name in MEANS:
+        raise ValueError(
+            f"{option} {name!r}: the eval subset must not choose what is reported on it; choose by dev "
+            f"columns (one of: {', '.join(known) or 'none in this sweep'})"
+        )
+    raise ValueError(f"cannot choose by {name!r}{nearest(name, known)} (one of: {', '.join(known)})")
+
+
 Combine = Literal["zscore", "rank"]
 
 
@@ -132,19 +154,8 @@ class Ensemble(Config):
         """
         if self.of == "seeds" and n_seeds < 2:
             raise ValueError("'of: seeds' needs two seeds at least")
-        if self.chosen_by is None:
-            return
-        dev = tuple(c for c in columns if c.endswith("-dev"))
-        known = [*dev, *(m for m in MEANS if m.startswith("dev_") and dev)]
-        if self.chosen_by in known:
-            return
-        if self.chosen_by in columns or self.chosen_by in MEANS:
-            raise ValueError(
-                f"rank_by {self.chosen_by!r}: the eval subset must not choose what is reported on it; choose "
-                f"by dev columns (one of: {', '.join(known) or 'none in this sweep'})"
-            )
-        near = nearest(self.chosen_by, known)
-        raise ValueError(f"cannot choose by {self.chosen_by!r}{near} (one of: {', '.join(known)})")
+        if self.chosen_by is not None:
+            check_chosen_by(self.chosen_by, columns, "rank_by")
 
 
 # --------------------------------------------------------------------------------------- resources and disk
@@ -309,6 +320,10 @@ class Sweep(Config):
     rank_by: str | None = None
     """Order of the leaderboard: a column such as ``dcase2023-eval``, or one of `MEANS`; null: see
     `check_rank_by`."""
+    choose_by: str | None = None
+    """A grid's choice among its rows, by a ``<dcase>-dev`` column, ``dev_amean`` or ``dev_hmean``; null for
+    none. ``selection.csv`` and a note of the leaderboard set the chosen row beside the row with the best eval
+    score; the order of the leaderboard stays."""
     plugins: tuple[str, ...] = ()
     """Python files or folders that add losses, frontends or backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
@@ -364,6 +379,10 @@ class Sweep(Config):
                 "only during the run; a second choice by the same scores would flatter, too: write a grid "
                 "with the chosen systems in its space, with fresh seeds and with these ensembles"
             )
+        if self.search.samples and self.choose_by is not None:
+            raise ValueError(
+                f"choose_by is {self.choose_by!r}, but a search chooses by search.objective: leave it out"
+            )
         if self.confirm is not None and (shared := sorted(set(self.confirm.seeds) & set(self.seeds))):
             raise ValueError(
                 f"confirm.seeds: the search used {', '.join(map(str, shared))} too, and chose by their "
@@ -383,6 +402,9 @@ class Sweep(Config):
         place = "rank_by"
         try:
             check_rank_by(self.rank_by, self.columns)
+            if self.choose_by is not None:
+                place = "choose_by"
+                check_chosen_by(self.choose_by, self.columns, place)
             for ensemble in self.ensembles:
                 place = f"ensembles: {ensemble.name}"
                 ensemble.check(self.columns, len(self.seeds))

@@ -165,7 +165,7 @@ def write_metric(
 def _board(
     sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None
 ) -> tuple[Tables, Leaderboard, pd.DataFrame | None]:
-    """The tables of one metric, the leaderboard, and the rows of ``selection.csv`` of a search."""
+    """The tables of one metric, the leaderboard, and the rows of ``selection.csv``, None without a choice."""
     from asdray.evaluation import leaderboard, published, tables
     from asdray.sweep import selection
 
@@ -197,11 +197,13 @@ def _board(
         selected_by=chosen.selected_by if chosen else "fixed",
         metric=metric,
     )
-    notes = (*ensemble_notes, *(chosen.notes if chosen else ()), *_weights_notes(jobs, places))
-    board = replace(board, notes=(*board.notes, *notes), recipes=tuple(sweep.recipes))
-    if chosen is None:
-        return scores, board, None
-    return scores if sweep.confirm else chosen.tables, board, chosen.frame
+    rows, notes = (chosen.frame, chosen.notes) if chosen else (None, ())
+    if sweep.choose_by is not None:
+        rows, note = selection.of_grid(board, sweep.choose_by)
+        notes = (note,)
+    notes = (*board.notes, *ensemble_notes, *notes, *_weights_notes(jobs, places))
+    board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
+    return chosen.tables if chosen and not sweep.confirm else scores, board, rows
 
 
 def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:

@@ -1,8 +1,9 @@
-"""Selection in a search: the chosen systems, their eval scores, and the best eval score that was possible.
+"""Selection among systems: the chosen ones, their eval scores, and the best eval score that was possible.
 
-A search chooses systems by its objective, on dev data. ``selection.csv`` sets every system's objective beside
-its official dev and eval scores, so that the loss through selection is visible: the *oracle* is the row with
-the best eval score, and nothing may be chosen by it. Scores are fractions, null unless complete.
+A search chooses systems by its objective, a grid rows by its ``choose_by``, both on dev data.
+``selection.csv`` sets the objective beside the official dev and eval scores, so that the loss through
+selection is visible: the *oracle* is the row with the best eval score, and nothing may be chosen by it.
+Scores are fractions, null unless complete.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 import pandas as pd
 
 from asdray.config.backend import backend_id
+from asdray.config.sweep import MEANS
 from asdray.config.trial import Trial
 from asdray.evaluation import leaderboard, metrics, tables
+from asdray.evaluation.leaderboard import Leaderboard
 from asdray.evaluation.tables import TableContext, Tables
 from asdray.sweep.objective import ANY
 from asdray.sweep.study import Sample, Studies
@@ -27,12 +30,13 @@ COLUMNS = (
     "recipe", "sample", "state", "system", "options", "backend", "backend_id", "checkpoint", "objective",
     "dev", "eval", "judged", "selected", "confirmed", "oracle",
 )  # fmt: skip
-"""Columns of ``selection.csv`` before ``dataset``: one row per system, backend and checkpoint of a search,
-the best objective first.
+"""Columns of ``selection.csv`` before ``dataset``: one row per system, backend and checkpoint, the best
+objective first.
 
 ``objective`` is the sample's value; ``dev`` and ``eval`` are official scores on the years and seeds of the
 search. ``judged`` marks the row of each system that competes in the recipe's choice, ``selected`` the best of
-these, ``confirmed`` the systems that are trained again with other seeds, ``oracle`` the best eval score.
+these, ``confirmed`` the systems that are trained again with other seeds, ``oracle`` the best eval score. In a
+grid the objective is the column ``choose_by``, and every ranked row competes.
 """
 
 _STATES = ("done", "open", "stopped", "failed")
@@ -227,3 +231,44 @@ def _notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
 def _shown(row: Mapping[str, Any] | pd.Series) -> str:
     value = "unknown" if math.isnan(row["eval"]) else tables.percent(row["eval"])
     return f"{row['system']} {row['backend']}, eval {value}"
+
+
+# -------------------------------------------------------------------------------------------------- a grid
+def of_grid(board: Leaderboard, choose_by: str) -> tuple[pd.DataFrame, str]:
+    """The choice of a grid among the ranked rows of its leaderboard.
+
+    Args:
+        choose_by: a ``<dcase>-dev`` column or a mean of dev columns.
+
+    Returns:
+        The rows of ``selection.csv``, the best objective first, and a sentence for the leaderboard. Without a
+        ranked row the frame is empty.
+    """
+    ranked = board.frame[board.frame["rank"].notna()]
+    frame = ranked.assign(
+        objective=ranked[choose_by if choose_by in MEANS else f"{choose_by}_mean"],
+        dev=ranked["dev_amean"],
+        eval=ranked["eval_amean"],
+        state="done",
+        judged=True,
+        selected=False,
+        confirmed=False,
+        oracle=False,
+    )
+    frame = frame.reindex(columns=list(COLUMNS)).sort_values(
+        "objective", ascending=False, kind="stable", ignore_index=True
+    )
+    if not len(frame):
+        return frame, f"Nothing is chosen by {choose_by} yet: no row is complete."
+    frame.loc[0, "selected"] = True
+    line = f"Chosen by {choose_by} among {len(frame)} rows: {_shown(frame.iloc[0])}"
+    if frame["eval"].notna().any():
+        oracle = int(frame["eval"].argmax())
+        frame.loc[oracle, "oracle"] = True
+        place = int(frame["eval"].rank(method="min", ascending=False)[0])
+        line += f", which is place {place} by eval. Oracle, the best possible (chosen by eval): "
+        line += _shown(frame.iloc[oracle])
+        rho = rank_correlation(frame["objective"].tolist(), frame["eval"].tolist())
+        if rho is not None:
+            line += f". Rank correlation (Spearman) of {choose_by} and eval over the rows: {rho:.2f}"
+    return frame, f"{line}."
