@@ -148,11 +148,11 @@ def test_heads_are_weighted_sums_of_losses():
     assert [loss.centres.shape for loss in subspace.losses] == [(32, 3), (32, 2), (32, 3)]
     assert len(list(subspace.parameters())) == 3, "learnt by default"
     expected = 0.5 * sum(loss(part, y) for loss, part in zip(subspace.losses, parts, strict=True))
-    torch.testing.assert_close(subspace(parts, y, None), expected)
+    torch.testing.assert_close(subspace(parts, y, y, None), expected)
 
     featex = build_head(config.FeatEx(weight=2.0, loss=config.AdaCos()), [3, 2, 3], 2)
     assert featex.loss.centres.shape == (2 * 4, 8)
     exchange = draw_exchange(np.random.default_rng(0), 4, 3, 0.5)
     expected = 2 * featex.loss(*exchanged(parts, y, exchange))
-    torch.testing.assert_close(featex(parts, y, exchange), expected)
+    torch.testing.assert_close(featex(parts, y, y, exchange), expected)
     assert build_loss(config.AdaCos(), 8, 8).scale == featex.loss.scale

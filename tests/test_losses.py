@@ -10,9 +10,11 @@ import torch
 
 from asdray.config import losses as config
 from asdray.frontends.discriminative import build_loss
-from asdray.frontends.losses import MIN_SCALE, AdaCosLoss
+from asdray.frontends.losses import MIN_SCALE, AdaCosLoss, loss_of
 
 D = 7
+OWN = np.eye(5)[np.arange(6) % 5]
+"""The classes of the six clips of `_example` before mixup."""
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -41,6 +43,28 @@ def _arcface(x, y, w, margin_on, scale=64.0, margin=0.5):
     return _cross_entropy(_softmax(scale * np.cos(angle)), y)
 
 
+def _noisy_arcmix(x, y, w, scale=64.0, margin=0.5):
+    """Clip by clip the cross entropies of both classes, with the margin at the clip's own class alone."""
+    cosine, losses = _unit(x) @ _unit(w).T, []
+    for b, own in enumerate(OWN.argmax(axis=1)):
+        logits = scale * cosine[b]
+        logits[own] = scale * np.cos(np.arccos(cosine[b, own]) + margin)
+        log_p = logits - np.log(np.exp(logits).sum())
+        mixed_in = int(np.argmax(np.where(OWN[b] == 1, 0, y[b])))
+        losses.append(-y[b, own] * log_p[own] - (1 - y[b, own]) * log_p[mixed_in])
+    return float(np.mean(losses))
+
+
+def _arcmix(x, y, w, scale=64.0, margin=0.5):
+    """The cross entropy of every class with the margin at this class."""
+    cosine, total = _unit(x) @ _unit(w).T, 0.0
+    for b, c in zip(*np.nonzero(y), strict=True):
+        logits = scale * cosine[b]
+        logits[c] = scale * np.cos(np.arccos(cosine[b, c]) + margin)
+        total -= y[b, c] * (logits[c] - np.log(np.exp(logits).sum()))
+    return total / len(x)
+
+
 def _adaproj(x, y, w, k):
     x, w = _unit(x), _unit(w)
     cosine = np.empty(y.shape)
@@ -63,6 +87,16 @@ CASES = {
         lambda x, y, w: _arcface(x, y, w, "target", 8, 0.2),
     ),
     "arcface of the reference": (config.ArcFace(margin_on="all"), lambda x, y, w: _arcface(x, y, w, "all")),
+    "noisy arcmix": (config.ArcFace(margin_on="own"), _noisy_arcmix),
+    "noisy arcmix, small scale": (
+        config.ArcFace(margin_on="own", scale=8, margin=0.2),
+        lambda x, y, w: _noisy_arcmix(x, y, w, 8, 0.2),
+    ),
+    "arcmix": (config.ArcFace(margin_on="each"), _arcmix),
+    "arcmix, small scale": (
+        config.ArcFace(margin_on="each", scale=8, margin=0.2),
+        lambda x, y, w: _arcmix(x, y, w, 8, 0.2),
+    ),
     "adaproj": (config.AdaProj(subspace_dim=3, trainable=True), lambda x, y, w: _adaproj(x, y, w, 3)),
 }
 
@@ -78,6 +112,10 @@ def _example(options, dtype=torch.float64, soft: bool = True):
     return loss, x, y
 
 
+def _value(loss, x, y):
+    return loss_of(loss, x, y, torch.as_tensor(OWN, dtype=y.dtype))
+
+
 def _arrays(*tensors):
     return [t.detach().double().numpy() for t in tensors]
 
@@ -87,9 +125,9 @@ def _arrays(*tensors):
 def test_loss_equals_its_formula(name, soft):
     options, formula = CASES[name]
     loss, x, y = _example(options, soft=soft)
-    assert loss(x, y).item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-9)
+    assert _value(loss, x, y).item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-9)
     loss, x, y = _example(options, dtype=torch.float32, soft=soft)
-    found = loss(x, y)
+    found = _value(loss, x, y)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-6, abs=1e-6)
 
@@ -99,7 +137,7 @@ def test_gradient_equals_a_finite_difference(name):
     options, formula = CASES[name]
     loss, x, y = _example(options)
     x.requires_grad_()
-    loss(x, y).backward()
+    _value(loss, x, y).backward()
     step = 1e-6
     bases = _arrays(x, y, loss.centres)
     for position, grad in ((0, x.grad), (2, loss.centres.grad)):
@@ -189,14 +227,14 @@ def test_two_classes_with_subclusters_learn():
 def test_losses_are_computed_in_float32_under_bf16_autocast(name):
     loss, x, y = _example(CASES[name][0], dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = loss(x, y)
-        half = loss(x.bfloat16(), y)
+        inside = _value(loss, x, y)
+        half = _value(loss, x.bfloat16(), y)
     assert inside.dtype == half.dtype == torch.float32
-    assert inside.item() == loss(x, y).item()
-    assert half.item() == loss(x.bfloat16().float(), y).item()
+    assert inside.item() == _value(loss, x, y).item()
+    assert half.item() == _value(loss, x.bfloat16().float(), y).item()
     x = x.bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss(x, y).backward()
+        _value(loss, x, y).backward()
     assert x.grad.dtype == torch.bfloat16
     assert x.grad.isfinite().all()
     assert x.grad.any()
@@ -211,11 +249,18 @@ def test_extreme_embeddings_stay_finite(name):
         [torch.zeros(1, D), torch.full((2, D), 1e20), torch.full((1, D), 1e-30), on_a_centre, -on_a_centre]
     )
     x.requires_grad_()
-    value = loss(x, y)
+    value = _value(loss, x, y)
     value.backward()
     assert value.isfinite()
     assert x.grad.isfinite().all()
     assert loss.centres.grad.isfinite().all()
+
+
+def test_margins_of_mixtures_equal_arcface_without_a_mixture():
+    found = [
+        _value(*_example(config.ArcFace(margin_on=on), soft=False)).item() for on in ("target", "own", "each")
+    ]
+    assert found == pytest.approx(found[:1] * 3, rel=1e-12)
 
 
 # ----------------------------------------------------------------------------------------- dynamic scale

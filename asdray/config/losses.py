@@ -65,9 +65,12 @@ class ArcFace(Config):
     """Factor of the cosines (s)."""
     margin: Annotated[float, Field(ge=0, lt=math.pi)] = 0.5
     """Added to the angle, in radians."""
-    margin_on: Literal["target", "all"] = "target"
-    """``target``, as published: the margin is added for the right class, which becomes harder to reach.
-    ``all``, as ASDKit computes: the margin is added for every class, shifts all alike and separates none."""
+    margin_on: Literal["target", "all", "own", "each"] = "target"
+    """``target``, as published: the margin is added for the right class, which becomes harder to reach; a
+    class of a mixed clip gets the margin times its share. ``own``: the class of the clip itself gets the
+    whole margin, the class that is mixed in gets none (Noisy-ArcMix: Choi and Choi, ICASSP 2024). ``each``:
+    the cross entropy of each class has the whole margin at this class (ArcMix, ibid.). ``all``, as ASDKit
+    computes: the margin is added for every class, shifts all alike and separates none."""
     trainable: bool = True
     """If true, the class centres are learnt."""
 

@@ -15,7 +15,8 @@ function that implements the method::
 
 * ``LOSSES``: the configuration derives from `asdray.config.base.Config`. ``Loss(config, embedding_dim,
   n_classes)`` is a torch module that maps embeddings ``(B, D) float32`` and targets ``(B, C) float32`` to the
-  mean loss of the batch ``()``.
+  mean loss of the batch ``()``. With an attribute ``uses_own = True``, ``forward`` gets a third argument: the
+  targets before mixup, ``(B, C) float32``.
 * ``FRONTENDS``: the configuration derives from `asdray.config.frontend.FrontendConfig`. ``Frontend(config,
   n_samples, columns, saved)`` is an `asdray.frontends.base.FrontendModule`; `asdray.frontends.build`
   describes the arguments. A frontend has ``extract(waves)``, which returns a tensor ``embedding``, or one of

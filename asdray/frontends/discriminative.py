@@ -26,7 +26,14 @@ from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.base import FrontendModule
-from asdray.frontends.losses import AdaCosLoss, AdaProjLoss, AngularLoss, ArcFaceLoss, require_classes
+from asdray.frontends.losses import (
+    AdaCosLoss,
+    AdaProjLoss,
+    AngularLoss,
+    ArcFaceLoss,
+    loss_of,
+    require_classes,
+)
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
@@ -151,9 +158,11 @@ class SubspaceHead(nn.Module):
         self.weight = options.weight
         self.losses = nn.ModuleList(build_loss(options.loss, dim, n_classes) for dim in dims)
 
-    def forward(self, parts: Sequence[Tensor], targets: Tensor, exchange: Exchange | None) -> Tensor:
-        """The loss, shape ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``."""
-        losses = [loss(part, targets) for loss, part in zip(self.losses, parts, strict=True)]
+    def forward(
+        self, parts: Sequence[Tensor], targets: Tensor, own: Tensor, exchange: Exchange | None
+    ) -> Tensor:
+        """The loss, ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``, see `loss_of`."""
+        losses = [loss_of(loss, part, targets, own) for loss, part in zip(self.losses, parts, strict=True)]
         return self.weight * torch.stack(losses).sum()
 
 
@@ -170,10 +179,13 @@ class FeatExHead(nn.Module):
         self.weight = options.weight
         self.loss = build_loss(options.loss, sum(dims), n_classes * (len(dims) + 1))
 
-    def forward(self, parts: Sequence[Tensor], targets: Tensor, exchange: Exchange | None) -> Tensor:
-        """The loss, shape ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``."""
+    def forward(
+        self, parts: Sequence[Tensor], targets: Tensor, own: Tensor, exchange: Exchange | None
+    ) -> Tensor:
+        """The loss, ``()``, of sub-embeddings ``M x (B, D_m)`` with targets ``(B, C)``, see `loss_of`."""
         assert exchange is not None
-        return self.weight * self.loss(*exchanged(parts, targets, exchange))
+        embeddings, after = exchanged(parts, targets, exchange)
+        return self.weight * loss_of(self.loss, embeddings, after, exchanged_targets(own, exchange))
 
 
 def exchanged(parts: Sequence[Tensor], targets: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
@@ -185,12 +197,18 @@ def exchanged(parts: Sequence[Tensor], targets: Tensor, exchange: Exchange) -> t
     Returns:
         embeddings ``(B, D_1 + ... + D_M)``; targets ``(B, C (M + 1))``, with the row sums of ``targets``.
     """
-    swapped = exchange.swapped[:, None]
     sources = exchange.source.unbind(dim=1)
     embeddings = torch.cat([part[source] for part, source in zip(parts, sources, strict=True)], dim=1)
+    return embeddings, exchanged_targets(targets, exchange)
+
+
+def exchanged_targets(targets: Tensor, exchange: Exchange) -> Tensor:
+    """The targets of `exchanged` alone."""
+    swapped = exchange.swapped[:, None]
+    sources = exchange.source.unbind(dim=1)
     blocks = [targets * ~swapped]
     blocks += [targets[source] * swapped / len(sources) for source in sources]
-    return embeddings, torch.cat(blocks, dim=1)
+    return torch.cat(blocks, dim=1)
 
 
 def build_head(options: losses.Head, dims: Sequence[int], n_classes: int) -> SubspaceHead | FeatExHead:
@@ -326,16 +344,16 @@ class DiscriminativeFrontend(FrontendModule):
     def loss(self, batch: ClipBatch) -> Tensor:
         """The mean of the main loss plus the losses of all heads, ``() float32``."""
         waves = features.to_float(batch.samples)
-        targets = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
+        targets = own = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
         if self.config.mixup_probability > 0:
             waves = mix(waves, batch.partner, batch.share)
             targets = mix(targets, batch.partner, batch.share)
         if batch.masks is not None:
             waves = mask(waves, batch.masks)
         parts = self.parts(waves)
-        loss = self.head(torch.cat(parts, dim=1), targets)
+        loss = loss_of(self.head, torch.cat(parts, dim=1), targets, own)
         for head in self.more_heads:
-            loss = loss + head(parts, targets, batch.exchange)
+            loss = loss + head(parts, targets, own, batch.exchange)
         return loss
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:

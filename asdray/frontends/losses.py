@@ -35,6 +35,9 @@ def require_classes(n_classes: int) -> None:
 class AngularLoss(nn.Module):
     """The base of the losses: K centres per class; class c has the centres cK to cK + K - 1.
 
+    Attributes:
+        uses_own: True if `forward` needs the classes before mixup, see `loss_of`.
+
     Args:
         embedding_dim: D.
         n_classes: C, at least 2.
@@ -46,6 +49,7 @@ class AngularLoss(nn.Module):
     """
 
     centres: Tensor
+    uses_own: bool = False
 
     def __init__(self, embedding_dim: int, n_classes: int, per_class: int, trainable: bool) -> None:
         super().__init__()
@@ -58,12 +62,13 @@ class AngularLoss(nn.Module):
         else:
             self.register_buffer("centres", centres)
 
-    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, targets: Tensor, own: Tensor | None = None) -> Tensor:
         """The mean cross entropy of a batch.
 
         Args:
             embeddings: ``(B, D)``; only their direction matters.
             targets: ``(B, C) float32``, class probabilities.
+            own: ``(B, C) float32``, class probabilities before mixup; None if no clip is mixed.
 
         Returns:
             ``() float32``.
@@ -72,7 +77,8 @@ class AngularLoss(nn.Module):
             unit = F.normalize(_wide(embeddings), dim=1)
             directions = F.normalize(_wide(self.centres), dim=1)
             targets = _wide(targets)
-            return -(targets * self.log_probabilities(unit, directions, targets)).sum(dim=1).mean()
+            margins = _wide(own) if self.uses_own and own is not None else targets
+            return -(targets * self.log_probabilities(unit, directions, margins)).sum(dim=1).mean()
 
     def log_probabilities(self, unit: Tensor, directions: Tensor, targets: Tensor) -> Tensor:
         """Log probabilities ``(B, C)`` of the classes.
@@ -80,9 +86,20 @@ class AngularLoss(nn.Module):
         Args:
             unit: embeddings ``(B, D)`` of length 1.
             directions: centres ``(C K, D)`` of length 1.
-            targets: ``(B, C)``, for margins.
+            targets: ``(B, C)``, for margins: the classes before mixup if ``uses_own``.
         """
         raise NotImplementedError
+
+
+def loss_of(loss: nn.Module, embeddings: Tensor, targets: Tensor, own: Tensor) -> Tensor:
+    """The loss of a batch; only a loss with a true attribute ``uses_own`` gets the classes before mixup.
+
+    Args:
+        embeddings: ``(B, D)``.
+        targets: ``(B, C) float32``, class probabilities after mixup.
+        own: ``(B, C) float32``, class probabilities before mixup.
+    """
+    return loss(embeddings, targets, own) if getattr(loss, "uses_own", False) else loss(embeddings, targets)
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -169,14 +186,21 @@ class AdaCosLoss(AngularLoss):
 class ArcFaceLoss(AngularLoss):
     """Cross entropy of ``s cos(angle + m)``.
 
-    The margin m (radians) is added to the angle between a clip and its own class; for a mixed clip, each
-    class gets m times its probability. ``margin_on: all`` adds m to the angles to all classes.
+    The margin m (radians) is added to the angle between a clip and its class; for a mixed clip, each class
+    gets m times its probability. Other values of ``margin_on``, for the mixture of a share a of a clip of
+    class i and a share 1 - a of a clip of class j, where CE(k; M) is the cross entropy of class k with the
+    margin at the classes M:
+
+    * ``own``: a CE(i; {i}) + (1 - a) CE(j; {i}), Noisy-ArcMix.
+    * ``each``: a CE(i; {i}) + (1 - a) CE(j; {j}), ArcMix.
+    * ``all``: the margin at all classes.
 
     The formula is eq. 3 at all angles: beyond an angle of pi - m the logit rises again, and beyond pi - m / 2
     it exceeds the logit without a margin. Some implementations use cos(angle) - m sin(m) beyond pi - m. For
     m = 0.5, pi - m is 151 degrees, while random directions are about 90 degrees apart.
 
-    Source: Deng et al., ArcFace, CVPR 2019, eq. 3.
+    Source: Deng et al., ArcFace, CVPR 2019, eq. 3; Choi and Choi, Noisy-ArcMix, ICASSP 2024. Difference:
+    their code uses cos(angle) - m sin(m) beyond pi - m, and mixes all clips of a batch with one share.
     """
 
     def __init__(
@@ -193,11 +217,33 @@ class ArcFaceLoss(AngularLoss):
         self.scale = scale
         self.margin = margin
         self.margin_on = margin_on
+        self.uses_own = margin_on == "own"
 
     def log_probabilities(self, unit: Tensor, directions: Tensor, targets: Tensor) -> Tensor:
         angle = (unit @ directions.T).clamp(-_MAX_COSINE, _MAX_COSINE).arccos()
-        margin = self.margin * targets if self.margin_on == "target" else self.margin
+        if self.margin_on == "each":
+            return _each_alone(self.scale * angle.cos(), self.scale * (angle + self.margin).cos())
+        margin = self.margin if self.margin_on == "all" else self.margin * targets
         return F.log_softmax(self.scale * (angle + margin).cos(), dim=1)
+
+
+def _each_alone(logits: Tensor, replaced: Tensor) -> Tensor:
+    """For every class c the log probability of c if the logit of c alone is replaced.
+
+    Args:
+        logits: ``(B, C)``.
+        replaced: ``(B, C)``.
+
+    Returns:
+        ``(B, C)``: replaced_c - log(exp(replaced_c) + sum of exp(logit) over the classes other than c).
+    """
+    # The sum over other classes is the sum over all classes less that of c. For the class of the largest
+    # logit the difference would cancel, so that the sum over the other classes is taken directly.
+    top = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(dim=1, keepdim=True), True)
+    direct = logits.masked_fill(top, -math.inf).logsumexp(dim=1, keepdim=True)
+    share = logits.softmax(dim=1).masked_fill(top, 0)
+    others = torch.where(top, direct, logits.logsumexp(dim=1, keepdim=True) + torch.log1p(-share))
+    return F.logsigmoid(replaced - others)
 
 
 class AdaProjLoss(AngularLoss):
