@@ -36,6 +36,22 @@ def test_mixup_shares_are_uniform_for_half_of_the_clips():
     np.testing.assert_allclose(quartiles, [0.25, 0.5, 0.75], atol=0.02)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_mixup_shares_follow_a_beta_distribution(alpha):
+    _, share = draw_mixup(np.random.default_rng(0), 20_000, 1.0, alpha)
+    assert share.dtype == np.float32
+    assert share.mean() == pytest.approx(0.5, abs=0.01)
+    assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_one_share_per_batch(alpha):
+    rng = np.random.default_rng(0)
+    shares = [set(draw_mixup(rng, 50, 0.5, alpha, "batch")[1].tolist()) for _ in range(3)]
+    assert all(len(values) == 2 and 1.0 in values for values in shares), "mixed clips and unmixed ones"
+    assert len(set.union(*shares)) == 4, "every batch has another share"
+
+
 # ----------------------------------------------------------------------------------------- SpecAugment
 
 

@@ -391,6 +391,23 @@ def test_the_loss_is_the_sum_of_main_loss_and_heads_on_augmented_clips():
         torch.testing.assert_close(module.loss(batch), expected)
 
 
+def test_mixup_of_spectrograms():
+    config = FULL.model_copy(update={"mixup_of": "spectrogram", "mixup_alpha": 0.5, "heads": ()})
+    module, data = _batches(config)
+    module.eval()
+    (batch,) = data.epoch(np.random.default_rng(3))
+    assert (batch.share < 1).any()
+    with torch.no_grad():
+        waves = mask(batch.samples / 32768, batch.masks)
+        parts = []
+        for branch in module.branches:
+            view = branch.view(waves)
+            share = batch.share.view(-1, *[1] * (view.ndim - 1))
+            parts.append(branch.network(share * view + (1 - share) * view[batch.partner]))
+        targets = mix(torch.eye(4)[batch.classes], batch.partner, batch.share)
+        torch.testing.assert_close(module.loss(batch), module.head(torch.cat(parts, 1), targets))
+
+
 def test_augmentation_comes_from_the_epochs_generator_alone():
     _, data = _batches(FULL)
     first, again, other = (next(iter(data.epoch(np.random.default_rng(seed)))) for seed in (0, 0, 1))

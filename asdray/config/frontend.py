@@ -180,12 +180,27 @@ class Discriminative(FrontendConfig):
     """Main loss, of the whole embedding."""
     mixup_probability: Probability = 0.5
     """Share of the clips of a training batch that are mixed with another clip of the batch."""
+    mixup_alpha: Annotated[float, Field(gt=0)] | None = None
+    """A mixed clip's own share comes from the distribution Beta(alpha, alpha), 0.5 in Noisy-ArcMix; null:
+    uniform between 0 and 1."""
+    mixup_per: Literal["clip", "batch"] = "clip"
+    """``clip``: every mixed clip has a share of its own. ``batch``: all mixed clips of a batch have one."""
+    mixup_of: Literal["waveform", "spectrogram"] = "waveform"
+    """``waveform``: sounds are mixed. ``spectrogram``: the inputs of the branches' networks are mixed, after
+    `spec_augment`."""
     spec_augment: SpecAugment | None = None
     """Masks on training clips; null for none."""
     heads: tuple[Head, ...] = ()
     """Auxiliary losses, each added to the main one."""
 
-    later: ClassVar = {"labels": "train_only", "spec_augment": None, "heads": ()}
+    later: ClassVar = {
+        "labels": "train_only",
+        "mixup_alpha": None,
+        "mixup_per": "clip",
+        "mixup_of": "waveform",
+        "spec_augment": None,
+        "heads": (),
+    }
     scope: ClassVar[Literal["all", "machine"]] = "all"
     takes_any_length: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")

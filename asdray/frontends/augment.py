@@ -18,22 +18,31 @@ MASK_FFT, MASK_HOP = 1024, 256
 """Window and hop, in samples, of the STFT whose frames and frequency bins SpecAugment masks."""
 
 
-def draw_mixup(rng: np.random.Generator, size: int, probability: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_mixup(
+    rng: np.random.Generator, size: int, probability: float, alpha: float | None = None, per: str = "clip"
+) -> tuple[np.ndarray, np.ndarray]:
     """A partner for each clip of a batch, and the clip's own share in the mixture.
 
     The partners are a permutation of the batch. Each clip is mixed with ``probability``, independently of
-    the others; its share is then uniform in [0, 1) (not drawn from a Beta distribution).
+    the others.
 
     Args:
         size: B.
+        alpha: the share is drawn from the distribution Beta(alpha, alpha); None: uniform in [0, 1).
+        per: ``clip``, a share for every clip; ``batch``, one share for all mixed clips.
 
     Returns:
         partner ``(B,) int64``, positions in the batch; share ``(B,) float32``, 1 for clips left unmixed.
 
-    Source: mixup as configured in ASDKit, arXiv 2507.10264.
+    Source: Zhang et al., mixup, ICLR 2018; uniform as configured in ASDKit, arXiv 2507.10264.
     """
     partner = rng.permutation(size)
-    share = rng.random(size, dtype=np.float32)
+    n_shares = size if per == "clip" else 1
+    if alpha is None:
+        share = rng.random(n_shares, dtype=np.float32)
+    else:
+        share = rng.beta(alpha, alpha, n_shares).astype(np.float32)
+    share = np.broadcast_to(share, size).copy()
     share[rng.random(size) >= probability] = 1.0
     return partner, share
 
@@ -47,14 +56,14 @@ def mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
                 [8.]])
 
     Args:
-        values: ``(B, n) float32``, waveforms or class probabilities.
+        values: ``(B, ...) float32``: waveforms, spectra, spectrograms or class probabilities.
         partner: ``(B,) int64``.
         share: ``(B,) float32``.
 
     Returns:
-        ``(B, n) float32``.
+        ``(B, ...) float32``.
     """
-    return torch.lerp(values[partner], values, share[:, None])
+    return torch.lerp(values[partner], values, share.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 # ----------------------------------------------------------------------------------------- SpecAugment

@@ -111,9 +111,14 @@ class Branch(nn.Module):
                 self.register_buffer("window", features.hann(config.n_fft), persistent=False)
                 self.network = StftNetwork(n_bins, config.channels, config.embedding_dim, config.aggregation)
 
-    def forward(self, waves: Tensor) -> Tensor:
-        """Waveforms ``(B, L) float32`` -> the branch's sub-embedding ``(B, D_branch)``."""
-        return self.network(self.view(waves))
+    def forward(self, waves: Tensor, mixing: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Waveforms ``(B, L) float32`` -> the branch's sub-embedding ``(B, D_branch)``.
+
+        Args:
+            mixing: partner and share of `mix`, for a mixture of the network's inputs.
+        """
+        view = self.view(waves)
+        return self.network(view if mixing is None else mix(view, *mixing))
 
     def view(self, waves: Tensor) -> Tensor:
         """Waveforms ``(B, L) float32`` -> the input of the network, ``(B, ...) float32``."""
@@ -272,7 +277,7 @@ class ClipBatches:
         starts = self.clips.random_starts(rng, self.n_samples)
         for batch in self._batches:
             index, size = order[batch], batch.stop - batch.start
-            partner, share = draw_mixup(rng, size, self.config.mixup_probability)
+            partner, share = self._draw_mixup(rng, size)
             masks = exchange = None
             if options is not None:
                 widths = options.max_frames, options.max_bins
@@ -288,6 +293,10 @@ class ClipBatches:
                 masks,
                 exchange,
             )
+
+    def _draw_mixup(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
+        return draw_mixup(rng, size, config.mixup_probability, config.mixup_alpha, config.mixup_per)
 
     def held_out(self) -> Iterator[ClipBatch]:
         """No batch: every clip is trained on."""
@@ -337,20 +346,22 @@ class DiscriminativeFrontend(FrontendModule):
         """Waveforms ``(B, L) float32`` -> embeddings ``(B, D)``."""
         return torch.cat(self.parts(waves), dim=1)
 
-    def parts(self, waves: Tensor) -> list[Tensor]:
+    def parts(self, waves: Tensor, mixing: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
         """Waveforms ``(B, L) float32`` -> the sub-embedding ``(B, D_branch)`` of every branch."""
-        return [branch(waves) for branch in self.branches]
+        return [branch(waves, mixing) for branch in self.branches]
 
     def loss(self, batch: ClipBatch) -> Tensor:
         """The mean of the main loss plus the losses of all heads, ``() float32``."""
         waves = features.to_float(batch.samples)
         targets = own = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
-        if self.config.mixup_probability > 0:
-            waves = mix(waves, batch.partner, batch.share)
-            targets = mix(targets, batch.partner, batch.share)
+        mixing = (batch.partner, batch.share) if self.config.mixup_probability > 0 else None
+        if mixing is not None:
+            targets = mix(targets, *mixing)
+            if self.config.mixup_of == "waveform":
+                waves, mixing = mix(waves, *mixing), None
         if batch.masks is not None:
             waves = mask(waves, batch.masks)
-        parts = self.parts(waves)
+        parts = self.parts(waves, mixing)
         loss = loss_of(self.head, torch.cat(parts, dim=1), targets, own)
         for head in self.more_heads:
             loss = loss + head(parts, targets, own, batch.exchange)
