@@ -1,9 +1,12 @@
 """Weight files of encoders: the list, a fetch from a real server, and the file inside a real wheel."""
 
 import random
+import re
+import subprocess
 
 import pytest
 import torch
+from encoders_made_up import beats_names, sparse
 from http_server import Fault, Site, serve
 from pretrained import aisfx_data
 from tiny import build_year, trial_of
@@ -13,10 +16,14 @@ from asdray.cli.encoders import file_of, state_of
 from asdray.cli.main import app
 from asdray.config.encoder import NETWORKS
 from asdray.config.files import validate
+from asdray.config.sweep import Sweep
 from asdray.config.system import System
 from asdray.config.weights import KNOWN_WEIGHTS, known_weights
 from asdray.stages.steps import TrialFiles, train_signature
 from asdray.store import Places
+from asdray.sweep import inputs
+from asdray.sweep.plan import plan
+from asdray.sweep.run import RunOptions, run_sweep
 
 CONTENT = random.Random(0).randbytes(200_000)
 
@@ -127,10 +134,10 @@ def test_a_system_that_cannot_be(options, message):
     assert message in str(error.value)
 
 
-def test_clips_shorter_than_a_patch():
+def test_clips_too_short_for_a_token():
     system = validate(System, {"frontend": encoder().frontend, "audio": {"duration": 0.1}}, "x")
     with pytest.raises(
-        ValueError, match="clips of 0.1 s are shorter than a patch of network 'beats' .0.175 s"
+        ValueError, match="clips of 0.1 s are too short for network 'beats', which needs 0.175 s: choose"
     ):
         system.check("dcase2023")
 
@@ -146,6 +153,74 @@ def test_half_of_a_weight_file_is_a_fault_of_planning(tmp_path):
     message = r"recipe \w+: frontend.weights: .*half.pt is truncated: copy or fetch the file again"
     with pytest.raises(ValueError, match=message):
         train_signature(files, trial.units[0])
+
+
+def test_a_sweep_names_every_unfit_weight_file_before_ray_starts(tmp_path):
+    build_year(tmp_path)
+    torch.save({"model": sparse(beats_names())}, tmp_path / "beats.pt")
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pt")
+    torch.save({"model": sparse(beats_names())}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "old.pt").write_bytes((tmp_path / "old.pt").read_bytes()[:-400])
+    (tmp_path / "cut.safetensors").write_bytes((500).to_bytes(8, "little") + b'{"a": {"dtype"')
+    unfit = {
+        "raw_eat": "beats.pt",
+        "genrep": "resnet.pt",
+        "raw_beats": "old.pt",
+        "frozen_beats": "cut.safetensors",
+    }
+    places = Places.of(tmp_path, tmp_path / "results")
+
+    def asked(recipes):
+        spec = {"name": "unfit", "dcase": ["dcase2023"], "machines": {"dcase2023": ["fan"]}, "seeds": [0]}
+        spec |= {"umap": False, "backends": ["knn"]}
+        sets = {
+            recipe: {"set": {"frontend.weights": path, "audio.duration": 0.4}}
+            for recipe, path in recipes.items()
+        }
+        return validate(Sweep, {**spec, "recipes": sets}, "x")
+
+    # No Ray answers at the address, which would be the next fault.
+    options = RunOptions(address="127.0.0.1:9", quiet=True)
+    sweep = asked(unfit)
+    with pytest.raises(ValueError, match="recipe") as error:
+        run_sweep(sweep, plan(sweep, places, "x"), places, options)
+    lines = str(error.value).splitlines()
+    parts = [
+        "raw_eat: frontend.weights: .*beats.pt holds weights of the network 'beats', not of 'eat'",
+        "genrep: frontend.weights: .*resnet.pt does not fit .*'beats'.* of no network that asdray knows",
+        "raw_beats: frontend.weights: .*old.pt is truncated or no weight file",
+        "frozen_beats: frontend.weights: .*cut.safetensors is truncated or no safetensors file",
+    ]
+    assert len(lines) == len(parts)
+    assert all(re.match(f"recipe {part}", line) for part, line in zip(parts, lines, strict=True)), lines
+    assert not list((tmp_path / "results").glob("trials/*/*/*/model"))
+
+
+def test_a_right_weight_file_is_looked_at_once(tmp_path, monkeypatch):
+    build_year(tmp_path)
+    torch.save({"model": sparse(beats_names())}, tmp_path / "beats.pt")
+    places = Places.of(tmp_path, tmp_path / "results")
+    trials = [trial_of(encoder(weights="beats.pt", layers=layer)) for layer in (3, 4)]
+    sweep = validate(
+        Sweep,
+        {
+            "name": "x",
+            "recipes": {"raw_beats": {}},
+            "dcase": ["dcase2023"],
+            "seeds": [0],
+            "backends": ["knn"],
+        },
+        "x",
+    )
+    started = []
+    run = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: started.append(command) or run(command, **options)
+    )
+    for _ in range(2):
+        inputs.check_weights(sweep, trials, places)
+    ((*_, network, path),) = started
+    assert (network, path) == ("beats", str(tmp_path / "beats.pt"))
 
 
 def test_a_name_stands_for_the_published_file(tmp_path):

@@ -1,24 +1,30 @@
 """Shipped recipes of encoders through all stages, with made-up weights in files of the published form."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from encoders_made_up import beats_names, by_rule, waves
+from encoders_made_up import aisfx_names, beats_names, by_rule, waves
 from test_encoders import GOLDEN
-from tiny import build_year, trial_of
+from tiny import DCASE, build_year, trial_of
 
 from asdray import frontends
-from asdray.config.backend import Beam, backend_id
+from asdray.config.backend import Beam, Knn, backend_id
 from asdray.config.encoder import Encoder
-from asdray.config.system import load_recipe, with_overrides
+from asdray.config.sweep import Sweep
+from asdray.config.system import Audio, System, load_recipe, with_overrides
 from asdray.frontends.encoder import EncoderFrontend
 from asdray.stages.evaluate import evaluate
 from asdray.stages.extract import extract, read_extract
 from asdray.stages.score import score
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.train import train
+from asdray.stages.trial_json import write_trial
 from asdray.store import Places
+from asdray.sweep.jobs import Job
+from asdray.sweep.outputs import write_results
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,55 @@ def test_weights_of_another_network_are_found_before_any_extraction(places):
     files = TrialFiles.load(trial, places)
     with pytest.raises(ValueError, match="holds weights of the network 'beats', not of 'eat'"):
         train(files, trial.unit_of("fan"))
+
+
+def test_weights_of_the_same_file_name_are_computed_again(tmp_path):
+    build_year(tmp_path / "data")
+    places = Places.of(tmp_path / "data", tmp_path / "results")
+    state = by_rule(aisfx_names())
+    for folder in "ab":
+        (tmp_path / "data" / folder).mkdir()
+        torch.save(state, tmp_path / "data" / folder / "mine.pt")
+        state = {
+            name: value * 1.1 if name.endswith("conv1.weight") else value for name, value in state.items()
+        }
+    recipes = {"x": {"set": {"frontend.weights": "a/mine.pt"}}}
+    sweep = Sweep(
+        name="x", recipes=recipes, dcase=[DCASE], seeds=[0], backends=[Knn()], machines={DCASE: ["fan"]}
+    )
+
+    def results_of(folder):
+        """Embeddings and scores of the test clips, which stages are reused, and the leaderboard's last note."""
+        config = Encoder(network="aisfx", weights=f"{folder}/mine.pt")
+        trial = trial_of(System(frontend=config, audio=Audio(duration=1.2)), machines=("fan",))
+        files = TrialFiles.load(trial, places)
+        write_trial(files, Request(("last",), (Knn(),), False))
+        done = (
+            train(files, trial.unit_of("fan")),
+            extract(files, "fan", "last"),
+            score(files, "fan", "last", Knn()),
+        )
+        scores = pd.read_parquet(files.folder.scores("last", "fan", backend_id(Knn())))["score"].to_numpy()
+        found = read_extract(files.folder.extract("last", "fan", "test")).embedding
+        board = write_results(sweep, [Job(trial, {}, files.dataset, (Knn(),))], places)
+        return files.folder.root, found, scores, [outcome.reused for outcome in done], board.notes[-1]
+
+    folder, first, scores, reused, note = results_of("a")
+    assert reused == [False] * 3
+    sha256 = hashlib.sha256((tmp_path / "data/a/mine.pt").read_bytes()).hexdigest()
+    assert note == f"Weights of the unknown file mine.pt (sha256 {sha256[:16]}): ae."
+    assert results_of("a")[3] == [True] * 3
+    other_folder, second, other_scores, reused, other_note = results_of("b")
+    assert reused == [False] * 3
+    assert other_folder == folder
+    assert np.abs(second - first).max() > 1e-3
+    assert not np.array_equal(other_scores, scores)
+    assert "mine.pt" in other_note
+    assert other_note != note
+    *_, again, scores_again, reused, _ = results_of("a")
+    assert reused == [False] * 3
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(scores_again, scores)
 
 
 def test_limits_of_token_values():

@@ -34,7 +34,7 @@ class NetworkFacts(NamedTuple):
         n_layers: blocks whose outputs can be chosen, from 1.
         bands: frequency bands of the token grid; 1 for a network whose tokens have no frequency axis.
         has_cls: True if the network has a token for the whole clip.
-        shortest: samples at 16 kHz; fewer do not fill one patch.
+        shortest: samples at 16 kHz; fewer give no token.
     """
 
     n_layers: int
@@ -65,7 +65,9 @@ class Encoder(FrontendConfig):
     ``transformers``: ``pip install 'asdray[transformers]'``."""
     weights: Annotated[str, Field(min_length=1)]
     """A name that ``asdray encoders`` lists, or the path of a file; a relative path starts at the data
-    folder. The file's name and the hash of its content, not its folder, decide which results are reused."""
+    folder. The file's name and the hash of its content, not its folder, decide which results are reused. The
+    name alone chooses the trial's folder: other weights of the same file name overwrite the earlier results
+    there. Give the second file another name to keep both."""
     layers: Literal["last"] | tuple[Positive, ...] = "last"
     """Blocks whose output tokens are pooled, from 1; one number, a list, or ``last``."""
     poolings: Poolings = (Mean(),)
@@ -138,15 +140,15 @@ class Encoder(FrontendConfig):
             hint = (
                 "a relative path starts at the data folder, and `asdray encoders` lists names of known files"
             )
-            return (InputFile("encoder", "weights", path, hint=hint),)
+            return (InputFile("encoder", "weights", path, hint=hint, network=self.network),)
         known = known_weights(self.weights)
-        return (InputFile("encoder", "weights", path, known.sha256, how_to_get(known)),)
+        return (InputFile("encoder", "weights", path, known.sha256, how_to_get(known), self.network),)
 
     def check(self, n_samples: int) -> None:
-        """Raises ValueError if a clip of ``n_samples`` does not fill one patch of the network."""
+        """Raises ValueError if a clip of ``n_samples`` gives no token of the network."""
         shortest = NETWORKS[self.network].shortest
         if n_samples < shortest:
             raise ValueError(
-                f"clips of {n_samples / SAMPLE_RATE:g} s are shorter than a patch of network "
-                f"{self.network!r} ({shortest / SAMPLE_RATE:g} s): choose a longer audio.duration"
+                f"clips of {n_samples / SAMPLE_RATE:g} s are too short for network {self.network!r}, which "
+                f"needs {shortest / SAMPLE_RATE:g} s: choose a longer audio.duration"
             )

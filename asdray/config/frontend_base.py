@@ -19,6 +19,7 @@ class InputFile(NamedTuple):
         path: absolute, or relative to the data folder; ``~`` is the home folder.
         sha256: of the content, if the configuration names a published file; else None.
         hint: how to get the file, for error messages.
+        network: of an encoder, if the file holds its weights; a sweep compares the two before Ray starts.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class InputFile(NamedTuple):
     path: str
     sha256: str | None = None
     hint: str = ""
+    network: str | None = None
 
 
 class FrontendConfig(Config):

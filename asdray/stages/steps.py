@@ -159,21 +159,21 @@ def input_ids(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
     """Hashes of the frontend's input files: kind -> machine -> sha256.
 
     Raises:
-        ValueError: see `_input_id`; the message begins with the recipe.
+        ValueError: see `input_id`; the message begins with the recipe.
     """
     trial = files.trial
     ids: dict[str, dict[str, str]] = {}
     for machine in unit.machines:
         for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
             try:
-                sha256 = _input_id(file, _input_path(file, files.places))
+                sha256 = input_id(file, input_path(file, files.places))
             except ValueError as error:
                 raise ValueError(f"recipe {trial.recipe}: {error}") from None
             ids.setdefault(file.kind, {})[machine] = sha256
     return ids
 
 
-def _input_id(file: InputFile, path: Path) -> str:
+def input_id(file: InputFile, path: Path) -> str:
     """The sha256 of an input file.
 
     Raises:
@@ -204,11 +204,12 @@ def input_paths(trial: Trial, unit: Unit, places: Places) -> dict[str, dict[str,
     paths: dict[str, dict[str, Path]] = {}
     for machine in unit.machines:
         for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            paths.setdefault(file.kind, {})[machine] = _input_path(file, places)
+            paths.setdefault(file.kind, {})[machine] = input_path(file, places)
     return paths
 
 
-def _input_path(file: InputFile, places: Places) -> Path:
+def input_path(file: InputFile, places: Places) -> Path:
+    """The absolute path of an input file."""
     return places.data / Path(file.path).expanduser()
 
 

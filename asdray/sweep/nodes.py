@@ -26,11 +26,11 @@ from typing import Any
 
 from asdray import provenance, store
 from asdray.audio.cache import pack_sizes
-from asdray.config.expand import bases, channels_of, expand
-from asdray.config.search import corners
+from asdray.config.expand import channels_of
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import load_dataset, load_manifest
 from asdray.store import Places
+from asdray.sweep import inputs
 
 WAIT_SECONDS = 60.0
 """Longest time for a node's answer: a worker must start there, from storage that may be slow."""
@@ -226,27 +226,9 @@ def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[s
         "datasets": [str(store.dataset_path(places.data, dcase)) for dcase in sweep.years],
         "wavs": wavs,
         "packs": packs,
-        "inputs": _input_files(sweep, places),
+        "inputs": [str(path) for path in inputs.paths(sweep, places)],
         "packages": [p for p in provenance.versions() if p not in ("python", "commit", "asdray")],
     }
-
-
-def _input_files(sweep: Sweep, places: Places) -> list[str]:
-    """The files that frontends of the sweep read besides audio, such as weights of encoders."""
-    systems = {trial.system.id: trial.system for trial, _ in expand(sweep, sweep.name)}
-    if sweep.search.samples:
-        corner = [base.varied(swept) for base in bases(sweep, sweep.name) for swept in corners(base.axes)]
-        systems = {system.id: system for system in corner}
-    return sorted(
-        {
-            str(places.data / Path(file.path).expanduser())
-            for system in systems.values()
-            for dcase in sweep.years
-            for machine in sweep.machines_of(dcase)
-            for seed in ((0,) if system.frontend.has_one_seed else sweep.seeds)
-            for file in system.frontend.input_files(dcase, machine, seed)
-        }
-    )
 
 
 def _refuse_copy_of_job(places: Places) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -210,9 +210,11 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
     """A sentence per weight file of an encoder: its name and hash, and the recipes that read it."""
     readers: dict[tuple[str, str], dict[str, None]] = {}
     for trial in {job.trial.system_name: job.trial for job in jobs}.values():
-        if trial.system.frontend.input_files(trial.dcase, trial.machines[0], trial.seed):
+        files = trial.system.frontend.input_files(trial.dcase, trial.machines[0], trial.seed)
+        names = ", ".join(PurePath(file.path).name for file in files if file.kind == "encoder")
+        if files:
             for file in read_inputs(store.trial_dir(places.results, trial)).get("encoder", ()):
-                key = file["name"] or "of an unknown file", file["sha256"] or ""
+                key = file["name"] or f"of the unknown file {names}", file["sha256"] or ""
                 readers.setdefault(key, {})[trial.recipe] = None
     return [
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
 from asdray.store import Places
-from asdray.sweep import outputs
+from asdray.sweep import inputs, outputs
 from asdray.sweep.events import Event, EventLog, key_of
 from asdray.sweep.jobs import Job, TrialRun, log_found
 from asdray.sweep.keep import remove_deleted
@@ -140,7 +140,9 @@ def _run(
 def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
     """Completes the trials that the run is asked for, on Ray if any stage but tables can run."""
     search = sweep_run.search
-    if any(run.asked and run.left.runs for run in sweep_run.runs) or (search and not search.exhausted):
+    trials = [run.trial for run in sweep_run.runs if run.asked and run.left.runs]
+    if trials or (search and not search.exhausted):
+        inputs.check_weights(sweep_run.sweep, trials, sweep_run.places)
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()

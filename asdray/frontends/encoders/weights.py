@@ -10,13 +10,14 @@ import mmap
 import pickle
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asdray.frontends import encoders
 from asdray.frontends.encoders.base import EncoderNetwork
 
 # Part of the name of a tensor that only this network has, and the tensor's last dimension if that matters.
@@ -82,6 +83,21 @@ def recognised(state: Mapping[str, Tensor]) -> str | None:
         ):
             return network
     return None
+
+
+def check(name: str, path: Path) -> None:
+    """Compares the names and shapes of a file's tensors with a network's; no values are read or kept.
+
+    Only the old format of torch, which has its values inside of the pickle, is read as a whole.
+
+    Args:
+        name: of the network, see `asdray.frontends.encoders.build`.
+
+    Raises:
+        ValueError: see `load`; or the network needs a package that is not installed.
+    """
+    shapes = {tensor: value.to("meta") for tensor, value in read(path).items()}
+    fit(encoders.build(name), shapes, path)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -218,3 +234,26 @@ def _torch(path: Path, *, mapped: bool) -> Any:
 def _load(file: Any, **options: Any) -> Any:
     """As ``pickle.load``, restricted."""
     return _Unpickler(file, **options).load()
+
+
+# ----------------------------------------------------------------------------------- as a process of its own
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks files and prints the faults as JSON: a list of pairs, the file's number and the message.
+
+    Args:
+        arguments: network, path, network, path, and so on.
+    """
+    faults = []
+    for number, (name, path) in enumerate(zip(arguments[::2], arguments[1::2], strict=True)):
+        try:
+            check(name, Path(path))
+        except ValueError as error:
+            faults.append((number, str(error)))
+    print(json.dumps(faults))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
