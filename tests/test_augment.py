@@ -11,7 +11,7 @@ from test_features import _numpy_spectrogram
 
 from asdray.config import losses as config
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
-from asdray.frontends.discriminative import build_head, build_loss, exchanged
+from asdray.frontends.heads import build_head, build_loss, exchanged
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asdray.config import losses as config
-from asdray.frontends.discriminative import build_loss
+from asdray.frontends.heads import build_loss
 from asdray.frontends.losses import MIN_SCALE, AdaCosLoss, loss_of
 
 D = 7
@@ -74,6 +74,19 @@ def _adaproj(x, y, w, k):
     return _cross_entropy(_softmax(np.sqrt(2) * np.log(y.shape[1] - 1) * cosine), y)
 
 
+def _supcon(x, y, w, classes=None, temperature=0.07):
+    """Clip by clip and pair by pair."""
+    x, classes, total = _unit(x), y if classes is None else classes, 0.0
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if j != i]
+        partition = sum(np.exp(x[i] @ x[k] / temperature) for k in others)
+        alike = {j: sum(classes[i, c] * classes[j, c] for c in range(y.shape[1])) for j in others}
+        log_p = {j: np.log(np.exp(x[i] @ x[j] / temperature) / partition) for j in others}
+        if sum(alike.values()):
+            total -= sum(alike[j] * log_p[j] for j in others) / sum(alike.values())
+    return total / len(x)
+
+
 CASES = {
     "adacos": (config.AdaCos(trainable=True), _adacos),
     "two sub-clusters": (
@@ -97,6 +110,11 @@ CASES = {
         config.ArcFace(margin_on="each", scale=8, margin=0.2),
         lambda x, y, w: _arcmix(x, y, w, 8, 0.2),
     ),
+    "supcon": (config.SupCon(), lambda x, y, w: _supcon(x, y, w, OWN)),
+    "supcon of mixtures": (
+        config.SupCon(positives="mixed", temperature=0.2),
+        lambda x, y, w: _supcon(x, y, w, None, 0.2),
+    ),
     "adaproj": (config.AdaProj(subspace_dim=3, trainable=True), lambda x, y, w: _adaproj(x, y, w, 3)),
 }
 
@@ -112,6 +130,11 @@ def _example(options, dtype=torch.float64, soft: bool = True):
     return loss, x, y
 
 
+def _centres(loss):
+    """The class centres; zeros for a loss without."""
+    return getattr(loss, "centres", torch.zeros(5, D))
+
+
 def _value(loss, x, y):
     return loss_of(loss, x, y, torch.as_tensor(OWN, dtype=y.dtype))
 
@@ -125,11 +148,11 @@ def _arrays(*tensors):
 def test_loss_equals_its_formula(name, soft):
     options, formula = CASES[name]
     loss, x, y = _example(options, soft=soft)
-    assert _value(loss, x, y).item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-9)
+    assert _value(loss, x, y).item() == pytest.approx(formula(*_arrays(x, y, _centres(loss))), rel=1e-9)
     loss, x, y = _example(options, dtype=torch.float32, soft=soft)
     found = _value(loss, x, y)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(formula(*_arrays(x, y, loss.centres)), rel=1e-6, abs=1e-6)
+    assert found.item() == pytest.approx(formula(*_arrays(x, y, _centres(loss))), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -139,8 +162,8 @@ def test_gradient_equals_a_finite_difference(name):
     x.requires_grad_()
     _value(loss, x, y).backward()
     step = 1e-6
-    bases = _arrays(x, y, loss.centres)
-    for position, grad in ((0, x.grad), (2, loss.centres.grad)):
+    bases = _arrays(x, y, _centres(loss))
+    for position, grad in [(0, x.grad), *((2, p.grad) for p in loss.parameters())]:
         for index in [(0, 0), (3, 5), (2, 6)]:
             values = []
             for sign in (1, -1):
@@ -210,6 +233,7 @@ def test_fixed_centres_are_no_parameters_but_are_saved():
         (1, config.AdaCos(), "1 class"),
         (1, config.SubclusterAdaCos(), "1 class"),
         (1, config.ArcFace(), "1 class"),
+        (1, config.SupCon(), "1 class"),
         (0, config.ArcFace(), "0 class"),
     ],
 )
@@ -238,13 +262,13 @@ def test_losses_are_computed_in_float32_under_bf16_autocast(name):
     assert x.grad.dtype == torch.bfloat16
     assert x.grad.isfinite().all()
     assert x.grad.any()
-    assert loss.centres.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_extreme_embeddings_stay_finite(name):
     loss, _, y = _example(CASES[name][0], dtype=torch.float32)
-    on_a_centre = loss.centres.detach()[:1] * 3
+    on_a_centre = _centres(loss).detach()[:1] * 3
     x = torch.cat(
         [torch.zeros(1, D), torch.full((2, D), 1e20), torch.full((1, D), 1e-30), on_a_centre, -on_a_centre]
     )
@@ -253,7 +277,27 @@ def test_extreme_embeddings_stay_finite(name):
     value.backward()
     assert value.isfinite()
     assert x.grad.isfinite().all()
-    assert loss.centres.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+@pytest.mark.parametrize("n_clips", [1, 3])
+def test_clips_without_another_one_of_their_class_add_nothing_to_supcon(n_clips):
+    loss = build_loss(config.SupCon(), D, 5)
+    x = torch.randn(n_clips, D, requires_grad=True)
+    value = loss(x, torch.eye(5)[:n_clips])
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_supcon_pulls_alike_clips_together():
+    """Two clips of a class and one of another; each of the two adds log(1 + exp((cos far - cos near) / T))."""
+    loss = build_loss(config.SupCon(temperature=0.5), 2, 3)
+    angles = torch.tensor([0.0, 0.4, 2.0], dtype=torch.float64)
+    x, y = torch.stack([angles.cos(), angles.sin()], dim=1), torch.eye(3, dtype=torch.float64)[[0, 0, 1]]
+    near = math.cos(0.4)
+    terms = [math.log1p(math.exp((math.cos(far) - near) / 0.5)) for far in (2.0, 1.6)]
+    assert loss(x, y).item() == pytest.approx(sum(terms) / 3, rel=1e-12)
 
 
 def test_margins_of_mixtures_equal_arcface_without_a_mixture():

@@ -18,7 +18,8 @@ from asdray.config.frontend import Autoencoder, Discriminative, FftBranch, SpecA
 from asdray.config.losses import AdaCos, FeatEx, SubspaceLoss
 from asdray.config.system import load_recipe
 from asdray.frontends.augment import mask, mix
-from asdray.frontends.discriminative import Branch, class_labels, exchanged
+from asdray.frontends.discriminative import Branch, class_labels
+from asdray.frontends.heads import exchanged
 from asdray.frontends.networks import FftNetwork, ResidualBlock, SqueezeExcite, StftNetwork
 
 COLUMNS = {

@@ -90,7 +90,24 @@ class AdaProj(Config):
     """If true, the vectors that span the subspaces are learnt."""
 
 
-_BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj
+class SupCon(Config):
+    """Supervised contrastive loss: embeddings of a class attract each other, without class centres.
+
+    Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020. Clips have one view each: the
+    positives of a clip are the other clips of its class in the batch.
+
+    Example: ``loss: {name: supcon, temperature: 0.02}``
+    """
+
+    name: Literal["supcon"] = "supcon"
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Divisor of the cosines."""
+    positives: Literal["own", "mixed"] = "own"
+    """``own``, as in OS-SCL: clips are alike if their classes before mixup are equal. ``mixed``: a pair
+    counts with the probability of equal classes after mixup. Formula in `asdray.frontends.losses`."""
+
+
+_BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj | SupCon
 Loss = Annotated[_BuiltIn, Extensible("LOSSES", "loss", Config, _BuiltIn)]
 
 

@@ -1,8 +1,9 @@
-"""Classification losses on the angle between embeddings and class centres, with soft targets.
+"""Classification losses on the angle between embeddings and class centres, and a contrastive loss.
 
-The logit of a class is a scale s times the cosine between the embedding and the class's centre; the losses
-differ in the scale, in a margin on the angle and in the number of centres. All compute in float32 (float64
-for float64 input) even under autocast: at scales near 10, half precision would lose the differences to learn.
+All take soft targets. The logit of a class is a scale s times the cosine between the embedding and the
+class's centre; the losses differ in the scale, in a margin on the angle and in the number of centres. All
+compute in float32 (float64 for float64 input) even under autocast: at scales near 10, half precision would
+lose the differences to learn.
 The module imports nothing of asdray.
 
 Legend for shapes: B clips, D embedding dimensions, C classes, K centres per class.
@@ -264,3 +265,44 @@ class AdaProjLoss(AngularLoss):
         shares = torch.einsum("bd,ckd->bck", unit, spans)
         projections = F.normalize(torch.einsum("bck,ckd->bcd", shares, spans), dim=2)
         return F.log_softmax(self.scale * torch.einsum("bd,bcd->bc", unit, projections), dim=1)
+
+
+class SupConLoss(nn.Module):
+    """Supervised contrastive loss of the clips of a batch, without class centres.
+
+    With unit embeddings z, temperature T, classes y (probabilities) and w_ij = <y_i, y_j>, the loss is the
+    mean over the clips i of
+
+        - (sum over j != i of w_ij log p_ij) / (sum over j != i of w_ij),
+        p_ij = exp(<z_i, z_j> / T) / sum over k != i of exp(<z_i, z_k> / T).
+
+    A clip without another one of its class adds 0. For unmixed classes, w_ij is 1 or 0, and the formula is
+    L_out of the paper with one view per clip.
+
+    Args:
+        embedding_dim: D; any, as the loss has no weights.
+        n_classes: C, at least 2.
+        temperature: T.
+        positives: ``own``, y before mixup; ``mixed``, y after mixup.
+
+    Source: Khosla et al., NeurIPS 2020, eq. 2. ``own``: Huang et al., OS-SCL, arXiv 2509.13853. Difference:
+    OS-SCL's code multiplies the loss by T / 0.07, which here is part of the weight of a head.
+    """
+
+    def __init__(self, embedding_dim: int, n_classes: int, *, temperature: float, positives: str) -> None:
+        super().__init__()
+        require_classes(n_classes)
+        self.temperature = temperature
+        self.uses_own = positives == "own"
+
+    def forward(self, embeddings: Tensor, targets: Tensor, own: Tensor | None = None) -> Tensor:
+        """The mean loss of a batch, ``() float32``; arguments as of `AngularLoss.forward`."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            unit = F.normalize(_wide(embeddings), dim=1)
+            classes = _wide(own if self.uses_own and own is not None else targets)
+            itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+            logits = (unit @ unit.T / self.temperature).masked_fill(itself, -math.inf)
+            log_p = F.log_softmax(logits, dim=1).masked_fill(itself, 0)
+            alike = (classes @ classes.T).masked_fill(itself, 0)
+            total = alike.sum(dim=1)
+            return -((alike * log_p).sum(dim=1) / total.where(total > 0, 1)).mean()
