@@ -15,7 +15,7 @@ from asdray import frontends
 from asdray.audio import features
 from asdray.audio.batches import Clips
 from asdray.config.frontend import Autoencoder, Discriminative, FftBranch, SpecAugment, StftBranch
-from asdray.config.losses import AdaCos, FeatEx, SubspaceLoss
+from asdray.config.losses import AdaCos, ArcFace, ClassHead, FeatEx, Projector, SubspaceLoss, SupCon
 from asdray.config.system import load_recipe
 from asdray.frontends.augment import mask, mix
 from asdray.frontends.discriminative import Branch, class_labels
@@ -354,6 +354,13 @@ FULL = SMALL.model_copy(
 )
 
 
+DOMAINS = ClassHead(classes=("domain",), loss=ArcFace(margin_on="own"), weight=0.3)
+CONTRAST = ClassHead(loss=SupCon(temperature=0.2), weight=0.7)
+SEVERAL = SMALL.model_copy(
+    update={"heads": (CONTRAST, SubspaceLoss(), DOMAINS), "projector": Projector(dim=4)}
+)
+
+
 def _batches(config, n_clips: int = 6):
     rng = np.random.default_rng(0)
     samples = rng.integers(-3000, 3000, (n_clips * 33_000, 1)).astype(np.int16)
@@ -365,7 +372,7 @@ def _batches(config, n_clips: int = 6):
     return module, module.training_data(Clips([pack]), columns, n_clips, rng)
 
 
-@pytest.mark.parametrize("config", [SMALL, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("config", [SMALL, FULL, SEVERAL], ids=["plain", "full", "several heads"])
 def test_every_parameter_learns(config):
     module, data = _batches(config)
     (batch,) = data.epoch(np.random.default_rng(0))
@@ -390,6 +397,53 @@ def test_the_loss_is_the_sum_of_main_loss_and_heads_on_augmented_clips():
             + 2.0 * featex.loss(*exchanged(parts, targets, batch.exchange))
         )
         torch.testing.assert_close(module.loss(batch), expected)
+
+
+def test_heads_have_classes_of_their_own():
+    module, data = _batches(SEVERAL)
+    assert module.head_classes == (("0", "1"),)
+    assert module.saved() == {"classes": list(module.classes), "head_classes": [["0", "1"]]}
+    again = frontends.build(SEVERAL, 32_000, saved=module.saved())
+    again.load_state_dict(module.state_dict())
+    module.eval()
+    (batch,) = data.epoch(np.random.default_rng(3))
+    target = [int(COLUMNS["domain"][i % 4] == "target") for i in range(6)]
+    order = np.random.default_rng(3).permutation(6)
+    assert batch.head_classes.tolist() == [[target[i]] for i in order]
+    with torch.no_grad():
+        own, own_domain = torch.eye(4)[batch.classes], torch.eye(2)[batch.head_classes[:, 0]]
+        targets, domains = (mix(y, batch.partner, batch.share) for y in (own, own_domain))
+        waves = mix(batch.samples / 32768, batch.partner, batch.share)
+        parts = module.parts(waves)
+        seen = module.projector(torch.cat(parts, 1))
+        contrast, subspace, domain = module.more_heads
+        assert domain.loss.centres.shape == (2, 10)
+        expected = (
+            module.head(seen, targets)
+            + 0.7 * contrast.loss(seen, targets, own)
+            + sum(loss(part, targets) for loss, part in zip(subspace.losses, parts, strict=True))
+            + 0.3 * domain.loss(seen, domains, own_domain)
+        )
+        torch.testing.assert_close(module.loss(batch), expected)
+        torch.testing.assert_close(again.eval()(waves), seen, msg="backends score the vector that losses see")
+    module.config = SEVERAL.model_copy(update={"projector": Projector(dim=4, embedding="before")})
+    torch.testing.assert_close(module(waves), torch.cat(parts, 1))
+
+
+def test_a_head_whose_training_clips_make_one_class_is_refused():
+    columns = {**COLUMNS, "domain": ["source"] * 4}
+    for test_classes in (None, COLUMNS):
+        with pytest.raises(ValueError, match=r"frontend\.heads, classes \['domain'\]: .* make 1 class"):
+            frontends.build(SEVERAL, 32_000, columns=columns, test_classes=test_classes)
+
+
+def test_labels_asdkit_read_the_classes_of_heads():
+    options = {"classes": ("machine",), "heads": (DOMAINS, CONTRAST)}
+    assert Discriminative(**options).test_classes == ()
+    assert Discriminative(labels="asdkit", **options).test_classes == ("machine", "domain")
+    head = ClassHead(classes=("domain", "machine"))
+    assert head == ClassHead(classes=("machine", "domain"))
+    assert Discriminative(heads=(DOMAINS,)).loss_kind == "adacos + classes (arcface)"
 
 
 def test_mixup_of_spectrograms():
@@ -426,3 +480,5 @@ def test_heads_that_do_not_fit_are_refused():
         Discriminative(branches=(FftBranch(),), heads=(FeatEx(),))
     with pytest.raises(ValueError, match="heads names 'featex' twice"):
         Discriminative(heads=(FeatEx(), FeatEx(weight=2)))
+    with pytest.raises(ValueError, match="heads names ClassHead.* twice"):
+        Discriminative(heads=(DOMAINS, CONTRAST, DOMAINS))

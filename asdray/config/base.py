@@ -35,6 +35,16 @@ def refuse_repeats(values: Iterable[Any], where: str) -> None:
         seen.append(value)
 
 
+def in_order(values: tuple, known: tuple) -> tuple:
+    """``values`` in the order of ``known``, so that equal sets of values have equal hashes.
+
+    Raises:
+        ValueError: a repeated value.
+    """
+    refuse_repeats(values, "the list")
+    return tuple(value for value in known if value in values)
+
+
 def _each_once(values: tuple) -> tuple:
     refuse_repeats(values, "the list")
     return values

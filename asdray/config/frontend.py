@@ -18,25 +18,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asdray.config.base import Config, Extensible, Positive, Probability, refuse_repeats
+from asdray.config.base import Config, Extensible, Positive, Probability, in_order, refuse_repeats
 from asdray.config.encoder import Encoder
-from asdray.config.frontend_base import ClassPart, FrontendConfig, InputFile
-from asdray.config.losses import AdaCos, Head, Loss
+from asdray.config.frontend_base import CLASS_PARTS, ClassPart, FrontendConfig, InputFile
+from asdray.config.losses import AdaCos, ClassHead, Head, Loss, Projector
 from asdray.dcase.years import SAMPLE_RATE, nearest
 
-CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
 OwnScore = Literal["recon", "mahalanobis"]
 OWN_SCORES: tuple[OwnScore, ...] = typing.get_args(OwnScore)
-
-
-def _in_order(values: tuple, known: tuple) -> tuple:
-    """``values`` in the order of ``known``, so that equal sets of values have equal hashes.
-
-    Raises:
-        ValueError: a repeated value.
-    """
-    refuse_repeats(values, "the list")
-    return tuple(value for value in known if value in values)
 
 
 # ------------------------------------------------------------------------------------------- discriminative
@@ -192,6 +181,8 @@ class Discriminative(FrontendConfig):
     """Masks on training clips; null for none."""
     heads: tuple[Head, ...] = ()
     """Auxiliary losses, each added to the main one."""
+    projector: Projector | None = None
+    """A bottleneck between embedding and losses; null for none."""
 
     later: ClassVar = {
         "labels": "train_only",
@@ -200,6 +191,7 @@ class Discriminative(FrontendConfig):
         "mixup_of": "waveform",
         "spec_augment": None,
         "heads": (),
+        "projector": None,
     }
     scope: ClassVar[Literal["all", "machine"]] = "all"
     takes_any_length: ClassVar[bool] = False
@@ -208,7 +200,15 @@ class Discriminative(FrontendConfig):
     @property
     def test_classes(self) -> tuple[ClassPart, ...]:  # type: ignore[override]
         """The parts of a class whose values among the test clips are read: with ``labels: asdkit`` all."""
-        return self.classes if self.labels == "asdkit" else ()
+        if self.labels == "train_only":
+            return ()
+        parts = {*self.classes, *(part for head in self.class_heads for part in head.classes or ())}
+        return tuple(part for part in CLASS_PARTS if part in parts)
+
+    @property
+    def class_heads(self) -> tuple[ClassHead, ...]:
+        """The heads with classes of their own."""
+        return tuple(head for head in self.heads if head.name == "classes" and head.classes is not None)
 
     @property
     def classes_from(self) -> Literal["train", "train+test"]:  # type: ignore[override]
@@ -228,12 +228,13 @@ class Discriminative(FrontendConfig):
     @field_validator("classes")
     @classmethod
     def _in_one_order(cls, parts: tuple[ClassPart, ...]) -> tuple[ClassPart, ...]:
-        return _in_order(parts, CLASS_PARTS)
+        return in_order(parts, CLASS_PARTS)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Discriminative:
-        names = [head.name for head in self.heads]
+        names = [head.name for head in self.heads if head.name != "classes"]
         refuse_repeats(names, "heads")
+        refuse_repeats([head for head in self.heads if head.name == "classes"], "heads")
         if "featex" in names and len(self.branches) < 2:
             raise ValueError("heads: featex exchanges the outputs of branches, so it needs at least two")
         return self
@@ -300,7 +301,7 @@ class Autoencoder(FrontendConfig):
     @field_validator("scores")
     @classmethod
     def _in_one_order(cls, scores: tuple[OwnScore, ...]) -> tuple[OwnScore, ...]:
-        return _in_order(scores, OWN_SCORES)
+        return in_order(scores, OWN_SCORES)
 
     @property
     def own_scores(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from typing import ClassVar, Literal, NamedTuple
 
 from asdray.config.base import Config
 
 ClassPart = Literal["machine", "section", "attributes", "domain"]
+CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
 
 
 class InputFile(NamedTuple):

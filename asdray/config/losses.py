@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from asdray.config.base import Config, Extensible, Positive, Probability
+from asdray.config.base import Config, Extensible, Positive, Probability, in_order
+from asdray.config.frontend_base import CLASS_PARTS, ClassPart
 
 
 class AdaCos(Config):
@@ -144,4 +145,42 @@ class FeatEx(Config):
     """Loss of the classes "own" and "exchanged" parts of the embedding."""
 
 
-Head = Annotated[SubspaceLoss | FeatEx, Field(discriminator="name")]
+class ClassHead(Config):
+    """A further loss of the whole embedding, for classes of its own or for those of the main loss.
+
+    Source: several ArcFace heads (attributes, domain) on one embedding: Wang et al., DCASE2025 Task 2.
+
+    Example: ``heads: [{name: classes, classes: [domain], loss: {name: arcface}, weight: 0.5}]``
+    """
+
+    name: Literal["classes"] = "classes"
+    classes: Annotated[tuple[ClassPart, ...], Field(min_length=1)] | None = None
+    """Properties that make up a class of this head, as ``frontend.classes``; null: the classes of the main
+    loss."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the loss."""
+    loss: Loss = SubclusterAdaCos(trainable=True)
+    """Loss of the head."""
+
+    @field_validator("classes")
+    @classmethod
+    def _in_one_order(cls, parts: tuple[ClassPart, ...] | None) -> tuple[ClassPart, ...] | None:
+        return parts if parts is None else in_order(parts, CLASS_PARTS)
+
+
+class Projector(Config):
+    """A bottleneck between embedding and losses: two linear layers, each with ReLU and batch normalisation.
+
+    The main loss and the heads ``classes`` see its output; ``subspace`` and ``featex`` see the branches.
+    Source: the feature perturbation head of OS-SCL, arXiv 2509.13853 (64 of 128 dimensions).
+
+    Example: ``projector: {dim: 64}``
+    """
+
+    dim: Positive = 64
+    """Dimensions between the two layers; the output has as many as the embedding."""
+    embedding: Literal["after", "before"] = "after"
+    """The vector that backends score: the projector's output (``after``, as published) or its input."""
+
+
+Head = Annotated[SubspaceLoss | FeatEx | ClassHead, Field(discriminator="name")]

@@ -77,14 +77,15 @@ def _construct(
         return checked(from_plugin(config, n_samples, columns, saved), config)
     match config:
         case frontend.Discriminative():
-            from asdray.frontends.discriminative import DiscriminativeFrontend, class_names
+            from asdray.frontends.discriminative import DiscriminativeFrontend, class_names, head_classes
 
             if saved is None:
                 assert columns is not None
                 classes = class_names(config.classes, columns, test_classes)
+                of_heads = head_classes(config, columns, test_classes)
             else:
-                classes = saved["classes"]
-            return DiscriminativeFrontend(config, n_samples, classes)
+                classes, of_heads = saved["classes"], saved.get("head_classes", [])
+            return DiscriminativeFrontend(config, n_samples, classes, of_heads)
         case frontend.Autoencoder():
             from asdray.frontends.autoencoder import AutoencoderFrontend
 

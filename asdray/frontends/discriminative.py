@@ -10,7 +10,7 @@ embedding, D_m of the sub-embedding of branch m.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.base import FrontendModule
-from asdray.frontends.heads import build_head, build_loss
+from asdray.frontends.heads import ClassesHead, Projector, build_head, build_loss
 from asdray.frontends.losses import loss_of, require_classes
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
@@ -84,6 +84,31 @@ def class_names(parts: Sequence[str], columns: Columns, test_classes: Columns | 
     return sorted(names)
 
 
+def _positions(parts: Sequence[str], columns: Columns, names: Sequence[str]) -> np.ndarray:
+    """The class of every clip as its position in ``names``, ``(N,) int64``; see `class_labels`."""
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index[label] for label in class_labels(parts, columns)], dtype=np.int64)
+
+
+def head_classes(
+    config: Discriminative, columns: Columns, test_classes: Columns | None = None
+) -> list[list[str]]:
+    """The sorted names of the classes of every head with classes of its own; arguments as of `class_names`.
+
+    Raises:
+        ValueError: the training clips make fewer than two classes of a head.
+    """
+    found = []
+    for head in config.class_heads:
+        assert head.classes is not None
+        try:
+            found.append(class_names(head.classes, columns, test_classes))
+            require_classes(len(found[-1]))
+        except ValueError as error:
+            raise ValueError(f"frontend.heads, classes {list(head.classes)}: {error}") from None
+    return found
+
+
 class Branch(nn.Module):
     """A branch: the spectrum or spectrogram of the waveform, and the network on it."""
 
@@ -133,6 +158,8 @@ class ClipBatch(NamedTuple):
         share: ``(B,) float32``, the clip's own share in the mixture.
         masks: ``(B, 4) int64`` for SpecAugment, or None.
         exchange: for FeatEx, or None.
+        head_classes: ``(B, H) int64``, positions in the classes of each of the H heads with classes of their
+            own, or None.
     """
 
     samples: Tensor
@@ -141,6 +168,7 @@ class ClipBatch(NamedTuple):
     share: Tensor
     masks: Tensor | None = None
     exchange: Exchange | None = None
+    head_classes: Tensor | None = None
 
 
 @dataclass
@@ -150,6 +178,7 @@ class ClipBatches:
     Attributes:
         classes: ``(N,) int64``, the class of every clip.
         n_samples: L, samples per crop.
+        head_classes: ``(N, H) int64``, see `ClipBatch`.
     """
 
     clips: Clips
@@ -157,6 +186,7 @@ class ClipBatches:
     n_samples: int
     batch_size: int
     config: Discriminative
+    head_classes: np.ndarray | None = None
     items = "clips"
 
     def __post_init__(self) -> None:
@@ -186,6 +216,7 @@ class ClipBatches:
                 torch.from_numpy(share),
                 masks,
                 exchange,
+                None if self.head_classes is None else torch.from_numpy(self.head_classes[index]),
             )
 
     def _draw_mixup(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,40 +236,67 @@ class DiscriminativeFrontend(FrontendModule):
     Args:
         n_samples: L.
         classes: names of the C classes, sorted.
+        head_classes: for every head with classes of its own their names, sorted.
 
     Raises:
         ValueError: clips too short for a branch, or too few classes.
     """
 
-    def __init__(self, config: Discriminative, n_samples: int, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Discriminative,
+        n_samples: int,
+        classes: Sequence[str],
+        head_classes: Sequence[Sequence[str]] = (),
+    ) -> None:
         super().__init__()
         self.classes = tuple(classes)
+        self.head_classes = tuple(map(tuple, head_classes))
         self.config = config
         self.n_samples = n_samples
         self.branches = nn.ModuleList(Branch(branch, n_samples) for branch in config.branches)
         dims = [branch.embedding_dim for branch in config.branches]
         self.head = build_loss(config.loss, sum(dims), len(self.classes))
-        self.more_heads = nn.ModuleList(build_head(head, dims, len(self.classes)) for head in config.heads)
+        names = self._of_heads(self.classes, self.head_classes)
+        self.more_heads = nn.ModuleList(
+            build_head(head, dims, len(classes)) for head, classes in zip(config.heads, names, strict=True)
+        )
+        self.projector = Projector(sum(dims), config.projector.dim) if config.projector else None
 
     def saved(self) -> dict[str, Any]:
         """The names of the classes, whose number decides the shape of the class centres."""
-        return {"classes": list(self.classes)}
+        more = {"head_classes": [list(names) for names in self.head_classes]} if self.head_classes else {}
+        return {"classes": list(self.classes), **more}
 
     def training_data(
         self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> ClipBatches:
         """Batches of crops; on a GPU whose memory has room, all clips are copied there once."""
-        index = {name: i for i, name in enumerate(self.classes)}
-        labels = class_labels(self.config.classes, columns)
-        classes = np.array([index[label] for label in labels], dtype=np.int64)
+        classes = _positions(self.config.classes, columns, self.classes)
+        of_heads = [
+            _positions(head.classes or (), columns, names)
+            for head, names in zip(self.config.class_heads, self.head_classes, strict=True)
+        ]
         device = next(self.branches.parameters()).device  # a plugin's loss may have no weights
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
-        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config)
+        head_classes = np.stack(of_heads, axis=1) if of_heads else None
+        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config, head_classes)
 
     def forward(self, waves: Tensor) -> Tensor:
         """Waveforms ``(B, L) float32`` -> embeddings ``(B, D)``."""
-        return torch.cat(self.parts(waves), dim=1)
+        embeddings = torch.cat(self.parts(waves), dim=1)
+        options = self.config.projector
+        return self._seen(embeddings) if options and options.embedding == "after" else embeddings
+
+    def _seen(self, embeddings: Tensor) -> Tensor:
+        """The embeddings ``(B, D)`` as the losses see them."""
+        return embeddings if self.projector is None else self.projector(embeddings)
+
+    def _of_heads(self, main: Any, own: Iterable[Any]) -> list[Any]:
+        """For every head ``main``, or the next one of ``own`` for a head with classes of its own."""
+        rest = iter(own)
+        return [next(rest) if head in self.config.class_heads else main for head in self.config.heads]
 
     def parts(self, waves: Tensor, mixing: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
         """Waveforms ``(B, L) float32`` -> the sub-embedding ``(B, D_branch)`` of every branch."""
@@ -247,19 +305,26 @@ class DiscriminativeFrontend(FrontendModule):
     def loss(self, batch: ClipBatch) -> Tensor:
         """The mean of the main loss plus the losses of all heads, ``() float32``."""
         waves = features.to_float(batch.samples)
-        targets = own = F.one_hot(batch.classes, len(self.classes)).to(torch.float32)
         mixing = (batch.partner, batch.share) if self.config.mixup_probability > 0 else None
-        if mixing is not None:
-            targets = mix(targets, *mixing)
-            if self.config.mixup_of == "waveform":
-                waves, mixing = mix(waves, *mixing), None
+        if mixing is not None and self.config.mixup_of == "waveform":
+            waves, mixing = mix(waves, *mixing), None
         if batch.masks is not None:
             waves = mask(waves, batch.masks)
         parts = self.parts(waves, mixing)
-        loss = loss_of(self.head, torch.cat(parts, dim=1), targets, own)
-        for head in self.more_heads:
-            loss = loss + head(parts, targets, own, batch.exchange)
+        seen = self._seen(torch.cat(parts, dim=1))
+        main = self._targets(batch, batch.classes, self.classes)
+        loss = loss_of(self.head, seen, *main)
+        columns = () if batch.head_classes is None else batch.head_classes.unbind(dim=1)
+        own = [self._targets(batch, c, names) for c, names in zip(columns, self.head_classes, strict=True)]
+        for head, targets in zip(self.more_heads, self._of_heads(main, own), strict=True):
+            loss = loss + head([seen] if isinstance(head, ClassesHead) else parts, *targets, batch.exchange)
         return loss
+
+    def _targets(self, batch: ClipBatch, classes: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Class probabilities after and before mixup, each ``(B, C) float32``."""
+        own = F.one_hot(classes, len(names)).to(torch.float32)
+        mixes = self.config.mixup_probability > 0
+        return (mix(own, batch.partner, batch.share) if mixes else own), own
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
         """Whole clips ``(B, L) float32`` -> ``embedding`` ``(B, D) float32``."""

@@ -114,14 +114,51 @@ def exchanged_targets(targets: Tensor, exchange: Exchange) -> Tensor:
     return torch.cat(blocks, dim=1)
 
 
-def build_head(options: losses.Head, dims: Sequence[int], n_classes: int) -> SubspaceHead | FeatExHead:
+class ClassesHead(nn.Module):
+    """A further loss of the whole embedding, for classes of its own or for those of the main loss."""
+
+    def __init__(self, options: losses.ClassHead, dims: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        self.weight = options.weight
+        self.loss = build_loss(options.loss, sum(dims), n_classes)
+
+    def forward(
+        self, parts: Sequence[Tensor], targets: Tensor, own: Tensor, exchange: Exchange | None
+    ) -> Tensor:
+        """The loss, ``()``, of embeddings in parts ``(B, D_m)`` with the head's targets ``(B, C)``."""
+        return self.weight * loss_of(self.loss, torch.cat(list(parts), dim=1), targets, own)
+
+
+class Projector(nn.Sequential):
+    """Embeddings ``(B, D)`` -> ``(B, D)`` through a bottleneck.
+
+    Source: the feature perturbation head of OS-SCL, arXiv 2509.13853; order of the layers as in its code.
+    """
+
+    def __init__(self, dim: int, bottleneck: int) -> None:
+        super().__init__(
+            nn.Linear(dim, bottleneck),
+            nn.ReLU(),
+            nn.BatchNorm1d(bottleneck),
+            nn.Linear(bottleneck, dim),
+            nn.ReLU(),
+            nn.BatchNorm1d(dim),
+        )
+
+
+def build_head(
+    options: losses.Head, dims: Sequence[int], n_classes: int
+) -> SubspaceHead | FeatExHead | ClassesHead:
     """The head of a configuration, with fresh class centres.
 
     Args:
         dims: D_m of every sub-embedding.
+        n_classes: of the head.
     """
     match options.name:
         case "subspace":
             return SubspaceHead(options, dims, n_classes)
         case "featex":
             return FeatExHead(options, dims, n_classes)
+        case "classes":
+            return ClassesHead(options, dims, n_classes)

@@ -120,7 +120,7 @@ def adacos_scale(n_centres: int) -> float:
         raise ValueError(
             "the training clips make 2 classes of sound, for which the loss has the scale "
             "sqrt(2) ln(2 - 1) = 0 and learns nothing: train on more machines, add parts to "
-            "frontend.classes, or choose {name: subcluster_adacos, n_subclusters: 16} as frontend.loss"
+            "frontend.classes, or choose the loss {name: subcluster_adacos, n_subclusters: 16}"
         )
     return math.sqrt(2) * math.log(n_centres - 1)
 
