@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,6 +217,23 @@ def test_clips_of_native_length_are_extracted_in_batches_of_equal_length(padding
         alone = Sums().extract(wave)
         torch.testing.assert_close(found["embedding"][i], alone["embedding"][0])
         assert torch.equal(found["own"][i], alone["own"][0])
+
+
+def test_extraction_keeps_the_results_of_one_batch_besides_the_rows():
+    class Waves(FrontendModule):
+        shortest = 1
+
+        def extract(self, waves):
+            alive.append(sum(one() is not None for one in made))
+            value = waves * 2
+            made.append(weakref.ref(value))
+            return {"embedding": value}
+
+    made, alive = [], []
+    clips = Clips([_pack([9] * 20)])
+    found = extract_all(Waves(), clips, 9, 3, torch.device("cpu"))["embedding"]
+    assert alive == [0, *[1] * 6]
+    assert torch.equal(found, features.to_float(clips.gather(np.arange(20), 9)) * 2)
 
 
 def test_random_crops_reach_both_ends():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asdray.audio.batches import Clips
@@ -161,17 +162,55 @@ def extract_all(
         The tensors of ``extract``, ``(N, ...)``, in the order of ``clips``.
     """
     lengths = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
-    order, parts = [], []
+    found = _Rows(len(clips))
     for length in np.unique(lengths):
         (same,) = np.nonzero(lengths == length)
         for start in range(0, len(same), batch_size):
             index = same[start : start + batch_size]
             waves = to_float(clips.gather(index, int(length)).to(device))
-            order.append(index)
-            # The results stay on the device: a GPU computes on while the CPU gathers the next clips.
-            parts.append(frontend.extract(waves))
-    place = torch.from_numpy(np.argsort(np.concatenate(order)))
-    return {name: torch.cat([part[name] for part in parts]).cpu()[place] for name in parts[0]}
+            found.add(index, frontend.extract(waves))
+    return found.all()
+
+
+class _Rows:
+    """The results of N clips on the CPU, filled batch by batch; a device holds those of two batches at most.
+
+    The copy of a batch is waited for only after the next batch was given to the device: a GPU computes on
+    while the CPU gathers clips.
+    """
+
+    def __init__(self, n_clips: int) -> None:
+        self._n = n_clips
+        self._found: dict[str, Tensor] = {}
+        self._coming: tuple[Tensor, dict[str, Tensor], torch.cuda.Event | None] | None = None
+
+    def add(self, index: NDArray[np.integer], values: Mapping[str, Tensor]) -> None:
+        """Starts to copy the rows ``index`` from tensors ``(B, ...)`` by name."""
+        coming = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
+        event = None
+        if any(value.is_cuda for value in values.values()):
+            event = torch.cuda.Event()
+            event.record()
+        self._take()
+        self._coming = torch.from_numpy(index), coming, event
+
+    def all(self) -> dict[str, Tensor]:
+        """Tensors ``(N, ...)`` by name, after the last batch."""
+        self._take()
+        return self._found
+
+    def _take(self) -> None:
+        """Puts the batch that is on its way into its rows."""
+        if self._coming is None:
+            return
+        index, values, event = self._coming
+        if event is not None:
+            event.synchronize()
+        for name, value in values.items():
+            if name not in self._found:
+                self._found[name] = value.new_empty((self._n, *value.shape[1:]))
+            self._found[name][index] = value
+        self._coming = None
 
 
 def checked(frontend: Any, config: FrontendConfig) -> Any:
