@@ -15,6 +15,7 @@ their option ``embedding``, so that poolings and layers are compared without ano
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from asdray.config.base import Positive, refuse_repeats
 from asdray.config.frontend_base import FrontendConfig, InputFile
-from asdray.config.pooling import Mean, Poolings
+from asdray.config.pooling import Mean, PoolingConfig, Poolings
 from asdray.config.weights import Network, how_to_get, is_path, known_weights, weights_path
 from asdray.dcase.years import SAMPLE_RATE
 
@@ -51,6 +52,64 @@ NETWORKS: dict[str, NetworkFacts] = {
     "clap": NetworkFacts(1, 1, False, 400),
     "aisfx": NetworkFacts(1, 1, False, 18_205),
 }
+
+
+def file_name(weights: str) -> str:
+    """The name of the file of ``weights``, which enters hashes in place of its path."""
+    return PurePosixPath(weights_path(weights)).name
+
+
+def weights_file(network: Network, weights: str, kind: str, option: str) -> InputFile:
+    """The file of ``weights``, an `InputFile` of ``kind`` that ``option`` names."""
+    path = weights_path(weights)
+    if is_path(weights):
+        hint = "a relative path starts at the data folder, and `asdray encoders` lists names of known files"
+        return InputFile(kind, option, path, hint=hint, network=network)
+    known = known_weights(weights)
+    return InputFile(kind, option, path, known.sha256, how_to_get(known), network)
+
+
+def without_layer(network: Network, layer: int) -> str:
+    """The sentence about a layer that a network does not have."""
+    n_layers = NETWORKS[network].n_layers
+    choices = "last or 1" if n_layers == 1 else f"last, or 1 to {n_layers}"
+    return f"network {network!r} has no layer {layer}: choose {choices}"
+
+
+def check_poolings(network: Network, poolings: Sequence[PoolingConfig]) -> None:
+    """Raises ValueError if a network has no bands or no class token, where a pooling needs them."""
+    facts = NETWORKS[network]
+    for pooling in poolings:
+        if pooling.per_band and facts.bands == 1:
+            raise ValueError(
+                f"poolings: {pooling.label} pools each frequency band, but the tokens of network "
+                f"{network!r} have no bands: leave out tokens: bands"
+            )
+        if pooling.name == "cls" and not facts.has_cls:
+            having = ", ".join(name for name, found in NETWORKS.items() if found.has_cls)
+            raise ValueError(f"poolings: network {network!r} has no CLS token (networks with one: {having})")
+
+
+def check_frame_multiple(network: Network, frame_multiple: int) -> None:
+    """Raises ValueError for another value than the default of a network that is not EAT."""
+    if frame_multiple != 16 and not network.startswith("eat"):
+        raise ValueError(f"frame_multiple is an option of eat and eat_large, not of {network!r}")
+
+
+def check_weights(network: Network, weights: str) -> None:
+    """Raises ValueError for an unknown name, or the name of another network's weights."""
+    if not is_path(weights) and (known := known_weights(weights)).network != network:
+        raise ValueError(f"weights: {known.name} are weights of network {known.network!r}, not {network!r}")
+
+
+def check_length(network: Network, n_samples: int) -> None:
+    """Raises ValueError if a clip of ``n_samples`` gives no token of a network."""
+    shortest = NETWORKS[network].shortest
+    if n_samples < shortest:
+        raise ValueError(
+            f"clips of {n_samples / SAMPLE_RATE:g} s are too short for network {network!r}, which needs "
+            f"{shortest / SAMPLE_RATE:g} s: choose a longer audio.duration"
+        )
 
 
 class Encoder(FrontendConfig):
@@ -84,7 +143,7 @@ class Encoder(FrontendConfig):
     """Number format of the network's matrix products. ``bf16`` has 8 significant bits, and is faster on GPUs
     and on CPUs with AVX-512 or AMX. Filter banks and poolings have 32 bits."""
 
-    hashed_as: ClassVar = {"weights": lambda weights: PurePosixPath(weights_path(weights)).name}
+    hashed_as: ClassVar = {"weights": file_name}
     learns: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.encoder")
@@ -102,25 +161,10 @@ class Encoder(FrontendConfig):
         refuse_repeats(self.layer_numbers, "layers")
         for layer in self.layers if self.layers != "last" else ():
             if layer > facts.n_layers:
-                choices = "last or 1" if facts.n_layers == 1 else f"last, or 1 to {facts.n_layers}"
-                raise ValueError(f"layers: network {self.network!r} has no layer {layer}: choose {choices}")
-        for pooling in self.poolings:
-            if pooling.per_band and facts.bands == 1:
-                raise ValueError(
-                    f"poolings: {pooling.label} pools each frequency band, but the tokens of network "
-                    f"{self.network!r} have no bands: leave out tokens: bands"
-                )
-            if pooling.name == "cls" and not facts.has_cls:
-                having = ", ".join(name for name, found in NETWORKS.items() if found.has_cls)
-                raise ValueError(
-                    f"poolings: network {self.network!r} has no CLS token (networks with one: {having})"
-                )
-        if self.frame_multiple != 16 and not self.network.startswith("eat"):
-            raise ValueError(f"frame_multiple is an option of eat and eat_large, not of {self.network!r}")
-        if not is_path(self.weights) and (known := known_weights(self.weights)).network != self.network:
-            raise ValueError(
-                f"weights: {known.name} are weights of network {known.network!r}, not {self.network!r}"
-            )
+                raise ValueError(f"layers: {without_layer(self.network, layer)}")
+        check_poolings(self.network, self.poolings)
+        check_frame_multiple(self.network, self.frame_multiple)
+        check_weights(self.network, self.weights)
         return self
 
     @property
@@ -135,20 +179,8 @@ class Encoder(FrontendConfig):
 
     def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
         """The file of the weights."""
-        path = weights_path(self.weights)
-        if is_path(self.weights):
-            hint = (
-                "a relative path starts at the data folder, and `asdray encoders` lists names of known files"
-            )
-            return (InputFile("encoder", "weights", path, hint=hint, network=self.network),)
-        known = known_weights(self.weights)
-        return (InputFile("encoder", "weights", path, known.sha256, how_to_get(known), self.network),)
+        return (weights_file(self.network, self.weights, "encoder", "weights"),)
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError if a clip of ``n_samples`` gives no token of the network."""
-        shortest = NETWORKS[self.network].shortest
-        if n_samples < shortest:
-            raise ValueError(
-                f"clips of {n_samples / SAMPLE_RATE:g} s are too short for network {self.network!r}, which "
-                f"needs {shortest / SAMPLE_RATE:g} s: choose a longer audio.duration"
-            )
+        check_length(self.network, n_samples)

@@ -19,6 +19,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from asdray.config.base import Config, Extensible, Positive, Probability, in_order, refuse_repeats
+from asdray.config.branch import Branch, EncoderBranch, FftBranch, StftBranch
 from asdray.config.encoder import Encoder
 from asdray.config.frontend_base import CLASS_PARTS, ClassPart, FrontendConfig, InputFile
 from asdray.config.losses import AdaCos, ClassHead, Head, Loss, Projector
@@ -29,103 +30,6 @@ OWN_SCORES: tuple[OwnScore, ...] = typing.get_args(OwnScore)
 
 
 # ------------------------------------------------------------------------------------------- discriminative
-
-
-class FftBranch(Config):
-    """A branch with a 1-D convolutional network on the magnitude spectrum of the whole clip.
-
-    Example: ``{name: fft, kernels: [256, 64, 16], strides: [64, 32, 4]}``
-    """
-
-    name: Literal["fft"] = "fft"
-    channels: Positive = 128
-    """Channels of each convolution."""
-    kernels: tuple[Positive, Positive, Positive] = (256, 64, 16)
-    """Widths of the three convolutions, in bins of the layer's input."""
-    strides: tuple[Positive, Positive, Positive] = (64, 32, 4)
-    """Steps of the three convolutions, in bins of the layer's input."""
-    hidden: Annotated[int, Field(ge=0)] = 4
-    """Number of fully connected layers between the first one and the last."""
-    embedding_dim: Positive = 128
-    """Dimensions of the branch's part of the embedding."""
-
-    def lengths(self, n_samples: int) -> list[int]:
-        """Number of bins of the spectrum, and after each of the three convolutions.
-
-        Raises:
-            ValueError: the clip is too short for the kernels.
-        """
-        lengths = [n_samples // 2 + 1]
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            if lengths[-1] < kernel:
-                raise ValueError(
-                    f"clips of {n_samples / SAMPLE_RATE:g} s are too short for the fft branch "
-                    f"(kernels {list(self.kernels)}, strides {list(self.strides)}): "
-                    "choose smaller kernels or strides, or a longer audio.duration"
-                )
-            lengths.append((lengths[-1] - kernel) // stride + 1)
-        return lengths
-
-    def check(self, n_samples: int) -> None:
-        """Raises ValueError if clips of ``n_samples`` are too short for the branch."""
-        self.lengths(n_samples)
-
-
-class StftBranch(Config):
-    """A branch with a residual 2-D convolutional network on the magnitude spectrogram.
-
-    Example: ``{name: stft, n_fft: 4096, hop_length: 2048, temporal_norm: true}``
-    """
-
-    name: Literal["stft"] = "stft"
-    n_fft: Annotated[int, Field(ge=16)] = 1024
-    """Window length, in samples."""
-    hop_length: Positive = 512
-    """Distance between windows, in samples."""
-    f_min: Annotated[float, Field(ge=0)] = 200.0
-    """Lowest centre frequency of a bin, in Hz; lower bins are cut off."""
-    f_max: Annotated[float, Field(gt=0, le=SAMPLE_RATE / 2)] = 8000.0
-    """Highest centre frequency of a bin, in Hz."""
-    channels: tuple[Positive, ...] = Field(default=(16, 32, 64, 128), min_length=1)
-    """Channels of the residual stages, two blocks each; every stage after the first halves the map."""
-    embedding_dim: Positive = 128
-    """Dimensions of the branch's part of the embedding."""
-    temporal_norm: bool = False
-    """If true, each bin's mean over the clip is subtracted, which removes stationary sound."""
-    aggregation: Literal["mlp", "gap"] = "mlp"
-    """Last map to vector: ``mlp``, one linear layer over all rows; ``gap``, the mean of the rows."""
-
-    later: ClassVar = {"temporal_norm": False, "aggregation": "mlp"}
-    MIN_SIDE: ClassVar[int] = 36
-
-    def input_shape(self, n_samples: int) -> tuple[int, int]:
-        """(frequency bins, frames) of the spectrogram.
-
-        Raises:
-            ValueError: fewer than 36 bins or frames, too few for the network's down-sampling.
-        """
-        first, last = self.bins()
-        shape = (last - first + 1, n_samples // self.hop_length + 1)
-        if min(shape) < self.MIN_SIDE:
-            raise ValueError(
-                f"the stft branch sees {shape[0]} bins x {shape[1]} frames of a clip of "
-                f"{n_samples / SAMPLE_RATE:g} s (n_fft {self.n_fft}, hop_length {self.hop_length}), but "
-                f"needs at least {self.MIN_SIDE} of both: choose a shorter hop_length, a larger n_fft or a "
-                "longer audio.duration"
-            )
-        return shape
-
-    def bins(self) -> tuple[int, int]:
-        """First and last bin with a centre frequency in [f_min, f_max]."""
-        width = SAMPLE_RATE / self.n_fft
-        return -int(-self.f_min // width), int(self.f_max // width)
-
-    def check(self, n_samples: int) -> None:
-        """Raises ValueError if the spectrogram of a clip of ``n_samples`` is too small for the branch."""
-        self.input_shape(n_samples)
-
-
-Branch = Annotated[FftBranch | StftBranch, Field(discriminator="name")]
 
 
 class SpecAugment(Config):
@@ -164,7 +68,7 @@ class Discriminative(FrontendConfig):
     that occur among a machine's test clips, but neither normal/anomalous labels nor the class of any single
     clip."""
     branches: tuple[Branch, ...] = Field(default=(FftBranch(), StftBranch()), min_length=1)
-    """Networks on different spectral views of the clip; the embedding joins the outputs of all."""
+    """Networks on the clip (spectrum, spectrogram, pretrained encoder); the embedding joins all outputs."""
     loss: Loss = AdaCos()
     """Main loss, of the whole embedding."""
     mixup_probability: Probability = 0.5
@@ -194,8 +98,35 @@ class Discriminative(FrontendConfig):
         "projector": None,
     }
     scope: ClassVar[Literal["all", "machine"]] = "all"
-    takes_any_length: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")
+
+    @property
+    def encoder_branches(self) -> dict[int, EncoderBranch]:
+        """The branches with a pretrained encoder, by position."""
+        return {i: branch for i, branch in enumerate(self.branches) if isinstance(branch, EncoderBranch)}
+
+    @property
+    def takes_any_length(self) -> bool:  # type: ignore[override]
+        """True if all branches are encoders. Training crops or lengthens clips to one length in any case."""
+        return len(self.encoder_branches) == len(self.branches)
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:  # type: ignore[override]
+        """``embedding``, then the poolings of encoders' tokens."""
+        more = (name for branch in self.encoder_branches.values() for name in branch.embeddings)
+        return ("embedding", *more)
+
+    @property
+    def encoder_kinds(self) -> dict[int, str]:
+        """The kind of input file that each encoder reads, by the position of its branch.
+
+        Encoders with the same weights read the same file.
+        """
+        files = dict.fromkeys(branch.weights for branch in self.encoder_branches.values())
+        kinds = dict(
+            zip(files, ("encoder", *(f"encoder{n}" for n in range(2, len(files) + 1))), strict=False)
+        )
+        return {i: kinds[branch.weights] for i, branch in self.encoder_branches.items()}
 
     @property
     def test_classes(self) -> tuple[ClassPart, ...]:  # type: ignore[override]
@@ -237,7 +168,16 @@ class Discriminative(FrontendConfig):
         refuse_repeats([head for head in self.heads if head.name == "classes"], "heads")
         if "featex" in names and len(self.branches) < 2:
             raise ValueError("heads: featex exchanges the outputs of branches, so it needs at least two")
+        refuse_repeats(self.embeddings, "branches: the embeddings of all poolings together")
         return self
+
+    def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
+        """The weight files of encoders, each once."""
+        files = {
+            kind: self.encoder_branches[i].input_file(kind, f"branches.{i}.weights")
+            for i, kind in reversed(self.encoder_kinds.items())
+        }
+        return tuple(files[kind] for kind in sorted(files))
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError if clips of ``n_samples`` are too short for a branch."""

@@ -195,7 +195,7 @@ def _each_once(poolings: tuple[PoolingConfig, ...]) -> tuple[PoolingConfig, ...]
     return poolings
 
 
-Poolings = Annotated[
-    tuple[Pooling, ...], BeforeValidator(expanded), AfterValidator(_each_once), Field(min_length=1)
-]
+NoneOrMorePoolings = Annotated[tuple[Pooling, ...], BeforeValidator(expanded), AfterValidator(_each_once)]
+"""The type of an option ``poolings`` that may be empty: names, objects and lists of values."""
+Poolings = Annotated[NoneOrMorePoolings, Field(min_length=1)]
 """The type of an option ``poolings``: names, objects and lists of values; no pooling twice."""

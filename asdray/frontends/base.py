@@ -79,11 +79,14 @@ class FrontendModule(nn.Module):
         shortest: samples; shorter clips are lengthened (``audio.padding``), even if every clip keeps its own
             length.
         needs_training_clips: True if `prepare` is called before extraction.
+        small_checkpoints: True if the optimiser's state is in no checkpoint but the one from which an
+            interrupted training goes on.
     """
 
     frozen: tuple[str, ...] = ()
     shortest: int = 1
     needs_training_clips: bool = False
+    small_checkpoints: bool = False
 
     def load_frozen(self, files: Mapping[str, Mapping[str, Path]]) -> None:
         """Loads the weights of the frozen submodules.
@@ -93,7 +96,7 @@ class FrontendModule(nn.Module):
         """
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """The tensors of the state dict that belong to frozen submodules."""
+        """The tensors of the state dict that checkpoints do not hold: those of frozen submodules."""
         prefixes = tuple(f"{name}." for name in self.frozen)
         return {name: value for name, value in self.state_dict().items() if name.startswith(prefixes)}
 

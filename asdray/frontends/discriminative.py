@@ -10,8 +10,9 @@ embedding, D_m of the sub-embedding of branch m.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,13 +26,15 @@ from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.base import FrontendModule
+from asdray.frontends.encoder_branch import EncoderBranch
 from asdray.frontends.heads import ClassesHead, Projector, build_head, build_loss
 from asdray.frontends.losses import loss_of, require_classes
 from asdray.frontends.networks import FftNetwork, StftNetwork
 
 if TYPE_CHECKING:
-    from asdray.config.frontend import Branch as BranchConfig
+    from asdray.config.branch import FftBranch, StftBranch
     from asdray.config.frontend import Discriminative
+    from asdray.config.system import Train
     from asdray.frontends import Columns
 
 _GPU_SHARE = 0.4
@@ -114,9 +117,10 @@ class Branch(nn.Module):
 
     window: Tensor
 
-    def __init__(self, config: BranchConfig, n_samples: int) -> None:
+    def __init__(self, config: FftBranch | StftBranch, n_samples: int) -> None:
         super().__init__()
         self.config = config
+        self.width = config.embedding_dim
         match config.name:
             case "fft":
                 n_bins = config.lengths(n_samples)[0]
@@ -254,14 +258,50 @@ class DiscriminativeFrontend(FrontendModule):
         self.head_classes = tuple(map(tuple, head_classes))
         self.config = config
         self.n_samples = n_samples
-        self.branches = nn.ModuleList(Branch(branch, n_samples) for branch in config.branches)
-        dims = [branch.embedding_dim for branch in config.branches]
+        branches = [
+            EncoderBranch(branch) if branch.name == "encoder" else Branch(branch, n_samples)
+            for branch in config.branches
+        ]
+        self.branches = nn.ModuleList(branches)
+        dims = [branch.width for branch in branches]
         self.head = build_loss(config.loss, sum(dims), len(self.classes))
         names = self._of_heads(self.classes, self.head_classes)
         self.more_heads = nn.ModuleList(
             build_head(head, dims, len(classes)) for head, classes in zip(config.heads, names, strict=True)
         )
         self.projector = Projector(sum(dims), config.projector.dim) if config.projector else None
+        self.encoders = {i: branch for i, branch in enumerate(branches) if isinstance(branch, EncoderBranch)}
+        self.small_checkpoints = bool(self.encoders)
+        self.shortest = max([1, *(encoder.network.shortest for encoder in self.encoders.values())])
+
+    def load_frozen(self, files: Mapping[str, Mapping[str, Path]]) -> None:
+        """Loads the weight files of encoders."""
+        for i, kind in self.config.encoder_kinds.items():
+            (path,) = set(files[kind].values())
+            self.encoders[i].load(path)
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The tensors of the state dict that training leaves as they are: those of encoders."""
+        return {
+            f"branches.{i}.{name}": value
+            for i, encoder in self.encoders.items()
+            for name, value in encoder.frozen_state().items()
+        }
+
+    def parameter_groups(self, options: Train) -> list[dict[str, Any]]:
+        """One group with all parameters, and one per smaller learning rate of an encoder's blocks."""
+        (group,) = super().parameter_groups(options)
+        slow: dict[float, list[nn.Parameter]] = {}
+        for encoder in self.encoders.values():
+            for factor, parameters in encoder.rates().items():
+                if factor < 1:
+                    slow.setdefault(factor, []).extend(parameters)
+        taken = {id(p) for parameters in slow.values() for p in parameters}
+        group["params"] = [p for p in group["params"] if id(p) not in taken]
+        return [
+            group,
+            *({"params": slow[f], "lr": options.learning_rate * f} for f in sorted(slow, reverse=True)),
+        ]
 
     def saved(self) -> dict[str, Any]:
         """The names of the classes, whose number decides the shape of the class centres."""
@@ -327,5 +367,14 @@ class DiscriminativeFrontend(FrontendModule):
         return (mix(own, batch.partner, batch.share) if mixes else own), own
 
     def extract(self, waves: Tensor) -> dict[str, Tensor]:
-        """Whole clips ``(B, L) float32`` -> ``embedding`` ``(B, D) float32``."""
-        return {"embedding": self(waves).float()}
+        """Whole clips ``(B, L) float32`` -> ``embedding`` ``(B, D) float32``, and encoders' pooled tokens."""
+        pooled: dict[str, Tensor] = {}
+        parts = []
+        for branch in self.branches:
+            if isinstance(branch, EncoderBranch):
+                part, more = branch.extract(waves)
+                pooled |= more
+            else:
+                part = branch(waves)
+            parts.append(part)
+        return {"embedding": torch.cat(parts, dim=1).float(), **pooled}

@@ -157,8 +157,10 @@ class _Training(pl.LightningModule):
         # `last` comes last: everything that its history names is then on disk.
         for name in (*(["best"] if is_best else []), f"epoch_{row['epoch']}", "last"):
             if name in run.training.checkpoints:
+                goes_on = name == "last" and row["epoch"] < self._options.epochs
+                small = self.frontend.small_checkpoints and not goes_on
                 with store.atomic_path(run.training.checkpoint(name)) as temporary:
-                    self.trainer.save_checkpoint(temporary)
+                    self.trainer.save_checkpoint(temporary, weights_only=small)
         assert self.logger is not None
         _log(self.logger, row)
         self._report(row)

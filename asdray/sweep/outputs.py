@@ -211,9 +211,10 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
     readers: dict[tuple[str, str], dict[str, None]] = {}
     for trial in {job.trial.system_name: job.trial for job in jobs}.values():
         files = trial.system.frontend.input_files(trial.dcase, trial.machines[0], trial.seed)
-        names = ", ".join(PurePath(file.path).name for file in files if file.kind == "encoder")
+        names = ", ".join(PurePath(file.path).name for file in files if file.kind.startswith("encoder"))
         if files:
-            for file in read_inputs(store.trial_dir(places.results, trial)).get("encoder", ()):
+            inputs = read_inputs(store.trial_dir(places.results, trial))
+            for file in [file for kind in inputs if kind.startswith("encoder") for file in inputs[kind]]:
                 key = file["name"] or f"of the unknown file {names}", file["sha256"] or ""
                 readers.setdefault(key, {})[trial.recipe] = None
     return [

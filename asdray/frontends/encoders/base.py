@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Tokens(NamedTuple):
@@ -37,6 +39,10 @@ class EncoderNetwork(nn.Module):
         bands: frequency bands F; 1 for a network without bands.
         has_cls: True if `forward` returns a CLS token.
         shortest: samples of the shortest clip that gives a token.
+        targets: the linear layers of a block that LoRA can extend: name in a configuration -> in the block.
+        layerdrop: probability with which a block is left out, in training mode.
+        gradient_decay: factor of the gradient before every block; published files of some networks have it.
+        checkpointing: True if blocks are computed again in the backward pass, to save memory.
     """
 
     name: ClassVar[str]
@@ -47,6 +53,20 @@ class EncoderNetwork(nn.Module):
     bands: int
     has_cls: bool
     shortest: int
+    targets: ClassVar[Mapping[str, str]] = {}
+    layerdrop: float = 0.0
+    gradient_decay: float = 1.0
+    checkpointing: bool = False
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        """The blocks, block k at position k - 1; a network of one layer has itself as its one block."""
+        return [self]
+
+    @property
+    def after(self) -> Sequence[nn.Module]:
+        """Modules between the last block and the tokens of the last layer."""
+        return []
 
     @classmethod
     def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,25 +135,28 @@ class EncoderNetwork(nn.Module):
         if not layers:
             raise ValueError(f"no layer of the encoder {self.name!r} is asked for")
 
+    def run(
+        self, x: Tensor, layers: Sequence[int], tokens: Callable[[Tensor], Tokens], *shared: Any
+    ) -> dict[int, Tokens]:
+        """Sends tokens through the blocks up to the highest layer, and keeps the layers that are asked for.
 
-def run(
-    blocks: Iterable[nn.Module],
-    x: Tensor,
-    layers: Sequence[int],
-    tokens: Callable[[Tensor], Tokens],
-    *shared: Any,
-) -> dict[int, Tokens]:
-    """Sends tokens through the blocks up to the highest layer, and keeps the layers that are asked for.
+        Args:
+            x: ``(B, N, D)``, the input of the first block.
+            layers: as in `forward`.
+            tokens: turns the output of a block, ``(B, N, D)``, into `Tokens`.
+            shared: further arguments of every block.
+        """
+        found = {0: tokens(x)} if 0 in layers else {}
+        for number, block in zip(range(1, max(layers) + 1), self.stack, strict=False):
+            if x.requires_grad and self.gradient_decay != 1:
+                x.register_hook(lambda gradient: gradient * self.gradient_decay)
+            if not (self.training and self.layerdrop and torch.rand(()) < self.layerdrop):
+                x = self._through(block, x, *shared)
+            if number in layers:
+                found[number] = tokens(x)
+        return found
 
-    Args:
-        x: ``(B, N, D)``, the input of the first block.
-        layers: as in `EncoderNetwork.forward`.
-        tokens: turns the output of a block, ``(B, N, D)``, into `Tokens`.
-        shared: further arguments of every block.
-    """
-    found = {0: tokens(x)} if 0 in layers else {}
-    for number, block in zip(range(1, max(layers) + 1), blocks, strict=False):
-        x = block(x, *shared)
-        if number in layers:
-            found[number] = tokens(x)
-    return found
+    def _through(self, block: nn.Module, x: Tensor, *shared: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, *shared, use_reentrant=False)  # with the random choices of before
+        return block(x, *shared)

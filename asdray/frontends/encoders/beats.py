@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asdray.audio import kaldi
-from asdray.frontends.encoders.base import EncoderNetwork, Tokens, run
+from asdray.frontends.encoders.base import EncoderNetwork, Tokens
 from asdray.frontends.encoders.convolution import LongConvolution
 
 MEAN, STD = 15.41663, 6.55582
@@ -25,6 +25,13 @@ N_BUCKETS = 320
 
 MAX_DISTANCE = 800
 """Tokens; farther pairs share the last bucket. The checkpoints' value, not that of the original class."""
+
+DROPOUT, LAYERDROP = 0.1, 0.05
+"""Of the pretrained checkpoints' own configuration, active while they are tuned: of input, attention and
+residual branches; and of whole blocks."""
+
+FINETUNED_DECAY = 0.6
+"""Gradient decay of the fine-tuned checkpoints, which have no dropout, and the same layerdrop."""
 
 _PATCH, _BANDS = 16, 8
 _COPIES = ".self_attn.relative_attention_bias.weight"
@@ -37,15 +44,38 @@ class Beats(EncoderNetwork):
     """
 
     name: ClassVar[str] = "beats"
+    shape: ClassVar[tuple[int, int, int]] = (12, 768, 12)
+    """Blocks, width, heads."""
+    targets: ClassVar = {
+        **{name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")},
+        **{name: name for name in ("fc1", "fc2")},
+    }
+    layerdrop = LAYERDROP
 
     def __init__(self) -> None:
         super().__init__()
-        self.n_layers, self.width, self.bands, self.has_cls = 12, 768, _BANDS, False
+        self.n_layers, self.width, n_heads = self.shape
+        self.bands, self.has_cls = _BANDS, False
         self.shortest = kaldi.FRAME + (_PATCH - 1) * kaldi.HOP
         self.patch_embedding = nn.Conv2d(1, 512, _PATCH, _PATCH, bias=False)
         self.layer_norm = nn.LayerNorm(512)
         self.post_extract_proj = nn.Linear(512, self.width)
-        self.encoder = _Encoder(self.width, self.n_layers)
+        self.dropout_input = nn.Dropout(DROPOUT)
+        self.encoder = _Encoder(self.width, self.n_layers, n_heads)
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        return [*self.encoder.layers]
+
+    def fill(self, state: Mapping[str, Tensor]) -> list[str]:
+        """See `EncoderNetwork.fill`; fine-tuned files, which hold a classifier, were tuned otherwise."""
+        if any(name.startswith("predictor.") for name in state):
+            self.gradient_decay = FINETUNED_DECAY
+            for module in self.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+        return super().fill(state)
 
     @classmethod
     def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +84,7 @@ class Beats(EncoderNetwork):
         The files hold the relative bias twelve times; the original code uses the last one for all layers.
         """
         kept = {name: value for name, value in state.items() if not name.startswith("predictor.")}
-        copies = [f"encoder.layers.{layer}{_COPIES}" for layer in range(12)]
+        copies = [f"encoder.layers.{layer}{_COPIES}" for layer in range(cls.shape[0])]
         if all(name in kept for name in copies):
             kept["encoder.relative_attention_bias.weight"] = [kept.pop(name) for name in copies][-1]
         for g, v in (
@@ -87,9 +117,10 @@ class Beats(EncoderNetwork):
         self.check_layers(layers)
         patches = self.patch_embedding(spectrum[:, None]).flatten(2).transpose(1, 2)
         # Sums and norms stay in float32 under autocast: only products are rounded.
-        x = self.encoder.start(self.post_extract_proj(self.layer_norm(patches.float())).float())
+        x = self.post_extract_proj(self.layer_norm(patches.float())).float()
+        x = self.encoder.start(self.dropout_input(x))
         bias = self.encoder.relative_bias(x.shape[1])
-        return run(self.encoder.layers, x, layers, _grid, bias, _scratch(x, bias))
+        return self.run(x, layers, _grid, bias, _scratch(x, bias))
 
 
 def _grid(x: Tensor) -> Tokens:
@@ -112,16 +143,17 @@ def _scratch(x: Tensor, bias: Tensor) -> Tensor | None:
 class _Encoder(nn.Module):
     """The blocks, and the positions that all of them share."""
 
-    def __init__(self, width: int, n_layers: int) -> None:
+    def __init__(self, width: int, n_layers: int, n_heads: int) -> None:
         super().__init__()
         self.pos_conv = nn.Sequential(LongConvolution(width, 128, groups=16))
         self.layer_norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(_Block(width, n_layers) for _ in range(n_layers))
-        self.relative_attention_bias = nn.Embedding(N_BUCKETS, _Attention.n_heads)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.layers = nn.ModuleList(_Block(width, n_layers, n_heads) for _ in range(n_layers))
+        self.relative_attention_bias = nn.Embedding(N_BUCKETS, n_heads)
 
     def start(self, x: Tensor) -> Tensor:
         """Tokens with their positions, ``(B, N, D)``: the input of the first block."""
-        return self.layer_norm(x + _gelu(self.pos_conv(x)))
+        return self.dropout(self.layer_norm(x + _gelu(self.pos_conv(x))))
 
     def relative_bias(self, n: int) -> Tensor:
         """The bias of every pair of n tokens, ``(heads, n, n)``, query by key."""
@@ -147,26 +179,29 @@ def buckets(distances: Tensor) -> Tensor:
 class _Block(nn.Module):
     """Attention and a two-layer network, each with a norm after; sums as in DeepNet, arXiv 2203.00555."""
 
-    def __init__(self, width: int, n_layers: int) -> None:
+    def __init__(self, width: int, n_layers: int, n_heads: int) -> None:
         super().__init__()
         self.alpha = (2 * n_layers) ** 0.25
-        self.self_attn = _Attention(width)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.self_attn = _Attention(width, n_heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, bias: Tensor, scratch: Tensor | None) -> Tensor:
-        x = self.self_attn_layer_norm(torch.add(self.self_attn(x, bias, scratch), x, alpha=self.alpha))
-        return self.final_layer_norm(torch.add(self.fc2(_gelu(self.fc1(x))), x, alpha=self.alpha))
+        attended = self.dropout(self.self_attn(x, bias, scratch))
+        x = self.self_attn_layer_norm(torch.add(attended, x, alpha=self.alpha))
+        fed = self.dropout(self.fc2(_gelu(self.fc1(x))))
+        return self.final_layer_norm(torch.add(fed, x, alpha=self.alpha))
 
 
 class _Attention(nn.Module):
     """Self-attention whose relative bias is gated by the query."""
 
-    n_heads: ClassVar[int] = 12
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
+        self.n_heads = n_heads
+        self.dropout = nn.Dropout(DROPOUT)  # for its probability and mode alone
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.grep_linear = nn.Linear(width // self.n_heads, 8)
@@ -178,7 +213,8 @@ class _Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         gated = torch.mul(bias, self._gate(q), out=scratch).to(q.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=gated)
+        dropout = self.dropout.p if self.dropout.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=gated, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _gate(self, q: Tensor) -> Tensor:

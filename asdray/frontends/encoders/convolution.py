@@ -58,13 +58,15 @@ class LongConvolution(nn.Conv1d):
         """Cosine and sine parts of the weights, ``(2, F * G, D / G inputs, D / G outputs)``."""
         weight = self.weight
         version = 0 if weight.is_inference() else weight._version
-        state = id(weight), weight.data_ptr(), weight.device, version
-        if self._prepared and self._prepared[0] == state and not torch.is_grad_enabled():
+        # Training cannot use coefficients that extraction has computed in inference mode.
+        state = id(weight), weight.data_ptr(), weight.device, version, torch.is_inference_mode_enabled()
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        if self._prepared and self._prepared[0] == state and not learns:
             return self._prepared[1]
         taps = weight.unflatten(0, (self.groups, -1)).permute(3, 0, 2, 1)
         parts = _fourier(weight.device)[:, : len(taps)] @ taps.flatten(1)
         kernel = parts.view(2, -1, *taps.shape[2:])
-        if not torch.is_grad_enabled():
+        if not learns:
             self._prepared = state, kernel
         return kernel
 

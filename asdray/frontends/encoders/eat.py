@@ -14,10 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asdray.audio import kaldi
-from asdray.frontends.encoders.base import EncoderNetwork, Tokens, run
+from asdray.frontends.encoders.base import EncoderNetwork, Tokens
 
 MEAN, STD = -4.268, 4.569
 """Of the log-mel values of AudioSet, for clips of full scale 1."""
+
+DROP_PATH = 0.1
+"""Probability with which the last block's residual branches are left out for a clip while EAT is tuned; it
+rises linearly from 0 at the first block. Source: the fine-tuning of cwx-worst-one/EAT, and ASDKit."""
 
 _PATCH, _BANDS, _EPS = 16, 8, 1e-6
 # The decoder and the heads of fine-tuned files; positions are computed.
@@ -38,6 +42,7 @@ class Eat(EncoderNetwork):
     name: ClassVar[str] = "eat"
     shape: ClassVar[tuple[int, int, int]] = (12, 768, 12)
     """Blocks, width, heads."""
+    targets: ClassVar = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
     def __init__(self, frame_multiple: int = _PATCH) -> None:
         super().__init__()
@@ -49,7 +54,13 @@ class Eat(EncoderNetwork):
         self.local_encoder = nn.ModuleDict({"proj": nn.Conv2d(1, self.width, _PATCH, _PATCH)})
         self.extra_tokens = nn.Parameter(torch.zeros(1, 1, self.width))
         self.pre_norm = nn.LayerNorm(self.width, eps=_EPS)
-        self.blocks = nn.ModuleList(_Block(self.width, n_heads) for _ in range(self.n_layers))
+        rates = torch.linspace(0, DROP_PATH, self.n_layers, dtype=torch.float64, device="cpu").tolist()
+        self.blocks = nn.ModuleList(_Block(self.width, n_heads, rate) for rate in rates)
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        return [*self.blocks]
 
     @classmethod
     def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,7 +100,7 @@ class Eat(EncoderNetwork):
         # Sums and norms stay in float32 under autocast: only products are rounded.
         patches = patches + positions(patches.shape[1] // _BANDS, self.width).to(patches.device)
         x = torch.cat([self.extra_tokens.expand(len(patches), -1, -1), patches], dim=1)
-        return run(self.blocks, self.pre_norm(x), layers, _tokens)
+        return self.run(self.pre_norm(x), layers, _tokens)
 
 
 class EatLarge(Eat):
@@ -122,16 +133,35 @@ def _tokens(x: Tensor) -> Tokens:
 class _Block(nn.Module):
     """Attention and a two-layer network, the norm after each."""
 
-    def __init__(self, width: int, n_heads: int) -> None:
+    def __init__(self, width: int, n_heads: int, drop_path: float) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.attn = _Attention(width, n_heads)
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(x + self.attn(x))
-        return self.norm2(x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](x))))
+        x = self.norm1(x + self.drop_path(self.attn(x)))
+        return self.norm2(x + self.drop_path(self.mlp["fc2"](F.gelu(self.mlp["fc1"](x)))))
+
+
+class DropPath(nn.Module):
+    """In training mode, zero for some clips of a batch, and larger values for the others: their mean stays.
+
+    Source: Huang et al., Deep networks with stochastic depth, ECCV 2016.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, ...)`` -> the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        return x * kept.bernoulli_(1 - self.p).div_(1 - self.p)
 
 
 class _Attention(nn.Module):

@@ -68,6 +68,15 @@ class Ast(HubNetwork):
     """
 
     name: ClassVar[str] = "ast"
+    # Under the names that the package has given them in turn.
+    targets: ClassVar = {
+        "q": "attention.(attention.query|q_proj)",
+        "k": "attention.(attention.key|k_proj)",
+        "v": "attention.(attention.value|v_proj)",
+        "out": "attention.(output.dense|o_proj)",
+        "fc1": "intermediate.dense|mlp.fc1",
+        "fc2": r"(?<!attention\.)output.dense|mlp.fc2",
+    }
     mean: ClassVar[float] = -4.2677393
     std: ClassVar[float] = 4.5689974
 
@@ -80,6 +89,17 @@ class Ast(HubNetwork):
         self.bands = (options.num_mel_bins - options.patch_size) // options.frequency_stride + 1
         self.window = options.max_length
         self.has_cls, self.shortest = True, kaldi.FRAME
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
+        return [*next(found for found in lists if len(found) == self.n_layers)]
+
+    @property
+    def after(self) -> Sequence[nn.Module]:
+        """The final norm."""
+        return [self.model.get_submodule("layernorm")]
 
     @classmethod
     def renamed(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,6 +153,14 @@ class Clap(HubNetwork):
 
     name: ClassVar[str] = "clap"
     first_layer: ClassVar[int] = 1
+    targets: ClassVar = {
+        "q": "self.query",
+        "k": "self.key",
+        "v": "self.value",
+        "out": "attention.output.dense",
+        "fc1": "intermediate.dense",
+        "fc2": r"(?<!attention\.)output.dense",
+    }
     rate: ClassVar[int] = 48_000
     window: ClassVar[int] = 480_000
     n_fft: ClassVar[int] = 1024
