@@ -50,6 +50,28 @@ class SpecAugment(Config):
     """Largest width of a mask in frequency, in bins of 15.6 Hz."""
 
 
+class SupplementalNoise(Config):
+    """Supplemental clips of noise alone, added to training clips before every other augmentation.
+
+    The noise of a clip comes from any machine of the unit. A clip is noise if its name says so; supplemental
+    clips of the machine alone are not read.
+
+    Example: ``supplemental: {snr: [0, 20], probability: 0.5}``
+    """
+
+    snr: tuple[float, float] = (0.0, 20.0)
+    """Smallest and largest ratio of the training clip's power to the noise's, in dB; uniform in between."""
+    probability: Probability = 0.5
+    """Share of the clips that noise is added to."""
+
+    @field_validator("snr")
+    @classmethod
+    def _ascending(cls, snr: tuple[float, float]) -> tuple[float, float]:
+        if snr[0] > snr[1]:
+            raise ValueError(f"snr {list(snr)} must be the smallest ratio, then the largest")
+        return snr
+
+
 class Discriminative(FrontendConfig):
     """One network for all machines, trained to classify normal sound; offers an embedding.
 
@@ -87,6 +109,10 @@ class Discriminative(FrontendConfig):
     """Auxiliary losses, each added to the main one."""
     projector: Projector | None = None
     """A bottleneck between embedding and losses; null for none."""
+    supplemental: Literal["classes"] | SupplementalNoise | None = None
+    """Use of the supplemental clips that some years have. ``classes``: a machine's supplemental clips are
+    trained on as a class of their own. An object with ``snr``: noise is added to the training clips. Null:
+    the clips are not read."""
 
     later: ClassVar = {
         "labels": "train_only",
@@ -96,6 +122,7 @@ class Discriminative(FrontendConfig):
         "spec_augment": None,
         "heads": (),
         "projector": None,
+        "supplemental": None,
     }
     scope: ClassVar[Literal["all", "machine"]] = "all"
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")
@@ -135,6 +162,11 @@ class Discriminative(FrontendConfig):
             return ()
         parts = {*self.classes, *(part for head in self.class_heads for part in head.classes or ())}
         return tuple(part for part in CLASS_PARTS if part in parts)
+
+    @property
+    def reads_supplemental(self) -> bool:  # type: ignore[override]
+        """True if training reads the machines' supplemental clips."""
+        return self.supplemental is not None
 
     @property
     def class_heads(self) -> tuple[ClassHead, ...]:

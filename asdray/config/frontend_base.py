@@ -61,6 +61,8 @@ class FrontendConfig(Config):
             clips training may read; empty for none. Modules from plugins do not get the values.
         classes_from: the clips whose attributes and domains make the classes, ``train`` or ``train+test``;
             empty without classes.
+        reads_supplemental: True if training reads the machines' supplemental clips, which follow the training
+            clips; a column ``supplemental`` is then ``machine`` or ``noise`` for these and empty for others.
         modules: modules that a worker imports before its first task, to save the seconds that it takes.
     """
 
@@ -75,6 +77,7 @@ class FrontendConfig(Config):
     reads_audio: ClassVar[bool] = True
     test_classes: ClassVar[tuple[ClassPart, ...]] = ()
     classes_from: ClassVar[Literal["", "train", "train+test"]] = ""
+    reads_supplemental: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = (
         "torchaudio",
         "asdray.audio.cache",

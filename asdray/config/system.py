@@ -115,6 +115,12 @@ class System(Config):
                 f"{dcase}: audio.duration is 'native', but the {self.frontend.name} frontend takes clips of "
                 "one length only: choose year_max, or seconds"
             )
+        if self.frontend.reads_supplemental and not get_year(dcase).has_supplemental:
+            having = ", ".join(name for name, year in YEARS.items() if year.has_supplemental)
+            raise ValueError(
+                f"{dcase}: frontend.supplemental is set, but the year has no supplemental clips: choose null "
+                f"(years with such clips: {having})"
+            )
         try:
             self.frontend.check(self.audio.n_samples(dcase))
         except ValueError as error:

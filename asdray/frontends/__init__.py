@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from asdray.frontends.base import FrontendModule
 
     Columns = Mapping[str, Sequence[Any]]
-    """Columns ``machine``, ``section``, ``attributes`` and ``domain``, with one value per clip."""
+    """Columns ``machine``, ``section``, ``attributes`` and ``domain``, with one value per clip; for a
+    frontend that reads supplemental clips also ``supplemental``, see `asdray.config.frontend_base`."""
 
 
 def build(
@@ -77,10 +78,16 @@ def _construct(
         return checked(from_plugin(config, n_samples, columns, saved), config)
     match config:
         case frontend.Discriminative():
-            from asdray.frontends.discriminative import DiscriminativeFrontend, class_names, head_classes
+            from asdray.frontends.discriminative import (
+                DiscriminativeFrontend,
+                class_names,
+                head_classes,
+                learnt,
+            )
 
             if saved is None:
                 assert columns is not None
+                columns = learnt(config, columns)
                 classes = class_names(config.classes, columns, test_classes)
                 of_heads = head_classes(config, columns, test_classes)
             else:

@@ -1,4 +1,4 @@
-"""Augmentation of training batches: mixup, SpecAugment and FeatEx.
+"""Augmentation of training batches: mixup, SpecAugment, FeatEx and noise.
 
 The ``draw_*`` functions make all random choices beforehand, on the CPU; the others apply them on the device
 and are deterministic.
@@ -64,6 +64,60 @@ def mix(values: Tensor, partner: Tensor, share: Tensor) -> Tensor:
         ``(B, ...) float32``.
     """
     return torch.lerp(values[partner], values, share.reshape(-1, *[1] * (values.ndim - 1)))
+
+
+# ----------------------------------------------------------------------------------------------- noise
+
+
+class Noise(NamedTuple):
+    """The noise that is added to the clips of a batch.
+
+    Attributes:
+        samples: ``(B, L)`` int16 or float32, see `asdray.audio.batches.Clips.gather`.
+        snr: ``(B,) float32``, power of the clip over power of the noise in dB; infinite without noise.
+    """
+
+    samples: Tensor
+    snr: Tensor
+
+
+def draw_noise(
+    rng: np.random.Generator, size: int, n_noises: int, snr: tuple[float, float], probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A clip of noise for each clip of a batch, and the ratio of their powers.
+
+    Args:
+        size: B.
+        n_noises: number of clips of noise.
+        snr: smallest and largest ratio, in dB.
+        probability: share of the clips that noise is added to.
+
+    Returns:
+        noise ``(B,) int64``, positions among the clips of noise; ratio ``(B,) float32`` in dB, uniform
+        between the two, and infinite for clips without noise.
+    """
+    ratio = rng.uniform(*snr, size).astype(np.float32)
+    ratio[rng.random(size) >= probability] = np.inf
+    return rng.integers(0, n_noises, size), ratio
+
+
+def add_noise(waves: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
+    """Waveforms plus noise, scaled to the ratio of powers; with silent noise or an infinite ratio unchanged.
+
+    Example:
+        >>> add_noise(torch.tensor([[2.0, -2.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([20.0]))
+        tensor([[ 2.2000, -1.8000]])
+
+    Args:
+        waves, noise: ``(B, L) float32``.
+        snr: ``(B,) float32``, dB.
+
+    Returns:
+        ``(B, L) float32``.
+    """
+    power, of_noise = waves.square().mean(dim=1), noise.square().mean(dim=1)
+    gain = (power / of_noise.where(of_noise > 0, 1)).sqrt() * 10 ** (-snr / 20)
+    return waves + gain[:, None] * noise
 
 
 # ----------------------------------------------------------------------------------------- SpecAugment

@@ -24,7 +24,17 @@ from asdray.audio import features
 from asdray.audio.batches import Clips, split
 from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
-from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
+from asdray.frontends.augment import (
+    Exchange,
+    Noise,
+    add_noise,
+    draw_exchange,
+    draw_masks,
+    draw_mixup,
+    draw_noise,
+    mask,
+    mix,
+)
 from asdray.frontends.base import FrontendModule
 from asdray.frontends.encoder_branch import EncoderBranch
 from asdray.frontends.heads import ClassesHead, Projector, build_head, build_loss
@@ -52,7 +62,8 @@ def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
     Args:
         parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``; labels
             always have this order.
-        columns: columns of the manifest, one value per clip.
+        columns: columns of the manifest, one value per clip. A supplemental clip belongs to a class of its
+            machine's supplemental clips, such as ``fan---supplemental``.
 
     Source: ASDKit's ``main`` label, arXiv 2507.10264. ASDKit's labels of 2020 end after the section; the
     other two parts are equal for all clips of 2020, so that classes and their order are the same here.
@@ -65,7 +76,20 @@ def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
         "domain": lambda value: str(int(value == "target")),
     }
     chosen = [[text(value) for value in columns[part]] for part, text in as_text.items() if part in parts]
-    return ["---".join(values) for values in zip(*chosen, strict=True)]
+    labels = ["---".join(values) for values in zip(*chosen, strict=True)]
+    for i, kind in enumerate(columns.get("supplemental", ())):
+        if kind:
+            labels[i] = "---".join([*([columns["machine"][i]] if "machine" in parts else []), "supplemental"])
+    return labels
+
+
+def learnt(config: Discriminative, columns: Columns) -> Columns:
+    """The columns without supplemental clips, unless these are classes."""
+    kinds = columns.get("supplemental")
+    if kinds is None or config.supplemental == "classes":
+        return columns
+    kept = [i for i, kind in enumerate(kinds) if not kind]
+    return {name: [values[i] for i in kept] for name, values in columns.items()}
 
 
 def class_names(parts: Sequence[str], columns: Columns, test_classes: Columns | None = None) -> list[str]:
@@ -164,6 +188,7 @@ class ClipBatch(NamedTuple):
         exchange: for FeatEx, or None.
         head_classes: ``(B, H) int64``, positions in the classes of each of the H heads with classes of their
             own, or None.
+        noise: the noise that is added, or None.
     """
 
     samples: Tensor
@@ -173,6 +198,7 @@ class ClipBatch(NamedTuple):
     masks: Tensor | None = None
     exchange: Exchange | None = None
     head_classes: Tensor | None = None
+    noise: Noise | None = None
 
 
 @dataclass
@@ -183,6 +209,7 @@ class ClipBatches:
         classes: ``(N,) int64``, the class of every clip.
         n_samples: L, samples per crop.
         head_classes: ``(N, H) int64``, see `ClipBatch`.
+        noises: positions of the clips of noise, behind the training clips.
     """
 
     clips: Clips
@@ -191,17 +218,18 @@ class ClipBatches:
     batch_size: int
     config: Discriminative
     head_classes: np.ndarray | None = None
+    noises: np.ndarray | None = None
     items = "clips"
 
     def __post_init__(self) -> None:
-        self._batches = split(len(self.clips), self.batch_size)
+        self._batches = split(len(self.classes), self.batch_size)
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
         """The batches of one epoch; all random choices come from ``rng``."""
         options = self.config.spec_augment
         featex = next((head for head in self.config.heads if head.name == "featex"), None)
-        order = rng.permutation(len(self.clips))
+        order = rng.permutation(len(self.classes))
         starts = self.clips.random_starts(rng, self.n_samples)
         for batch in self._batches:
             index, size = order[batch], batch.stop - batch.start
@@ -221,11 +249,21 @@ class ClipBatches:
                 masks,
                 exchange,
                 None if self.head_classes is None else torch.from_numpy(self.head_classes[index]),
+                self._draw_noise(rng, size),
             )
 
     def _draw_mixup(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         config = self.config
         return draw_mixup(rng, size, config.mixup_probability, config.mixup_alpha, config.mixup_per)
+
+    def _draw_noise(self, rng: np.random.Generator, size: int) -> Noise | None:
+        options = self.config.supplemental
+        if self.noises is None or options is None or options == "classes":
+            return None
+        drawn, snr = draw_noise(rng, size, len(self.noises), options.snr, options.probability)
+        index = self.noises[drawn]
+        starts = self.clips.random_starts(rng, self.n_samples)[index]
+        return Noise(self.clips.gather(index, self.n_samples, starts), torch.from_numpy(snr))
 
     def held_out(self) -> Iterator[ClipBatch]:
         """No batch: every clip is trained on."""
@@ -312,6 +350,8 @@ class DiscriminativeFrontend(FrontendModule):
         self, clips: Clips, columns: Columns, batch_size: int, rng: np.random.Generator
     ) -> ClipBatches:
         """Batches of crops; on a GPU whose memory has room, all clips are copied there once."""
+        noises = self._noises(columns)
+        columns = learnt(self.config, columns)
         classes = _positions(self.config.classes, columns, self.classes)
         of_heads = [
             _positions(head.classes or (), columns, names)
@@ -321,7 +361,19 @@ class DiscriminativeFrontend(FrontendModule):
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
         head_classes = np.stack(of_heads, axis=1) if of_heads else None
-        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config, head_classes)
+        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config, head_classes, noises)
+
+    def _noises(self, columns: Columns) -> np.ndarray | None:
+        """The positions of the clips of noise if noise is to be added, else None."""
+        if self.config.supplemental in (None, "classes"):
+            return None
+        noises = np.flatnonzero(np.array(columns["supplemental"]) == "noise")
+        if not len(noises):
+            raise ValueError(
+                "frontend.supplemental has an snr, but no supplemental clip of these machines is noise: "
+                "train on more machines, or choose classes"
+            )
+        return noises
 
     def forward(self, waves: Tensor) -> Tensor:
         """Waveforms ``(B, L) float32`` -> embeddings ``(B, D)``."""
@@ -345,6 +397,8 @@ class DiscriminativeFrontend(FrontendModule):
     def loss(self, batch: ClipBatch) -> Tensor:
         """The mean of the main loss plus the losses of all heads, ``() float32``."""
         waves = features.to_float(batch.samples)
+        if batch.noise is not None:
+            waves = add_noise(waves, features.to_float(batch.noise.samples), batch.noise.snr)
         mixing = (batch.partner, batch.share) if self.config.mixup_probability > 0 else None
         if mixing is not None and self.config.mixup_of == "waveform":
             waves, mixing = mix(waves, *mixing), None

@@ -22,17 +22,58 @@ if TYPE_CHECKING:
 
 
 def training_columns(places: Places, packs: Iterable[Any]) -> dict[str, list[Any]]:
-    """Columns machine, section, attributes and domain of the packs' clips, in the order of the packs."""
+    """Columns machine, section, attributes and domain of the packs' clips, in the order of the packs.
+
+    Supplemental clips have neither attributes nor a domain. If there are some, a further column
+    ``supplemental`` is their kind, ``machine`` or ``noise``, and empty for training clips.
+    """
     from asdray.audio.cache import train_rows
 
+    packs = list(packs)
     columns: dict[str, list[Any]] = {"machine": [], "section": [], "attributes": [], "domain": []}
+    if any(pack.split == "supplemental" for pack in packs):
+        columns["supplemental"] = [kind for pack in packs for kind in _kinds(pack)]
     for pack in packs:
+        if pack.split == "supplemental":
+            columns["machine"] += [pack.machine] * len(pack)
+            for name, nothing in (("section", 0), ("attributes", ""), ("domain", None)):
+                columns[name] += [nothing] * len(pack)
+            continue
         rows = train_rows(places.data, pack)
         columns["machine"] += [pack.machine] * len(pack)
         columns["section"] += rows.section.tolist()
         columns["attributes"] += rows.attributes
         columns["domain"] += rows.domain
     return columns
+
+
+def _kinds(pack: Any) -> list[str]:
+    """The values of the column ``supplemental``; of a supplemental clip, the file name alone tells."""
+    if pack.split != "supplemental":
+        return [""] * len(pack)
+    return ["noise" if "noise" in key.rpartition("/")[2].lower() else "machine" for key in pack.clips]
+
+
+def training_packs(files: TrialFiles, unit: Unit) -> list[Any]:
+    """The packs of the unit's training clips, then of its supplemental clips if the frontend reads some.
+
+    Raises:
+        ValueError: no machine of the unit has supplemental clips that the frontend reads.
+    """
+    from asdray.audio.cache import pack_of
+
+    system, machines = files.trial.system, files.dataset.machines
+    channel = system.audio.channel
+    packs = [pack_of(files.places, files.dataset, machine, "train", channel) for machine in unit.machines]
+    if not system.frontend.reads_supplemental:
+        return packs
+    having = [machine for machine in unit.machines if machines[machine].supplemental is not None]
+    if not having:
+        raise ValueError(
+            f"frontend.supplemental is set, but {files.trial.dcase} was formatted without supplemental clips "
+            f"of {', '.join(unit.machines)}: get the folders supplemental and format again, or choose null"
+        )
+    return packs + [pack_of(files.places, files.dataset, m, "supplemental", channel) for m in having]
 
 
 def held_out_generator(trial: Trial, unit: Unit) -> Generator:

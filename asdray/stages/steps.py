@@ -152,6 +152,8 @@ def _more_training_data(files: TrialFiles, unit: Unit) -> dict[str, dict[str, st
     ids: dict[str, dict[str, str]] = {}
     if files.trial.system.frontend.test_classes:
         ids["test_classes"] = {m: files.dataset.machines[m].classes for m in unit.machines}
+    if files.trial.system.frontend.reads_supplemental:
+        ids["supplemental"] = {m: files.dataset.machines[m].supplemental or "" for m in unit.machines}
     return ids | input_ids(files, unit)
 
 

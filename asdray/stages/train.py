@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
 from asdray.config.trial import Trial, Unit
-from asdray.stages.columns import classes_of_test_clips, clip_keys, held_out_generator, training_columns
+from asdray.stages.columns import (
+    classes_of_test_clips,
+    clip_keys,
+    held_out_generator,
+    training_columns,
+    training_packs,
+)
 from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, input_paths, working
 
 if TYPE_CHECKING:
@@ -215,14 +221,13 @@ def _train(
     if not training.trial.system.frontend.learns:
         return _without_training(training)
     from asdray.audio.batches import Clips
-    from asdray.audio.cache import pack_of
     from asdray.frontends import compute
 
     trial, unit, places = training.trial, training.unit, training.files.places
     options = trial.system.train
     device = compute.choose_device(device_name)
-    audio, dataset = trial.system.audio, training.files.dataset
-    packs = [pack_of(places, dataset, machine, "train", audio.channel) for machine in unit.machines]
+    audio = trial.system.audio
+    packs = training_packs(training.files, unit)
     clips = Clips(packs, audio.channel, audio.padding)
     columns = training_columns(places, packs)
     with compute.settings(options.threads, device):
