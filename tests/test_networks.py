@@ -425,9 +425,12 @@ def test_heads_have_classes_of_their_own():
             + 0.3 * domain.loss(seen, domains, own_domain)
         )
         torch.testing.assert_close(module.loss(batch), expected)
-        torch.testing.assert_close(again.eval()(waves), seen, msg="backends score the vector that losses see")
-    module.config = SEVERAL.model_copy(update={"projector": Projector(dim=4, embedding="before")})
-    torch.testing.assert_close(module(waves), torch.cat(parts, 1))
+        again.eval()
+        for scored in (again(waves), again.extract(waves)["embedding"]):
+            torch.testing.assert_close(scored, seen, msg="backends score the vector that losses see")
+        module.config = SEVERAL.model_copy(update={"projector": Projector(dim=4, embedding="before")})
+        for scored in (module(waves), module.extract(waves)["embedding"]):
+            torch.testing.assert_close(scored, torch.cat(parts, 1))
 
 
 def test_a_head_whose_training_clips_make_one_class_is_refused():

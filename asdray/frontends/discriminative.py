@@ -377,7 +377,10 @@ class DiscriminativeFrontend(FrontendModule):
 
     def forward(self, waves: Tensor) -> Tensor:
         """Waveforms ``(B, L) float32`` -> embeddings ``(B, D)``."""
-        embeddings = torch.cat(self.parts(waves), dim=1)
+        return self._scored(torch.cat(self.parts(waves), dim=1))
+
+    def _scored(self, embeddings: Tensor) -> Tensor:
+        """The embeddings ``(B, D)`` as backends see them."""
         options = self.config.projector
         return self._seen(embeddings) if options and options.embedding == "after" else embeddings
 
@@ -431,4 +434,4 @@ class DiscriminativeFrontend(FrontendModule):
             else:
                 part = branch(waves)
             parts.append(part)
-        return {"embedding": torch.cat(parts, dim=1).float(), **pooled}
+        return {"embedding": self._scored(torch.cat(parts, dim=1)).float(), **pooled}
