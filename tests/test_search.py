@@ -18,7 +18,8 @@ from asdray.config.backend import backend_id
 from asdray.config.expand import bases, load_sweep
 from asdray.config.search import Asha, HyperBand, Median, check_axis, corners, draw
 from asdray.config.sweep import Sweep
-from asdray.config.system import System, Train
+from asdray.config.system import System
+from asdray.config.train import Train
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year

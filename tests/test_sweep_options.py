@@ -505,8 +505,8 @@ def test_the_amount_left_follows_the_events(world):
     reused = {"seconds": 900.0, "status": "done", "found": True}
     estimator.stage_ended(1, {**event_of(jobs[1].trial, "train", unit=unit), **reused})
     assert estimator.estimate() == before, "it was counted at the start"
-    estimator.epoch_ended(0, unit, 50.0)  # as much as the other trial took for all of its epochs but one
     epochs = DIS.train.epochs
+    estimator.epoch_ended(0, unit, 50.0, epochs)  # as much as the other trial took for all but one
     assert estimator.estimate().train_seconds == pytest.approx(epochs * 150 / (epochs + 1))
     done = {"seconds": 3.0, "status": "done", "found": False}
     estimator.stage_ended(0, {**event_of(dis.trial, "train", unit=unit), **done})
@@ -586,7 +586,7 @@ def test_status_before_during_and_after_a_run(world):
     runs[1].progress = {
         "unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0
     }  # fmt: skip
-    live.estimator.epoch_ended(1, jobs[1].trial.units[0].name, 60.0)
+    live.estimator.epoch_ended(1, jobs[1].trial.units[0].name, 60.0, 4)
     runs[1].phase = "training"
     write_snapshot(live.snapshot(), world.folder)
     with store.lease(world.folder):
@@ -710,7 +710,7 @@ view.begin(3, shown)
 with view:
     unit = jobs[0].trial.units[0].name
     runs[0].progress = {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0}
-    estimator.epoch_ended(0, unit, 30.0)
+    estimator.epoch_ended(0, unit, 30.0, 4)
     shown.open_tasks = 2
     time.sleep(0.3)
     view.tick()

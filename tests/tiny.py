@@ -8,7 +8,8 @@ from trees import build_tree
 
 from asdray.config.frontend import Autoencoder, Discriminative, FftBranch, StftBranch
 from asdray.config.losses import AdaCos
-from asdray.config.system import Audio, System, Train
+from asdray.config.system import Audio, System
+from asdray.config.train import Train
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SYNTHETIC = Path("benchmark-synthetic")
 """Folder of a synthetic benchmark's data and results, apart from official ones."""
 
-SMALL: Mapping[str, Any] = {"seeds": [0, 1], "train.epochs": 2, "audio.duration": 4.8}
+SMALL: Mapping[str, Any] = {"seeds": [0, 1], "train.epochs": 2, "train.steps": None, "audio.duration": 4.8}
 """Options of a synthetic benchmark, which only shows that everything runs.
 
 A duration above 4.5 s is needed by the window of the four-branch network.

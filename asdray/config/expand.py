@@ -195,10 +195,14 @@ def trials_of(
                 raise ValueError(f"{where}: none of the backends ({names}) applies to {recipe}")
             trials.append(trial)
     for ckpt in sweep.checkpoints:
-        if ckpt.startswith("epoch_") and int(ckpt[6:]) > system.train.epochs:
-            raise ValueError(
-                f"{where}: checkpoints names {ckpt}, but recipes.{recipe} trains {system.train.epochs} epochs"
+        epochs = system.train.known_epochs
+        if ckpt.startswith("epoch_") and (epochs is None or int(ckpt[6:]) > epochs):
+            why = (
+                f"trains {epochs} epochs"
+                if epochs
+                else f"has last and best alone: {system.train.why_unknown}"
             )
+            raise ValueError(f"{where}: checkpoints names {ckpt}, but recipes.{recipe} {why}")
     return trials
 
 
@@ -268,7 +272,12 @@ def check_scheduler(sweep: Sweep, where: str) -> None:
             )
         for system in systems:
             trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds[:1], where)
-            longest = max(longest, *(system.train.epochs * len(trial.units) for trial in trials))
+            if (epochs := system.train.known_epochs) is None:
+                raise ValueError(
+                    f"{base.where}: {scheduler.name} compares trainings of a known number of epochs, but "
+                    f"{system.train.why_unknown}: give train.epochs alone, or leave the scheduler out"
+                )
+            longest = max(longest, *(epochs * len(trial.units) for trial in trials))
     if (n := scheduler.grace_period) > longest:
         why = f"no trial has over {longest} epochs: choose fewer or" if longest else "nothing is trained:"
         raise ValueError(f"{where}: scheduler: with grace_period {n} it stops nothing, {why} leave it out")

@@ -113,6 +113,9 @@ class Discriminative(FrontendConfig):
     """Use of the supplemental clips that some years have. ``classes``: a machine's supplemental clips are
     trained on as a class of their own. An object with ``snr``: noise is added to the training clips. Null:
     the clips are not read."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training clips, drawn at random, that is held out. ``best`` is then the epoch with the
+    lowest loss of held-out clips, without augmentation; ``metrics.csv`` has a column for this loss."""
 
     later: ClassVar = {
         "labels": "train_only",
@@ -123,6 +126,7 @@ class Discriminative(FrontendConfig):
         "heads": (),
         "projector": None,
         "supplemental": None,
+        "validation": 0.0,
     }
     scope: ClassVar[Literal["all", "machine"]] = "all"
     modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.discriminative")
@@ -177,6 +181,11 @@ class Discriminative(FrontendConfig):
     def classes_from(self) -> Literal["train", "train+test"]:  # type: ignore[override]
         """The clips whose attributes and domains make the classes."""
         return "train+test" if self.labels == "asdkit" else "train"
+
+    @property
+    def holds_out(self) -> bool:  # type: ignore[override]
+        """True if training clips are held out."""
+        return self.validation > 0
 
     @property
     def loss_kind(self) -> str:
@@ -279,6 +288,11 @@ class Autoencoder(FrontendConfig):
     def own_scores(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the scores that the frontend computes."""
         return self.scores
+
+    @property
+    def holds_out(self) -> bool:  # type: ignore[override]
+        """True if training vectors are held out."""
+        return self.validation > 0
 
     def check(self, n_samples: int) -> None:
         """Raises ValueError if a clip of ``n_samples`` has too few frames for one input vector."""

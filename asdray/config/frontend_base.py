@@ -54,6 +54,7 @@ class FrontendConfig(Config):
         embeddings: names of the embeddings, the most useful one first. Backends choose by name.
         scored_embedding: True if backends score the embedding.
         learns: True if the frontend is trained.
+        holds_out: True if training holds data out for a validation loss.
         has_one_seed: True if all seeds give the same result.
         takes_any_length: True if clips may have any length.
         reads_audio: False if embeddings come from the input file of kind ``embeddings`` instead of audio.
@@ -72,6 +73,7 @@ class FrontendConfig(Config):
     embeddings: ClassVar[tuple[str, ...]] = ("embedding",)
     scored_embedding: ClassVar[bool] = True
     learns: ClassVar[bool] = True
+    holds_out: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = False
     takes_any_length: ClassVar[bool] = True
     reads_audio: ClassVar[bool] = True

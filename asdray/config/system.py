@@ -22,9 +22,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from asdray.config.backend import Backend
-from asdray.config.base import Config, Positive, digest
+from asdray.config.base import Config, digest
 from asdray.config.files import parse_yaml, read_yaml, validate
 from asdray.config.frontend import Frontend
+from asdray.config.train import Train
 from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year, nearest
 
 Channel = Literal["near", "far", "mean", "difference", "cancel", "subtract"]
@@ -33,30 +34,6 @@ FORMULAS: Mapping[str, int] = {"cancel": 1, "subtract": 1}
 
 A developer raises the version when a formula begins to give other samples: packs and results are rebuilt.
 """
-
-
-class Train(Config):
-    """Training of a unit with AdamW; options of the optimiser not listed here have PyTorch's defaults.
-
-    Example: ``train: {epochs: 16, batch_size: 64, learning_rate: 1.0e-3}``
-    """
-
-    epochs: Positive = 16
-    """Passes over the training data."""
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    """Clips (discriminative) or input vectors (autoencoder) per step; the last, smaller batch is used too."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Constant step size."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's decoupled decay of weights."""
-    threads: Positive = 1
-    """CPU threads. The number changes the order of sums, hence the last digits: the system becomes
-    another."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of matrix products in training steps. ``bf16`` has 8 significant bits, and is faster on
-    GPUs and on CPUs with AVX-512 or AMX. Sums, weights, and all stages after training have 32 bits."""
-
-    later: ClassVar = {"precision": "fp32"}
 
 
 class Audio(Config):
@@ -103,7 +80,12 @@ class System(Config):
         return digest(self)[:8]
 
     def check(self, dcase: str) -> None:
-        """Raises ValueError if the frontend cannot process the clips of the year ``dcase``."""
+        """Raises ValueError if the frontend cannot process the clips of the year ``dcase``, or learn so."""
+        if self.train.early_stopping and self.frontend.learns and not self.frontend.holds_out:
+            raise ValueError(
+                f"train.early_stopping needs held-out data, but {self.frontend.label} holds none out: set "
+                "frontend.validation, such as 0.1 (autoencoder and discriminative have the option)"
+            )
         if self.audio.channel != "near" and get_year(dcase).channels == 1:
             stereo = ", ".join(name for name, year in YEARS.items() if year.channels > 1)
             raise ValueError(

@@ -17,7 +17,7 @@ from asdray.audio.features import to_float
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
-    from asdray.config.system import Train
+    from asdray.config.train import Train
     from asdray.frontends import Columns
 
 _METHODS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
@@ -41,7 +41,10 @@ class TrainingData(Protocol):
         ...
 
     def held_out(self) -> Iterator[Any]:
-        """Batches for the validation loss, each with a ``len``, that are never trained on; may be none."""
+        """Batches for the validation loss that are never trained on; may be none.
+
+        The number of items is the ``len`` of a batch, or of the first tensor of a batch that is a tuple.
+        """
         ...
 
 
@@ -108,7 +111,7 @@ class FrontendModule(nn.Module):
         return self
 
     def parameter_groups(self, options: Train) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW, such as ``{"params": [...], "lr": 1e-4}``; by default one with all.
+        """Parameter groups, such as ``{"params": [...], "lr": 1e-4}``; by default one with all to learn.
 
         Args:
             options: the learning rate and weight decay of groups that give none.

@@ -2,6 +2,7 @@
 
 Besides Lightning's entries a checkpoint has the entry ``asdray``: the training's ``signature``, the
 ``history`` (one row per finished epoch) and ``frontend``, the return value of the frontend's ``saved()``.
+A training with ``train.ema`` adds the entry ``averaged``: the averaged weights, which extraction uses.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 PREFIX = "frontend."
 """Prefix of the frontend's tensors: the frontend is an attribute of the module that Lightning trains."""
+
+
+AVERAGED = "averaged"
+"""Entry of a checkpoint with averaged weights: ``n_averaged`` steps, and ``tensors`` by name."""
 
 
 def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
@@ -50,6 +56,19 @@ def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({reason}): delete it and run `asdray train` again") from None
 
 
+def interned(value: Any) -> Any:
+    """``value`` with one object per text inside dictionaries and lists, as in the process that wrote it.
+
+    Pickled, an object that occurs again is a reference: with it, a training that goes on from a checkpoint
+    writes the bytes of an undisturbed one.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {interned(name): interned(inner) for name, inner in value.items()}
+    return [interned(inner) for inner in value] if type(value) is list else value
+
+
 def write_empty(path: Path, signature: str) -> None:
     """Writes a checkpoint without weights, for a frontend that learns nothing."""
     with store.atomic_path(path) as temporary:
@@ -65,7 +84,7 @@ def load(
     sha256: str | None = None,
     files: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> FrontendModule:
-    """The trained frontend of a checkpoint, on the CPU, in evaluation mode.
+    """The trained frontend of a checkpoint, on the CPU, in evaluation mode; averaged weights come first.
 
     Args:
         n_samples: samples per clip.
@@ -79,5 +98,6 @@ def load(
     frontend = frontends.build(config, n_samples, saved=checkpoint["asdray"]["frontend"], files=files)
     tensors = checkpoint["state_dict"].items()
     weights = {name.removeprefix(PREFIX): value for name, value in tensors if name.startswith(PREFIX)}
-    frontend.load_state_dict({**frontend.frozen_state(), **weights})
+    averaged = checkpoint.get(AVERAGED, {}).get("tensors", {})
+    frontend.load_state_dict({**frontend.frozen_state(), **weights, **averaged})
     return frontend.eval()

@@ -210,6 +210,7 @@ class ClipBatches:
         n_samples: L, samples per crop.
         head_classes: ``(N, H) int64``, see `ClipBatch`.
         noises: positions of the clips of noise, behind the training clips.
+        trained, held_out_clips: positions of the clips to train on, and of those never trained on, ``int64``.
     """
 
     clips: Clips
@@ -217,19 +218,21 @@ class ClipBatches:
     n_samples: int
     batch_size: int
     config: Discriminative
+    trained: np.ndarray
+    held_out_clips: np.ndarray
     head_classes: np.ndarray | None = None
     noises: np.ndarray | None = None
     items = "clips"
 
     def __post_init__(self) -> None:
-        self._batches = split(len(self.classes), self.batch_size)
+        self._batches = split(len(self.trained), self.batch_size)
         self.sizes = tuple(b.stop - b.start for b in self._batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[ClipBatch]:
         """The batches of one epoch; all random choices come from ``rng``."""
         options = self.config.spec_augment
         featex = next((head for head in self.config.heads if head.name == "featex"), None)
-        order = rng.permutation(len(self.classes))
+        order = self.trained[rng.permutation(len(self.trained))]
         starts = self.clips.random_starts(rng, self.n_samples)
         for batch in self._batches:
             index, size = order[batch], batch.stop - batch.start
@@ -266,8 +269,21 @@ class ClipBatches:
         return Noise(self.clips.gather(index, self.n_samples, starts), torch.from_numpy(snr))
 
     def held_out(self) -> Iterator[ClipBatch]:
-        """No batch: every clip is trained on."""
-        yield from ()
+        """Batches of the held-out clips for the validation loss: from their start, without augmentation."""
+        n_parts = len(self.config.branches)
+        for start in range(0, len(self.held_out_clips), self.batch_size):
+            index = self.held_out_clips[start : start + self.batch_size]
+            own = torch.arange(len(index))
+            of_heads = None if self.head_classes is None else torch.from_numpy(self.head_classes[index])
+            exchange = Exchange(own < 0, own[:, None].expand(-1, n_parts))  # each clip keeps its own parts
+            yield ClipBatch(
+                self.clips.gather(index, self.n_samples),
+                torch.from_numpy(self.classes[index]),
+                own,
+                torch.ones(len(index)),
+                exchange=exchange,
+                head_classes=of_heads,
+            )
 
 
 class DiscriminativeFrontend(FrontendModule):
@@ -361,7 +377,13 @@ class DiscriminativeFrontend(FrontendModule):
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
         head_classes = np.stack(of_heads, axis=1) if of_heads else None
-        return ClipBatches(clips, classes, self.n_samples, batch_size, self.config, head_classes, noises)
+        n_clips = len(classes)  # clips of noise are behind these
+        held_out = np.zeros(n_clips, dtype=bool)
+        held_out[rng.choice(n_clips, round(self.config.validation * n_clips), replace=False)] = True
+        parts = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        return ClipBatches(
+            clips, classes, self.n_samples, batch_size, self.config, *parts, head_classes, noises
+        )
 
     def _noises(self, columns: Columns) -> np.ndarray | None:
         """The positions of the clips of noise if noise is to be added, else None."""

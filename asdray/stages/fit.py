@@ -23,7 +23,8 @@ from torch import Tensor
 from asdray import store
 from asdray.audio.batches import generator, torch_seed
 from asdray.frontends import compute
-from asdray.frontends.checkpoint import PREFIX
+from asdray.frontends.checkpoint import AVERAGED, PREFIX, interned
+from asdray.stages.optimiser import AveragedWeights, Plan, build_optimiser, build_schedule
 
 if TYPE_CHECKING:
     from asdray.frontends.base import FrontendModule, TrainingData
@@ -44,6 +45,7 @@ class Run:
     training: UnitTraining
     frontend: FrontendModule
     data: TrainingData
+    plan: Plan
     device: torch.device
     history: list[dict[str, Any]]
     on_epoch: Callable[[dict[str, Any]], None] | None = None
@@ -64,23 +66,22 @@ class _Training(pl.LightningModule):
         self._trial = run.training.trial
         self._unit = run.training.unit.name
         self._options = run.training.trial.system.train
+        decay = self._options.ema
+        self._averages = AveragedWeights(run.frontend, decay) if decay is not None else None
         self._losses: list[Tensor] = []
+        self._rate = 0.0
         self._began = 0.0
         self._sigterm: Any = signal.getsignal(signal.SIGTERM)
 
     def train_dataloader(self) -> range:
         return range(1)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        options = self._options
+    def configure_optimizers(self) -> Any:
         if not any(p.requires_grad for p in self.frontend.parameters()):
             raise self._wrong("it has no weights to learn")
-        return torch.optim.AdamW(
-            self.frontend.parameter_groups(options),
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
+        optimiser = build_optimiser(self.frontend, self._options)
+        schedule = build_schedule(optimiser, self._options, self._run.plan.n_steps)
+        return {"optimizer": optimiser, "lr_scheduler": schedule} if schedule else optimiser
 
     def on_train_start(self) -> None:
         # Lightning has just replaced the handler of SIGTERM by a flag, which it reads between batches (here:
@@ -97,27 +98,46 @@ class _Training(pl.LightningModule):
         self._began = time.perf_counter()
 
     def training_step(self, *_: Any) -> None:
-        optimizer = self.trainer.optimizers[0]
-        sizes = self._run.data.sizes
+        optimizer, plan = self.trainer.optimizers[0], self._run.plan
+        n_batches = plan.n_batches(self.current_epoch)
         for batch in self._batches("epoch", generator(self._trial.seed, self._unit, self.current_epoch)):
             done = len(self._losses)
-            if done == len(sizes):
-                raise self._wrong(f"epoch() gives more than the {done} batches of sizes")
-            if isinstance(batch, Tensor) and batch.shape[:1] != (sizes[done],):
-                shape = tuple(batch.shape)
-                raise self._wrong(
-                    f"batch {done + 1} of epoch() has shape {shape}, but sizes says {sizes[done]}"
-                )
-            optimizer.zero_grad()
+            if done == n_batches < len(plan.sizes):
+                break
+            self._check_size(batch, done)
+            if plan.begins_step(done):
+                optimizer.zero_grad()
             loss = self._loss(batch)
             if not loss.requires_grad:
                 raise self._wrong("loss() gives a number that depends on no weight")
             del batch  # room for the backward pass
-            loss.backward()
-            optimizer.step()
+            (loss if plan.accumulate == 1 else loss * plan.share(done)).backward()
+            if plan.ends_step(done):
+                self._step(optimizer)
             self._losses.append(loss.detach())
-        if len(self._losses) < len(sizes):
-            raise self._wrong(f"epoch() gives {len(self._losses)} of the {len(sizes)} batches of sizes")
+        if len(self._losses) < n_batches:
+            raise self._wrong(f"epoch() gives {len(self._losses)} of the {len(plan.sizes)} batches of sizes")
+
+    def _check_size(self, batch: Any, done: int) -> None:
+        """Raises ValueError for a batch beyond ``sizes``, or of another size."""
+        sizes = self._run.plan.sizes
+        if done == len(sizes):
+            raise self._wrong(f"epoch() gives more than the {done} batches of sizes")
+        if isinstance(batch, Tensor) and batch.shape[:1] != (sizes[done],):
+            shape = tuple(batch.shape)
+            raise self._wrong(f"batch {done + 1} of epoch() has shape {shape}, but sizes says {sizes[done]}")
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One step of the optimiser, and of the schedule and the averages."""
+        if (limit := self._options.gradient_clip) is not None:
+            torch.nn.utils.clip_grad_norm_(self.frontend.parameters(), limit)
+        optimizer.step()
+        self._rate = float(optimizer.param_groups[0]["lr"])
+        for config in self.trainer.lr_scheduler_configs:
+            schedule: Any = config.scheduler
+            schedule.step()
+        if self._averages is not None:
+            self._averages.update()
 
     def _batches(self, method: str, *args: Any) -> Iterable[Any]:
         found: Any = getattr(self._run.data, method)(*args)
@@ -142,11 +162,11 @@ class _Training(pl.LightningModule):
         losses = torch.stack(self._losses).double().cpu()
         seconds = time.perf_counter() - self._began
         self._check_finite(losses)
-        sizes = torch.tensor(run.data.sizes, dtype=torch.float64)
+        sizes = torch.tensor(run.plan.sizes[: len(losses)], dtype=torch.float64)
         row = {
             "epoch": len(run.history) + 1,
             "loss": float((losses * sizes).sum() / sizes.sum()),
-            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "learning_rate": self._rate,
             "seconds": round(seconds, 4),
             "per_second": round(float(sizes.sum()) / seconds, 2),
         }
@@ -154,20 +174,21 @@ class _Training(pl.LightningModule):
         run.history.append(row)
         run.training.write_metrics(run.history)
         is_best = run.training.best(run.history) == row["epoch"]
+        ends = row["epoch"] == run.plan.epochs or run.training.stopped_early(run.history)
         # `last` comes last: everything that its history names is then on disk.
         for name in (*(["best"] if is_best else []), f"epoch_{row['epoch']}", "last"):
             if name in run.training.checkpoints:
-                goes_on = name == "last" and row["epoch"] < self._options.epochs
-                small = self.frontend.small_checkpoints and not goes_on
+                small = self.frontend.small_checkpoints and (ends or name != "last")
                 with store.atomic_path(run.training.checkpoint(name)) as temporary:
                     self.trainer.save_checkpoint(temporary, weights_only=small)
         assert self.logger is not None
         _log(self.logger, row)
         self._report(row)
+        self.trainer.should_stop = ends
 
     def _report(self, row: dict[str, Any]) -> None:
         """Tells ``train.log`` and the caller about an epoch."""
-        run, epochs = self._run, self._options.epochs
+        run, epochs = self._run, self._run.plan.epochs
         run.training.log(
             f"epoch {row['epoch']} of {epochs}: loss {row['loss']:.6g}, "
             f"{row['seconds']:.3g} s, {row['per_second']:.4g} {run.data.items}/s"
@@ -180,11 +201,15 @@ class _Training(pl.LightningModule):
         """The mean loss of the held-out data as ``validation_loss``; empty if no data are held out."""
         total, n_items = 0.0, 0
         self.frontend.eval()
-        with torch.no_grad():
+        averaged = self._averages.in_use() if self._averages else contextlib.nullcontext()
+        with torch.no_grad(), averaged:
             for batch in self._batches("held_out"):
-                total += float(self._loss(batch)) * len(batch)
-                n_items += len(batch)
+                size = len(batch[0]) if isinstance(batch, tuple) else len(batch)
+                total += float(self._loss(batch)) * size
+                n_items += size
         self.frontend.train()
+        if self._options.early_stopping and not n_items:
+            raise self._wrong("train.early_stopping needs held-out data, but held_out() gives no batch")
         return {"validation_loss": total / n_items} if n_items else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,10 +220,16 @@ class _Training(pl.LightningModule):
             "frontend": self.frontend.saved(),
             "history": self._run.training.without_times(self._run.history),
         }
+        if self._averages is not None:
+            checkpoint[AVERAGED] = self._averages.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in ("loops", "optimizer_states", "lr_schedulers"):
+            checkpoint[name] = interned(checkpoint[name])
         for name, value in self.frontend.frozen_state().items():
             checkpoint["state_dict"][PREFIX + name] = value
+        if self._averages is not None:
+            self._averages.load(checkpoint[AVERAGED])
 
     def _check_finite(self, losses: Tensor) -> None:
         """Raises TrainingDiverged if a loss of the epoch, or a weight after it, is not a finite number."""
@@ -238,7 +269,7 @@ def fit(run: Run) -> None:
         trainer = pl.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else "cpu",
             devices=[run.device.index] if run.device.type == "cuda" else 1,
-            max_epochs=run.training.trial.system.train.epochs,
+            max_epochs=run.plan.epochs,
             logger=logger,
             default_root_dir=folder,
             enable_checkpointing=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
+from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
 from asdray.stages.columns import (
     classes_of_test_clips,
@@ -30,6 +32,7 @@ from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, input_paths
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips
     from asdray.frontends.base import FrontendModule, TrainingData
+    from asdray.stages.optimiser import Plan
 
 
 TIMES = ("seconds", "per_second")
@@ -37,7 +40,8 @@ TIMES = ("seconds", "per_second")
 
 METRICS = ("epoch", "loss", "learning_rate", *TIMES)
 """Columns of ``metrics.csv``; ``per_second`` counts clips (discriminative) or vectors (autoencoder). A column
-``validation_loss`` follows if the frontend holds data out from training."""
+``validation_loss`` follows if the frontend holds data out from training. The learning rate is that of the
+epoch's last step, in the first parameter group."""
 
 
 class TrainingDiverged(ValueError):  # noqa: N818 - named after the event
@@ -85,6 +89,23 @@ class UnitTraining:
         """The epoch of lowest loss: of validation if data are held out, else of training."""
         return min(history, key=lambda row: row.get("validation_loss", row["loss"]))["epoch"]
 
+    def stopped_early(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """True if ``early_stopping`` ends the training after these epochs."""
+        options = self.trial.system.train.early_stopping
+        if options is None:
+            return False
+        lowest, waited = math.inf, 0
+        for row in history:
+            waited += 1
+            if row["validation_loss"] < lowest - options.min_delta:
+                lowest, waited = row["validation_loss"], 0
+        return waited >= options.patience
+
+    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """True if no epoch follows; with ``steps`` the number of epochs is known to `Plan` alone."""
+        epochs = self.trial.system.train.epochs
+        return (epochs is not None and len(history) >= epochs) or self.stopped_early(history)
+
     @staticmethod
     def without_times(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The history in a checkpoint: the same training writes the same bytes."""
@@ -129,7 +150,7 @@ def train(
     """
     system, folder = files.trial.system, files.folder.model(unit.name)
     system.check(files.trial.dcase)
-    wanted = _known_checkpoints(("last", *checkpoints), system.train.epochs)
+    wanted = _known_checkpoints(("last", *checkpoints), system.train)
     ask = partial(Snapshot.train, unit=unit, checkpoints=wanted)
     with working(files, folder, ask, overwrite=overwrite, rebuild=rebuild, on_wait=on_wait) as work:
         if work.reused:
@@ -143,11 +164,13 @@ def train(
         return work.finish(outputs, device=facts.pop("device"), extra=facts)
 
 
-def _known_checkpoints(names: Iterable[str], epochs: int) -> tuple[str, ...]:
+def _known_checkpoints(names: Iterable[str], options: Train) -> tuple[str, ...]:
     """The names, each once; ValueError for a checkpoint that the training does not have."""
     wanted = tuple(dict.fromkeys(names))
+    epochs = options.known_epochs or 0
     if unknown := {*wanted} - {"last", "best", *(f"epoch_{k}" for k in range(1, epochs + 1))}:
-        raise ValueError(f"checkpoint {min(unknown)!r} is none of: last, best, epoch_1 to epoch_{epochs}")
+        known = f"last, best, epoch_1 to epoch_{epochs}" if epochs else f"last, best ({options.why_unknown})"
+        raise ValueError(f"checkpoint {min(unknown)!r} is none of: {known}")
     return wanted
 
 
@@ -183,7 +206,7 @@ def _resumable(training: UnitTraining) -> list[dict[str, Any]]:
             saved = checkpoint.read(training.checkpoint(name))["asdray"]
         except ValueError:  # missing or damaged: the training starts afresh, which is no reason to stop
             return []
-        return saved["history"] if saved["signature"] == training.signature else []
+        return checkpoint.interned(saved["history"]) if saved["signature"] == training.signature else []
 
     history = history_of("last")
     epochs = (int(name.removeprefix("epoch_")) for name in training.checkpoints if name.startswith("epoch_"))
@@ -243,15 +266,16 @@ def _train(
         training.log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
         if history:
             training.log(f"goes on after epoch {len(history)}")
-        if len(history) < options.epochs:
+        if not training.is_over(history):
             from asdray.stages import fit
 
-            data = _training_data(training, frontend, clips, columns)
-            fit.fit(fit.Run(training, frontend, data, device, history, on_epoch))
+            data, plan = _training_data(training, frontend, clips, columns)
+            if len(history) < plan.epochs:
+                fit.fit(fit.Run(training, frontend, data, plan, device, history, on_epoch))
         # A training that was killed after its last checkpoint lacks only this file and its record.
         training.write_metrics(history)
         training.log("done")
-    return {**facts, "loss": history[-1]["loss"]}
+    return {**facts, "epochs": len(history), "loss": history[-1]["loss"]}
 
 
 def _untrained(training: UnitTraining, columns: dict[str, list[Any]]) -> FrontendModule:
@@ -276,24 +300,27 @@ def _untrained(training: UnitTraining, columns: dict[str, list[Any]]) -> Fronten
 
 def _training_data(
     training: UnitTraining, frontend: FrontendModule, clips: Clips, columns: dict[str, list[Any]]
-) -> TrainingData:
-    """The frontend's training data.
+) -> tuple[TrainingData, Plan]:
+    """The frontend's training data, and the plan of epochs and steps.
 
     Raises:
         ValueError: fewer than two items, or a plugin's data lacks an attribute.
     """
     from asdray.frontends.base import checked_data
+    from asdray.stages.optimiser import Plan
 
-    trial, unit = training.trial, training.unit
+    trial, unit, options = training.trial, training.unit, training.trial.system.train
     rng = held_out_generator(trial, unit)
-    data = frontend.training_data(clips, columns, trial.system.train.batch_size, rng)
+    data = frontend.training_data(clips, columns, options.batch_size, rng)
     n_items = sum(checked_data(data, trial.system.frontend).sizes)
     if n_items < 2:
         raise ValueError(
             f"unit {unit.name} of {trial.dcase} has {n_items} training {data.items}: at least 2 are needed"
         )
-    training.log(f"{n_items} {data.items} in {len(data.sizes)} steps per epoch")
-    return data
+    plan = Plan.of(data.sizes, options.accumulate, options)
+    noun = "steps" if plan.accumulate == 1 else "batches"
+    training.log(f"{n_items} {data.items} in {len(data.sizes)} {noun} per epoch")
+    return data, plan
 
 
 def _without_training(training: UnitTraining) -> dict[str, Any]:

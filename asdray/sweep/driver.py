@@ -195,7 +195,8 @@ class Driver:
                 self._view.line(f"waiting for another process that trains {run.trial.name} {value}")
             case "epoch":
                 run.progress = value
-                self._sweep_run.estimator.epoch_ended(run.index, value["unit"], value["seconds"])
+                unit, seconds, epochs = value["unit"], value["seconds"], value["epochs"]
+                self._sweep_run.estimator.epoch_ended(run.index, unit, seconds, epochs)
             case "event":
                 self._stage_ended(run, value)
             case "judged":

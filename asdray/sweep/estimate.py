@@ -162,11 +162,11 @@ class Estimator:
         for stage, total in left.items() if asked else ():
             self._left[stage, recipe].add(total)
 
-    def epoch_ended(self, index: int, unit: str, seconds: float) -> None:
-        """Adds an epoch of a running training to the rates."""
+    def epoch_ended(self, index: int, unit: str, seconds: float, epochs: int) -> None:
+        """Adds an epoch of a running training of so many ``epochs`` to the rates."""
         trial, dataset, _ = self._open[index]
         work, _ = _work_and_space(trial, dataset, "train", unit, None)
-        one_epoch = StageSum(1, work / trial.system.train.epochs, 0.0, seconds)
+        one_epoch = StageSum(1, work / epochs, 0.0, seconds)
         self._add_rate("train", trial.recipe, one_epoch)
 
     def stage_ended(self, index: int, event: Event) -> None:
@@ -244,7 +244,8 @@ def _work_and_space(
     if stage == "train":
         machines = next(u.machines for u in trial.units if u.name == unit)
         clips = sum(dataset.machines[m].count(split="train") for m in machines)
-        return float(max(1, clips) * trial.system.train.epochs), 1.0
+        options = trial.system.train
+        return float(options.steps or max(1, clips) * (options.epochs or 1)), 1.0
     assert machine
     data = dataset.machines[machine]
     clips = data.count(split="test") + (0 if stage == "evaluate" else data.count(split="train"))

@@ -534,8 +534,8 @@ class GroupScheduler(FIFOScheduler):
 
 
 def _epochs(trial: Trial) -> int:
-    """Epochs of all units of a trial."""
-    return trial.system.train.epochs * len(trial.units)
+    """Epochs of all units of a trial; a scheduler's trainings have a known number."""
+    return (trial.system.train.known_epochs or 0) * len(trial.units)
 
 
 def _make_scheduler(options: Scheduler, epochs: int, bracket: int) -> TrialScheduler:
