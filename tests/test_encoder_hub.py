@@ -125,3 +125,21 @@ def test_without_transformers_one_message_says_so(monkeypatch):
         ValueError, match=r"'ast' needs the package transformers .*pip install 'asdray\[transformers\]'"
     ):
         encoders.build("ast")
+
+
+def test_lora_finds_every_target(transformers):
+    from asdray.config.tuning import TARGETS, Lora
+    from asdray.frontends.encoders.hub import Ast, Clap
+    from asdray.frontends.tuning import tune
+
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes = {"patch_embeds_hidden_size": 8, "num_attention_heads": [1] * 4, "hidden_size": 64}
+    for build in (
+        lambda: Ast(transformers.ASTConfig(**small)),
+        lambda: Clap(transformers.ClapAudioConfig(depths=[1, 1, 1, 1], **sizes)),
+    ):
+        for target in TARGETS[build().name]:
+            network = build()
+            tune(network, Lora(rank=2, targets=(target,)), network.n_layers)
+            n_blocks = 2 if network.name == "ast" else 4
+            assert sum(p.requires_grad for p in network.parameters()) == 2 * n_blocks, target

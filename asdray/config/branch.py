@@ -153,8 +153,8 @@ class EncoderBranch(Config):
     """Mean and variance of the head's batch norms after training. ``saved``: the running statistics of the
     training. ``initial``: 0 and 1, as in ASDKit, whose checkpoints lack the statistics."""
     dropout: Literal["published", "none"] = "published"
-    """``published``: a tuned encoder trains with the dropouts that its authors or users published, see
-    `asdray.frontends.encoders`. ``none``: without any."""
+    """``published``: a tuned encoder trains with the dropouts that were published with it; the numbers are in
+    `asdray.frontends.encoders.beats` and `asdray.frontends.encoders.eat`. ``none``: without any."""
     activation_checkpointing: bool = False
     """If true, blocks are computed again in the backward pass, which needs less memory and more time."""
     poolings: NoneOrMorePoolings = ()
