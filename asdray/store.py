@@ -131,6 +131,9 @@ class TrialDir:
     def extract(self, ckpt: str, machine: str, split: str) -> Path:
         return self.machine(ckpt, machine) / f"{split}_extract.parquet"
 
+    def clusters(self, ckpt: str, machine: str, clustering: str) -> Path:
+        return self.machine(ckpt, machine) / "clusters" / f"{clustering}.parquet"
+
     def scores(self, ckpt: str, machine: str, backend: str) -> Path:
         return self.machine(ckpt, machine) / "scores" / f"{backend}.parquet"
 

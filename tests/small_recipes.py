@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from asdray.config.system import load_recipe, recipe_names
+from asdray.config.recipe_files import recipe_names
+from asdray.config.system import load_recipe
 
 SMALL_FFT = {"channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1, "embedding_dim": 5}
 SMALL_STFT = {"hop_length": 128, "channels": [4, 8], "embedding_dim": 6}

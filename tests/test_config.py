@@ -13,8 +13,9 @@ from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_set, parse_yaml, read_yaml, validate
 from asdray.config.frontend import FftBranch, StftBranch
 from asdray.config.losses import AdaCos
+from asdray.config.recipe_files import recipe_names
 from asdray.config.sweep import Sweep
-from asdray.config.system import System, load_recipe, recipe_names, with_overrides
+from asdray.config.system import System, load_recipe, with_overrides
 from asdray.config.trial import NUMERICS, Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS
 

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from asdray.audio.batches import split
 from asdray.audio.features import to_float
-from asdray.config.frontend import FrontendConfig, InputFile
+from asdray.config.frontend_base import FrontendConfig, InputFile
 from asdray.frontends.base import FrontendModule
 
 

@@ -28,6 +28,15 @@ DCASE, MACHINES = "dcase2022", ("fan", "valve")
 """In 2022 every machine has clips of both subsets, and their labels lie in the same files."""
 
 OBJECTIVES = ("official_dev", "train_loss", "compactness")
+PSEUDO_LABELS = {
+    "frontend.classes": [
+        "machine",
+        "section",
+        "attributes",
+        "domain",
+        {"from": "raw_spec", "n": 2, "only": "all"},
+    ]
+}
 TRUTHS = ("true", "wrong", "none")
 CLOCKS = {"time", "seconds", "per_second"}
 
@@ -45,7 +54,7 @@ def told_wrong(clip):
 def sweep_of(folder, metric):
     spec = {
         "name": f"by_{metric}",
-        "recipes": {"dis_baseline": {"set": {**changes("dis_baseline"), "train.epochs": 2}}},
+        "recipes": {"dis_baseline": {"set": {**changes("dis_baseline"), **PSEUDO_LABELS, "train.epochs": 2}}},
         "space": {"train.learning_rate": {"loguniform": [1e-4, 1e-2]}},
         "dcase": [DCASE],
         "seeds": [0],
@@ -126,6 +135,8 @@ def world(tmp_path_factory):
             labels = test.select(["is_anomaly", "domain", "attributes"]).to_pydict()
             found[truth] = {"columns": columns, "played": played, "files": files, "labels": labels}
             found[truth]["places"], found[truth]["trial"] = places, trial
+            paths = sorted(places.results.glob("trials/*/raw_spec-*/**/clusters/*.parquet"))
+            found[truth]["clusters"] = [path.read_bytes() for path in paths]
     return found
 
 
@@ -148,6 +159,8 @@ def eval_scores(files):
 def test_training_and_scores_are_the_same_bytes(world, truth):
     assert world[truth]["columns"] == world["true"]["columns"]
     assert world["true"]["columns"]["attributes"]
+    assert world[truth]["clusters"] == world["true"]["clusters"]
+    assert len(world[truth]["clusters"]) == len(MACHINES)
     one, other = (world[t]["files"] for t in ("true", truth))
     made = [
         sorted(n for n in files if n.endswith((".ckpt", "_extract.parquet")) or "/scores/" in n)

@@ -14,7 +14,7 @@ from asdray import store
 from asdray.audio import cache, microphones
 from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack, pack_sizes, stale_packs
-from asdray.config import system
+from asdray.config import audio
 from asdray.config.base import digest
 from asdray.config.expand import channels_of, load_sweep
 from asdray.config.system import Audio
@@ -169,8 +169,8 @@ def test_another_formula_makes_other_packs_and_other_systems(places, monkeypatch
     dataset = load_dataset(places.data, "dcase2026")
     assert stale_packs(places.cache, dataset) == []
     ids = {c: digest(Audio(channel=c)) for c in ("near", *NAMES)}
-    monkeypatch.setattr(system, "FORMULAS", {**system.FORMULAS, "cancel": 2})
-    monkeypatch.setattr(cache, "FORMULAS", system.FORMULAS)
+    monkeypatch.setattr(audio, "FORMULAS", {**audio.FORMULAS, "cancel": 2})
+    monkeypatch.setattr(cache, "FORMULAS", audio.FORMULAS)
     folder = store.pack_dir(places.cache, "dcase2026", "fan", "test", "cancel")
     assert folder in stale_packs(places.cache, dataset)
     after = ensure_pack(places, "dcase2026", "fan", "test", "cancel")

@@ -17,7 +17,8 @@ from trees import build_tree, write_list
 from asdray import store
 from asdray.config.backend import Knn, backend_id
 from asdray.config.expand import load_sweep
-from asdray.config.system import load_recipe, recipe_names, with_overrides
+from asdray.config.recipe_files import recipe_names
+from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.stages.extract import extract

@@ -43,8 +43,8 @@ from typing import Any
 import numpy as np
 
 from asdray import store
+from asdray.config.audio import FORMULAS
 from asdray.config.base import digest
-from asdray.config.system import FORMULAS
 from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
@@ -124,7 +124,7 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str, chan
     """Opens a pack; builds a pack that is missing or belongs to other audio.
 
     Args:
-        channel: see `asdray.config.system.Channel`; those that are not computed share a pack.
+        channel: see `asdray.config.audio.Channel`; those that are not computed share a pack.
 
     Raises:
         ValueError: year not formatted; no clips of the machine or split; wavs changed, added or removed

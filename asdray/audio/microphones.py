@@ -61,7 +61,7 @@ FUNCTIONS: Mapping[str, Callable[[Wave, Wave], NDArray[np.float64]]] = {
     "cancel": cancel,
     "subtract": subtract,
 }
-"""The channels of `asdray.config.system.FORMULAS`."""
+"""The channels of `asdray.config.audio.FORMULAS`."""
 
 
 def combine(channel: str, samples: NDArray[np.int16]) -> NDArray[np.float64]:

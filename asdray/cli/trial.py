@@ -156,6 +156,7 @@ class _Stages:
         Raises:
             typer.Exit: 1 for a training that diverged; the command itself was right.
         """
+        from asdray.stages.clustered import complete_clusters
         from asdray.stages.train import TrainingDiverged, train
 
         def wait() -> None:
@@ -163,6 +164,10 @@ class _Stages:
 
         options = {"checkpoints": self.checkpoints, "rebuild": rebuild, "device": self.device}
         calls = {"on_epoch": _print_epoch, "on_wait": wait}
+        files, again = self.files(unit.machines), rebuild or self.overwrite
+        for made in complete_clusters(files, unit, self.checkpoints, device=self.device, again=again):
+            label = f"cluster {made.machine} {made.trial.system_name}"
+            self._print(label, made.outcome)
         try:
             self._run(f"train {unit.name}", train, unit.machines, unit, **options, **calls)
         except TrainingDiverged as error:
@@ -211,6 +216,9 @@ class _Stages:
         **options: Any,
     ) -> None:
         outcome = stage(self.files(machines), *arguments, overwrite=self.overwrite, **options)
+        self._print(label, outcome)
+
+    def _print(self, label: str, outcome: Outcome) -> None:
         duration = "already done" if outcome.reused else f"{outcome.record.seconds:.1f} s"
         print(f"{label:<40} {duration}", flush=True)
 

@@ -17,7 +17,6 @@ The systems of a search are unknown before its run; here the space is checked at
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 from asdray.config.backend import OwnBackend, backend_id
 from asdray.config.base import load_plugins, refuse_repeats
 from asdray.config.files import read_yaml, validate
+from asdray.config.recipe_files import result_name
 from asdray.config.search import axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep, spelled_out
 from asdray.config.system import System, load_recipe, with_overrides
@@ -116,14 +116,6 @@ def _check_grid_axis(values: Any, where: str) -> None:
         )
     if not values:
         raise ValueError(f"{where} is an empty list: an axis needs at least one value")
-
-
-def result_name(recipe: str) -> str:
-    """The recipe's name in paths of results; for a recipe file the file name without suffix."""
-    stem = re.sub(r"\.ya?ml$", "", recipe).rsplit("/", 1)[-1]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", stem):
-        raise ValueError(f"recipe {recipe!r}: use letters, digits, '.', '_' and '-' in its file name")
-    return stem
 
 
 # ---------------------------------------------------------------------------------------------------- trials

@@ -276,7 +276,8 @@ def _is_called(member: Any, part: Any) -> bool:
     if tag := _tag(member):
         return tag == part
     name = getattr(typing.get_origin(member) or member, "__name__", None)
-    return name is not None and str(part).split("[")[0] == name
+    # A class with validators of its own is called ``function-before[..., Clustering]``.
+    return name is not None and (str(part).split("[")[0] == name or str(part).endswith(f" {name}]"))
 
 
 def _tag(member: Any) -> str | None:

@@ -12,7 +12,6 @@ Lengths of clips are in samples at 16 kHz; a clip of N samples has N // hop_leng
 
 from __future__ import annotations
 
-import string
 import typing
 from typing import Annotated, ClassVar, Literal
 
@@ -20,10 +19,12 @@ from pydantic import Field, field_validator, model_validator
 
 from asdray.config.base import Config, Extensible, Positive, Probability, in_order, refuse_repeats
 from asdray.config.branch import Branch, EncoderBranch, FftBranch, StftBranch
+from asdray.config.clustering import Clustering
 from asdray.config.encoder import Encoder
 from asdray.config.frontend_base import CLASS_PARTS, ClassPart, FrontendConfig, InputFile
 from asdray.config.losses import AdaCos, ClassHead, Head, Loss, Projector
-from asdray.dcase.years import SAMPLE_RATE, nearest
+from asdray.config.untrained import Precomputed, RawSpec
+from asdray.dcase.years import SAMPLE_RATE
 
 OwnScore = Literal["recon", "mahalanobis"]
 OWN_SCORES: tuple[OwnScore, ...] = typing.get_args(OwnScore)
@@ -81,8 +82,9 @@ class Discriminative(FrontendConfig):
     """
 
     name: Literal["discriminative"] = "discriminative"
-    classes: tuple[ClassPart, ...] = Field(default=CLASS_PARTS, min_length=1)
-    """Properties that make up a class, in any order: clips of one class are equal in all of them."""
+    classes: tuple[ClassPart | Clustering, ...] = Field(default=CLASS_PARTS, min_length=1)
+    """Properties that make up a class, in any order: clips of one class are equal in all of them. One of the
+    properties may be a cluster of another system's embeddings, see `asdray.config.clustering`."""
     labels: Literal["train_only", "asdkit"] = "train_only"
     """``train_only``: the classes of the training clips. ``asdkit``: the classes of the test clips as well,
     for comparison with results that ASDKit published. ``asdkit`` adds centres of classes without a training
@@ -178,6 +180,16 @@ class Discriminative(FrontendConfig):
         return tuple(head for head in self.heads if head.name == "classes" and head.classes is not None)
 
     @property
+    def clustering(self) -> Clustering | None:  # type: ignore[override]
+        """The clustering among the classes."""
+        return next((part for part in self.classes if isinstance(part, Clustering)), None)
+
+    @property
+    def class_parts(self) -> tuple[str, ...]:
+        """Names of the columns that make up a class; ``cluster`` for the clustering."""
+        return tuple("cluster" if isinstance(part, Clustering) else part for part in self.classes)
+
+    @property
     def classes_from(self) -> Literal["train", "train+test"]:  # type: ignore[override]
         """The clips whose attributes and domains make the classes."""
         return "train+test" if self.labels == "asdkit" else "train"
@@ -199,8 +211,23 @@ class Discriminative(FrontendConfig):
 
     @field_validator("classes")
     @classmethod
-    def _in_one_order(cls, parts: tuple[ClassPart, ...]) -> tuple[ClassPart, ...]:
-        return in_order(parts, CLASS_PARTS)
+    def _in_one_order(cls, parts: tuple[ClassPart | Clustering, ...]) -> tuple[ClassPart | Clustering, ...]:
+        clusterings = tuple(part for part in parts if isinstance(part, Clustering))
+        if len(clusterings) > 1:
+            raise ValueError("the list has more than one clustering: leave all but one out")
+        if clusterings and "machine" not in parts:
+            raise ValueError("a clustering needs machine in the list: clusters are numbered per machine")
+        known = tuple(part for part in parts if not isinstance(part, Clustering))
+        return (*in_order(known, CLASS_PARTS), *clusterings)
+
+    @model_validator(mode="after")
+    def _clusters_training_clips(self) -> Discriminative:
+        if self.clustering and self.labels == "asdkit":
+            raise ValueError(
+                "labels: asdkit reads the classes of the test clips, which have no clusters: choose "
+                "labels: train_only, or leave the clustering out of classes"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Discriminative:
@@ -302,69 +329,6 @@ class Autoencoder(FrontendConfig):
                 f"clips of {n_samples / SAMPLE_RATE:g} s have {frames} frames, fewer than n_frames "
                 f"{self.n_frames}: choose a shorter hop_length, fewer n_frames or a longer audio.duration"
             )
-
-
-class RawSpec(FrontendConfig):
-    """The mean over time of a mel spectrogram, without a logarithm; nothing is trained.
-
-    Source: ASDKit ``raw_spec``, arXiv 2507.10264. Example: ``frontend: {name: raw_spec, n_mels: 128}``
-    """
-
-    name: Literal["raw_spec"] = "raw_spec"
-    n_mels: Positive = 128
-    """Number of mel filters; dimensions of the embedding."""
-    n_fft: Annotated[int, Field(ge=16)] = 1024
-    """Window length, in samples."""
-    hop_length: Positive = 512
-    """Distance between windows, in samples."""
-
-    learns: ClassVar[bool] = False
-    has_one_seed: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ()
-
-
-class Precomputed(FrontendConfig):
-    """Embeddings of any model, read from files; nothing is trained and no sound is read.
-
-    Example: ``frontend: {name: precomputed, path: "beats/{dcase}/{machine}.parquet"}``
-    """
-
-    name: Literal["precomputed"] = "precomputed"
-    path: Annotated[str, Field(min_length=1)]
-    """A ``.parquet`` file with the columns ``clip`` (keys as in ``clips.parquet``) and ``embedding``, or a
-    ``.npz`` file with arrays of these names. ``{dcase}``, ``{machine}`` and ``{seed}`` are filled in. A
-    relative path starts at the data folder."""
-
-    learns: ClassVar[bool] = False
-    reads_audio: ClassVar[bool] = False
-    modules: ClassVar[tuple[str, ...]] = ()
-
-    @field_validator("path")
-    @classmethod
-    def _known_placeholders(cls, path: str) -> str:
-        known = ("dcase", "machine", "seed")
-        try:
-            names = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
-        except ValueError as error:
-            raise ValueError(f"{path!r} is no path with placeholders ({error})") from None
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"{path!r} has the unknown placeholder {{{name}}}{nearest(name, known)} "
-                    "(known: {dcase}, {machine}, {seed})"
-                )
-        if not path.endswith((".parquet", ".npz")):
-            raise ValueError(f"{path!r} must end in .parquet or .npz")
-        return path
-
-    @property
-    def has_one_seed(self) -> bool:  # type: ignore[override]
-        """True if all seeds read the same files."""
-        return "{seed}" not in self.path
-
-    def input_files(self, dcase: str, machine: str, seed: int) -> tuple[InputFile, ...]:
-        """The file of embeddings, its path with all placeholders replaced."""
-        return (InputFile("embeddings", "path", self.path.format(dcase=dcase, machine=machine, seed=seed)),)
 
 
 _BuiltIn = Discriminative | Autoencoder | RawSpec | Precomputed | Encoder

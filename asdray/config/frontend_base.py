@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import typing
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from asdray.config.base import Config
+
+if TYPE_CHECKING:
+    from asdray.config.clustering import Clustering
 
 ClassPart = Literal["machine", "section", "attributes", "domain"]
 CLASS_PARTS: tuple[ClassPart, ...] = typing.get_args(ClassPart)
@@ -64,6 +67,7 @@ class FrontendConfig(Config):
             empty without classes.
         reads_supplemental: True if training reads the machines' supplemental clips, which follow the training
             clips; a column ``supplemental`` is then ``machine`` or ``noise`` for these and empty for others.
+        clustering: the clustering of another system's embeddings whose clusters are classes, or None.
         modules: modules that a worker imports before its first task, to save the seconds that it takes.
     """
 
@@ -80,6 +84,7 @@ class FrontendConfig(Config):
     test_classes: ClassVar[tuple[ClassPart, ...]] = ()
     classes_from: ClassVar[Literal["", "train", "train+test"]] = ""
     reads_supplemental: ClassVar[bool] = False
+    clustering: ClassVar[Clustering | None] = None
     modules: ClassVar[tuple[str, ...]] = (
         "torchaudio",
         "asdray.audio.cache",

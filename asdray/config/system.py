@@ -15,56 +15,18 @@ import copy
 import functools
 import itertools
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from asdray.config.audio import Audio
 from asdray.config.backend import Backend
 from asdray.config.base import Config, digest
-from asdray.config.files import parse_yaml, read_yaml, validate
+from asdray.config.files import validate
 from asdray.config.frontend import Frontend
+from asdray.config.recipe_files import read_recipe
 from asdray.config.train import Train
-from asdray.dcase.years import SAMPLE_RATE, YEARS, get_year, nearest
-
-Channel = Literal["near", "far", "mean", "difference", "cancel", "subtract"]
-FORMULAS: Mapping[str, int] = {"cancel": 1, "subtract": 1}
-"""Channels that `asdray.audio.microphones` computes when audio is packed -> version of the formula.
-
-A developer raises the version when a formula begins to give other samples: packs and results are rebuilt.
-"""
-
-
-class Audio(Config):
-    """Length and channel of clips. Shorter clips are lengthened, then all are cropped to the length.
-
-    The crop starts at random in training and at 0 elsewhere. Example: ``audio: {duration: 10, channel:
-    near}``
-    """
-
-    duration: Annotated[float, Field(gt=0, le=60)] | Literal["year_max", "native"] = "year_max"
-    """Seconds; ``year_max``: the longest clips of the year; ``native``: every clip's own length. Autoencoders
-    train on whole clips in any case: the option is for the later stages."""
-    channel: Channel = "near"
-    """In a year with two microphones: one of them, the mean of both, near minus far (``difference``), or near
-    less what far predicts: by least squares over the whole clip (``cancel``), or by spectral subtraction
-    with a floor (``subtract``). Details of the last two in `asdray.audio.microphones`."""
-    padding: Literal["repeat", "zero"] = "repeat"
-    """How a clip that is too short is lengthened: repeated end to end, or with zeros on its right."""
-
-    later: ClassVar = {"channel": "near", "padding": "repeat"}
-
-    @property
-    def effective_numerics(self) -> int:
-        """Another number for each version of the channel's formula."""
-        return type(self).numerics + FORMULAS.get(self.channel, 1) - 1
-
-    def n_samples(self, dcase: str) -> int:
-        """Samples per clip in the year ``dcase``; with ``native`` the largest number."""
-        longest = get_year(dcase).duration_max
-        seconds = longest if self.duration in ("year_max", "native") else self.duration
-        return round(float(seconds) * SAMPLE_RATE)
+from asdray.dcase.years import YEARS, get_year, nearest
 
 
 class System(Config):
@@ -107,6 +69,19 @@ class System(Config):
             self.frontend.check(self.audio.n_samples(dcase))
         except ValueError as error:
             raise ValueError(f"{dcase}: {error}") from None
+        if source := self.clustered:
+            try:
+                source.check(dcase)
+            except ValueError as error:
+                raise ValueError(f"the source of the clustering: {error}") from None
+
+    @property
+    def clustered(self) -> System | None:
+        """The system whose embeddings are clustered for the classes of this one, or None."""
+        if (clustering := self.frontend.clustering) is None:
+            return None
+        source = clustering.source
+        return System(frontend=source.frontend, train=source.train, audio=source.audio)
 
 
 # --------------------------------------------------------------------------------------------------- recipes
@@ -159,25 +134,14 @@ class Recipe(System):
         return System(frontend=self.frontend, train=self.train, audio=self.audio)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with asdray."""
-    folder = resources.files("asdray.recipes")
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
 def load_recipe(name: str) -> Recipe:
     """The recipe called ``name``, or in the YAML file at the path ``name``.
 
     Raises:
         ValueError: an unknown name, or a fault in the file.
     """
-    if name.endswith((".yaml", ".yml")):
-        return validate(Recipe, read_yaml(Path(name)), name)
-    known = recipe_names()
-    if name not in known:
-        raise ValueError(f"unknown recipe {name!r}{nearest(name, known)} (known: {', '.join(known)})")
-    text = resources.files("asdray.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return validate(Recipe, parse_yaml(text, name), f"recipe {name}")
+    tree, where = read_recipe(name)
+    return validate(Recipe, tree, where)
 
 
 # ------------------------------------------------------------------------------------------------- overrides

@@ -5,6 +5,7 @@ form a chain, so that new labels change evaluations but no score::
 
     train -> extract -> score -> evaluate -> table
                  \\-> umap
+                 \\-> cluster -> train of another trial
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 
 from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
 from asdray.config.base import digest, digest_of, text_of, texts_of
+from asdray.config.clustering import Clustering
 from asdray.config.frontend_base import FrontendConfig
 from asdray.config.system import System
 from asdray.dcase.years import get_year, nearest
 
 # A developer raises a stage's number when its code begins to give other results, or files of another form.
-NUMERICS = {"train": 1, "extract": 1, "score": 1, "evaluate": 2, "umap": 1, "table": 2}
+NUMERICS = {"train": 1, "extract": 1, "cluster": 1, "score": 1, "evaluate": 2, "umap": 1, "table": 2}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,17 @@ class Trial:
     def unit_of(self, machine: str) -> Unit:
         """The unit whose model extracts the clips of ``machine``."""
         return next(unit for unit in self.units if machine in unit.machines)
+
+    def clustered(self, machines: tuple[str, ...]) -> Trial | None:
+        """The trial whose embeddings are clustered for the classes of this one, for ``machines``; or None.
+
+        Trials of all seeds share it, unless the embeddings depend on the seed.
+        """
+        system, clustering = self.system.clustered, self.system.frontend.clustering
+        if system is None or clustering is None:
+            return None
+        seed = 0 if system.frontend.has_one_seed else self.seed
+        return Trial(self.dcase, clustering.source.recipe, system, seed, machines)
 
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
         """The requested backends whose embeddings the frontend has, then the frontend's own scores."""
@@ -142,6 +155,23 @@ def extract_signature(train: str, ckpt: str, machine: str, train_id: str, test_i
         checkpoint=text_of(ckpt),
         machine=text_of(machine),
         data=f"[{text_of(train_id)},{text_of(test_id)}]",
+    )
+
+
+def cluster_signature(train: str, machine: str, train_id: str, clustering: Clustering) -> str:
+    """The signature of a machine's clusters. New test clips change no cluster, hence no signature.
+
+    Args:
+        train: signature of the training of the system that is clustered.
+        train_id: id of the machine's training split.
+    """
+    return digest_of(
+        stage=_stage("cluster"),
+        extract=_stage("extract"),
+        train=text_of(train),
+        machine=text_of(machine),
+        data=text_of(train_id),
+        clustering=clustering.canonical_json,
     )
 
 

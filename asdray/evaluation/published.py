@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray.config.backend import backend_id
-from asdray.config.expand import result_name
-from asdray.config.system import Recipe, Target, load_recipe, recipe_names
+from asdray.config.recipe_files import recipe_names, result_name
+from asdray.config.system import Recipe, Target, load_recipe
 from asdray.dcase.years import SUBSETS, get_year, nearest
 from asdray.evaluation import METRICS
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     Columns = Mapping[str, Sequence[Any]]
     """Columns ``machine``, ``section``, ``attributes`` and ``domain``, with one value per clip; for a
-    frontend that reads supplemental clips also ``supplemental``, see `asdray.config.frontend_base`."""
+    frontend that reads supplemental clips also ``supplemental``, see `asdray.config.frontend_base`, and for
+    one with a clustering ``cluster``, a number or None."""
 
 
 def build(
@@ -88,7 +89,7 @@ def _construct(
             if saved is None:
                 assert columns is not None
                 columns = learnt(config, columns)
-                classes = class_names(config.classes, columns, test_classes)
+                classes = class_names(config.class_parts, columns, test_classes)
                 of_heads = head_classes(config, columns, test_classes)
             else:
                 classes, of_heads = saved["classes"], saved.get("head_classes", [])

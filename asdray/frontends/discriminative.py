@@ -52,7 +52,7 @@ _GPU_SHARE = 0.4
 
 
 def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
-    """The class of every clip, such as ``fan---0---m-n_W---0``: machine, section, attributes, is_target.
+    """The class of every clip, such as ``fan---0---m-n_W---0``: its parts, and 1 for the target domain.
 
     Example:
         >>> columns = {"machine": ["fan"], "section": [0], "attributes": ["m-n_W"], "domain": ["target"]}
@@ -60,8 +60,8 @@ def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
         ['fan---1']
 
     Args:
-        parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``; labels
-            always have this order.
+        parts: the parts that make a class, of ``machine``, ``section``, ``attributes``, ``domain``,
+            ``cluster``; labels always have this order.
         columns: columns of the manifest, one value per clip. A supplemental clip belongs to a class of its
             machine's supplemental clips, such as ``fan---supplemental``.
 
@@ -74,6 +74,7 @@ def class_labels(parts: Sequence[str], columns: Columns) -> list[str]:
         # Hidden attributes are spelt in two ways, for one machine of 2026 perhaps in both.
         "attributes": lambda value: NO_ATTRIBUTE if is_hidden(value) else value,
         "domain": lambda value: str(int(value == "target")),
+        "cluster": lambda value: "noCluster" if value is None else f"cluster_{value}",
     }
     chosen = [[text(value) for value in columns[part]] for part, text in as_text.items() if part in parts]
     labels = ["---".join(values) for values in zip(*chosen, strict=True)]
@@ -368,7 +369,7 @@ class DiscriminativeFrontend(FrontendModule):
         """Batches of crops; on a GPU whose memory has room, all clips are copied there once."""
         noises = self._noises(columns)
         columns = learnt(self.config, columns)
-        classes = _positions(self.config.classes, columns, self.classes)
+        classes = _positions(self.config.class_parts, columns, self.classes)
         of_heads = [
             _positions(head.classes or (), columns, names)
             for head, names in zip(self.config.class_heads, self.head_classes, strict=True)

@@ -18,14 +18,15 @@ import os
 import time
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from asdray import store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
-from asdray.config.frontend import InputFile
+from asdray.config.clustering import Clustering
+from asdray.config.frontend_base import InputFile
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
@@ -121,6 +122,11 @@ class TrialFiles:
     def folder(self) -> TrialDir:
         return store.trial_dir(self.places.results, self.trial)
 
+    def clustered(self, machines: tuple[str, ...]) -> TrialFiles | None:
+        """The files of the trial whose embeddings are clustered for the classes of this one, or None."""
+        source = self.trial.clustered(machines)
+        return replace(self, trial=source) if source else None
+
 
 def refuse_old_results(folders: Iterable[TrialDir]) -> None:
     """Refuses trials of release 0.1, whose records this version does not read.
@@ -154,7 +160,16 @@ def _more_training_data(files: TrialFiles, unit: Unit) -> dict[str, dict[str, st
         ids["test_classes"] = {m: files.dataset.machines[m].classes for m in unit.machines}
     if files.trial.system.frontend.reads_supplemental:
         ids["supplemental"] = {m: files.dataset.machines[m].supplemental or "" for m in unit.machines}
+    clustering, source = files.trial.system.frontend.clustering, files.clustered(unit.machines)
+    if clustering and source:
+        ids["clusters"] = {m: cluster_signature(source, m, clustering) for m in unit.machines}
     return ids | input_ids(files, unit)
+
+
+def cluster_signature(files: TrialFiles, machine: str, clustering: Clustering) -> str:
+    """The signature of a clustering of a machine's embeddings; ``files``: of the trial that is clustered."""
+    train = train_signature(files, files.trial.unit_of(machine))
+    return signatures.cluster_signature(train, machine, files.dataset.machines[machine].train, clustering)
 
 
 def input_ids(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
@@ -285,6 +300,12 @@ class Snapshot:
             step = Step("extract", None, machine, ckpt, None, folder, signature, inputs, reads_pruned=pruned)
             step = self._extracts[machine, ckpt] = self._look_up(step)
         return step
+
+    def cluster(self, machine: str, clustering: Clustering) -> Step:
+        """Clustering of a machine's training clips, by embeddings of the checkpoint ``last``."""
+        signature = cluster_signature(self.files, machine, clustering)
+        extract = self.extract(machine, "last")
+        return self._after_extract(extract, "cluster", extract.folder, signature, clustering.id)
 
     def score(self, machine: str, ckpt: str, backend: Backend) -> Step:
         """Scoring of a machine's clips by one backend."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from asdray import provenance, store
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
+from asdray.stages.cluster import cluster_column
 from asdray.stages.columns import (
     classes_of_test_clips,
     clip_keys,
@@ -146,7 +147,8 @@ def train(
 
     Raises:
         TrainingDiverged: the loss became infinite or NaN.
-        ValueError: no training clips, clips too short, too few classes, no such device.
+        ValueError: no training clips, clips too short, too few classes, no such device; clusters that make
+            the classes are missing, see `asdray.stages.clustered`.
     """
     system, folder = files.trial.system, files.folder.model(unit.name)
     system.check(files.trial.dcase)
@@ -252,7 +254,7 @@ def _train(
     audio = trial.system.audio
     packs = training_packs(training.files, unit)
     clips = Clips(packs, audio.channel, audio.padding)
-    columns = training_columns(places, packs)
+    columns = training_columns(places, packs) | cluster_column(training.files, packs)
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
         facts = {

@@ -69,7 +69,8 @@ def check_weights(sweep: Sweep, trials: Iterable[Trial], places: Places) -> None
 
 def _weights(sweep: Sweep, trials: Iterable[Trial]) -> Iterator[tuple[str, InputFile]]:
     """Recipe and weight file of every system, of a search also of the systems to come."""
-    systems = {trial.system_name: (trial.recipe, trial.system) for trial in trials}
+    of_trials = _with_clustered((trial.recipe, trial.system) for trial in trials)
+    systems = {f"{recipe}-{system.id}": (recipe, system) for recipe, system in of_trials}
     if sweep.search.samples:
         systems |= {f"{recipe}-{system.id}": (recipe, system) for recipe, system in _systems(sweep)}
     dcase = sweep.years[0]
@@ -81,7 +82,10 @@ def _weights(sweep: Sweep, trials: Iterable[Trial]) -> Iterator[tuple[str, Input
 
 
 def _systems(sweep: Sweep) -> list[tuple[str, System]]:
-    """Recipe and system of a sweep, each system once; of a search, samples with every choice."""
+    """Recipe and system of a sweep, each system once; of a search, samples with every choice.
+
+    Systems whose embeddings are clustered for classes are among them.
+    """
     if sweep.search.samples:
         found = [
             (base.recipe, base.varied(swept))
@@ -90,4 +94,12 @@ def _systems(sweep: Sweep) -> list[tuple[str, System]]:
         ]
     else:
         found = [(trial.recipe, trial.system) for trial, _ in expand(sweep, sweep.name)]
-    return list({(recipe, system.id): (recipe, system) for recipe, system in found}.values())
+    return list({(recipe, system.id): (recipe, system) for recipe, system in _with_clustered(found)}.values())
+
+
+def _with_clustered(found: Iterable[tuple[str, System]]) -> Iterator[tuple[str, System]]:
+    """The recipes and systems, each followed by the system that is clustered for its classes, if any."""
+    for recipe, system in found:
+        yield recipe, system
+        if source := system.clustered:
+            yield recipe, source

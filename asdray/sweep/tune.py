@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray import tune
@@ -34,8 +34,11 @@ from asdray.stages.steps import Outcome, Request, TrialFiles, steps
 from asdray.store import Places
 from asdray.sweep import objective
 from asdray.sweep.cluster import larger
-from asdray.sweep.events import Event, attempt, event_of
+from asdray.sweep.events import Event, attempt, event_of, finished
 from asdray.sweep.study import Sample
+
+if TYPE_CHECKING:
+    from asdray.stages.clustered import Clustered
 
 NICER = 5
 """Steps by which a training on the CPU lowers its own priority below that of tasks, which have niceness 10 in
@@ -157,13 +160,19 @@ class TrainingWorker:
         return units_to_rebuild(self._trial, self._options, self._trial.machines if reads_embeddings else ())
 
     def _train(self, unit: Unit, rebuild: bool) -> Event:
+        from asdray.stages.clustered import complete_clusters
         from asdray.stages.train import train
 
         options = self._options
 
         def trained() -> Outcome:
+            files = TrialFiles.load(self._trial, options.places, unit.machines)
+            for made in complete_clusters(
+                files, unit, options.checkpoints, device=options.device, again=rebuild
+            ):
+                self._report({"events": [cluster_event(made)]})
             return train(
-                TrialFiles.load(self._trial, options.places, unit.machines),
+                files,
                 unit,
                 checkpoints=options.checkpoints,
                 on_epoch=partial(self._on_epoch, unit.name),
@@ -192,6 +201,12 @@ class TrainingWorker:
                 request = options.request(trial)
                 event = extract_machine(trial, request, checkpoint, machine, options.places, options.device)
                 self._report({"events": [event]})
+
+
+def cluster_event(made: Clustered) -> Event:
+    """The event of a clustering, which belongs to the trial whose embeddings are clustered."""
+    event = event_of(made.trial, "cluster", machine=made.machine, checkpoint="last", backend=made.clustering)
+    return finished(event, made.outcome.record, made.outcome.reused)
 
 
 def units_to_rebuild(
