@@ -555,3 +555,46 @@ def sizes_of(system: System, places: Places) -> tuple[int, ...]:
     return frontend.training_data(
         Clips(packs), columns, system.train.batch_size, np.random.default_rng(0)
     ).sizes
+
+
+# ------------------------------------------------------------------------------------------ lack of memory
+
+HUNGRY = """
+import torch
+
+_loss = Bands.loss
+def loss(self, batch):
+    if len(batch) > 3:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    return _loss(self, batch)
+Bands.loss = loss
+"""
+
+
+def test_a_training_out_of_memory_goes_on_with_half_the_batch(bands, tmp_path, places):
+    expected = trained(bands(batch_size=3, accumulate=2), places)
+    path = tmp_path / "hungry.py"
+    path.write_text(PLUGIN.read_text() + HUNGRY)
+    load_plugins([path])
+    system = bands(batch_size=6)
+    trial = trial_of(system)
+    asked = snapshot(trial, places).train(trial.units[0]).signature
+
+    def after_first(row: dict) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        trained(system, places, on_epoch=after_first)
+    folder = trained(system, places)  # goes on with the smaller batches
+    now = snapshot(trial, places)
+    record = now.record(now.train(trial.units[0]))
+    assert record is not None
+    assert record.signature == asked
+    sizes = {"asked": {"batch_size": 6, "accumulate": 1}, "used": {"batch_size": 3, "accumulate": 2}}
+    assert record.extra["out_of_memory"] == sizes
+    assert torch.equal(weights(folder), weights(expected))
+    log = (folder / "train.log").read_text()
+    assert "CUDA out of memory" in log
+    assert "goes on after epoch 1" in log
+    with pytest.raises(torch.OutOfMemoryError):  # once only: batches of 4 are still too large
+        trained(bands(batch_size=8), Places.of(places.data, tmp_path / "other"))

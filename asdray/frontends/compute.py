@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 
@@ -49,6 +50,21 @@ def precision(name: str, device: torch.device) -> torch.autocast:
     weights, gradients of weights and spectra stay in float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for torch's errors for lack of memory, of a GPU or of the CPU's allocator."""
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def free_memory() -> None:
+    """Frees what no object refers to, on GPUs as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -220,6 +220,8 @@ class _Training(pl.LightningModule):
             "frontend": self.frontend.saved(),
             "history": self._run.training.without_times(self._run.history),
         }
+        if self._run.training.parts > 1:
+            checkpoint["asdray"]["parts"] = self._run.training.parts
         if self._averages is not None:
             checkpoint[AVERAGED] = self._averages.state()
 

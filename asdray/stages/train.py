@@ -56,12 +56,14 @@ class UnitTraining:
     Attributes:
         checkpoints: names of the checkpoints to write: ``last``, ``best``, ``epoch_<k>``.
         signature: the training's signature, which every checkpoint holds.
+        parts: the number of parts in which each batch is computed: above 1 after a lack of memory.
     """
 
     files: TrialFiles
     unit: Unit
     checkpoints: tuple[str, ...]
     signature: str
+    parts: int = 1
 
     @property
     def trial(self) -> Trial:
@@ -71,6 +73,21 @@ class UnitTraining:
     def folder(self) -> Path:
         """``model/<unit>`` in the trial's folder."""
         return self.files.folder.model(self.unit.name)
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """The size of a batch, and batches per step: as asked for, or smaller with the same product."""
+        options = self.trial.system.train
+        return {
+            "batch_size": options.batch_size // self.parts,
+            "accumulate": options.accumulate * self.parts,
+        }
+
+    def in_parts(self) -> UnitTraining | None:
+        """The same training with batches of half the size (or a third, ...); None if none is left."""
+        size = self.trial.system.train.batch_size
+        parts = next((n for n in range(2, size // 2 + 1) if size % n == 0), None)
+        return None if self.parts > 1 or parts is None else replace(self, parts=parts)
 
     def checkpoint(self, name: str) -> Path:
         """The file of a checkpoint."""
@@ -159,9 +176,11 @@ def train(
             return work.reused
         training = UnitTraining(files, unit, _mark_begun(work.step, wanted, overwrite), work.step.signature)
         history = [] if overwrite else _resumable(training)
+        if history:
+            training = replace(training, parts=_parts_before(training))
         _clear(folder, keep_checkpoints=bool(history))
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
-        facts = _train(training, history, on_epoch, device)
+        facts = _train_in_memory(training, history, on_epoch, device)
         outputs = [*map(training.checkpoint, training.checkpoints), folder / store.EPOCHS_FILE]
         return work.finish(outputs, device=facts.pop("device"), extra=facts)
 
@@ -236,6 +255,40 @@ def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any
     return [{**row, **{name: time_of(row, name) for name in TIMES}} for row in history]
 
 
+def _parts_before(training: UnitTraining) -> int:
+    """The parts of a batch in the training that goes on from the checkpoint ``last``."""
+    from asdray.frontends import checkpoint
+
+    return checkpoint.read(training.checkpoint("last"))["asdray"].get("parts", 1)
+
+
+def _train_in_memory(
+    training: UnitTraining,
+    history: list[dict[str, Any]],
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Trains, and after a lack of memory once more with smaller batches and the same mean gradients."""
+    from asdray.frontends import compute
+
+    try:
+        return _train(training, history, on_epoch, device)
+    except RuntimeError as error:
+        smaller = training.in_parts() if compute.is_out_of_memory(error) else None
+        if smaller is None:
+            raise
+        reason = str(error).partition("\n")[0]
+    # Outside of the handler: the error, which holds the tensors of the failed step, is gone.
+    compute.free_memory()
+    _clear(training.folder, keep_checkpoints=False)
+    training.log(
+        f"out of memory with {training.batches} ({reason}): again from epoch 1 with {smaller.batches}. "
+        "The mean gradient of a step is the same; batch normalisation and random choices per batch see the "
+        "smaller batches, so that results may differ slightly"
+    )
+    return _train(smaller, [], on_epoch, device)
+
+
 def _train(
     training: UnitTraining,
     history: list[dict[str, Any]],
@@ -257,7 +310,7 @@ def _train(
     columns = training_columns(places, packs) | cluster_column(training.files, packs)
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
-        facts = {
+        facts: dict[str, Any] = {
             "device": compute.device_label(device),
             "epochs": options.epochs,
             "n_clips": len(clips),
@@ -277,6 +330,8 @@ def _train(
         # A training that was killed after its last checkpoint lacks only this file and its record.
         training.write_metrics(history)
         training.log("done")
+    if training.parts > 1:
+        facts["out_of_memory"] = {"asked": replace(training, parts=1).batches, "used": training.batches}
     return {**facts, "epochs": len(history), "loss": history[-1]["loss"]}
 
 
@@ -313,13 +368,13 @@ def _training_data(
 
     trial, unit, options = training.trial, training.unit, training.trial.system.train
     rng = held_out_generator(trial, unit)
-    data = frontend.training_data(clips, columns, options.batch_size, rng)
+    data = frontend.training_data(clips, columns, training.batches["batch_size"], rng)
     n_items = sum(checked_data(data, trial.system.frontend).sizes)
     if n_items < 2:
         raise ValueError(
             f"unit {unit.name} of {trial.dcase} has {n_items} training {data.items}: at least 2 are needed"
         )
-    plan = Plan.of(data.sizes, options.accumulate, options)
+    plan = Plan.of(data.sizes, training.batches["accumulate"], options)
     noun = "steps" if plan.accumulate == 1 else "batches"
     training.log(f"{n_items} {data.items} in {len(data.sizes)} {noun} per epoch")
     return data, plan
