@@ -13,7 +13,15 @@ SMALL_STFT = {"hop_length": 128, "channels": [4, 8], "embedding_dim": 6}
 
 def runnable_recipes() -> list[str]:
     """The recipes that a test can run: all but those of encoders whose weights are no Python package."""
-    return [n for n in recipe_names() if getattr(load_recipe(n).frontend, "weights", "aisfx") == "aisfx"]
+    tuned = tuned_recipes()
+    weights = {n: getattr(load_recipe(n).frontend, "weights", "aisfx") for n in recipe_names()}
+    return [n for n, of_recipe in weights.items() if of_recipe == "aisfx" and n not in tuned]
+
+
+def tuned_recipes() -> list[str]:
+    """The recipes whose network is a pretrained encoder, tuned."""
+    branches = {n: getattr(load_recipe(n).frontend, "branches", ()) for n in recipe_names()}
+    return [n for n, of_recipe in branches.items() if any(b.name == "encoder" for b in of_recipe)]
 
 
 def changes(name: str) -> dict[str, Any]:

@@ -553,9 +553,14 @@ def test_shipped_recipes_load_for_every_year(name):
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("_asdkit")])
-def test_asdkit_variants_differ_from_their_recipe_in_the_labels_alone(name):
+def test_asdkit_variants_differ_from_their_recipe_in_the_labels_and_what_its_files_lack(name):
     plain = load_recipe(name.removesuffix("_asdkit")).system
-    assert load_recipe(name).system == with_overrides(plain, {"frontend.labels": "asdkit"}, "w") != plain
+    more = {
+        "dis_beats_scac_trainable_asdkit": {"frontend.branches.0.norm_stats": "initial"},
+        "dis_eat_scac_trainable_asdkit": {"frontend.branches.0.weights": "EAT_epoch10"},
+    }
+    changes = {"frontend.labels": "asdkit", **more.get(name, {})}
+    assert load_recipe(name).system == with_overrides(plain, changes, "w") != plain
 
 
 def test_dis_baseline_is_the_published_recipe_of_another_name():

@@ -160,7 +160,7 @@ def test_every_option_changes_the_result_and_the_id(by_option, shared):
         ({"optimizer": {"name": "sgd", "nesterov": True}}, "nesterov needs a momentum"),
         ({"optimizer": {"name": "adam", "momentum": 0.9}}, "momentum"),
         (
-            {"schedule": {"name": "constant", "warmup": 9}, "steps": 9, "epochs": None},
+            {"schedule": {"name": "cosine", "warmup": 9}, "steps": 9, "epochs": None},
             "warm-up of 9 .* 9 steps",
         ),
         (
@@ -249,6 +249,7 @@ def one_cycle(step: int) -> float:
         ("constant", [1.0] * 20),
         ({"name": "constant", "warmup": 4}, [0.25, 0.5, 0.75, *[1.0] * 17]),
         ({"name": "constant", "warmup": 1}, [1.0] * 20),
+        ({"name": "constant", "warmup": 80}, [k / 80 for k in range(1, 21)]),
         ("cosine", [cosine(k / 20) for k in range(20)]),
         (
             {"name": "cosine", "warmup": 0.2, "min_learning_rate": 0.05},

@@ -118,7 +118,8 @@ class Constant(Config):
 
     name: Literal["constant"] = "constant"
     warmup: Warmup = 0
-    """Steps, or share of all steps, in which the rate rises: step k of W has k / W of the rate."""
+    """Steps, or share of all steps, in which the rate rises: step k of W has k / W of the rate. With
+    ``constant`` a training may end before."""
 
 
 class Cosine(Config):
@@ -283,8 +284,10 @@ class Train(Config):
 def warmup_steps(schedule: Schedule, n_steps: int) -> int:
     """Steps of a schedule's warm-up in a training of ``n_steps`` steps.
 
+    A warm-up to a constant rate may be longer than the training: recipes state steps for a whole year.
+
     Raises:
-        ValueError: no step follows the warm-up, or a cycle's rise has no step.
+        ValueError: a schedule never begins to fall, or a cycle's rise has no step.
     """
     warmup = schedule.warmup
     if isinstance(schedule, OneCycle) and warmup * n_steps <= 1:
@@ -293,7 +296,7 @@ def warmup_steps(schedule: Schedule, n_steps: int) -> int:
             "choose a larger share"
         )
     n = round(warmup * n_steps) if isinstance(warmup, float) else warmup
-    if n >= n_steps:
+    if n >= n_steps and not isinstance(schedule, Constant):
         raise ValueError(
             f"train.schedule: a warm-up of {warmup:g} does not end within the {n_steps} steps of the "
             "training: choose a shorter one, or a share such as 0.1"

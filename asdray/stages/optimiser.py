@@ -144,7 +144,7 @@ def build_schedule(optimiser: torch.optim.Optimizer, options: Train, n_steps: in
     """The schedule of the learning rate, which moves once per step; None for a constant rate.
 
     Raises:
-        ValueError: the warm-up does not end within the ``n_steps`` of the training.
+        ValueError: the rate would not fall within the ``n_steps`` of the training.
     """
     chosen = options.schedule
     n_warmup = warmup_steps(chosen, n_steps)
