@@ -135,7 +135,8 @@ def _score(
     Args:
         references, queries: one array per part.
     """
-    scores = [_score_part(backend, r, domain, q) for r, q in zip(references, queries, strict=True)]
+    several = len(references) > 1
+    scores = [_score_part(backend, r, domain, q, several) for r, q in zip(references, queries, strict=True)]
     if len(scores) == 1:
         return scores[0]
     combine = np.min if backend.combine == "min" else np.mean
@@ -148,11 +149,12 @@ def _score_part(
     references: NDArray[np.floating],
     domain: NDArray,
     queries: NDArray[np.floating],
+    several: bool,
 ) -> tuple[Scores, Scores]:
-    """`_score` of one part, (N, D) and (M, D)."""
+    """`_score` of one part, (N, D) and (M, D), or of one of ``several``."""
     if (both := _neighbours(backend)) is not None:
         return both(references, domain, queries)
-    score = _function(backend)
+    score = _function(backend, several)
     if isinstance(backend, Knn):
         own = score(references, domain, references, leave_one_out=True)
     else:
@@ -186,8 +188,13 @@ def _neighbours(backend: EmbeddingBackend) -> Callable[..., tuple[Scores, Scores
     return None
 
 
-def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
-    """The function of (references, domain, queries) that implements a backend, with the backend's options."""
+def _function(backend: EmbeddingBackend, fast: bool) -> Callable[..., Scores]:
+    """The function of (references, domain, queries) that implements a backend, with the backend's options.
+
+    Args:
+        fast: if true, `mahalanobis` and `gmm` take faster ways to the same numbers, up to rounding. A single
+            part takes the slower ones, which keeps the digits of published results.
+    """
     if from_plugin := implementation(backend):
         return partial(_from_plugin, partial(from_plugin, backend), backend.name)
     options = _options(backend)
@@ -197,9 +204,9 @@ def _function(backend: EmbeddingBackend) -> Callable[..., Scores]:
         case KMeans():
             return partial(kmeans, **options)
         case Mahalanobis():
-            return partial(mahalanobis, **options)
+            return partial(mahalanobis, **options, fast=fast)
         case Gmm():
-            return partial(gmm, options=backend)
+            return partial(gmm, options=backend, fast=fast)
         case Pyod():
             return partial(pyod, **options)
     raise TypeError(f"backend {backend.name!r} has no function")

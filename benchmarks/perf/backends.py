@@ -3,7 +3,8 @@
 1,000 references (990 source, 10 target) and 200 queries, one thread: the four default backends on 512
 dimensions, where the first scoring of a process also imports scikit-learn, whose time is printed separately;
 and those of frozen encoders on 8 bands of 768 dimensions. Exit code 1 above 2 seconds for the four, or above
-3.75 seconds for one with bands: 16 machines, a year, then take 30 s on two cores.
+3.75 seconds for one with bands: 16 machines, a year, then take 30 s on two cores. `gmm` has no limit: two
+thirds of its time are scikit-learn's EM, which needs many rounds on noise.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from asdray.backends import Features, score_machine
 from asdray.config.backend import (
     Beam,
     EmbeddingBackend,
+    Gmm,
     KMeans,
     Knn,
     KnnRescale,
     Ldn,
     LdnDomain,
+    Mahalanobis,
     MemMixup,
     VarMin,
     backend_id,
@@ -36,7 +39,11 @@ DEFAULTS = (Knn(), KMeans(), Knn(smote_ratio=0.2), KnnRescale())
 
 BANDS, WIDTH = 8, 768
 MOST_SECONDS_OF_BANDS = 30 * 2 / 16
-OF_BANDS = (Knn(), Ldn(), LdnDomain(), VarMin(), Beam(), Beam(varmin=4), MemMixup(), MemMixup(combine="join"))
+OF_BANDS = (
+    *(Knn(), Ldn(), LdnDomain(), VarMin(), Beam(), Beam(varmin=4), MemMixup(), MemMixup(combine="join")),
+    *(KMeans(), Mahalanobis()),
+)
+UNLIMITED = (Gmm(),)
 
 
 def score(backends: tuple[EmbeddingBackend, ...], *shape: int) -> float:
@@ -56,8 +63,10 @@ def main() -> int:
     with threadpool_limits(1):
         first = score(DEFAULTS, DIMENSIONS)
         seconds = statistics.median(score(DEFAULTS, DIMENSIONS) for _ in range(5))
-        of_bands = {backend_id(b): min(score((b,), BANDS, WIDTH) for _ in range(2)) for b in OF_BANDS}
-    labels = backend_labels({backend_id(b): b.model_dump() for b in OF_BANDS})
+        of_bands = {
+            backend_id(b): min(score((b,), BANDS, WIDTH) for _ in range(2)) for b in OF_BANDS + UNLIMITED
+        }
+    labels = backend_labels({backend_id(b): b.model_dump() for b in OF_BANDS + UNLIMITED})
     print(
         f"{len(DEFAULTS)} backends, {REFERENCES} references, {QUERIES} queries, {DIMENSIONS} dimensions: "
         f"{seconds:.2f} s (median of 5; with imports {first:.1f} s)"
@@ -65,7 +74,8 @@ def main() -> int:
     print(f"{BANDS} bands of {WIDTH} dimensions, the better of 2:")
     for name, found in of_bands.items():
         print(f"  {found:.2f} s  {labels[name]}")
-    return int(seconds > MOST_SECONDS or max(of_bands.values()) > MOST_SECONDS_OF_BANDS)
+    most = max(of_bands[backend_id(b)] for b in OF_BANDS)
+    return int(seconds > MOST_SECONDS or most > MOST_SECONDS_OF_BANDS)
 
 
 if __name__ == "__main__":
