@@ -56,6 +56,7 @@ perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/tables.py
 	$(BIN)/python benchmarks/perf/backends.py
 	$(BIN)/python benchmarks/perf/encoders.py --clips 8
+	$(BIN)/python benchmarks/perf/tuning.py --small --seconds 4
 	$(BIN)/python benchmarks/perf/startup.py
 	$(BIN)/python benchmarks/perf/plan.py --quick
 	$(BIN)/python benchmarks/perf/stages.py --quick --runs 1

@@ -1,0 +1,194 @@
+"""Does a training step of a LoRA-tuned encoder take more than its parts? Part of `make perf`.
+
+    python benchmarks/perf/tuning.py [--network beats] [--seconds 10] [--batch 8] [--precision fp32]
+        [--small] [--runs 5] [--device auto]
+
+Weights are random, which changes no time. The script measures, in one process and in turns,
+
+* features: int16 to float, mixup of waveforms, spectra;
+* the encoder: forward and backward pass over ready spectra, from a ready gradient of the tokens;
+* head and loss: attentive statistics, linear layer, sub-cluster AdaCos, forward and backward pass over ready
+  tokens;
+* the optimiser: AdamW over all that learns;
+* the whole step, as the recipe ``dis_beats_scac_trainable`` makes it.
+
+It prints steps and clips per second, the peak memory on a GPU, and the FLOP of the step as a share of the
+speed of a matrix product. ``--small`` has two narrow blocks, for a CPU. The script needs numpy, torch and
+this repository alone. Exit code 1 if the whole takes more than 1.15 times the sum of its parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from asdray.audio.features import SAMPLE_RATE, to_float
+from asdray.frontends import compute, encoders
+from asdray.frontends.aggregation import AttentiveStatistics
+from asdray.frontends.augment import mix
+from asdray.frontends.encoders.beats import Beats
+from asdray.frontends.encoders.eat import Eat
+from asdray.frontends.lora import add_lora
+from asdray.frontends.losses import AdaCosLoss
+
+MOST = 1.15
+N_CLASSES = 187  # of 2023
+TARGETS = {"beats": ("self_attn.q_proj", "self_attn.v_proj"), "eat": ("attn.qkv",)}
+
+
+class Step(nn.Module):
+    """A tuned encoder with head, loss, optimiser and one batch.
+
+    Args:
+        network: ``beats`` or ``eat``.
+        samples: ``(B, L) int16``.
+    """
+
+    def __init__(self, network: str, samples: Tensor, precision: str) -> None:
+        super().__init__()
+        self.network = encoders.build(network).to_empty(device="cpu")
+        for tensor in self.network.state_dict().values():
+            if tensor.is_floating_point():
+                nn.init.normal_(tensor, std=0.02)
+        self.network.requires_grad_(False)
+        for block in self.network.stack:
+            add_lora(block, TARGETS[network], rank=64, alpha=8.0, dropout=0.0)
+        self.network.train()
+        self.layer = len(self.network.stack)
+        self.head = AttentiveStatistics(self.network.width)
+        self.projection = nn.Linear(self.network.width, 256)
+        self.criterion = AdaCosLoss(256, N_CLASSES, 16, trainable=True)
+        self.precision = precision
+        self.to(samples.device)
+        self.samples = samples
+        size, device = len(samples), samples.device
+        self.partner, self.share = torch.arange(size, device=device).roll(1), torch.full((size,), 0.7)
+        self.share = self.share.to(device)
+        targets = F.one_hot(torch.arange(size, device=device) % N_CLASSES, N_CLASSES).float()
+        self.targets = mix(targets, self.partner, self.share)
+        learnt = [p for p in self.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(learnt, lr=1e-4, fused=True)
+        self.spectrum = self.features()
+        self.tokens = self.encoded(self.spectrum).detach().requires_grad_(True)
+
+    def features(self) -> Tensor:
+        """``(B, frames, mels)``."""
+        return self.network.spectrum(mix(to_float(self.samples), self.partner, self.share))
+
+    def encoded(self, spectrum: Tensor) -> Tensor:
+        """Tokens ``(B, N, D)`` of the last block."""
+        with compute.precision(self.precision, spectrum.device):
+            return self.network(spectrum, [self.layer])[self.layer].grid.flatten(1, 2)
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """The loss of a batch of tokens, ``()``."""
+        with compute.precision(self.precision, tokens.device):
+            return self.criterion(self.projection(self.head(tokens)), self.targets)
+
+    def encode(self) -> None:
+        """The encoder's part: forward, and backward from a gradient of ones."""
+        tokens = self.encoded(self.spectrum)
+        tokens.backward(torch.ones_like(tokens))
+
+    def judge(self) -> None:
+        """The part of head and loss."""
+        self.tokens.grad = None
+        self.loss(self.tokens).backward()
+
+    def update(self) -> None:
+        """The optimiser's part: the gradients are those of the parts before, and are kept."""
+        self.optimiser.step()
+
+    def whole(self) -> None:
+        """One step of the training."""
+        self.optimiser.zero_grad()
+        self.loss(self.encoded(self.features())).backward()
+        self.optimiser.step()
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def product_speed(device: torch.device, precision: str) -> float:
+    """FLOP per second of a large matrix product."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    return 2 * n**3 / min(timed(lambda: a @ a, device) for _ in range(5))
+
+
+def report(step: Step, device: torch.device, runs: int) -> float:
+    """Prints the measurements; returns the whole divided by the sum of its parts."""
+    work = {"features": step.features, "encoder": step.encode, "head and loss": step.judge}
+    work |= {"optimiser": step.update, "whole step": step.whole}
+    for one in work.values():
+        one()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = [{name: timed(one, device) for name, one in work.items()} for _ in range(runs)]
+    with FlopCounterMode(display=False) as counter:
+        step.whole()
+    median = {name: statistics.median(row[name] for row in times) for name in work}
+    ratio = statistics.median(2 * row["whole step"] / sum(row.values()) for row in times)
+    ratio = ratio / (2 - ratio)  # whole / parts, from whole / (whole + parts)
+    whole, size = median["whole step"], len(step.samples)
+    print("  " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in median.items()))
+    print(
+        f"  {1 / whole:.2f} steps/s, {size / whole:.1f} clips/s; whole / parts {ratio:.2f} (at most {MOST})"
+    )
+    flop, speed = counter.get_total_flops(), product_speed(device, step.precision)
+    share = 100 * flop / whole / speed
+    print(f"  {flop / size / 1e9:.1f} GFLOP a clip: {share:.0f} % of a product's {speed / 1e12:.2f} TFLOP/s")
+    if device.type == "cuda":
+        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB")
+    return ratio
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="beats", choices=tuple(TARGETS))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+
+    if options.small:
+        Beats.shape = Eat.shape = (2, 192, 3)
+    device = compute.choose_device(options.device)
+    torch.manual_seed(0)
+    with compute.settings(options.threads, device):
+        length = int(options.seconds * SAMPLE_RATE)
+        samples = torch.randint(-3000, 3000, (options.batch, length), dtype=torch.int16).to(device)
+        small = ", two narrow blocks" if options.small else ""
+        print(
+            f"LoRA of {options.network}{small}, {options.precision}, batches of {options.batch} clips of "
+            f"{options.seconds:g} s, {options.threads} threads, {compute.device_label(device)}:"
+        )
+        ratio = report(Step(options.network, samples, options.precision), device, options.runs)
+    return int(ratio > MOST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
