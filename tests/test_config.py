@@ -16,6 +16,7 @@ from asdray.config.losses import AdaCos
 from asdray.config.recipe_files import recipe_names
 from asdray.config.sweep import Sweep
 from asdray.config.system import System, load_recipe, with_overrides
+from asdray.config.train import Train
 from asdray.config.trial import NUMERICS, Trial, extract_signature, score_signature, train_signature
 from asdray.dcase.years import YEARS
 
@@ -186,6 +187,10 @@ def test_every_signature_depends_on_every_input():
     variants = [base, ("u", *base[1:]), ("t", "best", *base[2:]), (*base[:3], "z", "b"), (*base[:4], "z")]
     assert len({extract_signature(*v) for v in variants}) == 5
     assert score_signature("e", Knn()) != score_signature("e", Knn(n_neighbors=2))
+
+
+def test_a_changed_copy_of_a_system_has_an_id_of_its_own():
+    assert DIS.id != DIS.model_copy(update={"train": Train(epochs=3)}).id
 
 
 @pytest.mark.parametrize(

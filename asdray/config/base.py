@@ -102,9 +102,10 @@ class Config(BaseModel):
         return _JSON.encode(canonical(self))
 
     def model_copy(self, **options: Any) -> Self:
-        """A copy, as pydantic makes it, without the cached text of the original."""
+        """A copy, as pydantic makes it, without the cached texts and hashes of the original."""
         copied = super().model_copy(**options)
-        copied.__dict__.pop("canonical_json", None)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:

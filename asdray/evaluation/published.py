@@ -204,7 +204,11 @@ def leaderboard_rows(
     for value in load() if values is None else values:
         if value.column in wanted and value.metric == metric:
             systems.setdefault((value.system, value.backend), []).append(value)
-    followed = {(link.value.system, link.value.backend): link for link in reversed(links())}
+    followed = {
+        (link.value.system, link.value.backend): link
+        for link in reversed(links())
+        if link.value.column in wanted  # a recipe may follow a system of one year, such as a year's winner
+    }
     rows = []
     for (system, backend), scores in systems.items():
         link = followed.get((system, backend))
