@@ -1,13 +1,17 @@
 """Names, shapes and made-up values of the encoders' published tensors."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from golden.encoders.rules import clip, tensor
 
 from asdray.frontends.encoders import weights
+from asdray.frontends.encoders.beats import Beats
+from asdray.frontends.encoders.eat import Eat
 
 
 def waves(seconds, seeds=(0,)):
@@ -82,6 +86,20 @@ def by_rule(shapes):
 def filled(network, shapes):
     weights.fit(network, by_rule(shapes), Path("made-up"))
     return network
+
+
+@contextlib.contextmanager
+def small_networks(folder):
+    """BEATs and EAT have two narrow blocks, and their made-up weights are ``<name>.pt`` in a new folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for network in (Beats, Eat):
+            patch.setattr(network, "shape", (2, 48, 3))
+        folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        for module in (Beats(), Eat()):
+            state = {n: torch.randn_like(v) * 0.1 + (v.ndim == 1) * v for n, v in module.state_dict().items()}
+            torch.save({"cfg": {}, "model": state}, folder / f"{module.name}.pt")
+        yield
 
 
 def sparse(shapes):

@@ -558,7 +558,7 @@ def test_shipped_recipes_load_for_every_year(name):
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("_asdkit")])
-def test_asdkit_variants_differ_from_their_recipe_in_the_labels_and_what_its_files_lack(name):
+def test_asdkit_variants_differ_from_their_recipe_in_the_labels_and_in_stated_options(name):
     plain = load_recipe(name.removesuffix("_asdkit")).system
     more = {
         "dis_beats_scac_trainable_asdkit": {"frontend.branches.0.norm_stats": "initial"},

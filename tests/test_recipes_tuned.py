@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
+from encoders_made_up import small_networks
 from small_recipes import tuned_recipes
 from trees import build_tree, write_list
 
@@ -15,8 +15,6 @@ from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.config.weights import known_weights
 from asdray.dcase.format import format_dataset
-from asdray.frontends.encoders.beats import Beats
-from asdray.frontends.encoders.eat import Eat
 from asdray.stages.clustered import complete_clusters
 from asdray.stages.extract import extract
 from asdray.stages.score import score
@@ -85,14 +83,7 @@ MACHINES = {"dcase2023": ("ToyCar", "fan", "bandsaw"), "dcase2026": ("ToyCar", "
 def places(tmp_path_factory):
     """Tiny years, and made-up weights of two narrow blocks."""
     root = tmp_path_factory.mktemp("tuned")
-    with pytest.MonkeyPatch.context() as patch:
-        for network in (Beats, Eat):
-            patch.setattr(network, "shape", (2, 48, 3))
-        (root / "data" / "encoders").mkdir(parents=True)
-        torch.manual_seed(0)
-        for module in (Beats(), Eat()):
-            state = {n: torch.randn_like(v) * 0.1 + (v.ndim == 1) * v for n, v in module.state_dict().items()}
-            torch.save({"cfg": {}, "model": state}, root / "data" / "encoders" / f"{module.name}.pt")
+    with small_networks(root / "data" / "encoders"):
         for dcase, machines in MACHINES.items():
             write_list(
                 build_tree(root / "data", dcase, list(machines), {"source": 4, "target": 2}, n_samples=8000)

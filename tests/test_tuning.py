@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from encoders_made_up import small_networks
 from tiny import build_year, trial_of
 
 from asdray import frontends
@@ -26,25 +27,12 @@ from asdray.store import Places
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_networks():
-    """BEATs and EAT of two narrow blocks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Beats, "shape", (2, 48, 3))
-        patch.setattr(Eat, "shape", (2, 48, 3))
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, small_networks):
-    """A tiny year, and made-up weights of both networks."""
+def data(tmp_path_factory):
+    """A tiny year; BEATs and EAT have two narrow blocks and made-up weights."""
     folder = tmp_path_factory.mktemp("data")
     build_year(folder)
-    (folder / "encoders").mkdir()
-    torch.manual_seed(0)
-    for network in (Beats(), Eat()):
-        state = {n: torch.randn_like(v) * 0.1 + (v.ndim == 1) * v for n, v in network.state_dict().items()}
-        torch.save({"cfg": {}, "model": state}, folder / "encoders" / f"{network.name}.pt")
-    return folder
+    with small_networks(folder / "encoders"):
+        yield folder
 
 
 def branch(network="beats", **options):

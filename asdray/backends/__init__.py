@@ -151,7 +151,7 @@ def _score_part(
     queries: NDArray[np.floating],
     several: bool,
 ) -> tuple[Scores, Scores]:
-    """`_score` of one part, (N, D) and (M, D), or of one of ``several``."""
+    """`_score` of one part, (N, D) and (M, D); ``several``: true if the embedding has other parts too."""
     if (both := _neighbours(backend)) is not None:
         return both(references, domain, queries)
     score = _function(backend, several)

@@ -45,6 +45,11 @@ def in_order(values: tuple, known: tuple) -> tuple:
     return tuple(value for value in known if value in values)
 
 
+def by_name(value: Any) -> Any:
+    """An object's name alone stands for the object with the default options."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 def _each_once(values: tuple) -> tuple:
     refuse_repeats(values, "the list")
     return values

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from asdray.config.audio import Audio
-from asdray.config.base import Config, Positive, Seed, digest, refuse_repeats
+from asdray.config.base import Config, Positive, Seed, digest, in_order
 from asdray.config.encoder import Encoder
 from asdray.config.recipe_files import read_recipe, result_name
 from asdray.config.train import Train
@@ -94,10 +94,9 @@ class Clustering(Config):
     @field_validator("per")
     @classmethod
     def _in_one_order(cls, per: tuple[GroupPart, ...]) -> tuple[GroupPart, ...]:
-        refuse_repeats(per, "the list")
         if "machine" not in per:
             raise ValueError(f"{list(per)} lacks machine: every machine is clustered for itself")
-        return tuple(part for part in GROUP_PARTS if part in per)
+        return in_order(per, GROUP_PARTS)
 
     @model_validator(mode="after")
     def _fits(self) -> Clustering:

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, field_validator, model_validator
 
 from asdray.config.backend import Backend
-from asdray.config.base import Config, Positive, Seed, Seeds, Years, refuse_repeats
+from asdray.config.base import Config, Positive, Seed, Seeds, Years, by_name, refuse_repeats
 from asdray.dcase.years import nearest
 
 Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
@@ -285,7 +285,7 @@ class Sampler(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return by_name(value)
 
 
 class Search(Config):

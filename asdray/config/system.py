@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from asdray.config.audio import Audio
 from asdray.config.backend import Backend
-from asdray.config.base import Config, digest
+from asdray.config.base import Config, by_name, digest
 from asdray.config.files import validate
 from asdray.config.frontend import Frontend
 from asdray.config.recipe_files import read_recipe
@@ -87,11 +87,6 @@ class System(Config):
 # --------------------------------------------------------------------------------------------------- recipes
 
 
-def _spelled_out(value: Any) -> Any:
-    """A backend's name alone stands for the backend with the default options."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Target(Config):
     """Published scores that a recipe is to reproduce.
 
@@ -106,7 +101,7 @@ class Target(Config):
     """Column ``backend`` of the published scores, in their words; null if the system has one alone."""
     columns: tuple[str, ...] | None = None
     """Columns of the leaderboard, such as ``dcase2026-dev``; null for every year and subset of the system."""
-    backend: Annotated[Backend, BeforeValidator(_spelled_out)]
+    backend: Annotated[Backend, BeforeValidator(by_name)]
     """Our backend."""
     tolerance: Annotated[float, Field(gt=0, lt=0.5)]
     """Largest difference of our mean from theirs, a fraction, that still counts as reproduced."""

@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from asdray.config.base import Config, Positive
+from asdray.config.base import Config, Positive, by_name
 
 # ------------------------------------------------------------------------------------------------ optimisers
 
@@ -75,12 +75,7 @@ class Sgd(Config):
         return self
 
 
-def _by_name(value: Any) -> Any:
-    """A name alone stands for the object with the default options."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-Optimizer = Annotated[AdamW | Adam | Sgd, Field(discriminator="name"), BeforeValidator(_by_name)]
+Optimizer = Annotated[AdamW | Adam | Sgd, Field(discriminator="name"), BeforeValidator(by_name)]
 
 
 class ParameterGroup(Config):
@@ -173,7 +168,7 @@ class OneCycle(Config):
 
 
 Schedule = Annotated[
-    Constant | Cosine | StepDecay | OneCycle, Field(discriminator="name"), BeforeValidator(_by_name)
+    Constant | Cosine | StepDecay | OneCycle, Field(discriminator="name"), BeforeValidator(by_name)
 ]
 
 

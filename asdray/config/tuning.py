@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from asdray.config.base import Config, Positive, refuse_repeats
+from asdray.config.base import Config, Positive, by_name, refuse_repeats
 from asdray.config.weights import Network
 from asdray.dcase.years import nearest
 
@@ -99,12 +99,10 @@ class Last(Config):
 
 def _spelled_out(value: Any) -> Any:
     """A name alone stands for the defaults, and ``{last: 4}`` for the last four blocks."""
-    if isinstance(value, str):
-        return {"name": value}
     if isinstance(value, Mapping) and "last" in value and "name" not in value:
         rest = {key: entry for key, entry in value.items() if key != "last"}
         return {"name": "last", "blocks": value["last"], **rest}
-    return value
+    return by_name(value)
 
 
 Tuning = Annotated[

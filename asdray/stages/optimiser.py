@@ -92,7 +92,9 @@ def build_optimiser(frontend: FrontendModule, options: Train) -> torch.optim.Opt
 
 
 def parameter_groups(frontend: FrontendModule, options: Train) -> list[dict[str, Any]]:
-    """The frontend's parameter groups, divided by the patterns of ``groups``; what no pattern matches first.
+    """The frontend's parameter groups, divided by the patterns of ``groups``.
+
+    Parameters that no pattern matches come first, then those of each pattern in the patterns' order.
 
     Raises:
         ValueError: a pattern matches no parameter, or only parameters of an earlier pattern.

@@ -12,7 +12,7 @@ Weights are random, which changes no time. The script measures, in one process a
 * the optimiser: AdamW over all that learns;
 * the whole step, as the recipe ``dis_beats_scac_trainable`` makes it.
 
-It prints steps and clips per second, the peak memory on a GPU, and the FLOP of the step as a share of the
+It prints steps and clips per second, the peak memory, and the FLOP of the step as a share of the
 speed of a matrix product. ``--small`` has two narrow blocks, for a CPU. The script needs numpy, torch and
 this repository alone. Exit code 1 if the whole takes more than 1.15 times the sum of its parts.
 """
@@ -22,18 +22,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
+import numpy as np
+import steps
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from asdray.audio.features import SAMPLE_RATE, to_float
+from asdray.audio.features import to_float
 from asdray.frontends import compute, encoders
 from asdray.frontends.aggregation import AttentiveStatistics
 from asdray.frontends.augment import mix
@@ -44,7 +41,7 @@ from asdray.frontends.losses import AdaCosLoss
 
 MOST = 1.15
 N_CLASSES = 187  # of 2023
-TARGETS = {"beats": ("self_attn.q_proj", "self_attn.v_proj"), "eat": ("attn.qkv",)}
+TARGETS = ("q", "v", "qkv")  # of these each network has its own
 
 
 class Step(nn.Module):
@@ -62,8 +59,9 @@ class Step(nn.Module):
             if tensor.is_floating_point():
                 nn.init.normal_(tensor, std=0.02)
         self.network.requires_grad_(False)
+        layers = [layer for name, layer in self.network.targets.items() if name in TARGETS]
         for block in self.network.stack:
-            add_lora(block, TARGETS[network], rank=64, alpha=8.0, dropout=0.0)
+            add_lora(block, layers, rank=64, alpha=8.0, dropout=0.0)
         self.network.train()
         self.layer = len(self.network.stack)
         self.head = AttentiveStatistics(self.network.width)
@@ -73,8 +71,8 @@ class Step(nn.Module):
         self.to(samples.device)
         self.samples = samples
         size, device = len(samples), samples.device
-        self.partner, self.share = torch.arange(size, device=device).roll(1), torch.full((size,), 0.7)
-        self.share = self.share.to(device)
+        self.partner = torch.arange(size, device=device).roll(1)
+        self.share = torch.full((size,), 0.7, device=device)
         targets = F.one_hot(torch.arange(size, device=device) % N_CLASSES, N_CLASSES).float()
         self.targets = mix(targets, self.partner, self.share)
         learnt = [p for p in self.parameters() if p.requires_grad]
@@ -117,46 +115,26 @@ class Step(nn.Module):
         self.optimiser.step()
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def product_speed(device: torch.device, precision: str) -> float:
-    """FLOP per second of a large matrix product."""
-    n = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2 * n**3 / min(timed(lambda: a @ a, device) for _ in range(5))
-
-
 def report(step: Step, device: torch.device, runs: int) -> float:
     """Prints the measurements; returns the whole divided by the sum of its parts."""
     work = {"features": step.features, "encoder": step.encode, "head and loss": step.judge}
     work |= {"optimiser": step.update, "whole step": step.whole}
-    for one in work.values():
-        one()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    times = [{name: timed(one, device) for name, one in work.items()} for _ in range(runs)]
+    clock = steps.Clock(device, torch.get_num_threads())
+    times = [{name: steps.median(one, clock, 1) for name, one in work.items()} for _ in range(runs)]
+    peak = steps.peak_mebibytes(device)
     with FlopCounterMode(display=False) as counter:
         step.whole()
     median = {name: statistics.median(row[name] for row in times) for name in work}
-    ratio = statistics.median(2 * row["whole step"] / sum(row.values()) for row in times)
-    ratio = ratio / (2 - ratio)  # whole / parts, from whole / (whole + parts)
+    ratio = statistics.median(row["whole step"] / (sum(row.values()) - row["whole step"]) for row in times)
     whole, size = median["whole step"], len(step.samples)
     print("  " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in median.items()))
     print(
         f"  {1 / whole:.2f} steps/s, {size / whole:.1f} clips/s; whole / parts {ratio:.2f} (at most {MOST})"
     )
-    flop, speed = counter.get_total_flops(), product_speed(device, step.precision)
+    flop, speed = counter.get_total_flops(), steps.machine_speed(device)[step.precision]
     share = 100 * flop / whole / speed
     print(f"  {flop / size / 1e9:.1f} GFLOP a clip: {share:.0f} % of a product's {speed / 1e12:.2f} TFLOP/s")
-    if device.type == "cuda":
-        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB")
+    print(f"  peak memory {peak:,.0f} MiB")
     return ratio
 
 
@@ -164,7 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", default="beats", choices=tuple(TARGETS))
+    parser.add_argument("--network", default="beats", choices=("beats", "eat"))
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
@@ -179,8 +157,9 @@ def main() -> int:
     device = compute.choose_device(options.device)
     torch.manual_seed(0)
     with compute.settings(options.threads, device):
-        length = int(options.seconds * SAMPLE_RATE)
-        samples = torch.randint(-3000, 3000, (options.batch, length), dtype=torch.int16).to(device)
+        clips = steps.make_clips(options.batch, options.seconds)
+        length = int(options.seconds * steps.RATE)
+        samples = clips.gather(np.arange(options.batch), length).to(device)
         small = ", two narrow blocks" if options.small else ""
         print(
             f"LoRA of {options.network}{small}, {options.precision}, batches of {options.batch} clips of "
