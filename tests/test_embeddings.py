@@ -238,7 +238,9 @@ def test_every_backend_takes_bands(backend):
 
     one_by_one = np.stack([run("mean", band) for band in range(3)])
     np.testing.assert_allclose(run("mean"), one_by_one.mean(0), rtol=1e-12)
-    np.testing.assert_array_equal(run("min"), one_by_one.min(0))
+    # With several bands these two take a faster way to the same numbers, up to rounding.
+    rounding = 1e-12 if isinstance(backend, Mahalanobis | Gmm) else 0
+    np.testing.assert_allclose(run("min"), one_by_one.min(0), rtol=rounding)
     np.testing.assert_array_equal(run("join"), run("mean", flat=True))
 
 
