@@ -32,6 +32,10 @@ for name in (
     os.environ.pop(name, None)
 
 
+# Child processes keep the bytecode of asdray's modules: without it each of them compiles every module anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_collection_modifyitems(items):
     """Files with a Ray of their own first: they take longest, and one that began last would end alone."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
