@@ -134,6 +134,11 @@ class TrialDir:
     def clusters(self, ckpt: str, machine: str, clustering: str) -> Path:
         return self.machine(ckpt, machine) / "clusters" / f"{clustering}.parquet"
 
+    @property
+    def clustering(self) -> Path:
+        """Leased while the trial's embeddings are made and clustered for another trial; holds no outputs."""
+        return self.root / "clustering"
+
     def scores(self, ckpt: str, machine: str, backend: str) -> Path:
         return self.machine(ckpt, machine) / "scores" / f"{backend}.parquet"
 

@@ -1,6 +1,7 @@
 """Pseudo-labels: clusters of another system's embeddings as classes, by hand and in a sweep on Ray."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from golden.encoders.rules import noise
-from sweeping import SMALL_DIS, World, stages
+from sweeping import SMALL_DIS, World, spec, stages
 from sweeping import asdray as run_asdray
 
 from asdray import store
@@ -26,6 +27,12 @@ from asdray.stages.clustered import complete_clusters
 from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
+from asdray.sweep.driver import in_training_order
+from asdray.sweep.jobs import TrialRun
+from asdray.sweep.keep import Pruner
+from asdray.sweep.plan import load
+from asdray.sweep.status import plan_lines
+from asdray.sweep.tasks import process_machine
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "encoders" / "clusters.npz")
 DCASE, HIDDEN, TOLD = "dcase2025", "bearing", "fan"
@@ -115,8 +122,9 @@ def test_the_hash_has_the_content_of_the_source(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"from": "dis_baseline"}, r"the recipe dis_baseline has the frontend 'discriminative', but embeddings to cluster "
-         "come from a frontend that learns nothing: encoder, raw_spec, precomputed"),
+        ({"from": "lora_beats_cancel"}, "from: the recipe lora_beats_cancel has pseudo-labels itself: a clustering needs a source without"),
+        ({"from": "dis_spec_featex_asdkit"}, "the source dis_spec_featex_asdkit reads the classes of the test clips"),
+        ({"from": {"name": "raw_spek"}}, "name is 'raw_spek'; did you mean 'raw_spec'"),
         ({"from": "raw_spek"}, r"unknown recipe 'raw_spek'; did you mean 'raw_spec'\?"),
         ({"from": 3}, "from: 3 is neither the name of a recipe nor the options of a frontend"),
         ({"from": {"name": "precomputed"}}, "path is missing"),
@@ -158,19 +166,22 @@ def data(tmp_path_factory):
 
 
 def trained(system, places, seed=0):
-    """A trained trial: its files, the classes that it knows, and what was done for its clusters."""
+    """A trained trial: its files, the classes that it knows, what was done for its clusters, and the clusters."""
     files = TrialFiles.load(Trial(DCASE, "dis", system, seed, (HIDDEN, TOLD)), places)
     (unit,) = files.trial.units
-    done = list(complete_clusters(files, unit, device="cpu"))
+    every = list(complete_clusters(files, unit, device="cpu"))
     train(files, unit, device="cpu")
     saved = checkpoint.read(files.folder.checkpoint(unit.name, "last"))["asdray"]
-    return SimpleNamespace(files=files, unit=unit, classes=saved["frontend"]["classes"], done=done)
+    done = [made for made in every if made.stage == "cluster"]
+    return SimpleNamespace(
+        files=files, unit=unit, classes=saved["frontend"]["classes"], every=every, done=done
+    )
 
 
 def test_hidden_clips_get_classes_by_cluster(data, tmp_path):
     places = Places.of(data, tmp_path)
     made = trained(of({"n": 3, "per": ["machine", "domain"]}), places)
-    assert [one.machine for one in made.done] == [HIDDEN, TOLD]
+    assert [one.of for one in made.done] == [HIDDEN, TOLD]
     assert not any(one.outcome.reused for one in made.done)
     told = [name for name in made.classes if name.startswith(TOLD)]
     hidden = [name for name in made.classes if name.startswith(HIDDEN)]
@@ -228,11 +239,123 @@ def test_pruned_embeddings_are_made_again(data, tmp_path):
     assert [one.outcome.reused for one in trained(of({"n": 3}), places).done] == [False, False]
 
 
+# ------------------------------------------------------------------------------- a source that learns
+
+
+def learning(epochs=3, **options):
+    """The options of a clustering whose source is a tiny network; ``options``: more of the clustering."""
+    tree = with_overrides(DIS, {**SMALL_DIS, "train.epochs": epochs}, "test").model_dump(mode="json")
+    return {"from": {"recipe": "taught", **tree}, "n": 2, "only": "all", **options}
+
+
+def done(made):
+    return [(one.stage, one.of, one.outcome.reused) for one in made.every]
+
+
+def clustered(one):
+    return [("cluster", machine, one) for machine in (HIDDEN, TOLD)]
+
+
+def test_a_source_that_learns_is_trained_once_for_all_seeds(data, tmp_path):
+    places = Places.of(data, tmp_path)
+    first = trained(of(learning()), places, seed=1)
+    unit = first.unit.name
+    assert [d for d in done(first) if d[0] != "cluster"] == [
+        ("train", unit, False), ("extract", HIDDEN, False), ("extract", TOLD, False),
+    ]  # fmt: skip
+    assert {one.trial.seed for one in first.every} == {0}, "the seed of a source that learns"
+    assert done(trained(of(learning()), places, seed=2)) == clustered(True)
+    other_count = done(trained(of(learning(n=3)), places))
+    assert other_count == clustered(False), "the same embeddings"
+
+    before = Snapshot(first.files).train(first.unit).signature
+    longer = replace(first.files, trial=replace(first.files.trial, system=of(learning(epochs=4))))
+    assert Snapshot(longer).train(first.unit).signature != before
+    assert Snapshot(longer).train(first.unit).status == "missing"
+
+
+def test_an_interrupted_training_of_the_source_goes_on(data, tmp_path):
+    class Stop(Exception):  # noqa: N818 - what ends a training here is no error
+        pass
+
+    def stop(trial, facts):
+        if facts["epoch"] == 2:
+            raise Stop
+
+    files = [
+        TrialFiles.load(
+            Trial(DCASE, "dis", of(learning()), 0, (HIDDEN, TOLD)), Places.of(data, tmp_path / name)
+        )
+        for name in ("cut", "whole")
+    ]
+    (unit,) = files[0].trial.units
+    with pytest.raises(Stop):
+        list(complete_clusters(files[0], unit, device="cpu", on_epoch=stop))
+    found = []
+    for one in files:
+        list(complete_clusters(one, unit, device="cpu"))
+        source = one.clustered(unit.machines)
+        found.append([source.folder.extract("last", m, "train").read_bytes() for m in unit.machines])
+    assert found[0] == found[1]
+    log = files[0].clustered(unit.machines).folder.model(unit.name) / store.LOG_FILE
+    assert "goes on after epoch 2" in log.read_text()
+
+
+def test_the_fault_of_a_source_names_the_source(data, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"taught-\w+ dcase2025 seed0, whose embeddings are clustered: .* is not finite"
+    ):
+        system = of(
+            {**learning(), "from": {**learning()["from"], "train": {"epochs": 1, "learning_rate": 1e30}}}
+        )
+        trained(system, Places.of(data, tmp_path))
+
+
+def test_a_sweep_leaves_a_source_alone_until_it_is_clustered(data, tmp_path):
+    """`keep` of a sweep in which the source is a trial as well."""
+    places = Places.of(data, tmp_path)
+    options = learning()
+    source = tmp_path / "taught.yaml"
+    source.write_text(
+        yaml.safe_dump({"about": "source", **{k: v for k, v in options["from"].items() if k != "recipe"}})
+    )
+    keep = {"checkpoints": "none", "embeddings": "none"}
+    recipes = {
+        str(source): {},
+        "dis_baseline": {"set": asked_of(2, options)["recipes"]["dis_baseline"]["set"]},
+    }
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(spec(**{**asked_of(2), "recipes": recipes, "seeds": [0], "keep": keep})))
+    sweep, jobs = load(path, {}, places)
+    runs = [TrialRun(i, job, job.remaining(sweep, places), asked=True) for i, job in enumerate(jobs)]
+    assert [run.index for run in in_training_order(runs[::-1])] == [0, 1], "the source is trained first"
+    lines = plan_lines(sweep, jobs, places)
+    assert any(line.startswith(f"first, for pseudo-labels, {jobs[0].trial.name}: train ") for line in lines)
+
+    pruner, stranger = Pruner(sweep, places), Pruner(sweep, places)
+    for job in jobs:
+        pruner.admit(job)
+    source, files = jobs[0].files(places), jobs[1].files(places)
+    (unit,) = jobs[1].trial.units
+    train(source, unit, device="cpu")
+    for machine in unit.machines:
+        process_machine(source.trial, jobs[0].request(sweep), "last", machine, places, "cpu")
+    kept = [source.folder.extract("last", TOLD, "train"), source.folder.checkpoint(unit.name, "last")]
+    for made in complete_clusters(files, unit, device="cpu"):
+        if made.of == HIDDEN:
+            assert not pruner.prune(jobs[0]), "more of it is to be clustered"
+            assert not stranger.prune(jobs[0]), "it is at work"
+            assert all(path.exists() for path in kept)
+    assert pruner.prune(jobs[0])
+    assert not any(path.exists() for path in kept)
+    assert [one.outcome.reused for one in complete_clusters(files, unit, device="cpu")] == [True, True]
+
+
 # ---------------------------------------------------------------------------------------------- the sweep
 
 
-def asked(n):
-    classes = [*PARTS, {"from": "raw_spec", "n": n, "only": "all"}]
+def asked_of(n, options=None):
+    classes = [*PARTS, {"from": "raw_spec", "n": n, "only": "all"} if options is None else options]
     small = {**SMALL_DIS, "train.epochs": 2, "frontend.classes": classes}
     machines = {DCASE: [HIDDEN, TOLD]}
     return {
@@ -246,13 +369,22 @@ def asked(n):
 @pytest.mark.ray
 def test_a_sweep_clusters_once_for_all_seeds(data, tmp_path):
     world = World(data, tmp_path / "results")
+
+    def asked(n):
+        return asked_of(n, learning(n=n))
+
     _, events = world.sweep(**asked(2))
-    found = [e for e in events if e["stage"] == "cluster"]
-    assert sorted(e["machine"] for e in found) == [HIDDEN, TOLD], "one line per machine, of two seeds"
-    assert {(e["recipe"], e["seed"], e["found"]) for e in found} == {("raw_spec", 0, False)}
-    assert stages(events)["train"] == 2
+    found = [e for e in events if e["recipe"] == "taught"]
+    assert Counter(e["stage"] for e in found) == {"train": 1, "extract": 2, "cluster": 2}, (
+        "once for two seeds"
+    )
+    assert sorted(e["machine"] for e in found if e["stage"] == "cluster") == [HIDDEN, TOLD]
+    assert {(e["seed"], e["found"]) for e in found} == {(0, False)}
+    assert (
+        stages(events, recipe="dis_baseline")["train"] == stages(events, recipe="dis_baseline")["table"] == 2
+    )
     assert {e["status"] for e in events} == {"done"}
-    assert all("raw_spec" not in text for text in world.tables().values()), (
+    assert all("taught" not in text for text in world.tables().values()), (
         "the source is no trial of the sweep"
     )
 

@@ -1,12 +1,14 @@
 """Channels computed from two microphones: the reference's samples, packs of their own, and trials that read them."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from tiny import AE
 from trees import build_tree, samples, write_wav
 
@@ -16,7 +18,7 @@ from asdray.audio.batches import Clips
 from asdray.audio.cache import ensure_pack, pack_sizes, stale_packs
 from asdray.config import audio
 from asdray.config.base import digest
-from asdray.config.expand import channels_of, load_sweep
+from asdray.config.expand import load_sweep
 from asdray.config.system import Audio
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
@@ -26,6 +28,7 @@ from asdray.stages.extract import extract, read_extract
 from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
+from asdray.sweep.inputs import packs
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "encoders" / "cancel.npz")
 """Samples of asd-experiments (src/asd_min/waveform.py at 0c24fec4), made from `_stereo` by code that follows its formulas."""
@@ -156,7 +159,8 @@ def test_packs_are_counted_by_the_channels_that_read_them(places):
         (["cancel"], [4 * n]),
         (["cancel", "near", "subtract"], [4 * n] * 3),
     ):
-        found = pack_sizes(places, dataset, ["fan"], channels)
+        wanted = [(split, channel) for split in ("train", "test") for channel in channels]
+        found = pack_sizes(places, dataset, ["fan"], wanted)
         assert [size for path, _, size in found if path.parent.name.startswith("train")] == sizes
         for path, key, _ in found:
             if path.exists():
@@ -218,15 +222,24 @@ def test_a_year_with_one_microphone_is_refused():
             AE.model_copy(update={"audio": Audio(channel=channel)}).check("dcase2025")
 
 
+RAW_OF_FAR = {"recipe": "raw", "frontend": {"name": "raw_spec"}, "audio": {"channel": "far"}}
+SUPPLEMENTAL = {"frontend.supplemental": {"snr": [0, 20], "probability": 0.5}}
+
+
 @pytest.mark.parametrize(
-    ("space", "expected"),
+    ("recipe", "options", "expected"),
     [
-        ("{}", {"near"}),
-        ("{audio.channel: [cancel, far]}", {"cancel", "far"}),
-        ("{audio: [{duration: 10}, {channel: subtract}]}", {"near", "subtract"}),
+        ("ae_baseline", {}, {"near": 2}),
+        ("ae_baseline", {"space": {"audio.channel": ["cancel", "far"]}}, {"cancel": 2, "far": 2}),
+        ("ae_baseline", {"space": {"audio": [{"duration": 10}, {"channel": "subtract"}]}}, {"near": 2, "subtract": 2}),
+        ("dis_baseline", {"set": {"frontend.classes": ["machine", {"from": RAW_OF_FAR}]}}, {"near": 2, "far": 2}),
+        ("dis_baseline", {"set": SUPPLEMENTAL}, {"near": 3}),
     ],
-)
-def test_the_channels_of_a_sweep(space, expected, tmp_path):
+)  # fmt: skip
+def test_the_packs_of_a_sweep(recipe, options, expected, tmp_path):
     path = tmp_path / "s.yaml"
-    path.write_text(f"name: s\nrecipes: [ae_baseline]\nspace: {space}\ndcase: [dcase2026]\nseeds: [0]\n")
-    assert channels_of(load_sweep(path), "s") == expected
+    recipes, dcase = {recipe: options}, "dcase2025" if options.get("set") == SUPPLEMENTAL else "dcase2026"
+    path.write_text(yaml.safe_dump({"name": "s", "recipes": recipes, "dcase": [dcase], "seeds": [0]}))
+    found = packs(load_sweep(path))
+    assert Counter(channel for _, channel in found) == expected
+    assert {"train", "test"} <= {split for split, _ in found}

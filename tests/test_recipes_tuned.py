@@ -118,7 +118,7 @@ def test_a_recipe_goes_through_all_stages(name, places):
     trial = Trial(dcase, name, system, 0, MACHINES[dcase])
     files = TrialFiles.load(trial, places)
     unit = trial.unit_of(machine)
-    clustered = [made.machine for made in complete_clusters(files, unit)]
+    clustered = [made.of for made in complete_clusters(files, unit) if made.stage == "cluster"]
     assert clustered == (list(unit.machines) if system.frontend.clustering else [])
     record = train(files, unit).record
     folder = store.trial_dir(places.results, trial)

@@ -357,9 +357,16 @@ def _constant(samples: np.ndarray) -> str | None:
 
 
 def pack_sizes(
-    places: store.Places, dataset: manifest.Dataset, machines: Iterable[str], channels: Iterable[str]
+    places: store.Places,
+    dataset: manifest.Dataset,
+    machines: Iterable[str],
+    wanted: Iterable[tuple[str, str]],
 ) -> list[tuple[Path, str, int]]:
-    """Complete packs of some machines that the given channels need: path of ``pack.json``, id, bytes."""
+    """Complete packs of some machines: path of ``pack.json``, id, bytes.
+
+    Args:
+        wanted: splits and channels.
+    """
     columns = ["machine", "split", "n_samples"]
     table = manifest.load_manifest(places.data, dataset.dcase).select(columns).to_pydict()
     frames: dict[tuple[str, str], int] = {}
@@ -368,8 +375,7 @@ def pack_sizes(
     contents = dict.fromkeys(
         _content(dataset, machine, split, channel)
         for machine in machines
-        for split in ("train", "test")
-        for channel in channels
+        for split, channel in sorted(wanted)
     )
     return [
         (

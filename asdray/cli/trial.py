@@ -165,10 +165,12 @@ class _Stages:
         options = {"checkpoints": self.checkpoints, "rebuild": rebuild, "device": self.device}
         calls = {"on_epoch": _print_epoch, "on_wait": wait}
         files, again = self.files(unit.machines), rebuild or self.overwrite
-        for made in complete_clusters(files, unit, self.checkpoints, device=self.device, again=again):
-            label = f"cluster {made.machine} {made.trial.system_name}"
-            self._print(label, made.outcome)
         try:
+            for made in complete_clusters(
+                files, unit, self.checkpoints, device=self.device, again=again,
+                on_epoch=lambda _, facts: _print_epoch(facts),
+            ):  # fmt: skip
+                self._print(f"{made.stage} {made.of} {made.trial.system_name}", made.outcome)
             self._run(f"train {unit.name}", train, unit.machines, unit, **options, **calls)
         except TrainingDiverged as error:
             print(f"failed: {error}", file=sys.stderr)

@@ -206,6 +206,7 @@ class Extensible:
         self.built_in: tuple[type[Config], ...] = typing.get_args(union)
         self.added: Mapping[str, type[Config]] = {}
         self._adapter: TypeAdapter | None = None
+        self._all: TypeAdapter | None = None
         UNIONS[list_name] = self
 
     @property
@@ -218,6 +219,13 @@ class Extensible:
         others = {n: c for n, c in self.added.items() if c.plugin is not None and c.plugin.path != path}
         self.added = {**others, **members}
         self._adapter = TypeAdapter(_distinguished(self.members)) if self.added else None
+        self._all = self._adapter
+
+    def validate(self, value: Any) -> Config:
+        """The member of the union that ``value`` describes, or is; pydantic's error if none fits."""
+        if self._all is None:
+            self._all = TypeAdapter(_distinguished(self.members))
+        return self._all.validate_python(value)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -229,6 +237,30 @@ class Extensible:
             validate,
             handler.generate_schema(_distinguished(self.built_in)),
             # "any": each value is written by its own class, since this schema knows no class of a plugin.
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+
+class Member:
+    """Annotation of a field that holds a member of a union, for a class inside of the union itself.
+
+    Args:
+        list_name: name of the union in `UNIONS`, which need not exist yet.
+    """
+
+    def __init__(self, list_name: str) -> None:
+        self._list_name = list_name
+
+    @property
+    def members(self) -> tuple[type[Config], ...]:
+        """See `Extensible.members`."""
+        return UNIONS[self._list_name].members
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: UNIONS[self._list_name].validate(value),
             serialization=core_schema.simple_ser_schema("any"),
         )
 

@@ -1,7 +1,8 @@
 """Pseudo-labels: classes of clips whose attributes are unknown, from a clustering of embeddings.
 
-The embeddings are those of another system that learns nothing, the source. The clustering is one of the
-``classes`` of a discriminative frontend::
+The embeddings are those of another system, the source. A source that learns is trained once, with the seed
+`SOURCE_SEED`, for all seeds of the trainings that use its clusters. The clustering is one of the ``classes``
+of a discriminative frontend::
 
     frontend:
       name: discriminative
@@ -21,19 +22,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from asdray.config.audio import Audio
-from asdray.config.base import Config, Positive, Seed, digest, in_order
-from asdray.config.encoder import Encoder
+from asdray.config.base import Config, Member, Positive, Seed, digest, in_order
+from asdray.config.frontend_base import FrontendConfig
 from asdray.config.recipe_files import read_recipe, result_name
 from asdray.config.train import Train
-from asdray.config.untrained import Precomputed, RawSpec
 from asdray.dcase.years import nearest
 
 GroupPart = Literal["machine", "section", "domain"]
 GROUP_PARTS: tuple[GroupPart, ...] = typing.get_args(GroupPart)
 DEFAULT_N = 8
 
-_Untrained = Encoder | RawSpec | Precomputed
-_NAMES = tuple(cls.model_fields["name"].default for cls in typing.get_args(_Untrained))
+SOURCE_SEED = 0
+"""Seed of the training of a source that learns, whatever the seed of the training that has its clusters."""
+
+_NESTED = "has pseudo-labels itself: a clustering needs a source without a clustering among its classes"
 
 
 class Source(Config):
@@ -44,11 +46,22 @@ class Source(Config):
 
     recipe: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name in paths of results; no part of the hash."""
-    frontend: Annotated[_Untrained, Field(discriminator="name")]
+    frontend: Annotated[FrontendConfig, Member("FRONTENDS")]
     train: Train = Train()
     audio: Audio = Audio()
 
     hashed_as: ClassVar = {"recipe": lambda name: ""}
+
+    @model_validator(mode="after")
+    def _knows_training_clips_alone(self) -> Source:
+        if self.frontend.clustering is not None:
+            raise ValueError(f"the source {self.recipe} {_NESTED}")
+        if self.frontend.test_classes:
+            raise ValueError(
+                f"the source {self.recipe} reads the classes of the test clips (labels: asdkit), but "
+                "clusters come from training clips alone: choose a source with labels: train_only"
+            )
+        return self
 
 
 class Clustering(Config):
@@ -60,8 +73,7 @@ class Clustering(Config):
     """
 
     source: Source
-    """Written ``from``: a recipe, by name or path, or the options of a frontend. The frontend must be one
-    that learns nothing: ``encoder``, ``raw_spec``, ``precomputed``."""
+    """Written ``from``: a recipe, by name or path, or the options of a frontend."""
     embedding: str | None = None
     """Name of the embedding; null for the first. An embedding with bands is clustered as one vector."""
     per: tuple[GroupPart, ...] = ("machine",)
@@ -85,7 +97,7 @@ class Clustering(Config):
             return value
         options = {("source" if key == "from" else key): of for key, of in value.items()}
         if "source" not in options:
-            raise ValueError("from is missing: a recipe, or the options of a frontend that learns nothing")
+            raise ValueError("from is missing: a recipe, or the options of a frontend")
         options["source"] = _source_of(options["source"])
         if options.get("n") is None and options.get("ratio") is None:
             options["n"] = DEFAULT_N
@@ -130,25 +142,19 @@ def _source_of(value: Any) -> Any:
     """The options of a `Source`: of a recipe's name, of a frontend's options, or as they are.
 
     Raises:
-        ValueError: an unknown recipe, or a recipe or frontend that is trained.
+        ValueError: an unknown recipe, or a recipe with a clustering, which could name itself without end.
     """
     if isinstance(value, str):
         tree, _ = read_recipe(value)
         if not isinstance(tree, Mapping):
             raise ValueError(f"from: {value} is no recipe")
-        parts = {name: tree[name] for name in ("frontend", "train", "audio") if name in tree}
-        value, what = {"recipe": result_name(value), **parts}, f"the recipe {value}"
-    elif isinstance(value, Mapping) and "name" in value:
-        value, what = {"recipe": str(value["name"]), "frontend": dict(value)}, "its source"
-    elif isinstance(value, Mapping):
-        return value
-    else:
-        raise ValueError(f"from: {value!r} is neither the name of a recipe nor the options of a frontend")
-    frontend = value.get("frontend")
-    name = frontend.get("name") if isinstance(frontend, Mapping) else None
-    if name not in _NAMES:
-        raise ValueError(
-            f"from: {what} has the frontend {name!r}{nearest(str(name), _NAMES)}, but embeddings to cluster "
-            f"come from a frontend that learns nothing: {', '.join(_NAMES)}"
-        )
-    return value
+        frontend = tree.get("frontend")
+        classes = frontend.get("classes") if isinstance(frontend, Mapping) else None
+        if isinstance(classes, list) and any(isinstance(part, Mapping) for part in classes):
+            raise ValueError(f"from: the recipe {value} {_NESTED}")
+        return {"recipe": result_name(value)} | {
+            k: tree[k] for k in ("frontend", "train", "audio") if k in tree
+        }
+    if isinstance(value, Mapping):
+        return {"recipe": str(value["name"]), "frontend": dict(value)} if "name" in value else value
+    raise ValueError(f"from: {value!r} is neither the name of a recipe nor the options of a frontend")

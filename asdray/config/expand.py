@@ -82,17 +82,6 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
     return tuple(found)
 
 
-def channels_of(sweep: Sweep, where: str) -> set[str]:
-    """The audio channels that trials of a sweep may read."""
-    found: set[str] = set()
-    for base in bases(sweep, where):
-        if "audio" in base.axes:
-            found |= {options.get("channel", "near") for options in base.axes["audio"]}
-        else:
-            found |= {*base.axes.get("audio.channel", [base.system.audio.channel])}
-    return found
-
-
 def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None:
     """Raises ValueError if an axis would overwrite a fixed option in every trial."""
     for path, axis in itertools.product(fixed, axes):

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from asdray.config.base import Config, Extensible
+from asdray.config.base import Config, Extensible, Member
 from asdray.config.plugin import read_errors
 from asdray.dcase.years import nearest
 
@@ -260,7 +260,7 @@ def _members(annotation: Any) -> list[Any]:
     while typing.get_origin(annotation) is typing.Annotated:
         annotation, *marks = typing.get_args(annotation)
         for mark in marks:
-            if isinstance(mark, Extensible):
+            if isinstance(mark, Extensible | Member):
                 return list(mark.members)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [m for arg in typing.get_args(annotation) for m in _members(arg) if m is not type(None)]

@@ -75,7 +75,7 @@ class System(Config):
             except ValueError as error:
                 raise ValueError(f"the source of the clustering: {error}") from None
 
-    @property
+    @functools.cached_property
     def clustered(self) -> System | None:
         """The system whose embeddings are clustered for the classes of this one, or None."""
         if (clustering := self.frontend.clustering) is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
 from asdray.config.base import digest, digest_of, text_of, texts_of
-from asdray.config.clustering import Clustering
+from asdray.config.clustering import SOURCE_SEED, Clustering
 from asdray.config.frontend_base import FrontendConfig
 from asdray.config.system import System
 from asdray.dcase.years import get_year, nearest
@@ -73,12 +73,13 @@ class Trial:
     def clustered(self, machines: tuple[str, ...]) -> Trial | None:
         """The trial whose embeddings are clustered for the classes of this one, for ``machines``; or None.
 
-        Trials of all seeds share it, unless the embeddings depend on the seed.
+        Trials of all seeds share it, unless the embeddings are read from a file per seed.
         """
         system, clustering = self.system.clustered, self.system.frontend.clustering
         if system is None or clustering is None:
             return None
-        seed = 0 if system.frontend.has_one_seed else self.seed
+        one_seed = system.frontend.learns or system.frontend.has_one_seed
+        seed = SOURCE_SEED if one_seed else self.seed
         return Trial(self.dcase, clustering.source.recipe, system, seed, machines)
 
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:

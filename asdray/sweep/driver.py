@@ -23,6 +23,29 @@ from asdray.sweep.tasks import Task, TaskPool
 from asdray.sweep.tune import Judge, News, TuneThread, WorkerOptions
 
 
+def in_training_order(runs: Iterable[TrialRun]) -> list[TrialRun]:
+    """The trials in the order in which a grid trains them.
+
+    What others wait for comes first: a system that is clustered for pseudo-labels or, where the sweep does
+    not train it, one trial whose training completes it. All others with these clusters come last, and find
+    them. Trials with one model per machine come after trials of one model, which have all their tasks at the
+    end, so that a sweep does not end with many tasks and no training beside them.
+    """
+    runs = list(runs)
+    of = {run.index: run.trial.clustered(run.trial.machines) for run in runs}
+    sources = {source.name for source in of.values() if source is not None}
+    begun = {run.trial.name for run in runs} & sources
+    ranks: dict[int, int] = {}
+    for run in runs:
+        source = of[run.index]
+        if source is None:
+            ranks[run.index] = 0 if run.trial.name in begun else 1
+        else:
+            ranks[run.index] = 2 if source.name in begun else 0
+            begun.add(source.name)
+    return sorted(runs, key=lambda run: (ranks[run.index], run.trial.system.frontend.scope == "machine"))
+
+
 class Driver:
     """Drives one run of a sweep on a running Ray.
 
@@ -51,7 +74,8 @@ class Driver:
 
     def _most_threads(self) -> int:
         """Threads of the training that uses most, systems that a search has yet to suggest included."""
-        threads = [run.trial.system.train.threads for run in self._runs]
+        systems = [run.trial.system for run in self._runs]
+        threads = [s.train.threads for of in systems for s in (of, of.clustered) if s is not None]
         return max([1, *threads, *([self._search.studies.threads] if self._search else [])])
 
     # ------------------------------------------------------------------------------------------- start
@@ -131,10 +155,7 @@ class Driver:
             extracts=self._worker_extracts,
             failed_extractions=frozenset(extractions),
         )
-        # Trials with one model per machine come last: their tasks begin with the first unit. After a model of
-        # all machines, a sweep would end with all tasks of a whole trial and no training beside the tasks.
-        in_order = sorted(queued, key=lambda run: run.trial.system.frontend.scope == "machine")
-        trials = {} if self._search else {run.index: run.trainable() for run in in_order}
+        trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
         return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
 
     def _warm_up(self) -> None:
@@ -193,6 +214,8 @@ class Driver:
                 run.phase = "training"
             case "waiting":
                 self._view.line(f"waiting for another process that trains {run.trial.name} {value}")
+            case "source":
+                self._view.source_epoch(value)
             case "epoch":
                 run.progress = value
                 unit, seconds, epochs = value["unit"], value["seconds"], value["epochs"]
@@ -223,6 +246,9 @@ class Driver:
 
         The machines of a trial that the search judges wait until the worker has computed the objective.
         """
+        if (event["system"], event["seed"]) != (run.trial.system_name, run.trial.seed):
+            self._sweep_run.record_of_source(event)
+            return
         self._sweep_run.record(run, event)
         if event["stage"] != ("extract" if self._worker_extracts else "train") or event["status"] != "done":
             return

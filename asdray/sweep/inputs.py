@@ -35,6 +35,16 @@ def paths(sweep: Sweep, places: Places) -> list[Path]:
     )
 
 
+def packs(sweep: Sweep) -> set[tuple[str, str]]:
+    """Split and channel of every pack of audio that a sweep reads, per machine."""
+    found: set[tuple[str, str]] = set()
+    for _, system in _systems(sweep):
+        if system.frontend.reads_audio:
+            more = ("supplemental",) if system.frontend.reads_supplemental else ()
+            found |= {(split, system.audio.channel) for split in ("train", "test", *more)}
+    return found
+
+
 def check_weights(sweep: Sweep, trials: Iterable[Trial], places: Places) -> None:
     """Compares names and shapes in weight files with the networks that are to read them, before any work.
 

@@ -1,7 +1,8 @@
 """Deletion of results: pruning of checkpoints and embeddings by ``keep`` of the sweep file, and ``--fresh``.
 
 The files of a trial are pruned when the trial has ended; ``top: k`` waits for the final leaderboard of the
-run. A file stays while a missing stage of the sweep is to read it, and while another process works beside it.
+run. A file stays while a missing stage of the sweep is to read it, pseudo-labels of another of its trials
+included, and while another process works beside it.
 It also stays if another sweep in the same results names the trial, and keeps the file by its own ``keep`` or
 has not finished the trial. The record of the stage lists a file as pruned before the file is deleted: if the
 process is killed in between, the next run deletes the file.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from asdray import store
 from asdray.config.sweep import Keep, Sweep, Top
 from asdray.config.trial import Trial
-from asdray.stages.steps import Step
+from asdray.stages.steps import Snapshot, Step
 from asdray.store import Places, SweepDir, TrialDir
 from asdray.sweep.events import forget
 from asdray.sweep.jobs import Job
@@ -118,13 +119,15 @@ def _outputs(trial: Trial, checkpoints: Sequence[str], folder: TrialDir) -> Iter
     for ckpt in checkpoints:
         for machine in trial.machines:
             names = tuple(folder.extract(ckpt, machine, split).name for split in ("train", "test"))
-            here, readers = folder.machine(ckpt, machine), (folder.umap(ckpt, machine),)
+            here, readers = folder.machine(ckpt, machine), (folder.umap(ckpt, machine), folder.clustering)
             yield _Output("extract", machine, ckpt, (machine,), here, names, readers)
     for unit in trial.units:
         for ckpt in dict.fromkeys((*checkpoints, "last")):
             here, names = folder.model(unit.name), (store.checkpoint_name(ckpt),)
             extracted = tuple(folder.machine(ckpt, machine) for machine in unit.machines)
-            yield _Output("train", unit.name, ckpt, unit.machines, here, names, extracted)
+            yield _Output(
+                "train", unit.name, ckpt, unit.machines, here, names, (*extracted, folder.clustering)
+            )
 
 
 class Pruner:
@@ -138,6 +141,13 @@ class Pruner:
         self.freed = 0
         self._sweep = sweep
         self._places = places
+        self._clustered_for: dict[tuple[str, str, int], list[Job]] = {}
+        """Trial (dcase, system, seed) -> trials of the sweep with clusters of its embeddings as classes."""
+
+    def admit(self, job: Job) -> None:
+        """Notes a trial of the sweep: the embeddings that are clustered for it stay until they are."""
+        if source := job.trial.clustered(job.trial.machines):
+            self._clustered_for.setdefault(_key(source), []).append(job)
 
     def prune_all(self, jobs: Sequence[Job], search: SearchRun | None) -> None:
         """Prunes every trial after a run, when the leaderboard is final.
@@ -167,7 +177,7 @@ class Pruner:
         if keep.everything:
             return True
         others = self._keeps_of_others(job.trial)
-        if others is None:
+        if others is None or self._is_to_be_clustered(job.trial):
             return False
         steps = job.steps(self._sweep, self._places)
         stages = {(s.stage, s.unit or s.machine, s.checkpoint): s for s in steps}
@@ -189,7 +199,7 @@ class Pruner:
 
     def _keeps_of_others(self, trial: Trial) -> list[Keep] | None:
         """``keep`` of the other sweeps that name the trial; None if one has not finished the trial."""
-        key = (trial.dcase, trial.system_name, trial.seed)
+        key = _key(trial)
         found = []
         for folder in store.sweep_dirs(self._places.results):
             if folder.name == self._sweep.name:
@@ -202,6 +212,19 @@ class Pruner:
                     return None
                 found.append(last_keep(folder))
         return found
+
+    def _is_to_be_clustered(self, trial: Trial) -> bool:
+        """True if a trial of the sweep lacks clusters of this trial's embeddings."""
+        for job in self._clustered_for.get(_key(trial), ()):
+            files, clustering = job.files(self._places), job.trial.system.frontend.clustering
+            for unit in job.trial.units:
+                source = files.clustered(unit.machines)
+                if source is None or clustering is None:
+                    continue
+                snapshot = Snapshot(source)
+                if not all(snapshot.cluster(machine, clustering).complete for machine in unit.machines):
+                    return True
+        return False
 
     def _prune_output(self, output: _Output, signature: str) -> bool:
         """Lists an output as pruned and deletes its files; False while a process works beside it."""
@@ -240,6 +263,10 @@ class Pruner:
         with contextlib.suppress(FileNotFoundError):
             self.freed += path.stat().st_size
             path.unlink()
+
+
+def _key(trial: Trial) -> tuple[str, str, int]:
+    return (trial.dcase, trial.system_name, trial.seed)
 
 
 def _keeps(

@@ -26,7 +26,6 @@ from typing import Any
 
 from asdray import provenance, store
 from asdray.audio.cache import pack_sizes
-from asdray.config.expand import channels_of
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import load_dataset, load_manifest
 from asdray.store import Places
@@ -209,10 +208,10 @@ def why_refused(address: str, error: Exception) -> str:
 def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[str, Any]:
     """The argument of `facts_of`: paths as text, readable without asdray."""
     wavs, packs = [], []
-    channels = channels_of(sweep, sweep.name)
+    wanted = inputs.packs(sweep)
     for dcase in sweep.years:
         dataset, machines = load_dataset(places.data, dcase), sweep.machines_of(dcase)
-        sizes = pack_sizes(places, dataset, machines, channels)
+        sizes = pack_sizes(places, dataset, machines, wanted)
         packs += [(str(path), key, size) for path, key, size in sizes]
         table = load_manifest(places.data, dcase).select(["machine", "original_path"]).to_pydict()
         one_clip = dict(zip(table["machine"], table["original_path"], strict=True))

@@ -234,6 +234,7 @@ class View:
         self._metrics: Metrics | None = None
         self._live: Live | None = None
         self._last = dict.fromkeys(INTERVALS, self._started)
+        self._last_of_source = -INTERVALS["line"]
 
     def begin(self, total: int, progress: Progress) -> None:
         """Shows ``progress`` from now on; ``total`` trials are asked for."""
@@ -279,6 +280,13 @@ class View:
         elif event["stage"] == "train" and not event["found"]:
             name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
             self.line(f"trained {name} in {event['seconds']:.1f} s")
+
+    def source_epoch(self, progress: Mapping[str, Any]) -> None:
+        """Prints a line a minute about the training of a system that is clustered for another one."""
+        if time.monotonic() - self._last_of_source >= INTERVALS["line"]:
+            self._last_of_source = time.monotonic()
+            epoch = f"epoch {progress['epoch']} of {progress['epochs']}"
+            self.line(f"training {progress['trial']}, whose embeddings are clustered: {epoch}")
 
     def trial_ended(self, run: TrialRun, word: str = "done", ok: bool = True) -> None:
         """Prints a line for a trial that ended; ``word`` is for a good end (``ok``)."""

@@ -21,9 +21,10 @@ from rich.text import Text
 
 from asdray import store
 from asdray.config.base import digest
+from asdray.config.clustering import Clustering
 from asdray.config.sweep import Need, Sweep
-from asdray.config.trial import NUMERICS
-from asdray.stages.steps import Step, train_signature
+from asdray.config.trial import NUMERICS, Unit
+from asdray.stages.steps import Snapshot, Step, TrialFiles, train_signature
 from asdray.store import Places, SweepDir
 from asdray.sweep import progress
 from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
@@ -313,6 +314,7 @@ def plan_lines(
         estimator.upcoming = upcoming_systems(studies)
         search_lines = outlook(studies)
     totals: Counter[str] = Counter()
+    sources: dict[tuple[str, ...], _Source] = {}
     threads = 1
     for job in jobs:
         planned = _Planned.of(job, sweep, places, failures, job.trial.name in stopped)
@@ -321,11 +323,45 @@ def plan_lines(
             totals += planned.counts()
             lines.append(f"{job.trial.name}: {planned.text()}")
             if planned.left.units and not planned.given_up:
+                sources |= _Source.each(job, planned.left.units, places)
                 threads = max(threads, job.trial.system.train.threads)
+    lines += [line for source in sources.values() for line in source.lines()]
     lines += [*_total_lines(totals), *search_lines]
     if totals["with_work"] or estimator.upcoming:
         lines.append(_estimate_line(estimator.estimate(), threads, sweep.resources.train))
     return lines
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A system whose embeddings of some machines are to be clustered before a training."""
+
+    files: TrialFiles
+    clustering: Clustering
+    machines: tuple[str, ...]
+
+    @classmethod
+    def each(cls, job: Job, units: Iterable[Unit], places: Places) -> dict[tuple[str, ...], _Source]:
+        """What is clustered before these trainings of a trial, by name of the source, clustering and unit."""
+        clustering = job.trial.system.frontend.clustering
+        found: dict[tuple[str, ...], _Source] = {}
+        for unit in units if clustering else ():
+            files = job.files(places).clustered(unit.machines)
+            if files and clustering:
+                key = files.trial.name, clustering.id, unit.name
+                found[key] = cls(files, clustering, unit.machines)
+        return found
+
+    def lines(self) -> list[str]:
+        """A line with the work that is missing; none without any."""
+        snapshot, trial = Snapshot(self.files), self.files.trial
+        left = [m for m in self.machines if not snapshot.cluster(m, self.clustering).complete]
+        lacking = [m for m in left if snapshot.extract(m, "last").status != "done"]
+        units = dict.fromkeys(map(trial.unit_of, lacking)) if trial.system.frontend.learns else ()
+        parts = [f"train {unit.name}" for unit in units if not snapshot.train(unit).complete]
+        parts += [f"extract {len(lacking)} machines"] if lacking else []
+        parts += [f"cluster {len(left)} machines"]
+        return [f"first, for pseudo-labels, {trial.name}: {', '.join(parts)}"] if left else []
 
 
 def _total_lines(totals: Mapping[str, int]) -> list[str]:

@@ -90,6 +90,7 @@ class SweepRun:
             write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
         run.refresh(steps, self.places)
+        self.pruner.admit(job)
         self._update_stopped_early(run)
         self.estimator.add_trial(run.index, job.trial, job.dataset, steps, asked)
         self.runs.append(run)
@@ -109,6 +110,11 @@ class SweepRun:
         self.log.add(event)
         run.stage_ended(event)
         self.progress.stage_ended(run, event)
+        self.view.stage_ended(event)
+
+    def record_of_source(self, event: Event) -> None:
+        """Logs and shows the end of a stage of a system that is clustered for the trial that is trained."""
+        self.log.add(event)
         self.view.stage_ended(event)
 
     def end_if_finished(self, run: TrialRun) -> None:

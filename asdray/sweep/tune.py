@@ -38,7 +38,7 @@ from asdray.sweep.events import Event, attempt, event_of, finished
 from asdray.sweep.study import Sample
 
 if TYPE_CHECKING:
-    from asdray.stages.clustered import Clustered
+    from asdray.stages.clustered import Made
 
 NICER = 5
 """Steps by which a training on the CPU lowers its own priority below that of tasks, which have niceness 10 in
@@ -55,7 +55,8 @@ TRAIN_LOSS = "train_loss"
 
 News = tuple[str, int, Any]
 """Kind, index of the trial in the sweep, value: ``start``, ``waiting`` (unit name), ``epoch`` (progress),
-``event``, ``judged`` (verdict), ``complete``, ``stopped`` (by a scheduler), ``error`` (reason), and at last
+``source`` (progress of the training of the system that is clustered, and its name), ``event``, ``judged``
+(verdict), ``complete``, ``stopped`` (by a scheduler), ``error`` (reason), and at last
 ``("end", -1, exception or None)``."""
 
 
@@ -168,9 +169,14 @@ class TrainingWorker:
         def trained() -> Outcome:
             files = TrialFiles.load(self._trial, options.places, unit.machines)
             for made in complete_clusters(
-                files, unit, options.checkpoints, device=options.device, again=rebuild
+                files,
+                unit,
+                options.checkpoints,
+                device=options.device,
+                again=rebuild,
+                on_epoch=self._on_epoch_of_source,
             ):
-                self._report({"events": [cluster_event(made)]})
+                self._report({"events": [source_event(made)]})
             return train(
                 files,
                 unit,
@@ -192,6 +198,11 @@ class TrainingWorker:
                 {"epoch": {**progress, "unit": unit}, EPOCHS_DONE: done, TRAIN_LOSS: progress["loss"]}
             )
 
+    def _on_epoch_of_source(self, source: Trial, progress: Mapping[str, Any]) -> None:
+        if time.monotonic() - self._last_report >= REPORT_SECONDS:
+            self._last_report = time.monotonic()
+            self._report({"source": {**progress, "trial": source.name}})
+
     def _extract(self, unit: Unit) -> None:
         from asdray.sweep.tasks import extract_machine
 
@@ -203,9 +214,13 @@ class TrainingWorker:
                 self._report({"events": [event]})
 
 
-def cluster_event(made: Clustered) -> Event:
-    """The event of a clustering, which belongs to the trial whose embeddings are clustered."""
-    event = event_of(made.trial, "cluster", machine=made.machine, checkpoint="last", backend=made.clustering)
+def source_event(made: Made) -> Event:
+    """The event of a stage for the clusters of a training; the trial is the one that is clustered."""
+    if made.stage == "train":
+        event = event_of(made.trial, "train", unit=made.of)
+    else:
+        at = {"machine": made.of, "checkpoint": "last", "backend": made.clustering}
+        event = event_of(made.trial, made.stage, **at)
     return finished(event, made.outcome.record, made.outcome.reused)
 
 
@@ -410,7 +425,7 @@ class _Listener(tune.Callback):
         index = trial.config["job"]
         for event in result.get("events") or ():
             self._news.put(("event", index, event))
-        for kind in ("judged", "waiting", "epoch"):
+        for kind in ("judged", "waiting", "source", "epoch"):
             if result.get(kind):
                 self._news.put((kind, index, result[kind]))
 
