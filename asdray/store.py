@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic_core import from_json
 
 from asdray import provenance
+from asdray.regular import open_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -307,7 +308,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
 
 
@@ -347,7 +348,7 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

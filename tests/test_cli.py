@@ -1,6 +1,7 @@
 """The command line: wrong input gives one message and exit code 2, a failure exit code 1."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -92,10 +93,54 @@ def test_synth_takes_the_longest_clips_that_systems_take(tmp_path):
         synthesise(tmp_path, DCASE, machines=("fan",), seconds=60.1)
 
 
-def test_a_reader_that_leaves_is_no_error():
-    command = f"unset PYTHONUNBUFFERED; {shlex.quote(sys.executable)} -m asdray recipes | true"
-    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert run.stderr == ""
+WORK = """
+import sys
+from asdray.cli import main
+from asdray.cli.screen import print_line
+from asdray.terminal import console
+from rich.table import Table
+
+def work(arguments):
+    for i in range(2000):
+        print_line(f"± é line {i}")
+    table = Table("a")
+    table.add_row("[/b] \\x1b[2J ±")
+    console().print(table)
+    open(sys.argv[1], "w").write("done")
+    sys.exit(int(sys.argv[2]))
+
+sys.modules["asdray.cli.main"]._run = work
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "told"),
+    [
+        (">&- 2>&- <&-", 1, ""),
+        ("2>&1 | head -1", 1, "± é line 0"),
+        (">/dev/full", 0, "error: standard output cannot be written (No space left on device)"),
+    ],
+)
+def test_the_work_ends_whatever_becomes_of_the_output(tmp_path, streams, code, told):
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(WORK)} {tmp_path}/file {code} {streams}; "
+    run = subprocess.run(
+        ["bash", "-c", f"{command}exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert (tmp_path / "file").read_text() == "done", run.stderr
+    assert (run.stdout + run.stderr).strip() == told
+    assert run.returncode == (1 if "full" in streams else code)
+
+
+def test_the_output_is_readable_where_only_ascii_is_known(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", WORK, tmp_path / "file", "0"], capture_output=True, check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    shown = run.stdout.decode("ascii")
+    assert "+- \\xe9 line 0\n" in shown
+    assert "[/b] \\x1b[2J +-" in shown, "no code for the terminal, no markup of ours"
+    assert run.stderr == b""
 
 
 def test_relative_recipe_of_a_run_is_that_of_the_working_directory(asdray, data, recipe, monkeypatch):

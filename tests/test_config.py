@@ -269,10 +269,54 @@ def test_yaml_faults_name_the_place():
         parse_yaml("a: [1", "f.yaml")
     with pytest.raises(ValueError, match="f.yaml is not valid YAML: a key must be a plain value"):
         parse_yaml("{[1]: 2}", "f.yaml")
-    with pytest.raises(ValueError, match="f.yaml is not valid YAML: month"):
-        parse_yaml("x: 2001-99-99", "f.yaml")
-    with pytest.raises(ValueError, match="f.yaml is not valid YAML"):
-        parse_yaml("x: !!bool maybe", "f.yaml")
+    for value in ("2001-99-99", "!!timestamp 1", "!!bool maybe", "!!int ''", "1" * 5000):
+        with pytest.raises(
+            ValueError, match=r"f.yaml is not valid YAML: '.* is no \w+ in .*, line 2, column 4"
+        ):
+            parse_yaml(f"y: 1\nx: {value}", "f.yaml")
+
+
+def nested(entry):
+    """Eight levels, each with nine aliases of the level before: 9^9 values, once written out."""
+    levels = [f"k0: &k0 {entry}"]
+    for i in range(8):
+        aliases = ", ".join([f"*k{i}"] * 9)
+        levels.append(f"k{i + 1}: &k{i + 1} " + (f"[{aliases}]" if entry == "x" else f"{{<<: [{aliases}]}}"))
+    return "\n".join(levels)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a:\n  " + "[" * 3000, "more than 50 levels of lists and mappings in .*, line 2"),
+        (nested("x"), "more than 100000 values, with every alias written out in .*, line 7"),
+        (nested("{a: 1}"), "more than 100000 values, with every alias written out in .*, line 6"),
+        ("a: 1\nb: &b [*b]", "[*]b stands inside of the value that it names in .*, line 2"),
+        ("a: &a 1\nb: [" + "*a, " * 1001 + "]", "more than 1000 aliases in .*, line 2"),
+        ("a: 1\nb: " + ":".join(["59"] * 10_000), "'59:59.* is no int in .*, line 2"),
+        ('a: 1\nb: "\\UFFFFFFFF"', "line 2: "),
+        ("#" * 2**21, "is too long: 2097152 characters, at most 1048576 are read"),
+    ],
+)  # fmt: skip
+def test_yaml_has_limits_on_depth_aliases_and_size(text, fault, tmp_path):
+    """Measured by hand without the limits: RecursionError, days, days, RecursionError, -, a minute, OverflowError."""
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match="f.yaml: has more than 1048576 bytes" if len(text) > 2**20 else f"f.yaml .*{fault}"
+    ):
+        read_yaml(path)
+    if len(text) > 2**20:
+        with pytest.raises(ValueError, match=f"--set {fault}"):
+            parse_yaml(text, "--set")
+
+
+def test_ordinary_yaml_is_within_the_limits():
+    deep = "[" * 49 + "1" + "]" * 49
+    shared = "base: &base {a: [1, 2], b: 1.0e-3}\nall: [" + "*base, " * 900 + "]"
+    assert parse_yaml(deep, "f") == eval(deep)
+    assert parse_yaml(shared, "f")["all"] == [{"a": [1, 2], "b": 1e-3}] * 900
+    assert parse_yaml("x: 1:30:00", "f") == {"x": 5400}
 
 
 def test_yaml_merge_keys():

@@ -18,6 +18,9 @@ MODULES = sorted((ROOT / "asdray").rglob("*.py"))
 # A package may import from packages with a smaller number, and from itself.
 LEVEL = {
     "dcase.years": 0,
+    "regular": 0,
+    "printable": 0,
+    "terminal": 1,
     "config": 1,
     "recipes": 1,
     "provenance": 1,

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -552,20 +553,24 @@ def test_systems_of_teams_are_found_and_have_distinct_names(tmp_path):
         (tmp_path / place / file).write_text("")
     (tmp_path / "teams" / "empty").mkdir()
     teams = tmp_path / "teams"
-    systems, empty = official.find_systems(teams)
+    systems, empty, faults = official.find_systems(teams)
+    assert faults == {}
     assert systems == {
         "a_one": teams / "a" / "one", "two": teams / "a" / "two", "b_one": teams / "b" / "one", "c": teams / "c"
     }  # fmt: skip
     assert empty == [teams / "empty"]
-    assert official.find_systems(teams / "a" / "one") == ({"one": teams / "a" / "one"}, [])
+    assert official.find_systems(teams / "a" / "one") == ({"one": teams / "a" / "one"}, [], {})
     with pytest.raises(ValueError, match="holds no submission"):
         official.find_systems(teams / "empty")
     with pytest.raises(ValueError, match="there is no folder"):
         official.find_systems(teams / "nope")
     (teams / "a_one").mkdir()
     (teams / "a_one" / file).write_text("")
-    with pytest.raises(ValueError, match="cannot be told apart"):
-        official.find_systems(teams)
+    systems, _, faults = official.find_systems(teams)
+    assert set(systems) == {"two", "b_one", "c"}, "the others go on"
+    alike = {str(teams / "a" / "one"), str(teams / "a_one")}
+    assert set(faults) == alike
+    assert all("2 systems cannot be told apart by the name a_one" in fault for fault in faults.values())
 
 
 @pytest.mark.parametrize("case", ["dcase2023"], indirect=True)
@@ -599,6 +604,54 @@ def test_a_faulty_system_is_listed_and_other_systems_are_scored(asdray, case, tm
     assert not (tmp_path / "none").exists()
     code, _, err = asdray("official", bad, "--dcase", "dcase2032", *where[2:])
     assert (code, "unknown DCASE year" in err) == (2, True)
+
+
+def test_hostile_systems_are_faulted_one_by_one_and_the_others_are_scored(asdray, tmp_path):
+    """A pipe, a long field, names that a spreadsheet or a terminal obeys or that are too long, no permission."""
+    case = Case("dcase2023", ("bandsaw",))
+    case.write_truth(tmp_path / "truth")
+    teams = tmp_path / "teams"
+    file = "anomaly_score_bandsaw_section_00_test.csv"
+    good = ("=cmd|x", "a\n\x1b[2Jb", "\udcff", "[bold] :x:", "<b>|`", "-1", "one")
+    bad = {
+        "pipe": "is a pipe, not a regular file", "long": "field larger than field limit", "loop": "Too many levels",
+        "n" * 220: "name is too long", "x.csv": "cannot be called like a table", "json": "is damaged",
+        "huge": "has more than 67108864 bytes", "shape": "", "arabic": "rows that are not a number, for example",
+    }  # fmt: skip
+    for name in (*good, *bad):
+        case.write_system(teams / name)
+    for name in ("pipe", "long", "loop", "huge"):
+        (teams / name / file).unlink()
+    os.mkfifo(teams / "pipe" / file)
+    (teams / "long" / file).write_text("section_00_0000.wav," + "1" * 200_000 + "\n")
+    (teams / "loop" / file).symlink_to(file)
+    with open(teams / "huge" / file, "w") as sparse:
+        sparse.truncate(2**40)
+    (teams / "json" / "submission.json").write_text("[" * 100_000)
+    (teams / "shape" / "submission.json").write_text('{"dataset": [1]}')
+    os.mkfifo(teams / "one" / "submission.json")
+    text = (teams / "arabic" / file).read_text()
+    (teams / "arabic" / file).write_text(text.replace(",0.1\n", ",\u0660.1\n"))
+    out = tmp_path / "out"
+    code, shown, err = asdray(
+        "official", teams, "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth", "--out", out
+    )
+    del bad["shape"]
+    assert code == 1
+    assert f"{len(bad)} of {len(good) + len(bad) + 1} systems could not be scored" in err
+    for name, fault in bad.items():
+        assert any(line.startswith(f"{teams / name}") for line in err.splitlines()), (name, err)
+        assert fault in err, (name, err)
+    assert not any(c in shown + err for c in "\x1b\udcff")
+    rows = rows_of(out / "teams_official_score.csv")
+    assert [row[0] for row in rows[1:]] == [
+        "-1", "<b>|`", "'=cmd|x", "[bold] :x:", "a\\n\\x1b[2Jb", "one", "shape", "\\udcff"
+    ]  # fmt: skip
+    assert "[bold] :x:" in shown
+    assert {path.name for path in out.glob("*_result.csv")} == {
+        f"{n}_result.csv"
+        for n in ("-1", "<b>|`", "=cmd|x", "[bold] :x:", "a\\n\\x1b[2Jb", "one", "shape", "\\udcff")
+    }
 
 
 def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):

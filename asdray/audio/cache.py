@@ -49,6 +49,7 @@ from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SUBSETS, get_year
+from asdray.regular import check_regular
 
 PACK_FORMAT = 1
 _THREADS = 4
@@ -331,6 +332,7 @@ def read_clip(path: Path, out: np.ndarray) -> str | None:
     import soundfile
 
     try:
+        check_regular(path)
         with soundfile.SoundFile(path) as file:
             if file.channels != out.shape[1]:
                 return f"{path}: has {file.channels} channels, {out.shape[1]} when it was formatted"

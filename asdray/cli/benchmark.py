@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asdray.cli.options import DATA, RESULTS, Address, Data, Dcase, NoDashboard, Quiet, Results, Set
-from asdray.cli.screen import print_lines
+from asdray.cli.screen import print_line, print_lines
 from asdray.cli.sweep import print_result
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def benchmark(
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs])
     print_lines(plan_lines(sweep, jobs, places))
     if not synthetic and _lacks_published(sweep, jobs, dcase):
-        print(
+        print_line(
             f"no result published for {dcase} will stand beside ours: none of these systems is, with its "
             "options, backends, last checkpoint and all machines, exactly one that was published"
         )
@@ -160,4 +160,4 @@ def _synthesise(sweep: Sweep, dcase: str, places: Places) -> None:
     made = synthesise(places.data, dcase, machines=machines, train=TRAIN, test=TEST, seconds=SECONDS, seed=0)
     # The recipes of a benchmark may ask for the attributes of all test clips.
     format_dataset(places.data, dcase, labels="asdkit")
-    print(f"synthetic data of {dcase}, {len(machines)} machines: {made.folder}")
+    print_line(f"synthetic data of {dcase}, {len(machines)} machines: {made.folder}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from asdray.cli.options import DATA, RESULTS, Cache, Data, Dcase, Machines, Results
-from asdray.cli.screen import DownloadView, console, print_lines, progress
+from asdray.cli.screen import DownloadView, print_line, print_lines, progress
+from asdray.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +68,7 @@ def synth(
         seed=seed,
     )
     verb = "made" if made.created else "found"
-    print(f"{verb} {sum(made.counts.values())} synthetic clips of {dcase} in {made.folder}")
+    print_line(f"{verb} {sum(made.counts.values())} synthetic clips of {dcase} in {made.folder}")
 
 
 @app.command()
@@ -181,13 +182,13 @@ def _print_format(report: FormatReport, dcase: str, folder: Path) -> None:
     grid = audit.table(report.audit)
     grid.title = f"{dcase} ({report.dataset.kind})"
     console().print(grid)
-    print(
+    print_line(
         f"{report.n_clips} clips in {folder}: {report.made} links made, "
         f"{report.kept} kept, {report.removed} stale ones removed"
     )
     print_lines(report.notes)
     for machine, n in report.unlabelled.items():
-        print(f"{machine}: {n} test clips without a label; they are scored but not evaluated")
+        print_line(f"{machine}: {n} test clips without a label; they are scored but not evaluated")
     for line in audit.summary(report.audit):
         console().print(line, style="red" if report.audit.missing else None, soft_wrap=True, markup=False)
 
@@ -236,7 +237,7 @@ def doctor(
     for finding in findings:
         _print_finding(finding)
         bad += finding.is_bad
-    print(f"{bad} thing{'s' * (bad != 1)} wrong or missing" if bad else "nothing is wrong")
+    print_line(f"{bad} thing{'s' * (bad != 1)} wrong or missing" if bad else "nothing is wrong")
     if bad:
         sys.exit(1)
 

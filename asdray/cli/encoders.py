@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from asdray.cli.options import DATA, Data
-from asdray.cli.screen import DownloadView, console
+from asdray.cli.screen import DownloadView, print_line
 from asdray.config.weights import KNOWN_WEIGHTS, WHEEL_MEMBER, KnownWeights, how_to_get, known_weights
+from asdray.terminal import console
 
 app = typer.Typer()
 _encoders = typer.Typer(help="List the weight files of pretrained encoders, and get them.")
@@ -54,7 +55,7 @@ def fetch(
     known = known_weights(name)
     path = file_of(data, known)
     if state_of(known, path) == "yes":
-        print(f"{path} is there")
+        print_line(f"{path} is there")
         return
     if base_url is None and not known.can_be_fetched:
         raise ValueError(f"{known.name}: {how_to_get(known)}; its place is {path}")
@@ -64,7 +65,7 @@ def fetch(
     else:
         _from_server(known, path, f"{base_url.rstrip('/')}/{known.file}" if base_url else known.url)
     checked = "size and hash are right" if known.sha256 else "no hash is on record, so nothing was verified"
-    print(f"{path}: {known.licence}, {checked}")
+    print_line(f"{path}: {known.licence}, {checked}")
 
 
 def file_of(data: Path, known: KnownWeights) -> Path:

@@ -5,7 +5,6 @@ A command imports other packages only when it runs: ``--help`` and ``recipes`` s
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -14,8 +13,9 @@ import typer
 
 from asdray.cli import benchmark, data, encoders, scoring, sweep, trial
 from asdray.cli.options import Plugins
-from asdray.cli.screen import print_lines
+from asdray.cli.screen import print_line, print_lines
 from asdray.sweep.stop import sigterm_as_ctrl_c
+from asdray.terminal import outliving_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,24 +48,29 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         main(["recipes"])  # the same as `asdray recipes` in a shell
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    with outliving_streams() as lost:
+        code = _exit_code(arguments)
+    with outliving_streams():
+        print_lines((f"error: {line}" for line in lost), sys.stderr)
+    sys.exit(code or (1 if lost else 0))
+
+
+def _exit_code(arguments: list[str]) -> int | str:
+    """Runs a command; prints its error, if any."""
     try:
         _run(arguments)
     except SystemExit as error:
         if error.code != _CTRL_C:
-            raise
-        print(f"stopped; to go on: asdray {shlex.join(arguments)}", file=sys.stderr)
-        sys.exit(75)
-    except BrokenPipeError:
-        # The reader of the output, such as `head`, has closed the pipe: the buffered rest is discarded.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+            return error.code or 0
+        print_line(f"stopped; to go on: asdray {shlex.join(arguments)}", sys.stderr)
+        return 75
     except (OSError, ValueError) as error:
         fault = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             fault = f"{error.filename}: {error.strerror}"
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+        print_line(f"error: {fault}", sys.stderr)
+        return 2
+    return 0
 
 
 def _run(arguments: list[str]) -> None:
@@ -79,8 +84,6 @@ def _run(arguments: list[str]) -> None:
         if found := plugin_error(error):
             raise found from error
         raise
-    finally:
-        sys.stdout.flush()
 
 
 @app.command()
@@ -101,4 +104,4 @@ def recipes(plugin: Plugins = None) -> None:
             for name, cls in union.added.items()
             if cls.plugin == own
         ]
-        print(f"{own.path} adds: {', '.join(added)}")
+        print_line(f"{own.path} adds: {', '.join(added)}")

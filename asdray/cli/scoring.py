@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from asdray.cli.options import DATA, RESULTS, Backend, Data, Last, Plugins, Results, TrialFolder
-from asdray.cli.screen import console, print_lines
+from asdray.cli.screen import print_line, print_lines
+from asdray.printable import printable
+from asdray.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +62,7 @@ def official(
     if compat and (draws, seed) != (None, None):
         raise ValueError("--compat takes no --draws and no --seed: the official evaluator draws nothing")
     drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
-    systems, empty = evaluation.find_systems(folder)
+    systems, empty, unfit = evaluation.find_systems(folder)
     truth = load_ground_truth(ground_truth, dcase)
     reference = evaluation.reference(truth, evaluation.kind_of_truth(truth))
     options = {"compat": compat, "partial": partial, "draws": drawn[0], "seed": drawn[1]}
@@ -67,11 +70,11 @@ def official(
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = evaluation.write(results, target, reference, compat=compat)
     _print_results(results, reference, compat, partial)
-    print_lines(f"ignored: {path} holds no submission" for path in empty)
+    print_lines(f"ignored: {printable(str(path))} holds no submission" for path in empty)
     print_lines(f"ignored in {r.name}: {', '.join(r.ignored)}" for r in results if r.ignored)
-    print(f"{len(paths)} tables are in {target}")
-    if faults:
-        _print_faults(faults, len(systems), target)
+    print_line(f"{len(paths)} tables are in {target}")
+    if faults := {**unfit, **faults}:
+        _print_faults(faults, len(systems) + len(unfit), target)
         sys.exit(1)
 
 
@@ -80,7 +83,7 @@ def _print_faults(faults: dict[str, str], systems: int, target: Path) -> None:
     lines = [f"{len(faults)} of {systems} systems could not be scored:"]
     for name, fault in faults.items():
         old = target / f"{name}_result.csv"
-        lines += [fault, *([f"  {old} is of an earlier run"] if old.exists() else [])]
+        lines += [fault, *([f"  {old} is of an earlier run"] if os.path.exists(old) else [])]
     print_lines(lines, sys.stderr)
 
 
@@ -103,22 +106,22 @@ def _print_results(
         console().print(_machine_table(results[0], year))
     console().print(_system_table(results, reference, compat, partial_score))
     if compat and year.score_rule == "both_domains":
-        print("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
+        print_line("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
     elif not compat:
         drawn = next((r.interval for r in results if r.interval), None)
         how = f", {drawn.draws} draws, seed {drawn.seed}" if drawn else ""
-        print(
+        print_line(
             "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, "
             f"label{how}"
         )
     if reference.dataset == "synthetic":
-        print(SYNTHETIC)
+        print_line(SYNTHETIC)
     if lacking:
-        print(f"the ground truth of {year.name} lacks {', '.join(lacking)}")
+        print_line(f"the ground truth of {year.name} lacks {', '.join(lacking)}")
         if partial_score:
-            print("partial: the score is over what there is, and not the official score of the year")
+            print_line("partial: the score is over what there is, and not the official score of the year")
         else:
-            print("so there is no official score; --partial gives one over what there is")
+            print_line("so there is no official score; --partial gives one over what there is")
 
 
 def _table(title: str, first: str, columns: Sequence[str], year: Year) -> Table:
@@ -208,13 +211,15 @@ def submit(
     made = write(files, ckpt, one, out.expanduser().absolute(), subset=subset, quantile=quantile)
     for machine, found in made.thresholds.items():
         instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
-        print(f"{machine:<20} threshold {found.value:.6g}{instead}")
-    print(f"{len(made.files)} files of {made.clips} {subset} clips, and {RECORD}, are in {out}")
-    print("checked: every clip of the manifest is there once, with a number that `asdray official` reads")
+        print_line(f"{machine:<20} threshold {found.value:.6g}{instead}")
+    print_line(f"{len(made.files)} files of {made.clips} {subset} clips, and {RECORD}, are in {out}")
+    print_line(
+        "checked: every clip of the manifest is there once, with a number that `asdray official` reads"
+    )
     if made.dataset == "synthetic":
-        print("Dataset: synthetic. These scores are of no recording that the challenge knows.")
+        print_line("Dataset: synthetic. These scores are of no recording that the challenge knows.")
     if made.absent:
-        print(f"no complete submission: the trial has no {', '.join(made.absent)}")
+        print_line(f"no complete submission: the trial has no {', '.join(made.absent)}")
 
 
 def _one_backend(trial: Trial, text: str) -> backends.Backend:
@@ -267,8 +272,10 @@ def compare(
         (a, b), places.results, places.data, backends=(backend, backend_b), ckpt=ckpt, draws=draws, seed=seed
     )
     console().print(rich_table(comparison))
-    print(f"interval, p: paired bootstrap over test clips and seeds, {draws} draws; A > B: its share of them")
+    print_line(
+        f"interval, p: paired bootstrap over test clips and seeds, {draws} draws; A > B: its share of them"
+    )
     print_lines(comparison.notes)
     if out:
         write_csv(frame(comparison), out.expanduser().absolute(), comparison.dataset)
-        print(f"the table is in {out}")
+        print_line(f"the table is in {out}")

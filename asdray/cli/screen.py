@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from asdray.printable import printable_lines
+from asdray.terminal import console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -16,20 +19,15 @@ if TYPE_CHECKING:
     from asdray.dcase.scan import Progress
 
 
+def print_line(text: str, to: TextIO | None = None, flush: bool = False) -> None:
+    """Prints a plain line, as long as it is, to standard output or another stream; see `printable_lines`."""
+    print(printable_lines(text), file=to, flush=flush)
+
+
 def print_lines(lines: Iterable[str], to: TextIO | None = None) -> None:
-    """Prints plain lines, as long as they are, to standard output or another stream."""
+    """Prints plain lines."""
     for line in lines:
-        print(line, file=to)
-
-
-def console() -> Console:
-    """A console for tables and coloured lines: 200 columns wide where the output is no terminal.
-
-    Rich would guess 80 columns for a pipe, and would then cut columns off a leaderboard.
-    """
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+        print_line(line, to)
 
 
 @contextlib.contextmanager
@@ -46,12 +44,11 @@ def progress(task: str, plain: bool = False) -> Iterator[Progress | None]:
     if not sys.stderr.isatty():
         yield _TenthPrinter(task) if plain else None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=console(sys.stderr, width=None), transient=True) as bar:
         row = bar.add_task(task, total=None)
         yield lambda done, total: bar.update(row, completed=done, total=total)
 
@@ -65,7 +62,7 @@ class _TenthPrinter:
     def __call__(self, done: int, total: int) -> None:
         if 10 * done // total > self._tenths:
             self._tenths = 10 * done // total
-            print(f"{self._task}: {done} of {total}", file=sys.stderr, flush=True)
+            print_line(f"{self._task}: {done} of {total}", sys.stderr, flush=True)
 
 
 class DownloadView:

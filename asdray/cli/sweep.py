@@ -23,7 +23,8 @@ from asdray.cli.options import (
     Results,
     Set,
 )
-from asdray.cli.screen import console, print_lines
+from asdray.cli.screen import print_line, print_lines
+from asdray.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +111,7 @@ def sweep(
         print_lines(plan_lines(plan, jobs, places, asked, retry_failed))
         return
     if seconds is None and not quiet and (hint := stop.slurm_hint(os.environ)):
-        print(hint)
+        print_line(hint)
     from asdray.sweep.run import RunOptions, run_sweep
 
     options = RunOptions(
@@ -133,11 +134,11 @@ def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool,
 
     found = results_of(plan, jobs, places)
     if not found.folders and not plan.search.samples:
-        print("--fresh: there are no results of these trials yet")
+        print_line("--fresh: there are no results of these trials yet")
         return
     print_lines(found.lines())
     if plan.search.samples:
-        print("and its study: the search starts over")
+        print_line("and its study: the search starts over")
     if dry_run:
         return
     if not yes:
@@ -164,22 +165,22 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
 
     print_board(result.board, result.folder.name)
     asked = f", {result.trials - left_out} asked for" if left_out else ""
-    print(f"sweep {plan.name}: {result.trials} trials{asked}")
+    print_line(f"sweep {plan.name}: {result.trials} trials{asked}")
     print_lines(summary_lines(result.counts, result.failures))
-    print(f"everything is in {result.folder}")
+    print_line(f"everything is in {result.folder}")
     if result.stopped:
-        print(f"stopped; to go on: asdray {shlex.join(command)}", file=sys.stderr)
+        print_line(f"stopped; to go on: asdray {shlex.join(command)}", to=sys.stderr)
         sys.exit(75)
     for events, title in (
         (result.failures, f"{len(result.failures)} stages failed:"),
         (result.failed_before, "failed before; --retry-failed tries again:"),
     ):
         if events:
-            print(title, file=sys.stderr)
+            print_line(title, to=sys.stderr)
         for event in events:
-            print(f"  {failure_line(event)}", file=sys.stderr)
+            print_line(f"  {failure_line(event)}", to=sys.stderr)
     if result.unfinished:
-        print(f"not complete: {', '.join(result.unfinished)}", file=sys.stderr)
+        print_line(f"not complete: {', '.join(result.unfinished)}", to=sys.stderr)
     if result.failures or result.unfinished:
         sys.exit(1)
 

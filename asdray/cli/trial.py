@@ -29,6 +29,7 @@ from asdray.cli.options import (
     Set,
     TrialFolder,
 )
+from asdray.cli.screen import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -160,7 +161,7 @@ class _Stages:
         from asdray.stages.train import TrainingDiverged, train
 
         def wait() -> None:
-            print(f"  waiting for another process that trains {unit.name}", flush=True)
+            print_line(f"  waiting for another process that trains {unit.name}", flush=True)
 
         options = {"checkpoints": self.checkpoints, "rebuild": rebuild, "device": self.device}
         calls = {"on_epoch": _print_epoch, "on_wait": wait}
@@ -173,7 +174,7 @@ class _Stages:
                 self._print(f"{made.stage} {made.of} {made.trial.system_name}", made.outcome)
             self._run(f"train {unit.name}", train, unit.machines, unit, **options, **calls)
         except TrainingDiverged as error:
-            print(f"failed: {error}", file=sys.stderr)
+            print_line(f"failed: {error}", to=sys.stderr)
             raise typer.Exit(1) from None
 
     def extract(self, machine: str, ckpt: str, rebuild: bool = True) -> None:
@@ -222,11 +223,11 @@ class _Stages:
 
     def _print(self, label: str, outcome: Outcome) -> None:
         duration = "already done" if outcome.reused else f"{outcome.record.seconds:.1f} s"
-        print(f"{label:<40} {duration}", flush=True)
+        print_line(f"{label:<40} {duration}", flush=True)
 
 
 def _print_epoch(news: Mapping[str, Any]) -> None:
-    print(
+    print_line(
         f"  epoch {news['epoch']}/{news['epochs']}  loss {news['loss']:.4f}  {news['per_second']:.0f}/s",
         flush=True,
     )
@@ -279,7 +280,7 @@ def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) ->
 
     for copy in description.plugins:
         if copy.path not in loaded and has_changed(copy.path, copy.sha256):
-            print(f"{copy.path} has changed since: the trial goes on with its own copy", file=sys.stderr)
+            print_line(f"{copy.path} has changed since: the trial goes on with its own copy", to=sys.stderr)
 
 
 @app.command()
@@ -405,8 +406,8 @@ def _print_trial_tables(folder: Path) -> None:
 
 def _print_tables(folder: Path, paths: Sequence[Path]) -> None:
     for path in paths:
-        print(f"\n{path.relative_to(folder)}")
-        print(path.read_text(encoding="utf-8").rstrip())
+        print_line(f"\n{path.relative_to(folder)}")
+        print_line(path.read_text(encoding="utf-8").rstrip())
 
 
 def _one_thread_for_blas() -> None:

@@ -24,12 +24,52 @@ from pydantic import BaseModel, ValidationError
 from asdray.config.base import Config, Extensible, Member
 from asdray.config.plugin import read_errors
 from asdray.dcase.years import nearest
+from asdray.printable import quoted
+from asdray.regular import read_text
 
 C = TypeVar("C", bound=Config)
 
 
+LARGEST, DEEPEST, MOST_ALIASES, MOST_VALUES = 2**20, 50, 1000, 100_000
+"""Limits of a YAML text: characters, levels, aliases (``*name``), and values with every alias written out."""
+
+LONGEST_NUMBER = 400
+"""Characters of a number in YAML; the longest double has 309 digits before the point."""
+
+_TAGS = "tag:yaml.org,2002:"
+_NUMBERS = (f"{_TAGS}int", f"{_TAGS}float")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML with ``1e-3`` as a number, and errors for keys that are repeated or are not plain values."""
+    """YAML with ``1e-3`` as a number, limits, and errors for keys that are repeated or are not plain values.
+
+    Every error names the line: without limits, 600 characters of aliases of aliases become 10^9 values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._aliases = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self._aliases += 1
+            if self._aliases > MOST_ALIASES:
+                raise _error(f"more than {MOST_ALIASES} aliases", event)
+            named = super().compose_node(parent, index)
+            if id(named) not in self._sizes:  # the node is not complete
+                raise _error(f"*{event.anchor} stands inside of the value that it names", event)
+            return named
+        if self._depth == DEEPEST:
+            raise _error(f"more than {DEEPEST} levels of lists and mappings", event)
+        self._depth += 1
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in _parts(node))
+        if size > MOST_VALUES:
+            raise _error(f"more than {MOST_VALUES} values, with every alias written out", event)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Checked before merge keys (`<<: *base`) add keys, which may well repeat others.
@@ -39,35 +79,61 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _error("a key must be a plain value, not a list or a mapping", key)
             if (key.tag, key.value) in seen:
-                raise _error(f"the key {key.value!r} stands twice", key)
+                raise _error(f"the key {quoted(key.value)} stands twice", key)
             seen.add((key.tag, key.value))
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:  # 1:1:1:... takes quadratic time
+                raise ValueError
+            return super().construct_object(node, deep)
+        # PyYAML's functions raise these for a value that its tag does not fit, such as the date 2001-99-99.
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+            value = quoted(node.value) if isinstance(node, yaml.ScalarNode) else "the value"
+            raise _error(f"{value} is no {node.tag.removeprefix(_TAGS)}", node) from None
 
-def _error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    """The error of a node or event."""
+    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAGS}float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; raises ValueError for invalid YAML, with ``where`` and the line."""
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: invalid YAML, or a text beyond the limits; with ``where`` and the line.
+    """
+    if len(text) > LARGEST:
+        raise ValueError(f"{where} is too long: {len(text)} characters, at most {LARGEST} are read")
+    loader = None
     try:
-        return yaml.load(text, Loader=_Loader)
-    # PyYAML raises ValueError or LookupError for an impossible date (2001-99-99) and a wrong tag.
-    except (yaml.YAMLError, ValueError, LookupError) as error:
-        raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        loader = _Loader(text)
+        return loader.get_single_data()
+    # PyYAML's scanner raises OverflowError for the character "\UFFFFFFFF".
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        line = "" if loader is None or isinstance(error, yaml.YAMLError) else f"line {loader.line + 1}: "
+        raise ValueError(f"{where} is not valid YAML: {line}{' '.join(str(error).split())}") from None
 
 
 def read_yaml(path: Path) -> Any:
     """The value of a YAML file; raises ValueError for a missing or unreadable file, or invalid YAML."""
     with read_errors(path):
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST)
     return parse_yaml(text, str(path))
 
 

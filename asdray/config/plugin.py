@@ -61,6 +61,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from asdray.regular import read_bytes
+
 MAX_MIB = 8
 """Largest plugin folder, in MiB: its content is part of every trial that Ray sends to a worker."""
 
@@ -187,7 +189,7 @@ def read_plugin(path: Path) -> Plugin:
     path = path.expanduser().absolute()
     main = path / "__init__.py" if path.is_dir() else path
     with read_errors(main, "plugin"):
-        text = main.read_bytes().decode("utf-8")
+        text = read_bytes(main, MAX_MIB * 2**20).decode("utf-8")
         return Plugin(str(path), text, None if main == path else _others(path))
 
 
@@ -217,7 +219,7 @@ def _others(folder: Path) -> tuple[tuple[str, bytes], ...]:
             f"the plugin {folder} has {mib:.0f} MiB, but at most {MAX_MIB} travel to every worker and are "
             "copied beside every trial: move large files out of the folder"
         )
-    return tuple((name, found[name].read_bytes()) for name in sorted(found))
+    return tuple((name, read_bytes(found[name])) for name in sorted(found))
 
 
 def has_changed(path: str, sha256: str) -> bool:

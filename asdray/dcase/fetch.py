@@ -36,6 +36,7 @@ from urllib3.util import Retry
 import asdray
 from asdray import store
 from asdray.dcase.records import PARTIAL
+from asdray.regular import open_regular
 
 BLOCK = 1 << 16
 """Bytes per read."""
@@ -325,5 +326,5 @@ def _fault(path: Path, size: int | None, checksum: str | None) -> str:
 def digest_of(path: Path, like: str) -> str:
     """The checksum of a file, of the same kind as ``like`` (``md5:...``, ``sha256:...``)."""
     kind = like.partition(":")[0]
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"

@@ -36,6 +36,7 @@ from asdray.dcase.names import is_clutter
 from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
 from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
 from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Year, get_year, nearest
+from asdray.regular import open_regular
 
 Progress = Callable[[int, int], None]
 """Progress callback: (items done, items in all), called from the calling thread."""
@@ -107,7 +108,7 @@ def read_header(path: str | Path) -> WavInfo:
             says. The message begins with the path.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path, buffered=False) as file:
             fd = file.fileno()
             stat = os.fstat(fd)
             form = _parse_header(fd, os.pread(fd, _BLOCK, 0), stat.st_size)

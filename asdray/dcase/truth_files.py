@@ -31,7 +31,6 @@ Kota-Dohi/dcase2022_evaluator, nttcslab/dcase2023_task2_evaluator and its succes
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from pathlib import Path, PurePosixPath
 from asdray.dcase.manifest import unreadable
 from asdray.dcase.names import ClipName, build_name, is_clutter, is_hidden, parse_name
 from asdray.dcase.years import SUBSETS, Year, check_machines, get_year
+from asdray.regular import read_rows
 
 EVALUATOR = "evaluator"
 CORRESPONDENCE = "correspondence"
@@ -279,19 +279,17 @@ def _at(path: Path) -> Iterator[None]:
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(``<file>, line <n>``, fields) of every row that is not blank."""
-    is_empty = True
     try:
-        reader = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
-        for fields in reader:
-            if any(f.strip() for f in fields):
-                is_empty = False
-                yield f"{path}, line {reader.line_num}", [f.strip() for f in fields]
-    except (UnicodeDecodeError, csv.Error):
+        rows = read_rows(path)
+    except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file in UTF-8: fetch it again") from None
     except OSError as error:
         raise ValueError(unreadable(error)) from None
-    if is_empty:
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}: fetch it again") from None
+    if not rows:
         raise ValueError(f"{path} is empty: fetch it again")
+    yield from ((f"{path}, line {number}", [f.strip() for f in row]) for number, row in rows)
 
 
 # ------------------------------------------------------------------------------------------------ folders

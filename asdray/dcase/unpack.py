@@ -43,6 +43,7 @@ from asdray.dcase.fetch import Stopped, digest_of
 from asdray.dcase.manifest import SYNTHETIC_MARKS, hint
 from asdray.dcase.records import Zip, holds_something, remove_empty_folders, zips
 from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
+from asdray.regular import open_regular
 
 RATIO = 100
 """Limit of unpacked bytes per byte of the zip: recordings have 1 to 3, digital silence up to 1000."""
@@ -92,7 +93,7 @@ def unpack(
     """
     temporary = raw / f".tmp-{path.stem}"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = _checked(archive, path, machine)
             _check_space(entries, raw, path)
             shutil.rmtree(temporary, ignore_errors=True)  # an interrupted call's

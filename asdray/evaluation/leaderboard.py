@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from rich.table import Table
+from rich.text import Text
 
 from asdray import store
 from asdray.config.sweep import MEANS, averaged, check_rank_by
@@ -39,6 +40,7 @@ from asdray.evaluation.tables import (
     system_labels,
     write_csv,
 )
+from asdray.printable import printable
 
 ID_COLUMNS = (
     "rank", "system", "recipe", "options", "backend", "backend_id", "checkpoint", "origin", "source",
@@ -346,7 +348,7 @@ def _grid(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left
     for name in header:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for cells in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in cells))  # `[1]` would be markup
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # as a text, `[1]` would be markup
     return table
 
 
@@ -367,8 +369,13 @@ def markdown_table(
         left: number of leading columns that are aligned left, except the columns named in ``right``.
     """
     align = ["---:" if i >= left or name in right else "---" for i, name in enumerate(header)]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    escaped = [[_in_markdown(cell) for cell in row] for row in (header, *rows)]
     return [f"| {' | '.join(cells)} |" for cells in (escaped[0], align, *escaped[1:])]
+
+
+def _in_markdown(cell: str) -> str:
+    """The text of a cell, without HTML and without the end of a cell or line."""
+    return printable(cell).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 # ------------------------------------------------------------------------------------------------ LaTeX
@@ -385,7 +392,7 @@ def tex(text: str) -> str:
     >>> tex("s_auc, 5 %")
     's\\_auc, 5 \\%'
     """
-    return "".join(_TEX.get(c, c) for c in text)
+    return "".join(_TEX.get(c, c) for c in printable(text))
 
 
 def latex(board: Leaderboard) -> str:
@@ -410,7 +417,7 @@ def latex(board: Leaderboard) -> str:
     width = len(names) + len(scores)
     return "\n".join(
         [
-            *(f"% {note}" for note in all_notes),
+            *(f"% {printable(note)}" for note in all_notes),
             r"% \usepackage{booktabs}",
             rf"\begin{{tabular}}{{r{'l' * (len(names) - 1)}{'r' * len(scores)}}}",
             r"\toprule",

@@ -5,7 +5,7 @@ in a table); clips outside the ground truth are an error, other files in the fol
 
     truth = load_ground_truth(Path("ground_truth"), "dcase2023")
     against = reference(truth, kind_of_truth(truth))
-    systems, _ = find_systems(Path("submissions"))
+    systems, _, _ = find_systems(Path("submissions"))
     results = [evaluate(name, folder, against) for name, folder in systems.items()]
     write(results, Path("submissions_result"), against, compat=False)
 
@@ -33,6 +33,7 @@ differs, numbers agree to 1e-12.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -43,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdray import store
-from asdray.dcase.manifest import SYNTHETIC_MARKS
+from asdray.dcase.manifest import SYNTHETIC_MARKS, unreadable
 from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
@@ -55,6 +56,10 @@ from asdray.evaluation.bootstrap import (
     official_interval,
 )
 from asdray.evaluation.submission import Key, Part, Submission, csv_text
+from asdray.printable import printable
+
+LONGEST_NAME = 200
+"""Bytes of a system's name: a file system takes 255, with ``_result.csv`` and marks of temporary files."""
 
 
 @dataclass(frozen=True)
@@ -183,38 +188,69 @@ def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
     return Reference(year, tuple(sections), parts, labelled, dataset)
 
 
-def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path], dict[str, str]]:
     """All systems in ``folder``: the folder itself, or subfolders one or two levels down.
 
     A system has the name of its folder, or ``<team>_<system>`` if two teams have systems of the same name.
 
     Returns:
-        Name -> folder of every system, sorted by folder, and the subfolders without a submission.
+        Name -> folder of every system, sorted by folder; the subfolders without a submission; and path ->
+        fault of the folders that cannot be read or have no name for tables.
 
     Raises:
         ValueError: no system.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
-    if _is_system(folder):
-        return {folder.absolute().name: folder}, []
     found: list[Path] = []
     empty: list[Path] = []
-    for child in _subfolders(folder):
-        below = [child] if _is_system(child) else [p for p in _subfolders(child) if _is_system(p)]
+    faults: dict[str, str] = {}
+    if _is_system(folder):
+        found = [folder]
+    for child in _subfolders(folder) if not found else ():
+        try:
+            below = [child] if _is_system(child) else [p for p in _subfolders(child) if _is_system(p)]
+        except OSError as error:
+            faults[str(child)] = printable(unreadable(error))
+            continue
         found += below
         if not below:
             empty.append(child)
-    if not found:
+    systems: dict[str, Path] = {}
+    for name, paths in _named(found).items():
+        if fault := _name_fault(name, paths):
+            faults |= {str(path): f"{printable(str(path))}: {fault}" for path in paths}
+        else:
+            systems[name] = paths[0]
+    if not systems:
         raise ValueError(
-            f"{folder} holds no submission: expected anomaly_score_*.csv in it, in <system>/ or in "
+            "\n".join(faults.values())
+            or f"{folder} holds no submission: expected anomaly_score_*.csv in it, in <system>/ or in "
             "<team>/<system>/ below it"
         )
-    names = [path.name for path in found]
-    called = {p.name if names.count(p.name) == 1 else f"{p.parent.name}_{p.name}": p for p in found}
-    if len(called) < len(found):
-        raise ValueError(f"{folder} holds systems that cannot be told apart by name: rename one of {names}")
-    return called, empty
+    return systems, empty, faults
+
+
+def _named(found: Sequence[Path]) -> dict[str, list[Path]]:
+    """Name -> the folders that get this name."""
+    names = [printable(path.absolute().name) for path in found]
+    counts = Counter(names)
+    called: dict[str, list[Path]] = {}
+    for name, path in zip(names, found, strict=True):
+        of_team = f"{printable(path.absolute().parent.name)}_{name}"
+        called.setdefault(name if counts[name] == 1 else of_team, []).append(path)
+    return called
+
+
+def _name_fault(name: str, paths: Sequence[Path]) -> str:
+    """The fault of a system's name, ``""`` for a good one."""
+    if len(paths) > 1:
+        return f"{len(paths)} systems cannot be told apart by the name {name}: rename their folders"
+    if name.endswith((".csv", ".txt")):
+        return "a system cannot be called like a table: rename its folder"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        return f"the name is too long for its tables: rename its folder, to {LONGEST_NAME} bytes at most"
+    return ""
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -222,7 +258,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _is_system(folder: Path) -> bool:
-    return any(next(folder.glob(f"{k}_*.csv"), None) for k in (submission.SCORE, submission.DECISION))
+    """True if the folder holds a file of a submission; raises OSError if the folder cannot be read."""
+    kinds = (f"{submission.SCORE}_", f"{submission.DECISION}_")
+    return any(name.startswith(kinds) and name.endswith(".csv") for name in os.listdir(folder))
 
 
 def evaluate(
@@ -283,6 +321,8 @@ def evaluate_all(
     for name, folder in systems.items():
         try:
             results.append(evaluate(name, folder, against, **options))
+        except OSError as error:
+            faults[name] = printable(unreadable(error))
         except ValueError as error:
             faults[name] = str(error)
     if not results:
@@ -294,10 +334,12 @@ def _check_dataset(folder: Path, dataset: str) -> None:
     """Raises ValueError if asdray wrote the submission from the other kind of data."""
     if (path := folder / submission.RECORD).is_file():
         record = store.read_json(path)
-        kind = record.get("dataset", {}).get("kind", dataset) if isinstance(record, dict) else dataset
+        written = record.get("dataset") if isinstance(record, dict) else None
+        kind = written.get("kind", dataset) if isinstance(written, dict) else dataset
         if kind != dataset:
+            place, other = printable(str(folder)), printable(str(kind)[:60])
             raise ValueError(
-                f"{folder}: a submission of {kind} data ({path.name} says so), but the ground truth is of "
+                f"{place}: a submission of {other} data ({path.name} says so), but the ground truth is of "
                 f"{dataset} data: give that of its own dataset"
             )
 

@@ -42,6 +42,8 @@ from numpy.typing import ArrayLike
 from asdray import store
 from asdray.dcase.names import build_name, parse_name
 from asdray.dcase.years import get_year
+from asdray.printable import cell, printable, quoted
+from asdray.regular import read_rows
 
 SCORE, DECISION = "anomaly_score", "decision_result"
 
@@ -118,9 +120,9 @@ def _pattern(dcase: str) -> re.Pattern[str]:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """CSV in the form of the organisers' scripts: LF, empty nulls, floats with all digits."""
+    """CSV in the form of the organisers' scripts: LF, empty nulls, floats with all digits; see `cell`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
@@ -198,7 +200,9 @@ def read(
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         faults = [f"{len(absent)} of {len(files)} files are missing: {shown}", *faults]
     if faults:
-        raise ValueError("\n".join([f"{folder}: not a submission to {dcase}", *(f"  {f}" for f in faults)]))
+        raise ValueError(
+            "\n".join([f"{printable(str(folder))}: not a submission to {dcase}", *(f"  {f}" for f in faults)])
+        )
     return Submission(scores, decisions, ignored)
 
 
@@ -214,7 +218,7 @@ def _files(
         if match and part and (match["kind"], part) in found:
             found[match["kind"], part].append(path)
         else:
-            ignored.append(path.name)
+            ignored.append(printable(path.name))
     return found, tuple(ignored)
 
 
@@ -233,25 +237,27 @@ class _Reader:
         values: dict[Key, float] = {}
         wrong: dict[str, list[str]] = {}
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            rows = read_rows(path)
         except UnicodeDecodeError:
             self.faults.append(f"{path.name} is not a text file")
             return {}
-        for number, row in enumerate(csv.reader(lines), 1):
-            if not any(cell.strip() for cell in row):
-                continue
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.faults.append(f"{path.name} cannot be read ({reason})")
+            return {}
+        for number, row in rows:
             name = self._anonymous(part.machine, row[0].strip(), expected)
             if len(row) != 2:
                 wrong.setdefault("rows that are not two columns", []).append(f"line {number}")
             elif name not in expected:
-                wrong.setdefault("rows of no clip of this file", []).append(repr(row[0]))
+                wrong.setdefault("rows of no clip of this file", []).append(quoted(row[0]))
             elif name in seen:
                 wrong.setdefault("duplicated rows", []).append(name)
             else:
                 seen.add(name)
                 values[part.machine, name], fault = _number(row[1], kind)
                 if fault:
-                    text = repr(row[1]) if fault == _NO_NUMBER else row[1].strip()
+                    text = quoted(row[1]) if fault == _NO_NUMBER else printable(row[1].strip())
                     wrong.setdefault(fault, []).append(f"{name} with {text}")
         if missing := [name for name in names if name not in seen]:
             wrong["missing clips"] = missing
@@ -283,7 +289,7 @@ def _number(text: str, kind: str) -> tuple[float, str]:
         value = float(text)
     except ValueError:
         return math.nan, _NO_NUMBER
-    if "_" in text:  # Python reads 1_0 as a number, other readers of CSV don't
+    if "_" in text or not text.isascii():  # Python reads 1_0 and １ as numbers, other readers of CSV don't
         return math.nan, _NO_NUMBER
     if not math.isfinite(value):
         return value, "rows that are NaN or infinite"

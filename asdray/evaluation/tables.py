@@ -30,6 +30,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
 from asdray.evaluation import metrics
 from asdray.evaluation.metrics import ALL_SECTIONS
+from asdray.printable import cell
 
 SCHEMA = pa.schema(
     [
@@ -263,13 +264,15 @@ def _sweep_table(
 
 
 def write_csv(frame: pd.DataFrame, path: Path, dataset: str) -> None:
-    """Writes a table atomically; nulls are empty, floats keep every digit.
+    """Writes a table atomically; nulls are empty, floats keep every digit, and no text is a formula: `cell`.
 
     Args:
         dataset: value of the column ``dataset``, the last column unless the frame has it elsewhere.
     """
     with store.atomic_path(path) as temporary:
-        frame.assign(dataset=dataset).to_csv(temporary, index=False, lineterminator="\n")
+        texts = frame.select_dtypes(exclude=["number", "bool"]).columns
+        safe = frame.assign(**{str(name): frame[name].map(cell, na_action="ignore") for name in texts})
+        safe.assign(dataset=dataset).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def write_tables(tables: Tables, folder: Path, dataset: str, metric: str = "official") -> list[Path]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from asdray import frontends, store
+from asdray.regular import open_regular
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
@@ -41,7 +42,8 @@ def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
         ValueError: the file is missing, damaged, no checkpoint of asdray, or has another hash.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from asdray.regular import check_regular
+
 
 def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
     """The embeddings of ``clips``, in the order of ``clips``; the file may hold more clips.
@@ -24,6 +26,7 @@ def read(path: Path, clips: Sequence[str], what: str) -> NDArray[np.float32]:
         ValueError: the file is missing, has another format, lacks clips or repeats clips.
     """
     try:
+        check_regular(path)
         keys, values = _parquet(path) if path.suffix == ".parquet" else _npz(path)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None

@@ -30,6 +30,7 @@ from asdray.config.frontend_base import InputFile
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
+from asdray.regular import open_regular
 from asdray.store import Places, Record, TrialDir
 
 Status = Literal["done", "pruned", "missing", "blocked"]
@@ -239,7 +240,7 @@ def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
 @functools.lru_cache(maxsize=256)
 def _lacks_end(path: Path, size: int, mtime_ns: int) -> bool:
     """True for the first part of a zip archive, the format of files of PyTorch and of NumPy (.npz)."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file)
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
@@ -25,6 +25,7 @@ from asdray import provenance, store
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
 from asdray.sweep.jobs import TrialRun
+from asdray.terminal import console
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -224,7 +225,7 @@ class View:
     """
 
     def __init__(self, folder: Path, quiet: bool) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = console(sys.stdout, width=None, soft_wrap=True)
         self._folder = folder
         self._quiet = quiet
         self._total = 0

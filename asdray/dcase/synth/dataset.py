@@ -35,6 +35,7 @@ from asdray.dcase.synth import layout, sounds
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
+from asdray.regular import check_regular
 
 CHUNK = 64
 """Clips that a process renders before it reports."""
@@ -224,7 +225,10 @@ def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
         )
         is_anomaly, n = c.label == "anomaly", round(spec.seconds * SAMPLE_RATE)
         audio = sounds.render(place, c.values, is_anomaly, n, identity, channels=channels, content=c.content)
-        soundfile.write(_path(data, spec, c), audio, SAMPLE_RATE, subtype="PCM_16")
+        path = _path(data, spec, c)
+        if path.exists():  # of an interrupted call
+            check_regular(path)
+        soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
     return len(clips)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from asdray.frontends import encoders
 from asdray.frontends.encoders.base import EncoderNetwork
+from asdray.regular import open_regular
 
 # Part of the name of a tensor that only this network has, and the tensor's last dimension if that matters.
 _SIGNS = {
@@ -108,7 +109,7 @@ def read(path: Path) -> dict[str, Tensor]:
             code that reading tensors never needs.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(16)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
@@ -148,7 +149,7 @@ def _state(content: Any) -> dict[str, Tensor]:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file: 8 bytes with the length of a JSON header, the header, the values."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         start = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:start])
