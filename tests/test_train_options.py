@@ -29,9 +29,12 @@ from asdray.frontends.discriminative import DiscriminativeFrontend
 from asdray.stages.columns import training_columns
 from asdray.stages.extract import extract, read_extract
 from asdray.stages.optimiser import AveragedWeights, Plan, build_optimiser, build_schedule
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles, steps
 from asdray.stages.train import train
 from asdray.store import Places
+from asdray.sweep.events import EventLog, largest_batch
+from asdray.sweep.jobs import Job, log_found
+from asdray.sweep.outputs import memory_notes
 
 PLUGIN = Path(__file__).parent / "plugin_example.py"
 N_STEPS = 6
@@ -599,3 +602,45 @@ def test_a_training_out_of_memory_goes_on_with_half_the_batch(bands, tmp_path, p
     assert "goes on after epoch 1" in log
     with pytest.raises(torch.OutOfMemoryError):  # once only: batches of 4 are still too large
         trained(bands(batch_size=8), Places.of(places.data, tmp_path / "other"))
+
+
+def test_later_trainings_of_a_sweep_begin_with_the_batch_that_fitted(bands, tmp_path, places, monkeypatch):
+    from asdray.sweep import tune
+
+    path = tmp_path / "hungry.py"
+    path.write_text(PLUGIN.read_text() + HUNGRY)
+    load_plugins([path])
+    log = EventLog(tmp_path / "events.jsonl")
+    system = bands(batch_size=6, epochs=1)
+    files = [TrialFiles.load(trial_of(system, seed=seed), places) for seed in range(2)]
+
+    def run_job(of: TrialFiles, **options: Any) -> str:
+        """Trains as a worker of a sweep does, notes its events as the driver does; returns ``train.log``."""
+        reports: list[dict[str, Any]] = []
+        monkeypatch.setattr(tune.tune, "report", reports.append)
+        tune.train_job({"job": 0}, {0: of.trial}, tune.WorkerOptions(places, ("last",), **options))
+        for event in [event for report in reports for event in report.get("events", ())]:
+            assert event["status"] == "done", event
+            log.add(event)
+        return (of.folder.model(of.trial.units[0].name) / "train.log").read_text()
+
+    assert "out of memory with {'batch_size': 6, 'accumulate': 1}" in run_job(files[0], log=log.path)
+    text = run_job(files[1], log=log.path)
+    assert "CUDA" not in text, "the second training meets no lack of memory"
+    assert "{'batch_size': 3, 'accumulate': 2} from the start" in text
+    assert largest_batch(log.path, files[0].trial.recipe, "cpu") == 3
+    assert largest_batch(log.path, files[0].trial.recipe, "cuda:NVIDIA H200") is None, "another device"
+    assert largest_batch(log.path, "another", "cpu") is None
+    fresh = TrialFiles.load(trial_of(system, seed=2), places)
+    assert "CUDA" in run_job(fresh), "the user chose the resources: nothing is learned"
+
+    # A sweep that finds these trainings done says so as well, from their records.
+    found = EventLog(tmp_path / "found.jsonl")
+    jobs = [Job(of.trial, {}, of.dataset, ()) for of in files]
+    for job, of in zip(jobs, files, strict=True):
+        log_found(job.trial, steps(of, Request(("last",), ())), found)
+    for path in (log.path, found.path):
+        assert memory_notes(path, jobs) == [
+            f"Out of memory: {sum(len(of.trial.units) for of in files)} trainings of ae on cpu had batches "
+            "of 3 x 2 instead of 6 x 1 (clips x batches per step)."
+        ]

@@ -52,6 +52,7 @@ class Step(NamedTuple):
         seconds: of a complete stage, as the three fields below.
         bytes: size of the outputs, pruned ones included.
         finished: UTC time, ISO 8601.
+        out_of_memory: of a training that had to split its batches, the sizes ``asked`` and ``used``.
     """
 
     stage: str
@@ -70,6 +71,7 @@ class Step(NamedTuple):
     bytes: int = 0
     device: str = ""
     finished: str = ""
+    out_of_memory: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -435,6 +437,7 @@ class Snapshot:
             bytes=record.size,
             device=record.device,
             finished=record.finished,
+            out_of_memory=record.extra.get("out_of_memory"),
         )
 
 

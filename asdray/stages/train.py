@@ -83,11 +83,17 @@ class UnitTraining:
             "accumulate": options.accumulate * self.parts,
         }
 
-    def in_parts(self) -> UnitTraining | None:
-        """The same training with batches of half the size (or a third, ...); None if none is left."""
+    def in_smaller_parts(self, largest: int | None = None) -> UnitTraining | None:
+        """The same training with a batch in more parts of equal size; None if no part of two items is left.
+
+        Args:
+            largest: size of the largest batch that fits into memory; default: about half the present size.
+        """
         size = self.trial.system.train.batch_size
-        parts = next((n for n in range(2, size // 2 + 1) if size % n == 0), None)
-        return None if self.parts > 1 or parts is None else replace(self, parts=parts)
+        parts = range(self.parts + 1, size // 2 + 1)
+        fitting = (n for n in parts if size % n == 0 and (largest is None or size // n <= largest))
+        more = next(fitting, None)
+        return replace(self, parts=more) if more else None
 
     def checkpoint(self, name: str) -> Path:
         """The file of a checkpoint."""
@@ -140,6 +146,20 @@ class UnitTraining:
             file.write(f"{provenance.now()} {text}\n")
 
 
+@dataclass(frozen=True)
+class Device:
+    """A device for a training.
+
+    Attributes:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        largest_batch: size of the largest batch for which other trainings had memory, None if unknown: larger
+            batches are split from the start, as after a lack of memory.
+    """
+
+    name: str = "auto"
+    largest_batch: int | None = None
+
+
 def train(
     files: TrialFiles,
     unit: Unit,
@@ -147,7 +167,7 @@ def train(
     checkpoints: Iterable[str] = ("last",),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_wait: Callable[[], None] | None = None,
-    device: str = "auto",
+    device: str | Device = "auto",
     overwrite: bool = False,
     rebuild: bool = False,
 ) -> Outcome:
@@ -158,7 +178,7 @@ def train(
         on_epoch: called after each epoch's files are written, with ``epoch`` (from 1), ``epochs``, ``loss``
             (mean over the epoch), ``seconds`` and ``per_second``. An exception from it ends the training.
         on_wait: called once if another process trains the unit.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        device: its name (``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``), or a `Device`.
         overwrite: trains from the first epoch even if the training is done.
         rebuild: trains again if checkpoints are pruned; otherwise they count as complete.
 
@@ -179,8 +199,11 @@ def train(
         if history:
             training = replace(training, parts=_parts_before(training))
         _clear(folder, keep_checkpoints=bool(history))
+        device = device if isinstance(device, Device) else Device(device)
+        if device.largest_batch and not history:
+            training = _split(training, device.largest_batch)
         work.started = time.time() - sum(row["seconds"] or 0 for row in history)
-        facts = _train_in_memory(training, history, on_epoch, device)
+        facts = _train_in_memory(training, history, on_epoch, device.name)
         outputs = [*map(training.checkpoint, training.checkpoints), folder / store.EPOCHS_FILE]
         return work.finish(outputs, device=facts.pop("device"), extra=facts)
 
@@ -255,6 +278,19 @@ def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any
     return [{**row, **{name: time_of(row, name) for name in TIMES}} for row in history]
 
 
+def _split(training: UnitTraining, largest: int) -> UnitTraining:
+    """The training with batches of at most ``largest`` items, or as it was if its batch has no such part."""
+    enough = training.trial.system.train.batch_size <= largest
+    smaller = None if enough else training.in_smaller_parts(largest)
+    if smaller is None:
+        return training
+    training.log(
+        f"another training ran out of memory until its batches had {largest}: {smaller.batches} from the "
+        f"start, not {training.batches}"
+    )
+    return smaller
+
+
 def _parts_before(training: UnitTraining) -> int:
     """The parts of a batch in the training that goes on from the checkpoint ``last``."""
     from asdray.frontends import checkpoint
@@ -274,7 +310,7 @@ def _train_in_memory(
     try:
         return _train(training, history, on_epoch, device)
     except RuntimeError as error:
-        smaller = training.in_parts() if compute.is_out_of_memory(error) else None
+        smaller = training.in_smaller_parts() if compute.is_out_of_memory(error) else None
         if smaller is None:
             raise
         reason = str(error).partition("\n")[0]

@@ -154,6 +154,7 @@ class Driver:
             judge=Judge.of(sweep) if self._search else None,
             extracts=self._worker_extracts,
             failed_extractions=frozenset(extractions),
+            log=None if sweep.resources.train else folder.events,
         )
         trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
         return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)

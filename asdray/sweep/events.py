@@ -20,6 +20,10 @@ Event = dict[str, Any]
 _KEY = ("dcase", "recipe", "system", "seed", "stage", "unit", "checkpoint", "machine", "backend", "signature")
 
 
+OUT_OF_MEMORY = "out_of_memory"
+"""Field of the event of a training that had to split its batches: the sizes ``asked`` and ``used``."""
+
+
 def event_of(
     trial: Trial,
     stage: str,
@@ -51,6 +55,9 @@ def finished(event: Event, record: store.Record | Step, found: bool) -> Event:
         found: True for a stage reused from an earlier run, or from another sweep.
     """
     facts = {"seconds": record.seconds, "device": record.device, "signature": record.signature}
+    sizes = record.out_of_memory if isinstance(record, Step) else record.extra.get(OUT_OF_MEMORY)
+    if sizes:
+        facts[OUT_OF_MEMORY] = sizes
     return {**event, "status": "done", "time": record.finished, **facts, "found": found, "error": None}
 
 
@@ -129,13 +136,14 @@ class EventLog(History):
     with ``found: true``. A stage has two lines only if it was done twice, after a loss of outputs.
 
     Attributes:
+        path: the file.
         counts: stage -> number of stages finished by the current run.
         failures: failed events of the current run.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self.path = path
         self.counts: dict[str, int] = {}
         self.failures: list[Event] = []
         if path.exists():
@@ -152,8 +160,37 @@ class EventLog(History):
         else:
             self.failures.append(event)
         self._remember(event)
-        with open(self._path, "a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+
+
+def split_trainings(path: Path) -> list[Event]:
+    """The events of a log on trainings that ran out of memory and went on with smaller batches.
+
+    A training worker calls this function while the driver writes.
+    """
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        events = [_parse(line) for line in file if f'"{OUT_OF_MEMORY}"' in line]
+    return [event for event in events if event.get("status") == "done" and OUT_OF_MEMORY in event]
+
+
+def largest_batch(path: Path, recipe: str, device: str) -> int | None:
+    """The largest batch for which trainings of a recipe had memory on a kind of device.
+
+    None if no training in the log ran out of memory.
+
+    Args:
+        path: the log.
+        device: `asdray.frontends.compute.device_label`.
+    """
+    used = (
+        event[OUT_OF_MEMORY]["used"]["batch_size"]
+        for event in split_trainings(path)
+        if (event["recipe"], event["device"]) == (recipe, device)
+    )
+    return min(used, default=None)
 
 
 def forget(path: Path, trials: Container[tuple]) -> None:

@@ -19,6 +19,7 @@ from asdray.stages.steps import Snapshot
 from asdray.stages.trial_json import read_inputs
 from asdray.store import Places
 from asdray.sweep import ensembles
+from asdray.sweep.events import OUT_OF_MEMORY, split_trainings
 from asdray.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _board(
         rows, note = selection.of_grid(board, sweep.choose_by)
         notes = (note,)
     notes = (*board.notes, *ensemble_notes, *notes, *_weights_notes(jobs, places))
+    notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     return chosen.tables if chosen and not sweep.confirm else scores, board, rows
 
@@ -220,6 +222,22 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
     return [
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."
         for (name, sha256), recipes in readers.items()
+    ]
+
+
+def memory_notes(log: Path, jobs: Sequence[Job]) -> list[str]:
+    """A sentence per recipe and size of batch that ran out of memory."""
+    trials = {(job.trial.dcase, job.trial.system_name, job.trial.seed) for job in jobs}
+    units: dict[tuple[str, ...], set[tuple]] = {}
+    for event in split_trainings(log):
+        trial = event["dcase"], event["system"], event["seed"]
+        sizes = [f"{of['batch_size']} x {of['accumulate']}" for of in event[OUT_OF_MEMORY].values()]
+        if trial in trials:
+            units.setdefault((event["recipe"], event["device"], *sizes), set()).add((*trial, event["unit"]))
+    return [
+        f"Out of memory: {len(trained)} trainings of {recipe} on {device} had batches of {used} instead of "
+        f"{asked} (clips x batches per step)."
+        for (recipe, device, asked, used), trained in units.items()
     ]
 
 

@@ -34,7 +34,7 @@ from asdray.stages.steps import Outcome, Request, TrialFiles, steps
 from asdray.store import Places
 from asdray.sweep import objective
 from asdray.sweep.cluster import larger
-from asdray.sweep.events import Event, attempt, event_of, finished
+from asdray.sweep.events import Event, attempt, event_of, finished, largest_batch
 from asdray.sweep.study import Sample
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class WorkerOptions:
         extracts: True if the worker also extracts, on the device where the model is.
         failed_extractions: (trial index, checkpoint, machine) of extractions that failed in an earlier run
             and would fail again.
+        log: ``events.jsonl`` of the sweep, which tells of trainings that ran out of memory; None if the user
+            chose the resources of a training.
     """
 
     places: Places
@@ -102,6 +104,15 @@ class WorkerOptions:
     judge: Judge | None = None
     extracts: bool = False
     failed_extractions: frozenset[tuple[int, str, str]] = frozenset()
+    log: Path | None = None
+
+    def largest_batch(self, trial: Trial) -> int | None:
+        """The largest batch that had memory on this device, if another training had too little."""
+        from asdray.frontends.compute import choose_device, device_label
+
+        if self.log is None:
+            return None
+        return largest_batch(self.log, trial.recipe, device_label(choose_device(self.device)))
 
     def request(self, trial: Trial) -> Request:
         """The results that the sweep wants of a trial."""
@@ -162,7 +173,7 @@ class TrainingWorker:
 
     def _train(self, unit: Unit, rebuild: bool) -> Event:
         from asdray.stages.clustered import complete_clusters
-        from asdray.stages.train import train
+        from asdray.stages.train import Device, train
 
         options = self._options
 
@@ -183,7 +194,7 @@ class TrainingWorker:
                 checkpoints=options.checkpoints,
                 on_epoch=partial(self._on_epoch, unit.name),
                 on_wait=lambda: self._report({"waiting": unit.name}),
-                device=options.device,
+                device=Device(options.device, options.largest_batch(self._trial)),
                 rebuild=rebuild,
             )
 
