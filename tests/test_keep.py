@@ -36,7 +36,7 @@ from asdray.sweep.search import open_search
 from asdray.sweep.status import plan_lines, read_summary
 from asdray.sweep.study import Studies
 from asdray.sweep.tasks import process_machine
-from asdray.sweep.tune import Judge, WorkerOptions, units_to_rebuild
+from asdray.sweep.training_worker import Judge, WorkerOptions, units_to_rebuild
 
 NONE = {"checkpoints": "none", "embeddings": "none"}
 KNN2 = ["knn", {"name": "knn", "n_neighbors": 2}]

@@ -19,10 +19,10 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset, load_manifest, rows
 from asdray.stages.columns import training_columns
 from asdray.store import Places, trial_dir
-from asdray.sweep import objective, tune
+from asdray.sweep import objective, training_worker
 from asdray.sweep.search import best_mean
 from asdray.sweep.study import Studies
-from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, WorkerOptions
+from asdray.sweep.training_worker import EPOCHS_DONE, TRAIN_LOSS, Assignment, WorkerOptions
 
 DCASE, MACHINES = "dcase2022", ("fan", "valve")
 """In 2022 every machine has clips of both subsets, and their labels lie in the same files."""
@@ -94,13 +94,13 @@ def play(sweep, places, dataset, monkeypatch):
     """The first sample of a search, as a worker trains and judges it, and the suggestion after it."""
     reports = []
     # All that leaves a worker for the scheduler and the driver goes through here.
-    monkeypatch.setattr(tune.tune, "report", reports.append)
-    judge = tune.Judge.of(sweep)
+    monkeypatch.setattr(training_worker.tune, "report", reports.append)
+    judge = training_worker.Judge.of(sweep)
     studies = Studies(sweep, places, {DCASE: dataset}, "test", write=True)
     sample = studies.ask()
     (trial,) = studies.trials(sample)
     config = {"job": 0, "assignment": Assignment(trial, sample.name)}
-    tune.train_job(config, {}, WorkerOptions(places, ("last",), judge=judge))
+    training_worker.train_job(config, {}, WorkerOptions(places, ("last",), judge=judge))
     (verdict,) = [r["judged"] for r in reports if "judged" in r]
     assert verdict["reason"] is None
     backend, value = best_mean([verdict["values"]], judge.objective.maximize)

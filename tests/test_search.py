@@ -32,7 +32,8 @@ from asdray.sweep.progress import Progress, StageCounts, trials_line
 from asdray.sweep.search import SearchRun, best_mean, known_jobs, open_search
 from asdray.sweep.status import plan_lines, status
 from asdray.sweep.study import Studies, study_names
-from asdray.sweep.tune import EPOCHS_DONE, TRAIN_LOSS, Assignment, GroupScheduler
+from asdray.sweep.training_worker import EPOCHS_DONE, TRAIN_LOSS, Assignment
+from asdray.sweep.tune import GroupScheduler
 
 SMALL_FFT = {"name": "fft", "channels": 4, "kernels": [32, 16, 4], "strides": [16, 8, 2], "hidden": 1}
 SEARCH = {"algorithm": "optuna", "num_samples": 4, "objective": "official_dev", "max_concurrent": 1}

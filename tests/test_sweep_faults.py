@@ -101,7 +101,7 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
         lambda: workers(url).get(titles[1]) == worker, process, 200, lambda: read_until(terminal, "clips/s")
     )
 
-    from asdray.sweep.tune import NICER
+    from asdray.sweep.training_worker import NICER
 
     threads = os.listdir(f"/proc/{worker}/task")
     niceness = max(os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads)

@@ -605,7 +605,7 @@ def test_a_training_out_of_memory_goes_on_with_half_the_batch(bands, tmp_path, p
 
 
 def test_later_trainings_of_a_sweep_begin_with_the_batch_that_fitted(bands, tmp_path, places, monkeypatch):
-    from asdray.sweep import tune
+    from asdray.sweep import training_worker
 
     path = tmp_path / "hungry.py"
     path.write_text(PLUGIN.read_text() + HUNGRY)
@@ -617,8 +617,10 @@ def test_later_trainings_of_a_sweep_begin_with_the_batch_that_fitted(bands, tmp_
     def run_job(of: TrialFiles, **options: Any) -> str:
         """Trains as a worker of a sweep does, notes its events as the driver does; returns ``train.log``."""
         reports: list[dict[str, Any]] = []
-        monkeypatch.setattr(tune.tune, "report", reports.append)
-        tune.train_job({"job": 0}, {0: of.trial}, tune.WorkerOptions(places, ("last",), **options))
+        monkeypatch.setattr(training_worker.tune, "report", reports.append)
+        training_worker.train_job(
+            {"job": 0}, {0: of.trial}, training_worker.WorkerOptions(places, ("last",), **options)
+        )
         for event in [event for report in reports for event in report.get("events", ())]:
             assert event["status"] == "done", event
             log.add(event)

@@ -24,7 +24,8 @@ def train_and_extract(folder):
     places = Places.of(folder / "data", folder / "results")
     news = queue.SimpleQueue()
     with ray_session(None, dashboard=False):
-        from asdray.sweep.tune import TuneThread, WorkerOptions
+        from asdray.sweep.training_worker import WorkerOptions
+        from asdray.sweep.tune import TuneThread
 
         failed = frozenset({(0, "last", LOST)})
         options = WorkerOptions(places, ("last",), (Recon(),), extracts=True, failed_extractions=failed)

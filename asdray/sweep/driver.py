@@ -20,7 +20,8 @@ from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
 from asdray.sweep.sweep_run import SweepRun
 from asdray.sweep.tasks import Task, TaskPool
-from asdray.sweep.tune import Judge, News, TuneThread, WorkerOptions
+from asdray.sweep.training_worker import Judge, WorkerOptions
+from asdray.sweep.tune import News, TuneThread
 
 
 def in_training_order(runs: Iterable[TrialRun]) -> list[TrialRun]:

@@ -236,7 +236,7 @@ class TrialRun:
         self.judged = False
         """True while the search waits for the objective of this trial."""
         self.verdict: Mapping[str, Any] | None = None
-        """The objective's values, or the reason for none; see `asdray.sweep.tune.Judge.verdict`."""
+        """The objective's values, or the reason for none; see `Judge.verdict`."""
         self.trained_machines: set[str] = set()
         """Machines with a trained model whose tasks wait until the trial is judged."""
         self.complete = False

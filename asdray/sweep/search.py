@@ -220,7 +220,7 @@ class SearchRun:
         """Records the end of a judged trial; returns the sample after the end of the last trial.
 
         Args:
-            verdict: `asdray.sweep.tune.Judge.verdict`; None for a failed training.
+            verdict: `asdray.sweep.training_worker.Judge.verdict`; None for a failed training.
             stopped: True if a scheduler stopped the training.
         """
         running = next(one for one in self._running.values() if index in one.waiting)
