@@ -7,17 +7,14 @@ import gc
 import logging
 import math
 import os
-import shutil
-import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from asdray.config.sweep import Need, Resources
+from asdray.sweep.local_ray import keep_sigterm_handler, local_ray
 from asdray.sweep.nodes import why_refused
 
 # One BLAS and OpenMP thread per worker: the sweep fills the cores with workers, and torch's threads are an
@@ -58,9 +55,6 @@ _RAY_ENV = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 
-STARTS = 3
-"""Number of attempts to start Ray on a busy machine."""
-
 MOST_READY = 8
 """Largest number of workers per node that get ready for tasks during trainings; each takes a gigabyte."""
 
@@ -73,11 +67,13 @@ class Cluster:
         nodes: CPUs and GPUs of each node; a training or task runs on a single node.
         dashboard: address of Ray's dashboard.
         metrics: address of the metrics of the driver's node.
+        dashboard_fault: the reason if the dashboard was asked for and did not start.
     """
 
     nodes: tuple[tuple[float, float], ...]
     dashboard: str | None = None
     metrics: str | None = None
+    dashboard_fault: str | None = None
 
     @property
     def cpus(self) -> float:
@@ -197,58 +193,28 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     # Ray starts other processes for seconds: meanwhile this process imports what the driver needs next.
     preloading = threading.Thread(target=_preload, daemon=True)
     preloading.start()
-    temporary: Path | None = None
-    if address:
-        context = _join(address)
-    else:
-        _remove_dead_folders()
+    if not address:
         os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
-        # Short: the paths of Unix sockets below may have at most 107 characters.
-        temporary = Path(tempfile.mkdtemp(prefix=f"asdray-{os.getpid()}-", dir=_short_temp()))
-        context = _start(dashboard, temporary)
-    try:
+    with _joined(address) if address else local_ray(dashboard) as (context, fault):
         preloading.join()
         gc.collect()
         gc.freeze()  # imported modules stay: no later collection looks at them
         url = context.dashboard_url
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield Cluster(
-            nodes=tuple((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes),
-            dashboard=f"http://{url}" if url else None,
-            metrics=_metrics_address(),
-        )
-    finally:
-        gc.unfreeze()
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield Cluster(
+                nodes=tuple((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes),
+                dashboard=f"http://{url}" if url else None,
+                metrics=_metrics_address(),
+                dashboard_fault=fault,
+            )
+        finally:
+            gc.unfreeze()
 
 
 @contextlib.contextmanager
-def _keep_sigterm_handler() -> Iterator[None]:
-    """Context in which Ray starts without taking over SIGTERM.
-
-    Ray has two handlers. The Python handler ends the process with code 15 and no message; an interrupted
-    start leaves half a Ray behind. The handler of the C++ core runs before Python's: a stack trace, and an
-    alarm to abort the process after 3 seconds, while a clean stop may take longer.
-    """
-    import ray
-
-    utils: Any = ray._private.utils  # not public: Ray has no option for it
-    original = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = original
-        if threading.current_thread() is threading.main_thread():
-            # Setting Python's handler again puts it first in the process.
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-            signal.alarm(0)  # of a SIGTERM that came during the start
-
-
-def _join(address: str) -> Any:
-    """Joins the Ray at ``address``.
+def _joined(address: str) -> Iterator[tuple[Any, None]]:
+    """Context with the Ray at ``address``: Ray's own context, and None.
 
     Raises:
         ValueError: no answer, or a refusal.
@@ -257,8 +223,8 @@ def _join(address: str) -> Any:
 
     _require_listener(address)
     try:
-        with _keep_sigterm_handler():
-            return ray.init(
+        with keep_sigterm_handler():
+            context = ray.init(
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -266,37 +232,10 @@ def _join(address: str) -> Any:
             )
     except (ray.exceptions.AuthenticationError, ConnectionError) as error:
         raise ValueError(why_refused(address, error)) from None
-
-
-def _start(dashboard: bool, temporary: Path) -> Any:
-    """Starts Ray, again if a busy machine exceeds Ray's limit of 30 seconds.
-
-    Raises:
-        ValueError: no attempt succeeded.
-    """
-    import ray
-
-    for _ in range(STARTS):
-        try:
-            with _keep_sigterm_handler():
-                return ray.init(
-                    address="local",
-                    num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-                    include_dashboard=dashboard,
-                    dashboard_host="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _temp_dir=str(temporary),
-                )
-        except Exception as error:  # Ray has no class of its own for a timeout
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-    raise ValueError(
-        f"Ray did not start within 30 seconds, {STARTS} times (load {os.getloadavg()[0]:.0f} on "
-        f"{os.cpu_count()} CPUs): run the command again when this machine is less busy, or join a Ray that "
-        "runs with --address"
-    )
+    try:
+        yield context, None
+    finally:
+        ray.shutdown()
 
 
 def _preload() -> None:
@@ -316,24 +255,6 @@ def _require_listener(address: str) -> None:
             f"no Ray answers at {address!r} ({error}): check --address and RAY_ADDRESS, or leave both out to "
             "start one here"
         ) from None
-
-
-def _short_temp() -> str:
-    return "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
-
-
-def _remove_dead_folders() -> None:
-    """Removes logs and sockets of Rays of killed drivers, of the same user."""
-    for folder in Path(_short_temp()).glob("asdray-*-*"):
-        pid = folder.name.split("-")[1]
-        try:
-            if not pid.isdecimal() or folder.stat().st_uid != os.getuid():
-                continue
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
 
 
 # ----------------------------------------------------------------------------------------- metrics

@@ -109,6 +109,9 @@ class Driver:
         progress.dashboard, progress.metrics = self._cluster.dashboard, self._cluster.metrics
         if progress.dashboard:
             self._view.line(f"Ray dashboard: {progress.dashboard}; metrics: {progress.metrics}")
+        if fault := self._cluster.dashboard_fault:
+            text = f"Ray's dashboard did not start ({fault}): the sweep goes on without it"
+            self._view.line(text, "yellow")
         if joined:
             space = self._sweep_run.estimator.estimate().bytes
             warnings = nodes.check(self._sweep, self._sweep_run.places, space)

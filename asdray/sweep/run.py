@@ -6,6 +6,7 @@ work from them. Ray is started only if a stage other than tables can run.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,12 +155,15 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
     from asdray.sweep.cluster import ray_session
     from asdray.sweep.stop import stop_on_signals
 
-    with (
-        stop_on_signals(options.stop_at) as stop,
-        ray_session(options.address, options.dashboard) as cluster,
-        sweep_run.view,
-    ):
-        if stop.asked:  # a signal came while Ray started
+    with stop_on_signals(options.stop_at) as stop, contextlib.ExitStack() as stack:
+        cluster = None
+        try:
+            cluster = stack.enter_context(ray_session(options.address, options.dashboard))
+        except Exception:
+            if not stop.asked:  # else the signal may have ended processes of the Ray that started
+                raise
+        stack.enter_context(sweep_run.view)
+        if cluster is None or stop.asked:
             sweep_run.stop(stop.timed_out)
             return
         sweep_run.write_trials()

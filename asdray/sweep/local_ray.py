@@ -1,0 +1,284 @@
+"""A Ray for one run alone, on this machine, which no other user of the machine can enter.
+
+Ray gives every folder that it makes to all users, keeps its token where all may read it, and listens on every
+network. Here the folder of the Ray is inside a folder of mode 0700, the token is in the environment of the
+processes alone, and all processes listen on the loopback address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+STARTS = 3
+"""Number of attempts to start Ray on a busy machine."""
+
+_FOLDERS = "asdray-ray-"
+"""Beginning of the name of every folder; the driver's process number follows."""
+
+_LOCK = "lock"
+"""File in the folder, locked as long as the driver lives. A process number would tell nothing: processes of
+another container that shares the folder have numbers of their own."""
+
+_SOCKET = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ServeHeadAndMore") - len("/r")
+"""Longest path of the folder: the path of a Unix socket has at most 107 characters."""
+
+_LONGEST_TMPDIR = 60
+"""Longest TMPDIR below which Python's multiprocessing can open its sockets."""
+
+
+@contextlib.contextmanager
+def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
+    """Context with a new Ray: Ray's own context, and the reason if the dashboard did not start.
+
+    Raises:
+        ValueError: no attempt succeeded, or no folder for temporary files can be written.
+    """
+    import ray
+
+    with _folder() as folder, _environment(_private_environment(folder)):
+        _leave_deleted_folder(folder)
+        try:
+            yield _start(dashboard, folder / "r")
+        finally:
+            ray.shutdown()
+
+
+# -------------------------------------------------------------------------------------------- folders
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Context with a new folder that no other user can read, enter, or plant links in."""
+    place = _place()
+    _remove_dead_folders(place)
+    # Locked before it has the name that others look for.
+    unnamed = Path(tempfile.mkdtemp(prefix=f".{_FOLDERS}", dir=place))
+    folder = place / f"{_FOLDERS}{os.getpid()}-{unnamed.name[len(_FOLDERS) + 1 :]}"
+    with open(unnamed / _LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unnamed.rename(folder)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
+def _place() -> Path:
+    """The folder for temporary files: RAY_TMPDIR, else /tmp, else TMPDIR.
+
+    TMPDIR comes last, since it is often long, or on a network file system without Unix sockets.
+
+    Raises:
+        ValueError: none of them can be written, or all are too long.
+    """
+    asked = os.environ.get("RAY_TMPDIR")
+    places = [Path(place).absolute() for place in (asked, "/tmp", tempfile.gettempdir()) if place]
+    longest = _SOCKET - len(f"/{_FOLDERS}4194304-12345678")
+    for place in places:
+        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= longest:
+            return place
+    tried = " or ".join(map(str, dict.fromkeys(places)))
+    raise ValueError(
+        f"Ray's sockets and logs can not lie in {tried}: name a folder that can be written, of at most "
+        f"{longest} characters, by RAY_TMPDIR"
+    )
+
+
+def _remove_dead_folders(place: Path) -> None:
+    """Removes the folders of killed drivers, of the same user."""
+    for folder in place.glob(f"{_FOLDERS}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.getuid():
+                continue
+            if (lock := folder / _LOCK).exists():  # else an earlier removal was interrupted
+                with open(lock, "rb+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(folder)
+            else:
+                _remove(folder)
+
+
+def _remove(folder: Path, seconds: float = 5.0) -> None:
+    """Removes a folder; the lock goes last, and dying processes may write for some seconds yet."""
+    end = time.monotonic() + seconds
+    while True:
+        shutil.rmtree(folder / "r", ignore_errors=True)
+        if not (folder / "r").exists() or time.monotonic() >= end:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        time.sleep(0.1)
+
+
+# ---------------------------------------------------------------------------------------- environment
+
+
+def _private_environment(folder: Path) -> dict[str, str]:
+    """Variables of Ray's processes: the token, and a TMPDIR that is short enough for sockets.
+
+    Without a TMPDIR of the user's, files that a killed process leaves behind go with the folder.
+    """
+    variables = {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
+    asked, place = os.environ.get("TMPDIR"), folder / "t"
+    if not asked:
+        place.mkdir()
+    elif len(asked) > _LONGEST_TMPDIR:
+        place.symlink_to(Path(asked).absolute())
+    else:
+        return variables
+    return {**variables, "TMPDIR": str(place)}
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Context with some environment variables, of which Ray remembers the token."""
+    import ray
+
+    raylet: Any = ray._raylet
+    loader = raylet.AuthenticationTokenLoader.instance()
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        loader.reset_cache()
+
+
+def _leave_deleted_folder(folder: Path) -> None:
+    """Goes to ``folder`` if somebody has deleted the working directory, in which no process could start."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        os.chdir(folder)
+
+
+# ---------------------------------------------------------------------------------------------- start
+
+
+def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
+    """Starts Ray, again if a busy machine exceeds Ray's limit of 30 seconds.
+
+    Returns:
+        Ray's context, and the reason if the dashboard did not start.
+
+    Raises:
+        ValueError: no attempt succeeded.
+    """
+    import ray
+
+    for _ in range(STARTS):
+        try:
+            with keep_sigterm_handler(), _on_loopback(), _told_by_services() as told:
+                context = ray.init(
+                    address="local",
+                    num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+                    include_dashboard=None if dashboard else False,  # None: wanted; True: or no Ray at all
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder),
+                    _node_ip_address="127.0.0.1",
+                )
+            return context, dashboard_fault(told) if dashboard and not context.dashboard_url else None
+        except Exception as error:  # Ray has no class of its own for a timeout
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise ValueError(
+        f"Ray did not start within 30 seconds, {STARTS} times (load {os.getloadavg()[0]:.0f} on "
+        f"{os.cpu_count()} CPUs): run the command again when this machine is less busy, or join a Ray that "
+        "runs with --address"
+    )
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Context in which Ray starts its processes on the loopback address, and in groups of their own.
+
+    On Linux Ray replaces 127.0.0.1 by an address that other machines reach. A signal to the group of the
+    driver (Slurm, ``timeout``) would end Ray's processes before the driver could stop cleanly.
+    """
+    import ray
+
+    constants, utils = ray._private.ray_constants, ray._private.utils  # not public: Ray has no options
+    clusters, die_with_parent = constants.ENABLE_RAY_CLUSTER, utils.set_kill_on_parent_death_linux
+
+    def begin() -> None:
+        os.setpgrp()
+        die_with_parent()
+
+    constants.ENABLE_RAY_CLUSTER, utils.set_kill_on_parent_death_linux = False, begin
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER, utils.set_kill_on_parent_death_linux = clusters, die_with_parent
+
+
+@contextlib.contextmanager
+def keep_sigterm_handler() -> Iterator[None]:
+    """Context in which Ray starts without taking over SIGTERM.
+
+    Ray has two handlers. The Python handler ends the process with code 15 and no message; an interrupted
+    start leaves half a Ray behind. The handler of the C++ core runs before Python's: a stack trace, and an
+    alarm to abort the process after 3 seconds, while a clean stop may take longer.
+    """
+    import ray
+
+    utils: Any = ray._private.utils  # not public: Ray has no option for it
+    original = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = original
+        if threading.current_thread() is threading.main_thread():
+            # Setting Python's handler again puts it first in the process.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            signal.alarm(0)  # of a SIGTERM that came during the start
+
+
+@contextlib.contextmanager
+def _told_by_services() -> Iterator[list[str]]:
+    """Context with the messages that Ray's start would print, among them 20 lines of a dashboard's log."""
+    told: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("ray._private.services")
+    logger.addFilter(keep)
+    try:
+        yield told
+    finally:
+        logger.removeFilter(keep)
+
+
+def dashboard_fault(told: list[str]) -> str:
+    """The reason for which a dashboard did not start, in a line.
+
+    >>> dashboard_fault(["Failed to start the dashboard , return code -9"])
+    'return code -9'
+    """
+    text = "\n".join(told)
+    errors = re.findall(r"^\s*([\w.]*(?:Error|Exception): .+)$", text, re.MULTILINE)
+    code = re.search(r"return code -?\d+", text)
+    return errors[-1].strip()[:200] if errors else code[0] if code else "no answer in time"
