@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import yaml
 
@@ -137,7 +138,14 @@ def wait_for(condition, process, seconds=400, meanwhile=lambda: None):
         time.sleep(0.05)
 
 
-def start(world, **changes):
+def start(world, own_group=False, **changes):
     """A sweep that runs beside the test; see `wait_for`."""
     command = [sys.executable, "-m", "asdray", *map(str, world.command(**changes))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=own_group
+    )
+
+
+def ray_folders(pid):
+    """The folders of the Rays that a driver has started."""
+    return list(Path("/tmp").glob(f"asdray-ray-{pid}-*"))

@@ -4,19 +4,19 @@ What is interrupted and run to its end is done once; each test goes on with a co
 """
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from marked import marks
-from sweeping import SMALL_AE, SMALL_DIS, World, by_hand, make_data, stages, start, wait_for
+from sweeping import SMALL_AE, SMALL_DIS, World, by_hand, make_data, ray_folders, stages, start, wait_for
 
 from asdray import load_results
 from asdray.store import Places, lease, trial_dir
@@ -50,12 +50,21 @@ def first(data, tmp_path_factory):
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed = world.events()
+        folders = ray_folders(process.pid)
+        assert folders
 
-        process = start(world, **TWO)
+        process = start(world, own_group=True, **TWO)
         wait_for(lambda: any(not e["found"] for e in world.events()[len(killed) :]), process)
-        process.send_signal(signal.SIGTERM)
+        assert len(ray_folders(process.pid)) == 1
+        os.killpg(process.pid, signal.SIGTERM)  # as Slurm and `timeout` do
         output = process.communicate(timeout=300)[0]
-    stopped = SimpleNamespace(output=output, code=process.returncode, pid=process.pid, events=world.events())
+    folders += ray_folders(process.pid)
+    stopped = SimpleNamespace(
+        output=output,
+        code=process.returncode,
+        folders=[folder for folder in folders if folder.exists()],
+        events=world.events(),
+    )
     run, _ = world.sweep(**TWO)
     return SimpleNamespace(world=world, killed=killed, stopped=stopped, output=run.stdout)
 
@@ -78,7 +87,7 @@ def test_sigterm_stops_cleanly(first):
     assert "to go on: asdray sweep" in stopped.output
     assert "Traceback" not in stopped.output
     assert "SIGTERM received" not in stopped.output, "Ray's handler aborts a stop of over 3 s"
-    assert not list(Path("/tmp").glob(f"asdray-{stopped.pid}-*")), "its Ray's folder is gone"
+    assert not stopped.folders, "its Ray's folder is gone, and that of the killed one"
     assert ("ae_baseline", "extract", None, "bandsaw", None) not in keys(stopped.events)
 
 

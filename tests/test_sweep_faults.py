@@ -7,16 +7,29 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 from ray_nodes import processes
-from sweeping import SMALL_AE, SMALL_DIS, World, asdray, by_hand, make_data, stages, start, wait_for
+from stranger import LOOPBACK, abstract_sockets, as_nobody, listening, port_of
+from sweeping import (
+    SMALL_AE,
+    SMALL_DIS,
+    World,
+    asdray,
+    by_hand,
+    make_data,
+    ray_folders,
+    stages,
+    start,
+    wait_for,
+)
 from terminal import in_terminal, read_until
 
 from asdray.store import Places, lease, trial_dir
@@ -79,9 +92,12 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
     first, second = load(command[1], {}, Places.of(data, world.results))[1]
     folder = trial_dir(world.results, first.trial).model(first.trial.units[0].name)
     with lease(folder):  # the first training waits for it
+        too_long = tmp_path / ("x" * 80)  # for Unix sockets below it
+        too_long.mkdir()
         process, terminal = in_terminal(
-            "-m", "asdray", *command, RAY_metrics_report_interval_ms="500", RAY_AUTH_TOKEN=TOKEN
-        )
+            "-m", "asdray", *command, RAY_metrics_report_interval_ms="500", RAY_AUTH_TOKEN=TOKEN,
+            HOME="/nowhere", TMPDIR=str(too_long),
+        )  # fmt: skip
         shown = read_until(terminal, "waiting for another process", seconds=400)
         url = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+); metrics: http://", shown)[1]
         titles = [f"ray::train {job.trial.name}" for job in (first, second)]
@@ -118,6 +134,10 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
         found = functools.partial(metric, url, gauge)
         wait_for(found, process, 200, lambda: read_until(terminal, "clips/s"))
 
+    assert_nobody_gets_in(process.pid, TOKEN, url)
+    for path in world.results.rglob("*"):
+        assert not path.lstat().st_mode & stat.S_IWOTH or path.is_symlink(), path
+
     os.write(terminal, b"\x03")
     rest = read_until(terminal, None, seconds=200)
     os.close(terminal)
@@ -136,13 +156,15 @@ def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     # Ray's first act, seconds before it has started.
-    wait_for(lambda: list(Path("/tmp").glob(f"asdray-{process.pid}-*/session_2*")), process)
-    process.send_signal(signal.SIGTERM)
+    wait_for(
+        lambda: [folder for folder in ray_folders(process.pid) if list(folder.glob("r/session_2*"))], process
+    )
+    os.killpg(process.pid, signal.SIGTERM)  # also to processes of Ray, as far as they are in the group
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 75, output
     assert "to go on: asdray sweep" in output
     assert "Traceback" not in output
-    assert not list(Path("/tmp").glob(f"asdray-{process.pid}-*"))
+    assert not ray_folders(process.pid)
     gone_by = time.monotonic() + 60  # Ray starts workers before they are asked for; those end by themselves
     while left := processes(process.pid):
         assert time.monotonic() < gone_by, left
@@ -153,6 +175,51 @@ def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
 
 
 TOKEN = "0123456789abcdef" * 2
+
+METHODS = (
+    "NodeInfoGcsService/GetAllNodeInfo",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Pull",
+    "CoreWorkerService/GetCoreWorkerStats",
+    "ReporterService/GetTraceback",
+)
+"""A gRPC method of every kind of process of Ray's."""
+
+
+def assert_nobody_gets_in(session, token, metrics):
+    """Looks at every socket, process and folder of a running sweep, and tries all of them as another user.
+
+    ``metrics``: the only address that answers without the token, with numbers.
+    """
+    pids = processes(session)
+    sockets = listening(pids)
+    assert {"gcs_server", "raylet", "ray::DashboardA", "ray::RuntimeEnv"} <= set(sockets.values())
+    assert {address.partition(":")[0] for address in sockets} <= set(LOOPBACK), sockets
+    assert not abstract_sockets(pids)
+
+    (folder,) = ray_folders(session)
+    inside = list(folder.rglob("*"))
+    assert len(inside) > 50
+    assert not [p for p in inside if p.is_file() and token.encode() in p.read_bytes()]
+    if os.geteuid():
+        return  # only root can become another user
+    ports = sorted({port_of(address) for address in sockets} - {urlsplit(metrics).port})
+    jobs = [(port, path, "{}") for port in ports for path in ("/api/jobs/", "/api/job_agent/jobs/")]
+    calls = [(port, method, wrong) for port in ports for method in METHODS for wrong in (None, "0" * 64)]
+    found = as_nobody(
+        folders=[str(folder), *map(str, inside)],
+        pids=pids,
+        secret=token,
+        http=[*jobs, *((port, "/api/version", None, token) for port in ports)],
+        grpc=[*calls, *((port, METHODS[0], token) for port in ports)],
+    )
+    assert found["ways_in"] == []
+    assert set(found["http"][: len(jobs)]) == {None, 401}
+    assert 200 in found["http"][len(jobs) :], "with the token it is answered"
+    refused = list(zip(calls, found["grpc"], strict=False))
+    assert {status for _, status in refused} <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE"}
+    assert {method for (_, method, _), status in refused if status == "UNAUTHENTICATED"} == set(METHODS)
+    assert "OK" in found["grpc"][len(calls) :], "with the token it is answered"
 
 
 def workers(url):

@@ -59,8 +59,8 @@ def _exit_code(arguments: list[str]) -> int | str:
     """Runs a command; prints its error, if any."""
     try:
         _run(arguments)
-    except SystemExit as error:
-        if error.code != _CTRL_C:
+    except (SystemExit, KeyboardInterrupt) as error:  # the latter before typer has the command
+        if isinstance(error, SystemExit) and error.code != _CTRL_C:
             return error.code or 0
         print_line(f"stopped; to go on: asdray {shlex.join(arguments)}", sys.stderr)
         return 75
