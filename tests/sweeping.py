@@ -1,5 +1,6 @@
 """Sweeps through the real command line, for the tests that run some: small recipes, a folder, and what was done."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -148,4 +149,8 @@ def start(world, own_group=False, **changes):
 
 def ray_folders(pid):
     """The folders of the Rays that a driver has started."""
-    return list(Path("/tmp").glob(f"asdray-ray-{pid}-*"))
+    found = []
+    for lock in Path("/tmp").glob("asdray-*/ray.lock"):
+        with contextlib.suppress(FileNotFoundError):  # of a sweep that ends beside the test
+            found += [lock.parent] if lock.read_text() == f"{pid}\n" else []
+    return found

@@ -25,15 +25,12 @@ from typing import Any
 STARTS = 3
 """Number of attempts to start Ray on a busy machine."""
 
-_FOLDERS = "asdray-ray-"
-"""Beginning of the name of every folder; the driver's process number follows."""
+_LOCK = "ray.lock"
+"""File in the folder with the driver's process number, locked as long as the driver lives. The number alone
+would tell nothing: processes of another container that shares the folder have numbers of their own."""
 
-_LOCK = "lock"
-"""File in the folder, locked as long as the driver lives. A process number would tell nothing: processes of
-another container that shares the folder have numbers of their own."""
-
-_SOCKET = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ServeHeadAndMore") - len("/r")
-"""Longest path of the folder: the path of a Unix socket has at most 107 characters."""
+_LONGEST = 107 - len("/asdray-0123/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Longest place of the folder: the path of a Unix socket has at most 107 characters."""
 
 _LONGEST_TMPDIR = 60
 """Longest TMPDIR below which Python's multiprocessing can open its sockets."""
@@ -48,7 +45,7 @@ def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
     """
     import ray
 
-    with _folder() as folder, _environment(_private_environment(folder)):
+    with private_folder() as folder, _environment(_private_environment(folder)):
         _leave_deleted_folder(folder)
         try:
             yield _start(dashboard, folder / "r")
@@ -60,16 +57,21 @@ def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Context with a new folder that no other user can read, enter, or plant links in."""
+def private_folder() -> Iterator[Path]:
+    """Context with a new folder that no other user can read, enter, or plant links in.
+
+    Folders of killed drivers are removed first.
+
+    Raises:
+        ValueError: no place can be written, or all are too long.
+    """
     place = _place()
     _remove_dead_folders(place)
-    # Locked before it has the name that others look for.
-    unnamed = Path(tempfile.mkdtemp(prefix=f".{_FOLDERS}", dir=place))
-    folder = place / f"{_FOLDERS}{os.getpid()}-{unnamed.name[len(_FOLDERS) + 1 :]}"
+    unnamed = Path(tempfile.mkdtemp(prefix=".asdray-", dir=place))
     with open(unnamed / _LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        unnamed.rename(folder)
+        print(os.getpid(), file=lock, flush=True)
+        folder = _renamed(unnamed)  # locked before others look at it
         try:
             yield folder
         finally:
@@ -80,35 +82,37 @@ def _place() -> Path:
     """The folder for temporary files: RAY_TMPDIR, else /tmp, else TMPDIR.
 
     TMPDIR comes last, since it is often long, or on a network file system without Unix sockets.
-
-    Raises:
-        ValueError: none of them can be written, or all are too long.
     """
     asked = os.environ.get("RAY_TMPDIR")
     places = [Path(place).absolute() for place in (asked, "/tmp", tempfile.gettempdir()) if place]
-    longest = _SOCKET - len(f"/{_FOLDERS}4194304-12345678")
     for place in places:
-        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= longest:
+        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= _LONGEST:
             return place
     tried = " or ".join(map(str, dict.fromkeys(places)))
     raise ValueError(
         f"Ray's sockets and logs can not lie in {tried}: name a folder that can be written, of at most "
-        f"{longest} characters, by RAY_TMPDIR"
+        f"{_LONGEST} characters, by RAY_TMPDIR"
     )
+
+
+def _renamed(folder: Path) -> Path:
+    """Renames a folder to ``asdray-`` and four digits, since longer names would leave no room for sockets."""
+    while True:
+        named = folder.with_name(f"asdray-{secrets.token_hex(2)}")
+        try:
+            return folder.rename(named)
+        except OSError:
+            if not named.exists():
+                raise
 
 
 def _remove_dead_folders(place: Path) -> None:
     """Removes the folders of killed drivers, of the same user."""
-    for folder in place.glob(f"{_FOLDERS}*"):
-        with contextlib.suppress(OSError):
-            if folder.lstat().st_uid != os.getuid():
-                continue
-            if (lock := folder / _LOCK).exists():  # else an earlier removal was interrupted
-                with open(lock, "rb+") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(folder)
-            else:
-                _remove(folder)
+    for lock in place.glob(f"asdray-????/{_LOCK}"):
+        with contextlib.suppress(OSError), open(lock, "rb+") as file:
+            if lock.parent.lstat().st_uid == os.getuid():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(lock.parent)
 
 
 def _remove(folder: Path, seconds: float = 5.0) -> None:
