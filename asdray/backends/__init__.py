@@ -7,7 +7,7 @@ by five-fold cross-fitting, unless the function leaves one out itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +43,7 @@ from asdray.config.backend import (
     VarMin,
 )
 from asdray.config.base import implementation
+from asdray.config.plugin_fault import in_words, wrong
 
 Scores = NDArray[np.float64]
 
@@ -196,7 +197,7 @@ def _function(backend: EmbeddingBackend, fast: bool) -> Callable[..., Scores]:
             part takes the slower ones, which keeps the digits of published results.
     """
     if from_plugin := implementation(backend):
-        return partial(_from_plugin, partial(from_plugin, backend), backend.name)
+        return partial(_from_plugin, from_plugin, backend)
     options = _options(backend)
     match backend:
         case Knn():
@@ -213,15 +214,57 @@ def _function(backend: EmbeddingBackend, fast: bool) -> Callable[..., Scores]:
 
 
 def _from_plugin(
-    score: Callable[..., Scores],
-    name: str,
+    score: Callable[..., Any],
+    backend: EmbeddingBackend,
     references: NDArray[np.floating],
     domain: NDArray,
     queries: NDArray[np.floating],
 ) -> Scores:
-    """The scores of a plugin's backend, after checks of its inputs and outputs."""
+    """The scores of a plugin's backend, after checks of its inputs and outputs.
+
+    Raises:
+        PluginError: anything else than a finite number per query.
+    """
     references, queries = checked(references, domain, queries)
-    scores = np.asarray(score(references, domain, queries), dtype=np.float64)
-    if scores.shape != (len(queries),):
-        raise ValueError(f"backend {name!r} gives scores of shape {scores.shape} for {len(queries)} clips")
+    scores = _in_form(score(backend, references, domain, queries), len(queries), score, backend)
+    if bad := int((~np.isfinite(scores)).sum()):
+        what = f"{bad} of {len(scores)} scores that are NaN or infinite"
+        raise wrong(score, type(backend), what, "finite scores", "look at divisions and logarithms of zero")
     return scores
+
+
+def _in_form(found: Any, n_queries: int, score: Callable[..., Any], backend: Backend) -> Scores:
+    """What a plugin's backend returned, as float64; PluginError for anything else than a number per query."""
+    expected = f"an array of real numbers of shape ({n_queries},), a score per query"
+    try:
+        scores = np.asarray(found)
+        real = scores.astype(np.float64) if not np.iscomplexobj(scores) else None
+    except (TypeError, ValueError, RuntimeError):  # text, rows of several lengths, a tensor with a gradient
+        raise wrong(score, type(backend), in_words(found), expected, "return one") from None
+    if real is None or real.shape != (n_queries,):
+        fix = "return one number per row of queries"
+        what = in_words(found if scores.dtype == object else scores)
+        raise wrong(score, type(backend), what, expected, fix)
+    return real
+
+
+def rehearse(backends: Iterable[Backend]) -> None:
+    """Calls the backends of plugins once with random embeddings, before hours of training.
+
+    An exception is no fault here: a backend may need more clips, or other dimensions. Nor are scores that are
+    not finite.
+
+    Raises:
+        PluginError: something else than a number per query.
+    """
+    rng = np.random.default_rng(0)
+    references, queries = rng.normal(size=(60, 32)), rng.normal(size=(7, 32))
+    domain = np.array(["source"] * 50 + ["target"] * 10)
+    for backend in backends:
+        if from_plugin := implementation(backend):
+            try:
+                with np.errstate(all="ignore"):
+                    found = from_plugin(backend, references, domain, queries)
+            except Exception:
+                continue
+            _in_form(found, len(queries), from_plugin, backend)

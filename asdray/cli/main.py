@@ -74,14 +74,14 @@ def _exit_code(arguments: list[str]) -> int | str:
 
 
 def _run(arguments: list[str]) -> None:
-    """Runs a command; an exception from a plugin's code becomes a `PluginError`."""
+    """Runs a command; an exception from a plugin's code, ``sys.exit(0)`` too, becomes a `PluginError`."""
     try:
         with sigterm_as_ctrl_c():
             app(args=arguments, obj=arguments)
-    except Exception as error:  # a plugin's code may raise any exception
-        from asdray.config.plugin import plugin_error
+    except BaseException as error:  # a plugin's code may raise any exception; typer ends by SystemExit
+        from asdray.config.plugin_fault import ended_by_plugin
 
-        if found := plugin_error(error):
+        if found := ended_by_plugin(error):
             raise found from error
         raise
 

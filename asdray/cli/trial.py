@@ -80,6 +80,10 @@ def run(
     places = Places.of(data, results, cache_dir)
     (job,) = plan(spec, places, where)
     check_unchanged(places.data, dcase, job.trial.machines)
+    if any(one.plugin for one in job.backends):
+        from asdray.backends import rehearse
+
+        rehearse(job.backends)
     folder = write_trial(job.files(places), job.request(spec))
     # An output that a sweep has pruned is rebuilt only if a later stage is about to read the output.
     rebuild = {(step.stage, step.unit or step.machine) for step in job.steps(spec, places) if step.rebuild}

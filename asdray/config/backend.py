@@ -22,6 +22,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from asdray.config.base import (
     Config,
     Extensible,
+    Interface,
     Metric,
     Positive,
     Probability,
@@ -320,7 +321,8 @@ EmbeddingBackend = (
 )
 OwnBackend = Recon | Own
 _BuiltIn = EmbeddingBackend | OwnBackend
-Backend = Annotated[_BuiltIn, Extensible("BACKENDS", "backend", BackendConfig, _BuiltIn)]
+_FUNCTION = Interface(("config", "references", "domain", "queries"))
+Backend = Annotated[_BuiltIn, Extensible("BACKENDS", "backend", BackendConfig, _BuiltIn, _FUNCTION)]
 
 
 def own_backend(score: str) -> OwnBackend:

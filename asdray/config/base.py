@@ -23,6 +23,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import core_schema
 
 from asdray.config.plugin import Plugin, plugin_of, read_plugin, unpickled
+from asdray.config.plugin_fault import PluginError, place_of
+from asdray.config.plugin_members import Interface
 from asdray.dcase.years import get_year, nearest
 
 
@@ -95,6 +97,10 @@ class Config(BaseModel):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         cls.plugin = plugin_of(cls.__module__)
         cls.omitted = {**cls.later_of_all, **cls.later}
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raises PluginError for a plugin's class whose own attributes have another form."""
 
     @property
     def effective_numerics(self) -> int:
@@ -188,7 +194,7 @@ def texts_of(values: Mapping[str, str]) -> str:
 # --------------------------------------------------------------------------------- unions that plugins extend
 
 UNIONS: dict[str, Extensible] = {}
-"""The unions that plugins extend, by list in a plugin: ``LOSSES``, ``FRONTENDS``, ``BACKENDS``."""
+"""The unions that plugins extend, by list: ``LOSSES``, ``NETWORKS``, ``FRONTENDS``, ``BACKENDS``."""
 
 
 class Extensible:
@@ -199,10 +205,13 @@ class Extensible:
         noun: one member in words, such as ``loss``.
         base: class from which a plugin's configuration class must derive.
         union: union of the built-in members.
+        interface: the form of whatever implements a plugin's configuration.
     """
 
-    def __init__(self, list_name: str, noun: str, base: type[Config], union: Any) -> None:
-        self.noun, self.base = noun, base
+    def __init__(
+        self, list_name: str, noun: str, base: type[Config], union: Any, interface: Interface
+    ) -> None:
+        self.noun, self.base, self.interface = noun, base, interface
         self.built_in: tuple[type[Config], ...] = typing.get_args(union)
         self.added: Mapping[str, type[Config]] = {}
         self._adapter: TypeAdapter | None = None
@@ -360,7 +369,11 @@ def _added_by(plugin: Plugin, list_name: str, beside: Sequence[Plugin]) -> dict[
         cls = entry[0]
         if not (isinstance(cls, type) and issubclass(cls, union.base)) or cls in (union.base, Config):
             base = f"{union.base.__module__}.{union.base.__name__}"
-            raise ValueError(f"{at} holds {cls!r}, not a class that derives from {base}")
+            place = place_of(cls) or at
+            raise PluginError(
+                f"{place}: found {cls!r} as a configuration class in {list_name}, expected a class that "
+                f"derives from {base}: derive from it"
+            )
         at_class = f"{plugin.path}, line {plugin.lines.get(cls.__name__, line)}: {cls.__name__}"
         name = _checked_name(cls, union, plugin, at_class)
         if name in taken:
@@ -369,6 +382,8 @@ def _added_by(plugin: Plugin, list_name: str, beside: Sequence[Plugin]) -> dict[
             )
         taken[name] = "there twice"
         added[name] = cls
+        cls.check_class()
+        union.interface.check(cls, entry[1])
     return added
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from asdray.config.base import Config, Positive
+from asdray.config.base import Config, Extensible, Interface, Positive
 from asdray.config.encoder import (
     NETWORKS,
     check_frame_multiple,
@@ -31,6 +31,24 @@ from asdray.config.pooling import NoneOrMorePoolings
 from asdray.config.tuning import Full, Last, Lora, NoTuning, Tuning
 from asdray.config.weights import Network
 from asdray.dcase.years import SAMPLE_RATE
+
+
+class NetworkConfig(Config):
+    """Base class of a plugin's networks: the options of a branch.
+
+    Attributes:
+        takes_any_length: True if the network takes clips of any length. Training crops or lengthens clips to
+            one length in any case.
+    """
+
+    name: str
+    embedding_dim: Positive = 128
+    """Dimensions of the branch's part of the embedding."""
+
+    takes_any_length: ClassVar[bool] = False
+
+    def check(self, n_samples: int) -> None:
+        """Raises ValueError if clips of ``n_samples`` are too short for the network."""
 
 
 class FftBranch(Config):
@@ -50,6 +68,8 @@ class FftBranch(Config):
     """Number of fully connected layers between the first one and the last."""
     embedding_dim: Positive = 128
     """Dimensions of the branch's part of the embedding."""
+
+    takes_any_length: ClassVar = False
 
     def lengths(self, n_samples: int) -> list[int]:
         """Number of bins of the spectrum, and after each of the three convolutions.
@@ -98,6 +118,7 @@ class StftBranch(Config):
     """Last map to vector: ``mlp``, one linear layer over all rows; ``gap``, the mean of the rows."""
 
     later: ClassVar = {"temporal_norm": False, "aggregation": "mlp"}
+    takes_any_length: ClassVar = False
     MIN_SIDE: ClassVar[int] = 36
 
     def input_shape(self, n_samples: int) -> tuple[int, int]:
@@ -162,6 +183,7 @@ class EncoderBranch(Config):
     named as in the frontend ``encoder``."""
 
     hashed_as: ClassVar = {"weights": file_name}
+    takes_any_length: ClassVar = True
 
     @field_validator("tune")
     @classmethod
@@ -236,4 +258,8 @@ class EncoderBranch(Config):
         check_length(self.network, n_samples)
 
 
-Branch = Annotated[FftBranch | StftBranch | EncoderBranch, Field(discriminator="name")]
+_BuiltIn = FftBranch | StftBranch | EncoderBranch
+_MODULE = Interface(
+    ("config", "n_samples"), "torch.nn.modules.module.Module", {"forward": ("waves",)}, {"view": ("waves",)}
+)
+Branch = Annotated[_BuiltIn, Extensible("NETWORKS", "network", NetworkConfig, _BuiltIn, _MODULE)]

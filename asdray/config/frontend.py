@@ -17,7 +17,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asdray.config.base import Config, Extensible, Positive, Probability, in_order, refuse_repeats
+from asdray.config.base import (
+    Config,
+    Extensible,
+    Interface,
+    Positive,
+    Probability,
+    in_order,
+    refuse_repeats,
+)
 from asdray.config.branch import Branch, EncoderBranch, FftBranch, StftBranch
 from asdray.config.clustering import Clustering
 from asdray.config.encoder import Encoder
@@ -92,7 +100,8 @@ class Discriminative(FrontendConfig):
     that occur among a machine's test clips, but neither normal/anomalous labels nor the class of any single
     clip."""
     branches: tuple[Branch, ...] = Field(default=(FftBranch(), StftBranch()), min_length=1)
-    """Networks on the clip (spectrum, spectrogram, pretrained encoder); the embedding joins all outputs."""
+    """Networks on the clip (spectrum, spectrogram, pretrained encoder, a plugin's own); the embedding joins
+    all outputs."""
     loss: Loss = AdaCos()
     """Main loss, of the whole embedding."""
     mixup_probability: Probability = 0.5
@@ -140,8 +149,9 @@ class Discriminative(FrontendConfig):
 
     @property
     def takes_any_length(self) -> bool:  # type: ignore[override]
-        """True if all branches are encoders. Training crops or lengthens clips to one length in any case."""
-        return len(self.encoder_branches) == len(self.branches)
+        """True if all branches take clips of any length, as encoders do. Training crops or lengthens clips to
+        one length in any case."""
+        return all(branch.takes_any_length for branch in self.branches)
 
     @property
     def embeddings(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -332,4 +342,12 @@ class Autoencoder(FrontendConfig):
 
 
 _BuiltIn = Discriminative | Autoencoder | RawSpec | Precomputed | Encoder
-Frontend = Annotated[_BuiltIn, Extensible("FRONTENDS", "frontend", FrontendConfig, _BuiltIn)]
+_FOUR = ("clips", "columns", "batch_size", "rng")
+_MODULE = Interface(
+    ("config", "n_samples", "columns", "saved"),
+    "asdray.frontends.base.FrontendModule",
+    {"extract": ("waves",)},
+    {"saved": (), "prepare": _FOUR, "load_frozen": ("files",), "parameter_groups": ("options",)},
+    {"training_data": _FOUR, "loss": ("batch",)},
+)
+Frontend = Annotated[_BuiltIn, Extensible("FRONTENDS", "frontend", FrontendConfig, _BuiltIn, _MODULE)]

@@ -6,6 +6,8 @@ import typing
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from asdray.config.base import Config
+from asdray.config.plugin_fault import wrong
+from asdray.config.plugin_members import check_lists_of_names
 
 if TYPE_CHECKING:
     from asdray.config.clustering import Clustering
@@ -91,6 +93,13 @@ class FrontendConfig(Config):
         "asdray.frontends.checkpoint",
         "asdray.frontends.compute",
     )
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raises PluginError for a plugin's class whose lists of names or scope have another form."""
+        check_lists_of_names(cls, ("own_scores", "embeddings"))
+        if not isinstance(cls.scope, property) and cls.scope not in ("all", "machine"):
+            raise wrong(cls, cls, f"scope = {cls.scope!r}", "'all' or 'machine'", "choose one of them")
 
     @property
     def loss_kind(self) -> str:

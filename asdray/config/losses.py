@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from asdray.config.base import Config, Extensible, Positive, Probability, in_order
+from asdray.config.base import Config, Extensible, Interface, Positive, Probability, in_order
 from asdray.config.frontend_base import CLASS_PARTS, ClassPart
 
 
@@ -109,7 +109,12 @@ class SupCon(Config):
 
 
 _BuiltIn = AdaCos | SubclusterAdaCos | ArcFace | AdaProj | SupCon
-Loss = Annotated[_BuiltIn, Extensible("LOSSES", "loss", Config, _BuiltIn)]
+_MODULE = Interface(
+    ("config", "embedding_dim", "n_classes"),
+    "torch.nn.modules.module.Module",
+    {"forward": ("embeddings", "targets")},
+)
+Loss = Annotated[_BuiltIn, Extensible("LOSSES", "loss", Config, _BuiltIn, _MODULE)]
 
 
 class SubspaceLoss(Config):

@@ -1,4 +1,4 @@
-"""Plugins: a user's own Python code adds losses, frontends and backends to those of asdray.
+"""Plugins: a user's own Python code adds losses, frontends, backends and networks to those of asdray.
 
 A plugin has lists of pairs: a configuration class, whose ``name`` is the name in YAML, and the class or
 function that implements the method::
@@ -30,6 +30,15 @@ function that implements the method::
   (``source`` or ``target``) and the embeddings ``(M, D)`` of other clips to ``(M,)`` anomaly scores. To score
   the training clips themselves, asdray calls the function for each fifth with the others as references; bands
   and further embeddings are scored one by one.
+* ``NETWORKS``: the configuration derives from `asdray.config.branch.NetworkConfig`, whose option
+  ``embedding_dim`` is D. ``Network(config, n_samples)`` is a torch module, a branch of the discriminative
+  frontend (``branches: [{name: mine}]``), that maps waveforms ``(B, L) float32`` to ``(B, D)``. With a method
+  ``view(waves)``, ``forward`` gets its result in place of the waveforms: spectrograms, say, which
+  ``mixup_of: spectrogram`` then mixes. Clips of training have L = ``n_samples``.
+
+Faults of a member's form (arguments, shapes, keys) are told with file, line, class, the value found, the
+value expected and the fix: at loading by `asdray.config.plugin_members`, before the first epoch by
+`asdray.stages.rehearsal`, and wherever a value is used.
 
 A plugin is a file, or a folder with ``__init__.py`` for a method with a helper module (``from .helper import
 f``) or a data file (``Path(__file__).parent / "filters.npy"``). The hash of the file, or of all files of the
@@ -54,24 +63,17 @@ import linecache
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from asdray.config.plugin_fault import PREFIX, PluginError, ended_by_plugin
 from asdray.regular import read_bytes
 
 MAX_MIB = 8
 """Largest plugin folder, in MiB: its content is part of every trial that Ray sends to a worker."""
-
-_PREFIX = "asdray_plugin_"
-"""The names of all modules of plugins begin with this."""
-
-
-class PluginError(ValueError):
-    """An exception from a plugin's code: file, line and reason; then a line per call inside the plugin."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Plugin:
     @functools.cached_property
     def module_name(self) -> str:
         """Name of the plugin's module in `sys.modules`: another one for every version and path."""
-        return f"{_PREFIX}{self.sha256[:16]}_{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
+        return f"{PREFIX}{self.sha256[:16]}_{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
 
     @functools.cached_property
     def lines(self) -> dict[str, int]:
@@ -147,13 +149,17 @@ class Plugin:
         linecache.cache[module.__file__] = (len(self.text), None, lines, module.__file__)
         try:
             exec(compile(self.text, module.__file__, "exec"), module.__dict__)
-        except Exception as error:  # the user's code may raise any exception
+        except BaseException as error:  # the user's code may raise any exception, and sys.exit(0) is one
             if isinstance(error, SyntaxError):
                 line = f"{error.filename}, line {error.lineno}: {error.msg}"
-            else:
-                line = str(plugin_error(error)).partition("\n")[0]
+            elif found := ended_by_plugin(error):
+                line = str(found).partition("\n")[0]
+            else:  # Ctrl-C, or a source that does not compile
+                line = f"{self.path}: {type(error).__name__}: {error}"
             for loaded in [one for one in sys.modules if one.partition(".")[0] == name]:
                 del sys.modules[loaded]
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise PluginError(line) from None
         return module
 
@@ -235,36 +241,3 @@ def unpickled(plugin: Plugin, module_name: str, class_name: str) -> Any:
     plugin.module()
     cls: Any = functools.reduce(getattr, class_name.split("."), importlib.import_module(module_name))
     return cls.__new__(cls)
-
-
-# ---------------------------------------------------------------------------- exceptions from a plugin's code
-
-
-def plugin_error(error: BaseException) -> PluginError | None:
-    """The first exception in the chain of causes of ``error`` that a plugin's code raised, with its lines.
-
-    Returns:
-        None if no frame of the chain's tracebacks lies in a plugin.
-    """
-    files = {module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)}
-    for link in chain_of(error):
-        if isinstance(link, PluginError):
-            return None  # already in its final form
-        frames = [f for f in traceback.extract_tb(link.__traceback__) if f.filename in files]
-        if frames:
-            reason = " ".join(str(error).split())  # the outer exception names the trial and machine
-            first = f"{frames[-1].filename}, line {frames[-1].lineno}: {type(link).__name__}: {reason}"
-            return PluginError(
-                "\n".join([first, *(f"  line {f.lineno}, in {f.name}: {f.line}" for f in frames)])
-            )
-    return None
-
-
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """``error``, its cause, the cause's cause and so on; ends at a cycle, which ``raise e from e`` makes."""
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        yield link
-        seen.add(id(link))
-        link = link.__cause__ or link.__context__

@@ -35,6 +35,7 @@ from urllib3.util import Retry
 
 import asdray
 from asdray import store
+from asdray.config.plugin_fault import chain_of
 from asdray.dcase.records import PARTIAL
 from asdray.regular import open_regular
 
@@ -303,11 +304,10 @@ def _extent(response: requests.Response) -> tuple[int, int | None]:
     return 0, int(length) if length.isdecimal() and "Content-Encoding" not in response.headers else None
 
 
-def _innermost(error: BaseException | None) -> str:
+def _innermost(error: BaseException) -> str:
     """The innermost reason of an error, without the layers that report it."""
-    while error is not None and error.__context__ is not None:
-        error = error.__context__
-    return f"{type(error).__name__}: {error}"
+    *_, last = chain_of(error)
+    return f"{type(last).__name__}: {last}"
 
 
 # ------------------------------------------------------------------------------------------------- checks

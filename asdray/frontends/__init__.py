@@ -2,7 +2,7 @@
 
 A frontend is a configuration class in `asdray.config.frontend` (options, and everything that planning asks),
 a torch module that derives from `asdray.frontends.base.FrontendModule` (the computation), and a case in
-`_construct`. A frontend in a user's file needs no case, see `asdray.config.plugin`. Torch, no Lightning.
+`construct`. A frontend in a user's file needs no case, see `asdray.config.plugin`. Torch, no Lightning.
 """
 
 from __future__ import annotations
@@ -55,28 +55,32 @@ def build(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        frontend = _construct(config, n_samples, columns, test_classes, saved)
+        frontend = construct(config, n_samples, columns, test_classes, saved)
         frontend.load_frozen(files or {})
     for name in frontend.frozen:
         frontend.get_submodule(name).eval().requires_grad_(False)
     return frontend
 
 
-def _construct(
+def construct(
     config: FrontendConfig,
     n_samples: int,
-    columns: Columns | None,
-    test_classes: Columns | None,
-    saved: Mapping[str, Any] | None,
+    columns: Columns | None = None,
+    test_classes: Columns | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> FrontendModule:
-    """The module that implements a configuration; only its own imports are made, which take seconds."""
+    """The frontend of `build` without the weights of files, drawn from torch's global generator.
+
+    Only its own imports are made, which take seconds.
+    """
     from asdray.config import frontend
-    from asdray.config.base import implementation
+    from asdray.config.base import UNIONS, implementation
+    from asdray.config.plugin_members import Known
 
     if from_plugin := implementation(config):
-        from asdray.frontends.base import checked
-
-        return checked(from_plugin(config, n_samples, columns, saved), config)
+        made = from_plugin(config, n_samples, Known.of(columns, "columns"), Known.of(saved, "saved"))
+        UNIONS["FRONTENDS"].interface.check_instance(config, made, learns=config.learns)
+        return made
     match config:
         case frontend.Discriminative():
             from asdray.frontends.discriminative import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -14,15 +13,12 @@ from torch import Tensor, nn
 
 from asdray.audio.batches import Clips
 from asdray.audio.features import to_float
+from asdray.config.plugin_fault import in_words, wrong
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
     from asdray.config.train import Train
     from asdray.frontends import Columns
-
-_METHODS = {"saved": (), "prepare": ("clips", "columns", "batch_size", "rng"), "extract": ("waves",)}
-_METHODS_OF_TRAINING = {"training_data": ("clips", "columns", "batch_size", "rng"), "loss": ("batch",)}
-_REQUIRED = ("extract", "training_data", "loss")
 
 
 class TrainingData(Protocol):
@@ -156,13 +152,19 @@ class FrontendModule(nn.Module):
 
 
 def extract_all(
-    frontend: FrontendModule, clips: Clips, n_samples: int | None, batch_size: int, device: torch.device
+    frontend: FrontendModule,
+    clips: Clips,
+    n_samples: int | None,
+    batch_size: int,
+    device: torch.device,
+    config: FrontendConfig | None = None,
 ) -> dict[str, Tensor]:
     """``frontend.extract`` of all N clips, on the CPU.
 
     Args:
         n_samples: the length to which every clip is cropped or lengthened; None = each clip's own length.
         batch_size: clips per call.
+        config: of a frontend whose outputs are checked, see `extracted`.
 
     Returns:
         The tensors of ``extract``, ``(N, ...)``, in the order of ``clips``.
@@ -174,8 +176,46 @@ def extract_all(
         for start in range(0, len(same), batch_size):
             index = same[start : start + batch_size]
             waves = to_float(clips.gather(index, int(length)).to(device))
-            found.add(index, frontend.extract(waves))
+            found.add(index, extracted(frontend, waves, config))
     return found.all()
+
+
+def extracted(frontend: FrontendModule, waves: Tensor, config: FrontendConfig | None) -> dict[str, Tensor]:
+    """``frontend.extract`` of a batch, after a check of what a plugin's frontend returns.
+
+    Args:
+        config: of the frontend; None for no check.
+
+    Raises:
+        PluginError: no dictionary of tensors, a missing name, another shape or kind of numbers.
+    """
+    found: Any = frontend.extract(waves)
+    if config is None or config.plugin is None:
+        return found
+    names = (*config.embeddings, *config.own_scores)
+    if not isinstance(found, dict):
+        expected = f"a dictionary with {', '.join(names)}"
+        raise wrong(frontend.extract, type(config), in_words(found), expected, "return one")
+    if absent := [name for name in names if name not in found]:
+        there = ", ".join(map(repr, found)) or "nothing"
+        expected = f"{absent[0]!r} as well, which the configuration names"
+        fix = "return a tensor of this name, or change `embeddings` or `own_scores` of the configuration"
+        raise wrong(frontend.extract, type(config), f"a dictionary with {there}", expected, fix)
+    for name, value in found.items():
+        is_score = name not in config.embeddings
+        allowed = (torch.float32, torch.float64, *((torch.float16, torch.bfloat16) if is_score else ()))
+        dims = (1,) if is_score else (2, 3)
+        if getattr(value, "dtype", None) in allowed and value.ndim in dims and len(value) == len(waves):
+            continue
+        shape = "(B,)" if is_score else "(B, D), or (B, F, D) for F bands"
+        raise wrong(
+            frontend.extract,
+            type(config),
+            f"{in_words(value)} as {name!r}",
+            f"a tensor of float32 of shape {shape}, with B = {len(waves)} clips",
+            "keep the clips in the first dimension, and convert other numbers by .float()",
+        )
+    return found
 
 
 class _Rows:
@@ -219,36 +259,28 @@ class _Rows:
         self._coming = None
 
 
-def checked(frontend: Any, config: FrontendConfig) -> Any:
-    """A plugin's ``frontend``, after a check of the methods that stages call.
-
-    Raises:
-        ValueError: a method is missing or takes other arguments; the message names the right ones.
-    """
-    name = f"{config.label}: {type(frontend).__name__}"
-    if not isinstance(frontend, FrontendModule):
-        raise ValueError(f"{name} does not derive from asdray.frontends.base.FrontendModule")
-    for method, arguments in {**_METHODS, **(_METHODS_OF_TRAINING if config.learns else {})}.items():
-        found = getattr(frontend, method)
-        call = f"{method}({', '.join(arguments)})"
-        if method in _REQUIRED and getattr(found, "__func__", None) is getattr(FrontendModule, method):
-            raise ValueError(f"{name} has no {call}")
-        signature = inspect.signature(found)
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            raise ValueError(f"{name}.{method}{signature} cannot be called as {call}") from None
-    return frontend
+def saved_values(frontend: FrontendModule, config: FrontendConfig) -> dict[str, Any]:
+    """``frontend.saved()``; PluginError if that is no dictionary."""
+    saved: Any = frontend.saved()
+    if not isinstance(saved, dict):
+        raise wrong(frontend.saved, type(config), in_words(saved), "a dictionary", "return one, such as {}")
+    return saved
 
 
-def checked_data(data: Any, config: FrontendConfig) -> TrainingData:
+def checked_data(data: Any, frontend: FrontendModule, config: FrontendConfig) -> TrainingData:
     """A frontend's training ``data``, after a check of its attributes.
 
     Raises:
-        ValueError: an attribute is missing.
+        PluginError: an attribute is missing, or ``sizes`` are no numbers of items.
     """
     missing = [name for name in ("items", "sizes", "epoch", "held_out") if not hasattr(data, name)]
     if missing:
-        kind = type(data).__name__
-        raise ValueError(f"{config.label}: training_data() gives a {kind} without {', '.join(missing)}")
+        found = f"a {type(data).__name__} without {', '.join(missing)}"
+        expected = "batches with items, sizes, epoch(rng) and held_out()"
+        raise wrong(frontend.training_data, type(config), found, expected, "define what is missing")
+    sizes: Any = data.sizes
+    if not isinstance(sizes, tuple | list) or not all(isinstance(n, int) and n > 0 for n in sizes):
+        found = f"sizes = {sizes!r}"
+        fix = "let sizes be a tuple of whole numbers"
+        raise wrong(type(data), type(config), found, "the number of items in every batch of an epoch", fix)
     return data

@@ -10,6 +10,7 @@ embedding, D_m of the sub-embedding of branch m.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from asdray.audio import features
 from asdray.audio.batches import Clips, split
+from asdray.config.branch import NetworkConfig
 from asdray.dcase.names import is_hidden
 from asdray.dcase.years import NO_ATTRIBUTE
 from asdray.frontends.augment import (
@@ -37,11 +39,13 @@ from asdray.frontends.augment import (
 )
 from asdray.frontends.base import FrontendModule
 from asdray.frontends.encoder_branch import EncoderBranch
-from asdray.frontends.heads import ClassesHead, Projector, build_head, build_loss
+from asdray.frontends.heads import ClassesHead, Projector, SubspaceHead, build_head, build_loss
 from asdray.frontends.losses import loss_of, require_classes
 from asdray.frontends.networks import FftNetwork, StftNetwork
+from asdray.frontends.plugin_branch import PluginBranch
 
 if TYPE_CHECKING:
+    from asdray.config.branch import Branch as BranchConfig
     from asdray.config.branch import FftBranch, StftBranch
     from asdray.config.frontend import Discriminative
     from asdray.config.system import Train
@@ -141,6 +145,7 @@ class Branch(nn.Module):
     """A branch: the spectrum or spectrogram of the waveform, and the network on it."""
 
     window: Tensor
+    shortest = 1
 
     def __init__(self, config: FftBranch | StftBranch, n_samples: int) -> None:
         super().__init__()
@@ -175,6 +180,15 @@ class Branch(nn.Module):
                 hop = self.config.hop_length
                 bins = features.spectrogram(waves, self.window, hop, self.first, self.last)
                 return bins - bins.mean(dim=2, keepdim=True) if self.config.temporal_norm else bins
+
+
+def build_branch(
+    config: BranchConfig | NetworkConfig, n_samples: int
+) -> Branch | EncoderBranch | PluginBranch:
+    """The branch of a configuration, with fresh weights; an encoder's weights are loaded later."""
+    if isinstance(config, NetworkConfig):
+        return PluginBranch(config, n_samples)
+    return EncoderBranch(config) if config.name == "encoder" else Branch(config, n_samples)
 
 
 class ClipBatch(NamedTuple):
@@ -313,10 +327,7 @@ class DiscriminativeFrontend(FrontendModule):
         self.head_classes = tuple(map(tuple, head_classes))
         self.config = config
         self.n_samples = n_samples
-        branches = [
-            EncoderBranch(branch) if branch.name == "encoder" else Branch(branch, n_samples)
-            for branch in config.branches
-        ]
+        branches = [build_branch(branch, n_samples) for branch in config.branches]
         self.branches = nn.ModuleList(branches)
         dims = [branch.width for branch in branches]
         self.head = build_loss(config.loss, sum(dims), len(self.classes))
@@ -327,7 +338,7 @@ class DiscriminativeFrontend(FrontendModule):
         self.projector = Projector(sum(dims), config.projector.dim) if config.projector else None
         self.encoders = {i: branch for i, branch in enumerate(branches) if isinstance(branch, EncoderBranch)}
         self.small_checkpoints = bool(self.encoders)
-        self.shortest = max([1, *(encoder.network.shortest for encoder in self.encoders.values())])
+        self.shortest = max(branch.shortest for branch in branches)
 
     def load_frozen(self, files: Mapping[str, Mapping[str, Path]]) -> None:
         """Loads the weight files of encoders."""
@@ -374,7 +385,8 @@ class DiscriminativeFrontend(FrontendModule):
             _positions(head.classes or (), columns, names)
             for head, names in zip(self.config.class_heads, self.head_classes, strict=True)
         ]
-        device = next(self.branches.parameters()).device  # a plugin's loss may have no weights
+        values = itertools.chain(self.branches.parameters(), self.parameters(), self.buffers())
+        device = next((one.device for one in values), torch.device("cpu"))  # a plugin's may have no weights
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
         head_classes = np.stack(of_heads, axis=1) if of_heads else None
@@ -410,6 +422,14 @@ class DiscriminativeFrontend(FrontendModule):
     def _seen(self, embeddings: Tensor) -> Tensor:
         """The embeddings ``(B, D)`` as the losses see them."""
         return embeddings if self.projector is None else self.projector(embeddings)
+
+    @property
+    def losses(self) -> list[nn.Module]:
+        """The main loss, and the losses of all heads."""
+        found: list[nn.Module] = [self.head]
+        for head in self.more_heads:
+            found += head.losses if isinstance(head, SubspaceHead) else [head.get_submodule("loss")]
+        return found
 
     def _of_heads(self, main: Any, own: Iterable[Any]) -> list[Any]:
         """For every head ``main``, or the next one of ``own`` for a head with classes of its own."""

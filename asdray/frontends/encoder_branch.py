@@ -44,6 +44,7 @@ class EncoderBranch(nn.Module):
         self.width = config.embedding_dim or width
         self.projection = nn.Linear(width, self.width) if config.embedding_dim else nn.Identity()
         self.tuned = not isinstance(config.tune, NoTuning)
+        self.shortest = self.network.shortest
 
     def load(self, path: Path) -> None:
         """Loads the encoder's weights.

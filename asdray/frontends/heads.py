@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from asdray.config.base import implementation
+from asdray.config.base import UNIONS, implementation
 from asdray.frontends.augment import Exchange
 from asdray.frontends.losses import (
     AdaCosLoss,
@@ -34,7 +34,9 @@ def build_loss(options: losses.Loss, embedding_dim: int, n_classes: int) -> Angu
         ValueError: the loss needs more classes.
     """
     if from_plugin := implementation(options):
-        return from_plugin(options, embedding_dim, n_classes)
+        made = from_plugin(options, embedding_dim, n_classes)
+        UNIONS["LOSSES"].interface.check_instance(options, made)
+        return made
     # Every option of a loss is an argument of its module, under the same name.
     arguments = options.model_dump(exclude={"name"})
     match options.name:

@@ -4,7 +4,6 @@ All take soft targets. The logit of a class is a scale s times the cosine betwee
 class's centre; the losses differ in the scale, in a margin on the angle and in the number of centres. All
 compute in float32 (float64 for float64 input) even under autocast: at scales near 10, half precision would
 lose the differences to learn.
-The module imports nothing of asdray.
 
 Legend for shapes: B clips, D embedding dimensions, C classes, K centres per class.
 """
@@ -12,10 +11,13 @@ Legend for shapes: B clips, D embedding dimensions, C classes, K centres per cla
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from asdray.config.plugin_fault import in_words, wrong
 
 MIN_SCALE = 1.0
 """Lower bound of a dynamic scale: for few classes AdaCos's rule can give 0 or less, which learns nothing."""
@@ -99,8 +101,21 @@ def loss_of(loss: nn.Module, embeddings: Tensor, targets: Tensor, own: Tensor) -
         embeddings: ``(B, D)``.
         targets: ``(B, C) float32``, class probabilities after mixup.
         own: ``(B, C) float32``, class probabilities before mixup.
+
+    Raises:
+        PluginError: a plugin's loss returns anything else than a tensor of real numbers of shape ``()``.
     """
-    return loss(embeddings, targets, own) if getattr(loss, "uses_own", False) else loss(embeddings, targets)
+    more = (own,) if getattr(loss, "uses_own", False) else ()
+    found: Any = loss(embeddings, targets, *more)
+    if not isinstance(found, Tensor) or found.shape or not found.is_floating_point():
+        raise wrong(
+            loss.forward,
+            type(loss),
+            in_words(found),
+            "a tensor of real numbers of shape ()",
+            "return the mean over the clips of the batch, as torch computes it",
+        )
+    return found
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdray import store
+from asdray.config.plugin_members import Known
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
 from asdray.stages.steps import Outcome, Snapshot, TrialFiles, input_paths, working
 
@@ -169,9 +170,10 @@ def _from_audio(
 
     trial, places, unit = files.trial, files.places, files.trial.unit_of(machine)
     audio, batch_size = trial.system.audio, trial.system.train.batch_size
+    config = trial.system.frontend
     path, n_samples = files.folder.checkpoint(unit.name, ckpt), audio.n_samples(trial.dcase)
     paths = input_paths(trial, unit, places)
-    frontend = checkpoint.load(path, trial.system.frontend, n_samples, sha256=sha256, files=paths).to(device)
+    frontend = checkpoint.load(path, config, n_samples, sha256=sha256, files=paths).to(device)
     length = None if audio.duration == "native" else n_samples
     with torch.inference_mode():
         for split in SPLITS:
@@ -179,8 +181,9 @@ def _from_audio(
             clips = Clips([pack], audio.channel, audio.padding)
             if split == "train" and frontend.needs_training_clips:
                 rng = held_out_generator(trial, unit)
-                frontend.prepare(clips, training_columns(places, [pack]), batch_size, rng)
-            yield clips.keys, extract_all(frontend, clips, length, min(batch_size, MAX_CLIPS), device)
+                columns = Known(training_columns(places, [pack]), "columns")
+                frontend.prepare(clips, columns, batch_size, rng)
+            yield clips.keys, extract_all(frontend, clips, length, min(batch_size, MAX_CLIPS), device, config)
 
 
 def _write(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from asdray import store
 from asdray.audio.batches import generator, torch_seed
+from asdray.config.plugin_fault import in_words, wrong
 from asdray.frontends import compute
 from asdray.frontends.checkpoint import AVERAGED, PREFIX, interned
 from asdray.stages.optimiser import AveragedWeights, Plan, build_optimiser, build_schedule
@@ -78,7 +79,8 @@ class _Training(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         if not any(p.requires_grad for p in self.frontend.parameters()):
-            raise self._wrong("it has no weights to learn")
+            fix = "let parameters() give weights, or set `learns: ClassVar = False`"
+            raise self._wrong(type(self.frontend), "no weights to learn", "parameters with a gradient", fix)
         optimiser = build_optimiser(self.frontend, self._options)
         schedule = build_schedule(optimiser, self._options, self._run.plan.n_steps)
         return {"optimizer": optimiser, "lr_scheduler": schedule} if schedule else optimiser
@@ -109,23 +111,29 @@ class _Training(pl.LightningModule):
                 optimizer.zero_grad()
             loss = self._loss(batch)
             if not loss.requires_grad:
-                raise self._wrong("loss() gives a number that depends on no weight")
+                what, fix = "a number that depends on no weight", "compute it with torch alone"
+                raise self._wrong(self.frontend.loss, what, "a loss with a gradient", fix)
             del batch  # room for the backward pass
             (loss if plan.accumulate == 1 else loss * plan.share(done)).backward()
             if plan.ends_step(done):
                 self._step(optimizer)
             self._losses.append(loss.detach())
         if len(self._losses) < n_batches:
-            raise self._wrong(f"epoch() gives {len(self._losses)} of the {len(plan.sizes)} batches of sizes")
+            raise self._wrong_batches(f"{len(self._losses)} batches", f"{len(plan.sizes)} batches")
 
     def _check_size(self, batch: Any, done: int) -> None:
         """Raises ValueError for a batch beyond ``sizes``, or of another size."""
         sizes = self._run.plan.sizes
         if done == len(sizes):
-            raise self._wrong(f"epoch() gives more than the {done} batches of sizes")
+            raise self._wrong_batches(f"more than {done} batches", f"{done} batches")
         if isinstance(batch, Tensor) and batch.shape[:1] != (sizes[done],):
-            shape = tuple(batch.shape)
-            raise self._wrong(f"batch {done + 1} of epoch() has shape {shape}, but sizes says {sizes[done]}")
+            found = f"shape {tuple(batch.shape)} in batch {done + 1}"
+            raise self._wrong_batches(found, f"{sizes[done]} items in this batch")
+
+    def _wrong_batches(self, found: str, expected: str) -> ValueError:
+        """The error for an epoch that differs from ``sizes``."""
+        expected, fix = f"{expected}, as `sizes` says", "yield the batches that `sizes` counts"
+        return self._wrong(self._run.data.epoch, found, expected, fix)
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         """One step of the optimiser, and of the schedule and the averages."""
@@ -142,20 +150,22 @@ class _Training(pl.LightningModule):
     def _batches(self, method: str, *args: Any) -> Iterable[Any]:
         found: Any = getattr(self._run.data, method)(*args)
         if not isinstance(found, Iterable):
-            raise self._wrong(f"{method}() gives {found!r}, not batches")
+            fix = "yield the batches, or return a list of them"
+            raise self._wrong(getattr(self._run.data, method), repr(found), "batches", fix)
         return found
 
     def _loss(self, batch: Any) -> Tensor:
         with compute.precision(self._options.precision, self._run.device):
             loss: Any = self.frontend.loss(move_data_to_device(batch, self._run.device))
         if not isinstance(loss, Tensor) or loss.shape:
-            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise self._wrong(f"loss() gives {what}, not a tensor of shape ()")
+            fix = "return the mean over the items of the batch, as torch computes it"
+            raise self._wrong(self.frontend.loss, in_words(loss), "a tensor of shape ()", fix)
         return loss
 
-    def _wrong(self, what: str) -> ValueError:
-        """The error for a plugin that breaks the interface in `asdray.frontends.base`."""
-        return ValueError(f"{self._trial.system.frontend.label}: {what}")
+    def _wrong(self, member: Any, found: str, expected: str, fix: str) -> ValueError:
+        """The error for a frontend that breaks the interface in `asdray.frontends.base`."""
+        config = self._trial.system.frontend
+        return wrong(member, type(config) if config.plugin else config.label, found, expected, fix)
 
     def on_train_epoch_end(self) -> None:
         run = self._run
@@ -209,7 +219,9 @@ class _Training(pl.LightningModule):
                 n_items += size
         self.frontend.train()
         if self._options.early_stopping and not n_items:
-            raise self._wrong("train.early_stopping needs held-out data, but held_out() gives no batch")
+            what = "no batch of held-out data, which train.early_stopping needs"
+            fix = "hold data out from training, or leave early_stopping out"
+            raise self._wrong(self._run.data.held_out, what, "at least one", fix)
         return {"validation_loss": total / n_items} if n_items else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

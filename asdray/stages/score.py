@@ -11,6 +11,7 @@ import pyarrow as pa
 from asdray import store
 from asdray.backends import Features, Scores, score_machine
 from asdray.config.backend import Backend, OwnBackend, backend_id
+from asdray.config.plugin_fault import PluginError
 from asdray.dcase import manifest
 from asdray.stages.extract import SPLITS, Extract, read_extract
 from asdray.stages.steps import Outcome, TrialFiles, working
@@ -40,6 +41,8 @@ def score(
         train, test = (Features(e.embeddings, e.own, [known[c][0] for c in e.clips]) for e in extracts)
         try:
             scores = score_machine(backend, train, [known[clip][1] for clip in extracts[0].clips], test)
+        except PluginError:
+            raise  # it begins with file and line
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         path = files.folder.scores(ckpt, machine, backend_id(backend))

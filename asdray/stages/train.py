@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import provenance, store
+from asdray.config.plugin_members import Known
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
 from asdray.stages.cluster import cluster_column
@@ -336,6 +337,7 @@ def _train(
         return _without_training(training)
     from asdray.audio.batches import Clips
     from asdray.frontends import compute
+    from asdray.frontends.base import saved_values
 
     trial, unit, places = training.trial, training.unit, training.files.places
     options = trial.system.train
@@ -343,14 +345,14 @@ def _train(
     audio = trial.system.audio
     packs = training_packs(training.files, unit)
     clips = Clips(packs, audio.channel, audio.padding)
-    columns = training_columns(places, packs) | cluster_column(training.files, packs)
+    columns = Known(training_columns(places, packs) | cluster_column(training.files, packs), "columns")
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
         facts: dict[str, Any] = {
             "device": compute.device_label(device),
             "epochs": options.epochs,
             "n_clips": len(clips),
-            "n_classes": len(frontend.saved().get("classes", ())) or None,
+            "n_classes": len(saved_values(frontend, trial.system.frontend).get("classes", ())) or None,
             "threads": options.threads,
             "parameters": sum(p.numel() for p in frontend.parameters()),
         }
@@ -358,9 +360,11 @@ def _train(
         if history:
             training.log(f"goes on after epoch {len(history)}")
         if not training.is_over(history):
-            from asdray.stages import fit
+            from asdray.stages import fit, rehearsal
 
             data, plan = _training_data(training, frontend, clips, columns)
+            if not history:
+                rehearsal.rehearse(training, frontend, data, clips, device)
             if len(history) < plan.epochs:
                 fit.fit(fit.Run(training, frontend, data, plan, device, history, on_epoch))
         # A training that was killed after its last checkpoint lacks only this file and its record.
@@ -405,7 +409,7 @@ def _training_data(
     trial, unit, options = training.trial, training.unit, training.trial.system.train
     rng = held_out_generator(trial, unit)
     data = frontend.training_data(clips, columns, training.batches["batch_size"], rng)
-    n_items = sum(checked_data(data, trial.system.frontend).sizes)
+    n_items = sum(checked_data(data, frontend, trial.system.frontend).sizes)
     if n_items < 2:
         raise ValueError(
             f"unit {unit.name} of {trial.dcase} has {n_items} training {data.items}: at least 2 are needed"

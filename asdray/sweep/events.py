@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asdray import provenance, store
-from asdray.config.plugin import chain_of, plugin_error
+from asdray.config.plugin_fault import chain_of, ended_by_plugin
 from asdray.config.trial import Trial
 from asdray.stages.steps import Outcome, Step
 
@@ -84,10 +84,13 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     """
     try:
         outcome = work()
-    except Exception as error:
-        # The one broad except of asdray: any error of a stage is recorded here and shown to the user.
+    except BaseException as error:
+        # The one broad except of asdray: any error of a stage is recorded here and shown to the user. Ray and
+        # Ctrl-C end a process by exceptions of their own, which go on; a plugin's sys.exit(0) does not.
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        of_plugin = plugin_error(error)
+        of_plugin = ended_by_plugin(error)
+        if of_plugin is None and not isinstance(error, Exception):
+            raise
         reason = str(of_plugin).partition("\n")[0] if of_plugin else f"{name}{error}"
         by_machine = any(isinstance(one, MACHINE_FAULTS) for one in chain_of(error))
         return failed(event, reason, traceback.format_exc(limit=-12), lasting=not by_machine)

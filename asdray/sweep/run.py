@@ -144,6 +144,11 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
     trials = [run.trial for run in sweep_run.runs if run.asked and run.left.runs]
     if trials or (search and not search.exhausted):
         inputs.check_weights(sweep_run.sweep, trials, sweep_run.places)
+        backends = dict.fromkeys(b for run in sweep_run.runs if run.asked for b in run.job.backends)
+        if any(backend.plugin for backend in backends):
+            from asdray.backends import rehearse
+
+            rehearse(backends)
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()
