@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from asdray.cli.sweep import print_result
 
 if TYPE_CHECKING:
     from asdray.config.sweep import Sweep
+    from asdray.config.system import System
     from asdray.store import Places
     from asdray.sweep.jobs import Job
 
@@ -50,6 +53,9 @@ def benchmark(
 ) -> None:
     """Run or resume benchmarks/<DCASE>.yaml; print our scores beside the published ones.
 
+    Recipes of encoders whose weights are missing are left out, and told. --synthetic has made-up weights for
+    all of them, and adds the other recipes that reproduce a published score.
+
     --set takes the options of a sweep file, and train.*, audio.* and frontend.* for all of its recipes.
 
     Example: asdray benchmark dcase2022 --synthetic --set 'seeds=[0]'
@@ -61,13 +67,17 @@ def benchmark(
     from asdray.sweep.status import plan_lines
 
     asked = parse_set(overrides or [])
+    path = FOLDER / f"{dcase}.yaml"
     if synthetic:
         data, results = SYNTHETIC / "data", SYNTHETIC / "results"
-        asked = {**SMALL, "machines": {dcase: _few_machines(dcase)}, **asked}
-    path = FOLDER / f"{dcase}.yaml"
-    sweep = _benchmark_sweep(path, dcase, asked)
     places = Places.of(data, results)
-    (_synthesise if synthetic else _check_data)(sweep, dcase, places)
+    if synthetic:
+        sweep = _synthetic_sweep(path, dcase, asked)
+        _synthesise(sweep, dcase, places)
+    else:
+        sweep = _benchmark_sweep(path, dcase, asked)
+        _check_data(sweep, dcase, places)
+        sweep = _with_weights_that_are_here(sweep, path, dcase, asked, places)
     jobs = plan(sweep, places, str(path))
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs])
     print_lines(plan_lines(sweep, jobs, places))
@@ -85,8 +95,25 @@ def benchmark(
     print_result(result, sweep, context.obj)
 
 
-def _benchmark_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
-    """The sweep of ``benchmarks/<dcase>.yaml``; options of a system apply to all of its recipes."""
+# -------------------------------------------------------------------------------------------- the sweep
+
+
+def _benchmark_sweep(
+    path: Path,
+    dcase: str,
+    asked: Mapping[str, Any],
+    more: Sequence[str] = (),
+    made_up: bool = False,
+) -> Sweep:
+    """The sweep of ``benchmarks/<dcase>.yaml``; options of a system apply to all of its recipes.
+
+    Backends by which its recipes reproduce a published score of the year follow those of the file, unless
+    ``asked`` names the backends.
+
+    Args:
+        more: further recipes, whose backends follow whatever the year of the published score.
+        made_up: True for made-up weights in place of all published ones.
+    """
     from asdray.config.expand import load_sweep
     from asdray.config.system import System
     from asdray.dcase.years import get_year
@@ -99,12 +126,114 @@ def _benchmark_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
     of_sweep = {key: value for key, value in asked.items() if key.split(".")[0] not in System.model_fields}
     of_systems = {key: value for key, value in asked.items() if key not in of_sweep}
     sweep = load_sweep(path, of_sweep)
-    if not of_systems:
-        return sweep
+    uses = {name: (use.set, use.space) for name, use in sweep.recipes.items()}
+    uses |= {name: ({}, {}) for name in more if name not in uses}
     recipes = {
-        name: {"set": {**of_systems, **use.set}, "space": use.space} for name, use in sweep.recipes.items()
+        name: {
+            "set": {**(_made_up_options(name) if made_up else {}), **of_systems, **options},
+            "space": space,
+        }
+        for name, (options, space) in uses.items()
     }
+    if "backends" not in asked:
+        backends = [b.model_dump(mode="json") for b in sweep.backends]
+        of_sweep["backends"] = backends + _further_backends(sweep, dcase, more)
     return load_sweep(path, {**of_sweep, "recipes": recipes})
+
+
+def _further_backends(sweep: Sweep, dcase: str, more: Iterable[str]) -> list[dict[str, Any]]:
+    """Backends by which recipes reproduce a published score, and which the sweep lacks; not own scores."""
+    from asdray.config.backend import OwnBackend
+    from asdray.config.system import load_recipe
+    from asdray.evaluation import published
+
+    of_year = {link.recipe for link in published.links(sweep.recipes) if link.value.dcase == dcase}
+    names = [*(name for name in sweep.recipes if name in of_year), *more]
+    wanted = dict.fromkeys(target.backend for name in names for target in load_recipe(name).reproduces)
+    lacking = [b for b in wanted if b not in sweep.backends and not isinstance(b, OwnBackend)]
+    return [backend.model_dump(mode="json") for backend in lacking]
+
+
+def _synthetic_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
+    """A small sweep of all recipes that reproduce a published score, with made-up weights.
+
+    Prints the recipes that cannot process the clips of the year.
+    """
+    from asdray.config.recipe_files import recipe_names
+    from asdray.config.system import load_recipe
+
+    asked = {**SMALL, "machines": {dcase: _few_machines(dcase)}, **asked}
+    more = []
+    for name in recipe_names() if "recipes" not in asked else ():
+        recipe = load_recipe(name)
+        if recipe.reproduces:
+            try:
+                recipe.system.check(dcase)
+                more.append(name)
+            except ValueError as error:
+                print_line(f"left out: {name}: {error}")
+    return _benchmark_sweep(path, dcase, asked, more, made_up=True)
+
+
+def _made_up_options(recipe: str) -> dict[str, Any]:
+    """Options that put a narrow network with made-up weights in the place of every pretrained one."""
+    from asdray.config.system import load_recipe
+    from asdray.config.weights import MADE_UP
+
+    options: dict[str, Any] = {}
+    for path, network in _networks(load_recipe(recipe).system):
+        if network in MADE_UP:
+            options[f"{path}.network"] = MADE_UP[network]
+            options[f"{path}.weights"] = f"encoders/{MADE_UP[network]}.pt"
+    return options
+
+
+def _networks(system: System, at: str = "frontend") -> Iterator[tuple[str, str]]:
+    """The path of every option that names a pretrained network, without ``.network``, and the network."""
+    frontend = system.frontend
+    if frontend.name == "encoder":
+        yield at, frontend.network
+    elif frontend.name == "discriminative":
+        for i, branch in frontend.encoder_branches.items():
+            yield f"{at}.branches.{i}", branch.network
+        if system.clustered and frontend.clustering:
+            place = frontend.classes.index(frontend.clustering)
+            yield from _networks(system.clustered, f"{at}.classes.{place}.source.frontend")
+
+
+def _with_weights_that_are_here(
+    sweep: Sweep, path: Path, dcase: str, asked: Mapping[str, Any], places: Places
+) -> Sweep:
+    """The sweep without recipes whose weight files are missing, unless the user asks for recipes by name.
+
+    Prints a line per recipe that is left out, and notes them below the leaderboard.
+    """
+    missing = {} if "recipes" in asked else dict(_missing_weights(sweep, dcase, places))
+    if not missing:
+        return sweep
+    for recipe, reason in missing.items():
+        print_line(f"left out: {recipe}: {reason}")
+    recipes = {name: use.model_dump() for name, use in sweep.recipes.items() if name not in missing}
+    if not recipes:
+        raise ValueError(f"{path}: no recipe is left: the weights of all of them are missing")
+    notes = [*(sweep.notes or ()), f"Left out, since their weights are missing: {', '.join(missing)}."]
+    return _benchmark_sweep(path, dcase, {**asked, "recipes": recipes, "notes": notes})
+
+
+def _missing_weights(sweep: Sweep, dcase: str, places: Places) -> Iterator[tuple[str, str]]:
+    """Recipes that read a weight file which does not exist, and how to get the file."""
+    from asdray.config.expand import bases
+    from asdray.stages.steps import input_path
+
+    machine = sweep.machines_of(dcase)[0]  # an encoder reads the same weights for every machine
+    for recipe, base in zip(sweep.recipes, bases(sweep, sweep.name), strict=True):
+        systems = (base.system, base.system.clustered)
+        files = [f for s in systems if s for f in s.frontend.input_files(dcase, machine, 0) if f.network]
+        missing = {input_path(file, places): file.hint for file in files}
+        for path, hint in missing.items():
+            if not path.is_file():
+                yield recipe, f"there are no weights {path}; {hint}"
+                break
 
 
 def _few_machines(dcase: str) -> list[str]:
@@ -113,6 +242,9 @@ def _few_machines(dcase: str) -> list[str]:
 
     dev, evaluated = get_year(dcase).machines["dev"], get_year(dcase).machines["eval"]
     return [*dev[:3]] if dev == evaluated else [*dev[:2], *evaluated[:2]]
+
+
+# ---------------------------------------------------------------------------------------------- the data
 
 
 def _lacks_published(sweep: Sweep, jobs: Sequence[Job], dcase: str) -> bool:
@@ -161,3 +293,17 @@ def _synthesise(sweep: Sweep, dcase: str, places: Places) -> None:
     # The recipes of a benchmark may ask for the attributes of all test clips.
     format_dataset(places.data, dcase, labels="asdkit")
     print_line(f"synthetic data of {dcase}, {len(machines)} machines: {made.folder}")
+    _make_up_weights(sweep, places)
+
+
+def _make_up_weights(sweep: Sweep, places: Places) -> None:
+    """Makes the files of made-up weights that a sweep reads; torch stays out of this process."""
+    from asdray.config.weights import MADE_UP
+
+    paths = {network: places.data / "encoders" / f"{network}.pt" for network in MADE_UP.values()}
+    read = [network for use in sweep.recipes.values() for network in use.set.values() if network in paths]
+    wanted = [network for network in dict.fromkeys(read) if not paths[network].exists()]
+    if wanted:
+        arguments = [text for network in wanted for text in (network, str(paths[network]))]
+        subprocess.run([sys.executable, "-m", "asdray.frontends.encoders.made_up", *arguments], check=True)
+        print_line(f"made-up weights, which know nothing of sound: {', '.join(wanted)}")

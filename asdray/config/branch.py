@@ -29,7 +29,7 @@ from asdray.config.encoder import (
 from asdray.config.frontend_base import InputFile
 from asdray.config.pooling import NoneOrMorePoolings
 from asdray.config.tuning import Full, Last, Lora, NoTuning, Tuning
-from asdray.config.weights import Network
+from asdray.config.weights import MADE_UP, Network
 from asdray.dcase.years import SAMPLE_RATE
 
 
@@ -217,7 +217,7 @@ class EncoderBranch(Config):
         return self
 
     def _check_checkpointing(self) -> None:
-        having = ("beats", "eat", "eat_large")
+        having = ("beats", "eat", "eat_large", *MADE_UP.values())
         if self.network not in having:
             raise ValueError(
                 f"activation_checkpointing is an option of {', '.join(having)}, not of {self.network!r}"

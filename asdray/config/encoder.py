@@ -24,7 +24,7 @@ from pydantic import Field, field_validator, model_validator
 from asdray.config.base import Positive, refuse_repeats
 from asdray.config.frontend_base import FrontendConfig, InputFile
 from asdray.config.pooling import Mean, PoolingConfig, Poolings
-from asdray.config.weights import Network, how_to_get, is_path, known_weights, weights_path
+from asdray.config.weights import MADE_UP, Network, how_to_get, is_path, known_weights, weights_path
 from asdray.dcase.years import SAMPLE_RATE
 
 
@@ -51,6 +51,8 @@ NETWORKS: dict[str, NetworkFacts] = {
     "ast": NetworkFacts(12, 12, True, 400),
     "clap": NetworkFacts(1, 1, False, 400),
     "aisfx": NetworkFacts(1, 1, False, 18_205),
+    "beats_made_up": NetworkFacts(12, 8, False, 2800),
+    "eat_made_up": NetworkFacts(12, 8, True, 400),
 }
 
 
@@ -121,7 +123,8 @@ class Encoder(FrontendConfig):
     name: Literal["encoder"] = "encoder"
     network: Network
     """``beats``, ``eat`` (EAT base, and SSLAM), ``eat_large``, ``aisfx``; ``ast`` and ``clap`` need the extra
-    ``transformers``: ``pip install 'asdray[transformers]'``."""
+    ``transformers``: ``pip install 'asdray[transformers]'``. ``beats_made_up`` and ``eat_made_up``, narrow
+    and with weights drawn at random, are for synthetic data only: see ``asdray benchmark --synthetic``."""
     weights: Annotated[str, Field(min_length=1)]
     """A name that ``asdray encoders`` lists, or the path of a file; a relative path starts at the data
     folder. The file's name and the hash of its content, not its folder, decide which results are reused. The
@@ -171,6 +174,11 @@ class Encoder(FrontendConfig):
     def layer_numbers(self) -> tuple[int, ...]:
         """The numbers of the layers that are pooled."""
         return (NETWORKS[self.network].n_layers,) if self.layers == "last" else self.layers
+
+    @property
+    def has_made_up_weights(self) -> bool:  # type: ignore[override]
+        """True for a network whose weights are drawn at random."""
+        return self.network in MADE_UP.values()
 
     @property
     def embeddings(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -32,6 +32,7 @@ from asdray.config.encoder import Encoder
 from asdray.config.frontend_base import CLASS_PARTS, ClassPart, FrontendConfig, InputFile
 from asdray.config.losses import AdaCos, ClassHead, Head, Loss, Projector
 from asdray.config.untrained import Precomputed, RawSpec
+from asdray.config.weights import MADE_UP
 from asdray.dcase.years import SAMPLE_RATE
 
 OwnScore = Literal["recon", "mahalanobis"]
@@ -183,6 +184,11 @@ class Discriminative(FrontendConfig):
     def reads_supplemental(self) -> bool:  # type: ignore[override]
         """True if training reads the machines' supplemental clips."""
         return self.supplemental is not None
+
+    @property
+    def has_made_up_weights(self) -> bool:  # type: ignore[override]
+        """True if an encoder's weights are drawn at random."""
+        return any(branch.network in MADE_UP.values() for branch in self.encoder_branches.values())
 
     @property
     def class_heads(self) -> tuple[ClassHead, ...]:

@@ -69,6 +69,8 @@ class FrontendConfig(Config):
             empty without classes.
         reads_supplemental: True if training reads the machines' supplemental clips, which follow the training
             clips; a column ``supplemental`` is then ``machine`` or ``noise`` for these and empty for others.
+        has_made_up_weights: True if a pretrained network has weights that are drawn at random, for synthetic
+            data only.
         clustering: the clustering of another system's embeddings whose clusters are classes, or None.
         modules: modules that a worker imports before its first task, to save the seconds that it takes.
     """
@@ -86,6 +88,7 @@ class FrontendConfig(Config):
     test_classes: ClassVar[tuple[ClassPart, ...]] = ()
     classes_from: ClassVar[Literal["", "train", "train+test"]] = ""
     reads_supplemental: ClassVar[bool] = False
+    has_made_up_weights: ClassVar[bool] = False
     clustering: ClassVar[Clustering | None] = None
     modules: ClassVar[tuple[str, ...]] = (
         "torchaudio",

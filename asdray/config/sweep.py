@@ -328,6 +328,8 @@ class Sweep(Config):
     """Python files or folders that add losses, frontends or backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
     """Further rows of combined scores."""
+    notes: tuple[str, ...] | None = None
+    """Sentences below the leaderboard."""
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from asdray.config.files import validate
 from asdray.config.frontend import Frontend
 from asdray.config.recipe_files import read_recipe
 from asdray.config.train import Train
+from asdray.config.weights import MADE_UP
 from asdray.dcase.years import YEARS, get_year, nearest
 
 
@@ -74,6 +75,16 @@ class System(Config):
                 source.check(dcase)
             except ValueError as error:
                 raise ValueError(f"the source of the clustering: {error}") from None
+
+    def check_data(self, kind: str) -> None:
+        """Raises ValueError if weights are made up, and the data are of another kind than ``synthetic``."""
+        if kind == "synthetic":
+            return
+        if any(system and system.frontend.has_made_up_weights for system in (self, self.clustered)):
+            raise ValueError(
+                f"the weights of {' and '.join(MADE_UP.values())} are drawn at random, for synthetic data "
+                f"only: choose {' or '.join(MADE_UP)} with published weights (`asdray encoders` lists them)"
+            )
 
     @functools.cached_property
     def clustered(self) -> System | None:

@@ -25,6 +25,8 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "eat_large": ("qkv", "proj", "fc1", "fc2"),
     "ast": _TRANSFORMER,
     "clap": _TRANSFORMER,
+    "beats_made_up": _TRANSFORMER,
+    "eat_made_up": ("qkv", "proj", "fc1", "fc2"),
 }
 """The linear layers of a network's blocks that LoRA can extend; a network without an entry has none."""
 

@@ -18,7 +18,11 @@ from typing import Literal, NamedTuple
 
 from asdray.dcase.years import nearest
 
-Network = Literal["beats", "eat", "eat_large", "ast", "clap", "aisfx"]
+Network = Literal["beats", "eat", "eat_large", "ast", "clap", "aisfx", "beats_made_up", "eat_made_up"]
+
+MADE_UP: dict[str, Network] = {"beats": "beats_made_up", "eat": "eat_made_up"}
+"""Network -> the same network, narrow, with weights that `asdray.frontends.encoders.made_up` draws at random.
+They stand for a published file where only synthetic data are used: they know nothing of sound."""
 
 WHEEL_MEMBER = "aisfx/models/checkpoint.pth"
 """The weight file inside the wheel of the package aisfx."""

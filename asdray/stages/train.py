@@ -190,6 +190,7 @@ def train(
     """
     system, folder = files.trial.system, files.folder.model(unit.name)
     system.check(files.trial.dcase)
+    system.check_data(files.dataset.kind)
     wanted = _known_checkpoints(("last", *checkpoints), system.train)
     ask = partial(Snapshot.train, unit=unit, checkpoints=wanted)
     with working(files, folder, ask, overwrite=overwrite, rebuild=rebuild, on_wait=on_wait) as work:

@@ -202,7 +202,7 @@ def _board(
     if sweep.choose_by is not None:
         rows, note = selection.of_grid(board, sweep.choose_by)
         notes = (note,)
-    notes = (*board.notes, *ensemble_notes, *notes, *_weights_notes(jobs, places))
+    notes = (*board.notes, *ensemble_notes, *notes, *_weights_notes(jobs, places), *(sweep.notes or ()))
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     return chosen.tables if chosen and not sweep.confirm else scores, board, rows
@@ -217,7 +217,9 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
         if files:
             inputs = read_inputs(store.trial_dir(places.results, trial))
             for file in [file for kind in inputs if kind.startswith("encoder") for file in inputs[kind]]:
-                key = file["name"] or f"of the unknown file {names}", file["sha256"] or ""
+                made_up = trial.system.frontend.has_made_up_weights
+                unknown = f"drawn at random, {names}," if made_up else f"of the unknown file {names}"
+                key = file["name"] or unknown, file["sha256"] or ""
                 readers.setdefault(key, {})[trial.recipe] = None
     return [
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."

@@ -31,7 +31,8 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
 
     Raises:
         ValueError: a year that is not formatted, or a machine without clips; official and synthetic data in
-            one sweep; an ensemble over systems that the sweep does not have; results of release 0.1.
+            one sweep; made-up weights for official data; an ensemble over systems that the sweep does not
+            have; results of release 0.1.
     """
     datasets: dict[str, Dataset] = {}
     for dcase in sweep.years:
@@ -44,6 +45,11 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
             f"{where}: a sweep is either over official or over synthetic data, never both ({parts})"
         )
     trials = expand(sweep, where)
+    for trial, _ in trials:
+        try:
+            trial.system.check_data(datasets[trial.dcase].kind)
+        except ValueError as error:
+            raise ValueError(f"{where}: recipe {trial.recipe}: {error}") from None
     links_of_files(sweep.recipes)  # a wrong `reproduces` is no surprise at the end
     if sweep.search.samples:
         from asdray.sweep.search import known_jobs

@@ -24,7 +24,8 @@ def build(name: str, **options: int) -> EncoderNetwork:
     """A network without values, on the meta device, in evaluation mode.
 
     Args:
-        name: ``beats``, ``eat``, ``eat_large``, ``aisfx``, ``ast`` or ``clap``.
+        name: ``beats``, ``eat``, ``eat_large``, ``aisfx``, ``ast`` or ``clap``; for synthetic data also
+            ``beats_made_up`` or ``eat_made_up``.
         options: ``frame_multiple`` of EAT.
 
     Raises:
@@ -55,4 +56,8 @@ def _class(name: str) -> type[EncoderNetwork]:
             from asdray.frontends.encoders.hub import Ast, Clap
 
             return Ast if name == "ast" else Clap
+        case "beats_made_up" | "eat_made_up":
+            from asdray.frontends.encoders.made_up import MadeUpBeats, MadeUpEat
+
+            return MadeUpBeats if name == "beats_made_up" else MadeUpEat
     raise ValueError(f"no encoder is called {name!r}")

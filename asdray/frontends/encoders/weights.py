@@ -23,6 +23,8 @@ from asdray.regular import open_regular
 
 # Part of the name of a tensor that only this network has, and the tensor's last dimension if that matters.
 _SIGNS = {
+    "eat_made_up": ("extra_tokens", 48),
+    "beats_made_up": ("self_attn.q_proj.weight", 48),
     "beats": ("self_attn.grep_a", None),
     "eat": ("extra_tokens", 768),
     "eat_large": ("extra_tokens", 1024),
