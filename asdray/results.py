@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import backend_id
 from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
@@ -91,7 +91,7 @@ def _sweep_frame(folder: SweepDir) -> pd.DataFrame:
     plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
     load_plugins(folder.root / name for name in plugins)
     sweep = validate(Sweep, spec, str(folder.spec))
-    table = store.read_parquet(folder.trials)
+    table = damage.read_parquet(folder.trials)
     planned, options = table.to_pylist(), option_columns(table)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}
     results = folder.root.absolute().parents[1]

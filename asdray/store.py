@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
 
 from asdray import provenance
+from asdray.notes import tell
+from asdray.record import FORMAT, Done, Output, Record
 from asdray.regular import open_regular
 
 if TYPE_CHECKING:
@@ -268,7 +270,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it when the block ends without an exception.
 
     The temporary name keeps the suffix, since several libraries choose the format by it. The content
-    is flushed to disk before the rename, so a crash leaves the old file or the new one, never half.
+    is flushed to disk before the rename, and the rename before the block ends: a crash leaves the old file or
+    the new one, never half, and a later file never without an earlier one. A folder in the place of the file
+    is moved aside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{os.getpid()}-{time.monotonic_ns()}-{path.name}"
@@ -276,9 +280,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except IsADirectoryError:
+            move_aside(path)
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_aside(folder: Path) -> None:
+    """Renames a folder that stands in the place of a file."""
+    aside = folder.with_name(f"{folder.name}.folder-{time.time_ns()}")
+    folder.rename(aside)
+    tell(f"{folder} was a folder, which is now {aside}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -298,44 +324,39 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: Any = Any) -> Any:
     """The JSON value at ``path``.
 
+    Args:
+        kind: the type of the value, which is checked: a dataclass, or a type such as ``dict[str, int]``.
+
     Raises:
-        ValueError: missing or damaged file, with its name.
+        ValueError: missing or damaged file, or a value of another kind; with the file's name.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path, buffered=False) as file:
+            return _checked_by(kind).validate_json(file.read(), strict=True)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): move it away") from None
+    except ValueError as error:
+        again = "delete it and run the command again"
+        raise ValueError(f"{path} is damaged ({_fault(error)}): {again}") from None
 
 
-def read_parquet(
-    path: Path, columns: Iterable[str] | Callable[[pa.Schema], Iterable[str]] | None = None
-) -> pa.Table:
-    """The Parquet table at ``path``.
+@functools.cache
+def _checked_by(kind: Any) -> TypeAdapter[Any]:
+    """The check of a JSON value; slow to make."""
+    return TypeAdapter(kind)
 
-    Args:
-        columns: the columns to read, or a function that chooses them; all by default.
 
-    Raises:
-        ValueError: missing or damaged file, with its name.
-    """
-    if not path.exists():  # before pyarrow is imported, which takes long
-        raise ValueError(f"there is no file {path}")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:  # not `pq.read_table`: it imports pandas, and reads a folder `seed=0` in the path as a column
-        file = pq.ParquetFile(str(path))
-        chosen = columns(file.schema_arrow) if callable(columns) else columns
-        return file.read(None if chosen is None else list(chosen))
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete it and run the command that wrote it again"
-        ) from None
+def _fault(error: ValueError) -> str:
+    """The first fault of a JSON value, with its place."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join([".".join(map(str, first["loc"])), first["msg"]]).removeprefix(": ")
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
@@ -415,51 +436,6 @@ EPOCHS_FILE, LOG_FILE = "metrics.csv", "train.log"
 """Files in the folder of a unit's model: one line per epoch; messages of the training."""
 
 RECORDS = "done.json"
-RECORD_FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Record:
-    """One finished stage, as the ``done.json`` of its folder describes the stage.
-
-    Attributes:
-        signature: hash of everything that the stage depends on besides its inputs.
-        inputs: name of each input -> hash of the content that was read (`digest` of an upstream stage).
-        outputs: file name relative to the folder -> ``size`` in bytes and ``sha256``.
-        digest: hash of the outputs' content: readers of outputs with equal digests read the same bytes.
-        seconds: time that the stage took.
-        finished: UTC time, ISO 8601.
-        device: ``cpu``, or for example ``cuda:NVIDIA H200``.
-        versions: of the packages that the numbers depend on.
-        extra: facts for later readers, such as losses, counts and label sources.
-        pruned: outputs that were deleted on purpose (``keep:``). The stage stays complete without these.
-    """
-
-    signature: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, Mapping[str, Any]]
-    digest: str
-    seconds: float
-    finished: str
-    device: str
-    versions: Mapping[str, str | None]
-    extra: Mapping[str, Any]
-    pruned: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of all outputs, pruned ones included."""
-        return sum(entry["size"] for entry in self.outputs.values())
-
-    def describes(self, folder: Path) -> bool:
-        """True if every output that was not pruned is in ``folder`` with its recorded size."""
-        try:
-            for name, entry in self.outputs.items():
-                if name not in self.pruned and os.stat(f"{folder}/{name}").st_size != entry["size"]:
-                    return False
-        except (OSError, AttributeError, KeyError, TypeError):  # a damaged record is one of nothing
-            return False
-        return True
 
 
 def record_name(stage: str, backend: str | None = None) -> str:
@@ -472,11 +448,8 @@ def read_records(folder: Path) -> dict[str, Record]:
 
     A damaged file, or a file of another version, proves nothing: its stages count as missing and run again.
     """
-    try:
-        records = _read_done(folder)["records"].items()
-        return {name: Record(**{**value, "pruned": tuple(value["pruned"])}) for name, value in records}
-    except (KeyError, TypeError, AttributeError):  # values of another form than `write_record` gives
-        return {}
+    done = _read_done(folder)
+    return done.records if done else {}
 
 
 def read_record(folder: Path, name: str) -> Record | None:
@@ -484,14 +457,17 @@ def read_record(folder: Path, name: str) -> Record | None:
     return read_records(folder).get(name)
 
 
-def _read_done(folder: Path) -> dict[str, Any]:
-    """The content of ``done.json``; empty if the file is missing, damaged or of another format."""
+def _read_done(folder: Path) -> Done | None:
+    """The content of ``done.json``; None if the file is missing, damaged or of another format."""
     try:
-        with open(f"{folder}/{RECORDS}", "rb", buffering=0) as file:
-            content = from_json(file.read())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and content.get("format") == RECORD_FORMAT else {}
+        with open_regular(f"{folder}/{RECORDS}", buffered=False) as file:
+            return _checked_by(Done).validate_json(file.read(), strict=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _fault(error)
+        tell(f"{folder}/{RECORDS} is damaged ({reason}): its stages count as missing")
+        return None
 
 
 def write_record(folder: Path, name: str, record: Record | None) -> None:
@@ -504,19 +480,20 @@ def write_record(folder: Path, name: str, record: Record | None) -> None:
         records[name] = record
     sweep_leftovers(folder, RECORDS)
     content = {name: asdict(one) for name, one in sorted(records.items())}
-    write_json(folder / RECORDS, {"format": RECORD_FORMAT, "records": content})
+    write_json(folder / RECORDS, {"format": FORMAT, "records": content})
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a complete trial beside the record of its table, or None."""
-    summary = _read_done(folder).get("summary")
-    return summary if isinstance(summary, dict) else None
+    done = _read_done(folder)
+    return done.summary if done and isinstance(done.summary, dict) else None
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Adds a summary to the records of a trial's folder, under its lease; any new record removes it."""
     sweep_leftovers(folder, RECORDS)
-    write_json(folder / RECORDS, {**_read_done(folder), "summary": summary})
+    records = {name: asdict(one) for name, one in read_records(folder).items()}
+    write_json(folder / RECORDS, {"format": FORMAT, "records": records, "summary": summary})
 
 
 def forget(folder: Path, name: str, outputs: Iterable[Path]) -> None:
@@ -552,10 +529,10 @@ def finish(
         started: ``time.time()`` at the beginning of the stage.
     """
     written = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        str(path.relative_to(folder)): Output(path.stat().st_size, sha256_file(path))
         for path in sorted(outputs)
     }
-    content = json.dumps({name: entry["sha256"] for name, entry in written.items()}, sort_keys=True)
+    content = json.dumps({name: output.sha256 for name, output in written.items()}, sort_keys=True)
     record = Record(
         signature=signature,
         inputs=dict(inputs or {}),
@@ -564,7 +541,7 @@ def finish(
         seconds=round(time.time() - started, 3),
         finished=provenance.now(),
         device=device,
-        versions=provenance.versions(),
+        versions=dict(provenance.versions()),
         extra=dict(extra or {}),
     )
     write_record(folder, name, record)

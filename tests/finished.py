@@ -10,6 +10,7 @@ from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial
+from asdray.record import Record
 from asdray.stages.steps import Snapshot, Step, TrialFiles
 from asdray.store import Places
 from asdray.sweep.jobs import Job
@@ -20,14 +21,14 @@ def snapshot(trial: Trial, places: Places) -> Snapshot:
     return Snapshot(TrialFiles.load(trial, places))
 
 
-def finished(step: Step, outputs: Iterable[Path]) -> store.Record:
+def finished(step: Step, outputs: Iterable[Path]) -> Record:
     """Writes the record of ``step`` over outputs that exist."""
     return store.finish(
         step.folder, step.name, step.signature, outputs=outputs, started=0.0, inputs=step.inputs,
     )  # fmt: skip
 
 
-def record(step: Step, outputs: Iterable[Path], *, seconds: float = 0.0, size: int = 1) -> store.Record:
+def record(step: Step, outputs: Iterable[Path], *, seconds: float = 0.0, size: int = 1) -> Record:
     """Writes ``outputs`` of ``size`` bytes, and the record of ``step`` over these."""
     outputs = list(outputs)
     for path in outputs:

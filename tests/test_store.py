@@ -98,7 +98,7 @@ RECORD = {
         '{"format": 2, "records": []}',
         '{"format": 2, "records": {"score": 1}}',
         json.dumps({"format": 2, "records": {"score": {**RECORD, "new": 1}}}),
-        json.dumps({"format": 2, "records": {"score": {k: RECORD[k] for k in RECORD if k != "pruned"}}}),
+        json.dumps({"format": 2, "records": {"score": {k: RECORD[k] for k in RECORD if k != "digest"}}}),
         json.dumps({"format": 2, "records": {"score": {**RECORD, "pruned": None}}}),
     ],
 )
@@ -110,12 +110,44 @@ def test_a_damaged_record_file_proves_nothing(folder, damage):
     assert store.read_records(folder) == {"score": record}
 
 
-@pytest.mark.parametrize("outputs", [None, 1, {"a.txt": None}, {"a.txt": {}}, {"a.txt": {"size": "5"}}])
-def test_a_record_with_damaged_outputs_describes_nothing(folder, outputs):
+HUGE = {"size": 10**30, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[
+            {"outputs": value}
+            for value in (None, 1, {"a.txt": None}, {"a.txt": {}}, {"a.txt": {"size": "5"}})
+        ],
+        *[{"outputs": {"a.txt": HUGE}}, {"seconds": 1e300}, {"seconds": "1"}, {"seconds": -1}],
+        *[{"inputs": []}, {"inputs": {"extract": 1}}, {"extra": None}, {"pruned": "a.txt"}, {"finished": 0}],
+    ],
+)
+def test_a_record_of_another_shape_proves_nothing(folder, change):
     finish(folder)
-    content = {"format": 2, "records": {"score": {**RECORD, "outputs": outputs}}}
+    content = {"format": 2, "records": {"score": {**RECORD, **change}}}
     (folder / "done.json").write_text(json.dumps(content))
+    assert store.read_record(folder, "score") is None
+
+
+def test_a_record_of_a_name_that_no_file_has_describes_nothing(folder):
+    (folder / "done.json").write_text(
+        json.dumps(
+            {"format": 2, "records": {"score": {**RECORD, "outputs": {"a\0": {"size": 1, "sha256": ""}}}}}
+        )
+    )
     assert not store.read_record(folder, "score").describes(folder)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_moved_aside(folder, capfd):
+    (folder / "done.json" / "sub").mkdir(parents=True)
+    assert store.read_records(folder) == {}
+    record = finish(folder)
+    assert store.read_records(folder) == {"score": record}
+    (aside,) = folder.glob("done.json.folder-*")
+    assert (aside / "sub").is_dir()
+    assert f"{folder}/done.json is damaged (Is a directory)" in capfd.readouterr().err
 
 
 def test_any_new_record_removes_the_summary(folder):

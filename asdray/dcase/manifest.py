@@ -22,12 +22,14 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from asdray import store
+from pydantic import Field
+
+from asdray import damage, store
 from asdray.dcase.names import SPLITS, is_clutter, may_be_supplemental
 from asdray.dcase.years import get_year, nearest
 
@@ -40,6 +42,8 @@ _ID = b"asdray.manifest"  # key of `Dataset.manifest` in the metadata of clips.p
 
 SYNTHETIC_MARKS = ("synthetic.json", "synthetic-unfinished.json")
 """Files in a year's folder of originals that ``asdray synth`` made: complete, or begun."""
+
+Kind = Literal["official", "synthetic"]
 
 UNKNOWN = "unknown"
 """Stands for a null domain or label in the keys of `MachineData.counts`."""
@@ -145,7 +149,7 @@ def unfinished_path(data: Path, dcase: str) -> Path:
     return synthetic_path(data, dcase).with_name(SYNTHETIC_MARKS[1])
 
 
-def dataset_kind(data: Path, dcase: str) -> str:
+def dataset_kind(data: Path, dcase: str) -> Kind:
     """``synthetic`` if ``asdray synth`` made the originals, else ``official``; ValueError if unfinished."""
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
@@ -180,7 +184,7 @@ class MachineData:
     supplemental: str | None
     labels: str
     classes: str
-    counts: Mapping[str, int]
+    counts: dict[Annotated[str, Field(pattern=r"^[^/]+(/[^/]+){3}$")], Annotated[int, Field(ge=0, lt=10**9)]]
     label_sources: tuple[str, ...]
 
     def count(
@@ -221,13 +225,15 @@ class Dataset:
         id: hash of the kind and every split id; independent of labels.
         machines: machines with clips, in the year's order.
         manifest: hash of all rows of ``clips.parquet``; stored in both files, so that a mismatch is noticed.
+        sha256: of ``clips.parquet``; None in years that an older release has formatted.
     """
 
     dcase: str
-    kind: str
+    kind: Kind
     id: str
-    machines: Mapping[str, MachineData]
+    machines: dict[str, MachineData]
     manifest: str
+    sha256: str | None = None
 
     def require(self, machines: Iterable[str]) -> None:
         """Raises ValueError, with the missing names, unless all ``machines`` have clips."""
@@ -242,6 +248,13 @@ class Dataset:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File(Dataset):
+    """The content of ``dataset.json``."""
+
+    format: Literal[3]  # DATASET_FORMAT
+
+
 def load_dataset(data: Path, dcase: str) -> Dataset:
     """Reads ``dataset.json``.
 
@@ -253,24 +266,21 @@ def load_dataset(data: Path, dcase: str) -> Dataset:
     try:
         if not path.exists():
             raise ValueError(f"{dcase} is not formatted under {data}: run `{hint('format', dcase, data)}`")
-        raw = store.read_json(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        if raw.pop("format") != DATASET_FORMAT:
-            raise KeyError
-        machines = {
-            name: MachineData(**{**m, "label_sources": tuple(m["label_sources"])})
-            for name, m in raw.pop("machines").items()
-        }
-        return Dataset(**raw, machines=machines)
-    except (KeyError, TypeError, AttributeError):
+        found = store.read_json(path, _File)
+        if found.dcase != dcase or not {*get_year(dcase).all_machines} >= found.machines.keys():
+            raise ValueError("it is of another year")
+    except ValueError as error:
         raise ValueError(
-            f"{path} was not written by this version: run `{hint('format', dcase, data)}` again"
+            f"{path} is damaged, or was not written by this version ({error}): "
+            f"run `{hint('format', dcase, data)}` again"
         ) from None
+    return Dataset(**{field.name: getattr(found, field.name) for field in fields(Dataset)})
 
 
-def describe(dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
+def describe(dcase: str, kind: Kind, clips: list[dict[str, Any]]) -> Dataset:
     """Summary of the manifest's rows ``clips``, sorted by clip."""
     of_machine: dict[str, list[dict[str, Any]]] = {}
     for clip in clips:
@@ -311,7 +321,7 @@ def _hash(rows: Iterable[list[Any]]) -> str:
 # ------------------------------------------------------------------------------------------ the manifest
 
 
-def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dataset:
+def write(data: Path, dcase: str, kind: Kind, clips: list[dict[str, Any]]) -> Dataset:
     """Writes ``clips.parquet`` and ``dataset.json``; equal rows give equal bytes.
 
     Args:
@@ -331,6 +341,7 @@ def write(data: Path, dcase: str, kind: str, clips: list[dict[str, Any]]) -> Dat
         # Both files are written before the first one is renamed: a full disk leaves the old pair.
         with store.atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
+            dataset = replace(dataset, sha256=store.sha256_file(temporary))
             store.write_json(store.dataset_path(data, dcase), {"format": DATASET_FORMAT, **asdict(dataset)})
     except OSError as error:
         raise ValueError(
@@ -355,23 +366,22 @@ def load_manifest(data: Path, dcase: str) -> pyarrow.Table:
     Raises:
         ValueError: year not formatted; damaged file; file of another run than ``dataset.json``.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     dataset = load_dataset(data, dcase)
     path = store.manifest_path(data, dcase)
-    # By its path: pyarrow's threads may outlive the read and release a Python file object only after the
-    # interpreter has ended, which aborts the process (apache/arrow#34314, #33975). Not `read_table`, which
-    # imports pandas.
+    again = f"run `{hint('format', dcase, data)}` again"
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: {again}")
     try:
-        table = pq.ParquetFile(str(path)).read()
-    except FileNotFoundError:
-        table = schema().empty_table()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} is damaged ({error}): run `{hint('format', dcase, data)}` again") from None
+        if dataset.sha256 not in (None, store.sha256_file(path)):
+            # Damaged, or `asdray format` was interrupted between the two files, or is running.
+            raise ValueError(f"{path} does not match its dataset.json: {again}")
+        table = damage.read_parquet(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): {again}") from None
+    except damage.DamagedError as error:
+        raise ValueError(f"{path} is damaged ({error.reason}): {again}") from None
     if (table.schema.metadata or {}).get(_ID) != dataset.manifest.encode():
-        # `asdray format` was interrupted between the two files, or is running.
-        raise ValueError(f"{path} does not match its dataset.json: run `{hint('format', dcase, data)}` again")
+        raise ValueError(f"{path} does not match its dataset.json: {again}")
     return table
 
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from asdray import store
 from asdray.dcase import manifest, names
-from asdray.dcase.manifest import hint, unreadable
+from asdray.dcase.manifest import Kind, hint, unreadable
 from asdray.dcase.names import is_clutter
 from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
 from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
@@ -342,7 +342,7 @@ class Originals:
     """
 
     dcase: str
-    kind: str
+    kind: Kind
     clips: list[dict[str, Any]]
     problems: list[str]
     truth_folder: Path

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import TRANSDUCTIVE, Backend, backend_id
 from asdray.config.trial import Trial
 from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
@@ -103,7 +103,7 @@ def read_metrics(path: Path) -> pa.Table:
     Raises:
         ValueError: a missing or damaged file, or other columns.
     """
-    table = store.read_parquet(path)
+    table = damage.read_parquet(path)
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{path} was written by another version: run the sweep or `asdray table` again")
     return table
@@ -324,7 +324,8 @@ def write_trials(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     columns = {name: pa.array([row[name] for row in flat], kind) for name, kind in _BEFORE_OPTIONS.items()}
     columns |= {path: _option_column([row["swept"].get(path) for row in rows]) for path in options}
     columns |= {name: pa.array([row[name] for row in flat], kind) for name, kind in _AFTER_OPTIONS.items()}
-    store.write_parquet(store.SweepDir(folder).trials, pa.table(columns))
+    # No record has a hash of this file, so that the file has checksums of its own.
+    store.write_parquet(store.SweepDir(folder).trials, pa.table(columns), write_page_checksum=True)
 
 
 def option_columns(trials: pa.Table) -> list[str]:

@@ -11,13 +11,15 @@ import hashlib
 import io
 import pickle
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asdray import frontends, store
+from asdray import damage, frontends, store
 from asdray.regular import open_regular
 
 if TYPE_CHECKING:
@@ -36,26 +38,44 @@ def read(path: Path, sha256: str | None = None) -> dict[str, Any]:
     """The checkpoint at ``path``, on the CPU; code inside the file is not run.
 
     Args:
-        sha256: hash of the content that the training wrote, if known.
+        sha256: hash of the content that the training wrote, if known; else the checksums inside the file are
+            compared, which PyTorch does not.
 
     Raises:
-        ValueError: the file is missing, damaged, no checkpoint of asdray, or has another hash.
+        DamagedError: no checkpoint of asdray, or one with other content than the training wrote.
+        ValueError: the file is missing.
     """
     try:
         with open_regular(path) as file:
             content = file.read()
-    except FileNotFoundError:
-        raise ValueError(f"there is no checkpoint {path}") from None
-    try:
-        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        if sha256 is None:
+            _check_parts(content)
+        elif hashlib.sha256(content).hexdigest() != sha256:
             raise ValueError("its content is not what the training wrote")
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict) or "asdray" not in checkpoint:
+        saved = checkpoint.get("asdray") if isinstance(checkpoint, dict) else None
+        if not isinstance(saved, dict) or not {"signature", "history", "frontend"} <= saved.keys():
             raise ValueError("not a checkpoint of asdray")
         return checkpoint
-    except (ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged ({reason}): delete it and run `asdray train` again") from None
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}") from None
+    except _FAULTS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise damage.DamagedError(path, reason, damage.owner_of(path)) from None
+
+
+_FAULTS = (
+    *(ValueError, RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, OverflowError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading the bytes of a damaged checkpoint raises."""
+
+
+def _check_parts(content: bytes) -> None:
+    """Compares every part of a checkpoint, a zip archive, with its CRC-32."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part {name} is another one")
 
 
 def interned(value: Any) -> Any:

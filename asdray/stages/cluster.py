@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray import store
+from asdray import damage, store
 from asdray.dcase import manifest
 from asdray.dcase.names import is_hidden
 from asdray.stages.extract import read_extract
@@ -124,7 +124,7 @@ def cluster_column(files: TrialFiles, packs: Sequence[Pack]) -> dict[str, list[A
                 f"{files.trial.name} needs clusters of {pack.machine} by {source.trial.system_name}, which "
                 "are missing or out of date: run `asdray train` or the sweep again"
             )
-        table = store.read_parquet(source.folder.clusters("last", pack.machine, clustering.id))
+        table = damage.read_parquet(source.folder.clusters("last", pack.machine, clustering.id))
         found = dict(zip(table["clip"].to_pylist(), table["cluster"].to_pylist(), strict=True))
         column += [found[clip] for clip in pack.clips]
     return {"cluster": column}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from asdray import store
+from asdray import damage, notes, store
 from asdray.config.base import digest
 from asdray.config.sweep import Combine
 from asdray.config.trial import Trial
@@ -94,12 +94,16 @@ def ensemble(
     signature = digest({"stage": ("ensemble", NUMERICS), **about})
     inputs = {f"{m.name} {machine}": m.scores[machine] for m in members for machine in machines}
     step = Step("ensemble", None, None, None, None, folder, signature, inputs)
-    with store.lease(folder):
+    with damage.forgotten(), store.lease(folder):
         record = store.read_record(folder, "ensemble")
-        if record and (record.signature, record.inputs) == (signature, inputs) and record.describes(folder):
-            return Outcome(record, reused=True)
-        work = Work(step)
         metrics, description = store.ensemble_metrics(folder), folder / "ensemble.json"
+        if record and (record.signature, record.inputs) == (signature, inputs) and record.describes(folder):
+            try:
+                damage.check(metrics)
+                return Outcome(record, reused=True)
+            except damage.DamagedError as fault:
+                notes.tell(f"{metrics} is damaged ({fault.reason}): made again")
+        work = Work(step)
         paths = {machine: folder / f"{machine}.parquet" for machine in machines}
         outputs = [*paths.values(), metrics, description]
         work.replace(outputs)
@@ -108,6 +112,8 @@ def ensemble(
         for machine, path in paths.items():
             try:
                 found = _machine(identity, how, members, machine, path, table, places)
+            except damage.DamagedError:
+                raise
             except ValueError as error:
                 raise ValueError(f"{identity.system} {identity.dcase}: {machine}: {error}") from None
             rows += [row | {"dataset": dataset.kind} for row in found]

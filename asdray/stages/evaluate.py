@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import Backend
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
@@ -26,7 +26,7 @@ def read_scores(path: Path) -> dict[str, float]:
     Raises:
         ValueError: a missing or damaged file, with its name.
     """
-    table = store.read_parquet(path, ["clip", "score"])
+    table = damage.read_parquet(path, ["clip", "score"])
     return dict(zip(table["clip"].to_pylist(), table["score"].to_pylist(), strict=True))
 
 

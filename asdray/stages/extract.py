@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.plugin_members import Known
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
 from asdray.stages.steps import Outcome, Snapshot, TrialFiles, input_paths, working
@@ -74,7 +74,7 @@ def read_extract(path: Path, embeddings: Sequence[str] = ()) -> Extract:
         left_out = set(lists) - set(embeddings or lists[:1])
         return [name for name in schema.names if name not in left_out]
 
-    table = store.read_parquet(path, wanted)
+    table = damage.read_parquet(path, wanted)
     named: dict[str, NDArray[np.float32]] = {}
     own: dict[str, NDArray[np.floating]] = {}
     for field in table.schema:

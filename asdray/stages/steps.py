@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from asdray import store
+from asdray import damage, store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.clustering import Clustering
@@ -30,8 +30,9 @@ from asdray.config.frontend_base import InputFile
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
+from asdray.record import Record
 from asdray.regular import open_regular
-from asdray.store import Places, Record, TrialDir
+from asdray.store import Places, TrialDir
 
 Status = Literal["done", "pruned", "missing", "blocked"]
 
@@ -296,7 +297,7 @@ class Snapshot:
             if (trained := self.record(train)) is not None:
                 name = store.checkpoint_name(ckpt)
                 entry = trained.outputs.get(name)
-                inputs, pruned = {"checkpoint": entry["sha256"]} if entry else None, name in trained.pruned
+                inputs, pruned = {"checkpoint": entry.sha256} if entry else None, name in trained.pruned
             ids = self.files.dataset.machines[machine]
             signature = signatures.extract_signature(train.signature, ckpt, machine, ids.train, ids.test)
             folder = self.files.folder.machine(ckpt, machine)
@@ -558,10 +559,9 @@ def working(
         rebuild: run the stage if outputs of it were pruned.
 
     Raises:
-        ValueError: an upstream stage is missing, or its output was pruned; the message says which command
-            to run first.
+        ValueError: an upstream output is missing, pruned or damaged; the message says what to run first.
     """
-    with store.lease(folder, on_wait):
+    with damage.forgotten(), store.lease(folder, on_wait):
         snapshot = Snapshot(files)
         step = ask(snapshot)
         record = snapshot.record(step)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asdray import provenance, store
+from asdray import damage, provenance, store
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase import manifest
 from asdray.dcase.years import Subset, get_year
@@ -120,7 +120,7 @@ def _scores(
             f"{files.trial.name}: {machine} is not scored by {name} with checkpoint {ckpt}: "
             "run `asdray score` first"
         )
-    rows = store.read_parquet(files.folder.scores(ckpt, machine, name)).to_pylist()
+    rows = damage.read_parquet(files.folder.scores(ckpt, machine, name)).to_pylist()
     test = [row for row in rows if row["split"] == "test" and row["clip"].startswith(f"{subset}/")]
     return (
         [row["score"] for row in rows if row["split"] == "train"],

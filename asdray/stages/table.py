@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import tables
@@ -64,7 +63,7 @@ def metric_tables(
     Raises:
         ValueError: the trial's own table is missing.
     """
-    with store.lease(files.folder.root):
+    with damage.forgotten(), store.lease(files.folder.root):
         step = Snapshot(files).table(checkpoints)
         if not step.complete:
             raise ValueError(f"the table of {files.trial.name} is not done: run `asdray table` first")
@@ -120,10 +119,9 @@ def _gather(
     options: dict[str, dict[str, Any]] = {}
     for ckpt, machine in ((ckpt, machine) for ckpt, machines in evaluated.items() for machine in machines):
         at = {**head, "checkpoint": ckpt, "machine": machine}
-        with open(directory.evaluate(ckpt, machine), newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                value = float(row["value"]) if row["value"] else None
-                rows.append({**at, **row, "section": int(row["section"]), "value": value})
+        for row in damage.read_csv(directory.evaluate(ckpt, machine)):
+            value = float(row["value"]) if row["value"] else None
+            rows.append({**at, **row, "section": int(row["section"]), "value": value})
         record = store.read_record(directory.machine(ckpt, machine), "evaluate")
         assert record is not None, "evaluated, under the trial's lease"
         options.update(sorted(record.extra["backends"].items()))

@@ -9,9 +9,11 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from asdray import provenance, store
+from asdray import notes, provenance, store
 from asdray.config.plugin_fault import chain_of, ended_by_plugin
 from asdray.config.trial import Trial
+from asdray.damage import DamagedError
+from asdray.record import Record
 from asdray.stages.steps import Outcome, Step
 
 Event = dict[str, Any]
@@ -47,7 +49,7 @@ def event_of(
     }
 
 
-def finished(event: Event, record: store.Record | Step, found: bool) -> Event:
+def finished(event: Event, record: Record | Step, found: bool) -> Event:
     """The complete event of a finished stage.
 
     Args:
@@ -81,9 +83,21 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
 
     Args:
         event: the fields of `event_of`.
+
+    Returns:
+        The complete event; ``damaged`` is the file if a damaged file is the reason, and ``notes`` has the
+        sentences of `asdray.notes`, if there are some.
     """
+    ended = _attempt(event, work)
+    told = notes.take()
+    return {**ended, "notes": told} if told else ended
+
+
+def _attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     try:
         outcome = work()
+    except DamagedError as error:
+        return {**failed(event, str(error)), "damaged": str(error.path)}
     except BaseException as error:
         # The one broad except of asdray: any error of a stage is recorded here and shown to the user. Ray and
         # Ctrl-C end a process by exceptions of their own, which go on; a plugin's sys.exit(0) does not.
@@ -115,7 +129,7 @@ class History:
         # Hashes of `key_of`: a large sweep has a hundred thousand keys. Two equal hashes could at worst keep
         # the line of a reused stage out of the log.
         self._done: set[int] = set()
-        if path.exists():
+        if path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for event in map(_parse, file):
                     self._remember(event)
@@ -141,7 +155,7 @@ class EventLog(History):
     Attributes:
         path: the file.
         counts: stage -> number of stages finished by the current run.
-        failures: failed events of the current run.
+        failures: failed events of the current run, without those of damaged files that are made again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -149,6 +163,10 @@ class EventLog(History):
         self.path = path
         self.counts: dict[str, int] = {}
         self.failures: list[Event] = []
+        self._damaged: dict[str, bool] = {}
+        """Damaged file -> True if the run knows that the file is to be made again."""
+        if path.is_dir():
+            store.move_aside(path)
         if path.exists():
             drop_torn_line(path)
         super().__init__(path)
@@ -160,11 +178,19 @@ class EventLog(History):
                 return
             if not event["found"]:
                 self.counts[event["stage"]] = self.counts.get(event["stage"], 0) + 1
+        elif (path := event.get("damaged")) and path not in self._damaged:
+            self._damaged[path] = False
         else:
             self.failures.append(event)
         self._remember(event)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+
+    def take_damaged(self) -> bool:
+        """True if files were found damaged for the first time since the last call: they are made again."""
+        found = not all(self._damaged.values())
+        self._damaged = dict.fromkeys(self._damaged, True)
+        return found
 
 
 def split_trainings(path: Path) -> list[Event]:
@@ -210,9 +236,11 @@ def _parse(line: str) -> Event:
     """The event of a line; an empty event for a damaged line."""
     try:
         event = json.loads(line)
-    except ValueError:
+        hash(key_of(event))
+        whole = event["status"] != "failed" or {*_KEY[:5], "error"} <= event.keys()
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # no event, or half of one
         return {}
-    return event if isinstance(event, dict) else {}
+    return event if whole else {}
 
 
 def key_of(event: Mapping[str, Any]) -> tuple:

@@ -69,7 +69,8 @@ class Ranking:
         """The ranking in the present leaderboard and studies of a sweep."""
         systems = {job.trial.system_name for job in jobs}
         rows: list[tuple[int, str]] = []
-        with contextlib.suppress(FileNotFoundError):
+        # Of a damaged leaderboard nothing is known, and systems without a rank keep their files.
+        with contextlib.suppress(OSError, ValueError, KeyError, csv.Error):
             path = SweepDir(store.sweep_dir(places.results, sweep.name)).leaderboard()
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [(int(r["rank"]), r["system"]) for r in csv.DictReader(file) if r.get("rank")]
@@ -205,12 +206,15 @@ class Pruner:
             if folder.name == self._sweep.name:
                 continue
             trials = last_trials(folder)
-            if trials is None and store.is_leased(folder):
-                return None  # its first run begins
+            if trials is None and (store.is_leased(folder) or SweepDir(folder).trials.exists()):
+                return None  # its first run begins, or its list of trials is damaged
             if trials and key in trials:
                 if trials[key] not in ("done", "stopped"):
                     return None
-                found.append(last_keep(folder))
+                keep = last_keep(folder)
+                if keep is None:
+                    return None
+                found.append(keep)
         return found
 
     def _is_to_be_clustered(self, trial: Trial) -> bool:

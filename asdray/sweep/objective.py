@@ -6,12 +6,11 @@ and ``compactness`` read no label at all.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import Backend, backend_id
 from asdray.config.search import Objective
 from asdray.config.trial import Trial
@@ -93,12 +92,11 @@ def _dev_rows(path: Path) -> dict[str, float | None]:
     """Backend id -> official score of one machine on the dev subset."""
     from asdray.evaluation.metrics import ALL_SECTIONS
 
-    with open(path, newline="", encoding="utf-8") as file:
-        return {
-            row["backend"]: float(row["value"]) if row["value"] else None
-            for row in csv.DictReader(file)
-            if row["subset"] == "dev" and row["metric"] == "official" and int(row["section"]) == ALL_SECTIONS
-        }
+    return {
+        row["backend"]: float(row["value"]) if row["value"] else None
+        for row in damage.read_csv(path)
+        if row["subset"] == "dev" and row["metric"] == "official" and int(row["section"]) == ALL_SECTIONS
+    }
 
 
 # ------------------------------------------------------------------------------------------- compactness

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from asdray import store
+from asdray import damage, notes, store
 from asdray.config.backend import backend_id
 from asdray.config.base import loaded_plugin
 from asdray.config.sweep import Keep, Sweep
@@ -86,15 +86,23 @@ def _last_spec(folder: Path) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def last_keep(folder: Path) -> Keep:
-    """``keep`` of the last run."""
-    return Keep(**(_last_spec(folder) or {}).get("keep", {}))
+def last_keep(folder: Path) -> Keep | None:
+    """``keep`` of the last run; None without a readable file."""
+    spec = _last_spec(folder)
+    try:
+        return None if spec is None else Keep.model_validate(spec.get("keep", {}))
+    except ValueError:
+        return None
 
 
 def last_trials(folder: Path) -> dict[tuple[str, str, int], str] | None:
-    """(dcase, system, seed) -> status of a trial in the last run; None without ``trials.parquet``."""
+    """(dcase, system, seed) -> status of a trial in the last run; None without a ``trials.parquet``."""
+    path = store.SweepDir(folder).trials
     try:
-        table = store.read_parquet(store.SweepDir(folder).trials, ("dcase", "system", "seed", "status"))
+        table = damage.read_parquet(path, ("dcase", "system", "seed", "status"))
+    except damage.DamagedError as fault:
+        notes.tell(f"{path} is damaged ({fault.reason}): the next run of its sweep writes it again")
+        return None
     except ValueError:
         return None
     *key, status = (column.to_pylist() for column in table.columns)
@@ -170,8 +178,8 @@ def _board(
     from asdray.evaluation import leaderboard, published, tables
     from asdray.sweep import selection
 
-    files = {store.trial_dir(places.results, job.trial).metrics: job.files(places) for job in jobs}
-    finished = [path for path, one in files.items() if Snapshot(one).table(sweep.checkpoints).complete]
+    of_path = {store.trial_dir(places.results, job.trial).metrics: job for job in jobs}
+    finished = [path for path, job in of_path.items() if _is_finished(job, sweep, places)]
     trials = [job.trial for job in jobs]
     studies, datasets, planned = _planned(sweep, jobs, places)
     context = _context(sweep, jobs, datasets)
@@ -206,6 +214,26 @@ def _board(
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     return chosen.tables if chosen and not sweep.confirm else scores, board, rows
+
+
+def _is_finished(job: Job, sweep: Sweep, places: Places) -> bool:
+    """True if a trial has its table; a damaged table is made again from the evaluations."""
+    from asdray.stages.table import table
+
+    files = job.files(places)
+    if not Snapshot(files).table(sweep.checkpoints).complete:
+        return False
+    try:
+        with damage.forgotten():
+            damage.check(files.folder.metrics)
+    except damage.DamagedError as fault:
+        notes.tell(f"{fault.path} is damaged ({fault.reason}): made again")
+        try:
+            table(files, sweep.checkpoints, job.backends)
+        except damage.DamagedError as another:  # an evaluation, which the next run makes again
+            notes.tell(str(another))
+            return False
+    return True
 
 
 def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:

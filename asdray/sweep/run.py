@@ -115,7 +115,10 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 def _run(
     sweep: Sweep, jobs: tuple[Job, ...], places: Places, log: EventLog, view: View, options: RunOptions
 ) -> Result:
-    """Completes the trials, and again if data change meanwhile; the caller holds the folder's lease."""
+    """Completes the trials, and again if data change or files are found damaged meanwhile.
+
+    The caller holds the folder's lease.
+    """
     search: SearchRun | None = None
     before: Counter[str] | None = None
     retry_failed = options.retry_failed
@@ -130,10 +133,12 @@ def _run(
         board = _complete(sweep_run, options)
         chosen |= set(range(n_known, len(sweep_run.runs)))  # the trials that a search added
         changed = _read_again(sweep_run)
-        if sweep_run.stopped or not changed:
+        damaged = log.take_damaged()
+        if sweep_run.stopped or not (changed or damaged):
             break
-        # The data were formatted again during the run, so some stages are out of date and run again.
-        jobs, retry_failed = changed, False
+        # The data were formatted again during the run, so some stages are out of date and run again; or a
+        # stage found the file of another one damaged, which counts as missing since.
+        jobs, retry_failed = changed or tuple(run.job for run in sweep_run.runs), False
     view.end("stopped" if sweep_run.stopped else "ended")
     return _result(sweep_run, board, [sweep_run.runs[i] for i in sorted(chosen)], before)
 

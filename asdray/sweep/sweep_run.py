@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asdray import allocator, store
+from asdray import allocator, notes, store
 from asdray.config.sweep import Sweep
 from asdray.stages.steps import Snapshot, refuse_old_results
 from asdray.stages.trial_json import write_trial
@@ -103,7 +103,9 @@ class SweepRun:
     # ------------------------------------------------------------------------------------------ events
 
     def record(self, run: TrialRun, event: Event) -> None:
-        """Logs and shows the end of a stage."""
+        """Logs and shows the end of a stage, and what the stage has mended."""
+        for text in event.get("notes", ()):
+            notes.tell(text, say=self.view.line)
         if event["status"] == "failed" and event["lasting"]:
             # Remembered with the signature: after a change of data or options the stage is tried again.
             event = with_signature(run.trial, run.job.steps(self.sweep, self.places), event)

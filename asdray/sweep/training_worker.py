@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray import tune
 
+from asdray import damage
 from asdray.config.backend import Backend, Umap
 from asdray.config.search import Objective
 from asdray.config.sweep import Sweep
@@ -287,7 +288,8 @@ class Judge:
             first = failures[0]
             return {"values": {}, "reason": f"{first['stage']} {first['machine']}: {first['error']}"}
         try:
-            found = objective.values(self.objective, trial, trial.backends(self.backends), places)
+            with damage.forgotten():
+                found = objective.values(self.objective, trial, trial.backends(self.backends), places)
         except ValueError as error:
             return {"values": {}, "reason": str(error)}
         return {"values": found, "reason": None}

@@ -1,0 +1,83 @@
+"""The record of a finished stage, as the ``done.json`` of the stage's folder holds it.
+
+`asdray.store` reads and writes records; the types here are checked on reading.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+FORMAT = 2
+
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+"""The size of a file."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file as its stage wrote it."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    size: Bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished stage, as the ``done.json`` of its folder describes the stage.
+
+    Attributes:
+        signature: hash of everything that the stage depends on besides its inputs.
+        inputs: name of each input -> hash of the content that was read (`digest` of an upstream stage).
+        outputs: file name relative to the folder -> size in bytes and sha256.
+        digest: hash of the outputs' content: readers of outputs with equal digests read the same bytes.
+        seconds: time that the stage took.
+        finished: UTC time, ISO 8601.
+        device: ``cpu``, or for example ``cuda:NVIDIA H200``.
+        versions: of the packages that the numbers depend on.
+        extra: facts for later readers, such as losses, counts and label sources.
+        pruned: outputs that were deleted on purpose (``keep:``). The stage stays complete without these.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    signature: str
+    inputs: dict[str, str]
+    outputs: dict[str, Output]
+    digest: str
+    seconds: Annotated[float, Field(ge=0, le=1e10)]
+    finished: str
+    device: str
+    versions: dict[str, str | None]
+    extra: dict[str, Any]
+    pruned: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all outputs, pruned ones included."""
+        return sum(output.size for output in self.outputs.values())
+
+    def describes(self, folder: Path) -> bool:
+        """True if every output that was not pruned is in ``folder`` with its recorded size."""
+        try:
+            return all(
+                name in self.pruned or os.stat(f"{folder}/{name}").st_size == output.size
+                for name, output in self.outputs.items()
+            )
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            return False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The content of ``done.json``; ``summary``: see `asdray.store.write_summary`."""
+
+    format: Literal[2]  # FORMAT
+    records: dict[str, Record]
+    summary: Any = None
