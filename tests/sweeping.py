@@ -1,17 +1,22 @@
 """Sweeps through the real command line, for the tests that run some: small recipes, a folder, and what was done."""
 
 import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
+from asdray.cli import main
 from asdray.dcase.format import format_dataset
 from asdray.dcase.synth import synthesise
+from asdray.sweep.cluster import WORKER_ENV
 
 MACHINES = ["fan", "valve", "bandsaw"]
 SMALL_DIS = {
@@ -38,6 +43,9 @@ SMALL_AE = {
     "train.epochs": 30,
 }
 
+ONE_BY_ONE = {"train": {"cpu": len(os.sched_getaffinity(0))}}
+"""``resources`` for one training after another: imports of a second worker take more than such trainings."""
+
 
 def spec(**changes):
     return {
@@ -62,6 +70,21 @@ def asdray(*args, check=0, **kwargs):
     )
     assert run.returncode == check, run.stdout + run.stderr
     return run
+
+
+def in_process(*args):
+    """Runs a command in this process, for fixtures of a module; returns what it printed.
+
+    The environment stays as it was: commands set variables for the whole process.
+    """
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        for name, value in WORKER_ENV.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+    assert ended.value.code == 0, printed.getvalue()
+    return printed.getvalue()
 
 
 def make_data(root):
@@ -136,7 +159,7 @@ def wait_for(condition, process, seconds=400, meanwhile=lambda: None):
         if time.monotonic() > end:
             process.terminate()
             raise AssertionError(f"not there after {seconds} s")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def start(world, own_group=False, **changes):
