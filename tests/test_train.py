@@ -172,6 +172,7 @@ def test_the_loss_reported_is_the_mean_over_all_items(undisturbed):
 STOPPED = """
 import os, signal, sys
 import asdray.stages.fit  # before the forks: one import serves all
+assert not {{"matplotlib", "scipy"}} & set(sys.modules), "seconds of every training's start"
 sys.path.insert(0, {tests!r})
 from tiny import AE, DIS, trial_of
 from asdray.cli import main

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import asdray.stages.torchmetrics  # noqa: F401 - before Lightning, which imports torchmetrics
+
+# isort: split
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
