@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock perf chaos benchmark clean
+.PHONY: help install demo test lint type check format lock perf chaos fuzz benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -33,6 +33,9 @@ test: $(STAMP)  ## Run the tests; what takes minutes on a Ray cluster is in chao
 
 chaos: $(STAMP)  ## Run the other tests: nodes are killed, stopped, unfit, or have GPUs
 	$(BIN)/python -m pytest -q -m chaos
+
+fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
+	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py
 
 lint: $(STAMP)  ## Check style
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,17 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
+@dataclass(frozen=True)
+class _About:
+    """The part of a trial's ``trial.json`` that is read here."""
+
+    dcase: str
+    recipe: str
+    system_id: str
+    system: dict[str, Any]
+    seed: int
+
+
 def _frame(
     trials: Iterable[TrialDir],
     swept_of: Callable[[Mapping[tuple[str, str], Mapping[str, Any]]], Swept],
@@ -170,10 +182,10 @@ def _frame(
     evaluated: dict[tuple[str, str, int], TrialDir] = {}
     for directory in trials:
         if directory.metrics.is_file():
-            description = store.read_json(directory.trial_json)
-            system = f"{description['recipe']}-{description['system_id']}"
-            systems.setdefault((description["recipe"], system), description["system"])
-            evaluated[description["dcase"], system, description["seed"]] = directory
+            about = store.read_json(directory.trial_json, _About)
+            system = f"{about.recipe}-{about.system_id}"
+            systems.setdefault((about.recipe, system), about.system)
+            evaluated[about.dcase, system, about.seed] = directory
             parts.append(read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))
     options = _backend_options(rows, evaluated)

@@ -151,7 +151,7 @@ class Plugin:
             exec(compile(self.text, module.__file__, "exec"), module.__dict__)
         except BaseException as error:  # the user's code may raise any exception, and sys.exit(0) is one
             if isinstance(error, SyntaxError):
-                line = f"{error.filename}, line {error.lineno}: {error.msg}"
+                line = f"{error.filename or module.__file__}, line {error.lineno or 1}: {error.msg}"
             elif found := ended_by_plugin(error):
                 line = str(found).partition("\n")[0]
             else:  # Ctrl-C, or a source that does not compile

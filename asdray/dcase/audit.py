@@ -24,9 +24,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from asdray import store
 from asdray.dcase.manifest import UNKNOWN, label_of, synthetic_path
@@ -134,7 +136,17 @@ def expected_counts(data: Path, dcase: str, kind: str) -> Expected:
     """Expected counts of the year's dataset in ``data``, official or synthetic by ``kind``."""
     if kind == "official":
         return official_counts(dcase)
-    return synthetic_counts(store.read_json(synthetic_path(data, dcase)).get("counts", {}))
+    return synthetic_counts(store.read_json(synthetic_path(data, dcase), _Made).counts)
+
+
+_Place = Annotated[str, Field(pattern=r"^(dev|eval)/\w+/\d\d/\w+/\w+/\w+$")]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The counts in ``synthetic.json``."""
+
+    counts: dict[_Place, int] = field(default_factory=dict)
 
 
 def official_counts(dcase: str) -> Expected:

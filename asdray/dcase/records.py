@@ -253,9 +253,21 @@ def _marker(data: Path, z: Zip) -> Path:
     return year_folder(data, z.dcase) / ".download" / f"{z.name}.json"
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """The content of a marker that is read, see `mark`."""
+
+    files: dict[str, int] | None = None
+    fetched: bool = False
+    keep: bool = False
+
+
 def _facts(data: Path, z: Zip) -> dict[str, Any]:
     path = _marker(data, z)
-    facts: dict[str, Any] = store.read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    store.read_json(path, _Facts)
+    facts: dict[str, Any] = store.read_json(path)
     return facts
 
 

@@ -30,6 +30,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import threading
 import zipfile
 import zlib
@@ -105,8 +106,12 @@ def unpack(
                 _extract(archive, info, temporary.joinpath(*parts))
         on_ready()
         kept = _put_in_place(temporary, [parts for _, parts in entries], raw, path.name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
         raise ValueError(f"{path} is damaged or no zip ({error})") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError(f"{path} is damaged: it names places outside of itself") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Unpacked(dict(Counter("/".join(parts[:-1]) for _, parts in entries)), kept)

@@ -193,13 +193,20 @@ def _limits(columns: Sequence[Column], first: Sequence[_Scored]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class _MadeOf:
+    """The data of a trial, in ``trial.json``."""
+
+    dataset: dict[str, str | None] = field(default_factory=dict)
+
+
 def _load(folders: Iterable[Path], data: Path, ckpt: str) -> Trials:
     """The trials in ``folders``."""
     trials: Trials = {}
     for folder in folders:
         trial, _, results = read_trial(folder)
         files = TrialFiles.load(trial, Places.of(data, results), ())
-        dataset, made_of = files.dataset, store.read_json(files.folder.trial_json).get("dataset", {})
+        dataset, made_of = files.dataset, store.read_json(files.folder.trial_json, _MadeOf).dataset
         if made_of.get("kind", dataset.kind) != dataset.kind:
             raise ValueError(
                 f"{trial.name} was made of {made_of['kind']} data, but {trial.dcase} under {data} is "

@@ -102,7 +102,7 @@ def _refuse_another(record: Path, identity: Mapping[str, Any]) -> None:
     """Raises ValueError if the folder holds a submission of another trial, year or subset."""
     if not record.exists():
         return
-    old = store.read_json(record)
+    old = store.read_json(record, dict[str, Any])
     if any(old.get(name) != value for name, value in identity.items()):
         raise ValueError(
             f"{record.parent} holds the {old.get('subset')} submission of {old.get('system')} "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic_core import from_json
 
 from asdray import provenance, store
 from asdray.config.backend import Backend, Umap
@@ -19,6 +19,7 @@ from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.config.weights import name_of_weights
 from asdray.dcase.years import check_machines
+from asdray.regular import read_bytes
 from asdray.stages.steps import Request, TrialFiles, input_ids, refuse_old_results, train_signature
 
 
@@ -99,10 +100,17 @@ def _inputs(files: TrialFiles) -> dict[str, list[dict[str, str | None]]]:
     }
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """The input files in ``trial.json``."""
+
+    inputs: dict[str, list[dict[str, str | None]]] = field(default_factory=dict)
+
+
 def read_inputs(trial: store.TrialDir) -> dict[str, list[dict[str, str | None]]]:
     """The input files in a trial's ``trial.json``; empty without the file, or for a frontend without any."""
     try:
-        return store.read_json(trial.trial_json).get("inputs", {})
+        return store.read_json(trial.trial_json, _Inputs).inputs
     except ValueError:
         return {}
 
@@ -119,7 +127,7 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
     refuse_old_results([store.TrialDir(folder)])
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(read_bytes(path))
         _activate_plugins(value, folder)
         description = validate(Description, value, path.name)
         machines = check_machines(description.dcase, description.machines)
@@ -145,7 +153,8 @@ def _activate_plugins(value: Any, folder: Path) -> None:
     Raises:
         ValueError: a missing or damaged copy.
     """
-    for entry in value.get("plugins", ()) if isinstance(value, dict) else ():
+    entries = value.get("plugins") if isinstance(value, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
         known = validate(PluginCopy, entry, "plugins")
         path = store.TrialDir(folder).plugin(known.sha256)
         if not path.is_file():

@@ -12,11 +12,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -172,13 +173,60 @@ def write_snapshot(snapshot: Mapping[str, Any], folder: Path) -> None:
     store.write_json(store.SweepDir(folder).status, snapshot)
 
 
+@dataclass(frozen=True)
+class _Running:
+    """The entry of a training in a snapshot."""
+
+    trial: str
+    unit: str
+    epoch: int
+    epochs: int
+    loss: float
+    clips_per_second: float
+    seconds_left: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The entry of a leaderboard's row in a snapshot."""
+
+    system: str
+    backend: str
+    column: str
+    score: float
+    dataset: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """The part of a snapshot that is read; see `Progress.snapshot`."""
+
+    state: str
+    pid: int
+    host: str
+    started: str
+    updated: datetime
+    dashboard: str | None
+    trials: dict[str, int]
+    running: list[str]
+    tasks: int
+    training: list[_Running]
+    seconds_left: FiniteFloat | None
+    leaderboard: list[_Best]
+    to_come: dict[str, int] = field(default_factory=dict)
+    without: int = 0
+
+
 def read_snapshot(folder: Path) -> dict[str, Any] | None:
     """The newest snapshot; None without a readable file."""
+    path = store.SweepDir(folder).status
     try:
-        value = store.read_json(store.SweepDir(folder).status)
+        store.read_json(path, _Snapshot)
+        found: dict[str, Any] = store.read_json(path)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and "running" in value else None
+    return found
 
 
 def snapshot_age(snapshot: Mapping[str, Any]) -> float:

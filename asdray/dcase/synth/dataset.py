@@ -18,6 +18,7 @@ the number of processes.
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 from collections import Counter
@@ -39,6 +40,9 @@ from asdray.regular import check_regular
 
 CHUNK = 64
 """Clips that a process renders before it reports."""
+
+MOST_CLIPS = 20_000
+"""Most clips of a split, per machine and section: more than any released dataset has."""
 
 LONGEST = 60
 """Longest clip in seconds, as in the configuration of systems."""
@@ -137,13 +141,14 @@ def spec_of(
         ValueError: unknown year or machine, or a value out of range.
     """
     names = get_year(dcase).all_machines if machines is None else check_machines(dcase, tuple(machines))
-    for name, value, least in (
-        ("train", train, 4), ("test", test, 4), ("seconds", seconds, 0.5), ("seed", seed, 0)
+    for name, value, least, most in (
+        ("train", train, 4, MOST_CLIPS), ("test", test, 4, MOST_CLIPS), ("seconds", seconds, 0.5, LONGEST),
+        ("seed", seed, 0, math.inf),
     ):  # fmt: skip
         if value is not None and not value >= least:
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
-    if seconds > LONGEST:
-        raise ValueError(f"synth: seconds is {seconds!r}, must be at most {LONGEST}")
+        if value is not None and value > most:
+            raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
     return Spec(dcase, names, train, test, float(seconds), seed)
 
 
@@ -155,7 +160,7 @@ def _is_done(data: Path, spec: Spec) -> bool:
     path = synthetic_path(data, spec.dcase)
     if not path.exists():
         return False
-    found = store.read_json(path)
+    found = store.read_json(path, dict[str, Any])
     differing = [f"{k}: {found.get(k)!r}, now {v!r}" for k, v in spec.as_json().items() if found.get(k) != v]
     if differing:
         raise ValueError(
@@ -184,8 +189,12 @@ def _claim(data: Path, spec: Spec) -> None:
     _check_free(data, spec)
     marker = unfinished_path(data, spec.dcase)
     if marker.exists():
-        value = store.read_json(marker)
-        if (old := Spec(**{**value, "machines": tuple(value["machines"])})) != spec:
+        old = store.read_json(marker, Spec)
+        try:
+            spec_of(old.dcase, old.machines, old.train, old.test, old.seconds, old.seed)
+        except ValueError as error:
+            raise ValueError(f"{marker} is damaged ({error}): delete {marker.parent}") from None
+        if old != spec:
             for path in _all_paths(data, old):
                 path.unlink(missing_ok=True)
     store.write_json(marker, spec.as_json())
