@@ -1,5 +1,6 @@
 """A sweep that is stopped, watched, given wrong input, or whose data change: on a real local Ray."""
 
+import contextlib
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -172,6 +174,46 @@ def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
     assert not [e for e in world.events() if e["status"] == "failed"]
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
     assert "not running; it was stopped at" in status
+
+
+@pytest.mark.chaos
+def test_a_dashboard_that_does_not_start_and_a_lost_worker_cost_a_line_each(data, tmp_path):
+    world = World(data, tmp_path / "results")
+    recipes = {"ae_baseline": {"set": {**SMALL_AE, "train.epochs": 400}}}
+    command = [arg for arg in world.command(recipes=recipes) if arg != "--no-dashboard"]
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    program = "import os, sys; os.rmdir(os.getcwd()); from asdray.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, command)], cwd=deleted, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+
+    def having(words):
+        found = []
+        for pid in processes(process.pid):
+            with contextlib.suppress(OSError):
+                if words in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                    found.append(pid)
+        return found
+
+    def kill_dashboards():  # one for every attempt to start Ray on a busy machine
+        for pid in having("dashboard/dashboard.py"):
+            os.kill(pid, signal.SIGKILL)
+
+    def in_training():
+        return [log for log in world.results.rglob("train.log") if "epoch 5 of" in log.read_text()]
+
+    wait_for(in_training, process, meanwhile=kill_dashboards)
+    os.kill(having("ray::train")[0], signal.SIGKILL)
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    assert "Ray's dashboard did not start (return code -9): the sweep goes on without it" in output
+    told = r"lost the worker of ae_baseline-\w+ dcase2023 seed0 \(its worker process has died\): the training goes on"
+    assert re.search(told, " ".join(output.split()))
+    assert "Traceback" not in output
+    assert "(raylet)" not in output
 
 
 TOKEN = "0123456789abcdef" * 2

@@ -44,6 +44,9 @@ _RAY_ENV = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A lost worker is told in a line of the driver's.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing",
     # Without a limit a task that does not fit into memory is killed and started again without end.
     "RAY_task_oom_retries": "3",
     # Trainings take all CPUs, and with them all places for idle workers: Ray would kill a worker that has

@@ -231,6 +231,10 @@ class Driver:
                 run.verdict = value
             case "stopped" if self._search:
                 self._stopped_early(run)
+            case "lost":
+                self._view.line(
+                    f"lost a worker that trained {run.trial.name} ({value}); it is trained on", "yellow"
+                )
             case "error":
                 self._sweep_run.record(run, failed(event_of(run.trial, "train"), value))
                 self._training_ended(run)

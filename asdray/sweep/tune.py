@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,8 @@ from asdray.sweep.training_worker import EPOCHS_DONE, TRAIN_LOSS, Assignment, Wo
 News = tuple[str, int, Any]
 """Kind, index of the trial in the sweep, value: ``start``, ``waiting`` (unit name), ``epoch`` (progress),
 ``source`` (progress of the training of the system that is clustered, and its name), ``event``, ``judged``
-(verdict), ``complete``, ``stopped`` (by a scheduler), ``error`` (reason), and at last
-``("end", -1, exception or None)``."""
+(verdict), ``complete``, ``stopped`` (by a scheduler), ``lost`` (reason; the training goes on in another
+worker), ``error`` (reason), and at last ``("end", -1, exception or None)``."""
 
 
 class TuneThread(threading.Thread):
@@ -170,11 +171,32 @@ class _Listener(tune.Callback):
         trial.run_metadata.metric_n_steps.clear()
         self._news.put(("complete" if ended else "stopped", trial.config["job"], None))
 
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._news.put(("lost", trial.config["job"], why_lost(_error_of(trial))))
+
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        error = trial.get_error() if hasattr(trial, "get_error") else None
-        text = " ".join(str(error or "its worker was lost").split())
-        reason = f"training stopped after its retries: {text[:400]}"
+        reason = f"training stopped after its retries: {why_lost(_error_of(trial))}"
         self._news.put(("error", trial.config["job"], reason))
+
+
+def _error_of(trial: Any) -> str:
+    """The errors of a Tune trial, from the file that Tune has just written in the driver's folder."""
+    try:
+        return Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "its worker was lost"
+
+
+def why_lost(text: str) -> str:
+    """The reason for which a worker was lost, in a line, from Ray's many.
+
+    >>> why_lost("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR ...")
+    'its worker process has died'
+    """
+    line = " ".join(text.split())
+    # Ray names the reason last: a traceback, and notes on the actor, come before.
+    found = re.findall(r"\b(?:is dead|died) because (.+?)\.(?: |$)", line)
+    return found[-1] if found else line[-400:]
 
 
 class _StopWhenAsked(tune.Stopper):
