@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from asdray import provenance
+from asdray.links import refuse_planted
 from asdray.notes import tell
 from asdray.record import FORMAT, Done, Output, Record
 from asdray.regular import open_regular
@@ -274,6 +275,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     the new one, never half, and a later file never without an earlier one. A folder in the place of the file
     is moved aside.
     """
+    refuse_planted(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{os.getpid()}-{time.monotonic_ns()}-{path.name}"
     try:
@@ -396,8 +398,9 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         on_wait: called once if another process holds the lease at first.
 
     Raises:
-        ValueError: the file system has no locks.
+        ValueError: the file system has no locks, or another user has planted a link (see `asdray.links`).
     """
+    refuse_planted(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lease")
     try:

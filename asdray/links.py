@@ -1,0 +1,38 @@
+"""Symbolic links that another user may have planted where this user writes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def refuse_planted(folder: Path) -> None:
+    """Refuses to write below ``folder`` if another user may have planted a link on the way, or in the folder.
+
+    The rule is Linux's own for /tmp (``fs.protected_symlinks``), for every folder: a link is followed if it
+    belongs to this user, to root, or to the owner of the folder that it lies in.
+
+    Raises:
+        ValueError: a planted link, with its owner.
+    """
+    folder = folder.absolute()
+    for path in (*reversed(folder.parents), folder):
+        _refuse(path)
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    _refuse(Path(entry.path))
+
+
+def _refuse(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return  # absent, or not for this user to see
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0, path.parent.stat().st_uid):
+        raise ValueError(
+            f"{path} is a link of user {found.st_uid} to {os.readlink(path)}: another user may have planted it "
+            "to have files of yours overwritten; delete it, or make it yourself"
+        )
