@@ -33,6 +33,6 @@ def _refuse(path: Path) -> None:
         return  # absent, or not for this user to see
     if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0, path.parent.stat().st_uid):
         raise ValueError(
-            f"{path} is a link of user {found.st_uid} to {os.readlink(path)}: another user may have planted it "
+            f"{path} is a link of user {found.st_uid} to {os.readlink(path)}: another user may have made it "
             "to have files of yours overwritten; delete it, or make it yourself"
         )
