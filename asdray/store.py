@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from asdray import provenance
+from asdray.full_disk import full_disk_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
 from asdray.record import FORMAT, Done, Output, Record
@@ -279,9 +280,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{os.getpid()}-{time.monotonic_ns()}-{path.name}"
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        with full_disk_named(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         try:
             os.replace(temporary, path)
         except IsADirectoryError:

@@ -25,6 +25,7 @@ LEVEL = {
     "recipes": 1,
     "provenance": 1,
     "allocator": 1,
+    "full_disk": 1,
     "links": 1,
     "notes": 1,
     "record": 1,

@@ -14,6 +14,7 @@ import typer
 from asdray.cli import benchmark, data, encoders, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_line, print_lines
+from asdray.full_disk import FULL
 from asdray.sweep.stop import sigterm_as_ctrl_c
 from asdray.terminal import outliving_streams
 
@@ -65,12 +66,19 @@ def _exit_code(arguments: list[str]) -> int | str:
         print_line(f"stopped; to go on: asdray {shlex.join(arguments)}", sys.stderr)
         return 75
     except (OSError, ValueError) as error:
-        fault = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            fault = f"{error.filename}: {error.strerror}"
-        print_line(f"error: {fault}", sys.stderr)
-        return 2
+        print_line(f"error: {_fault(error)}", sys.stderr)
+        return 1 if isinstance(error, OSError) and error.errno in FULL else 2
     return 0
+
+
+def _fault(error: OSError | ValueError) -> str:
+    """The message of an error; that of the system comes with the place."""
+    if isinstance(error, OSError) and error.filename is not None:
+        copied = error.errno in FULL and error.filename2  # the copy is what has no space
+        return f"{copied or error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # no file is asked for without a name, but the working directory
+        return "the working directory was deleted: go to another one, and run the command again"
+    return str(error)
 
 
 def _run(arguments: list[str]) -> None:

@@ -103,7 +103,11 @@ def hint(command: str, dcase: str, data: Path) -> str:
 
     The folder is relative to the working directory if it lies below.
     """
-    here, folder = Path.cwd(), data.expanduser().absolute()
+    folder = data.expanduser().absolute()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # somebody has deleted the working directory
+        here = folder / "elsewhere"
     line = f"asdray {command} {dcase}"
     if folder == here / Path(os.environ.get("ASDRAY_DATA") or DEFAULT_DATA).expanduser():
         return line

@@ -21,6 +21,7 @@ from asdray import provenance, store
 from asdray.config.plugin_members import Known
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
+from asdray.full_disk import full_disk_named
 from asdray.stages.cluster import cluster_column
 from asdray.stages.columns import (
     classes_of_test_clips,
@@ -143,7 +144,8 @@ class UnitTraining:
 
     def log(self, text: str) -> None:
         """Adds a line with the time to ``train.log``."""
-        with open(self.folder / store.LOG_FILE, "a", encoding="utf-8") as file:
+        path = self.folder / store.LOG_FILE
+        with full_disk_named(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{provenance.now()} {text}\n")
 
 

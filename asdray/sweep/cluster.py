@@ -36,6 +36,8 @@ WORKER_ENV = {
 _RAY_ENV = {
     # Ray's default for a local start; if it is not set, every start prints a warning.
     "RAY_AUTH_MODE": "token",
+    # A call after the end of Ray would start another one, open to all.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Stages take absolute paths, so a working directory per trial would only confuse.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Each training writes its own logs: nothing reads Tune's csv, json and TensorBoard files.

@@ -91,6 +91,15 @@ class Driver:
         self._choose_phases()
         self._tune = self._make_tune()
         self._warm_up()
+        try:
+            self._begin()
+            self._loop()
+        except BaseException:
+            self._stop_training()  # before Ray ends, which the thread goes on to ask
+            raise
+
+    def _begin(self) -> None:
+        """Starts the trainings, and the tasks of trials that need none."""
         if self._tune:
             self._tune.start()
             if self._search:
@@ -100,7 +109,6 @@ class Driver:
             if run.asked:
                 self._start_tasks(run, run.trial.machines)
                 self._sweep_run.end_if_finished(run)
-        self._loop()
 
     def _announce(self, joined: bool) -> None:
         """Prints the dashboard's address and, for a joined Ray, warnings about the nodes."""

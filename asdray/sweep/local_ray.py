@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from asdray.full_disk import is_full
+
 STARTS = 3
 """Number of attempts to start Ray on a busy machine."""
 
@@ -79,19 +81,19 @@ def private_folder() -> Iterator[Path]:
 
 
 def _place() -> Path:
-    """The folder for temporary files: RAY_TMPDIR, else /tmp, else TMPDIR.
+    """The folder for temporary files that has space: RAY_TMPDIR, else /tmp, else TMPDIR.
 
     TMPDIR comes last, since it is often long, or on a network file system without Unix sockets.
     """
     asked = os.environ.get("RAY_TMPDIR")
     places = [Path(place).absolute() for place in (asked, "/tmp", tempfile.gettempdir()) if place]
     for place in places:
-        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= _LONGEST:
+        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= _LONGEST and not is_full(place / "r"):
             return place
     tried = " or ".join(map(str, dict.fromkeys(places)))
     raise ValueError(
-        f"Ray's sockets and logs can not lie in {tried}: name a folder that can be written, of at most "
-        f"{_LONGEST} characters, by RAY_TMPDIR"
+        f"Ray's sockets and logs can not lie in {tried}: name a folder by RAY_TMPDIR that can be "
+        f"written, has space, and a path of at most {_LONGEST} characters"
     )
 
 
