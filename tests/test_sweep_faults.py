@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
+from other_user import LOOPBACK, abstract_sockets, as_nobody, listening, port_of
 from ray_nodes import processes
-from stranger import LOOPBACK, abstract_sockets, as_nobody, listening, port_of
 from sweeping import (
     SMALL_AE,
     SMALL_DIS,
