@@ -17,7 +17,9 @@ from asdray import damage, store
 from asdray.config.backend import backend_id
 from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
+from asdray.config.stand_in import reading
 from asdray.config.sweep import Sweep
+from asdray.plugin_results import reader
 from asdray.store import SweepDir, TrialDir
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _THEN = (
 )  # fmt: skip
 
 
-def load_results(path: str | Path) -> pd.DataFrame:
+def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFrame:
     """Every evaluated score as one row of a table, for notebooks.
 
     ::
@@ -48,6 +50,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
         path: a sweep's folder or its name below ``results`` (``ASDRAY_RESULTS``); a trial's folder; or a
             results folder with all its trials. A sweep yields the backends, checkpoints and machines of
             its sweep file, and its ensembles.
+        trust_plugins: runs the code of a sweep's plugins, which results of older releases need.
 
     Returns:
         A row per trial, checkpoint, machine, subset, section, backend and metric; the columns
@@ -73,7 +76,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
             raise ValueError(f"{folder} is not evaluated yet: run `asdray table {folder}` or its sweep")
         return _frame([trial], lambda systems: {})
     if SweepDir(folder).spec.is_file():
-        return _sweep_frame(SweepDir(folder))
+        return _sweep_frame(SweepDir(folder), trust_plugins)
     if (folder / "trials").is_dir():
         return _frame(store.trial_dirs(folder), _differing)
     raise ValueError(
@@ -82,7 +85,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
     )
 
 
-def _sweep_frame(folder: SweepDir) -> pd.DataFrame:
+def _sweep_frame(folder: SweepDir, trust_plugins: bool) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.compute as pc
 
@@ -90,8 +93,10 @@ def _sweep_frame(folder: SweepDir) -> pd.DataFrame:
 
     spec = read_yaml(folder.spec)
     plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
-    load_plugins(folder.root / name for name in plugins)
-    sweep = validate(Sweep, spec, str(folder.spec))
+    with reading() as described:
+        use = load_plugins if trust_plugins else reader(described, folder.root)
+        use(folder.root / name for name in plugins)
+        sweep = validate(Sweep, spec, str(folder.spec))
     table = damage.read_parquet(folder.trials)
     planned, options = table.to_pylist(), option_columns(table)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}

@@ -182,6 +182,11 @@ def trial_dirs(results: Path) -> list[TrialDir]:
     return [TrialDir(path.parent) for path in sorted(results.glob("trials/*/*/seed*/trial.json"))]
 
 
+def plugin_facts(root: Path) -> Path:
+    """Descriptions of the configurations of a trial's or sweep's plugins, for reading without their code."""
+    return root / "plugins.json"
+
+
 @dataclass(frozen=True)
 class SweepDir:
     """Every file in the folder of a sweep, ``<results>/sweeps/<name>``."""

@@ -31,6 +31,7 @@ LEVEL = {
     "record": 1,
     "store": 2,
     "damage": 2.5,
+    "plugin_results": 3,
     "dcase": 3,
     "evaluation": 4,
     "audio": 4,

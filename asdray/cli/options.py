@@ -44,7 +44,14 @@ Metrics = Annotated[
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="A Python file that adds losses, frontends or backends; may be repeated."),
+    typer.Option(
+        "--plugin",
+        help="A Python file that adds losses, networks, frontends or backends; may be repeated.",
+    ),
+]
+TrustPlugins = Annotated[
+    bool,
+    typer.Option("--trust-plugins", help="Run the code of the plugins in these results, whoever wrote it."),
 ]
 Address = Annotated[
     str | None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.cli.options import DATA, RESULTS, Backend, Data, Last, Plugins, Results, TrialFolder
+from asdray.cli.options import DATA, RESULTS, Backend, Data, Last, Plugins, Results, TrialFolder, TrustPlugins
 from asdray.cli.screen import print_line, print_lines
 from asdray.printable import printable
 from asdray.terminal import console
@@ -190,6 +191,7 @@ def submit(
     ] = 0.9,
     subset: Annotated[Literal["dev", "eval"], typer.Option(help="The subset of the test clips.")] = "eval",
     plugin: Plugins = None,
+    trust_plugins: TrustPlugins = False,
     data: Data = DATA,
 ) -> None:
     """Write the files of a challenge submission from a trial's scores.
@@ -201,13 +203,14 @@ def submit(
     from asdray.evaluation.submission import RECORD
     from asdray.stages.steps import TrialFiles
     from asdray.stages.submit import submit as write
-    from asdray.stages.trial_json import read_trial
+    from asdray.stages.trial_json import known_plugins, read_trial
     from asdray.store import Places
 
-    chosen, _, results = read_trial(trial)
+    chosen, _, results = read_trial(trial, "all" if trust_plugins else "none", plugin or ())
     load_plugins(plugin or [])
     files = TrialFiles.load(chosen, Places.of(data, results), ())
-    ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
+    with nullcontext() if trust_plugins else known_plugins(trial):
+        ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
     made = write(files, ckpt, one, out.expanduser().absolute(), subset=subset, quantile=quantile)
     for machine, found in made.thresholds.items():
         instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
@@ -255,6 +258,7 @@ def compare(
     ] = None,
     draws: Annotated[int, typer.Option(help="Number of bootstrap draws.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    trust_plugins: TrustPlugins = False,
     data: Data = DATA,
     results: Results = RESULTS,
 ) -> None:
@@ -269,7 +273,14 @@ def compare(
 
     places = Places.of(data, results)
     comparison = compare_systems(
-        (a, b), places.results, places.data, backends=(backend, backend_b), ckpt=ckpt, draws=draws, seed=seed
+        (a, b),
+        places.results,
+        places.data,
+        backends=(backend, backend_b),
+        ckpt=ckpt,
+        draws=draws,
+        seed=seed,
+        code="all" if trust_plugins else "none",
     )
     console().print(rich_table(comparison))
     print_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -22,12 +23,13 @@ from asdray.cli.options import (
     Quiet,
     Results,
     Set,
+    TrustPlugins,
 )
 from asdray.cli.screen import print_line, print_lines
 from asdray.terminal import console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -204,18 +206,23 @@ def _print_table(table: Table, notes: Iterable[str]) -> None:
 
 
 @app.command()
-def status(name: SweepName, data: Data = DATA, results: Results = RESULTS) -> None:
+def status(
+    name: SweepName,
+    plugin: Plugins = None,
+    trust_plugins: TrustPlugins = False,
+    data: Data = DATA,
+    results: Results = RESULTS,
+) -> None:
     """Show the done, running, failed and missing work of a sweep, from any shell, during the run and after.
 
     Example: asdray status dis_grid
     """
     from asdray.store import Places
-    from asdray.sweep.plan import load
     from asdray.sweep.status import status as status_of
 
     places = Places.of(data, results)
-    plan, jobs = load(_sweep_file(name, places.results), {}, places)
-    console().print(status_of(plan, jobs, places), soft_wrap=True)
+    with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+        console().print(status_of(plan, jobs, places), soft_wrap=True)
 
 
 @app.command()
@@ -228,6 +235,8 @@ def report(
         ),
     ] = None,
     metric: Metrics = None,
+    plugin: Plugins = None,
+    trust_plugins: TrustPlugins = False,
     data: Data = DATA,
     results: Results = RESULTS,
 ) -> None:
@@ -238,17 +247,49 @@ def report(
     from asdray.evaluation.tables import check_metric
     from asdray.store import Places
     from asdray.sweep.outputs import write_metric, write_results
-    from asdray.sweep.plan import load
 
     metrics = [check_metric(name) for name in metric or ["official"]]
     places = Places.of(data, results)
-    plan, jobs = load(_sweep_file(name, places.results), {}, places)
-    board = write_results(plan, jobs, places, rank_by=rank_by)
-    for one in dict.fromkeys(metrics):
-        if one == "official":
-            print_board(board, plan.name)
-        else:
-            print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
+    with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+        board = write_results(plan, jobs, places, rank_by=rank_by)
+        for one in dict.fromkeys(metrics):
+            if one == "official":
+                print_board(board, plan.name)
+            else:
+                print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
+
+
+@contextlib.contextmanager
+def _read_sweep(
+    name: str, places: Places, plugins: Sequence[Path] | None, trust: bool
+) -> Iterator[tuple[Sweep, tuple[Job, ...]]]:
+    """A sweep and its jobs; within the context, plugins that its results describe are stand-ins.
+
+    Args:
+        plugins: files of the user: plugins of the same content run.
+        trust: True to run the code of all plugins.
+    """
+    from asdray.config.base import load_plugins
+    from asdray.config.stand_in import reading
+    from asdray.plugin_results import reader
+    from asdray.sweep.plan import load
+
+    path = _sweep_file(name, places.results)
+    # A sweep file that the user names is the user's own, unless it lies among results.
+    own = not path.expanduser().absolute().is_relative_to(places.results / "sweeps")
+    with reading() as table:
+        use = reader(table, _folder_of(path, places) if own else path.parent, own, plugins or ())
+        yield load(path, {}, places, use=load_plugins if trust else use)
+
+
+def _folder_of(path: Path, places: Places) -> Path:
+    """The folder of the results of a user's sweep file."""
+    from asdray.config.files import read_yaml
+    from asdray.store import sweep_dir
+
+    value = read_yaml(path)
+    name = value.get("name") if isinstance(value, dict) else None
+    return sweep_dir(places.results, name) if isinstance(name, str) else path.parent
 
 
 def _sweep_file(name: str, results: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,6 +29,7 @@ from asdray.cli.options import (
     Results,
     Set,
     TrialFolder,
+    TrustPlugins,
 )
 from asdray.cli.screen import print_line
 
@@ -246,9 +248,16 @@ def _open(
     cache_dir: Path | None = None,
     backend: list[str] | None = None,
     plugin: list[Path] | None = None,
+    trust: bool = False,
+    runs: bool = True,
     **options: Any,
 ) -> _Stages:
     """Opens a trial's folder for a stage command; None: all machines, the described checkpoints and backends.
+
+    Args:
+        plugin: files of the user, whose methods ``backend`` may name.
+        trust: True to run the code of the trial's plugins, whoever wrote it.
+        runs: True for a stage that runs the code of plugins.
 
     Raises:
         ValueError: no trial in ``folder``, or an option that does not fit the trial.
@@ -256,11 +265,12 @@ def _open(
     from asdray.config.base import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
     from asdray.dcase.years import nearest
-    from asdray.stages.trial_json import read_trial
+    from asdray.stages.trial_json import Code, known_plugins, read_trial
     from asdray.store import Places
 
     _one_thread_for_blas()
-    trial, description, results = read_trial(folder)
+    code: Code = "all" if trust else "own" if runs else "none"
+    trial, description, results = read_trial(folder, code, plugin or ())
     # Loaded after the trial's own copies: of two plugins with the same name, the one loaded last counts.
     _warn_of_changed_plugins(description, [p.path for p in load_plugins(plugin or [])])
     if machine is not None and machine not in trial.machines:
@@ -270,7 +280,8 @@ def _open(
         )
     backends = trial.backends(description.backends)
     if backend:
-        backends = check_backends(_parse_backends(backend), "--backend")
+        with known_plugins(folder) if code == "none" else nullcontext():
+            backends = check_backends(_parse_backends(backend), "--backend")
         _check_apply(trial, backends)
     machines = [machine] if machine else trial.machines
     checkpoints = [check_checkpoint(ckpt)] if ckpt else description.checkpoints
@@ -291,6 +302,7 @@ def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) ->
 def train(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
     cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+    trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Train a trial's units; with --machine, the unit of this machine.
 
@@ -301,6 +313,7 @@ def train(
         "cache_dir": cache_dir,
         "overwrite": overwrite,
         "device": device,
+        "trust": trust_plugins,
     }
     stages = _open(trial, data, ckpt, **options)
     for unit in dict.fromkeys(stages.trial.unit_of(name) for name in stages.machines):
@@ -311,6 +324,7 @@ def train(
 def extract(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
     cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
+    trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Extract embeddings and a frontend's own scores.
 
@@ -321,6 +335,7 @@ def extract(
         "cache_dir": cache_dir,
         "overwrite": overwrite,
         "device": device,
+        "trust": trust_plugins,
     }
     stages = _open(trial, data, ckpt, **options)
     stages.each(stages.extract)
@@ -330,12 +345,14 @@ def extract(
 def score(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None,
     backend: Backends = None, plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Score a trial's clips with its backends, or with others.
 
     Example: asdray score results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn
     """
-    stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
+    options: dict[str, Any] = {"machine": machine, "backend": backend, "plugin": plugin}
+    stages = _open(trial, data, ckpt, trust=trust_plugins, overwrite=overwrite, **options)
     stages.each(stages.score)
 
 
@@ -343,25 +360,28 @@ def score(
 def evaluate(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, backend: Backends = None,
     plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Evaluate a trial's scores against the labels.
 
     Example: asdray evaluate results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    stages = _open(trial, data, ckpt, machine=machine, backend=backend, plugin=plugin, overwrite=overwrite)
+    options: dict[str, Any] = {"machine": machine, "backend": backend, "plugin": plugin}
+    stages = _open(trial, data, ckpt, trust=trust_plugins, runs=False, overwrite=overwrite, **options)
     stages.each(stages.evaluate)
 
 
 @app.command()
 def umap(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
-    overwrite: Overwrite = False,
+    overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Draw the UMAP of a trial's embeddings.
 
     Example: asdray umap results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
-    stages = _open(trial, data, ckpt, machine=machine, overwrite=overwrite)
+    options: dict[str, Any] = {"machine": machine, "trust": trust_plugins, "runs": False}
+    stages = _open(trial, data, ckpt, overwrite=overwrite, **options)
     stages.each(stages.umap)
 
 
@@ -369,6 +389,7 @@ def umap(
 def table(
     trial: TrialFolder, ckpt: Checkpoint = None, backend: Backends = None, metric: Metrics = None,
     plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Write a trial's tables: of the official score, and of other metrics on request.
 
@@ -379,7 +400,8 @@ def table(
     from asdray.stages.table import metric_tables
 
     metrics = [check_metric(name) for name in metric or []]
-    stages = _open(trial, data, ckpt, backend=backend, plugin=plugin, overwrite=overwrite)
+    options: dict[str, Any] = {"backend": backend, "plugin": plugin, "trust": trust_plugins, "runs": False}
+    stages = _open(trial, data, ckpt, overwrite=overwrite, **options)
     stages.table()
     if not metrics:
         _print_trial_tables(trial)

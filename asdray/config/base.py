@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
+from asdray.config import plugin_trust
 from asdray.config.plugin import Plugin, plugin_of, read_plugin, unpickled
 from asdray.config.plugin_fault import PluginError, place_of
 from asdray.config.plugin_members import Interface
@@ -81,6 +82,7 @@ class Config(BaseModel):
             part.
         later_of_all: as ``later``, for the class and all classes derived from it, whatever their ``later``.
         plugin: the user's plugin that defines the class; None for a built-in class.
+        stored: the canonical form of a stand-in, see `asdray.config.stand_in`; None for all others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -90,6 +92,7 @@ class Config(BaseModel):
     hashed_as: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     later_of_all: ClassVar[Mapping[str, Any]] = {}
     plugin: ClassVar[Plugin | None] = None
+    stored: ClassVar[dict[str, Any] | None] = None
     omitted: ClassVar[Mapping[str, Any]] = {}
     """Fields and the values at which the canonical form omits them, from ``later`` and ``later_of_all``."""
 
@@ -142,6 +145,8 @@ def canonical(value: Any) -> Any:
     if kind in (list, tuple):
         return [canonical(v) for v in value]
     if isinstance(value, Config):
+        if value.stored is not None:
+            return value.stored
         omitted = kind.omitted
         fields = {
             name: canonical(getattr(value, name))
@@ -197,6 +202,16 @@ UNIONS: dict[str, Extensible] = {}
 """The unions that plugins extend, by list: ``LOSSES``, ``NETWORKS``, ``FRONTENDS``, ``BACKENDS``."""
 
 
+finders: list[Callable[[str, Any], Config | None]] = []
+"""Functions of a list's name and a value; the last one may know the configuration without a plugin's code."""
+
+
+def key_of(value: Any) -> str:
+    """Options as text: of a mapping as it was given, or of a configuration with all its options."""
+    plain = value.model_dump(mode="json") if isinstance(value, Config) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
+
+
 class Extensible:
     """Annotation of a union of configurations, distinguished by ``name``, to which plugins add members.
 
@@ -211,7 +226,9 @@ class Extensible:
     def __init__(
         self, list_name: str, noun: str, base: type[Config], union: Any, interface: Interface
     ) -> None:
-        self.noun, self.base, self.interface = noun, base, interface
+        self.list_name, self.noun, self.base, self.interface = list_name, noun, base, interface
+        self.seen: dict[str, Config] = {}
+        """`key_of` what was given -> configuration of a plugin, of all that this process has checked."""
         self.built_in: tuple[type[Config], ...] = typing.get_args(union)
         self.added: Mapping[str, type[Config]] = {}
         self._adapter: TypeAdapter | None = None
@@ -240,7 +257,12 @@ class Extensible:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         def validate(value: Any, built_in: Callable[[Any], Any]) -> Any:
-            return self._adapter.validate_python(value) if self._adapter else built_in(value)
+            if finders and (known := finders[-1](self.list_name, value)) is not None:
+                return known
+            found = self._adapter.validate_python(value) if self._adapter else built_in(value)
+            if found.plugin is not None:
+                self.seen[key_of(value)] = found
+            return found
 
         return core_schema.no_info_wrap_validator_function(
             validate,
@@ -282,25 +304,27 @@ def implementation(config: Config) -> Callable[..., Any] | None:
     """The class or function that implements a plugin's configuration; None for a built-in one."""
     if config.plugin is None:
         return None
+    if config.stored is not None:
+        raise ValueError(f"the plugin {config.plugin.path} is needed, and reading runs no plugin")
     pairs = [pair for name in UNIONS for pair in vars(config.plugin.module()).get(name, ())]
     return next(implementing for cls, implementing in pairs if cls is type(config))
 
 
 def plugins_of(*values: Any) -> tuple[Plugin, ...]:
     """The plugins of all configurations inside ``values``, each once."""
-    return tuple(dict.fromkeys(_plugins(values)))
+    return tuple(dict.fromkeys(one.plugin for one in configs_in(values) if one.plugin is not None))
 
 
-def _plugins(value: Any) -> Iterator[Plugin]:
+def configs_in(value: Any) -> Iterator[Config]:
+    """All configurations inside ``value``, however deep."""
     if isinstance(value, Config):
-        if value.plugin is not None:
-            yield value.plugin
-        yield from _plugins([getattr(value, name) for name in type(value).model_fields])
+        yield value
+        yield from configs_in([getattr(value, name) for name in type(value).model_fields])
     elif isinstance(value, Mapping):
-        yield from _plugins(list(value.values()))
+        yield from configs_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _plugins(item)
+            yield from configs_in(item)
 
 
 # --------------------------------------------------------------------------------------- loading of plugins
@@ -319,6 +343,7 @@ def load_plugins(paths: Iterable[Path]) -> tuple[Plugin, ...]:
     loaded: list[Plugin] = []
     for path in paths:
         plugin = read_plugin(path)
+        plugin_trust.note(plugin)
         activate(plugin, beside=loaded)
         loaded.append(plugin)
     return tuple(loaded)
@@ -340,6 +365,11 @@ def activate(plugin: Plugin, beside: Sequence[Plugin] = ()) -> None:
         )
     for name, union in UNIONS.items():
         union.replace(plugin.path, added[name])
+    _loaded[plugin.path] = plugin
+
+
+def note_plugin(plugin: Plugin) -> None:
+    """Remembers the source of a plugin whose results are read; its code is not run."""
     _loaded[plugin.path] = plugin
 
 

@@ -17,7 +17,7 @@ The systems of a search are unknown before its run; here the space is checked at
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 from asdray.config.backend import OwnBackend, backend_id
 from asdray.config.base import load_plugins, refuse_repeats
 from asdray.config.files import read_yaml, validate
+from asdray.config.plugin import Plugin
 from asdray.config.recipe_files import result_name
 from asdray.config.search import axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep, spelled_out
@@ -267,7 +268,12 @@ def check_scheduler(sweep: Sweep, where: str) -> None:
 # ---------------------------------------------------------------------------------- the file with overrides
 
 
-def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()) -> Sweep:
+def load_sweep(
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    plugins: Iterable[Path] = (),
+    use: Callable[[Iterable[Path]], Iterable[Plugin]] = load_plugins,
+) -> Sweep:
     """The sweep in a YAML file.
 
     Relative paths of recipe files and plugins start at the folder of the sweep file; the result has absolute
@@ -276,6 +282,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
     Args:
         overrides: key -> new value, as in ``--set``: ``{"recipes.ae_baseline.set.train.epochs": 3}``.
         plugins: plugins besides those of the sweep file.
+        use: makes the plugins at some paths known; by default their code runs.
 
     Raises:
         ValueError: all faults of the file, a line each.
@@ -293,7 +300,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None, plugins: 
             refuse_repeats(names.values(), "recipes")
             value["recipes"] = {names[name]: use for name, use in value["recipes"].items()}
         paths = [*_plugin_paths(value.get("plugins", []), folder), *plugins]
-        value["plugins"] = list(dict.fromkeys(plugin.path for plugin in load_plugins(paths)))
+        value["plugins"] = list(dict.fromkeys(plugin.path for plugin in use(paths)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     sweep = validate(Sweep, value, str(path))

@@ -325,7 +325,7 @@ class Sweep(Config):
     none. ``selection.csv`` and a note of the leaderboard set the chosen row beside the row with the best eval
     score; the order of the leaderboard stays."""
     plugins: tuple[str, ...] = ()
-    """Python files or folders that add losses, frontends or backends, see `asdray.config.plugin`."""
+    """Python files or folders that add losses, networks, frontends, backends, see `asdray.config.plugin`."""
     ensembles: tuple[Ensemble, ...] = ()
     """Further rows of combined scores."""
     notes: tuple[str, ...] | None = None

@@ -25,7 +25,7 @@ from asdray.evaluation.compare import compare as compare_columns
 from asdray.evaluation.tables import backend_labels, one_dataset
 from asdray.stages.evaluate import read_scores
 from asdray.stages.steps import Snapshot, TrialFiles
-from asdray.stages.trial_json import read_trial
+from asdray.stages.trial_json import Code, known_plugins, read_trial
 from asdray.store import Places, TrialDir
 
 SIDES = ("A", "B")
@@ -90,6 +90,7 @@ def compare(
     ckpt: str = "last",
     draws: int = DRAWS,
     seed: int = 0,
+    code: Code = "none",
 ) -> Comparison:
     """Compares two systems over their common years, machines and seeds.
 
@@ -105,6 +106,7 @@ def compare(
         names: A and B, see `find_trials`.
         backends: name, configuration or id of the backends of A and B. Default of A: its only backend;
             of B: that of A if it has scored B, else its only backend.
+        code: the plugins of the trials that may run, see `asdray.stages.trial_json.read_trial`.
 
     Raises:
         ValueError: invalid draws; an unknown system or backend; nothing in common; missing data or labels;
@@ -112,7 +114,7 @@ def compare(
     """
     check_checkpoint(ckpt)
     check_draws(draws, seed)
-    found = [_load(find_trials(name, results), data, ckpt) for name in names]
+    found = [_load(find_trials(name, results), data, ckpt, code) for name in names]
     chosen = _choose_both(found, names, backends, ckpt)
     parts = _Comparable()
     sides = [parts.scored_by(backend, trials) for backend, trials in zip(chosen, found, strict=True)]
@@ -200,11 +202,11 @@ class _MadeOf:
     dataset: dict[str, str | None] = field(default_factory=dict)
 
 
-def _load(folders: Iterable[Path], data: Path, ckpt: str) -> Trials:
+def _load(folders: Iterable[Path], data: Path, ckpt: str, code: Code) -> Trials:
     """The trials in ``folders``."""
     trials: Trials = {}
     for folder in folders:
-        trial, _, results = read_trial(folder)
+        trial, _, results = read_trial(folder, code)
         files = TrialFiles.load(trial, Places.of(data, results), ())
         dataset, made_of = files.dataset, store.read_json(files.folder.trial_json, _MadeOf).dataset
         if made_of.get("kind", dataset.kind) != dataset.kind:
@@ -242,7 +244,8 @@ def _choose(trials: Trials, side: str, name: str, asked: str | None, ckpt: str) 
         return next(iter(offered))
     if asked in offered:
         return asked
-    configs = check_backends([parse_yaml(asked, option)], option)
+    with known_plugins(next(iter(trials.values())).files.folder.root):
+        configs = check_backends([parse_yaml(asked, option)], option)
     if len(configs) != 1:
         raise ValueError(f"{option} {asked} names {len(configs)} backends: one is compared at a time")
     if (key := backend_id(configs[0])) not in offered:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +11,14 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic_core import from_json
 
-from asdray import provenance, store
+from asdray import plugin_results, provenance, store
+from asdray.config import plugin_trust
 from asdray.config.backend import Backend, Umap
 from asdray.config.base import Config, Seed, activate, canonical, plugins_of
 from asdray.config.files import validate
-from asdray.config.plugin import read_plugin
+from asdray.config.plugin import Plugin, read_plugin
 from asdray.config.search import Checkpoint
+from asdray.config.stand_in import TRUST, members_of, reading
 from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.config.weights import name_of_weights
@@ -79,6 +83,9 @@ def write_trial(files: TrialFiles, request: Request) -> Path:
             copy = directory.plugin(plugin.sha256, plugin.suffix)
             for path, content in plugin.files_at(copy).items():
                 store.write_bytes(path, content)
+        asked = [(trial.dcase, machine, trial.seed) for machine in trial.machines]
+        values = (trial.system, list(request.backends))
+        plugin_results.write(directory.root, {p.sha256: members_of(p, values, asked) for p in plugins})
     try:
         old = store.read_json(directory.trial_json)
     except ValueError:
@@ -115,8 +122,18 @@ def read_inputs(trial: store.TrialDir) -> dict[str, list[dict[str, str | None]]]
         return {}
 
 
-def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
+Code = Literal["none", "own", "all"]
+"""The plugins that may run: ``none``; those that the user has named before (``own``); or ``all``."""
+
+
+def read_trial(
+    folder: Path, code: Code = "none", vouched: Iterable[Path] = ()
+) -> tuple[Trial, Description, Path]:
     """The trial in ``folder``, the description, and the results root above.
+
+    Args:
+        code: with ``none``, configurations of plugins are stand-ins, see `asdray.config.stand_in`.
+        vouched: files of the user: plugins of the same content run in any case.
 
     Raises:
         ValueError: not a trial's folder, a folder that was moved, results of release 0.1, or a damaged file.
@@ -128,15 +145,21 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
     refuse_old_results([store.TrialDir(folder)])
     try:
         value = from_json(read_bytes(path))
-        _activate_plugins(value, folder)
+        plugins = _plugins(value, folder)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    with _known(plugins, folder, code, plugin_results.hashes_of(vouched)):
+        return _checked(value, folder)
+
+
+def _checked(value: Any, folder: Path) -> tuple[Trial, Description, Path]:
+    """`read_trial` of the content of ``trial.json``."""
+    path = store.TrialDir(folder).trial_json
+    try:
         description = validate(Description, value, path.name)
         machines = check_machines(description.dcase, description.machines)
     except ValueError as error:
-        reason = "; ".join(str(error).splitlines())
-        raise ValueError(
-            f"{path} is damaged, or of another version of asdray ({reason}): `asdray run` or `asdray sweep` "
-            "with the same recipe writes it again"
-        ) from None
+        raise _damaged(path, error) from None
     trial = Trial(description.dcase, description.recipe, description.system, description.seed, machines)
     if len(folder.parents) < 4:
         raise ValueError(f"{folder} is not a trial's folder below a results folder")
@@ -147,12 +170,54 @@ def read_trial(folder: Path) -> tuple[Trial, Description, Path]:
     return trial, description, results
 
 
-def _activate_plugins(value: Any, folder: Path) -> None:
-    """Loads the trial's copies of its plugins.
+def _damaged(path: Path, error: ValueError) -> ValueError:
+    reason = "; ".join(str(error).splitlines())
+    return ValueError(
+        f"{path} is damaged, or of another version of asdray ({reason}): `asdray run` or `asdray sweep` "
+        "with the same recipe writes it again"
+    )
+
+
+@contextlib.contextmanager
+def known_plugins(folder: Path) -> Iterator[None]:
+    """Within the context, options of the trial's plugins are stand-ins; loaded plugins come first."""
+    folder = folder.expanduser().absolute()
+    value = store.read_json(store.TrialDir(folder).trial_json)
+    with reading(prefer_loaded=True) as table:
+        for plugin in _plugins(value, folder):
+            with contextlib.suppress(ValueError):  # without a description its options are unknown
+                plugin_results.describe(table, plugin, folder)
+        yield
+
+
+@contextlib.contextmanager
+def _known(plugins: Sequence[Plugin], folder: Path, code: Code, vouched: Container[str]) -> Iterator[None]:
+    """Within the context, the plugins' configurations can be checked.
+
+    Raises:
+        ValueError: a plugin without a description, or one whose code the user has not named.
+    """
+    with reading() as table:
+        for plugin in plugins:
+            if plugin.sha256 in vouched or code == "all" or (code == "own" and plugin_trust.is_known(plugin)):
+                activate(plugin)
+            elif code == "own":
+                raise ValueError(
+                    f"this command runs the code of the plugin {plugin.path} (a copy is in "
+                    f"{folder / 'plugins'}), which you have not run before: {TRUST}"
+                )
+            else:
+                plugin_results.describe(table, plugin, folder)
+        yield
+
+
+def _plugins(value: Any, folder: Path) -> list[Plugin]:
+    """The trial's copies of its plugins; their code is not run.
 
     Raises:
         ValueError: a missing or damaged copy.
     """
+    found = []
     entries = value.get("plugins") if isinstance(value, dict) else None
     for entry in entries if isinstance(entries, list) else ():
         known = validate(PluginCopy, entry, "plugins")
@@ -165,4 +230,5 @@ def _activate_plugins(value: Any, folder: Path) -> None:
             raise ValueError(f"the copy of the plugin {known.path} cannot be read: {error}") from None
         if plugin.sha256 != known.sha256:
             raise ValueError(f"{path} is not the plugin {known.path} that the trial was made with")
-        activate(plugin)
+        found.append(plugin)
+    return found

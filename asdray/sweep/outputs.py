@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from asdray import damage, notes, store
+from asdray import damage, notes, plugin_results, store
 from asdray.config.backend import backend_id
 from asdray.config.base import loaded_plugin
+from asdray.config.stand_in import seen_members
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
@@ -46,7 +47,18 @@ def write_spec(sweep: Sweep, folder: Path) -> None:
     for path, name in zip(sweep.plugins, spec["plugins"], strict=True):
         for file, content in loaded_plugin(path).files_at(folder / name).items():
             store.write_bytes(file, content)
+    describe_plugins(sweep, folder)
     store.write_text(store.SweepDir(folder).spec, yaml.safe_dump(spec, sort_keys=False, width=100))
+
+
+def describe_plugins(sweep: Sweep, folder: Path) -> None:
+    """Writes the descriptions of the plugins, as far as this process has checked their configurations."""
+    if sweep.plugins:
+        years = [(dcase, machine) for dcase in sweep.years for machine in sweep.machines_of(dcase)]
+        seeds = {*sweep.seeds, *(sweep.confirm.seeds if sweep.confirm else ())}
+        asked = [(dcase, machine, seed) for dcase, machine in years for seed in sorted(seeds)]
+        plugins = [loaded_plugin(path) for path in sweep.plugins]
+        plugin_results.write(folder, {p.sha256: seen_members(p, asked) for p in plugins})
 
 
 # -------------------------------------------------------------------------------------------- the last run

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asdray.config.base import load_plugins
 from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_yaml
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest
 from asdray.evaluation.published import links_of_files
+from asdray.plugin_results import Use
 from asdray.stages.steps import refuse_old_results
 from asdray.store import Places
 from asdray.sweep import ensembles
@@ -100,6 +102,7 @@ def load(
     places: Places,
     plugins: Iterable[Path] = (),
     fresh: bool = False,
+    use: Use = load_plugins,
 ) -> tuple[Sweep, tuple[Job, ...]]:
     """The sweep in a file, and its jobs.
 
@@ -107,11 +110,12 @@ def load(
         overrides: option path -> value, see ``--set``.
         plugins: files besides those that the sweep file names.
         fresh: see `plan`.
+        use: makes the plugins known, see `asdray.config.expand.load_sweep`.
 
     Raises:
         ValueError: an error in the file, or see `plan`.
     """
-    sweep = load_sweep(path, overrides, plugins)
+    sweep = load_sweep(path, overrides, plugins, use)
     return sweep, plan(sweep, places, str(path), fresh)
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asdray import allocator, notes, store
+from asdray.config.stand_in import count_seen
 from asdray.config.sweep import Sweep
 from asdray.stages.steps import Snapshot, refuse_old_results
 from asdray.stages.trial_json import write_trial
@@ -62,6 +63,7 @@ class SweepRun:
         self.folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
         self.pruner = Pruner(sweep, places)
         self.runs: list[TrialRun] = []
+        self._described = 0
         self.stopped = False
         self.estimator = Estimator(kept_shares(sweep, jobs))
         self.progress = Progress(sweep.name, self.runs, self.estimator)
@@ -86,6 +88,9 @@ class SweepRun:
         given_up = self.search is not None and self.search.is_given_up(job)
         asked = chosen and not is_complete(steps) and not given_up
         run = TrialRun(len(self.runs), job, remaining(job.trial, steps, self.log.lasting), asked)
+        if count_seen() != self._described:  # a search has suggested another system
+            self._described = count_seen()
+            outputs.describe_plugins(self.sweep, self.folder.root)
         if chosen:
             write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
