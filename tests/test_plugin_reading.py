@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ FRONTEND = {"name": "bands", "n_bands": 8}
 
 
 def forget():
+    """A process that has run no plugin yet."""
     forget_plugins()
+    for name in [name for name in sys.modules if name.startswith("asdray_plugin_")]:
+        del sys.modules[name]
     for union in UNIONS.values():
         union.seen.clear()
 
