@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock perf chaos fuzz benchmark clean
+.PHONY: help install demo test lint type check format lock audit perf chaos fuzz benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -52,6 +52,13 @@ format: $(STAMP)  ## Reformat the code
 
 lock: $(STAMP)  ## Resolve the packages anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+
+# Where the list is out of reach, pip-audit skips every package, or ends with an error.
+audit: $(STAMP)  ## Look for known vulnerabilities of the locked packages
+	@out=$$($(BIN)/uv tool run --quiet pip-audit --no-deps --disable-pip --progress-spinner off -r requirements.lock 2>&1); code=$$?; \
+	if echo "$$out" | grep -q "known vulnerabilit" && [ $$(echo "$$out" | grep -c "could not be audited") -lt $$(grep -c == requirements.lock) ]; \
+	then echo "$$out"; exit $$code; \
+	else echo "audit: the list of vulnerabilities cannot be read from here ($$(echo "$$out" | tail -n 1 | cut -c1-120))"; fi
 
 perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/format.py

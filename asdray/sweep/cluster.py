@@ -33,7 +33,7 @@ WORKER_ENV = {
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 
-_RAY_ENV = {
+RAY_ENV = {
     # Ray's default for a local start; if it is not set, every start prints a warning.
     "RAY_AUTH_MODE": "token",
     # A call after the end of Ray would start another one, open to all.
@@ -191,7 +191,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
 
     Without an address the session never joins another Ray on the same machine.
     """
-    for name, value in _RAY_ENV.items():
+    for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
     import ray
 
