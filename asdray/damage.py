@@ -186,19 +186,26 @@ def forgotten() -> Iterator[None]:
 
 
 def below(root: Path, on_progress: Callable[[int, int], None] | None = None) -> Iterator[DamagedError]:
-    """Every damaged or lost file below a folder that a record describes; reads all of them.
+    """Every damaged record file, and every damaged or lost output, below a folder; reads everything.
 
     Args:
         on_progress: called with the numbers of files that were read, and of all.
     """
-    outputs = [
-        (folder / name, Owner(folder, stage, record))
-        for path in sorted(root.rglob(store.RECORDS))
-        for folder in (path.parent,)
-        for stage, record in store.read_records(folder).items()
-        for name in record.outputs
-        if name not in record.pruned
-    ]
+    outputs = []
+    for path in sorted(root.rglob(store.RECORDS)):
+        folder = path.parent
+        try:
+            found = store.check_records(folder)
+        except ValueError as error:
+            yield DamagedError(path, str(error))
+            continue
+        owners = [Owner(folder, stage, record) for stage, record in (found.records if found else {}).items()]
+        outputs += [
+            (folder / name, owner)
+            for owner in owners
+            for name in owner.record.outputs
+            if name not in owner.record.pruned
+        ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases Python's lock
         faults = pool.map(lambda output: _fault(*output), outputs)
         for done, ((path, owner), reason) in enumerate(zip(outputs, faults, strict=True), 1):

@@ -15,7 +15,16 @@ from pydantic import ConfigDict, Field
 FORMAT = 2
 
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
-"""The size of a file."""
+"""A number of bytes."""
+
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+"""A number that seconds or bytes grow with."""
+
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+"""A duration."""
+
+Name = Annotated[str, Field(pattern=r"^[^/\x00.][^/\x00]*(/[^/\x00.][^/\x00]*)*$")]
+"""A path below a folder; never out of the folder, whoever wrote the record."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,9 @@ class Record:
 
     signature: str
     inputs: dict[str, str]
-    outputs: dict[str, Output]
+    outputs: dict[Name, Output]
     digest: str
-    seconds: Annotated[float, Field(ge=0, le=1e10)]
+    seconds: Seconds
     finished: str
     device: str
     versions: dict[str, str | None]
@@ -70,14 +79,29 @@ class Record:
                 name in self.pruned or os.stat(f"{folder}/{name}").st_size == output.size
                 for name, output in self.outputs.items()
             )
-        except (OSError, ValueError):  # ValueError: a name that no file can have
+        except OSError:
             return False
 
 
 @dataclass(frozen=True)
+class Summary:
+    """The short form of all records of a complete trial.
+
+    Attributes:
+        request: hash of everything besides the trial's own files that decides whether the trial is complete.
+        files: record files, and folders in which others may appear: name, size, time of change in ns, inode.
+        sums: stage, and the fields of `asdray.sweep.estimate.StageSum`.
+    """
+
+    request: str
+    files: tuple[tuple[Name, int, int, int], ...]
+    sums: tuple[tuple[str, Bytes, Amount, Amount, Seconds, Bytes], ...]
+
+
+@dataclass(frozen=True)
 class Done:
-    """The content of ``done.json``; ``summary``: see `asdray.store.write_summary`."""
+    """The content of ``done.json``; a summary may be damaged alone."""
 
     format: Literal[2]  # FORMAT
     records: dict[str, Record]
-    summary: Any = None
+    summary: Annotated[Summary | Any, Field(union_mode="left_to_right")] = None

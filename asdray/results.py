@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import damage, store
+from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
@@ -89,7 +89,7 @@ def _sweep_frame(folder: SweepDir, trust_plugins: bool) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.compute as pc
 
-    from asdray.evaluation.tables import option_columns
+    from asdray.evaluation.tables import option_columns, read_trials
 
     spec = read_yaml(folder.spec)
     plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
@@ -97,7 +97,7 @@ def _sweep_frame(folder: SweepDir, trust_plugins: bool) -> pd.DataFrame:
         use = load_plugins if trust_plugins else reader(described, folder.root)
         use(folder.root / name for name in plugins)
         sweep = validate(Sweep, spec, str(folder.spec))
-    table = damage.read_parquet(folder.trials)
+    table = read_trials(folder.root)
     planned, options = table.to_pylist(), option_columns(table)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}
     results = folder.root.absolute().parents[1]

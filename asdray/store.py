@@ -29,7 +29,7 @@ from asdray import provenance
 from asdray.full_disk import full_disk_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
-from asdray.record import FORMAT, Done, Output, Record
+from asdray.record import FORMAT, Done, Output, Record, Summary
 from asdray.regular import open_regular
 
 if TYPE_CHECKING:
@@ -165,6 +165,11 @@ def trial_dir(results: Path, trial: Trial) -> TrialDir:
 @functools.lru_cache(maxsize=16)  # planning asks dozens of times for one trial before it comes to the next
 def _trial_dir(results: Path, dcase: str, system: str, seed: int) -> TrialDir:
     return TrialDir(results / f"trials/{dcase}/{system}/seed{seed}")
+
+
+def results_of_year(results: Path, dcase: str) -> Path:
+    """The folder of all trials of a year."""
+    return results / "trials" / dcase
 
 
 def sweep_dir(results: Path, name: str) -> Path:
@@ -470,14 +475,27 @@ def read_record(folder: Path, name: str) -> Record | None:
 def _read_done(folder: Path) -> Done | None:
     """The content of ``done.json``; None if the file is missing, damaged or of another format."""
     try:
+        return check_records(folder)
+    except ValueError as error:
+        tell(f"{folder}/{RECORDS} is damaged ({error}): its stages count as missing")
+        return None
+
+
+def check_records(folder: Path) -> Done | None:
+    """The content of ``done.json``; None without the file.
+
+    Raises:
+        ValueError: the file is damaged or of another format; without its name.
+    """
+    try:
         with open_regular(f"{folder}/{RECORDS}", buffered=False) as file:
             return _checked_by(Done).validate_json(file.read(), strict=True)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _fault(error)
-        tell(f"{folder}/{RECORDS} is damaged ({reason}): its stages count as missing")
-        return None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(_fault(error)) from None
 
 
 def write_record(folder: Path, name: str, record: Record | None) -> None:
@@ -493,17 +511,17 @@ def write_record(folder: Path, name: str, record: Record | None) -> None:
     write_json(folder / RECORDS, {"format": FORMAT, "records": content})
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
+def read_summary(folder: Path) -> Summary | None:
     """The summary of a complete trial beside the record of its table, or None."""
     done = _read_done(folder)
-    return done.summary if done and isinstance(done.summary, dict) else None
+    return done.summary if done and isinstance(done.summary, Summary) else None
 
 
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+def write_summary(folder: Path, summary: Summary) -> None:
     """Adds a summary to the records of a trial's folder, under its lease; any new record removes it."""
     sweep_leftovers(folder, RECORDS)
     records = {name: asdict(one) for name, one in read_records(folder).items()}
-    write_json(folder / RECORDS, {"format": FORMAT, "records": records, "summary": summary})
+    write_json(folder / RECORDS, {"format": FORMAT, "records": records, "summary": asdict(summary)})
 
 
 def forget(folder: Path, name: str, outputs: Iterable[Path]) -> None:

@@ -1,5 +1,6 @@
 """Bits that change on disk, with size and time as before: every reader of ours notices, and work mends."""
 
+import functools
 import random
 import shutil
 from collections import Counter
@@ -10,13 +11,21 @@ import tiny
 
 from asdray import damage, notes, store
 from asdray.audio import cache
+from asdray.config.sweep import Keep
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_manifest
-from asdray.evaluation.tables import read_metrics
+from asdray.doctor.dataset import _results
+from asdray.evaluation.tables import read_metrics, write_trials
 from asdray.frontends import checkpoint
 from asdray.stages.evaluate import read_scores
 from asdray.stages.extract import read_extract
-from asdray.stages.steps import TrialFiles
+from asdray.stages.steps import Request, TrialFiles
+from asdray.stages.trial_json import read_inputs, read_trial, write_trial
+from asdray.sweep import outputs, progress
+from asdray.sweep.estimate import Estimator
+from asdray.sweep.events import EventLog, History, attempt, event_of
+from asdray.sweep.jobs import Job
+from asdray.sweep.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +221,166 @@ def test_a_summary_of_another_shape_is_named(places, content):
         load_manifest(places.data, tiny.DCASE)
     format_dataset(places.data, tiny.DCASE)
     assert path.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------- everything against its record
+
+
+def test_verify_names_what_is_damaged_and_lets_it_count_as_missing(places):
+    root, paths = store.trial_dir(places.results, world.TRIAL).root, world.files_of(places)
+    files = TrialFiles.load(world.TRIAL, places)
+    job = Job(world.TRIAL, {}, files.dataset, (world.BACKEND,))
+    asked = functools.partial(verify, "demo", [job], places)
+    assert asked(forget=False) == []
+    world.flip(paths["extract"], random.Random(0))
+    paths["scores"].unlink()
+    broken = root / "output" / world.CKPT / "bandsaw" / store.RECORDS
+    broken.write_text("[]")
+    cache._other_clips.cache_clear()
+    undo = world.flip(paths["audio pack"], random.Random(0))
+    expected = [
+        f"damaged: {broken} (Input should be an object)",
+        f"damaged: {paths['extract']} (its content is not what was written)",
+        f"damaged: {paths['scores']} (is not there)",
+        f"damaged: decoded audio in {paths['audio pack'].parent}",
+    ]
+    assert asked(forget=False) == expected
+    assert paths["extract"].exists()
+    assert asked(forget=True) == expected
+    assert not paths["extract"].exists()
+    undo()
+    assert world.complete(places) == {"extract": 2, "score": 2, "evaluate": 1}
+    assert asked(forget=False) == []
+
+
+def test_doctor_names_damaged_results(places):
+    path = world.files_of(places)["official"]
+    world.flip(path, random.Random(0))
+    (found,) = _results(places, tiny.DCASE)
+    assert found.kind == "wrong"
+    assert found.text.startswith(
+        f"{path} is damaged (its content is not what was written): run `asdray table`"
+    )
+
+
+def test_a_run_makes_again_what_is_found_damaged_for_the_first_time(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    path = tmp_path / "train_extract.parquet"
+
+    def damaged():
+        raise damage.DamagedError(path, "its content is not what was written")
+
+    event = attempt(event_of(world.TRIAL, "score", machine="fan"), damaged)
+    log.add(event)
+    assert (event["damaged"], event["lasting"]) == (str(path), False)
+    assert not log.failures
+    assert [log.take_damaged(), log.take_damaged()] == [True, False]
+    log.add(event)  # damaged once more: the disk does not hold what is written
+    assert log.failures == [event]
+    assert not log.take_damaged()
+    assert not EventLog(tmp_path / "events.jsonl").lasting
+
+
+def test_an_event_takes_along_what_was_mended(capfd):
+    notes._told.clear()
+
+    def work():
+        notes.tell("pack.json is damaged")
+        notes.tell("pack.json is damaged")
+        raise ValueError("another fault")
+
+    event = attempt(event_of(world.TRIAL, "extract", machine="fan"), work)
+    assert event["notes"] == ["pack.json is damaged"]
+    assert capfd.readouterr().err == "pack.json is damaged\n"
+    again = attempt(event_of(world.TRIAL, "extract", machine="fan"), work)
+    assert "notes" not in again
+
+
+# ------------------------------------------------------------------------------------------------ state of another shape
+
+SHAPES = (
+    "",
+    "{",
+    "null",
+    "1",
+    "[]",
+    "{}",
+    '{"running": 1, "plugins": 1}',
+    '{"records": {"train": []}}',
+    '{"a": ' + "[" * 5000,
+)
+
+
+@pytest.mark.parametrize("content", SHAPES)
+def test_state_of_another_shape_counts_as_none(places, tmp_path, content):
+    folder = store.SweepDir(tmp_path / "demo")
+    for path in (folder.status, folder.events, folder.spec, folder.trials):
+        store.write_text(path, content)
+    assert progress.read_snapshot(folder.root) is None
+    assert not History(folder.events).failed
+    assert outputs.last_trials(folder.root) is None
+    assert outputs.last_keep(folder.root) in (None, Keep())
+    trial = store.trial_dir(places.results, world.TRIAL)
+    store.write_text(trial.trial_json, content)
+    assert read_inputs(trial) == {}
+    with pytest.raises(ValueError, match=r"trial\.json is damaged"):
+        read_trial(trial.root)
+    files = TrialFiles.load(world.TRIAL, places)
+    leftover = trial.root / f".tmp-1-2-{trial.trial_json.name}"
+    leftover.write_text("half")
+    write_trial(files, Request((world.CKPT,), (world.BACKEND,)))
+    assert read_trial(trial.root)[0].name == world.TRIAL.name
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("name", ["status", "events", "trials", "trial_json"])
+def test_a_folder_in_the_place_of_a_state_file_is_moved_aside(places, tmp_path, name):
+    folder, trial = store.SweepDir(tmp_path / "demo"), store.trial_dir(places.results, world.TRIAL)
+    path = trial.trial_json if name == "trial_json" else getattr(folder, name)
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    if name == "status":
+        assert progress.read_snapshot(folder.root) is None
+        progress.write_snapshot({"running": []}, folder.root)
+    elif name == "events":
+        assert not History(path).failed
+        EventLog(path).add(attempt(event_of(world.TRIAL, "train"), lambda: 1 // 0))
+    elif name == "trials":
+        assert outputs.last_trials(folder.root) is None
+        write_trials([], folder.root)
+    else:
+        write_trial(TrialFiles.load(world.TRIAL, places), Request((world.CKPT,), (world.BACKEND,)))
+    assert path.is_file()
+    assert len(list(path.parent.glob(f"{path.name}.folder-*"))) == 1
+
+
+def test_a_snapshot_is_read_as_it_is_written(tmp_path):
+    row = {
+        "system": "s", "backend": "b", "checkpoint": "last", "column": "eval_hmean", "score": 0.5,
+        "dataset": "official", "complete": True,
+    }  # fmt: skip
+    training = {
+        "trial": "t", "unit": "all", "epoch": 1, "epochs": 2, "loss": 0.5, "clips_per_second": 2.0, "seconds_left": 3.0,
+    }  # fmt: skip
+    written = progress.Progress("demo", [], Estimator({})).snapshot()
+    written |= {"leaderboard": [row], "training": [training]}
+    progress.write_snapshot(written, tmp_path)
+    assert progress.read_snapshot(tmp_path) == written
+
+
+@pytest.mark.chaos
+def test_a_flipped_bit_of_the_list_of_trials_gives_no_other_trial(tmp_path):
+    row = {
+        "dcase": "dcase2023", "recipe": "r", "system": "r-12345678", "seed": 0, "part": "grid", "swept": {}, "status": "done",
+        "seconds": {"train": 1.0}, "device": "cpu", "error": None, "directory": "trials/a", "dataset": "official",
+    }  # fmt: skip
+    write_trials([{**row, "seed": seed} for seed in range(20)], tmp_path)
+    path, rng, expected = store.SweepDir(tmp_path).trials, random.Random(0), outputs.last_trials(tmp_path)
+    found = Counter()
+    for _ in range(200):
+        undo = world.flip(path, rng)
+        seen = outputs.last_trials(tmp_path)
+        found["refused" if seen is None else "same" if seen == expected else "other"] += 1
+        undo()
+    print(f"\ntrials.parquet: {dict(found)}")
+    assert not found["other"]

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from asdray import store
+from asdray.record import Summary
 
 
 @pytest.fixture
@@ -131,13 +132,13 @@ def test_a_record_of_another_shape_proves_nothing(folder, change):
     assert store.read_record(folder, "score") is None
 
 
-def test_a_record_of_a_name_that_no_file_has_describes_nothing(folder):
+@pytest.mark.parametrize("name", ["", "a\0", "/etc/passwd", "../a.txt", "sub/../../a.txt", ".", "sub//b.bin"])
+def test_a_record_names_no_file_outside_of_its_folder(folder, name):
+    outputs = {name: {"size": 5, "sha256": ""}}
     (folder / "done.json").write_text(
-        json.dumps(
-            {"format": 2, "records": {"score": {**RECORD, "outputs": {"a\0": {"size": 1, "sha256": ""}}}}}
-        )
+        json.dumps({"format": 2, "records": {"score": {**RECORD, "outputs": outputs}}})
     )
-    assert not store.read_record(folder, "score").describes(folder)
+    assert store.read_record(folder, "score") is None
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_and_moved_aside(folder, capfd):
@@ -147,14 +148,15 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_moved_aside(folder, capfd)
     assert store.read_records(folder) == {"score": record}
     (aside,) = folder.glob("done.json.folder-*")
     assert (aside / "sub").is_dir()
-    assert f"{folder}/done.json is damaged (Is a directory)" in capfd.readouterr().err
+    assert f"{folder}/done.json is damaged (cannot be read: Is a directory)" in capfd.readouterr().err
 
 
 def test_any_new_record_removes_the_summary(folder):
     finish(folder)
     assert store.read_summary(folder) is None
-    store.write_summary(folder, {"request": "r"})
-    assert store.read_summary(folder) == {"request": "r"}
+    summary = Summary("r", (("model/all/done.json", 1, 2, 3),), (("train", 1, 2.0, 3.0, 4.5, 6),))
+    store.write_summary(folder, summary)
+    assert store.read_summary(folder) == summary
     assert list(store.read_records(folder)) == ["score"]
     finish(folder, "evaluate")
     assert store.read_summary(folder) is None

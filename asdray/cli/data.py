@@ -211,7 +211,10 @@ def doctor(
     dcase: Annotated[
         str | None, typer.Argument(help="A year, whose dataset is checked; default: check this machine.")
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every clip of the year.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Decode every clip; compare decoded audio and results with records."),
+    ] = False,
     data: Data = DATA,
     results: Results = RESULTS,
     cache_dir: Cache = None,

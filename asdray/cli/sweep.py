@@ -25,7 +25,7 @@ from asdray.cli.options import (
     Set,
     TrustPlugins,
 )
-from asdray.cli.screen import print_line, print_lines
+from asdray.cli.screen import print_line, print_lines, progress
 from asdray.terminal import console
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Answer the question of --fresh
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show trials, missing work, time and disk, and run nothing.")
 ]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="First compare every file with its record; what is damaged is made again."),
+]
 WallTime = Annotated[
     str | None, typer.Option(help="Stop cleanly within this time (exit code 75): 3h50m, 13800, 03:50:00.")
 ]
@@ -77,6 +81,7 @@ def sweep(
     retry_failed: RetryFailed = False,
     fresh: Fresh = False,
     yes: Yes = False,
+    verify: Verify = False,
     address: Address = None,
     dry_run: DryRun = False,
     wall_time: WallTime = None,
@@ -107,6 +112,8 @@ def sweep(
         if dry_run:
             return
         plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [])
+    if verify:
+        _verify(plan, [job for job in jobs if asked(job)], places, dry_run)
     if dry_run:
         from asdray.sweep.status import plan_lines
 
@@ -126,8 +133,21 @@ def sweep(
     )
     result = run_sweep(plan, jobs, places, options)
     # The command that goes on after a stop must not delete the results again.
-    again = [argument for argument in context.obj if argument not in ("--fresh", "--yes")]
+    again = [argument for argument in context.obj if argument not in ("--fresh", "--yes", "--verify")]
     print_result(result, plan, again, left_out=sum(not asked(job) for job in jobs))
+
+
+def _verify(plan: Sweep, jobs: Sequence[Job], places: Places, dry_run: bool) -> None:
+    """``--verify``: names every damaged file; without ``--dry-run`` these count as missing from now on."""
+    from asdray.sweep.verify import verify
+
+    with progress(f"verify {plan.name}", plain=True) as on_progress:
+        damaged = verify(plan.name, jobs, places, forget=not dry_run, on_progress=on_progress)
+    print_lines(damaged)
+    after = "would be made again" if dry_run else "made again below"
+    print_line(
+        f"--verify: {len(damaged)} damaged files, {after}" if damaged else "--verify: nothing is damaged"
+    )
 
 
 def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool, dry_run: bool) -> None:

@@ -278,7 +278,9 @@ def mark(data: Path, z: Zip, **facts: Any) -> None:
     folder of zips. ``keep``: asdray was asked to keep the zip.
     """
     always = {"format": MARKER_FORMAT, "zip": z.name, "record": z.record}
-    store.write_json(_marker(data, z), {**_facts(data, z), **always, **facts})
+    path = _marker(data, z)
+    store.sweep_leftovers(path.parent, path.name)
+    store.write_json(path, {**_facts(data, z), **always, **facts})
 
 
 def is_in_place(data: Path, z: Zip) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdray import store
+from asdray import damage, store
 from asdray.audio.cache import check_unchanged, read_clip, stale_packs
 from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, Section, audit, differences_of, expected_counts
@@ -52,7 +52,7 @@ def check_dataset(
     """Checks a year's original files, formatted tree and audio packs.
 
     Args:
-        deep: also decode every clip.
+        deep: also decode every clip, and compare packs and results with their checksums.
 
     Raises:
         ValueError: unknown year.
@@ -70,8 +70,9 @@ def check_dataset(
     findings += _counts(data, originals, audited)
     findings += _labels(data, originals)
     findings += [Finding("note", note) for note in originals.notes]
-    findings += _formatted(places, originals)
+    findings += _formatted(places, originals, deep)
     if deep:
+        findings += _results(places, dcase)
         findings += _audio(data, originals.clips, on_progress)
     return DatasetReport(tuple(findings), audited)
 
@@ -145,8 +146,12 @@ def _labels(data: Path, originals: Originals) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------- formatted and cached
 
 
-def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
-    """The formatted tree against the originals, and stale audio packs."""
+def _formatted(places: store.Places, originals: Originals, deep: bool) -> Iterator[Finding]:
+    """The formatted tree against the originals, and stale audio packs.
+
+    Args:
+        deep: also compare the packs with their checksums.
+    """
     dcase, data = originals.dcase, places.data
     try:
         dataset = manifest.load_dataset(data, dcase)
@@ -175,12 +180,18 @@ def _formatted(places: store.Places, originals: Originals) -> Iterator[Finding]:
     yield from (Finding("wrong", fault) for fault in faults)
     if not faults:
         yield Finding("ok", f"formatted: {len(rows)} clips in {store.formatted_dir(data, dcase)}")
-    if stale := stale_packs(places.cache, dataset):
+    if stale := stale_packs(places.cache, dataset, compare=deep):
         yield Finding(
             "note",
             f"folders with decoded audio that is damaged or of other clips: {len(stale)}, "
             f"such as {stale[0]}; rebuilt when needed",
         )
+
+
+def _results(places: store.Places, dcase: str) -> Iterator[Finding]:
+    """The results of the year against their records."""
+    for fault in damage.below(store.results_of_year(places.results, dcase)):
+        yield Finding("wrong", str(fault))
 
 
 def _changed_labels(rows: list[dict[str, Any]], originals: Originals) -> str:

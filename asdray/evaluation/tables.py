@@ -328,6 +328,21 @@ def write_trials(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     store.write_parquet(store.SweepDir(folder).trials, pa.table(columns), write_page_checksum=True)
 
 
+def read_trials(folder: Path) -> pa.Table:
+    """The table that `write_trials` wrote.
+
+    Raises:
+        ValueError: a missing or damaged file, or other columns; with the file's name.
+    """
+    path = store.SweepDir(folder).trials
+    table = damage.read_parquet(path)
+    wanted = _BEFORE_OPTIONS | _AFTER_OPTIONS
+    found = {name: table.schema.field(name).type for name in table.column_names if name in wanted}
+    if found != wanted:
+        raise ValueError(f"{path} is damaged, or of another version: run the sweep again")
+    return table
+
+
 def option_columns(trials: pa.Table) -> list[str]:
     """The columns of ``trials.parquet`` that are swept options."""
     return [n for n in trials.column_names if n not in _BEFORE_OPTIONS and n not in _AFTER_OPTIONS]

@@ -104,6 +104,7 @@ def _write(
         for subset, path in _paths(files, ckpt, metric).items():
             if tables.machines_in(dcase, subset, machines):
                 scores = tables.trial_table(of_ckpt, dcase, subset, machines, labels, metric)
+                store.sweep_leftovers(path.parent, path.name)
                 tables.write_csv(scores, path, files.dataset.kind)
                 written.append(path)
     return written

@@ -6,6 +6,7 @@ draws its random choices from generators of its own.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import math
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import provenance, store
+from asdray import damage, provenance, store
 from asdray.config.plugin_members import Known
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
@@ -271,13 +272,14 @@ def _resumable(training: UnitTraining) -> list[dict[str, Any]]:
 def _with_times(path: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The history with the times from ``metrics.csv``, which no checkpoint holds; None if unknown."""
     times: dict[str, dict[str, str]] = {}
-    if path.exists():
-        with open(path, newline="") as file:
-            times = {row["epoch"]: row for row in csv.DictReader(file)}
+    with contextlib.suppress(ValueError, KeyError):  # no file, or a damaged one
+        times = {row["epoch"]: row for row in damage.read_csv(path)}
 
     def time_of(row: Mapping[str, Any], name: str) -> float | None:
-        text = times.get(str(row["epoch"]), {}).get(name)
-        return float(text) if text else None
+        try:
+            return float(times.get(str(row["epoch"]), {}).get(name) or "")
+        except ValueError:
+            return None
 
     return [{**row, **{name: time_of(row, name) for name in TIMES}} for row in history]
 

@@ -79,20 +79,32 @@ def write_trial(files: TrialFiles, request: Request) -> Path:
         description["inputs"] = inputs
     if plugins := plugins_of(trial.system, list(request.backends)):
         description["plugins"] = [{"path": p.path, "sha256": p.sha256} for p in plugins]
-        for plugin in plugins:
-            copy = directory.plugin(plugin.sha256, plugin.suffix)
-            for path, content in plugin.files_at(copy).items():
-                store.write_bytes(path, content)
-        asked = [(trial.dcase, machine, trial.seed) for machine in trial.machines]
-        values = (trial.system, list(request.backends))
-        plugin_results.write(directory.root, {p.sha256: members_of(p, values, asked) for p in plugins})
     try:
-        old = store.read_json(directory.trial_json)
+        old = store.read_json(directory.trial_json, dict[str, Any])
     except ValueError:
-        old = None
-    if not isinstance(old, dict) or {k: v for k, v in old.items() if k != "provenance"} != description:
-        store.write_json(directory.trial_json, {**description, "provenance": provenance.everything()})
+        old = {}
+    is_other = {k: v for k, v in old.items() if k != "provenance"} != description
+    if plugins or is_other:
+        with store.lease(directory.root):
+            store.sweep_leftovers(directory.root)
+            if plugins:
+                _write_plugins(files, request, plugins)
+            if is_other:
+                store.write_json(directory.trial_json, {**description, "provenance": provenance.everything()})
     return directory.root
+
+
+def _write_plugins(files: TrialFiles, request: Request, plugins: Iterable[Plugin]) -> None:
+    """Writes copies of the trial's plugins and their description, under the lease of the trial's folder."""
+    trial, directory = files.trial, files.folder
+    for plugin in plugins:
+        copy = directory.plugin(plugin.sha256, plugin.suffix)
+        for path, content in plugin.files_at(copy).items():
+            store.sweep_leftovers(path.parent, path.name)
+            store.write_bytes(path, content)
+    asked = [(trial.dcase, machine, trial.seed) for machine in trial.machines]
+    values = (trial.system, list(request.backends))
+    plugin_results.write(directory.root, {p.sha256: members_of(p, values, asked) for p in plugins})
 
 
 def _inputs(files: TrialFiles) -> dict[str, list[dict[str, str | None]]]:

@@ -12,6 +12,7 @@ import yaml
 from asdray import damage, notes, plugin_results, store
 from asdray.config.backend import backend_id
 from asdray.config.base import loaded_plugin
+from asdray.config.files import read_yaml
 from asdray.config.stand_in import seen_members
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
@@ -92,8 +93,8 @@ def changes(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> list[str]:
 def _last_spec(folder: Path) -> Mapping[str, Any] | None:
     """The content of ``sweep.yaml`` of the last run; None without a readable file."""
     try:
-        value = yaml.safe_load(store.SweepDir(folder).spec.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        value = read_yaml(store.SweepDir(folder).spec)
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -259,7 +260,7 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
             for file in [file for kind in inputs if kind.startswith("encoder") for file in inputs[kind]]:
                 made_up = trial.system.frontend.has_made_up_weights
                 unknown = f"drawn at random, {names}," if made_up else f"of the unknown file {names}"
-                key = file["name"] or unknown, file["sha256"] or ""
+                key = file.get("name") or unknown, file.get("sha256") or ""
                 readers.setdefault(key, {})[trial.recipe] = None
     return [
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."

@@ -24,6 +24,7 @@ from asdray.config.base import digest
 from asdray.config.clustering import Clustering
 from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import NUMERICS, Unit
+from asdray.record import Summary
 from asdray.stages.steps import Snapshot, Step, TrialFiles, train_signature
 from asdray.store import Places, SweepDir
 from asdray.sweep import progress
@@ -53,13 +54,15 @@ def read_summary(job: Job, sweep: Sweep, places: Places) -> dict[str, StageSum] 
     root = job.files(places).folder.root
     summary = store.read_summary(root)
     try:
-        if summary is None or not all(_file_state(root, name) == state for name, *state in summary["files"]):
+        if summary is None or any(
+            (name, *_file_state(root, name)) != (name, *of) for name, *of in summary.files
+        ):
             return None
-        if summary["request"] != _request_id(job, sweep, places):
-            return None
-        return {stage: StageSum(*values) for stage, *values in summary["sums"]}
-    except (OSError, KeyError, TypeError, AttributeError):
+    except OSError:
         return None
+    if summary.request != _request_id(job, sweep, places):
+        return None
+    return {total[0]: StageSum(*total[1:]) for total in summary.sums}
 
 
 def write_summaries(jobs: Iterable[Job], sweep: Sweep, places: Places) -> None:
@@ -79,17 +82,13 @@ def _write_summary(job: Job, sweep: Sweep, places: Places) -> None:
         return  # The table comes last: without it the trial is not complete.
     with store.lease(root):
         # The state of the files is taken first: a record that changes while it is read then differs later.
-        files = [[name, *_file_state(root, name)] for name in _watched(root)]
+        files = tuple((name, *_file_state(root, name)) for name in _watched(root))
         steps = job.steps(sweep, places)
         if not is_complete(steps):
             return
         sums = sum_stages(job.trial, job.dataset, steps)
-        summary: dict[str, Any] = {
-            "request": _request_id(job, sweep, places),
-            "files": files,
-            "sums": [[stage, *astuple(total)] for stage, total in sums.items()],
-        }
-        store.write_summary(root, summary)
+        of_stages = tuple((stage, *astuple(total)) for stage, total in sums.items())
+        store.write_summary(root, Summary(_request_id(job, sweep, places), files, of_stages))
 
 
 def _watched(root: Path) -> list[str]:
@@ -100,10 +99,10 @@ def _watched(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in (*files, *folders))
 
 
-def _file_state(root: Path, name: str) -> list[int]:
+def _file_state(root: Path, name: str) -> tuple[int, int, int]:
     """Size, time of change in ns, and inode: record files are replaced as a whole, never edited."""
     found = os.stat(f"{root}/{name}")
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _request_id(job: Job, sweep: Sweep, places: Places) -> str:

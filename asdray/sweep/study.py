@@ -108,7 +108,7 @@ class Studies:
                 for base in self.bases:
                     if base.recipe in self._studies:
                         self._read(base, write)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path} is damaged ({error}): move it away and run the command again"
                 ) from None
