@@ -4,17 +4,19 @@ import io
 import json
 from types import SimpleNamespace
 
+import damage as world
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fuzzing import damaged, inputs, misplaced, one_clear_error
+from fuzzing import LONG, damaged, inputs, misplaced, one_clear_error
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from test_damage import KINDS, readers
 from tiny import AE, DCASE, build_year
 
-from asdray import store
+from asdray import damage, store
 from asdray.config.backend import Knn
 from asdray.config.trial import Trial
 from asdray.dcase import audit, manifest, records
@@ -203,3 +205,57 @@ def test_damaged_parquet_files_of_a_user(root, content):
         found = precomputed.read(path, ["a", "b"], "clips")
         assert found.shape[0] == 2
         assert found.dtype == np.float32
+
+
+# --------------------------------------------------------------------------------- records of finished stages
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """The folder of a finished stage, and its records."""
+    folder = tmp_path_factory.mktemp("stage")
+    store.write_text(folder / "scores.csv", "0.25")
+    store.finish(folder, "score", "s", outputs=[folder / "scores.csv"], inputs={"a": "b"}, started=0.0)
+    return folder, (folder / store.RECORDS).read_bytes()
+
+
+@inputs(30)
+@given(st.data())
+def test_damaged_records(stage, data):
+    """A damaged record proves nothing, or describes the file that is there, or names it."""
+    folder, whole = stage
+    (folder / store.RECORDS).write_bytes(data.draw(contents(whole)))
+    found = store.read_record(folder, "score")
+    assert found is None or isinstance(found.describes(folder), bool)
+    store.read_summary(folder)
+    with one_clear_error(folder):
+        damage.check(folder / "scores.csv")
+        assert not list(damage.below(folder))
+    store.write_summary(folder, {"a": 1})
+    store.write_record(folder, "other", None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Reader and path of every kind of file of a finished trial."""
+    places = world.build(tmp_path_factory.mktemp("finished"))
+    paths = {kind: path for kind, path in world.files_of(places).items() if kind in KINDS}
+    pack = paths["audio pack"].with_name("pack.json")
+    return readers(places), {**paths, "index of a pack": pack}
+
+
+@pytest.mark.skipif(not LONG, reason="trains for some seconds: make fuzz")
+@pytest.mark.parametrize("kind", [*KINDS, "index of a pack"])
+@inputs(1)
+@given(st.data())
+def test_damaged_files_of_a_finished_trial(finished, kind, data):
+    """What `tests/test_damage.py` does with single bits, with all kinds of damages."""
+    read, path = finished[0].get(kind, finished[0]["audio pack"]), finished[1][kind]
+    whole, expected = path.read_bytes(), str(read())
+    try:
+        path.write_bytes(data.draw(contents(whole) if path.suffix == ".json" else damaged(whole, [b"PAR1"])))
+        with one_clear_error(path.name, path.parent) as outcome:
+            found = str(read())
+        assert outcome.fault is not None or found == expected
+    finally:
+        path.write_bytes(whole)
