@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from encoders_made_up import small_networks
+import torch
+from encoders_made_up import beats_names, small_networks
 from small_recipes import tuned_recipes
 from trees import build_tree, write_list
 
@@ -107,6 +108,32 @@ def small(name: str):
         changes["frontend.classes.4.source.frontend.weights"] = f"encoders/{source.network}.pt"
         changes["frontend.classes.4.source.frontend.layers"] = [2]
     return with_overrides(system, changes, name)
+
+
+@pytest.mark.chaos  # a network of 90 million weights
+def test_a_checkpoint_of_lora_of_rank_64_has_less_than_20_mb(tmp_path):
+    write_list(
+        build_tree(tmp_path, "dcase2023", ["fan", "bandsaw"], {"source": 2, "target": 1}, n_samples=8000)
+    )
+    format_dataset(tmp_path, "dcase2023")
+    path = tmp_path / "encoders" / "beats.pt"
+    path.parent.mkdir()
+    torch.manual_seed(0)
+    rows = {
+        name: torch.randn(shape[0], *(1 for _ in shape[1:])) / 20 for name, shape in beats_names().items()
+    }
+    torch.save({name: rows[name].expand(shape) for name, shape in beats_names().items()}, path)
+    recipe = load_recipe("dis_beats_scac_trainable").system
+    assert recipe.frontend.branches[0].tune.rank == 64
+    changes = {"audio.duration": 0.4, "train.epochs": 1, "frontend.branches.0.weights": str(path)}
+    trial = Trial("dcase2023", "beats", with_overrides(recipe, changes, "test"), 0, ("fan", "bandsaw"))
+    files = TrialFiles.load(trial, Places.of(tmp_path, tmp_path / "results"))
+    (unit,) = trial.units
+    record = train(files, unit, device="cpu").record
+    size = files.folder.checkpoint(unit.name, "last").stat().st_size
+    parameters = 2_359_296 + 1_530_256 + record.extra["n_classes"] * 16 * 256
+    assert 4 * parameters < size < 4 * parameters + 200_000, "what learns, and little besides"
+    assert size + (150 - record.extra["n_classes"]) * 16 * 256 * 4 < 20e6, "also with the classes of a year"
 
 
 @pytest.mark.parametrize("name", tuned_recipes())
