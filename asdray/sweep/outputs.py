@@ -259,8 +259,8 @@ def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:
             inputs = read_inputs(store.trial_dir(places.results, trial))
             for file in [file for kind in inputs if kind.startswith("encoder") for file in inputs[kind]]:
                 made_up = trial.system.frontend.has_made_up_weights
-                unknown = f"drawn at random, {names}," if made_up else f"of the unknown file {names}"
-                key = file.get("name") or unknown, file.get("sha256") or ""
+                unknown = "drawn at random, in the file" if made_up else "of the unknown file"
+                key = file.get("name") or f"{unknown} {names}", file.get("sha256") or ""
                 readers.setdefault(key, {})[trial.recipe] = None
     return [
         f"Weights {name} (sha256 {sha256[:16]}): {', '.join(recipes)}."
