@@ -238,6 +238,9 @@ def assert_nobody_gets_in(session, token, metrics):
     assert {"gcs_server", "raylet", "ray::DashboardA", "ray::RuntimeEnv"} <= set(sockets.values())
     assert {address.partition(":")[0] for address in sockets} <= set(LOOPBACK), sockets
     assert not abstract_sockets(pids)
+    assert not [pid for pid in pids if "monitor" in Path(f"/proc/{pid}/cmdline").read_text()], (
+        "read by nobody"
+    )
 
     (folder,) = ray_folders(session)
     inside = list(folder.rglob("*"))

@@ -192,7 +192,12 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
 
     for _ in range(STARTS):
         try:
-            with keep_sigterm_handler(), _on_loopback(), _told_by_services() as told:
+            with (
+                keep_sigterm_handler(),
+                _on_loopback(),
+                _without_idlers(dashboard),
+                _told_by_services() as told,
+            ):
                 context = ray.init(
                     address="local",
                     num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -236,6 +241,28 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER, utils.set_kill_on_parent_death_linux = clusters, die_with_parent
+
+
+@contextlib.contextmanager
+def _without_idlers(dashboard: bool) -> Iterator[None]:
+    """Context in which Ray starts no process whose work nobody here reads.
+
+    These are the monitor of an autoscaler, the monitor of logs for the driver (``log_to_driver`` is False),
+    and without dashboard its server, which then would only send statistics of use. They take a tenth of the
+    CPU seconds of a short sweep.
+    """
+    import ray
+
+    node: Any = ray._private.node.Node  # not public: Ray has no options
+    services: Any = ray._private.services
+    originals = node.start_monitor, node.start_log_monitor, services.start_api_server
+    node.start_monitor = node.start_log_monitor = lambda self: None
+    if not dashboard:
+        services.start_api_server = lambda *args, **kwargs: ("", None)  # no address, no process
+    try:
+        yield
+    finally:
+        node.start_monitor, node.start_log_monitor, services.start_api_server = originals
 
 
 @contextlib.contextmanager
