@@ -1,6 +1,7 @@
 """Every shipped recipe, and methods from a plugin, through the whole pipeline in one sweep on a local Ray.
 
-One machine that both subsets have, and one training worker: what takes time are tasks and imports.
+Without UMAP, which `test_sweep` has. One machine that both subsets have, and one training worker: what takes time
+are tasks and imports.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from no_plugins import forget_plugins
 from pretrained import aisfx_data
 from small_recipes import changes as small
 from small_recipes import runnable_recipes
+from sweeping import ONE_BY_ONE
 
 from asdray import load_results
 from asdray.config.expand import load_sweep
@@ -48,8 +50,8 @@ def spec() -> dict:
         "seeds": [0],
         "machines": {DCASE: MACHINES},
         "backends": [*DEFAULTS, "centroid"],
-        "resources": {"train": {"cpu": 2}},
-        "umap": {},
+        "resources": ONE_BY_ONE,
+        "umap": False,
         "plugins": ["methods.py"],
     }
 

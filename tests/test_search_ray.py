@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 from marked import marks
-from sweeping import SMALL_DIS, World, by_hand, make_data, start, wait_for
+from sweeping import ONE_BY_ONE, SMALL_DIS, World, by_hand, make_data, start, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -29,6 +29,7 @@ def hunt(**changes):
         "backends": ["knn", {"name": "knn", "metric": "euclidean"}],
         "search": {"algorithm": "optuna", "num_samples": 3, "objective": "official_dev", "max_concurrent": 1},
         "confirm": {"top_k": 1, "seeds": [10, 11]},
+        "resources": ONE_BY_ONE,
         **changes,
     }
 
@@ -106,14 +107,21 @@ def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path,
     report = asdray("report", "tiny", "--data", data, "--results", world.results)[1]
     assert "official_dev (search, 3 systems)" in report
 
-    # One more backend: another study, whose random start suggests the same systems, and nothing is trained.
+    # One more backend: another study.
     more = hunt(backends=[*hunt()["backends"], "mahalanobis"], confirm=None)
     assert "0 systems suggested, 3 to come" in asdray(*world.command(**more), "--dry-run")[1]
+
+
+@pytest.mark.chaos
+def test_another_study_whose_random_start_suggests_the_same_systems_trains_nothing(data, tmp_path, asdray):
+    world = World(data, tmp_path / "results")
+    world.sweep(**hunt(confirm=None))
     before = (world.folder() / "study.journal").read_bytes()
-    run, _ = world.sweep(**more)
-    new = [e for e in world.events()[len(events) :] if not e["found"]]
-    assert {e["backend"].split("-")[0] for e in new if e["stage"] == "score"} == {"mahalanobis"}
-    assert not [e for e in new if e["stage"] in ("train", "extract")]
+    more = hunt(backends=[*hunt()["backends"], "mahalanobis"], confirm=None)
+    _, new = world.sweep(**more)
+    made = [e for e in new if not e["found"]]
+    assert {e["backend"].split("-")[0] for e in made if e["stage"] == "score"} == {"mahalanobis"}
+    assert not [e for e in made if e["stage"] in ("train", "extract")]
     assert (world.folder() / "study.journal").read_bytes().startswith(before)
     assert "3 systems suggested (3 done), 0 to come" in asdray(*world.command(**more), "--dry-run")[1]
 

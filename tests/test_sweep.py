@@ -16,7 +16,18 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from marked import marks
-from sweeping import SMALL_AE, SMALL_DIS, World, by_hand, make_data, ray_folders, stages, start, wait_for
+from sweeping import (
+    ONE_BY_ONE,
+    SMALL_AE,
+    SMALL_DIS,
+    World,
+    by_hand,
+    make_data,
+    ray_folders,
+    stages,
+    start,
+    wait_for,
+)
 
 from asdray import load_results
 from asdray.store import Places, lease, trial_dir
@@ -25,10 +36,11 @@ from asdray.sweep.plan import load
 pytestmark = pytest.mark.ray
 
 DIS = {**SMALL_DIS, "train.epochs": 60}
-"""Long enough to be killed between its first epoch and its last."""
+"""Long enough to be stopped between its first epoch and its last."""
 TWO = {
     "recipes": {"dis_baseline": {"set": DIS}, "ae_baseline": {"set": SMALL_AE}},
     "machines": {"dcase2023": ["fan", "bandsaw"]},
+    "resources": ONE_BY_ONE,
 }
 """Both recipes, two of the three machines."""
 
@@ -40,33 +52,24 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(data, tmp_path_factory):
-    """A sweep that was killed, stopped, and run to its end: its results, and what was seen of each run."""
+    """A sweep that was stopped and run to its end: its results, and what was seen of each run."""
     world = World(data, tmp_path_factory.mktemp("w") / "results")
     jobs = load(world.command(**TWO)[1], {}, Places.of(data, world.results))[1]
     (ae,) = [job.trial for job in jobs if job.trial.recipe == "ae_baseline"]
     with lease(trial_dir(world.results, ae).machine("last", "bandsaw")):  # waited for: no run ends by itself
-        process = start(world, **TWO)
-        wait_for(lambda: list(world.results.glob("trials/*/dis*/*/model/*/checkpoints/last.ckpt")), process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed = world.events()
-        folders = ray_folders(process.pid)
-        assert folders
-
         process = start(world, own_group=True, **TWO)
-        wait_for(lambda: any(not e["found"] for e in world.events()[len(killed) :]), process)
-        assert len(ray_folders(process.pid)) == 1
+        wait_for(lambda: in_training(world), process)
+        (folder,) = ray_folders(process.pid)
         os.killpg(process.pid, signal.SIGTERM)  # as Slurm and `timeout` do
         output = process.communicate(timeout=300)[0]
-    folders += ray_folders(process.pid)
-    stopped = SimpleNamespace(
-        output=output,
-        code=process.returncode,
-        folders=[folder for folder in folders if folder.exists()],
-        events=world.events(),
-    )
+    stopped = SimpleNamespace(output=output, code=process.returncode, folder=folder, events=world.events())
     run, _ = world.sweep(**TWO)
-    return SimpleNamespace(world=world, killed=killed, stopped=stopped, output=run.stdout)
+    return SimpleNamespace(world=world, stopped=stopped, output=run.stdout)
+
+
+def in_training(world):
+    """True once the training of all machines has its first epoch behind it."""
+    return list(world.results.glob("trials/*/dis*/*/model/*/checkpoints/last.ckpt"))
 
 
 @pytest.fixture
@@ -87,13 +90,30 @@ def test_sigterm_stops_cleanly(first):
     assert "to go on: asdray sweep" in stopped.output
     assert "Traceback" not in stopped.output
     assert "SIGTERM received" not in stopped.output, "Ray's handler aborts a stop of over 3 s"
-    assert not stopped.folders, "its Ray's folder is gone, and that of the killed one"
+    assert not stopped.folder.exists(), "its Ray's folder is gone"
     assert ("ae_baseline", "extract", None, "bandsaw", None) not in keys(stopped.events)
 
 
-def test_killed_and_stopped_it_goes_on_and_gives_the_tables_of_a_run_by_hand(first, world, tmp_path, asdray):
-    assert not [e for e in first.killed if e["recipe"] == "dis_baseline"], "killed in training"
-    calm = World(world.data, tmp_path / "calm")
+def test_stopped_it_goes_on_and_gives_the_tables_of_a_run_by_hand(first, world, tmp_path, asdray):
+    assert not [e for e in first.stopped.events if e["recipe"] == "dis_baseline"], "stopped in training"
+    assert_as_by_hand(world, World(world.data, tmp_path / "calm"), asdray)
+
+
+@pytest.mark.chaos
+def test_killed_it_goes_on_and_gives_the_tables_of_a_run_by_hand(data, tmp_path, asdray):
+    world = World(data, tmp_path / "results")
+    process = start(world, **TWO)
+    wait_for(lambda: in_training(world), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = ray_folders(process.pid)
+    assert not [e for e in world.events() if e["recipe"] == "dis_baseline"], "killed in training"
+    world.sweep(**TWO)
+    assert not folder.exists(), "the next Ray removes what the killed one left"
+    assert_as_by_hand(world, World(data, tmp_path / "calm"), asdray)
+
+
+def assert_as_by_hand(world, calm, asdray):
     assert world.tables() == by_hand(asdray, calm, **TWO)
     done = Counter(keys(world.events()))
     assert max(done.values()) == 1, "a finished stage was repeated"
@@ -207,7 +227,10 @@ def test_one_deleted_file_costs_only_its_stage_a_backend_only_scores_and_plots_c
 
 
 def test_what_is_added_is_trained_alone_and_what_fails_stops_nothing_else(world, asdray):
-    """A third machine, for which the shared network is trained again; a second seed; a rate that diverges."""
+    """A third machine, for which the shared network is trained again; a second seed; a rate that diverges.
+
+    Trials train side by side.
+    """
     more = {
         "recipes": {**TWO["recipes"], "dis_baseline": {"set": DIS, "space": {"train.learning_rate": [1e-3, 1e30]}}},
         "seeds": [0, 1],

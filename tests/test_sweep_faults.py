@@ -21,6 +21,7 @@ import pytest
 from other_user import LOOPBACK, abstract_sockets, as_nobody, listening, port_of
 from ray_nodes import processes
 from sweeping import (
+    ONE_BY_ONE,
     SMALL_AE,
     SMALL_DIS,
     World,
@@ -88,7 +89,7 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
             "dis_spec_scac_fixed": {"set": {**SMALL_DIS, "train.epochs": 5000}},
         },
         "machines": {"dcase2023": ["fan"]},
-        "resources": {"train": {"cpu": len(os.sched_getaffinity(0))}},  # one after the other
+        "resources": ONE_BY_ONE,
     }
     command = [arg for arg in world.command(**changes) if arg != "--no-dashboard"]
     first, second = load(command[1], {}, Places.of(data, world.results))[1]
