@@ -164,9 +164,7 @@ EXTRACT = '{"embedding": energies - self.usual, "recon": self.errors(energies)}'
         # networks
         ("network_example.py", LAST, "return self.out(last[0])[:, None]", "BandRnn.forward: found a tensor of float32 of shape (8, 1, 4), expected a tensor of real numbers of shape (8, 4), clips x embedding_dim"),
         ("network_example.py", LAST, "return self.out(last[0]).mean(0)", "found a tensor of float32 of shape (4,), expected"),
-        ("network_example.py", LAST, "return last[0]", "found a tensor of float32 of shape (8, 32), expected"),
         ("network_example.py", LAST, "return self.out(last[0]).long()", "found a tensor of int64 of shape (8, 4), expected"),
-        ("network_example.py", LAST, "return {'out': self.out(last[0])}", "found a dict, expected"),
         ("network_example.py", LAST, "return self.out(last[0]) / 0", "found NaN or infinite numbers for 8 of 8 clips, expected finite numbers"),
         ("network_example.py", LAST, "return self.out(last[0]).detach()", "found an output without a gradient, expected one that depends on the network's weights"),
         ("network_example.py", "return frames.abs()", "return frames.abs().mean(0)  #", "BandRnn.view: found a tensor of float32 of shape (257, 26), expected"),
@@ -176,14 +174,12 @@ EXTRACT = '{"embedding": energies - self.usual, "recon": self.errors(energies)}'
         ("plugin_example.py", RETURN, RETURN.replace("(embeddings)", "(embeddings.detach())"), "Softmax.forward: found a number without a gradient, expected a loss that depends on the embeddings"),
         ("plugin_example.py", RETURN, RETURN + " * float('nan')  # embeddings", "Softmax.forward: found the loss nan, expected finite numbers"),
         # frontends
-        ("plugin_example.py", "        for batch in self.batches:", "        for batch in ():", "Waves.epoch: found 0 batches, expected 2 batches, as `sizes` says"),
         ("plugin_example.py", "        for batch in self.batches:", "        for batch in self.batches[:1]:", "Waves.epoch: found 1 batches, expected 2 batches"),
         ("plugin_example.py", "        for batch in self.batches:", "        for batch in __import__('itertools').cycle(self.batches):", "Waves.epoch: found more than 2 batches, expected 2 batches"),
         ("plugin_example.py", "starts[order[batch]])", "starts[order[batch]])[1:]", "Waves.epoch: found shape (3, 6400) in batch 1, expected 4 items in this batch"),
         ("plugin_example.py", "yield self.clips", "return  #", "Waves.epoch: found None, expected batches"),
         ("plugin_example.py", "yield from ()", "return", "Waves.held_out: found None, expected batches"),
         ("plugin_example.py", LOSS, LOSS.replace(".mean()", ""), "Bands.loss: found a tensor of float32 of shape (4,), expected a tensor of shape ()"),
-        ("plugin_example.py", LOSS, LOSS + ".item()", "Bands.loss: found a float, expected a tensor of shape ()"),
         ("plugin_example.py", LOSS, LOSS + ".detach()", "Bands.loss: found a number that depends on no weight, expected a loss with a gradient"),
         ("plugin_example.py", LOSS, LOSS + " / 0", "Bands.loss: found the loss inf, expected a finite number"),
         ("plugin_example.py", "def saved(", "parameters = lambda *_: iter(())\n\n    def saved(", "Bands: found no weights to learn, expected parameters with a gradient"),
@@ -211,12 +207,10 @@ def test_wrong_outputs_are_told_before_or_in_the_first_epoch(example, code, inst
     ("code", "instead", "says"),
     [
         (EXTRACT, '{"recon": self.errors(energies)}', "Bands.extract: found a dictionary with 'recon', expected 'embedding' as well"),
-        (EXTRACT, '{"embedding": energies}', "Bands.extract: found a dictionary with 'embedding', expected 'recon' as well"),
         (EXTRACT, "energies", "Bands.extract: found a tensor of float32 of shape (3, 8), expected a dictionary with embedding, recon"),
         (EXTRACT, '{"embedding": energies.mean(0), "recon": self.errors(energies)}', "found a tensor of float32 of shape (8,) as 'embedding', expected a tensor of float32 of shape (B, D)"),
         (EXTRACT, '{"embedding": energies.long(), "recon": self.errors(energies)}', "found a tensor of int64 of shape (3, 8) as 'embedding', expected"),
         (EXTRACT, '{"embedding": energies, "recon": self.errors(energies).mean()}', "found a tensor of float32 of shape () as 'recon', expected a tensor of float32 of shape (B,)"),
-        (EXTRACT, '{"embedding": energies, "recon": None}', "found None as 'recon', expected"),
     ],
 )  # fmt: skip
 def test_wrong_extractions_are_told_before_the_first_epoch(code, instead, says, data, tmp_path):
