@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends 
 test: $(STAMP)  ## Run the tests; what takes minutes on a Ray cluster is in chaos
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-chaos: $(STAMP)  ## Run the other tests: nodes are killed, stopped, unfit, or have GPUs
+chaos: $(STAMP)  ## Run the other tests: drivers and nodes are killed, nodes stopped, unfit, or have GPUs
 	$(BIN)/python -m pytest -q -m chaos
 
 fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
