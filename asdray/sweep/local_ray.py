@@ -111,8 +111,10 @@ def _renamed(folder: Path) -> Path:
 def _remove_dead_folders(place: Path) -> None:
     """Removes the folders of killed drivers, of the same user."""
     for lock in place.glob(f"asdray-????/{_LOCK}"):
-        with contextlib.suppress(OSError), open(lock, "rb+") as file:
-            if lock.parent.lstat().st_uid == os.getuid():
+        with contextlib.suppress(OSError):
+            if lock.parent.lstat().st_uid != os.getuid():
+                continue
+            with open(lock, "rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(lock.parent)
 
