@@ -240,9 +240,8 @@ class Driver:
             case "stopped" if self._search:
                 self._stopped_early(run)
             case "lost":
-                self._view.line(
-                    f"lost a worker that trained {run.trial.name} ({value}); it is trained on", "yellow"
-                )
+                text = f"lost the worker of {run.trial.name} ({value}): the training goes on in another"
+                self._view.line(text, "yellow")
             case "error":
                 self._sweep_run.record(run, failed(event_of(run.trial, "train"), value))
                 self._training_ended(run)
