@@ -217,8 +217,8 @@ class EncoderBranch(Config):
         return self
 
     def _check_checkpointing(self) -> None:
-        having = ("beats", "eat", "eat_large", *MADE_UP.values())
-        if self.network not in having:
+        having = ("beats", "eat", "eat_large")
+        if self.network not in (*having, *MADE_UP.values()):
             raise ValueError(
                 f"activation_checkpointing is an option of {', '.join(having)}, not of {self.network!r}"
             )
