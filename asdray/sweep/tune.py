@@ -6,6 +6,7 @@ The trials of a grid are known at the start; the trials of a search are fed one 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
@@ -56,6 +57,8 @@ class TuneThread(threading.Thread):
         scheduler: Scheduler | None = None,
     ) -> None:
         super().__init__(name="training", daemon=True)
+        # Nothing reads Tune's snapshots: one that a full disk prevents is not worth a traceback.
+        logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
         self._news = news
         self._stop_event = threading.Event()
         self._names = _Names({index: trial.name for index, trial in trials.items()})
