@@ -4,11 +4,13 @@ One thread per test process: tests run side by side, and tiny fits lose far more
 time limit on a single example: a busy machine says nothing about the code.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -47,11 +49,28 @@ def _state(tmp_path_factory):
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+def sessions() -> set[int]:
+    """Child processes that lead a session of their own: programs that a test has started."""
+    text = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    found = set()
+    for pid in map(int, text.split()):
+        with contextlib.suppress(ProcessLookupError):
+            found |= {pid} & {os.getsid(pid)}
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _alone():
-    """Restores the environment after each test: commands set variables for the whole process."""
-    environment, folder = dict(os.environ), os.getcwd()
+    """Restores the environment after each test, and ends the programs that it has left running.
+
+    Commands set variables for the whole process.
+    """
+    environment, folder, before = dict(os.environ), os.getcwd(), sessions()
     yield
+    # A sweep of a test that failed would take the CPUs of all tests that follow.
+    for process in sessions() - before:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
     assert os.getcwd() == folder
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
     if os.environ != environment:
