@@ -67,6 +67,9 @@ def _alone():
     """
     environment, folder, before = dict(os.environ), os.getcwd(), sessions()
     yield
+    from asdray import notes  # after the threads above are set
+
+    notes.take()  # else an event of a later test has them
     # A sweep of a test that failed would take the CPUs of all tests that follow.
     for process in sessions() - before:
         with contextlib.suppress(ProcessLookupError):

@@ -155,7 +155,8 @@ def test_an_embedding_that_is_not_computed_is_named(world):
     places, _ = world
     trial = trial_of(complete=False)
     train(TrialFiles.load(trial, places), trial.units[0])
-    with pytest.raises(ValueError, match="frontend 'bands' computes no 'L1_bands_mean' .it computes: recon"):
+    found = "found a dictionary with 'recon', .*, expected 'L1_bands_mean' as well"
+    with pytest.raises(ValueError, match=f"bands.py, line [0-9]+: Bands.extract: {found}"):
         extract(TrialFiles.load(trial, places), "fan", "last")
 
 

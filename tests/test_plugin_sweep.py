@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from no_plugins import forget_plugins
-from sweeping import ONE_BY_ONE, SMALL_DIS, make_data, spec
+from sweeping import ONE_BY_ONE, SMALL_DIS, asdray, make_data, spec
 
 from asdray.sweep.events import History
 
@@ -27,7 +26,7 @@ FAULTS = """
 """
 
 
-def test_wrong_trials_fail_with_file_and_line_and_the_others_go_on(tmp_path, asdray):
+def test_wrong_trials_fail_with_file_and_line_and_the_others_go_on(tmp_path):
     data, results = make_data(tmp_path / "d"), tmp_path / "results"
     plugin = tmp_path / "network.py"
     text = (HERE / "network_example.py").read_text()
@@ -41,15 +40,13 @@ def test_wrong_trials_fail_with_file_and_line_and_the_others_go_on(tmp_path, asd
     recipes = {"dis_baseline": {"set": options, "space": space}}
     path.write_text(yaml.safe_dump(spec(recipes=recipes, plugins=["network.py"], resources=ONE_BY_ONE)))
     places = ["--data", data, "--results", results]
-    code, out, err = asdray("sweep", path, *places, "--no-dashboard", "--quiet")
-    assert code == 1, out + err
+    err = asdray("sweep", path, *places, "--no-dashboard", "--quiet", check=1).stderr
     events = History(results / "sweeps" / "tiny" / "events.jsonl").failed.values()
     assert {event["stage"] for event in events} == {"train"}
     found = sorted(event["error"] for event in events)
     assert len(found) == 3
     assert all(event["lasting"] for event in events)
-    forget_plugins()
-    status = asdray("status", "tiny", *places)[1]
+    status = asdray("status", "tiny", *places).stdout
     assert "1 done" in status
     line = next(n for n, text in enumerate(plugin.read_text().splitlines(), 1) if "def forward" in text)
     for says in (

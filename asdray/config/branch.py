@@ -24,6 +24,7 @@ from asdray.config.encoder import (
     check_weights,
     file_name,
     weights_file,
+    with_cls_token,
     without_layer,
 )
 from asdray.config.frontend_base import InputFile
@@ -202,7 +203,7 @@ class EncoderBranch(Config):
         check_frame_multiple(self.network, self.frame_multiple)
         check_weights(self.network, self.weights)
         if self.head == "cls" and not facts.has_cls:
-            having = ", ".join(name for name, found in NETWORKS.items() if found.has_cls)
+            having = with_cls_token()
             raise ValueError(
                 f"head: network {self.network!r} has no CLS token: choose mean or attentive_statistics "
                 f"(networks with a CLS token: {having})"

@@ -78,6 +78,12 @@ def without_layer(network: Network, layer: int) -> str:
     return f"network {network!r} has no layer {layer}: choose {choices}"
 
 
+def with_cls_token() -> str:
+    """The published networks that have a CLS token, for a message."""
+    made_up = MADE_UP.values()
+    return ", ".join(name for name, found in NETWORKS.items() if found.has_cls and name not in made_up)
+
+
 def check_poolings(network: Network, poolings: Sequence[PoolingConfig]) -> None:
     """Raises ValueError if a network has no bands or no class token, where a pooling needs them."""
     facts = NETWORKS[network]
@@ -88,8 +94,9 @@ def check_poolings(network: Network, poolings: Sequence[PoolingConfig]) -> None:
                 f"{network!r} have no bands: leave out tokens: bands"
             )
         if pooling.name == "cls" and not facts.has_cls:
-            having = ", ".join(name for name, found in NETWORKS.items() if found.has_cls)
-            raise ValueError(f"poolings: network {network!r} has no CLS token (networks with one: {having})")
+            raise ValueError(
+                f"poolings: network {network!r} has no CLS token (networks with one: {with_cls_token()})"
+            )
 
 
 def check_frame_multiple(network: Network, frame_multiple: int) -> None:

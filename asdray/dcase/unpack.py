@@ -44,7 +44,7 @@ from asdray.dcase.fetch import Stopped, digest_of
 from asdray.dcase.manifest import SYNTHETIC_MARKS, hint
 from asdray.dcase.records import Zip, holds_something, remove_empty_folders, zips
 from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
-from asdray.regular import open_regular
+from asdray.regular import check_regular, open_regular
 
 RATIO = 100
 """Limit of unpacked bytes per byte of the zip: recordings have 1 to 3, digital silence up to 1000."""
@@ -93,6 +93,7 @@ def unpack(
         OSError: the disk is full or cannot be written.
     """
     temporary = raw / f".tmp-{path.stem}"
+    check_regular(path)
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = _checked(archive, path, machine)
