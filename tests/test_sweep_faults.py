@@ -260,8 +260,8 @@ def assert_nobody_gets_in(session, token, metrics):
         grpc=[*calls, *((port, METHODS[0], token) for port in ports)],
     )
     assert found["ways_in"] == []
-    refused = set(found["http"][: len(jobs)])
-    assert {401} <= refused <= {None, 401, 405}, "405: numbers only, which take no request to do something"
+    answers = set(found["http"][: len(jobs)])
+    assert {401} <= answers <= {None, 401, 405}, "405: an address that takes no POST, such as metrics"
     assert 200 in found["http"][len(jobs) :], "with the token it is answered"
     refused = list(zip(calls, found["grpc"], strict=False))
     assert {status for _, status in refused} <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE"}

@@ -145,9 +145,8 @@ def _verify(plan: Sweep, jobs: Sequence[Job], places: Places, dry_run: bool) -> 
         damaged = verify(plan.name, jobs, places, forget=not dry_run, on_progress=on_progress)
     print_lines(damaged)
     after = "would be made again" if dry_run else "made again below"
-    print_line(
-        f"--verify: {len(damaged)} damaged files, {after}" if damaged else "--verify: nothing is damaged"
-    )
+    files = "1 damaged file" if len(damaged) == 1 else f"{len(damaged)} damaged files"
+    print_line(f"--verify: {files}, {after}" if damaged else "--verify: nothing is damaged")
 
 
 def _delete_results(plan: Sweep, jobs: Sequence[Job], places: Places, yes: bool, dry_run: bool) -> None:

@@ -136,8 +136,8 @@ def _check_loss_of(loss: nn.Module, given: tuple[Any, ...], found: Any) -> None:
             "compute it from the embeddings with torch alone, without .item(), .detach() or numpy",
         )
     if not (_finite(found) and _finite(gradient)):
-        what = f"the loss {found.item():g}" if not _finite(found) else "a gradient with NaN or infinity"
-        raise wrong(loss.forward, type(loss), what, "finite numbers", _ROOTS)
+        fault = f"the loss {found.item():g}" if not _finite(found) else "a gradient with NaN or infinity"
+        raise wrong(loss.forward, type(loss), fault, "finite numbers", _ROOTS)
 
 
 _ROOTS = "look at logarithms, divisions and roots of zero"

@@ -146,7 +146,7 @@ class Pruner:
         """Trial (dcase, system, seed) -> trials of the sweep with clusters of its embeddings as classes."""
 
     def admit(self, job: Job) -> None:
-        """Notes a trial of the sweep: the embeddings that are clustered for it stay until they are."""
+        """Notes a trial of the sweep: the embeddings of its source stay until they are clustered."""
         if source := job.trial.clustered(job.trial.machines):
             self._clustered_for.setdefault(_key(source), []).append(job)
 
