@@ -37,6 +37,7 @@ import itertools
 import math
 import os
 import platform
+import tokenize
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -254,7 +255,7 @@ def _read(folder: Path, index: _Index, content: _Content) -> Pack | None:
     file = folder / index.file
     if os.stat(file).st_size != index.size:
         return None
-    samples, offsets = np.load(file, mmap_mode="r"), _offsets(index.n_samples)
+    samples, offsets = _mapped(file), _offsets(index.n_samples)
     dtype, channels = (np.float32, 1) if content.channel else (np.int16, get_year(content.dcase).channels)
     form = dtype, (offsets[-1], channels)
     if (samples.dtype, samples.shape) != form or len(index.clips) != len(index.n_samples):
@@ -284,10 +285,18 @@ def _other_clips(
     file: Path, state: tuple[int, ...], n_samples: tuple[int, ...], checksums: tuple[int, ...]
 ) -> int:
     """The number of clips whose checksum is another one; computed once per ``state`` of the file."""
-    samples, offsets = np.load(file, mmap_mode="r"), _offsets(n_samples)
+    samples, offsets = _mapped(file), _offsets(n_samples)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda i: _crc32(samples[offsets[i] : offsets[i + 1]]), range(len(n_samples)))
         return sum(a != b for a, b in itertools.zip_longest(found, checksums))
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The samples in a NumPy file, mapped into memory; ValueError for a damaged file."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (SyntaxError, tokenize.TokenError) as error:  # of NumPy's parser of the header
+        raise ValueError(f"its header cannot be read: {error}") from None
 
 
 def _crc32(samples: np.ndarray) -> int:

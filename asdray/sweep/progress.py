@@ -393,7 +393,7 @@ def render(snapshot: Mapping[str, Any]) -> RenderableType:
 def trials_line(snapshot: Mapping[str, Any]) -> str:
     """``3 of 8 trials done, 2 running, 3 waiting; 4 tasks; about 12 min left``."""
     counts = snapshot["trials"]
-    parts = [f"{counts['done']} of {sum(counts.values())} trials done"]
+    parts = [f"{counts.get('done', 0)} of {sum(counts.values())} trials done"]
     parts += [f"{n} {state}" for state, n in counts.items() if n and state != "done"]
     parts += upcoming_texts(snapshot.get("to_come", {}))
     text = ", ".join(parts)
