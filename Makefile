@@ -31,8 +31,10 @@ demo: $(STAMP)  ## Two recipes x two seeds x two years on synthetic sound: ends 
 test: $(STAMP)  ## Run the tests; what takes minutes on a Ray cluster is in chaos
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-chaos: $(STAMP)  ## Run the other tests: drivers and nodes are killed, nodes stopped, unfit, or have GPUs
-	$(BIN)/python -m pytest -q -m chaos
+chaos: $(STAMP)  ## Run the other tests: drivers and nodes are killed, writes fail, disks are full; prints a table
+	rm -f chaos.jsonl
+	code=0; ASDRAY_CHAOS=$(CURDIR)/chaos.jsonl $(BIN)/python -m pytest -q -m chaos || code=$$?; \
+	$(BIN)/python tests/chaos/outcomes.py chaos.jsonl; exit $$code
 
 fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
 	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py
