@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import shutil
 
 import pytest
@@ -121,6 +122,10 @@ def test_what_one_source_lacks_is_null(tree):
         (lambda text: text.replace("_normal_", "_healthy_"), "is not a name of a dcase2023 eval test clip"),
         (lambda text: text.removeprefix("bandsaw\n"), "line 1: expected a machine"),
         (lambda text: text.replace("\n", ",1,2\n"), "line 1: expected a machine"),
+        (
+            lambda text: re.sub(r"^(section_00_0000.wav),.*$", r"\1,", text, flags=re.MULTILINE),
+            r"expected the labelled name of section_00_0000.wav, got an empty field",
+        ),
     ],
 )
 def test_bad_rows_are_named(tree, edit, message):

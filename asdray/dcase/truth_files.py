@@ -214,6 +214,8 @@ class Source:
         if (machine, name) in self.clips:
             raise ValueError(f"{machine} {name} occurs twice")
         clip = self._parse("eval", "test", name)
+        if labelled_name == "":
+            raise ValueError(f"expected the labelled name of {name}, got an empty field")
         labelled = self._parse("eval", "test", labelled_name) if labelled_name else None
         if clip.is_anomaly is not None or (labelled and labelled.is_anomaly is None):
             raise ValueError("expected an anonymous name first and a labelled one second")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,5 +74,15 @@ def _parquet(path: Path) -> tuple[NDArray, NDArray]:
 
 def _npz(path: Path) -> tuple[NDArray, NDArray]:
     """Clip keys ``(N,)`` and embeddings ``(N, D)`` of a NumPy archive; values are checked by `read`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["clip"], arrays["embedding"]
+    try:
+        with zipfile.ZipFile(path) as archive:  # NumPy alone takes files of other formats for arrays or bytes
+            return _member(archive, "clip"), _member(archive, "embedding")
+    # A damaged header makes NumPy's parser fail, or asks for more memory than there is.
+    except (SyntaxError, tokenize.TokenError, MemoryError, OverflowError, RuntimeError, zlib.error) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray:
+    """An array of a NumPy archive."""
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
