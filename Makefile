@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock audit perf chaos fuzz benchmark clean
+.PHONY: help install demo test lint type check format lock audit perf chaos fuzz soak benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -38,6 +38,9 @@ chaos: $(STAMP)  ## Run the other tests: drivers and nodes are killed, writes fa
 
 fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
 	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py
+
+soak: $(STAMP)  ## 1,000 tiny trials in one sweep, killed twice: memory, open files and threads stay flat
+	$(BIN)/python benchmarks/perf/soak.py
 
 lint: $(STAMP)  ## Check style
 	$(BIN)/ruff check .
