@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_folder_lasts_as_long_as_its_driver(place, apart):
     assert folder.exists()
     with private_folder():
         assert not folder.exists(), "it is dead"
+
+
+def test_folders_of_drivers_killed_before_their_name_are_removed_after_an_hour(place):
+    for name in (".asdray-empty", ".asdray-locked", ".asdray-young"):
+        (place / name).mkdir()
+    (place / ".asdray-locked" / "ray.lock").touch()
+    for name in (".asdray-empty", ".asdray-locked"):
+        os.utime(place / name, (0, time.time() - 3700))
+    with private_folder():
+        pass
+    assert os.listdir(place) == [".asdray-young"]
 
 
 def test_folders_of_others_are_left_alone(place):

@@ -67,7 +67,8 @@ def _exit_code(arguments: list[str]) -> int | str:
         return 75
     except (OSError, ValueError) as error:
         print_line(f"error: {_fault(error)}", sys.stderr)
-        return 1 if isinstance(error, OSError) and error.errno in FULL else 2
+        is_machines = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in FULL)
+        return 1 if is_machines else 2
     return 0
 
 

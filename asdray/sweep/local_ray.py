@@ -31,6 +31,9 @@ _LOCK = "ray.lock"
 """File in the folder with the driver's process number, locked as long as the driver lives. The number alone
 would tell nothing: processes of another container that shares the folder have numbers of their own."""
 
+_NAMING = 3600.0
+"""Seconds for which a folder may have no name yet: a driver needs milliseconds, unless it is killed there."""
+
 _LONGEST = 107 - len("/asdray-0123/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Longest place of the folder: the path of a Unix socket has at most 107 characters."""
 
@@ -43,7 +46,8 @@ def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
     """Context with a new Ray: Ray's own context, and the reason if the dashboard did not start.
 
     Raises:
-        ValueError: no attempt succeeded, or no folder for temporary files can be written.
+        TimeoutError: no attempt succeeded.
+        ValueError: no folder for temporary files can be written.
     """
     import ray
 
@@ -110,13 +114,16 @@ def _renamed(folder: Path) -> Path:
 
 def _remove_dead_folders(place: Path) -> None:
     """Removes the folders of killed drivers, of the same user."""
-    for lock in place.glob(f"asdray-????/{_LOCK}"):
+    named = [lock.parent for lock in place.glob(f"asdray-????/{_LOCK}")]
+    for folder in [*named, *place.glob(".asdray-*")]:
         with contextlib.suppress(OSError):
-            if lock.parent.lstat().st_uid != os.getuid():
+            facts = folder.lstat()
+            is_new = folder not in named and time.time() - facts.st_mtime < _NAMING
+            if facts.st_uid != os.getuid() or is_new:
                 continue
-            with open(lock, "rb+") as file:
+            with open(folder / _LOCK, "ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(lock.parent)
+                _remove(folder)
 
 
 def _remove(folder: Path, seconds: float = 5.0) -> None:
@@ -188,7 +195,7 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
         Ray's context, and the reason if the dashboard did not start.
 
     Raises:
-        ValueError: no attempt succeeded.
+        TimeoutError: no attempt succeeded.
     """
     import ray
 
@@ -215,7 +222,7 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-    raise ValueError(
+    raise TimeoutError(
         f"Ray did not start within 30 seconds, {STARTS} times (load {os.getloadavg()[0]:.0f} on "
         f"{os.cpu_count()} CPUs): run the command again when this machine is less busy, or join a Ray that "
         "runs with --address"

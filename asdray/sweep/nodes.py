@@ -327,7 +327,7 @@ def _write_into(folder: str) -> None:
 
 
 def _read(path: Path) -> str | None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         return path.read_text(encoding="utf-8")
     return None
 
@@ -355,8 +355,10 @@ def _is_leased(path: str) -> bool:
 
 
 def _pack_id(path: str) -> str | None:
-    with contextlib.suppress(ValueError):
-        return json.loads(_read(Path(path)) or "{}").get("id")
+    """The id in the index of a pack; None for an index that is missing or damaged."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        found = json.loads(_read(Path(path)) or "{}")["id"]
+        return found if isinstance(found, str) else None
     return None
 
 
