@@ -219,6 +219,11 @@ class SweepDir:
         return self.root / "study.journal"
 
     @property
+    def study_check(self) -> Path:
+        """Size and sha256 of the samples as they were written."""
+        return self.root / "study.journal.sha256"
+
+    @property
     def status(self) -> Path:
         """Progress of the run, for ``asdray status``."""
         return self.root / "status.json"

@@ -107,7 +107,7 @@ RESULT_FILES = re.compile(
     r"""(^|/)(
         \.done.* | done\.json | trial\.json | metrics\.(parquet|csv) | train\.log
         | (train_|test_|\*)?_?(extract\.parquet|score\.csv|evaluate\.csv) | clips\.parquet | dataset\.json
-        | sweep\.yaml | trials\.parquet | events\.jsonl | status\.json | study\.journal
+        | sweep\.yaml | trials\.parquet | events\.jsonl | status\.json | study\.journal(\.sha256)?
         | selection\.csv | leaderboard[-.]\S* | beside_published\.\S*
     )$""",
     re.VERBOSE,

@@ -24,6 +24,7 @@ from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year, nearest
 from asdray.store import Places, SweepDir, sweep_dir
 from asdray.sweep.events import drop_torn_line
+from asdray.sweep.journal import JournalCheck
 
 if TYPE_CHECKING:
     import optuna
@@ -98,12 +99,17 @@ class Studies:
                 make_sampler(sweep.search.sampler or Sampler(), seed=0)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-        path = SweepDir(sweep_dir(places.results, sweep.name)).study
-        if write or path.exists():
+        folder = SweepDir(sweep_dir(places.results, sweep.name))
+        self._check, path = JournalCheck(folder), folder.study
+        if write and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            folder.study_check.unlink(missing_ok=True)
+        if write or path.exists():
             if write and path.exists():
                 drop_torn_line(path)
             try:
+                if path.exists():
+                    self._check.compare()
                 self._open(str(path), write)
                 for base in self.bases:
                     if base.recipe in self._studies:
@@ -126,6 +132,7 @@ class Studies:
                 direction = "maximize" if self.objective.maximize else "minimize"
                 study = optuna.create_study(storage=storage, study_name=name, direction=direction)
                 self._studies[base.recipe] = study
+                self._check.note()
 
     def _read(self, base: Base, write: bool) -> None:
         study = self._studies[base.recipe]
@@ -225,6 +232,7 @@ class Studies:
                 "options, make the axis a list of values, or choose another sampler"
             ) from error
         trial.set_user_attr("swept", swept)
+        self._check.note()
         return Sample(base.recipe, number, swept)
 
     def _sampler(self, recipe: str, number: int) -> tuple[str, optuna.samplers.BaseSampler]:
@@ -272,6 +280,7 @@ class Studies:
                 user_attrs={"again": sample.number},
             )
             study.add_trial(attempt)
+        self._check.note()
 
     def reopen(self, sample: Sample) -> None:
         """Opens a failed sample for another attempt, with other failed samples of the same system."""
@@ -281,6 +290,7 @@ class Studies:
             if one is sample or (one.state == "failed" and one.is_same_system(sample)):
                 self._studies[one.recipe].set_user_attr(f"sample {one.number}", None)
                 one.state, one.reason = "open", None
+        self._check.note()
 
     # ---------------------------------------------------------------------------------------- choosing
 
