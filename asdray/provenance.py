@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from asdray import source
+
 
 def now() -> str:
     """UTC time, ISO 8601, to the second."""
@@ -19,10 +21,11 @@ def now() -> str:
 
 @functools.cache
 def versions() -> dict[str, str | None]:
-    """Versions of asdray (its commit too) and of what its numbers depend on; None = not known."""
+    """Versions of asdray (with commit and hash) and of what its numbers depend on; None = not known."""
     git = git_state()
     commit = f"{git['commit']}+dirty" if git["dirty"] else git["commit"]
     found: dict[str, str | None] = {"python": platform.python_version(), "commit": commit}
+    found["source"] = source.present_id()
     for name in (
         "asdray",
         "torch",

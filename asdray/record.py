@@ -23,6 +23,9 @@ Amount = Annotated[float, Field(ge=0, le=1e30)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 """A duration."""
 
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""A hash of asdray's source."""
+
 Name = Annotated[str, Field(pattern=r"^[^/\x00.][^/\x00]*(/[^/\x00.][^/\x00]*)*$")]
 """A path below a folder; never out of the folder, whoever wrote the record."""
 
@@ -91,11 +94,13 @@ class Summary:
         request: hash of everything besides the trial's own files that decides whether the trial is complete.
         files: record files, and folders in which others may appear: name, size, time of change in ns, inode.
         sums: stage, and the fields of `asdray.sweep.estimate.StageSum`.
+        made: what made the steps, as the fields of `asdray.stages.made_by.Made`.
     """
 
     request: str
     files: tuple[tuple[Name, int, int, int], ...]
     sums: tuple[tuple[str, Bytes, Amount, Amount, Seconds, Bytes], ...]
+    made: tuple[tuple[str, str, Hash], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,11 @@ def trial_dirs(results: Path) -> list[TrialDir]:
     return [TrialDir(path.parent) for path in sorted(results.glob("trials/*/*/seed*/trial.json"))]
 
 
+def source_archive(results: Path, source_id: str) -> Path:
+    """The source of asdray that made results, as a zip file; see `asdray.source`."""
+    return results / "sources" / f"{source_id}.zip"
+
+
 def plugin_facts(root: Path) -> Path:
     """Descriptions of the configurations of a trial's or sweep's plugins, for reading without their code."""
     return root / "plugins.json"

@@ -20,6 +20,7 @@ LEVEL = {
     "dcase.years": 0,
     "regular": 0,
     "printable": 0,
+    "source": 0.5,
     "terminal": 1,
     "config": 1,
     "recipes": 1,

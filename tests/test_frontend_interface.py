@@ -28,8 +28,9 @@ from asdray.config.trial import Trial
 from asdray.frontends import checkpoint
 from asdray.stages.evaluate import evaluate
 from asdray.stages.extract import extract
+from asdray.stages.input_files import input_paths
 from asdray.stages.score import score
-from asdray.stages.steps import TrialFiles, input_paths
+from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 

@@ -33,8 +33,9 @@ from asdray.sweep.keep import Pruner, Ranking
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.search import open_search
-from asdray.sweep.status import plan_lines, read_summary
+from asdray.sweep.status import plan_lines
 from asdray.sweep.study import Studies
+from asdray.sweep.summaries import read_summary
 from asdray.sweep.tasks import process_machine
 from asdray.sweep.training_worker import Judge, WorkerOptions, units_to_rebuild
 

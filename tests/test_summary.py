@@ -15,7 +15,8 @@ from asdray.stages.steps import Snapshot
 from asdray.store import Places
 from asdray.sweep.jobs import Job
 from asdray.sweep.plan import load
-from asdray.sweep.status import plan_lines, read_summary, status, write_summaries
+from asdray.sweep.status import plan_lines, status
+from asdray.sweep.summaries import read_summary, write_summaries
 
 KNN4 = {"name": "knn", "n_neighbors": 4}
 
@@ -253,7 +254,7 @@ def test_everything_that_a_training_reads_is_part_of_the_request(world):
 
 def test_other_numerics_believe_nothing(world, monkeypatch):
     world.summarize()
-    monkeypatch.setattr("asdray.sweep.status.NUMERICS", {"train": -1})
+    monkeypatch.setattr("asdray.sweep.summaries.NUMERICS", {"train": -1})
     assert world.tell()[1] == 4
 
 

@@ -223,7 +223,7 @@ def _with_weights_that_are_here(
 def _missing_weights(sweep: Sweep, dcase: str, places: Places) -> Iterator[tuple[str, str]]:
     """Recipes that read a weight file which does not exist, and how to get the file."""
     from asdray.config.expand import bases
-    from asdray.stages.steps import input_path
+    from asdray.stages.input_files import input_path
 
     machine = sweep.machines_of(dcase)[0]  # an encoder reads the same weights for every machine
     for recipe, base in zip(sweep.recipes, bases(sweep, sweep.name), strict=True):

@@ -264,12 +264,15 @@ def report(
     Example: asdray report dis_grid --rank-by dev_amean --metric s_auc
     """
     from asdray.evaluation.tables import check_metric
+    from asdray.stages.made_by import present_lines
     from asdray.store import Places
     from asdray.sweep.outputs import write_metric, write_results
+    from asdray.sweep.summaries import made
 
     metrics = [check_metric(name) for name in metric or ["official"]]
     places = Places.of(data, results)
     with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+        print_lines(present_lines((made(job, plan, places) for job in jobs), places.results))
         board = write_results(plan, jobs, places, rank_by=rank_by)
         for one in dict.fromkeys(metrics):
             if one == "official":

@@ -228,7 +228,12 @@ class _Stages:
         self._print(label, outcome)
 
     def _print(self, label: str, outcome: Outcome) -> None:
-        duration = "already done" if outcome.reused else f"{outcome.record.seconds:.1f} s"
+        from asdray.stages.made_by import reused_by
+
+        duration = f"{outcome.record.seconds:.1f} s"
+        if outcome.reused:
+            by = reused_by(label.partition(" ")[0], outcome.record.versions, self.places.results)
+            duration = f"already done{by}"
         print_line(f"{label:<40} {duration}", flush=True)
 
 

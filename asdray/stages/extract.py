@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from asdray import damage, store
 from asdray.config.plugin_members import Known
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
-from asdray.stages.steps import Outcome, Snapshot, TrialFiles, input_paths, working
+from asdray.stages.input_files import input_paths
+from asdray.stages.steps import Outcome, Snapshot, TrialFiles, working
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,22 +16,22 @@ import contextlib
 import functools
 import os
 import time
-import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from asdray import damage, store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.clustering import Clustering
-from asdray.config.frontend_base import InputFile
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
 from asdray.record import Record
-from asdray.regular import open_regular
+from asdray.stages.input_files import input_ids
+from asdray.stages.made_by import keep_source
 from asdray.store import Places, TrialDir
 
 Status = Literal["done", "pruned", "missing", "blocked"]
@@ -53,6 +53,7 @@ class Step(NamedTuple):
         seconds: of a complete stage, as the three fields below.
         bytes: size of the outputs, pruned ones included.
         finished: UTC time, ISO 8601.
+        versions: of asdray and of packages, see `asdray.record.Record`.
         out_of_memory: of a training that had to split its batches, the sizes ``asked`` and ``used``.
     """
 
@@ -72,6 +73,7 @@ class Step(NamedTuple):
     bytes: int = 0
     device: str = ""
     finished: str = ""
+    versions: Mapping[str, str | None] = MappingProxyType({})
     out_of_memory: Mapping[str, Any] | None = None
 
     @property
@@ -167,84 +169,13 @@ def _more_training_data(files: TrialFiles, unit: Unit) -> dict[str, dict[str, st
     clustering, source = files.trial.system.frontend.clustering, files.clustered(unit.machines)
     if clustering and source:
         ids["clusters"] = {m: cluster_signature(source, m, clustering) for m in unit.machines}
-    return ids | input_ids(files, unit)
+    return ids | input_ids(files.trial, unit, files.places)
 
 
 def cluster_signature(files: TrialFiles, machine: str, clustering: Clustering) -> str:
     """The signature of a clustering of a machine's embeddings; ``files``: of the trial that is clustered."""
     train = train_signature(files, files.trial.unit_of(machine))
     return signatures.cluster_signature(train, machine, files.dataset.machines[machine].train, clustering)
-
-
-def input_ids(files: TrialFiles, unit: Unit) -> dict[str, dict[str, str]]:
-    """Hashes of the frontend's input files: kind -> machine -> sha256.
-
-    Raises:
-        ValueError: see `input_id`; the message begins with the recipe.
-    """
-    trial = files.trial
-    ids: dict[str, dict[str, str]] = {}
-    for machine in unit.machines:
-        for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            try:
-                sha256 = input_id(file, input_path(file, files.places))
-            except ValueError as error:
-                raise ValueError(f"recipe {trial.recipe}: {error}") from None
-            ids.setdefault(file.kind, {})[machine] = sha256
-    return ids
-
-
-def input_id(file: InputFile, path: Path) -> str:
-    """The sha256 of an input file.
-
-    Raises:
-        ValueError: the file cannot be read, is a truncated archive, or is not the published file that the
-            configuration names.
-    """
-    hint = f"; {file.hint}" if file.hint else ""
-    try:
-        found = path.stat()
-        sha256 = _sha256_of(path, found.st_size, found.st_mtime_ns)
-        truncated = _lacks_end(path, found.st_size, found.st_mtime_ns)
-    except OSError as error:
-        raise ValueError(f"frontend.{file.option}: cannot read {path}: {error.strerror}{hint}") from None
-    if file.sha256 is not None and file.sha256 != sha256:
-        raise ValueError(
-            f"frontend.{file.option}: {path} has the sha256 {sha256[:16]}..., not {file.sha256[:16]}... as "
-            f"published: the file is damaged or another one{hint}, or give its path in place of the name"
-        )
-    if truncated:
-        raise ValueError(
-            f"frontend.{file.option}: {path} is truncated: copy or fetch the file again (its end is missing)"
-        )
-    return sha256
-
-
-def input_paths(trial: Trial, unit: Unit, places: Places) -> dict[str, dict[str, Path]]:
-    """The files that a training reads besides audio: kind -> machine -> absolute path."""
-    paths: dict[str, dict[str, Path]] = {}
-    for machine in unit.machines:
-        for file in trial.system.frontend.input_files(trial.dcase, machine, trial.seed):
-            paths.setdefault(file.kind, {})[machine] = input_path(file, places)
-    return paths
-
-
-def input_path(file: InputFile, places: Places) -> Path:
-    """The absolute path of an input file."""
-    return places.data / Path(file.path).expanduser()
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
-    """The hash of a file's content, read again only after the file's size or time has changed."""
-    return store.sha256_file(path)
-
-
-@functools.lru_cache(maxsize=256)
-def _lacks_end(path: Path, size: int, mtime_ns: int) -> bool:
-    """True for the first part of a zip archive, the format of files of PyTorch and of NumPy (.npz)."""
-    with open_regular(path) as file:
-        return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file)
 
 
 class Snapshot:
@@ -274,6 +205,14 @@ class Snapshot:
     def record(self, step: Step) -> Record | None:
         """The record of a complete step, or None."""
         return self.records(step.folder)[step.name] if step.complete else None
+
+    @property
+    def sources(self) -> set[str]:
+        """The hashes of asdray's source in all records that were read, see `asdray.source`."""
+        of = (
+            record.versions.get("source") for records in self._records.values() for record in records.values()
+        )
+        return {made for made in of if made}
 
     def train(self, unit: Unit, checkpoints: Iterable[str] = ()) -> Step:
         """Training of a unit; complete only with all ``checkpoints``."""
@@ -438,6 +377,7 @@ class Snapshot:
             bytes=record.size,
             device=record.device,
             finished=record.finished,
+            versions=record.versions,
             out_of_memory=record.extra.get("out_of_memory"),
         )
 
@@ -570,6 +510,7 @@ def working(
             return
         if reason := _why_not(files, step):
             raise ValueError(reason)
+        keep_source(files.places.results)
         yield Work(step)
 
 

@@ -31,7 +31,8 @@ from asdray.stages.columns import (
     training_columns,
     training_packs,
 )
-from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, input_paths, working
+from asdray.stages.input_files import input_paths
+from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, working
 
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips

@@ -24,7 +24,8 @@ from asdray.config.trial import Trial
 from asdray.config.weights import name_of_weights
 from asdray.dcase.years import check_machines
 from asdray.regular import read_bytes
-from asdray.stages.steps import Request, TrialFiles, input_ids, refuse_old_results, train_signature
+from asdray.stages.input_files import input_ids
+from asdray.stages.steps import Request, TrialFiles, refuse_old_results, train_signature
 
 
 class PluginCopy(Config):
@@ -111,7 +112,7 @@ def _inputs(files: TrialFiles) -> dict[str, list[dict[str, str | None]]]:
     """The frontend's input files, each once: kind -> sha256, and the name of published weights or None."""
     found: dict[str, dict[str, None]] = {}
     for unit in files.trial.units:
-        for kind, ids in input_ids(files, unit).items():
+        for kind, ids in input_ids(files.trial, unit, files.places).items():
             found.setdefault(kind, {}).update(dict.fromkeys(ids.values()))
     return {
         kind: [{"sha256": sha256, "name": name_of_weights(sha256)} for sha256 in hashes]

@@ -14,7 +14,7 @@ from asdray.config.search import corners
 from asdray.config.sweep import Sweep
 from asdray.config.system import System
 from asdray.config.trial import Trial
-from asdray.stages.steps import input_id, input_path
+from asdray.stages.input_files import input_id, input_path
 from asdray.store import Places
 
 _fitting: set[tuple[str, str, str]] = set()

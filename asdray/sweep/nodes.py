@@ -226,7 +226,7 @@ def _request(sweep: Sweep, places: Places, lease: Path, meeting: Path) -> dict[s
         "wavs": wavs,
         "packs": packs,
         "inputs": [str(path) for path in inputs.paths(sweep, places)],
-        "packages": [p for p in provenance.versions() if p not in ("python", "commit", "asdray")],
+        "packages": [p for p in provenance.versions() if p not in ("python", "commit", "source", "asdray")],
     }
 
 

@@ -17,12 +17,14 @@ from asdray.config.stand_in import seen_members
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
+from asdray.stages.made_by import Made, mixed_notes
 from asdray.stages.steps import Snapshot
 from asdray.stages.trial_json import read_inputs
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import OUT_OF_MEMORY, split_trainings
 from asdray.sweep.jobs import Job
+from asdray.sweep.summaries import made
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +194,8 @@ def _board(
     from asdray.sweep import selection
 
     of_path = {store.trial_dir(places.results, job.trial).metrics: job for job in jobs}
-    finished = [path for path, job in of_path.items() if _is_finished(job, sweep, places)]
+    snapshots = {path: _finished(job, sweep, places) for path, job in of_path.items()}
+    finished = [path for path, snapshot in snapshots.items() if snapshot]
     trials = [job.trial for job in jobs]
     studies, datasets, planned = _planned(sweep, jobs, places)
     context = _context(sweep, jobs, datasets)
@@ -224,18 +227,21 @@ def _board(
         rows, note = selection.of_grid(board, sweep.choose_by)
         notes = (note,)
     notes = (*board.notes, *ensemble_notes, *notes, *_weights_notes(jobs, places), *(sweep.notes or ()))
+    if len(set().union(*(snapshot.sources for snapshot in snapshots.values() if snapshot))) > 1:
+        notes += tuple(_source_notes([of_path[path] for path in finished], sweep, places))
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     return chosen.tables if chosen and not sweep.confirm else scores, board, rows
 
 
-def _is_finished(job: Job, sweep: Sweep, places: Places) -> bool:
-    """True if a trial has its table; a damaged table is made again from the evaluations."""
+def _finished(job: Job, sweep: Sweep, places: Places) -> Snapshot | None:
+    """The records of a trial that has its table, else None; a damaged table is made from the evaluations."""
     from asdray.stages.table import table
 
     files = job.files(places)
-    if not Snapshot(files).table(sweep.checkpoints).complete:
-        return False
+    snapshot = Snapshot(files)
+    if not snapshot.table(sweep.checkpoints).complete:
+        return None
     try:
         with damage.forgotten():
             damage.check(files.folder.metrics)
@@ -245,8 +251,16 @@ def _is_finished(job: Job, sweep: Sweep, places: Places) -> bool:
             table(files, sweep.checkpoints, job.backends)
         except damage.DamagedError as another:  # an evaluation, which the next run makes again
             notes.tell(str(another))
-            return False
-    return True
+            return None
+    return snapshot
+
+
+def _source_notes(jobs: Sequence[Job], sweep: Sweep, places: Places) -> list[str]:
+    """A sentence per source of asdray that made some results and differs from that of the others."""
+    systems: dict[str, list[Made]] = {}
+    for job in jobs:
+        systems.setdefault(job.trial.system_name, []).extend(made(job, sweep, places))
+    return mixed_notes(systems, places.results)
 
 
 def _weights_notes(jobs: Sequence[Job], places: Places) -> list[str]:

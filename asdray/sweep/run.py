@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from asdray import allocator, store
 from asdray.config.sweep import Sweep
+from asdray.stages.made_by import present_lines
 from asdray.store import Places
 from asdray.sweep import inputs, outputs
 from asdray.sweep.events import Event, EventLog, key_of
@@ -24,7 +25,8 @@ from asdray.sweep.outputs import changes
 from asdray.sweep.plan import with_datasets_of_now
 from asdray.sweep.progress import StageCounts, View, count_upcoming, upcoming_texts
 from asdray.sweep.search import SearchRun, open_search
-from asdray.sweep.status import size, write_summaries
+from asdray.sweep.status import size
+from asdray.sweep.summaries import write_summaries
 from asdray.sweep.sweep_run import SweepRun
 
 if TYPE_CHECKING:
@@ -130,6 +132,8 @@ def _run(
         n_known = len(sweep_run.runs)
         if before is None:
             before = _count_complete(run for run in sweep_run.runs if run.index in chosen)
+            for line in present_lines(sweep_run.makers, places.results):
+                view.line(line, "yellow")
         board = _complete(sweep_run, options)
         chosen |= set(range(n_known, len(sweep_run.runs)))  # the trials that a search added
         changed = _read_again(sweep_run)

@@ -1,128 +1,38 @@
-"""The state of a sweep from its files alone: ``asdray status``, ``--dry-run``, summaries of complete trials.
-
-A summary stands beside the table's record in the ``done.json`` of the trial's folder. It holds a hash of the
-request, the state of every other ``done.json`` of the trial, and the sums that an estimate needs. While the
-same is requested and no record file changed, the trial counts as complete, so that neither command need read
-every record. A run trusts no summary: it reads all records and looks at all outputs.
-"""
+"""The state of a sweep from its files alone: ``asdray status`` and ``--dry-run``."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from asdray import store
-from asdray.config.base import digest
 from asdray.config.clustering import Clustering
 from asdray.config.sweep import Need, Sweep
-from asdray.config.trial import NUMERICS, Unit
-from asdray.record import Summary
-from asdray.stages.steps import Snapshot, Step, TrialFiles, train_signature
+from asdray.config.trial import Unit
+from asdray.stages.made_by import Made, present_lines
+from asdray.stages.steps import Snapshot, Step, TrialFiles
 from asdray.store import Places, SweepDir
 from asdray.sweep import progress
-from asdray.sweep.estimate import Estimate, Estimator, StageSum, depends_on, sum_stages
+from asdray.sweep.estimate import Estimate, Estimator, depends_on, sum_stages
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.jobs import Job, Remaining, event_at, is_complete, remaining
 from asdray.sweep.keep import kept_shares
 from asdray.sweep.outputs import changes
 from asdray.sweep.progress import duration, failure_line, render, size
 from asdray.sweep.search import outlook, read_studies, stopped_trials, upcoming_systems
+from asdray.sweep.summaries import CompleteTrial, made_of, read_summary
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
 
 STEP_STATES = ("done", "failed", "stopped", "left")
 """States of steps, in the order on the screen."""
-
-# ------------------------------------------------------------------------- summaries of complete trials
-
-
-def read_summary(job: Job, sweep: Sweep, places: Places) -> dict[str, StageSum] | None:
-    """Stage -> sum over the steps of a complete trial; None if only the records can tell.
-
-    Raises:
-        ValueError: an input file of the frontend cannot be read.
-    """
-    root = job.files(places).folder.root
-    summary = store.read_summary(root)
-    try:
-        if summary is None or any(
-            (name, *_file_state(root, name)) != (name, *of) for name, *of in summary.files
-        ):
-            return None
-    except OSError:
-        return None
-    if summary.request != _request_id(job, sweep, places):
-        return None
-    return {total[0]: StageSum(*total[1:]) for total in summary.sums}
-
-
-def write_summaries(jobs: Iterable[Job], sweep: Sweep, places: Places) -> None:
-    """Writes the summaries of complete trials, except where a valid summary exists.
-
-    A trial is skipped if it cannot be read or written.
-    """
-    for job in jobs:
-        with contextlib.suppress(ValueError, OSError):
-            if read_summary(job, sweep, places) is None:
-                _write_summary(job, sweep, places)
-
-
-def _write_summary(job: Job, sweep: Sweep, places: Places) -> None:
-    root = job.files(places).folder.root
-    if not store.read_records(root):
-        return  # The table comes last: without it the trial is not complete.
-    with store.lease(root):
-        # The state of the files is taken first: a record that changes while it is read then differs later.
-        files = tuple((name, *_file_state(root, name)) for name in _watched(root))
-        steps = job.steps(sweep, places)
-        if not is_complete(steps):
-            return
-        sums = sum_stages(job.trial, job.dataset, steps)
-        of_stages = tuple((stage, *astuple(total)) for stage, total in sums.items())
-        store.write_summary(root, Summary(_request_id(job, sweep, places), files, of_stages))
-
-
-def _watched(root: Path) -> list[str]:
-    """The record files below ``root``, and the folders in which another sweep may add a record file."""
-    patterns = (f"model/*/{store.RECORDS}", f"output/*/*/{store.RECORDS}", f"output/*/*/umap/{store.RECORDS}")
-    files = [path for pattern in patterns for path in root.glob(pattern)]
-    folders = [root / "output", *(path for path in root.glob("output/*") if path.is_dir())]
-    return sorted(str(path.relative_to(root)) for path in (*files, *folders))
-
-
-def _file_state(root: Path, name: str) -> tuple[int, int, int]:
-    """Size, time of change in ns, and inode: record files are replaced as a whole, never edited."""
-    found = os.stat(f"{root}/{name}")
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _request_id(job: Job, sweep: Sweep, places: Places) -> str:
-    """Hash of everything besides the trial's own files that decides whether the trial is complete.
-
-    The data of all machines of the year belong to it: the tables may cover machines of other sweeps.
-    """
-    files = job.files(places)
-    machines = job.dataset.machines
-    return digest(
-        {
-            "numerics": NUMERICS,
-            "trainings": [train_signature(files, unit) for unit in job.trial.units],
-            "data": {name: [data.train, data.test, data.labels] for name, data in machines.items()},
-            "checkpoints": sweep.checkpoints,
-            "backends": [backend.canonical_json for backend in job.backends],
-            "umap": sweep.umap.canonical_json if sweep.umap else None,
-        }
-    )
-
 
 # ------------------------------------------------------------------------------------------- asdray status
 
@@ -141,6 +51,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     trials: Counter[str] = Counter()
     stages: dict[str, Counter[str]] = {}
     failures: list[Event] = []
+    makers: list[frozenset[Made]] = []
     given_up: set[str] = set()
     upcoming: list[str] = []
     if sweep.search.samples:
@@ -149,7 +60,8 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         upcoming = progress.upcoming_texts(progress.count_upcoming(upcoming_systems(studies)))
     for job in jobs:
         is_stopped = job.trial.name in given_up
-        counts, failed = _count(job, sweep, places, history, "stopped" if is_stopped else "left")
+        counts, failed, made = _count(job, sweep, places, history, "stopped" if is_stopped else "left")
+        makers.append(made)
         for (stage, state), n in counts.items():
             stages.setdefault(stage, Counter())[state] += n
         failures += failed
@@ -160,6 +72,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     counted = f"{_counts(trials, progress.STATES)} of {len(jobs)} trials"
     lines = [_headline(sweep.name, snapshot, alive), ", ".join([counted, *upcoming])]
     lines += [f"  {name:<9}{_counts(counts, STEP_STATES)}" for name, counts in stages.items()]
+    lines += present_lines(makers, places.results)
     parts: list[RenderableType] = [Text(line) for line in lines]
     if alive and snapshot:
         parts += [Text(""), render(snapshot)]
@@ -171,8 +84,8 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
 
 def _count(
     job: Job, sweep: Sweep, places: Places, history: History, left: str
-) -> tuple[Counter[tuple[str, str]], list[Event]]:
-    """(stage, state) -> number of steps, and the last failure of every failed step.
+) -> tuple[Counter[tuple[str, str]], list[Event], frozenset[Made]]:
+    """(stage, state) -> number of steps, the last failure of every failed step, and what made the others.
 
     Args:
         left: the state of steps that are neither done nor failed.
@@ -180,12 +93,14 @@ def _count(
     counts: Counter[tuple[str, str]] = Counter()
     failures: list[Event] = []
     if (complete := read_summary(job, sweep, places)) is not None:
-        return Counter({(stage, "done"): total.stages for stage, total in complete.items()}), failures
-    for step in job.steps(sweep, places):
+        states = Counter({(stage, "done"): total.stages for stage, total in complete.sums.items()})
+        return states, failures, complete.made
+    steps = job.steps(sweep, places)
+    for step in steps:
         failure = None if step.complete else history.failed.get(key_of(event_at(job.trial, step))[:-1])
         failures += [failure] if failure else []
         counts[step.stage, "done" if step.complete else "failed" if failure else left] += 1
-    return counts, failures
+    return counts, failures, made_of(steps)
 
 
 def _counts(counts: Counter[str], names: Sequence[str]) -> str:
@@ -220,7 +135,7 @@ class _Planned:
     """
 
     job: Job
-    summary: Mapping[str, StageSum] | None
+    summary: CompleteTrial | None
     steps: Sequence[Step]
     left: Remaining
     given_up: bool
@@ -251,11 +166,16 @@ class _Planned:
             rebuilt=left.rebuilt.total(),
         )
 
+    @property
+    def made(self) -> frozenset[Made]:
+        """What made the complete steps."""
+        return made_of(self.steps) if self.summary is None else self.summary.made
+
     def add_to(self, estimator: Estimator, asked: bool) -> None:
         """Adds the trial to the estimate: by its steps, or by the summary of a complete trial."""
         job = self.job
         if self.summary is not None:
-            estimator.add_sums(job.trial.recipe, self.summary, {}, asked)
+            estimator.add_sums(job.trial.recipe, self.summary.sums, {}, asked)
             return
         missing = [step for step in self.steps if not step.complete]
         failed = [s for s in missing if any(depends_on(job.trial, s.key, e) for e in self.left.failed)]
@@ -314,18 +234,20 @@ def plan_lines(
         search_lines = outlook(studies)
     totals: Counter[str] = Counter()
     sources: dict[tuple[str, ...], _Source] = {}
+    makers: list[frozenset[Made]] = []
     threads = 1
     for job in jobs:
         planned = _Planned.of(job, sweep, places, failures, job.trial.name in stopped)
         planned.add_to(estimator, only(job))
         if only(job):
             totals += planned.counts()
+            makers.append(planned.made)
             lines.append(f"{job.trial.name}: {planned.text()}")
             if planned.left.units and not planned.given_up:
                 sources |= _Source.each(job, planned.left.units, places)
                 threads = max(threads, job.trial.system.train.threads)
     lines += [line for source in sources.values() for line in source.lines()]
-    lines += [*_total_lines(totals), *search_lines]
+    lines += [*_total_lines(totals), *search_lines, *present_lines(makers, places.results)]
     if totals["with_work"] or estimator.upcoming:
         lines.append(_estimate_line(estimator.estimate(), threads, sweep.resources.train))
     return lines

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from asdray import allocator, notes, store
 from asdray.config.stand_in import count_seen
 from asdray.config.sweep import Sweep
+from asdray.stages.made_by import Made
 from asdray.stages.steps import Snapshot, refuse_old_results
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
@@ -24,6 +25,7 @@ from asdray.sweep.events import Event, EventLog, attempt, event_of
 from asdray.sweep.jobs import Job, TrialRun, event_key, is_complete, log_found, remaining, with_signature
 from asdray.sweep.keep import Pruner, kept_shares
 from asdray.sweep.progress import Progress, View
+from asdray.sweep.summaries import made_of
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -63,6 +65,8 @@ class SweepRun:
         self.folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
         self.pruner = Pruner(sweep, places)
         self.runs: list[TrialRun] = []
+        self.makers: list[frozenset[Made]] = []
+        """What made the complete steps of each asked trial that was known at the start."""
         self._described = 0
         self.stopped = False
         self.estimator = Estimator(kept_shares(sweep, jobs))
@@ -94,6 +98,7 @@ class SweepRun:
         if chosen:
             write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
+            self.makers.append(made_of(steps))
         run.refresh(steps, self.places)
         self.pruner.admit(job)
         self._update_stopped_early(run)

@@ -20,7 +20,7 @@ import runs
 
 from asdray.store import Places, sweep_dir
 from asdray.sweep.plan import load
-from asdray.sweep.status import write_summaries
+from asdray.sweep.summaries import write_summaries
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 from finished import finish
