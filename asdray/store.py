@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from asdray import provenance
+from asdray import alive, provenance
 from asdray.full_disk import full_disk_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
@@ -234,6 +234,16 @@ class SweepDir:
         return self.root / "status.json"
 
     @property
+    def running(self) -> Path:
+        """The folder of the signs of life of running steps; absent after a run."""
+        return self.root / "running"
+
+    @property
+    def hangs(self) -> Path:
+        """The folder of the stacks of workers that gave no sign of life."""
+        return self.root / "hangs"
+
+    @property
     def tune_logs(self) -> Path:
         """The folder of Ray Tune's own logs, one subfolder per run."""
         return self.root / "tune"
@@ -432,7 +442,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         except Timeout:
             if on_wait:
                 on_wait()
-            lock.acquire()
+            while not _acquired(lock):
+                alive.sign()
     except (NotImplementedError, OSError) as error:
         raise ValueError(
             f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
@@ -441,6 +452,15 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: FileLock, seconds: float = 1.0) -> bool:
+    """True once the lock is this process's; False if another process has kept the lock all the time."""
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    return True
 
 
 def is_leased(folder: Path) -> bool:

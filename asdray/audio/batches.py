@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asdray import alive
+
 if TYPE_CHECKING:
     from asdray.audio.cache import Pack
 
@@ -107,6 +109,7 @@ class Clips:
         """
         batch = np.empty((len(index), n_samples), dtype=self._dtype)
         firsts = np.zeros(len(index), dtype=np.int64) if starts is None else starts
+        alive.sign()
         # One block copy per stretch of audio: far cheaper than indexing sample by sample.
         for row, clip, start in zip(batch, index.tolist(), firsts.tolist(), strict=True):
             length = int(self.lengths[clip])
@@ -157,6 +160,7 @@ class DeviceClips(Clips):
 
     def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
         """The crops of `Clips.gather`, on the device."""
+        alive.sign()
         device = self._all.device
         clip = torch.from_numpy(np.asarray(index)).to(device)
         begin = np.zeros(len(index), dtype=np.int64) if starts is None else starts

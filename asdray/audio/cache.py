@@ -48,7 +48,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from asdray import notes, store
+from asdray import alive, notes, store
 from asdray.config.audio import FORMULAS
 from asdray.config.base import digest
 from asdray.dcase import manifest
@@ -357,6 +357,7 @@ def _decode(data: Path, clips: list[dict[str, Any]], path: Path, content: _Conte
             own = samples[offsets[i] : offsets[i + 1]]
             problems.append(read_one(data / clips[i]["original_path"], own))
             checksums[i] = _crc32(own)
+            alive.sign()
         return [p for p in problems if p]
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -150,6 +150,25 @@ def validate(model: type[C], value: Any, where: str) -> C:
         raise ValueError("\n".join(f"{where}: {line}" for line in explain(model, error))) from None
 
 
+def seconds_of(text: str, option: str) -> float:
+    """Seconds of a time such as ``3h50m``, ``230m``, ``13800`` (seconds) or ``03:50:00``.
+
+    Args:
+        option: the option that holds the time, for the message.
+
+    Raises:
+        ValueError: another form, or no time at all; also ``3:50``, which Slurm takes for minutes.
+    """
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?|(\d{1,6}):([0-5]\d):([0-5]\d)", text.strip())
+    hours, minutes, *clock = (int(n or 0) for n in found.groups()) if found else (0, 0, 0, 0, 0)
+    seconds = 3600 * (hours + clock[0]) + 60 * (minutes + clock[1]) + clock[2]
+    if re.fullmatch(r"\d{1,9}", text.strip()):
+        seconds = int(text)
+    if not seconds:
+        raise ValueError(f"{option} is {text!r}: must be a time such as 3h50m, 13800 (seconds) or 03:50:00")
+    return float(seconds)
+
+
 def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
     """Values, read as YAML, by key: ``["seeds=[0, 1]"]`` gives ``{"seeds": [0, 1]}``.
 

@@ -23,7 +23,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config, Positive, Seeds, Years, refuse_repeats
-from asdray.config.files import validate
+from asdray.config.files import seconds_of, validate
 from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
 from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
 
@@ -317,6 +317,9 @@ class Sweep(Config):
     """Files that stay on disk."""
     resources: Resources = Resources()
     """CPUs and GPUs per training and task."""
+    stall_after: Annotated[float, Field(gt=0)] | None = None
+    """Seconds, or a time such as ``3h50m``, without a sign of life after which a step counts as hung; null:
+    see `asdray.sweep.watch`."""
     rank_by: str | None = None
     """Order of the leaderboard: a column such as ``dcase2023-eval``, or one of `MEANS`; null: see
     `check_rank_by`."""
@@ -349,6 +352,11 @@ class Sweep(Config):
         refuse_repeats(self.checkpoints, "checkpoints")
         refuse_repeats([backend_id(b) for b in self.backends], "backends")
         return self
+
+    @field_validator("stall_after", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> Any:
+        return seconds_of(value, "it") if isinstance(value, str) else value
 
     @field_validator("machines")
     @classmethod

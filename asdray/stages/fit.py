@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from asdray import store
+from asdray import alive, store
 from asdray.audio.batches import generator, torch_seed
 from asdray.config.plugin_fault import in_words, wrong
 from asdray.frontends import compute
@@ -121,6 +121,7 @@ class _Training(pl.LightningModule):
             if plan.ends_step(done):
                 self._step(optimizer)
             self._losses.append(loss.detach())
+            alive.sign()
         if len(self._losses) < n_batches:
             raise self._wrong_batches(f"{len(self._losses)} batches", f"{len(plan.sizes)} batches")
 
@@ -220,6 +221,7 @@ class _Training(pl.LightningModule):
                 size = len(batch[0]) if isinstance(batch, tuple) else len(batch)
                 total += float(self._loss(batch)) * size
                 n_items += size
+                alive.sign()
         self.frontend.train()
         if self._options.early_stopping and not n_items:
             what = "no batch of held-out data, which train.early_stopping needs"

@@ -73,12 +73,14 @@ class Cluster:
         dashboard: address of Ray's dashboard.
         metrics: address of the metrics of the driver's node.
         dashboard_fault: the reason if the dashboard was asked for and did not start.
+        node: Ray's id of the driver's node.
     """
 
     nodes: tuple[tuple[float, float], ...]
     dashboard: str | None = None
     metrics: str | None = None
     dashboard_fault: str | None = None
+    node: str = ""
 
     @property
     def cpus(self) -> float:
@@ -212,6 +214,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
                 dashboard=f"http://{url}" if url else None,
                 metrics=_metrics_address(),
                 dashboard_fault=fault,
+                node=ray.get_runtime_context().get_node_id(),
             )
         finally:
             gc.unfreeze()

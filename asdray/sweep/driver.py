@@ -14,7 +14,7 @@ from typing import Any
 
 from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
-from asdray.sweep.events import Event, event_of, failed
+from asdray.sweep.events import Event, event_of, failed, key_of
 from asdray.sweep.jobs import Job, TrialRun
 from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
@@ -22,6 +22,7 @@ from asdray.sweep.sweep_run import SweepRun
 from asdray.sweep.tasks import Task, TaskPool
 from asdray.sweep.training_worker import Judge, WorkerOptions
 from asdray.sweep.tune import News, TuneThread
+from asdray.sweep.watch import Watch
 
 
 def in_training_order(runs: Iterable[TrialRun]) -> list[TrialRun]:
@@ -69,7 +70,9 @@ class Driver:
         self._needs = cluster.needs(self._sweep.resources, self._most_threads())
         self._worker_extracts = self._needs["train"].gpu > 0 and self._needs["extract"].gpu == 0
         """True if the worker of a training also extracts, even for a trial that is already trained."""
-        self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap)
+        running = sweep_run.folder.running
+        self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap, running, self._task_lost)
+        self._watch = Watch(sweep_run.folder, self._sweep.stall_after, self._warn, cluster.node)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
 
@@ -97,6 +100,8 @@ class Driver:
         except BaseException:
             self._stop_training()  # before Ray ends, which the thread goes on to ask
             raise
+        finally:
+            self._watch.end()
 
     def _begin(self) -> None:
         """Starts the trainings, and the tasks of trials that need none."""
@@ -167,6 +172,7 @@ class Driver:
             extracts=self._worker_extracts,
             failed_extractions=frozenset(extractions),
             log=None if sweep.resources.train else folder.events,
+            signs=folder.running,
         )
         trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
         return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
@@ -197,6 +203,7 @@ class Driver:
             if self._search and self._tune:
                 self._ask_search(self._search, self._tune)
             self._receive_news()
+            self._watch.look()
             slots = max(1, cpus // 2) if self._tune else cpus
             for task, events in self._pool.step(slots, timeout=0.1):
                 self._task_ended(task, events)
@@ -229,10 +236,12 @@ class Driver:
                 self._view.line(f"waiting for another process that trains {run.trial.name} {value}")
             case "source":
                 self._view.source_epoch(value)
+                self._watch.took("train", value["seconds"])
             case "epoch":
                 run.progress = value
                 unit, seconds, epochs = value["unit"], value["seconds"], value["epochs"]
                 self._sweep_run.estimator.epoch_ended(run.index, unit, seconds, epochs)
+                self._watch.took("train", seconds)
             case "event":
                 self._stage_ended(run, value)
             case "judged":
@@ -240,10 +249,11 @@ class Driver:
             case "stopped" if self._search:
                 self._stopped_early(run)
             case "lost":
-                text = f"lost the worker of {run.trial.name} ({value}): the training goes on in another"
-                self._view.line(text, "yellow")
+                why = f"{value}{self._watch.last_words(run.trial)}"
+                self._warn(f"lost the worker of {run.trial.name} ({why}): the training goes on in another")
             case "error":
-                self._sweep_run.record(run, failed(event_of(run.trial, "train"), value))
+                reason = f"{value}{self._watch.last_words(run.trial)}"
+                self._sweep_run.record(run, failed(event_of(run.trial, "train"), reason))
                 self._training_ended(run)
             case _:  # complete, or stopped with the whole sweep
                 self._training_ended(run)
@@ -265,7 +275,7 @@ class Driver:
         if (event["system"], event["seed"]) != (run.trial.system_name, run.trial.seed):
             self._sweep_run.record_of_source(event)
             return
-        self._sweep_run.record(run, event)
+        self._record(run, event)
         if event["stage"] != ("extract" if self._worker_extracts else "train") or event["status"] != "done":
             return
         if self._worker_extracts:
@@ -276,6 +286,17 @@ class Driver:
             run.trained_machines.update(machines)
         else:
             self._start_tasks(run, machines, event["checkpoint"])
+
+    def _record(self, run: TrialRun, event: Event) -> None:
+        """Records a stage, except a failure that a training reports again after the loss of its worker."""
+        if event["status"] == "failed" and any(
+            key_of(event) == key_of(before) and event["error"] == before["error"]
+            for before in self._sweep_run.log.failures
+        ):
+            return
+        self._sweep_run.record(run, event)
+        if event["status"] == "done" and not event["found"] and event["stage"] != "train":
+            self._watch.took(event["stage"], event["seconds"])
 
     def _training_ended(self, run: TrialRun) -> None:
         """Handles the end of a trial's Tune trial."""
@@ -292,6 +313,9 @@ class Driver:
         if run.judged:
             self._tell_search(run, stopped=True)
         self._sweep_run.end(run, "stopped early")
+
+    def _warn(self, text: str) -> None:
+        self._view.line(text, "yellow")
 
     # ------------------------------------------------------------------------------------------- tasks
 
@@ -314,11 +338,17 @@ class Driver:
         task.run.task_queued(task.kind)
         self._pool.put(task)
 
+    def _task_lost(self, task: Task, reason: str) -> None:
+        """Tells of a task that runs once more."""
+        why = f"{reason}{self._watch.last_words(task.run.trial)}"
+        text = f"lost the worker of {task.kind} {task.machine} of {task.run.trial.name} ({why})"
+        self._warn(f"{text}: the task runs in another")
+
     def _task_ended(self, task: Task, events: list[Event]) -> None:
         """Handles the events of a task; a machine that is extracted now has its UMAP queued."""
         run = task.run
         for event in events:
-            self._sweep_run.record(run, event)
+            self._record(run, event)
         extracted = any(e["stage"] == "extract" and e["status"] == "done" for e in events)
         if extracted and self._sweep_run.needs_umap(run, task.checkpoint, task.machine):
             self._queue(Task("umap", run, task.checkpoint, task.machine))

@@ -16,6 +16,7 @@ from asdray.damage import DamagedError
 from asdray.full_disk import full_disk_named
 from asdray.record import Record
 from asdray.stages.steps import Outcome, Step
+from asdray.sweep import signs
 
 Event = dict[str, Any]
 """A line of the log: the fields of `event_of`, and those of `finished` or `failed`."""
@@ -85,11 +86,16 @@ def attempt(event: Event, work: Callable[[], Outcome]) -> Event:
     Args:
         event: the fields of `event_of`.
 
+    In a worker the stage gives signs of life, and a stage that has cost too many workers is not tried again.
+
     Returns:
         The complete event; ``damaged`` is the file if a damaged file is the reason, and ``notes`` has the
         sentences of `asdray.notes`, if there are some.
     """
-    ended = _attempt(event, work)
+    if reason := signs.given_up(event):
+        return failed(event, reason)
+    with signs.during(event):
+        ended = _attempt(event, work)
     told = notes.take()
     return {**ended, "notes": told} if told else ended
 

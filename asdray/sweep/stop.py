@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from asdray.config.files import seconds_of
 
 RESERVE = 60.0
 """Seconds a clean stop may take: trainings leave their epoch, tables are written, Ray ends."""
@@ -116,16 +117,7 @@ def parse_wall_time(text: str) -> float:
     Raises:
         ValueError: another form, or no time at all; also ``3:50``, which Slurm takes for minutes.
     """
-    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?|(\d{1,6}):([0-5]\d):([0-5]\d)", text.strip())
-    hours, minutes, *clock = (int(n or 0) for n in found.groups()) if found else (0, 0, 0, 0, 0)
-    seconds = 3600 * (hours + clock[0]) + 60 * (minutes + clock[1]) + clock[2]
-    if re.fullmatch(r"\d{1,9}", text.strip()):
-        seconds = int(text)
-    if not seconds:
-        raise ValueError(
-            f"--wall-time is {text!r}: must be a time such as 3h50m, 13800 (seconds) or 03:50:00"
-        )
-    return float(seconds)
+    return seconds_of(text, "--wall-time")
 
 
 def stop_at(seconds: float) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -18,6 +20,7 @@ from asdray.config.sweep import Need
 from asdray.config.trial import Trial
 from asdray.stages.steps import Outcome, Request, TrialFiles, needs_pruned_embeddings
 from asdray.store import Places
+from asdray.sweep import signs
 from asdray.sweep.events import Event, attempt, event_of, failed
 from asdray.sweep.jobs import TrialRun
 
@@ -120,17 +123,30 @@ def warm_up(umap: Umap | Literal[False], modules: Sequence[str], after: Sequence
         embed(np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32), umap)
 
 
+def _alive(folder: Path, work: Callable[..., list[Event]], *arguments: Any) -> list[Event]:
+    """The events of a task, whose steps give signs of life in ``folder``."""
+    with signs.given_in(folder):
+        return work(*arguments)
+
+
 # ---------------------------------------------------------------------------------------- in the driver
 
 
 @dataclass(frozen=True)
 class Task:
-    """A Ray task: one machine of a trial at a checkpoint."""
+    """A Ray task: one machine of a trial at a checkpoint.
+
+    Attributes:
+        losses: number of workers that the task has lost.
+        avoided: the node where the last one was lost; another node is chosen if there is one.
+    """
 
     kind: Literal["extract", "umap"]
     run: TrialRun
     checkpoint: str
     machine: str
+    losses: int = 0
+    avoided: str | None = None
 
     def slots(self, device: str) -> int:
         """Number of CPUs that the task keeps busy."""
@@ -148,13 +164,14 @@ class NodeChooser:
         self._cpus: dict[str, float] = {}
         self._read_at = -NODES_SECONDS
 
-    def least_busy(self, busy_nodes: Iterable[str | None]) -> str | None:
+    def least_busy(self, busy_nodes: Iterable[str | None], avoided: str | None = None) -> str | None:
         """The id of the node for one more task; None: Ray chooses, since at most one node has CPUs.
 
         Equally busy nodes are chosen in a fixed order, so that tasks run in workers that are warm.
 
         Args:
             busy_nodes: the node of every running task.
+            avoided: a node that is chosen only if there is no other.
         """
         if time.monotonic() - self._read_at >= NODES_SECONDS:
             alive = [node for node in ray.nodes() if node["Alive"]]
@@ -162,7 +179,8 @@ class NodeChooser:
             self._cpus = {node: n for node, n in sorted(cpus.items()) if n > 0} if len(alive) > 1 else {}
             self._read_at = time.monotonic()
         busy = Counter(busy_nodes)
-        return min(self._cpus, key=lambda node: (busy[node] + 1) / self._cpus[node], default=None)
+        nodes = [node for node in self._cpus if node != avoided] or self._cpus
+        return min(nodes, key=lambda node: (busy[node] + 1) / self._cpus[node], default=None)
 
 
 def _strategy(node: str | None) -> Any:
@@ -177,10 +195,23 @@ class TaskPool:
     reservations: with reservations, trainings that wait in Tune's queue would starve the tasks, or tasks the
     trainings. Half of all CPUs are slots while trainings run, and all CPUs afterwards. A further worker
     starts only if the present workers would be busy for longer than a worker needs to start.
+
+    Args:
+        running: folder for signs of life, see `asdray.sweep.signs`.
+        on_loss: called with a task that lost its worker and is queued again, and the reason.
     """
 
-    def __init__(self, needs: Mapping[str, Need], places: Places, umap: Umap | Literal[False]) -> None:
+    def __init__(
+        self,
+        needs: Mapping[str, Need],
+        places: Places,
+        umap: Umap | Literal[False],
+        running: Path,
+        on_loss: Callable[[Task, str], None],
+    ) -> None:
         self._places = places
+        self._running_folder = running
+        self._on_loss = on_loss
         self._umap = umap
         self._device = "cuda" if needs["extract"].gpu else "cpu"
         self._waiting: deque[Task] = deque()
@@ -195,8 +226,7 @@ class TaskPool:
         """Number of ended tasks, and the seconds of all their stages."""
         self._warming: list[Any] = []
         """References of the warm-ups: Ray would cancel a task without a reference. No result is read."""
-        self._process: Any = ray.remote(**_options(needs["extract"]))(process_machine)
-        self._plot = ray.remote(**_options(needs["umap"]))(plot_machine)
+        self._remote = {kind: ray.remote(**_options(needs[kind]))(_alive) for kind in ("extract", "umap")}
 
     def warm_up(self, workers: int, later: int, modules: Sequence[str]) -> None:
         """Warms up workers beside the trainings; tasks do not wait for the warm-up.
@@ -238,8 +268,10 @@ class TaskPool:
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout)
         ended = []
         for reference in ready:
-            task, *_ = self._running.pop(reference)
-            events = self._gather(reference, task)
+            task, _, node = self._running.pop(reference)
+            events = self._gather(reference, task, node)
+            if events is None:
+                continue
             self._ended += 1
             self._seconds += sum(e["seconds"] or 0.0 for e in events if not e["found"])
             ended.append((task, events))
@@ -263,32 +295,48 @@ class TaskPool:
         options: dict[str, Any] = {"name": f"{task.kind} {task.machine} {job.trial.name}"}
         node = None
         if task.kind in self._unreserved:
-            node = self._nodes.least_busy(node for *_, node in self._running.values())
+            node = self._nodes.least_busy((node for *_, node in self._running.values()), task.avoided)
             options["scheduling_strategy"] = _strategy(node)
-        if task.kind == "umap":
-            assert isinstance(self._umap, Umap)
-            arguments = (job.trial, task.checkpoint, task.machine, self._umap, self._places)
-            reference = self._plot.options(**options).remote(*arguments)
-        else:
+        work: Callable[..., list[Event]] = plot_machine
+        arguments: tuple = (job.trial, task.checkpoint, task.machine, self._umap, self._places)
+        if task.kind == "extract":
             request = Request((task.checkpoint,), job.backends, self._umap)
-            reference = self._process.options(**options).remote(
-                job.trial, request, task.checkpoint, task.machine, self._places, self._device
-            )
+            work = process_machine
+            arguments = (job.trial, request, task.checkpoint, task.machine, self._places, self._device)
+        remote = self._remote[task.kind].options(**options)
+        reference = remote.remote(self._running_folder, work, *arguments)
         self._running[reference] = task, time.monotonic(), node
 
-    def _gather(self, reference: Any, task: Task) -> list[Event]:
+    def _gather(self, reference: Any, task: Task, node: str | None) -> list[Event] | None:
+        """The events of an ended task; None for a task that lost its worker or node, and is queued again."""
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
-            # The worker or its node was lost more often than Ray retries.
+            reason = why_lost(str(error))
+            if task.losses < signs.MOST_IN_ALL and not isinstance(error, ray.exceptions.RayTaskError):
+                self._waiting.appendleft(replace(task, losses=task.losses + 1, avoided=node))
+                self._on_loss(task, reason)
+                return None
             event = event_of(task.run.trial, task.kind, machine=task.machine, checkpoint=task.checkpoint)
-            return [failed(event, f"the task was lost: {' '.join(str(error).split())[:400]}")]
+            return [failed(event, f"the task was lost: {reason}")]
+
+
+def why_lost(text: str) -> str:
+    """The reason for which a worker was lost, in a line, from Ray's many.
+
+    >>> why_lost("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR ...")
+    'its worker process has died'
+    """
+    line = " ".join(text.split())
+    # Ray names the reason last: a traceback, and notes on the actor, come before.
+    found = re.findall(r"\b(?:is dead|died) because (.+?)\.(?: |$)", line)
+    return found[-1] if found else line[-400:]
 
 
 def _options(need: Need) -> dict[str, Any]:
     return {
         "num_cpus": need.cpu,
         "num_gpus": need.gpu,
-        "max_retries": 3,  # for lost workers and nodes; a stage that fails returns an event
+        "max_retries": 0,  # the pool queues a lost task again, for another node; Ray would choose the same
         "scheduling_strategy": "SPREAD",
     }

@@ -26,7 +26,7 @@ from asdray.config.sweep import Sweep
 from asdray.config.trial import Trial, Unit
 from asdray.stages.steps import Outcome, Request, TrialFiles, steps
 from asdray.store import Places
-from asdray.sweep import objective
+from asdray.sweep import objective, signs
 from asdray.sweep.events import Event, attempt, event_of, finished, largest_batch
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class WorkerOptions:
             and would fail again.
         log: ``events.jsonl`` of the sweep, which tells of trainings that ran out of memory; None if the user
             chose the resources of a training.
+        signs: folder for signs of life, see `asdray.sweep.signs`.
     """
 
     places: Places
@@ -88,6 +89,7 @@ class WorkerOptions:
     extracts: bool = False
     failed_extractions: frozenset[tuple[int, str, str]] = frozenset()
     log: Path | None = None
+    signs: Path | None = None
 
     def largest_batch(self, trial: Trial) -> int | None:
         """The largest batch that had memory on this device, if another training had too little."""
@@ -113,7 +115,8 @@ def train_job(config: dict[str, Any], trials: Mapping[int, Trial], options: Work
         # Lowers this thread alone. At equal priority most UMAPs would be left to the end of the sweep.
         niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICER
         os.setpriority(os.PRIO_PROCESS, 0, min(19, niceness))
-    TrainingWorker(config["job"], assignment, options).run()
+    with signs.given_in(options.signs):
+        TrainingWorker(config["job"], assignment, options).run()
 
 
 class TrainingWorker:

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,9 @@ from asdray.config.search import Asha, HyperBand, Median, Scheduler
 from asdray.config.sweep import Need
 from asdray.config.trial import Trial
 from asdray.sweep.cluster import larger
+from asdray.sweep.signs import MOST_IN_ALL
 from asdray.sweep.study import Sample
+from asdray.sweep.tasks import why_lost
 from asdray.sweep.training_worker import EPOCHS_DONE, TRAIN_LOSS, Assignment, WorkerOptions, train_job
 
 News = tuple[str, int, Any]
@@ -83,7 +84,7 @@ class TuneThread(threading.Thread):
                 verbose=0,
                 callbacks=[_Listener(news)],
                 stop=_StopWhenAsked(self._stop_event),
-                failure_config=tune.FailureConfig(max_failures=2),  # lost workers only: stages do not raise
+                failure_config=tune.FailureConfig(max_failures=MOST_IN_ALL),
             ),
         )
 
@@ -188,18 +189,6 @@ def _error_of(trial: Any) -> str:
         return Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
         return "its worker was lost"
-
-
-def why_lost(text: str) -> str:
-    """The reason for which a worker was lost, in a line, from Ray's many.
-
-    >>> why_lost("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR ...")
-    'its worker process has died'
-    """
-    line = " ".join(text.split())
-    # Ray names the reason last: a traceback, and notes on the actor, come before.
-    found = re.findall(r"\b(?:is dead|died) because (.+?)\.(?: |$)", line)
-    return found[-1] if found else line[-400:]
 
 
 class _StopWhenAsked(tune.Stopper):
