@@ -175,10 +175,9 @@ class _Writer(threading.Thread):
     def __init__(self, path: Path, step: Mapping[str, Any]) -> None:
         super().__init__(name="signs of life", daemon=True)
         self._ended = threading.Event()
-        stacks = _stacks(path.parent)
-        self._sign = Sign(
-            dict(step), _node(), socket.gethostname(), os.getpid(), process_start(os.getpid()), stacks
-        )
+        pid = os.getpid()
+        about = dict(step), _node(), socket.gethostname(), pid, process_start(pid), _stacks(path.parent)
+        self._sign = Sign(*about, signs=alive.signs())
         self._file: IO[bytes] | None = None
         with contextlib.suppress(OSError):
             self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by `end`

@@ -327,7 +327,7 @@ def why_lost(text: str) -> str:
     >>> why_lost("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR ...")
     'its worker process has died'
     """
-    line = " ".join(text.split())
+    line = " ".join(text.split()).partition(" Check python-core-worker")[0]
     # Ray names the reason last: a traceback, and notes on the actor, come before.
     found = re.findall(r"\b(?:is dead|died) because (.+?)\.(?: |$)", line)
     return found[-1] if found else line[-400:]
