@@ -442,8 +442,10 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         except Timeout:
             if on_wait:
                 on_wait()
-            while not _acquired(lock):
+            while not lock.is_locked:
                 alive.sign()
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=1.0)
     except (NotImplementedError, OSError) as error:
         raise ValueError(
             f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
@@ -452,15 +454,6 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         yield
     finally:
         lock.release()
-
-
-def _acquired(lock: FileLock, seconds: float = 1.0) -> bool:
-    """True once the lock is this process's; False if another process has kept the lock all the time."""
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True
 
 
 def is_leased(folder: Path) -> bool:
