@@ -1,4 +1,4 @@
-"""A full disk or a used-up quota, told with the file that could not be written."""
+"""Faults of the storage, such as a full disk, told with the file that could not be written."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left on the disk, in the user's quota, and beyond the limit for one file (``ulimit -f``)."""
 
+STORAGE = (*FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+"""A full disk, one that is broken, read-only or gone, a lost network file system: no fault of the input."""
+
 _FREE = 2**20
 """Bytes; less is full."""
 
 
 @contextlib.contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Context that writes the file at ``path``: whatever a library raises for a full disk becomes an OSError.
+def storage_fault_named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Context that writes the file at ``path``: a fault of the storage becomes an OSError with this path.
 
-    Python's own error has no file name, that of a copy may have the wrong one, and torch's is a RuntimeError
-    (``iostream error``).
+    Python's own error has no file name, that of a copy may have the wrong one.
+
+    Args:
+        temporary: the name that the file has until it is whole.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        of_another = error.filename is not None and error.filename2 is None
+        if error.errno not in STORAGE or (of_another and Path(error.filename) not in (path, temporary)):
             raise
-        raise _error(error.errno, path) from error
-    except RuntimeError as error:
-        if not is_full(path):
-            raise
-        raise _error(errno.ENOSPC, path) from error
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def is_full(path: Path) -> bool:
     """True if less than a MiB is left where the existing folder of ``path`` lies."""
     return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free < _FREE
-
-
-def _error(number: int, path: Path) -> OSError:
-    return OSError(number, os.strerror(number), str(path))

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from asdray import alive, provenance
-from asdray.full_disk import full_disk_named
+from asdray.full_disk import STORAGE, storage_fault_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
 from asdray.record import FORMAT, Done, Output, Record, Summary
@@ -310,15 +310,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{os.getpid()}-{time.monotonic_ns()}-{path.name}"
     try:
-        with full_disk_named(path):
+        with storage_fault_named(path, temporary):
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-        try:
-            os.replace(temporary, path)
-        except IsADirectoryError:
-            move_aside(path)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except IsADirectoryError:
+                move_aside(path)
+                os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -430,6 +430,7 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         on_wait: called once if another process holds the lease at first.
 
     Raises:
+        OSError: a full or broken disk.
         ValueError: the file system has no locks, or another user has planted a link (see `asdray.links`).
     """
     refuse_planted(folder)
@@ -447,6 +448,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
                 with contextlib.suppress(Timeout):
                     lock.acquire(timeout=1.0)
     except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in STORAGE:
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
         raise ValueError(
             f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
         ) from error

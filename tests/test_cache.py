@@ -244,11 +244,11 @@ from asdray.audio.cache import ensure_pack
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     ensure_pack(store.Places.of({str(tree.data)!r}, "results"), "dcase2023", "fan", "test")
-except ValueError as error:
-    print(error)
+except OSError as error:
+    print(error.filename, error.strerror)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "no space for 0.0 GB of audio in " in run.stdout
+    assert f"{folder_of(places, 'fan', 'test')} no space for 0.0 GB of audio on " in run.stdout
     assert run.stdout.endswith("choose another place with --cache-dir\n")
     assert sorted(folder_of(places, "fan", "test").iterdir()) == before
     assert len(old.samples)

@@ -11,6 +11,7 @@ import os, shutil, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, torch
 from asdray import store
+from asdray.frontends import checkpoint
 from asdray.sweep.events import EventLog
 
 full = Path("/mnt")
@@ -18,7 +19,7 @@ noise = np.random.default_rng(0).random(1_000_000)
 
 def by_torch(path):
     with store.atomic_path(path) as temporary:
-        torch.save(torch.from_numpy(noise), temporary)
+        checkpoint.write({"x": torch.from_numpy(noise)}, temporary)
 
 def by_copy(path):
     source = Path(sys.argv[1])

@@ -304,8 +304,12 @@ def test_only_the_record_is_missing(undisturbed, places):
     folder = folder_of(places, DIS)
     store.write_record(folder, "train", None)
     (folder / "metrics.csv").unlink()
+    log = next(folder.glob("events.out.tfevents.*"))
+    size = log.stat().st_size
     assert not train(TrialFiles.load(trial, places), trial.units[0], on_epoch=stop_after(1)).reused
     assert without_times(metrics(places, DIS)) == without_times(metrics(undisturbed, DIS))
+    (again,) = folder.glob("events.out.tfevents.*")  # for TensorBoard, with every epoch
+    assert again.stat().st_size == pytest.approx(size, abs=50)
     assert train(TrialFiles.load(trial, places), trial.units[0]).reused
 
 

@@ -55,6 +55,7 @@ from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SUBSETS, get_year
+from asdray.full_disk import FULL
 from asdray.regular import check_regular
 
 PACK_FORMAT = 1
@@ -390,7 +391,7 @@ def _allocate(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> np
     Without allocation a full disk would kill the process with SIGBUS while it writes to the map.
 
     Raises:
-        ValueError: no space left.
+        OSError: no space left.
     """
     try:
         samples = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -398,12 +399,13 @@ def _allocate(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> np
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            raise ValueError(
-                f"no space for {size / 1e9:.1f} GB of audio in {path.parent} "
-                f"of {platform.node()}: free some, or choose another place with --cache-dir"
-            ) from None
+        if error.errno in FULL:
+            gigabytes = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
+            text = (
+                f"no space for {gigabytes:.1f} GB of audio on {platform.node()}: free some, or choose "
+                "another place with --cache-dir"
+            )
+            raise OSError(error.errno, text, str(path.parent)) from None
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without allocation
             raise
     return samples

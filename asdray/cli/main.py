@@ -14,7 +14,7 @@ import typer
 from asdray.cli import benchmark, data, encoders, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_line, print_lines
-from asdray.full_disk import FULL
+from asdray.full_disk import FULL, STORAGE
 from asdray.sweep.stop import sigterm_as_ctrl_c
 from asdray.terminal import outliving_streams
 
@@ -67,8 +67,8 @@ def _exit_code(arguments: list[str]) -> int | str:
         return 75
     except (OSError, ValueError) as error:
         print_line(f"error: {_fault(error)}", sys.stderr)
-        is_machines = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in FULL)
-        return 1 if is_machines else 2
+        of_storage = isinstance(error, OSError) and error.errno in STORAGE
+        return 1 if of_storage or isinstance(error, TimeoutError) else 2
     return 0
 
 

@@ -93,9 +93,19 @@ def interned(value: Any) -> Any:
 
 def write_empty(path: Path, signature: str) -> None:
     """Writes a checkpoint without weights, for a frontend that learns nothing."""
+    saved = {"signature": signature, "history": [], "frontend": {}}
     with store.atomic_path(path) as temporary:
-        saved = {"signature": signature, "history": [], "frontend": {}}
-        torch.save({"state_dict": {}, "asdray": saved}, temporary)
+        write({"state_dict": {}, "asdray": saved}, temporary)
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint to ``path``, which is not its name yet; equal contents give equal bytes.
+
+    PyTorch would name the archive by the file, and tell a full disk as a RuntimeError.
+    """
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    path.write_bytes(whole.getbuffer())
 
 
 def load(

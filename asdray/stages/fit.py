@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asdray.stages.torchmetrics  # noqa: F401 - before Lightning, which imports torchmetrics
@@ -21,13 +22,15 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from asdray import alive, store
 from asdray.audio.batches import generator, torch_seed
 from asdray.config.plugin_fault import in_words, wrong
 from asdray.frontends import compute
-from asdray.frontends.checkpoint import AVERAGED, PREFIX, interned
+from asdray.frontends.checkpoint import AVERAGED, PREFIX, interned, write
+from asdray.full_disk import storage_fault_named
 from asdray.stages.optimiser import AveragedWeights, Plan, build_optimiser, build_schedule
 
 if TYPE_CHECKING:
@@ -265,6 +268,13 @@ class _Training(pl.LightningModule):
         raise self._run.training.diverged(text)
 
 
+class _Files(TorchCheckpointIO):
+    """Writes checkpoints where they belong; Lightning's own way leads through /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write(checkpoint, Path(path))
+
+
 def fit(run: Run) -> None:
     """Trains up to the last epoch; afterwards ``run.history`` has a row for every epoch.
 
@@ -275,42 +285,65 @@ def fit(run: Run) -> None:
         ValueError: a plugin's frontend or loss breaks the interface in `asdray.frontends.base`.
         KeyboardInterrupt: Ctrl-C.
     """
-    folder = run.training.folder
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    trial, unit = run.training.trial, run.training.unit
-    names = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system.id, "seed": trial.seed}
-    names |= {"unit": unit.name, "machines": list(unit.machines)}
-    logger.log_hyperparams({**names, **trial.system.model_dump(mode="json")})
     resume = run.training.checkpoint("last") if run.history else None
-    for row in run.history:  # the event file of the interrupted run was deleted
-        _log(logger, row)
-    with _quiet(), _plain_interrupt():
+    with _quiet(), _plain_interrupt(), _logging(run.training, run.history) as logger:
         trainer = pl.Trainer(
             accelerator="gpu" if run.device.type == "cuda" else "cpu",
             devices=[run.device.index] if run.device.type == "cuda" else 1,
             max_epochs=run.plan.epochs,
             logger=logger,
-            default_root_dir=folder,
+            default_root_dir=run.training.folder,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             # One process on one device, also inside a job of a cluster's own launcher.
-            plugins=[LightningEnvironment()],
+            plugins=[LightningEnvironment(), _Files()],
         )
         trainer.fit(_Training(run), ckpt_path=resume, weights_only=True if resume else None)
-    logger.experiment.close()
 
 
-def _log(logger: Any, row: dict[str, Any]) -> None:
+def write_log(training: UnitTraining, history: Sequence[Mapping[str, Any]]) -> None:
+    """Writes TensorBoard's file again, of a training that was interrupted after its last epoch."""
+    with _quiet(), _logging(training, history):
+        pass
+
+
+@contextlib.contextmanager
+def _logging(training: UnitTraining, history: Sequence[Mapping[str, Any]]) -> Iterator[TensorBoardLogger]:
+    """A logger that knows the epochs of ``history``: the event file of an interrupted run was deleted."""
+    trial, unit = training.trial, training.unit
+    names = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system.id, "seed": trial.seed}
+    names |= {"unit": unit.name, "machines": list(unit.machines)}
+    # TensorBoard writes in a thread of its own, whose error has no name and is raised later.
+    with storage_fault_named(training.folder):
+        logger = TensorBoardLogger(training.folder, name="", version="", default_hp_metric=False)
+        logger.log_hyperparams({**names, **trial.system.model_dump(mode="json")})
+        for row in history:
+            _log(logger, row)
+        yield logger
+        logger.experiment.close()
+
+
+def _log(logger: Any, row: Mapping[str, Any]) -> None:
     values = {name: value for name, value in row.items() if name != "epoch" and value is not None}
     logger.log_metrics(values, step=row["epoch"])
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Lightning's banners, tips and warnings; errors are still shown."""
+    """Silences Lightning's banners, tips and warnings, and what is told a second time: TensorBoard's thread.
+
+    Errors are still shown.
+    """
     levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
+    shown = threading.excepthook
+
+    def of_other_threads(ended: threading.ExceptHookArgs) -> None:
+        if not type(ended.thread).__module__.startswith("tensorboard."):
+            shown(ended)
+
+    threading.excepthook = of_other_threads
     try:
         for name in levels:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -318,6 +351,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        threading.excepthook = shown
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

@@ -22,7 +22,7 @@ from asdray import damage, provenance, store
 from asdray.config.plugin_members import Known
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
-from asdray.full_disk import full_disk_named
+from asdray.full_disk import storage_fault_named
 from asdray.stages.cluster import cluster_column
 from asdray.stages.columns import (
     classes_of_test_clips,
@@ -147,7 +147,7 @@ class UnitTraining:
     def log(self, text: str) -> None:
         """Adds a line with the time to ``train.log``."""
         path = self.folder / store.LOG_FILE
-        with full_disk_named(path), open(path, "a", encoding="utf-8") as file:
+        with storage_fault_named(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{provenance.now()} {text}\n")
 
 
@@ -365,15 +365,17 @@ def _train(
         training.log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
         if history:
             training.log(f"goes on after epoch {len(history)}")
-        if not training.is_over(history):
-            from asdray.stages import fit, rehearsal
+        from asdray.stages import fit, rehearsal
 
+        over = training.is_over(history)
+        if not over:
             data, plan = _training_data(training, frontend, clips, columns)
             if not history:
                 rehearsal.rehearse(training, frontend, data, clips, device)
-            if len(history) < plan.epochs:
+            if not (over := len(history) >= plan.epochs):
                 fit.fit(fit.Run(training, frontend, data, plan, device, history, on_epoch))
-        # A training that was killed after its last checkpoint lacks only this file and its record.
+        if over:  # killed after its last checkpoint
+            fit.write_log(training, history)
         training.write_metrics(history)
         training.log("done")
     if training.parts > 1:

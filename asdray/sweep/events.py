@@ -13,7 +13,7 @@ from asdray import notes, provenance, store
 from asdray.config.plugin_fault import chain_of, ended_by_plugin
 from asdray.config.trial import Trial
 from asdray.damage import DamagedError
-from asdray.full_disk import full_disk_named
+from asdray.full_disk import storage_fault_named
 from asdray.record import Record
 from asdray.stages.steps import Outcome, Step
 from asdray.sweep import signs
@@ -190,7 +190,7 @@ class EventLog(History):
         else:
             self.failures.append(event)
         self._remember(event)
-        with full_disk_named(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with storage_fault_named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
     def take_damaged(self) -> bool:
