@@ -309,7 +309,7 @@ def test_only_the_record_is_missing(undisturbed, places):
     assert not train(TrialFiles.load(trial, places), trial.units[0], on_epoch=stop_after(1)).reused
     assert without_times(metrics(places, DIS)) == without_times(metrics(undisturbed, DIS))
     (again,) = folder.glob("events.out.tfevents.*")  # for TensorBoard, with every epoch
-    assert again.stat().st_size == pytest.approx(size, abs=50)
+    assert again.stat().st_size > size / 2, "all but the times, which metrics.csv held"
     assert train(TrialFiles.load(trial, places), trial.units[0]).reused
 
 

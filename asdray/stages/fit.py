@@ -326,8 +326,10 @@ def _logging(training: UnitTraining, history: Sequence[Mapping[str, Any]]) -> It
 
 
 def _log(logger: Any, row: Mapping[str, Any]) -> None:
-    values = {name: value for name, value in row.items() if name != "epoch" and value is not None}
-    logger.log_metrics(values, step=row["epoch"])
+    for name, value in row.items():
+        if name != "epoch" and value is not None:
+            # Not by `log_metrics`: to it a full disk is a value that it cannot log.
+            logger.experiment.add_scalar(name, value, row["epoch"])
 
 
 @contextlib.contextmanager
