@@ -31,9 +31,15 @@ def storage_fault_named(path: Path, temporary: Path | None = None) -> Iterator[N
     try:
         yield
     except OSError as error:
-        of_another = error.filename is not None and error.filename2 is None
-        if error.errno not in STORAGE or (of_another and Path(error.filename) not in (path, temporary)):
-            raise
+        is_copy, name = error.filename2 is not None, error.filename
+        if is_copy or name is None or Path(name) in (path, temporary):
+            raise_storage_fault(error, path)
+        raise
+
+
+def raise_storage_fault(error: Exception, path: Path) -> None:
+    """Raises a fault of the storage once more, with ``path``; leaves any other error to the caller."""
+    if isinstance(error, OSError) and error.errno in STORAGE:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 

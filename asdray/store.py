@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from asdray import alive, provenance
-from asdray.full_disk import STORAGE, storage_fault_named
+from asdray.full_disk import raise_storage_fault, storage_fault_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
 from asdray.record import FORMAT, Done, Output, Record, Summary
@@ -430,7 +430,6 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         on_wait: called once if another process holds the lease at first.
 
     Raises:
-        OSError: a full or broken disk.
         ValueError: the file system has no locks, or another user has planted a link (see `asdray.links`).
     """
     refuse_planted(folder)
@@ -448,8 +447,7 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
                 with contextlib.suppress(Timeout):
                     lock.acquire(timeout=1.0)
     except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in STORAGE:
-            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+        raise_storage_fault(error, folder)
         raise ValueError(
             f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
         ) from error
