@@ -556,7 +556,7 @@ def test_over_time_a_run_stops_as_by_a_signal(world, asdray, monkeypatch):
         with stop.stop_on_signals(options.stop_at) as asked:
             while not asked.asked:
                 time.sleep(0.05)
-            sweep_run.stop(asked.timed_out)
+            sweep_run.stop(asked.why)
 
     monkeypatch.setattr(run, "_run_on_ray", without_ray)
     where = ["--data", world.places.data, "--results", world.places.results]

@@ -177,6 +177,29 @@ def test_sigterm_while_ray_starts_is_a_clean_stop(data, tmp_path):
     assert "not running; it was stopped at" in status
 
 
+def running_trials(world):
+    """Trials that a running sweep reports as begun."""
+    path = world.folder() / "status.json"
+    return json.loads(path.read_text())["trials"].get("running") if path.exists() else 0
+
+
+def test_a_killed_raylet_stops_the_sweep_cleanly(data, tmp_path):
+    world = World(data, tmp_path / "results")
+    process = start(world, own_group=True, resources=ONE_BY_ONE)
+    wait_for(lambda: running_trials(world), process)
+    (raylet,) = [
+        pid for pid in processes(process.pid)
+        if Path(f"/proc/{pid}/exe").resolve().name == "raylet"
+    ]  # fmt: skip
+    os.kill(raylet, signal.SIGKILL)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 75, output
+    assert "Ray's process raylet has ended" in output
+    assert "to go on: asdray sweep" in output
+    assert "Traceback" not in output
+    assert not ray_folders(process.pid)
+
+
 @pytest.mark.chaos
 def test_a_dashboard_that_does_not_start_and_a_lost_worker_cost_a_line_each(data, tmp_path):
     world = World(data, tmp_path / "results")

@@ -16,6 +16,7 @@ from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
 from asdray.sweep.events import Event, event_of, failed, key_of
 from asdray.sweep.jobs import Job, TrialRun
+from asdray.sweep.ray_loss import RayWatch
 from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
 from asdray.sweep.sweep_run import SweepRun
@@ -75,6 +76,7 @@ class Driver:
         self._watch = Watch(sweep_run.folder, self._sweep.stall_after, self._warn, cluster.node)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
+        self._ray = RayWatch()
 
     def _most_threads(self) -> int:
         """Threads of the training that uses most, systems that a search has yet to suggest included."""
@@ -198,7 +200,10 @@ class Driver:
         cpus = max(1, int(self._cluster.cpus))
         while self._tune or len(self._pool):
             if self._stop.asked:
-                self._sweep_run.stop(self._stop.timed_out, self._stop_training)
+                self._sweep_run.stop(self._stop.why, self._stop_training)
+                return
+            if loss := self._ray.loss():
+                self._sweep_run.stop(loss, self._leave_training)
                 return
             if self._search and self._tune:
                 self._ask_search(self._search, self._tune)
@@ -217,6 +222,11 @@ class Driver:
         if self._tune:
             self._tune.stop()
             self._tune.join(timeout=20)
+
+    def _leave_training(self) -> None:
+        """Leaves Tune alone, which waits for a lost Ray."""
+        if self._tune:
+            self._tune.stop()
 
     def _receive_news(self) -> None:
         with contextlib.suppress(queue.Empty):

@@ -178,7 +178,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
                 raise
         stack.enter_context(sweep_run.view)
         if cluster is None or stop.asked:
-            sweep_run.stop(stop.timed_out)
+            sweep_run.stop(stop.why)
             return
         sweep_run.write_trials()
         from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started

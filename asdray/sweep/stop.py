@@ -46,6 +46,11 @@ class Stop:
         """True once a signal was received or the wall time is used up."""
         return self._signalled or self.timed_out
 
+    @property
+    def why(self) -> str | None:
+        """The reason of a stop that no signal asked for."""
+        return "--wall-time is nearly over" if self.timed_out else None
+
     def signalled(self, number: int, frame: object) -> None:
         """Handler of SIGINT and SIGTERM."""
         if self._signalled:

@@ -165,11 +165,11 @@ class SweepRun:
                 self.prune(other)
         self._tables_changed = True
 
-    def stop(self, timed_out: bool, stop_training: Callable[[], None] = lambda: None) -> None:
-        """Stops the run; finished stages are kept."""
+    def stop(self, why: str | None, stop_training: Callable[[], None] = lambda: None) -> None:
+        """Stops the run; finished stages are kept. ``why``: the reason, if it is not a signal."""
         self.stopped = True
-        if timed_out:
-            self.view.line("--wall-time is nearly over", "yellow")
+        if why:
+            self.view.line(why, "yellow")
         self.view.line("stopping: what is finished is kept, trainings go on from their last epoch", "yellow")
         stop_training()
         for run in self.runs:

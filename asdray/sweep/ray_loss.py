@@ -1,0 +1,41 @@
+"""The loss of the Ray that a run works on, which Ray itself tells a driver late, or never."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+NODES_SECONDS = 10.0
+"""Time between two looks at the state of the driver's node in a joined Ray."""
+
+_NEEDED = ("gcs_server", "raylet")
+"""Processes without which no task starts; a raylet ends with its agents, and after it was taken for dead."""
+
+
+class RayWatch:
+    """Looks whether the Ray of this process still works.
+
+    A driver whose raylet is lost waits for ever; one whose GCS is lost waits for a minute, and is then ended
+    by Ray.
+    """
+
+    def __init__(self) -> None:
+        node: Any = ray._private.worker._global_node  # not public: Ray has no other list of its processes
+        own = getattr(node, "all_processes", {})
+        self._processes = {name: info.process for name in _NEEDED for info in own.get(name, ())}
+        """Processes of a Ray that this process has started; empty for a joined Ray."""
+        self._node = ray.get_runtime_context().get_node_id()
+        self._looked_at = time.monotonic()
+
+    def loss(self) -> str | None:
+        """The reason for which no work can go on, or None."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                return f"Ray's process {name} has ended"
+        if self._processes or time.monotonic() - self._looked_at < NODES_SECONDS:
+            return None
+        self._looked_at = time.monotonic()
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return None if self._node in alive else "Ray has lost the node of this process"
