@@ -92,11 +92,11 @@ class Driver:
         Args:
             joined: True on a Ray that this sweep did not start; then all nodes are checked first.
         """
-        self._announce(joined)
-        self._choose_phases()
-        self._tune = self._make_tune()
-        self._warm_up()
         try:
+            self._announce(joined)
+            self._choose_phases()
+            self._tune = self._make_tune()
+            self._warm_up()
             self._begin()
             self._loop()
         except BaseException:
@@ -219,7 +219,7 @@ class Driver:
             self._sweep_run.write_tables_if_due()
 
     def _stop_training(self) -> None:
-        if self._tune:
+        if self._tune and self._tune.is_alive():
             self._tune.stop()
             self._tune.join(timeout=20)
 

@@ -7,6 +7,7 @@ work from them. Ray is started only if a stage other than tables can run.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 
     with store.lease(folder.root, on_wait=refuse):
         remove_deleted(places)
+        shutil.rmtree(folder.running, ignore_errors=True)  # of a killed driver
         for place in (folder.root, *filter(Path.is_dir, folder.root.iterdir())):
             store.sweep_leftovers(place)
         view = View(folder.root, options.quiet)

@@ -328,6 +328,8 @@ def why_lost(text: str) -> str:
     'its worker process has died'
     """
     line = " ".join(text.split()).partition(" Check python-core-worker")[0]
+    if "running low on memory" in line:
+        return "killed by Ray, since its node was running low on memory"
     # Ray names the reason last: a traceback, and notes on the actor, come before.
     found = re.findall(r"\b(?:is dead|died) because (.+?)\.(?: |$)", line)
     return found[-1] if found else line[-400:]

@@ -6,18 +6,20 @@ The trials of a grid are known at the start; the trials of a search are fed one 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -121,10 +123,33 @@ class TuneThread(threading.Thread):
         del self._tuner  # frees Tune's record of every trial while the last tasks still run
         error: BaseException | None = None
         try:
-            tuner.fit()
+            with _every_loss_taken_for_one():
+                tuner.fit()
         except BaseException as raised:  # the driver's loop reports it
             error = raised
         self._news.put(("end", -1, error))
+
+
+@contextlib.contextmanager
+def _every_loss_taken_for_one() -> Iterator[None]:
+    """Context in which Tune starts a training again that Ray's memory monitor has killed.
+
+    By itself Tune knows no error of a worker but RayActorError: any other ends Tune, and all trainings.
+    """
+    known = ray.exceptions.RayActorError, ray.exceptions.RayTaskError
+    manager: Any = RayActorManager  # not public: Tune has no option
+    original = manager._actor_task_failed
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, known):
+            exception = ray.exceptions.RayActorError(error_msg=str(exception))
+        original(self, tracked_actor_task, exception)
+
+    manager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        manager._actor_task_failed = original
 
 
 def concurrent_trainings(need: Need, task_need: Need, nodes: Sequence[tuple[float, float]]) -> int:

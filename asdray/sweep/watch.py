@@ -66,8 +66,7 @@ class Watch:
         """File -> the attempt to end the worker, its time on the clock, and the line that tells of it."""
         self._pool = ThreadPoolExecutor(4)
         self._clock, self._looked = 0.0, time.monotonic()
-        shutil.rmtree(folder.running, ignore_errors=True)
-        folder.running.mkdir(parents=True)
+        folder.running.mkdir(parents=True, exist_ok=True)
 
     def end(self) -> None:
         """Removes the files of the run."""

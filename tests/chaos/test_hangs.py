@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from outcomes import Outcome, note
-from ray_nodes import processes
+from ray_nodes import RayCluster, processes
 from sweeping import ONE_BY_ONE, SMALL_DIS, World, make_data, ray_folders, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
@@ -22,18 +24,21 @@ import ctypes, pathlib, sys, time
 
 FOLDER = pathlib.Path({folder!r})
 
-def once(name):  # in a worker of Ray, unless the file is there
-    path = FOLDER / name
-    if not sys.argv[0].endswith("default_worker.py") or path.exists():
+def once(name):  # in a worker of Ray, the first time; every time the node is noted
+    if not sys.argv[0].endswith("default_worker.py"):
         return False
-    path.touch()
-    return True
+    import ray
+    path = FOLDER / name
+    first = not path.exists()
+    with open(path, "a") as file:
+        print(ray.get_runtime_context().get_node_id(), file=file)
+    return first
 """
 NETWORK = """
         self.calls = getattr(self, "calls", 0) + 1
         if self.rnn.hidden_size == 5 and sys.argv[0].endswith("default_worker.py") and not (FOLDER / "cured").exists():
             time.sleep(1e6)
-        if self.rnn.hidden_size == 6 and self.calls > 20 and once("training"):
+        if self.rnn.hidden_size == 6 and self.calls == 21 and once("training"):
             while True:
                 ctypes.PyDLL(None).sleep(1000)
         if self.rnn.hidden_size == 7:
@@ -72,9 +77,9 @@ def write_plugins(tmp_path):
     return folder
 
 
-def asked(*hidden, **changes):
+def asked(*hidden, epochs=6, **changes):
     branch = {"name": "band_rnn", "embedding_dim": 4, "n_fft": 256}
-    options = {**SMALL_DIS, "train.epochs": 6, "frontend.branches": [branch]}
+    options = {**SMALL_DIS, "train.epochs": epochs, "frontend.branches": [branch]}
     recipes = {"dis_baseline": {"set": options, "space": {"frontend.branches.0.hidden": list(hidden)}}}
     plugins = ["network_example.py", "plugin_example.py"]
     return {
@@ -172,6 +177,32 @@ def test_hangs_are_ended_tried_again_and_then_failed_and_the_others_go_on(data, 
         note(Outcome(fault, "a plugin", survived=True, repeated=repeated, identical=identical))
     assert identical
     assert not repeated
+
+
+def test_a_worker_that_hangs_on_another_node_is_ended_there_and_the_task_goes_elsewhere(
+    data, tmp_path, asdray
+):
+    happened = write_plugins(tmp_path)
+    world, cluster = World(data, tmp_path / "results"), RayCluster()
+    changes = asked(6, epochs=30, stall_after=STALL, machines={"dcase2023": ["fan"]}, resources="auto")
+    try:
+        cluster.begin(cpus=0)
+        for ip in ("127.0.0.2", "127.0.0.3"):
+            cluster.add(ip)
+        command = [*world.command(**changes), "--address", cluster.address]
+        run = subprocess.run(
+            [sys.executable, "-m", "asdray", *map(str, command)], env=cluster.env, text=True, timeout=500,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        print(run.stdout)
+        assert run.returncode == 0, run.stdout
+    finally:
+        cluster.end()
+    assert run.stdout.count("no sign of life for 3") == 2
+    first, second = (happened / "score").read_text().split()
+    assert first != second
+    assert len((happened / "training").read_text().split()) == 2
+    assert len(list((world.folder() / "hangs").iterdir())) == 2
 
 
 def test_a_training_that_takes_all_memory_fails_and_says_how_much_and_the_others_go_on(
