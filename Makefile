@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock audit perf chaos fuzz soak benchmark clean
+.PHONY: help install demo test lint type check format lock audit perf chaos chaos-slurm fuzz soak benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -35,6 +35,17 @@ chaos: $(STAMP)  ## Run the other tests: drivers and nodes are killed, writes fa
 	rm -f chaos.jsonl
 	code=0; ASDRAY_CHAOS=$(CURDIR)/chaos.jsonl $(BIN)/python -m pytest -q -m chaos || code=$$?; \
 	$(BIN)/python tests/chaos/outcomes.py chaos.jsonl; exit $$code
+
+# The tests start daemons of their own, in namespaces, and end these.
+chaos-slurm: $(STAMP)  ## benchmarks/cluster/slurm.sh on a Slurm with two made-up machines; installs it (Debian, root)
+	@if command -v slurmctld slurmd munged ip >/dev/null; then exit 0; \
+	elif [ $$(id -u) -ne 0 ]; then echo "chaos-slurm: Slurm is not installed, and installing it needs root"; \
+	elif ! command -v apt-get >/dev/null; then echo "chaos-slurm: Slurm is not installed, and there is no apt-get"; \
+	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+		slurmctld slurmd slurm-client munge iproute2 || echo "chaos-slurm: Debian's packages cannot be installed"; fi
+	rm -f chaos-slurm.jsonl
+	code=0; ASDRAY_CHAOS=$(CURDIR)/chaos-slurm.jsonl $(BIN)/python -m pytest -q -m slurm tests/chaos/test_slurm.py || code=$$?; \
+	if [ -e chaos-slurm.jsonl ]; then $(BIN)/python tests/chaos/outcomes.py chaos-slurm.jsonl; fi; exit $$code
 
 fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
 	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py

@@ -67,7 +67,7 @@ def test_the_launcher_takes_ray_cluster_yaml():
 FAKES = {
     # Runs the command here, as often as there are machines.
     "srun": """
-        echo "srun[$SRUN_CPUS_PER_TASK] $*" >> $LOG
+        echo "srun[$SRUN_CPUS_PER_TASK]" $* >> $LOG
         while [[ $1 == --* ]]; do shift; done
         exec "$@"
     """,
@@ -83,7 +83,17 @@ FAKES = {
         if [[ -n $port ]]; then $REAL_PYTHON -c "$LISTEN" $port & fi
         while :; do sleep 0.1; done
     """,
-    "python": "echo 2",
+    "python": """
+        touch $LOG.counts
+        [[ $CODE == slow ]] && sleep 1
+        echo 2
+    """,
+    "apptainer": """
+        echo "apptainer $*" >> $LOG
+        while [[ $1 != *.sif ]]; do shift; done
+        shift
+        exec "$@"
+    """,
     "asdray": """
         echo "asdray $*" >> $LOG
         env | grep -E '^(RAY|ASDRAY)_' >> $LOG
@@ -112,7 +122,7 @@ def slurm(tmp_path):
     log = tmp_path / "log"
     log.touch()
 
-    def start(code, hosts="one two"):
+    def start(code, hosts="one two", script=SLURM):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "ASDRAY_", "SLURM_"))}
         env |= {
             "PATH": f"{fakes}:{env['PATH']}", "SHARED": str(tmp_path / "shared"), "VENV": str(fakes.parent),
@@ -124,7 +134,7 @@ def slurm(tmp_path):
         (tmp_path / "shared").mkdir(exist_ok=True)
         (tmp_path / "temp").mkdir(exist_ok=True)
         return subprocess.Popen(
-            ["bash", SLURM, "dis grid.yaml", "--set", "seeds=[0]"],
+            ["bash", script, "dis grid.yaml", "--set", "seeds=[0]"],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -232,6 +242,32 @@ def test_slurm_stops_cleanly_before_its_time_is_over_and_stays_away_when_cancell
     assert process.returncode == 75
     assert ("scontrol requeue 4711" in slurm.calls()) is again
     assert "ray ended" in slurm.calls()
+
+
+def test_slurm_puts_a_job_back_whose_time_is_over_before_the_sweep_begins(slurm):
+    process = slurm("slow", hosts="one")
+    end = time.monotonic() + 200
+    while not Path(f"{slurm.log}.counts").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=300)
+    assert process.returncode == 75
+    assert "scontrol requeue 4711" in slurm.calls()
+    assert not any(line.startswith("asdray") for line in slurm.calls())
+
+
+def test_slurm_runs_everything_of_ours_in_an_image_that_is_named(slurm):
+    script = slurm.folder / "slurm.sh"
+    script.write_text(SLURM.read_text().replace("# IN=(apptainer", "IN=(apptainer"))
+    process = slurm("0", script=script)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    inside = [line.partition(".sif ")[2] for line in slurm.calls() if line.startswith("apptainer exec --nv")]
+    assert {" ".join(line.split()[:2]) for line in inside} == {"ray start", "python -c", "asdray sweep"}
+    own = [line for line in slurm.calls() if line.startswith(("ray start", "asdray sweep"))]
+    assert len(own) == len(inside) - 1
 
 
 # --------------------------------------------------------------------------------------------- Kubernetes

@@ -651,6 +651,17 @@ def test_ctrl_c_once_stops_cleanly():
     os.close(master)
 
 
+def test_sigterm_of_a_scheduler_and_of_its_script_together_stop_cleanly():
+    process, master = in_terminal("-c", STOPPING.replace("0)\nchild", "1)\nchild"), "fast")
+    read_until(master, "ready")
+    process.terminate()
+    read_until(master, "clean stop begins")
+    process.terminate()
+    read_until(master, "clean stop ends")
+    assert process.wait(100) == 75
+    os.close(master)
+
+
 def test_ctrl_c_twice_stops_at_once_with_all_that_was_started():
     process, master = in_terminal("-c", STOPPING, "slow")
     child = int(read_until(master, "ready").split()[1])

@@ -1,6 +1,7 @@
 """Clean stops of a run: by Ctrl-C, by SIGTERM, or at the end of ``--wall-time``.
 
-The first signal asks the driver to stop; the second ends the process at once.
+The first signal asks the driver to stop; the second ends the process at once. A scheduler that ends a job
+signals all of its processes, and the job's script passes the signal on: both together are one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from asdray.config.files import seconds_of
 RESERVE = 60.0
 """Seconds a clean stop may take: trainings leave their epoch, tables are written, Ray ends."""
 
+TOGETHER = 3.0
+"""SIGTERMs within so many seconds of the first signal are the same one."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # ----------------------------------------------------------------------------------------- signals
@@ -34,7 +38,7 @@ class Stop:
 
     def __init__(self, at: float | None = None) -> None:
         self._at = at
-        self._signalled = False
+        self._signalled: float | None = None
 
     @property
     def timed_out(self) -> bool:
@@ -44,7 +48,7 @@ class Stop:
     @property
     def asked(self) -> bool:
         """True once a signal was received or the wall time is used up."""
-        return self._signalled or self.timed_out
+        return self._signalled is not None or self.timed_out
 
     @property
     def why(self) -> str | None:
@@ -53,9 +57,11 @@ class Stop:
 
     def signalled(self, number: int, frame: object) -> None:
         """Handler of SIGINT and SIGTERM."""
-        if self._signalled:
+        now = time.monotonic()
+        if self._signalled is None:
+            self._signalled = now
+        elif number != signal.SIGTERM or now > self._signalled + TOGETHER:
             _end_at_once(number)
-        self._signalled = True
 
 
 @contextlib.contextmanager

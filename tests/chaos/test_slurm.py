@@ -1,0 +1,200 @@
+"""``benchmarks/cluster/slurm.sh`` on a real Slurm with two machines, as root: `make chaos-slurm`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from outcomes import Outcome, note
+from slurm_machines import MACHINES, Slurm, missing
+from sweeping import World, by_hand, in_process, make_data, spec
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = (ROOT / "benchmarks" / "cluster" / "slurm.sh").read_text()
+SECONDS = 600
+"""Longest time for a sweep that takes one minute on a machine with two idle cores."""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with Slurm(tmp_path_factory.mktemp("slurm") / "s") as slurm:
+        yield slurm
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def tables(data, tmp_path_factory):
+    """The tables of a sweep without Slurm, Ray and faults."""
+    world = World(data, tmp_path_factory.mktemp("by_hand") / "results")
+    return by_hand(lambda *args: (0, in_process(*args), ""), world)
+
+
+@pytest.fixture
+def site(slurm, data, tmp_path):
+    site = Site(slurm, data, tmp_path)
+    yield site
+    site.leave()
+
+
+class Site:
+    """A folder that both machines share, with the script as a user edits it."""
+
+    def __init__(self, slurm, data, folder):
+        self.slurm, self.folder = slurm, folder
+        self.world = World(data, folder / "results")
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(spec()))
+        script = re.sub(r"^#SBATCH --gpus.*\n", "", SCRIPT, flags=re.MULTILINE)
+        for name, value in {"cpus-per-task": 1, "mem": "2G"}.items():
+            script, n = re.subn(rf"^(#SBATCH --{name})=\w+", rf"\1={value}", script, flags=re.MULTILINE)
+            assert n == 1
+        (folder / "slurm.sh").write_text(script)
+        self.jobs = []
+
+    def submit(self, *options, sbatch=""):
+        """Submits the sweep; returns the job's number."""
+        env = {
+            "SHARED": self.folder, "VENV": Path(sys.executable).parents[1], "PYTHONPATH": ROOT,
+            "ASDRAY_DATA": self.world.data, "ASDRAY_CACHE_DIR": self.slurm.local / "cache",
+            "TEMP_DIR": self.slurm.local / "ray",
+        }  # fmt: skip
+        command = f"cd {self.folder} && sbatch --parsable {sbatch} slurm.sh sweep.yaml {' '.join(options)}"
+        job = int(self.slurm.run(command, **{name: str(value) for name, value in env.items()}))
+        self.jobs.append(job)
+        return job
+
+    def leave(self):
+        """Cancels what a failed test has left, and waits for its end."""
+        for job in self.jobs:
+            self.slurm.run(f"scancel {job}", check=False)
+        self.slurm.run("scontrol update nodename=node1,node2 state=resume", check=False)
+        for job in self.jobs:
+            self.until(lambda job=job: self.slurm.state(job) not in ("PENDING", "RUNNING", "COMPLETING"))
+
+    def log(self, job):
+        path = self.folder / f"asdray-{job}.log"
+        return path.read_text() if path.exists() else ""
+
+    def until(self, holds, job=None):
+        end = time.monotonic() + SECONDS
+        while not holds():
+            said = self.log(job) if job else ""
+            assert time.monotonic() < end, said[-8000:]
+            assert not job or self.slurm.state(job) not in ("FAILED", "TIMEOUT"), said[-8000:]
+            time.sleep(0.5)
+
+    def trains(self):
+        """True once a training has finished an epoch."""
+        return any(self.world.results.glob("trials/*/*/seed0/model/*/metrics.csv"))
+
+    def finished(self):
+        """Steps -> how often each was done, by the sweep's log."""
+        keys = ("stage", "system", "unit", "machine", "checkpoint", "backend")
+        return Counter(json.dumps([e[key] for key in keys]) for e in self.world.events() if not e["found"])
+
+    def ends(self, job):
+        """Waits until the job has completed."""
+        self.until(lambda: self.slurm.state(job) == "COMPLETED", job)
+
+    def left(self):
+        """What lies on the machines and in the shared folder beside the sweep's own."""
+        found = [f"{name}: {line}" for name in MACHINES for line in self.slurm.processes_of(name)]
+        for name in MACHINES:
+            files = self.slurm.run(f"ls -A {self.slurm.local}", on=name).split()
+            found += [f"{name}: {file}" for file in files if file != "cache"]
+        found += [str(path) for path in self.folder.rglob(".tmp-*")]
+        known = {
+            "results",
+            "sweep.yaml",
+            "slurm.sh",
+            ".ray-token",
+            *(f"asdray-{job}.log" for job in self.jobs),
+        }
+        return found + sorted(set(os.listdir(self.folder)) - known)
+
+
+def judge(site, fault, place, before, tables):
+    """Notes the outcome of a fault, after the sweep has ended."""
+    end = time.monotonic() + 30
+    while (left := site.left()) and time.monotonic() < end:  # Slurm takes seconds to end what it killed
+        time.sleep(1)
+    after = site.finished()
+    repeated = sum(after[step] - before[step] for step in before if not step.startswith('["table"'))
+    identical = site.world.tables() == tables
+    note(Outcome(fault, place, not left, repeated, identical))
+    assert not left
+    assert identical
+    assert not repeated
+
+
+def test_a_sweep_stops_before_slurms_time_is_over_and_goes_on_in_the_next_part(site, tables):
+    """The signal is Slurm's own; the option --wall-time ends in the same way."""
+    job = site.submit(sbatch="--time=4 --signal=B:USR1@100")
+    site.until(lambda: "back into the queue" in site.log(job), job)
+    before = site.finished()
+    site.ends(job)
+    assert int(site.slurm.job(job)["Restarts"]) >= 1
+    assert "stopping: what is finished is kept" in site.log(job)
+    judge(site, "Slurm: the job's time is over", "training", before, tables)
+
+
+def test_wall_time_puts_the_job_back(site, tables):
+    job = site.submit("--wall-time", "75s")
+    site.until(lambda: "back into the queue" in site.log(job), job)
+    before = site.finished()
+    site.ends(job)
+    assert int(site.slurm.job(job)["Restarts"]) >= 1
+    judge(site, "Slurm: --wall-time", "training", before, tables)
+
+
+def test_scancel_ends_the_job_and_leaves_nothing(site, tables):
+    job = site.submit()
+    site.until(site.trains, job)
+    site.slurm.run(f"scancel {job}")
+    site.until(lambda: site.slurm.state(job) == "CANCELLED")
+    site.until(lambda: not site.left())
+    assert site.slurm.job(job)["Restarts"] == "0"
+    assert "Traceback" not in site.log(job)
+    before = site.finished()
+    again = site.submit()
+    site.ends(again)
+    judge(site, "Slurm: scancel", "training", before, tables)
+
+
+def test_a_drained_machine_finishes_its_work_and_a_lost_one_sends_the_job_back(site, tables):
+    job = site.submit()
+    site.until(site.trains, job)
+    site.slurm.run("scontrol update nodename=node2 state=drain reason=chaos")
+    time.sleep(5)
+    assert site.slurm.state(job) == "RUNNING"
+    site.slurm.run("scontrol update nodename=node2 state=down reason=chaos")
+    site.until(lambda: int(site.slurm.job(job)["Restarts"]) == 1)
+    before = site.finished()
+    site.slurm.run("scontrol update nodename=node2 state=resume")
+    site.ends(job)
+    judge(site, "Slurm: a machine drained, then down", "training", before, tables)
+
+
+def test_slurm_takes_the_script_as_it_is(slurm, tmp_path):
+    """Every option of the script, commented ones included, is one that sbatch knows."""
+    script = re.sub(r"^# #SBATCH", "#SBATCH", SCRIPT, flags=re.MULTILINE)
+    assert script.count("\n#SBATCH --partition=gpu") == 1
+    shutil.copy(ROOT / "benchmarks" / "cluster" / "slurm.sh", tmp_path)
+    (tmp_path / "all.sh").write_text(script)
+    said = slurm.run(f"cd {tmp_path}; sbatch --test-only all.sh 2>&1", check=False)
+    assert "invalid partition" in said, said
+    said = slurm.run(f"cd {tmp_path}; sbatch --test-only --partition=all all.sh 2>&1", check=False)
+    assert "unrecognized" not in said, said
