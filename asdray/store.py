@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from asdray import alive, provenance
+from asdray.aside import move_aside
 from asdray.full_disk import raise_storage_fault, storage_fault_named
 from asdray.links import refuse_planted
 from asdray.notes import tell
@@ -324,13 +325,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def move_aside(folder: Path) -> None:
-    """Renames a folder that stands in the place of a file."""
-    aside = folder.with_name(f"{folder.name}.folder-{time.time_ns()}")
-    folder.rename(aside)
-    tell(f"{folder} was a folder, which is now {aside}")
-
-
 def _sync_folder(folder: Path) -> None:
     """Flushes the names in a folder to disk, where the file system can."""
     with contextlib.suppress(OSError):
@@ -434,6 +428,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
     """
     refuse_planted(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ".lease").is_dir():
+        move_aside(folder / ".lease")
     lock = FileLock(folder / ".lease")
     try:
         try:
@@ -462,7 +458,7 @@ def is_leased(folder: Path) -> bool:
     try:
         with open(folder / ".lease", "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
     except BlockingIOError:
         return True

@@ -354,6 +354,21 @@ def test_a_folder_in_the_place_of_a_state_file_is_moved_aside(places, tmp_path, 
     assert len(list(path.parent.glob(f"{path.name}.folder-*"))) == 1
 
 
+@pytest.mark.parametrize(
+    "name", [".lease", "metrics.csv", "train.log", "hparams.yaml", "events.out.tfevents.1"]
+)
+def test_a_folder_in_the_place_of_a_file_of_a_training_is_moved_aside(places, name):
+    folder = store.trial_dir(places.results, world.TRIAL).model(world.TRIAL.units[0].name)
+    before = everything(places)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    assert not store.is_leased(folder)
+    store.write_record(folder, "train", None)
+    assert world.complete(places) == {"train": 1}
+    assert everything(places) == before
+    assert len(list(folder.glob(f"{name}.folder-*"))) == 1
+
+
 def test_a_snapshot_is_read_as_it_is_written(tmp_path):
     row = {
         "system": "s", "backend": "b", "checkpoint": "last", "column": "eval_hmean", "score": 0.5,

@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asdray import store
+from asdray.aside import remove
 from asdray.dcase.manifest import SYNTHETIC_MARKS, unreadable
 from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
@@ -422,7 +423,7 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
     if compat and against.dataset == "synthetic":
         texts[MARK_FILE] = f"{SYNTHETIC}\n"
     for name in {CI95_FILE, MARK_FILE} - set(texts):  # left over from an earlier run
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
     for name, text in texts.items():
         store.write_text(folder / name, text)
     return [folder / name for name in tables]

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from asdray import damage, provenance, store
+from asdray.aside import remove
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase import manifest
 from asdray.dcase.years import Subset, get_year
@@ -146,7 +147,7 @@ def _write(
     decisions = {
         key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
     }
-    (out / RECORD).unlink(missing_ok=True)  # the record must not describe files that change
+    remove(out / RECORD)  # the record must not describe files that change
     written = submission.write(out, dcase, parts, scores, decisions)
     again = submission.read(out, dcase, parts)
     if (dict(again.scores), dict(again.decisions)) != (scores, decisions):

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from asdray import damage, store
+from asdray.aside import remove
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import tables
@@ -46,7 +47,7 @@ def table(
         written = _write(files, rows, labels, evaluated, "official")
         for path in directory.root.glob("output/*/*.csv"):
             if path not in written:  # of another metric, or of more machines or checkpoints than now
-                path.unlink(missing_ok=True)
+                remove(path)
         return work.finish([directory.metrics, *written])
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdray import damage, provenance, store
+from asdray.aside import remove
 from asdray.config.plugin_members import Known
 from asdray.config.train import Train
 from asdray.config.trial import Trial, Unit
@@ -459,8 +460,9 @@ def _clear(folder: Path, keep_checkpoints: bool) -> None:
         store.sweep_leftovers(place)
     # Event files are written again from the history, so that no epoch occurs twice.
     for path in folder.glob("events.out.tfevents.*"):
-        path.unlink()
+        remove(path)
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (store.EPOCHS_FILE, "hparams.yaml", store.LOG_FILE):
-            (folder / name).unlink(missing_ok=True)
+    for name in (store.EPOCHS_FILE, "hparams.yaml", store.LOG_FILE):
+        if not keep_checkpoints or (folder / name).is_dir():
+            remove(folder / name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asdray import notes, provenance, store
+from asdray.aside import move_aside
 from asdray.config.plugin_fault import chain_of, ended_by_plugin
 from asdray.config.trial import Trial
 from asdray.damage import DamagedError
@@ -173,7 +174,7 @@ class EventLog(History):
         self._damaged: dict[str, bool] = {}
         """Damaged file -> True if the run knows that the file is to be made again."""
         if path.is_dir():
-            store.move_aside(path)
+            move_aside(path)
         if path.exists():
             drop_torn_line(path)
         super().__init__(path)

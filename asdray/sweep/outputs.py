@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from asdray import damage, notes, plugin_results, store
+from asdray.aside import remove
 from asdray.config.backend import backend_id
 from asdray.config.base import loaded_plugin
 from asdray.config.files import read_yaml
@@ -163,7 +164,7 @@ def write_results(
         written += leaderboard.write_beside(beside, board, folder.root)
     for path in folder.replaceable():
         if path not in written:
-            path.unlink()
+            remove(path)
     return board
 
 

@@ -16,10 +16,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from asdray import store
 
 HERE = Path(__file__).parent
 
@@ -75,18 +77,22 @@ class Forks:
         self._process = process
         self._folder = folder
 
-    def run(self, *args: Any, fault: Fault | None = None, **setting: Any) -> End:
-        """Runs a command; ``setting`` are the arguments of `_prepare`."""
+    def run(self, *commands: Sequence[Any], fault: Fault | None = None, **setting: Any) -> End:
+        """Runs commands until one fails; ``setting`` are the arguments of `_prepare`.
+
+        ``verify`` with the arguments of ``sweep`` is what ``sweep --verify`` does before anything runs.
+        """
         begun = time.monotonic()
-        asked = {"args": list(map(str, args)), "fault": asdict(fault) if fault else None, "setting": setting}
+        texts = [list(map(str, command)) for command in commands]
+        asked = {"commands": texts, "fault": asdict(fault) if fault else None, "setting": setting}
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps({**asked, "folder": str(self._folder)}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, "the process that forks has ended"
-        texts = [(self._folder / name).read_text() for name in ("out", "err")]
-        return End(json.loads(line), *texts, time.monotonic() - begun)
+        out, error = ((self._folder / name).read_text() for name in ("out", "err"))
+        return End(json.loads(line), out, error, time.monotonic() - begun)
 
 
 @contextlib.contextmanager
@@ -128,9 +134,7 @@ def _prepare(setting: Mapping[str, Any]) -> None:
 
 
 def _child(asked: Mapping[str, Any]) -> None:
-    """Runs a command and never returns."""
-    from asdray.cli import main
-
+    """Runs commands and never returns."""
     os.setpgid(0, 0)
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{asked['folder']}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -141,9 +145,9 @@ def _child(asked: Mapping[str, Any]) -> None:
         if fault := asked["fault"]:
             at = fault["folder"].encode(), ctypes.c_long(fault["nth"]), fault["error"], int(fault["lasting"])
             ctypes.CDLL(None).fail_at(*at, fault["listed"].encode())
-        main(asked["args"])
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 98
+        for command in asked["commands"]:
+            if code := _code(command):
+                break
     except BaseException:
         import traceback
 
@@ -151,6 +155,25 @@ def _child(asked: Mapping[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _code(command: list[str]) -> int:
+    """Runs a command; returns its exit code."""
+    from asdray.cli import main
+
+    if command[0] == "verify":
+        from asdray.sweep.plan import load
+        from asdray.sweep.verify import verify
+
+        options = dict(zip(command[2::2], command[3::2], strict=False))
+        places = store.Places.of(options["--data"], options["--results"])
+        plan, jobs = load(Path(command[1]), {}, places)
+        print("\n".join(verify(plan.name, jobs, places, forget=True)), flush=True)
+        return 0
+    try:
+        main(command)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 98
 
 
 def _serve(modules: list[str]) -> None:

@@ -2,84 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
-import json
 import re
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from forked import FEW_MODULES, MODULES, Fault, Forks, forks
+from forked import FEW_MODULES, MODULES, Fault
 from outcomes import Outcome, note
-from sweeping import SMALL_DIS, World, make_data
+from small_site import Site, site_of
+from sweeping import SMALL_DIS
 
-from asdray import store
-
-MACHINE = "fan"
 WAYS = {"kill": (0, False), "disk full": (errno.ENOSPC, True), "disk broken": (errno.EIO, False)}
 """How a write fails -> errno (0: SIGKILL), and True if later writes fail as well."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A folder with data and the place of results, the process that runs commands, and a recipe."""
-
-    root: Path
-    forks: Forks
-    recipe: str
-    options: dict
-    umap: bool
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results"
-
-    def run(self, fault: Fault | None = None, **setting):
-        """One trial with all stages."""
-        pairs = [
-            part for key, value in self.options.items() for part in ("--set", f"{key}={json.dumps(value)}")
-        ]
-        where = ["--data", self.root / "data", "--results", self.results, "--device", "cpu"]
-        plots = [] if self.umap else ["--no-umap"]
-        asked = [self.recipe, "dcase2023", "--machines", MACHINE, *pairs, *where, *plots]
-        return self.forks.run("run", *asked, fault=fault, **setting)
-
-    def sweep(self, fault: Fault | None = None, **setting):
-        """The sweep of that trial, for which nothing is left to do but the tables."""
-        changes = {"recipes": {self.recipe: {"set": self.options}}, "umap": {} if self.umap else False}
-        command = World(self.root / "data", self.results).command(
-            machines={"dcase2023": [MACHINE]}, **changes
-        )
-        return self.forks.run(*command, fault=fault, **setting)
-
-    def clear(self) -> None:
-        for folder in (self.results, self.root / "data" / "cache"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def names(self) -> set[str]:
-        """Names of all files; of Tensorboard's without time and process."""
-        paths = [*self.results.rglob("*"), *(self.root / "data/cache").rglob("*")]
-        names = {str(path.relative_to(self.root)) for path in paths if not path.is_dir()}
-        return {re.sub(r"tfevents\..*", "tfevents", name) for name in names}
-
-    def numbers(self) -> dict[str, bytes]:
-        """Everything that holds no time: checkpoints, embeddings, scores, plots, tables, audio."""
-        kinds = (".parquet", ".csv", ".ckpt", ".png", ".npy", ".md", ".tex")
-        paths = (p for folder in ("results", "data/cache") for p in (self.root / folder).rglob("*"))
-        left_out = (store.EPOCHS_FILE, "trials.parquet")
-        kept = (p for p in paths if p.suffix in kinds and p.name not in left_out and ".tmp-" not in p.name)
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in kept}
-
-    def records(self) -> dict[tuple[str, str], str]:
-        """Folder and stage -> the record of every finished step."""
-        return {
-            (str(path.parent), name): json.dumps(record)
-            for path in self.results.rglob(store.RECORDS)
-            for name, record in json.loads(path.read_text())["records"].items()
-        }
 
 
 def plain(listed: str) -> str:
@@ -159,15 +94,6 @@ def meet_some(site: Site, command, begin, faults: int | None = None) -> list[str
         begin()
         wrong += meet(site, whole, command, nth, way)
     return wrong
-
-
-@contextlib.contextmanager
-def site_of(root: Path, modules, *recipe):
-    make_data(root / "w" / "data")
-    with forks(root / "forks", modules) as made:
-        if made is None:
-            pytest.skip("a C compiler is needed to let writes fail")
-        yield Site(root / "w", made, *recipe)
 
 
 def meet_all(site: Site, faults: int | None = None) -> list[str]:
