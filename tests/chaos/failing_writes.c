@@ -1,4 +1,4 @@
-/* Preloaded before libc: counts the writes of a process below one folder, and lets one of them fail half-way.
+/* Preloaded before libc: counts the writes of a process below one folder, lets one fail half-way, moves the clock.
 
    Whoever writes, Python, Arrow's or PyTorch's C++, calls these functions of libc. The process that is to meet a
    fault calls `fail_at` (by ctypes). A write that fails has put half of its bytes on disk. */
@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static char folder[4096];
@@ -31,6 +32,19 @@ void fail_at(const char *below, long n, int error, int stays, const char *to) {
     snprintf(folder, sizeof folder, "%s/", below);
     nth = n, seen = 0, number = error, lasting = stays;
     list = *to ? REAL(open)(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
+}
+
+static long ahead;
+
+/* The wall clock goes this many seconds wrong from now on; monotonic clocks and the times of files stay. */
+void move_clock(long seconds) { ahead = seconds; }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static __typeof__(&clock_gettime) found;
+    if (!found) found = REAL(clock_gettime);
+    int code = found(clock, now);
+    if (!code && clock == CLOCK_REALTIME) now->tv_sec += ahead;
+    return code;
 }
 
 static void die(void) { kill(getpid(), SIGKILL); pause(); }

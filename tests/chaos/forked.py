@@ -75,12 +75,13 @@ class Forks:
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process
+        self.mounts = Path(f"/proc/{process.pid}/root")
         self._folder = folder
 
     def run(self, *commands: Sequence[Any], fault: Fault | None = None, **setting: Any) -> End:
         """Runs commands until one fails; ``setting`` are the arguments of `_prepare`.
 
-        ``verify`` with the arguments of ``sweep`` is what ``sweep --verify`` does before anything runs.
+        ``sh`` is a shell command in the same mounts. ``verify`` with the arguments of ``sweep`` is what ``sweep --verify`` does before anything runs.
         """
         begun = time.monotonic()
         texts = [list(map(str, command)) for command in commands]
@@ -96,8 +97,13 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks(folder: Path, modules: tuple[str, ...]) -> Iterator[Forks | None]:
-    """The process that forks; None without a C compiler. ``folder``: an own one, for its files."""
+def forks(folder: Path, modules: tuple[str, ...], within: Sequence[str] = ()) -> Iterator[Forks | None]:
+    """The process that forks; None without a C compiler.
+
+    Args:
+        folder: one of its own, for its files.
+        within: a command that begins another, such as ``unshare --mount``.
+    """
     if not (compiler := shutil.which("cc")):
         yield None
         return
@@ -108,7 +114,7 @@ def forks(folder: Path, modules: tuple[str, ...]) -> Iterator[Forks | None]:
     )
     path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, __file__, *modules],
+        [*within, sys.executable, __file__, *modules],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -126,11 +132,24 @@ def forks(folder: Path, modules: tuple[str, ...]) -> Iterator[Forks | None]:
 
 
 def _prepare(setting: Mapping[str, Any]) -> None:
-    """``limit``: bytes of the largest file (``ulimit -f``); ``shift``: seconds that the wall clock is ahead."""
+    """Settings of a child.
+
+    ``limit``: bytes of the largest file (``ulimit -f``); ``ahead``: seconds that the wall clock is wrong from the
+    beginning; ``later``: (seconds from now, shell command or seconds that the wall clock is wrong from then on).
+    """
     import resource
+    import threading
 
     if limit := setting.get("limit"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    clock = ctypes.CDLL(None).move_clock
+    clock(ctypes.c_long(setting.get("ahead", 0)))
+    if later := setting.get("later"):
+        seconds, change = later
+        act = (
+            (lambda: clock(ctypes.c_long(change))) if isinstance(change, int) else (lambda: os.system(change))
+        )
+        threading.Timer(seconds, act).start()
 
 
 def _child(asked: Mapping[str, Any]) -> None:
@@ -161,6 +180,8 @@ def _code(command: list[str]) -> int:
     """Runs a command; returns its exit code."""
     from asdray.cli import main
 
+    if command[0] == "sh":
+        return subprocess.run(["sh", "-c", command[1]], check=False).returncode
     if command[0] == "verify":
         from asdray.sweep.plan import load
         from asdray.sweep.verify import verify

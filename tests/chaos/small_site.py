@@ -84,9 +84,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site_of(root: Path, modules, *recipe):
+def site_of(root: Path, modules, *recipe, within=()):
     make_data(root / "w" / "data")
-    with forks(root / "forks", modules) as made:
+    with forks(root / "forks", modules, within) as made:
         if made is None:
             pytest.skip("a C compiler is needed to let writes fail")
         yield Site(root / "w", made, *recipe)
