@@ -33,7 +33,9 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import itertools
+import json
 import math
 import os
 import platform
@@ -212,7 +214,11 @@ def _content(dataset: manifest.Dataset, machine: str, split: str, channel: str) 
 
 @dataclass(frozen=True)
 class _Index:
-    """The content of ``pack.json``; packs of older releases have no checksums."""
+    """The content of ``pack.json``; packs of older releases have no checksums.
+
+    Attributes:
+        digest: of the other fields.
+    """
 
     format: Literal[1]  # PACK_FORMAT
     id: str
@@ -222,6 +228,12 @@ class _Index:
     clips: tuple[str, ...]
     n_samples: tuple[Annotated[int, Field(gt=0, lt=2**40)], ...]
     crc32: tuple[int, ...] | None = None
+    digest: str | None = None
+
+    def computed(self) -> str:
+        """What ``digest`` is unless a byte has changed."""
+        sound = [self.sample_rate, self.clips, self.n_samples, self.crc32]
+        return hashlib.sha256(json.dumps([self.id, self.file, self.size, *sound]).encode()).hexdigest()
 
 
 def _open(folder: Path, content: _Content, compare: bool = True) -> Pack | None:
@@ -235,6 +247,8 @@ def _open(folder: Path, content: _Content, compare: bool = True) -> Pack | None:
         return None
     try:
         index = store.read_json(path, _Index)
+        if index.digest not in (None, index.computed()):
+            raise ValueError("its list of clips is not what was written")
         pack = _read(folder, index, content) if index.id == content.id else None
         if pack and compare and index.crc32 is not None:
             _compare(folder / index.file, index)
@@ -322,7 +336,7 @@ def _build(data: Path, folder: Path, content: _Content) -> None:
     path = folder / f"samples-{content.id[:16]}.npy"
     with store.atomic_path(path) as temporary:
         checksums = _decode(data, clips, temporary, content)
-    value = {
+    value: dict[str, Any] = {
         "format": PACK_FORMAT,
         "id": content.id,
         "file": path.name,
@@ -332,7 +346,7 @@ def _build(data: Path, folder: Path, content: _Content) -> None:
         "n_samples": [c["n_samples"] for c in clips],
         "crc32": checksums,
     }
-    store.write_json(folder / "pack.json", value)
+    store.write_json(folder / "pack.json", {**value, "digest": _Index(**value).computed()})
     # A process that still reads an old pack keeps its mapping; the disk space is freed afterwards.
     for old in folder.glob("samples-*.npy"):
         if old.name != path.name:
