@@ -75,6 +75,7 @@ class RayCluster:
         }
         self.env.pop("RAY_ADDRESS", None)
         self.nodes: dict[str, subprocess.Popen] = {}
+        self.head = HEAD
         self._has_dashboard = dashboard
         self.address = self.dashboard = ""
         """Addresses of Ray and of the dashboard, once the head runs."""
@@ -83,11 +84,11 @@ class RayCluster:
         """Starts the head; call `end` afterwards, also after a failure."""
         for attempt in range(3):
             port, dashboard_port, client = free_ports(3)
-            self.address = f"{HEAD}:{port}"
-            self.dashboard = f"http://{HEAD}:{dashboard_port}"
+            self.address = f"{self.head}:{port}"
+            self.dashboard = f"http://{self.head}:{dashboard_port}"
             try:
                 self._start(
-                    HEAD, cpus, "--head", f"--port={port}", f"--dashboard-port={dashboard_port}",
+                    self.head, cpus, "--head", f"--port={port}", f"--dashboard-port={dashboard_port}",
                     f"--include-dashboard={str(self._has_dashboard).lower()}",
                     f"--ray-client-server-port={client}", "--no-monitor",
                 )  # fmt: skip
@@ -95,15 +96,19 @@ class RayCluster:
             except AssertionError:  # somebody else may have taken one of the ports meanwhile
                 if attempt == 2:
                     raise
-                self.kill(HEAD)
+                self.kill(self.head)
 
     def add(self, ip, cpus=1, *options, mounts: dict[Path, str] | None = None, **env) -> None:
         """Starts a node at ``127.0.0.x``; ``mounts``: private folders, path -> options of the tmpfs."""
         self._start(ip, cpus, f"--address={self.address}", *options, mounts=mounts, **env)
 
+    def inside(self, ip) -> list[str]:
+        """The command that starts a program where the node is; empty: here."""
+        return []
+
     def _start(self, ip, cpus, *options, mounts=None, **env):
         command = [
-            str(RAY), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}",
+            *self.inside(ip), str(RAY), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}",
             f"--temp-dir={self.folder}/{ip.rpartition('.')[2]}", "--object-store-memory=100000000",
             "--dashboard-agent-listen-port=0", *options,
         ]  # fmt: skip

@@ -95,6 +95,7 @@ class Struck:
 
     Attributes:
         reference: the sweep's results without faults.
+        more, prefix: options of the command, and what stands before it.
         runs: process numbers of every run so far, which are also their sessions.
         wrong: numbers in tables between the faults that the reference does not have.
     """
@@ -102,6 +103,7 @@ class Struck:
     world: World
     reference: World
     more: tuple[str, ...] = ("--no-dashboard",)
+    prefix: tuple[str, ...] = ()
     sweep: dict = field(default_factory=lambda: SWEEP)
     env: dict = field(default_factory=lambda: {**os.environ, **QUICK})
     faults: list[Fault] = field(default_factory=list)
@@ -119,7 +121,7 @@ class Struck:
         command = [str(part) for part in self.world.command(**self.sweep)]
         command = [part for part in command if part != "--no-dashboard"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "asdray", *command, *self.more],
+            [*self.prefix, sys.executable, "-m", "asdray", *command, *self.more],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             env={**self.env, "RAY_TMPDIR": str(self.rays)},
         )  # fmt: skip
@@ -173,11 +175,11 @@ class Struck:
         if not found:
             return False
         pid, finished = found[int(choice * len(found))], self.finished()
-        place = f"run {len(self.runs)}, {time.monotonic() - began:.1f} s"
         try:
             os.kill(pid, signal.SIGSTOP if action == "stop" else signal.SIGKILL)
         except ProcessLookupError:
             return False
+        place = f"run {len(self.runs)}, {time.monotonic() - began:.1f} s"
         self.faults.append(Fault(f"{action} of the {kind}", place, finished))
         if action == "stop":
             time.sleep(SILENCE)
@@ -185,6 +187,10 @@ class Struck:
                 os.kill(pid, signal.SIGCONT)
         self.look()
         return True
+
+    def strikes(self, kind: str, place: str) -> None:
+        """Announces a fault that the test itself makes."""
+        self.faults.append(Fault(kind, place, self.finished()))
 
     # ------------------------------------------------------------------------------------- judgement
 

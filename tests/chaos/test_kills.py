@@ -13,7 +13,7 @@ from sweeping import World, make_data
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
-ROUNDS = int(os.environ.get("ASDRAY_CHAOS_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("ASDRAY_CHAOS_ROUNDS", "16"))
 
 FAULTS = [
     ("driver", "kill -9", 20.0),
@@ -59,7 +59,7 @@ def test_killed_and_stopped_processes_cost_no_result(struck, seed):
     strike_all(struck, chance, kinds)
 
 
-@pytest.mark.parametrize("seed", range(1000, 1000 + max(1, ROUNDS // 10)))
+@pytest.mark.parametrize("seed", range(1000, 1000 + max(1, ROUNDS // 16)))
 def test_a_dashboard_that_is_killed_or_stopped_costs_nothing(struck, seed):
     struck.more = ()
     chance = random.Random(seed)
