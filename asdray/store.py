@@ -586,7 +586,7 @@ def finish(
         inputs=dict(inputs or {}),
         outputs=written,
         digest=hashlib.sha256(content.encode()).hexdigest(),
-        seconds=round(time.time() - started, 3),
+        seconds=round(max(0.0, time.time() - started), 3),  # a clock may be set back
         finished=provenance.now(),
         device=device,
         versions=dict(provenance.versions()),

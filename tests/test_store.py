@@ -237,3 +237,11 @@ def test_places_are_absolute(tmp_path, monkeypatch):
     assert places.data == tmp_path / "data"
     assert places.cache == tmp_path / "data" / "cache"
     assert store.Places.of("data", "results", "/fast").cache.as_posix() == "/fast"
+
+
+def test_a_clock_that_is_set_back_leaves_a_record_that_is_read(tmp_path):
+    store.write_text(tmp_path / "a.csv", "x")
+    outputs = [tmp_path / "a.csv"]
+    record = store.finish(tmp_path, "score", "s", outputs=outputs, started=time.time() + 3600)
+    assert store.read_record(tmp_path, "score") == record
+    assert record.seconds == 0

@@ -43,7 +43,7 @@ def seen(site: Site) -> Site:
     return replace(site, root=site.forks.mounts / str(site.root).lstrip("/"))
 
 
-def meet(site: Site, whole, fault: str, place: str, *before, after=(), message=None, **setting) -> list[str]:
+def meet(site: Site, whole, kind: str, place: str, *before, after=(), message=None, **setting) -> list[str]:
     """Gives the commands with a fault, ends the fault, and gives the commands again; returns what is wrong.
 
     Args:
@@ -68,8 +68,8 @@ def meet(site: Site, whole, fault: str, place: str, *before, after=(), message=N
     found = at.numbers()
     other = [name for name, content in numbers.items() if found.get(name) != content]
     wrong += [f"repeated: {repeated}"] * bool(repeated) + [f"other content: {other}"] * bool(other)
-    note(Outcome(fault, place, survived, len(repeated), not other))
-    return [f"{fault}, {place} (code {end.code}): {text}" for text in wrong]
+    note(Outcome(kind, place, survived, len(repeated), not other))
+    return [f"{kind}, {place} (code {end.code}): {text}" for text in wrong]
 
 
 @pytest.mark.parametrize("folder", ["results", "data/cache"])
