@@ -263,6 +263,11 @@ class SweepDir:
         """The leaderboard as ``csv``, ``parquet``, ``md`` or ``tex``, by default of the official score."""
         return self.root / f"leaderboard{'' if metric == 'official' else f'-{metric}'}.{suffix}"
 
+    @property
+    def report(self) -> Path:
+        """The report, a page for a browser."""
+        return self.root / "report.html"
+
     def beside_published(self, suffix: str) -> Path:
         """The sweep's scores beside published scores, as ``csv`` or ``md``."""
         return self.root / f"beside_published.{suffix}"

@@ -42,6 +42,7 @@ LEVEL = {
     "backends": 5,
     "results": 5,
     "stages": 6,
+    "report": 6.5,
     "sweep": 7,
     "cli": 8,
     "__main__": 9,

@@ -400,7 +400,7 @@ def test_what_failed_is_tried_again_where_that_can_help_or_is_asked_for(tmp_path
     # Samplers know of the second's value, and there are as many samples as were asked for.
     more = studies_of(tmp_path, places, search={**changes["search"], "num_samples": 4})
     assert more.to_ask == 1
-    (study,) = more._studies.values()
+    (study,) = more.studies.values()
     assert sorted(t.value for t in study.trials if t.value is not None) == sorted([landscape(first), 0.25])
     assert more.ask().number == 4
 

@@ -273,7 +273,7 @@ def report(
     places = Places.of(data, results)
     with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
         print_lines(present_lines((made(job, plan, places) for job in jobs), places.results))
-        board = write_results(plan, jobs, places, rank_by=rank_by)
+        board = write_results(plan, jobs, places, rank_by=rank_by, report=True)
         for one in dict.fromkeys(metrics):
             if one == "official":
                 print_board(board, plan.name)

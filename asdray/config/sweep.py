@@ -307,6 +307,8 @@ class Sweep(Config):
     scored."""
     umap: Umap | Literal[False] = Umap()
     """UMAP plots, or false."""
+    report: bool = True
+    """``report.html`` at the end of the sweep."""
     search: Search = Search()
     """The full product of the space, or a search."""
     scheduler: Scheduler | None = None

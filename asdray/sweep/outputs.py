@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from asdray.evaluation.leaderboard import Leaderboard
-    from asdray.evaluation.tables import TableContext, Tables
+    from asdray.evaluation.tables import TableContext
+    from asdray.report.content import Content
     from asdray.sweep.study import Studies
 
 
@@ -140,7 +141,7 @@ def _changed_keys(before: Any, now: Any, path: str = "", depth: int = 3) -> Iter
 
 
 def write_results(
-    sweep: Sweep, jobs: Sequence[Job], places: Places, *, rank_by: str | None = None
+    sweep: Sweep, jobs: Sequence[Job], places: Places, *, rank_by: str | None = None, report: bool = False
 ) -> Leaderboard:
     """Writes tables and leaderboard over the trials with finished tables; the other trials count as missing.
 
@@ -148,24 +149,37 @@ def write_results(
 
     Args:
         rank_by: the ranking column; default: the sweep's own ``rank_by``.
+        report: True to write ``report.html`` too; it needs ``trials.parquet``.
 
     Raises:
         ValueError: an unknown ``rank_by``.
     """
     from asdray.evaluation import leaderboard, published, tables
 
-    folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
-    scores, board, selected = _board(sweep, jobs, places, "official", rank_by)
-    if selected is not None:
-        tables.write_csv(selected, folder.selection, board.dataset)
-    written = tables.write_tables(scores, folder.tables, board.dataset)
+    content = _content(sweep, jobs, places, "official", rank_by)
+    folder, board = content.folder, content.board
+    if content.selection is not None:
+        tables.write_csv(content.selection, folder.selection, board.dataset)
+    written = tables.write_tables(content.tables, folder.tables, board.dataset)
     written += leaderboard.write(board, folder.root)
     if len(beside := published.beside(board)):
         written += leaderboard.write_beside(beside, board, folder.root)
     for path in folder.replaceable():
         if path not in written:
             remove(path)
+    if report:
+        _write_report(content)
     return board
+
+
+def _write_report(content: Content) -> None:
+    """Writes the report. A fault in it is told, and costs no finished work its exit code."""
+    from asdray.report import page
+
+    try:
+        page.write(content)
+    except Exception as error:  # a page is nothing to lose a night's tables for
+        notes.tell(f"{content.folder.report} is not written ({type(error).__name__}: {error})")
 
 
 def write_metric(
@@ -180,18 +194,16 @@ def write_metric(
     """
     from asdray.evaluation import leaderboard, tables
 
-    folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
-    scores, board, _ = _board(sweep, jobs, places, tables.check_metric(metric), rank_by)
-    tables.write_tables(scores, folder.tables, board.dataset, metric)
-    leaderboard.write(board, folder.root)
-    return board
+    content = _content(sweep, jobs, places, tables.check_metric(metric), rank_by)
+    tables.write_tables(content.tables, content.folder.tables, content.board.dataset, metric)
+    leaderboard.write(content.board, content.folder.root)
+    return content.board
 
 
-def _board(
-    sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None
-) -> tuple[Tables, Leaderboard, pd.DataFrame | None]:
+def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None) -> Content:
     """The tables of one metric, the leaderboard, and the rows of ``selection.csv``, None without a choice."""
     from asdray.evaluation import leaderboard, published, tables
+    from asdray.report.content import Content
     from asdray.sweep import selection
 
     of_path = {store.trial_dir(places.results, job.trial).metrics: job for job in jobs}
@@ -232,7 +244,9 @@ def _board(
         notes += tuple(_source_notes([of_path[path] for path in finished], sweep, places))
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
-    return chosen.tables if chosen and not sweep.confirm else scores, board, rows
+    folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
+    shown = chosen.tables if chosen and not sweep.confirm else scores
+    return Content(folder, board, shown, rows, studies.studies if studies else {})
 
 
 def _finished(job: Job, sweep: Sweep, places: Places) -> Snapshot | None:

@@ -163,7 +163,7 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()
-    return sweep_run.write_tables()
+    return sweep_run.write_tables(report=sweep_run.sweep.report and not sweep_run.stopped)
 
 
 def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:

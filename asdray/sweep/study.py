@@ -75,6 +75,7 @@ class Studies:
     Attributes:
         bases: the recipes of the sweep.
         samples: all samples, by recipe and number; new samples last.
+        studies: recipe -> study of Optuna's.
 
     Args:
         datasets: year -> dataset.
@@ -93,7 +94,7 @@ class Studies:
         self.where = where
         self.bases = bases(sweep, where)
         self.samples: list[Sample] = []
-        self._studies: dict[str, optuna.Study] = {}
+        self.studies: dict[str, optuna.Study] = {}
         if sweep.search.algorithm == "optuna":
             try:
                 make_sampler(sweep.search.sampler or Sampler(), seed=0)
@@ -112,7 +113,7 @@ class Studies:
                     self._check.compare()
                 self._open(str(path), write)
                 for base in self.bases:
-                    if base.recipe in self._studies:
+                    if base.recipe in self.studies:
                         self._read(base, write)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
@@ -127,15 +128,15 @@ class Studies:
             name, earlier = study_names(self.sweep, base, self.datasets)
             name = earlier if name not in known and earlier in known else name
             if name in known:  # `create_study` would write a line even if the study exists
-                self._studies[base.recipe] = optuna.load_study(study_name=name, storage=storage)
+                self.studies[base.recipe] = optuna.load_study(study_name=name, storage=storage)
             elif write:
                 direction = "maximize" if self.objective.maximize else "minimize"
                 study = optuna.create_study(storage=storage, study_name=name, direction=direction)
-                self._studies[base.recipe] = study
+                self.studies[base.recipe] = study
                 self._check.note()
 
     def _read(self, base: Base, write: bool) -> None:
-        study = self._studies[base.recipe]
+        study = self.studies[base.recipe]
         outcomes = study.user_attrs
         for asked in study.get_trials(deepcopy=False):
             finished = asked.state.is_finished()
@@ -202,7 +203,7 @@ class Studies:
             ValueError: the sampler cannot suggest values for an axis of the space.
         """
         base = max(self.bases, key=self.left)
-        sample = self._suggest(base, self._studies[base.recipe])
+        sample = self._suggest(base, self.studies[base.recipe])
         self.samples.append(sample)
         if reason := self._make_system(base, sample):
             self.tell(sample, "failed", reason=reason)
@@ -262,7 +263,7 @@ class Studies:
                 self._record(one)
 
     def _record(self, sample: Sample) -> None:
-        optuna, study = _optuna(), self._studies[sample.recipe]
+        optuna, study = _optuna(), self.studies[sample.recipe]
         states = {"stopped": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
         # Some samplers end a study when an outcome is told, which Optuna allows only in its own loop.
         study.sampler = make_sampler(Sampler(name="Random"), 0)
@@ -288,7 +289,7 @@ class Studies:
         assert sample.system is not None, sample.name
         for one in self.samples:
             if one is sample or (one.state == "failed" and one.is_same_system(sample)):
-                self._studies[one.recipe].set_user_attr(f"sample {one.number}", None)
+                self.studies[one.recipe].set_user_attr(f"sample {one.number}", None)
                 one.state, one.reason = "open", None
         self._check.note()
 

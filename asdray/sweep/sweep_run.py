@@ -219,12 +219,13 @@ class SweepRun:
 
         write_trials([run.row for run in self.runs], self.folder.root)
 
-    def write_tables(self) -> Leaderboard:
-        """Writes ``trials.parquet``, tables and leaderboard as of now."""
+    def write_tables(self, report: bool = False) -> Leaderboard:
+        """Writes ``trials.parquet``, tables and leaderboard as of now, and the report where asked for."""
         started = time.monotonic()
         _free_memory()  # the driver's memory is largest while it writes
         self.write_trials()
-        board = outputs.write_results(self.sweep, [run.job for run in self.runs], self.places)
+        jobs = [run.job for run in self.runs]
+        board = outputs.write_results(self.sweep, jobs, self.places, report=report)
         _free_memory()
         self._tables_written = time.monotonic()
         self._tables_cost = self._tables_written - started

@@ -1,0 +1,136 @@
+"""Section: UMAP plots of embeddings, coloured by domain, label, attribute or section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from asdray import damage
+from asdray.report.content import Content, TrialRow, read_csv
+from asdray.report.figures import COLOURS, GREY, Choice, Figure, Section, left_out, rounded
+
+MOST_POINTS = 60_000
+"""Points of all plots together; each takes about 50 bytes of the page."""
+
+MOST_VALUES = 24
+
+_LABELS = {"True": "anomaly", "False": "normal"}
+
+
+def section(content: Content) -> Section | None:
+    """The plots of the best ranked systems; None without one."""
+    figures: dict[tuple[str, ...], Figure] = {}
+    points = total = 0
+    for key, trial, machine, checkpoint in _places(content):
+        path = trial.folder.umap(checkpoint, machine) / "umap.parquet"
+        if not path.exists():
+            continue
+        total += 1
+        if points < MOST_POINTS and (clips := _clips(path, trial, checkpoint, machine)):
+            points += len(clips)
+            figures[key] = _figure(clips)
+    if not figures:
+        return None
+    notes = [
+        "Embeddings of the first seed in two dimensions, for the eye only. A click on a name of the legend "
+        "hides its clips; the pointer on a clip shows its file.",
+        *left_out(len(figures), total, "plots, those of the best ranked systems"),
+    ]
+    return Section("umap", "UMAP", notes, [Choice(("year", "machine", "system"), figures)])
+
+
+def _places(content: Content) -> Iterator[tuple[tuple[str, ...], TrialRow, str, str]]:
+    checkpoints = {checkpoint for _, _, checkpoint in content.ranked}
+    for system, checkpoint in dict.fromkeys((system, ckpt) for system, _, ckpt in content.ranked):
+        name = content.names.get(system, system) + (f" · {checkpoint}" if len(checkpoints) > 1 else "")
+        for dcase, machines in content.machines.items():
+            for trial in content.seeds_of(dcase, system)[:1]:
+                for machine in machines:
+                    yield (dcase, machine, name), trial, machine, checkpoint
+
+
+def _clips(path: Any, trial: TrialRow, checkpoint: str, machine: str) -> list[dict[str, Any]]:
+    """Clips with their position and facts; empty where a file is damaged."""
+    try:
+        rows = damage.read_parquet(path, ["clip", "x", "y"]).to_pylist()
+    except ValueError:
+        return []
+    facts = {
+        row["clip"]: {**row, "split": split}
+        for split in ("train", "test")
+        for row in read_csv(trial.folder.score_view(checkpoint, machine, split)) or ()
+    }
+    return [{**facts[row["clip"]], **row} for row in rows if row["clip"] in facts]
+
+
+def _label(clip: Mapping[str, Any]) -> str:
+    return "training" if clip["split"] == "train" else f"test, {_LABELS.get(clip['is_anomaly'], 'unknown')}"
+
+
+def _attributes(clip: Mapping[str, Any]) -> str:
+    """The attributes in the name of a file, after its number."""
+    parts = PurePosixPath(clip["clip"]).stem.split("_")
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal() and len(part) > 2]
+    return "_".join(parts[numbers[-1] + 1 :]) or "none" if numbers else "none"
+
+
+_COLOURINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "label": _label,
+    "domain": lambda clip: clip["domain"] or "unknown",
+    "section": lambda clip: f"section {int(clip['section']):02d}",
+    "attribute": _attributes,
+}
+
+
+def _figure(clips: Sequence[Mapping[str, Any]]) -> Figure:
+    """One trace per colouring and value; a menu chooses the colouring."""
+    traces: list[dict[str, Any]] = []
+    shown: list[str] = []
+    for name, of in _COLOURINGS.items():
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for clip in clips:
+            groups.setdefault(of(clip), []).append(clip)
+        largest = sorted(groups, key=lambda value: -len(groups[value]))[: MOST_VALUES - 1]
+        colour = {value: COLOURS[i % len(COLOURS)] for i, value in enumerate(sorted(largest))}
+        for value in sorted(groups):
+            traces.append(
+                _points(value, groups[value], GREY if value == "training" else colour.get(value, GREY))
+            )
+            traces[-1]["visible"] = name == "label"
+            shown.append(name)
+    buttons = [
+        {"label": name, "method": "restyle", "args": [{"visible": [which == name for which in shown]}]}
+        for name in _COLOURINGS
+        if shown.count(name) > 1 or name == "label"
+    ]
+    axis = {"visible": False}
+    menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.12}
+    return {
+        "data": traces,
+        "layout": {
+            "height": 520,
+            "xaxis": axis,
+            "yaxis": {**axis, "scaleanchor": "x"},
+            "updatemenus": [menu],
+        },
+    }
+
+
+def _points(name: str, clips: Sequence[Mapping[str, Any]], colour: str) -> dict[str, Any]:
+    anomalous = [clip["is_anomaly"] == "True" for clip in clips]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{name} ({len(clips)})",
+        "x": rounded(clip["x"] for clip in clips),
+        "y": rounded(clip["y"] for clip in clips),
+        "text": [PurePosixPath(clip["clip"]).name for clip in clips],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": colour,
+            "size": 6,
+            "opacity": 0.75,
+            "symbol": ["x" if of else "circle" for of in anomalous] if any(anomalous) else "circle",
+        },
+    }

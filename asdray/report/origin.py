@@ -1,0 +1,112 @@
+"""Sections: what was selected by what, figures of searches, and the provenance of all numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from asdray import provenance
+from asdray.config.files import read_yaml
+from asdray.evaluation.tables import NO_VALUE, percent
+from asdray.report.content import Content
+from asdray.report.figures import Choice, Figure, Grid, Section, left_out
+
+MOST_ROWS = 200
+
+
+def selection(content: Content) -> Section | None:
+    """The rows among which something was chosen; None without a choice."""
+    frame = content.selection
+    if frame is None or frame.empty:
+        return None
+    rows = []
+    for row in frame.head(MOST_ROWS).to_dict("records"):
+        marks = [name for name in ("selected", "confirmed", "oracle") if row.get(name) is True]
+        name = content.names.get(row["system"], str(row["system"]))
+        scores = [NO_VALUE if pd.isna(row[column]) else percent(row[column]) for column in ("dev", "eval")]
+        objective = NO_VALUE if pd.isna(row["objective"]) else f"{row['objective']:.5g}"
+        rows.append([name, str(row["backend"]), objective, *scores, ", ".join(marks)])
+    notes = [
+        "The objective chooses; official scores in percent stand beside it. The oracle is the best eval "
+        "score, by which nothing may be chosen: its difference to the selected row is the loss by selection.",
+        *left_out(len(rows), len(frame), "rows, the best objective first"),
+    ]
+    header = ["system", "backend", "objective", "dev", "eval", ""]
+    return Section("selection", "Selection", notes, [Grid(header, rows, right=("objective", "dev", "eval"))])
+
+
+def search(content: Content) -> Section | None:
+    """Parallel coordinates, slices and importances of every study, drawn by Optuna; None without a search."""
+    figures: dict[tuple[str, ...], Figure] = {}
+    for recipe, study in content.studies.items():
+        for name, figure in _drawn(study).items():
+            figures[recipe, name] = figure
+    if not figures:
+        return None
+    return Section("search", "Search", [], [Choice(("recipe", "figure"), figures)])
+
+
+def _drawn(study: Any) -> dict[str, Figure]:
+    """Name -> figure of a study; without the figures that need more finished samples."""
+    from optuna import visualization
+
+    kinds: dict[str, Any] = {
+        "parallel coordinates": visualization.plot_parallel_coordinate,
+        "slices": visualization.plot_slice,
+        "importances": visualization.plot_param_importances,
+        "history": visualization.plot_optimization_history,
+    }
+    found: dict[str, Figure] = {}
+    for name, draw in kinds.items():
+        # Optuna refuses a figure where there is nothing to compare: one sample, or one value.
+        with contextlib.suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
+            figure = json.loads(draw(study).to_json())
+            layout = figure["layout"]
+            layout.pop("template", None)
+            found[name] = {"data": figure["data"], "layout": {**layout, "height": 460}}
+    return {name: figure for name, figure in found.items() if figure["data"]}
+
+
+def sources(content: Content) -> Section:
+    """Data, versions, and the sweep file with all defaults."""
+    board = content.board
+    versions = {name: value for name, value in provenance.versions().items() if value}
+    facts = [
+        ["results", content.folder.root.name],
+        ["data", board.dataset],
+        ["trials", str(len(content.trials))],
+        ["written", provenance.now()],
+        *(
+            [f"version of {name}" if name != "commit" else "commit of asdray", value]
+            for name, value in versions.items()
+        ),
+    ]
+    notes = [note for note in board.notes if note.startswith("Weights ")]
+    parts = [Grid(["", ""], facts), Grid(["option", "value"], list(map(list, _options(content))))]
+    return Section("origin", "Provenance", notes, parts)
+
+
+def _options(content: Content) -> list[tuple[str, str]]:
+    """Dotted option -> value of the sweep file."""
+    try:
+        spec = read_yaml(content.folder.spec)
+    except (OSError, ValueError):
+        return []
+    return list(_flat(spec)) if isinstance(spec, Mapping) else []
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found += _flat(value, f"{above}{name}.")
+        elif value not in (None, [], {}):
+            found.append(
+                (f"{above}{name}", value if isinstance(value, str) else json.dumps(value, default=str))
+            )
+    return found
