@@ -118,6 +118,9 @@ class Content:
         return [trial for trial in self.trials if (trial.dcase, trial.system) == (dcase, system)]
 
 
+_OF_EVENTS = {"dcase", "recipe", "system", "seed", "stage", "status", "time"}
+
+
 def _events(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
@@ -127,7 +130,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict) and {"stage", "status", "system", "time"} <= event.keys():
+            if isinstance(event, dict) and event.keys() >= _OF_EVENTS:
                 yield event
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from asdray.evaluation.metrics import MAX_FPR
 from asdray.evaluation.submission import decision_threshold
 from asdray.report.content import Content, TrialRow, read_csv
 from asdray.report.figures import (
@@ -25,9 +26,6 @@ from asdray.report.figures import (
 )
 
 MOST_FIGURES, BINS, MOST_POINTS = 240, 40, 80
-MAX_FPR = 0.1
-"""Range of false positive rates of the pAUC."""
-
 _GROUPS = (
     ("source", "False", "normal, source", BLUE),
     ("target", "False", "normal, target", SKY),

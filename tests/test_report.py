@@ -1,0 +1,264 @@
+"""The report of a sweep: its parts as data, and the page in a real browser."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sweeping import SMALL_AE, World, in_process, make_data
+
+from asdray import store
+from asdray.report import board, embeddings, machines, scores, times
+from asdray.report import page as page_module
+from asdray.report.content import Content
+
+RATES = [0.001, 0.01]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A finished sweep of two systems with two seeds; one of its stages has failed for good."""
+    world = World(make_data(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("world") / "results")
+    recipe = {"set": {**SMALL_AE, "train.epochs": 3}, "space": {"train.learning_rate": RATES}}
+    asked = {"recipes": {"ae_baseline": recipe}, "seeds": [0, 1], "backends": ["knn"]}
+    for rate in RATES:
+        for seed in (0, 1):
+            options = {**recipe["set"], "train.learning_rate": rate}
+            sets = [
+                part for key, value in options.items() for part in ("--set", f"{key}={json.dumps(value)}")
+            ]
+            in_process(
+                "run", "ae_baseline", "dcase2023", "--machines", "fan,valve,bandsaw", "--seed", seed, *sets,
+                "--data", world.data, "--results", world.results, "--no-umap", "--device", "cpu",
+            )  # fmt: skip
+    in_process(*world.command(**asked))
+    return world
+
+
+@pytest.fixture(scope="module")
+def content(world):
+    """What the page shows, gathered by `asdray report`."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asdray.report.page.write", seen.append)
+        in_process("report", "tiny", "--data", world.data, "--results", world.results)
+    return seen[0]
+
+
+def test_names_are_options_not_hashes(content):
+    assert sorted(content.names.values()) == [
+        "ae_baseline learning_rate=0.001",
+        "ae_baseline learning_rate=0.01",
+    ]
+    shown = board.board(content)
+    assert {row.name for row in shown.rows if row.origin == "ours"} == set(content.names.values())
+    assert [title for title, _, _ in shown.columns][:2] == ["dcase2023-dev", "dcase2023-eval"]
+    assert shown.values("recipe") == ["ae_baseline"]
+    assert {row.rank for row in shown.rows if row.origin == "ours"} <= {"1", "2"}
+    for row in shown.rows:
+        (own,) = content.board.frame[content.board.frame["system"] == row.system].to_dict("records")
+        mean, std = (100 * own[f"dcase2023-dev_{part}"] for part in ("mean", "std"))
+        assert row.scores[0].text == f"{mean:.2f} ± {std:.2f}"
+        assert row.scores[0].value == pytest.approx(mean, abs=1e-4)
+
+
+def test_heat_maps_have_the_means_of_the_tables(content):
+    (choice,) = machines.section(content).parts
+    assert list(choice.figures) == [("dcase2023", "dev"), ("dcase2023", "eval")]
+    (trace,) = choice.figures["dcase2023", "dev"]["data"]
+    table = content.tables["dcase2023", "dev"]
+    assert trace["x"] == ["fan", "valve", "total"]
+    for label, line in zip(trace["y"], trace["z"], strict=True):
+        (system,) = [system for system, name in content.names.items() if f"{name} · recon" == label]
+        row = table[table["system"] == system].iloc[0]
+        assert line == pytest.approx([100 * row[name] for name in ("fan", "valve", "total_mean")], rel=1e-3)
+
+
+def test_histograms_count_every_clip_and_rocs_have_the_auc(content):
+    histograms, curves = scores.section(content).parts
+    key = next(key for key in histograms.figures if key[1] == "fan" and "=0.001 " in key[2])
+    bars = histograms.figures[key]["data"]
+    assert [sum(bar["y"]) for bar in bars] == pytest.approx([1] * len(bars), abs=2e-3)
+    assert sum(int(re.search(r"\((\d+)\)", bar["name"])[1]) for bar in bars[1:]) == 8
+    assert histograms.figures[key]["layout"]["shapes"][0]["x0"] > 0, "the threshold"
+    trial = next(t for t in content.trials if t.seed == 0 and "=0.001" in content.names[t.system])
+    frame = pd.read_parquet(trial.folder.metrics)
+    auc = frame[(frame.machine == "fan") & (frame.metric == "mix_auc") & (frame.section == 0)]["value"]
+    title = curves.figures[key]["data"][0]["name"]
+    assert title == f"all clips: AUC {100 * auc.iloc[0]:.1f} %"
+
+
+def test_a_damaged_file_leaves_its_figure_out(content):
+    trial = content.trials[0]
+    view = trial.folder.score_view("last", "valve", "test")
+    whole = view.read_text()
+    before = len(scores.section(content).parts[0].figures)
+    view.write_text(whole.replace("1", "2", 1))
+    try:
+        section = scores.section(content)
+    finally:
+        view.write_text(whole)
+    assert len(section.parts[0].figures) == before - 1
+    assert "Shown are" in " ".join(section.notes)
+
+
+def test_umap_is_coloured_by_label_domain_section_and_attribute(content):
+    trial = content.trials[0]
+    clips = [row["clip"] for split in ("train", "test") for row in pd.read_csv(
+        trial.folder.score_view("last", "fan", split)).to_dict("records")]  # fmt: skip
+    points = pa.table({"clip": clips, "x": [float(i) for i in range(len(clips))], "y": [0.0] * len(clips)})
+    folder = trial.folder.umap("last", "fan")
+    store.write_parquet(folder / "umap.parquet", points)
+    try:
+        (choice,) = embeddings.section(content).parts
+    finally:
+        shutil.rmtree(folder)
+    ((key, figure),) = choice.figures.items()
+    assert key[:2] == ("dcase2023", "fan")
+    shown = [trace["name"] for trace in figure["data"] if trace["visible"]]
+    assert shown == ["test, anomaly (4)", "test, normal (4)", f"training ({len(clips) - 8})"]
+    assert sum(len(trace["x"]) for trace in figure["data"]) == len(clips) * 4
+    assert [button["label"] for button in figure["layout"]["updatemenus"][0]["buttons"]] == [
+        "label", "domain", "attribute",
+    ]  # fmt: skip
+
+
+def test_times_and_failures_come_from_the_log(tmp_path, content):
+    line = {
+        "dcase": "dcase2023", "recipe": "r", "system": "r-1", "seed": 0, "stage": "train", "unit": "fan", "machine": None,
+        "checkpoint": None, "backend": None, "status": "done", "time": "2026-01-01T00:01:00Z", "seconds": 60.0,
+        "device": "cpu", "signature": "s", "found": False, "error": None,
+    }  # fmt: skip
+    failed = {
+        **line,
+        "unit": "valve",
+        "status": "failed",
+        "error": "the loss is NaN",
+        "details": "<b>trace</b>",
+        "lasting": True,
+    }
+    mended = [{**failed, "unit": "pump"}, {**line, "unit": "pump", "found": True}]
+    sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
+    text = "\n".join(map(json.dumps, [line, failed, *mended])) + "\nhalf a li"
+    store.write_text(sweep.events, text)
+    own = Content(sweep, content.board, content.tables)
+    table, chart = times.section(own).parts
+    assert table.rows == [["train", "1", "1 min 0 s", "1 min 0 s", "1 min 0 s"]]
+    (trace,) = chart.figures[()]["data"]
+    assert (trace["name"], trace["x"]) == ("train", [60_000])
+    (grid,) = times.failures(own).parts
+    assert [row[1:3] for row in grid.rows] == [["train valve", ("the loss is NaN", "<b>trace</b>")]]
+
+
+# ----------------------------------------------------------------------------------------------- the page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium of the system."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, world):
+    """Opens the report; errors on the console and requests to anywhere else fail the test."""
+    faults, contexts = [], []
+
+    def opened(width=1280, scheme="light", path=None):
+        path = path or world.folder() / "report.html"
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else faults.append(r.url),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def column(page, i):
+    """The texts of a column of the leaderboard, of the rows that are shown."""
+    return page.locator(f"#board tbody tr:not([hidden]) td:nth-child({i})").all_inner_texts()
+
+
+def test_the_board_sorts_and_filters(open_page, content):
+    page = open_page()
+    systems = column(page, 2)
+    assert len(systems) == 2
+    page.get_by_role("button", name="dcase2023-dev").click()
+    scores_shown = [float(text.split()[0]) for text in column(page, 4)]
+    assert scores_shown == sorted(scores_shown, reverse=True)
+    page.get_by_role("button", name="dcase2023-dev").click()
+    assert [float(text.split()[0]) for text in column(page, 4)] == sorted(scores_shown)
+    page.get_by_label("Search").fill("=0.001")
+    assert [text.split("\n")[0] for text in column(page, 2)] == ["ae_baseline learning_rate=0.001"]
+    assert page.locator("#count").inner_text() == "1 of 2 rows"
+    page.get_by_label("Search").fill("")
+    page.get_by_label("subset").first.select_option("eval")
+    assert page.locator("#board th:visible").all_inner_texts()[3:] == ["dcase2023-eval"]
+
+
+@pytest.mark.parametrize("width", [390, 800, 1440])
+def test_every_figure_is_drawn_at_every_width(open_page, width):
+    page = open_page(width)
+    for box in page.locator(".figure").all():
+        box.scroll_into_view_if_needed()
+        box.locator(".main-svg").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page itself never scrolls"
+    assert page.locator(".figure").count() == page.locator(".js-plotly-plot").count()
+
+
+def test_a_choice_draws_another_figure(open_page):
+    page = open_page()
+    box = page.locator("#scores .figure").first
+    box.scroll_into_view_if_needed()
+    names = box.locator("text=/training \\(\\d+\\)/").first
+    names.wait_for()
+    before = box.locator(".bars").first.inner_html()
+    box.get_by_label("machine").select_option("valve")
+    assert box.locator(".bars").first.inner_html() != before
+    assert box.get_by_label("machine").input_value() == "valve"
+
+
+def test_light_and_dark(open_page):
+    def back(page):
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light, dark = open_page(scheme="light"), open_page(scheme="dark")
+    assert back(light) == "rgb(255, 255, 255)" != back(dark)
+    dark.locator("#theme").click()
+    assert back(dark) == back(light)
+
+
+def test_the_page_escapes_what_others_wrote(open_page, content, tmp_path):
+    """Names of others' systems, errors of plugins: shown, never run."""
+    bad = "</script><img src=x onerror=alert(1)>"
+    frame = content.board.frame.assign(system=bad, recipe=bad, caveat=bad)
+    sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
+    event = {"dcase": "d", "recipe": "r", "seed": 0, "stage": "train", "status": "failed", "system": bad}
+    event |= {"time": "t", "error": bad, "details": bad}
+    store.write_text(sweep.events, json.dumps(event) + "\n")
+    own = dataclasses.replace(content, folder=sweep, board=dataclasses.replace(content.board, frame=frame))
+    page = open_page(path=page_module.write(own))
+    assert page.locator("img").count() == 0
+    assert bad in page.locator("#failures").inner_text()
+    assert bad in page.locator("#board").inner_text()
