@@ -80,6 +80,7 @@ perf: $(STAMP)  ## Measure speed and memory where limits are promised
 	$(BIN)/python benchmarks/perf/format.py
 	$(BIN)/python benchmarks/perf/official.py
 	$(BIN)/python benchmarks/perf/tables.py
+	$(BIN)/python benchmarks/perf/report.py
 	$(BIN)/python benchmarks/perf/backends.py
 	$(BIN)/python benchmarks/perf/encoders.py --clips 8
 	$(BIN)/python benchmarks/perf/tuning.py --small --seconds 4

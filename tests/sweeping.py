@@ -56,6 +56,7 @@ def spec(**changes):
         "machines": {"dcase2023": MACHINES},
         "backends": ["knn"],
         "umap": False,
+        "report": False,  # seconds of each sweep
         **changes,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,10 +11,11 @@ from asdray import damage
 from asdray.report.content import Content, TrialRow, read_csv
 from asdray.report.figures import COLOURS, GREY, Choice, Figure, Section, left_out, rounded
 
-MOST_POINTS = 60_000
-"""Points of all plots together; each takes about 50 bytes of the page."""
+MOST_POINTS = 40_000
+"""Points of all plots together; each takes about 80 bytes of the page."""
 
 MOST_VALUES = 24
+"""Values of a colouring that have a colour; the others are grey."""
 
 _LABELS = {"True": "anomaly", "False": "normal"}
 
@@ -84,53 +86,30 @@ _COLOURINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _figure(clips: Sequence[Mapping[str, Any]]) -> Figure:
-    """One trace per colouring and value; a menu chooses the colouring."""
-    traces: list[dict[str, Any]] = []
-    shown: list[str] = []
-    for name, of in _COLOURINGS.items():
-        groups: dict[str, list[Mapping[str, Any]]] = {}
-        for clip in clips:
-            groups.setdefault(of(clip), []).append(clip)
-        largest = sorted(groups, key=lambda value: -len(groups[value]))[: MOST_VALUES - 1]
-        colour = {value: COLOURS[i % len(COLOURS)] for i, value in enumerate(sorted(largest))}
-        for value in sorted(groups):
-            traces.append(
-                _points(value, groups[value], GREY if value == "training" else colour.get(value, GREY))
-            )
-            traces[-1]["visible"] = name == "label"
-            shown.append(name)
-    buttons = [
-        {"label": name, "method": "restyle", "args": [{"visible": [which == name for which in shown]}]}
-        for name in _COLOURINGS
-        if shown.count(name) > 1 or name == "label"
-    ]
+    """The points once, and a number per point and colouring: the page makes a trace of each value."""
+    groups = {name: _group([of(clip) for clip in clips]) for name, of in _COLOURINGS.items()}
+    shown = {name: group for name, group in groups.items() if len(group["values"]) > 1 or name == "label"}
     axis = {"visible": False}
-    menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.12}
     return {
-        "data": traces,
-        "layout": {
-            "height": 520,
-            "xaxis": axis,
-            "yaxis": {**axis, "scaleanchor": "x"},
-            "updatemenus": [menu],
+        "points": {
+            "x": rounded((clip["x"] for clip in clips), 3),
+            "y": rounded((clip["y"] for clip in clips), 3),
+            "text": [PurePosixPath(clip["clip"]).name for clip in clips],
+            "crossed": [int(clip["is_anomaly"] == "True") for clip in clips],
+            "groups": shown,
         },
+        "layout": {"height": 520, "xaxis": axis, "yaxis": {**axis, "scaleanchor": "x"}},
     }
 
 
-def _points(name: str, clips: Sequence[Mapping[str, Any]], colour: str) -> dict[str, Any]:
-    anomalous = [clip["is_anomaly"] == "True" for clip in clips]
+def _group(values: Sequence[str]) -> dict[str, Any]:
+    """Titles and colours of the values, the most frequent ones in colour, and the value of each point."""
+    counts = Counter(values)
+    names = sorted(counts)
+    frequent = sorted(value for value, _ in counts.most_common(MOST_VALUES) if value != "training")
+    colours = {value: COLOURS[i % len(COLOURS)] for i, value in enumerate(frequent)}
+    place = {name: i for i, name in enumerate(names)}
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": f"{name} ({len(clips)})",
-        "x": rounded(clip["x"] for clip in clips),
-        "y": rounded(clip["y"] for clip in clips),
-        "text": [PurePosixPath(clip["clip"]).name for clip in clips],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {
-            "color": colour,
-            "size": 6,
-            "opacity": 0.75,
-            "symbol": ["x" if of else "circle" for of in anomalous] if any(anomalous) else "circle",
-        },
+        "values": [[f"{name} ({counts[name]})", colours.get(name, GREY)] for name in names],
+        "of": [place[value] for value in values],
     }

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 Figure = dict[str, Any]
-"""``data``, a list of plotly's traces, and ``layout``."""
+"""``data``, a list of plotly's traces, and ``layout``; or ``points`` in place of traces, see
+`asdray.report.embeddings`."""
 
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#888888",

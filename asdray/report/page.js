@@ -62,6 +62,28 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+// Plotly's script runs when the first figure comes near: the page opens before.
+function loadPlotly() {
+  if (!window.Plotly) {
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  }
+}
+
+// Points of a plot, one trace per value of the chosen colouring.
+function tracesOf({ x, y, text, crossed, groups }, colouring) {
+  const { values, of } = groups[colouring];
+  return values.map(([name, color], value) => {
+    const at = of.flatMap((own, i) => (own === value ? [i] : []));
+    const take = (list) => at.map((i) => list[i]);
+    return {
+      type: "scatter", mode: "markers", name, x: take(x), y: take(y), text: take(text), hovertemplate: "%{text}<extra></extra>",
+      marker: { color, size: 6, opacity: 0.75, symbol: take(crossed).map((is) => (is ? "x" : "circle")) },
+    };
+  });
+}
+
 function layoutOf(figure, width) {
   const text = colour("--text"), line = colour("--line");
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
@@ -83,8 +105,9 @@ class FigureBox {
     this.id = box.dataset.figures;
   }
 
-  // The data of a figure is parsed when the reader comes near.
+  // The data of a figure are parsed when the reader comes near.
   open() {
+    loadPlotly();
     const { names, figures } = JSON.parse(document.getElementById(`data-${this.id}`).textContent);
     this.figures = figures;
     this.selects = names.map((name, i) => {
@@ -95,8 +118,28 @@ class FigureBox {
       select.addEventListener("input", () => this.choose(i));
       return select;
     });
+    this.colouring = this.colourings(figures[0][1].points);
     this.key = figures[0][0];
     this.choose(-1);
+  }
+
+  // The choice of a colouring, for figures of points.
+  colourings(points) {
+    if (!points) return null;
+    const label = document.createElement("label"), select = document.createElement("select");
+    label.append("colour ", select);
+    this.form.append(label);
+    select.addEventListener("input", () => this.draw());
+    return select;
+  }
+
+  data() {
+    const { points, data } = this.figure;
+    if (!points) return structuredClone(data);
+    const names = Object.keys(points.groups);
+    const chosen = names.includes(this.colouring.value) ? this.colouring.value : names[0];
+    this.colouring.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+    return tracesOf(points, chosen);
   }
 
   // Values after the changed one are kept where there is such a figure.
@@ -118,7 +161,7 @@ class FigureBox {
     if (!this.figure) return;
     const width = Math.max(320, this.plot.parentElement.clientWidth);
     const options = { displaylogo: false, responsive: false, displayModeBar: width > 600 ? "hover" : false };
-    Plotly.react(this.plot, structuredClone(this.figure.data), layoutOf(this.figure, width), options);
+    Plotly.react(this.plot, this.data(), layoutOf(this.figure, width), options);
   }
 }
 

@@ -25,7 +25,7 @@ from asdray.report.figures import (
     thinned,
 )
 
-MOST_FIGURES, BINS, MOST_POINTS = 240, 40, 80
+MOST_FIGURES, BINS, MOST_POINTS = 120, 40, 80
 _GROUPS = (
     ("source", "False", "normal, source", BLUE),
     ("target", "False", "normal, target", SKY),
@@ -78,12 +78,13 @@ def _places(content: Content) -> Iterator[tuple[tuple[str, ...], TrialRow, str, 
 def _histogram(test: Rows, train: list[float], backend: str) -> Figure:
     values = np.array([float(row[backend]) for row in test])
     edges = np.histogram_bin_edges(np.concatenate([values, train]), BINS)
-    centres, width = rounded((edges[1:] + edges[:-1]) / 2, 6), float(f"{edges[1] - edges[0]:.6g}")
+    first, width = rounded([(edges[0] + edges[1]) / 2, edges[1] - edges[0]], 6)
 
     def bars(name: str, at: np.ndarray, colour: str, opacity: float = 0.65) -> dict[str, Any]:
         share = np.histogram(at, edges)[0] / max(1, len(at))
         return {
-            "type": "bar", "name": f"{name} ({len(at)})", "x": centres, "y": rounded(share), "width": width,
+            "type": "bar", "name": f"{name} ({len(at)})", "x0": first, "dx": width, "width": width,
+            "y": rounded(share),
             "marker": {"color": colour, "opacity": opacity},
             "hovertemplate": f"{name}<br>%{{x}}: %{{y:.1%}}<extra></extra>",
         }  # fmt: skip
