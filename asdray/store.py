@@ -265,7 +265,6 @@ class SweepDir:
 
     @property
     def report(self) -> Path:
-        """The report, a page for a browser."""
         return self.root / "report.html"
 
     def beside_published(self, suffix: str) -> Path:
