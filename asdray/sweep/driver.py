@@ -25,6 +25,9 @@ from asdray.sweep.training_worker import Judge, WorkerOptions
 from asdray.sweep.tune import News, TuneThread
 from asdray.sweep.watch import Watch
 
+TUNE_ENDS_WITHIN = 20.0
+"""Seconds in which Tune gives up the trainings of a lost Ray; it takes five by itself."""
+
 
 def in_training_order(runs: Iterable[TrialRun]) -> list[TrialRun]:
     """The trials in the order in which a grid trains them.
@@ -224,9 +227,13 @@ class Driver:
             self._tune.join(timeout=20)
 
     def _leave_training(self) -> None:
-        """Leaves Tune alone, which waits for a lost Ray."""
+        """Ends Tune without Ray, which is lost.
+
+        While Tune's thread waits within Ray, a shutdown of Ray would crash the process.
+        """
         if self._tune:
             self._tune.stop()
+            self._tune.join(TUNE_ENDS_WITHIN)
 
     def _receive_news(self) -> None:
         with contextlib.suppress(queue.Empty):
