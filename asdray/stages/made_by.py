@@ -30,13 +30,17 @@ class Made(NamedTuple):
     @classmethod
     def of(cls, stage: str, versions: Mapping[str, str | None]) -> Made | None:
         """From the versions in a record; None of a record without the hash, which older releases wrote."""
-        made = versions.get("source")
-        if not made or not source.is_id(made):
-            return None
-        if found := _COMMIT.fullmatch(versions.get("commit") or ""):
-            return cls(stage, f"commit {found[1]}{' with edits' if found[2] else ''}", made)
-        version = versions.get("asdray") or ""
-        return cls(stage, f"asdray {version if _VERSION.fullmatch(version) else 'of another version'}", made)
+        return _made(stage, versions.get("source"), versions.get("commit"), versions.get("asdray"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _made(stage: str, made: str | None, commit: str | None, version: str | None) -> Made | None:
+    if not made or not source.is_id(made):
+        return None
+    if found := _COMMIT.fullmatch(commit or ""):
+        return Made(stage, f"commit {found[1]}{' with edits' if found[2] else ''}", made)
+    known = version if version and _VERSION.fullmatch(version) else "of another version"
+    return Made(stage, f"asdray {known}", made)
 
 
 def keep_source(results: Path) -> None:
@@ -81,16 +85,17 @@ def present_lines(trials: Iterable[Iterable[Made]], results: Path) -> list[str]:
     Args:
         trials: what made the steps of each trial.
     """
-    here = source.present_id()
+    alike = Counter(map(frozenset, trials))
+    here = source.present_id() if any(alike) else None
     stages: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for trial in trials:
+    for trial, n in alike.items():
         groups = set()
         for made in trial:
             if modules := differing(results, made.stage, made.source, here):
                 groups.add(group := (made.by, modules))
                 stages.setdefault(group, {})[made.stage] = None
-        counts.update(groups)
+        counts.update(dict.fromkeys(groups, n))
     return [
         _present_line(counts[group], *group, sorted(of, key=source.STAGES.index))
         for group, of in stages.items()

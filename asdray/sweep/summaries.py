@@ -10,6 +10,7 @@ looks at all outputs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import astuple
@@ -60,7 +61,12 @@ def read_summary(job: Job, sweep: Sweep, places: Places) -> CompleteTrial | None
     if summary.request != _request_id(job, sweep, places):
         return None
     sums = {total[0]: StageSum(*total[1:]) for total in summary.sums}
-    return CompleteTrial(sums, frozenset(Made(*one) for one in summary.made))
+    return CompleteTrial(sums, _made_by(summary.made))
+
+
+@functools.lru_cache(maxsize=1024)
+def _made_by(made: tuple[tuple[str, str, str], ...]) -> frozenset[Made]:
+    return frozenset(Made(*one) for one in made)
 
 
 def made(job: Job, sweep: Sweep, places: Places) -> frozenset[Made]:
