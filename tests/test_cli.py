@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny import AE, DCASE, build_year
 
-from asdray import store
+from asdray import __version__, store
 from asdray.config.backend import Knn
 from asdray.config.expand import load_sweep
 from asdray.config.trial import Trial
@@ -296,3 +296,11 @@ def test_a_stopped_sweep_names_the_whole_command(asdray, spec, data, tmp_path, m
     assert code == 75
     (line,) = [x for x in err.splitlines() if "to go on: " in x]
     assert shlex.split(line.split("to go on: ")[1]) == ["asdray", *command]
+
+
+def test_version_and_shell_completion(asdray):
+    assert asdray("--version") == (0, f"asdray {__version__}\n", "")
+    env = {**os.environ, "_ASDRAY_COMPLETE": "complete_bash", "COMP_WORDS": "asdray sw", "COMP_CWORD": "1"}
+    script = Path(sys.executable).with_name("asdray")
+    run = subprocess.run([script], env=env, capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["sweep"], run.stderr

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -26,9 +26,7 @@ _CTRL_C = 130
 
 app = typer.Typer(
     name="asdray",
-    help="Sweeps and benchmarks for DCASE Challenge Task 2, anomalous sound detection.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _module in (sweep, data, encoders, trial, scoring, benchmark):
@@ -93,6 +91,23 @@ def _run(arguments: list[str]) -> None:
         if found := ended_by_plugin(error):
             raise found from error
         raise
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from asdray import __version__
+
+        print_line(f"asdray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Sweeps and benchmarks for DCASE Challenge Task 2, anomalous sound detection."""
 
 
 @app.command()
