@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from asdray.sweep import local_ray
 from asdray.sweep.local_ray import dashboard_fault, private_folder
 
 HOLD = """
@@ -76,6 +78,24 @@ def test_folders_of_drivers_killed_before_their_name_are_removed_after_an_hour(p
     with private_folder():
         pass
     assert os.listdir(place) == [".asdray-young"]
+
+
+def test_a_folder_in_which_dying_processes_write_is_found_by_a_later_run(place, monkeypatch):
+    removed = shutil.rmtree
+
+    def busy(path, **options):
+        if Path(path).name == "r":
+            return  # a process writes faster than files are removed
+        removed(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_ray, "_remove", partial(local_ray._remove, seconds=0.0))
+        patch.setattr(shutil, "rmtree", busy)
+        with private_folder() as folder:
+            (folder / "r").mkdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["r", "ray.lock"]
+    with private_folder():
+        assert not folder.exists()
 
 
 def test_folders_of_others_are_left_alone(place):

@@ -126,13 +126,22 @@ def _remove_dead_folders(place: Path) -> None:
                 _remove(folder)
 
 
-def _remove(folder: Path, seconds: float = 5.0) -> None:
-    """Removes a folder; the lock goes last, and dying processes may write for some seconds yet."""
+def _remove(folder: Path, seconds: float = 10.0) -> None:
+    """Removes a folder, into which dying processes may write for some seconds yet.
+
+    The lock goes last, and stays where something else stays: by the lock a later run finds the folder.
+    """
     end = time.monotonic() + seconds
     while True:
-        shutil.rmtree(folder / "r", ignore_errors=True)
-        if not (folder / "r").exists() or time.monotonic() >= end:
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                if path.is_symlink():  # a TMPDIR that is too long for sockets
+                    path.unlink()
+                shutil.rmtree(path, ignore_errors=True)
+        if {path.name for path in folder.iterdir()} <= {_LOCK}:
             shutil.rmtree(folder, ignore_errors=True)
+            return
+        if time.monotonic() >= end:
             return
         time.sleep(0.1)
 

@@ -65,7 +65,8 @@ class Kept:
             shutil.copytree(self._copy / name, self.site.root / name)
 
     def files(self) -> list[str]:
-        paths = (path for path in self._copy.rglob("*") if path.is_file())
+        # TensorBoard's events are a log, which no stage reads and only a new training would write again.
+        paths = (p for p in self._copy.rglob("*") if p.is_file() and "tfevents" not in p.name)
         return sorted(str(path.relative_to(self._copy)) for path in paths)
 
 
