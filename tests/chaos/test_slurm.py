@@ -169,6 +169,17 @@ def test_a_sweep_stops_before_slurms_time_is_over_and_goes_on_in_the_next_part(s
     judge(site, "Slurm: the job's time is over", "the first 30 seconds", before, tables)
 
 
+def test_wall_time_puts_the_job_back(site, tables):
+    site.options.write_text("--wall-time 45")
+    job = site.submit()
+    site.put_back(job)
+    before = site.finished()
+    site.options.write_text("")
+    site.ends(job)
+    assert "--wall-time is nearly over" in site.log(job)
+    judge(site, "Slurm: --wall-time", "34 seconds", before, tables)
+
+
 def test_scancel_ends_the_job_and_leaves_nothing(site, tables):
     job = site.submit()
     site.until(site.trains, job)
