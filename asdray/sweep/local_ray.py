@@ -82,6 +82,7 @@ def private_folder() -> Iterator[Path]:
             yield folder
         finally:
             _remove(folder)
+            _remove_dead_folders(place)  # their processes may have been dying at the beginning
 
 
 def _place() -> Path:
