@@ -208,6 +208,8 @@ class Driver:
             if loss := self._ray.loss():
                 self._sweep_run.stop(loss, self._leave_training)
                 return
+            if news := self._ray.news():
+                self._view.line(news, "yellow")
             if self._search and self._tune:
                 self._ask_search(self._search, self._tune)
             self._receive_news()

@@ -10,6 +10,8 @@ import ray
 NODES_SECONDS = 10.0
 """Time between two looks at the state of the driver's node in a joined Ray."""
 
+NO_CPUS = "no node of this Ray has a CPU any more: the sweep waits for nodes that join"
+
 _NEEDED = ("gcs_server", "raylet")
 """Processes without which no task starts; a raylet ends with its agents, and after it was taken for dead."""
 
@@ -28,6 +30,7 @@ class RayWatch:
         """Processes of a Ray that this process has started; empty for a joined Ray."""
         self._node = ray.get_runtime_context().get_node_id()
         self._looked_at = time.monotonic()
+        self._has_cpus, self._news = True, ""
 
     def loss(self) -> str | None:
         """The reason for which no work can go on, or None."""
@@ -37,5 +40,13 @@ class RayWatch:
         if self._processes or time.monotonic() - self._looked_at < NODES_SECONDS:
             return None
         self._looked_at = time.monotonic()
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        alive = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
+        if any(alive.values()) != self._has_cpus:
+            self._has_cpus = not self._has_cpus
+            self._news = "Ray has nodes with CPUs again" if self._has_cpus else NO_CPUS
         return None if self._node in alive else "Ray has lost the node of this process"
+
+    def news(self) -> str:
+        """A line that was not told yet, or an empty one."""
+        text, self._news = self._news, ""
+        return text

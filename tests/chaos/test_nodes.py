@@ -15,6 +15,8 @@ from ray_nodes import processes
 from struck import QUICK, SWEEP, Struck, is_alive, undisturbed, victims
 from sweeping import World, make_data
 
+from asdray.sweep.ray_loss import NO_CPUS
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.chaos,
@@ -93,6 +95,21 @@ def test_a_lost_node_costs_no_result(struck, cluster, number):
     ip = training_node(struck, cluster)
     struck.strikes("loss of a node", ip)
     cluster.kill(ip)
+    struck.wait()
+    again(struck, cluster)
+
+
+def test_a_sweep_whose_nodes_are_all_lost_says_so_and_goes_on_when_one_joins(struck, cluster, networks):
+    struck.start()
+    training_node(struck, cluster)
+    struck.strikes("loss of all nodes", "in a training")
+    for ip in networks.ips[1:]:
+        cluster.kill(ip)
+    end = time.monotonic() + 120
+    while NO_CPUS not in "".join(struck.output) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert NO_CPUS in "".join(struck.output), struck.history()
+    cluster.add(networks.ips[1])
     struck.wait()
     again(struck, cluster)
 
