@@ -41,6 +41,7 @@ SPEC = {
     "machines": {"dcase2023": MACHINES},
     "backends": ["knn", *({"name": name, "embedding": EMBEDDINGS} for name in BACKENDS)],
     "umap": False,
+    "report": False,
     "choose_by": "dcase2023-dev",
 }
 

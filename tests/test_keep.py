@@ -68,7 +68,7 @@ class World:
     def load(self, name="s", mels=(8,), **changes):
         value = {
             "name": name, "recipes": {"raw.yaml": {"space": {"frontend.n_mels": list(mels)}}},
-            "dcase": DCASE, "seeds": [0], "machines": {DCASE: list(MACHINES)}, "umap": False, **changes,
+            "dcase": DCASE, "seeds": [0], "machines": {DCASE: list(MACHINES)}, "umap": False, "report": False, **changes,
         }  # fmt: skip
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(value))

@@ -192,7 +192,14 @@ def test_strangers_results_are_read_without_their_code(tmp_path, plugins, asdray
     own = ["run", recipe, DCASE, "--plugin", plugins[0], "--machines", "fan,ToyCar", "--backend", "centroid"]
     assert asdray(*own, "--no-umap", "--cache-dir", data / "cache", *places)[0] == 0
     (folder,) = results.glob(f"trials/{DCASE}/bands-*/seed0")
-    sweep = {"name": "toy", "recipes": [str(recipe)], "dcase": [DCASE], "seeds": [0], "umap": False}
+    sweep = {
+        "name": "toy",
+        "recipes": [str(recipe)],
+        "dcase": [DCASE],
+        "seeds": [0],
+        "umap": False,
+        "report": False,
+    }
     sweep |= {"machines": {DCASE: ["fan", "ToyCar"]}, "backends": ["centroid"], "plugins": [str(plugins[0])]}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(sweep))
     code, out, err = asdray("sweep", tmp_path / "toy.yaml", *places)

@@ -52,6 +52,7 @@ def spec() -> dict:
         "backends": [*DEFAULTS, "centroid"],
         "resources": ONE_BY_ONE,
         "umap": False,
+        "report": False,
         "plugins": ["methods.py"],
     }
 

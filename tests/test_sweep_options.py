@@ -68,7 +68,8 @@ class World:
     def load(self, **changes):
         value = {
             "name": "s", "recipes": {"dis.yaml": {"space": {"train.learning_rate": [1e-3, 1e-4]}}, "ae.yaml": {}},
-            "dcase": DCASE, "seeds": [0, 1], "machines": {DCASE: list(MACHINES)}, "umap": {}, **changes,
+            "dcase": DCASE, "seeds": [0, 1], "machines": {DCASE: list(MACHINES)}, "umap": {}, "report": False,
+            **changes,
         }  # fmt: skip
         self.path.write_text(yaml.safe_dump(value, sort_keys=False))
         return load(self.path, {}, self.places)

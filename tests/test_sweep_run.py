@@ -37,7 +37,7 @@ def test_a_run_that_ends_with_an_error_is_shown_as_failed(world, monkeypatch):
     sweep, jobs = world.load(recipes=["ae.yaml"], seeds=[0], umap=False)
     finish(jobs[0], sweep, world.places)
 
-    def full_disk(self):
+    def full_disk(self, report=False):
         raise OSError("disk full")
 
     monkeypatch.setattr(SweepRun, "write_tables", full_disk)
