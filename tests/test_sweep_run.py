@@ -1,5 +1,6 @@
 """A run of a sweep without Ray: its ends, failures that last, and results of unknown trials."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from asdray.sweep import keep, run
 from asdray.sweep.events import EventLog
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
-from asdray.sweep.status import status
+from asdray.sweep.status import status, sweeps
 from asdray.sweep.sweep_run import SweepRun
 
 
@@ -47,6 +48,9 @@ def test_a_run_that_ends_with_an_error_is_shown_as_failed(world, monkeypatch):
     with console.capture() as captured:
         console.print(status(*load(world.path, {}, world.places), world.places))
     assert "sweep s: not running; it failed at" in captured.get()
+    (line,) = sweeps(world.places.results)
+    assert re.fullmatch(r"sweep s: not running; it failed at .*; 1 done of 1 trials", line)
+    assert sweeps(world.folder) == [f"there is no sweep in {world.folder}"]
 
 
 def running(world, sweep, jobs):

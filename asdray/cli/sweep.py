@@ -226,7 +226,13 @@ def _print_table(table: Table, notes: Iterable[str]) -> None:
 
 @app.command()
 def status(
-    name: SweepName,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]",
+            help="A sweep's name, or the path of a sweep file; none: a line for every sweep.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     trust_plugins: TrustPlugins = False,
     data: Data = DATA,
@@ -238,8 +244,12 @@ def status(
     """
     from asdray.store import Places
     from asdray.sweep.status import status as status_of
+    from asdray.sweep.status import sweeps
 
     places = Places.of(data, results)
+    if name is None:
+        print_lines(sweeps(places.results))
+        return
     with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
         console().print(status_of(plan, jobs, places), soft_wrap=True)
 

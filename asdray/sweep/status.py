@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -105,6 +106,18 @@ def _count(
 
 def _counts(counts: Counter[str], names: Sequence[str]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "none"
+
+
+def sweeps(results: Path) -> list[str]:
+    """A line per sweep below ``results``: its state, and the numbers of trials of its last run."""
+    lines = []
+    for folder in store.sweep_dirs(results):
+        snapshot = progress.read_snapshot(folder)
+        state = _headline(folder.name, snapshot, store.is_leased(folder))
+        counts = Counter(snapshot["trials"] if snapshot else {})
+        found = f"; {_counts(counts, progress.STATES)} of {sum(counts.values())} trials" if counts else ""
+        lines.append(state + found)
+    return lines or [f"there is no sweep in {results}"]
 
 
 def _headline(name: str, snapshot: dict[str, Any] | None, alive: bool) -> str:
