@@ -192,6 +192,9 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     """Context with a new Ray, or with the Ray at ``address``, left running afterwards.
 
     Without an address the session never joins another Ray on the same machine.
+
+    Raises:
+        TimeoutError: Ray does not start in time, or has lost its nodes meanwhile.
     """
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
@@ -208,6 +211,8 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         gc.freeze()  # imported modules stay: no later collection looks at them
         url = context.dashboard_url
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not nodes:
+            raise TimeoutError("Ray has lost all its nodes while it started: run the command again")
         try:
             yield Cluster(
                 nodes=tuple((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes),

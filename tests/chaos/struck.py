@@ -248,7 +248,7 @@ class Struck:
         files = [
             *self.world.results.rglob(".tmp-*"),
             *self.world.results.rglob(".nodes-*"),
-            *self.rays.iterdir(),
+            *itertools.islice(self.rays.rglob("*"), 20),
         ]
         return [*map(str, alive), *map(str, files)]
 
