@@ -73,6 +73,7 @@ def test_folders_of_drivers_killed_before_their_name_are_removed_after_an_hour(p
     for name in (".asdray-empty", ".asdray-locked", ".asdray-young"):
         (place / name).mkdir()
     (place / ".asdray-locked" / "ray.lock").touch()
+    (place / "asdray-89ab").mkdir()  # killed between the removal of the lock and of the folder
     for name in (".asdray-empty", ".asdray-locked"):
         os.utime(place / name, (0, time.time() - 3700))
     with private_folder():

@@ -115,6 +115,11 @@ def _renamed(folder: Path) -> Path:
 
 def _remove_dead_folders(place: Path) -> None:
     """Removes the folders of killed drivers, of the same user."""
+    for folder in place.glob("asdray-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]"):
+        # Empty only where a driver was killed while it removed the folder: a living one holds the lock there.
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.getuid():
+                folder.rmdir()
     named = [lock.parent for lock in place.glob(f"asdray-????/{_LOCK}")]
     for folder in [*named, *place.glob(".asdray-*")]:
         with contextlib.suppress(OSError):
