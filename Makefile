@@ -48,7 +48,7 @@ chaos-slurm: $(STAMP)  ## benchmarks/cluster/slurm.sh on a Slurm with two made-u
 	if [ -e chaos-slurm.jsonl ]; then $(BIN)/python tests/chaos/outcomes.py chaos-slurm.jsonl; fi; exit $$code
 
 fuzz: $(STAMP)  ## Damaged and hostile files, 1,000 new inputs per kind; FUZZ=10000 for more
-	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py
+	ASDRAY_FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_fuzz_state.py tests/test_journal.py
 
 soak: $(STAMP)  ## 1,000 tiny trials in one sweep, killed twice: memory, open files and threads stay flat
 	$(BIN)/python benchmarks/perf/soak.py

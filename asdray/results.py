@@ -138,19 +138,19 @@ def _differing(systems: Mapping[tuple[str, str], Mapping[str, Any]]) -> Swept:
 
     found: Swept = {}
     for recipe in dict.fromkeys(recipe for recipe, _ in systems):
-        found |= differences({name: _flat(tree) for (r, name), tree in systems.items() if r == recipe})
+        found |= differences({name: flat(tree) for (r, name), tree in systems.items() if r == recipe})
     return found
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Option path -> value of a nested configuration; lists as JSON."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{name}.")
+            found |= flat(value, f"{above}{name}.")
         else:
-            flat[f"{above}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return flat
+            found[f"{above}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tiny import AE, DCASE, MACHINES
 from trees import build_tree, write_list
 
 from asdray import load_results, store
+from asdray.config.files import seconds_of
 from asdray.config.search import Objective
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
@@ -526,7 +527,7 @@ def test_on_ray_what_is_needed_again_is_rebuilt_and_pruned_again(world):
     ],
 )
 def test_times(text, seconds):
-    assert stop.parse_wall_time(text) == seconds
+    assert seconds_of(text, "--wall-time") == seconds
 
 
 @pytest.mark.parametrize(

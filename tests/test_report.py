@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import optuna
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ from asdray import damage, store
 from asdray.report import board, embeddings, machines, scores, times
 from asdray.report import page as page_module
 from asdray.report.content import Content
+from asdray.sweep import events
 
 RATES = [0.001, 0.01]
 
@@ -61,8 +63,8 @@ def content(world):
 
 def test_names_are_options_not_hashes(content):
     assert sorted(content.names.values()) == [
-        "ae_baseline learning_rate=0.001",
-        "ae_baseline learning_rate=0.01",
+        "ae_baseline train.learning_rate=0.001",
+        "ae_baseline train.learning_rate=0.01",
     ]
     shown = board.board(content)
     assert {row.name for row in shown.rows if row.origin == "ours"} == set(content.names.values())
@@ -148,7 +150,7 @@ def test_times_and_failures_come_from_the_log(tmp_path, content):
     sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
     text = "\n".join(map(json.dumps, [line, failed, *mended])) + "\nhalf a li"
     store.write_text(sweep.events, text)
-    own = Content(sweep, content.board, content.tables)
+    own = Content(sweep, content.board, content.tables, events=tuple(events.read(sweep.events)))
     table, chart = times.section(own).parts
     assert table.rows == [["train", "1", "1 min 0 s", "1 min 0 s", "1 min 0 s"]]
     (trace,) = chart.figures[()]["data"]
@@ -214,7 +216,7 @@ def test_the_board_sorts_and_filters(open_page, content):
     page.get_by_role("button", name="dcase2023-dev").click()
     assert [float(text.split()[0]) for text in column(page, 4)] == sorted(scores_shown)
     page.get_by_label("Search").fill("=0.001")
-    assert [text.split("\n")[0] for text in column(page, 2)] == ["ae_baseline learning_rate=0.001"]
+    assert [text.split("\n")[0] for text in column(page, 2)] == ["ae_baseline train.learning_rate=0.001"]
     assert page.locator("#count").inner_text() == "1 of 2 rows"
     page.get_by_label("Search").fill("")
     page.get_by_label("subset").first.select_option("eval")
@@ -253,6 +255,23 @@ def test_points_change_their_colouring(open_page):
     assert box.get_by_text("training (12)").count() == 0
 
 
+def test_the_figures_of_a_search_are_optunas(open_page, content, tmp_path):
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study.optimize(
+        lambda trial: -trial.suggest_float("train.learning_rate", 1e-4, 1e-2, log=True), n_trials=8
+    )
+    sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
+    page = open_page(
+        path=page_module.write(dataclasses.replace(content, folder=sweep, studies={"dis": study}))
+    )
+    box = page.locator("#search .figure")
+    box.scroll_into_view_if_needed()
+    for name in ("slices", "importances", "history", "parallel coordinates"):
+        box.get_by_label("figure").select_option(name)
+        box.get_by_text("train.learning_rate" if name != "history" else "Objective Value").first.wait_for()
+
+
 def test_light_and_dark(open_page):
     def back(page):
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -270,8 +289,8 @@ def test_the_page_escapes_what_others_wrote(open_page, content, tmp_path):
     sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
     event = {"dcase": "d", "recipe": "r", "seed": 0, "stage": "train", "status": "failed", "system": bad}
     event |= {"time": "t", "error": bad, "details": bad}
-    store.write_text(sweep.events, json.dumps(event) + "\n")
-    own = dataclasses.replace(content, folder=sweep, board=dataclasses.replace(content.board, frame=frame))
+    board_of_others = dataclasses.replace(content.board, frame=frame)
+    own = dataclasses.replace(content, folder=sweep, board=board_of_others, events=(event,))
     page = open_page(path=page_module.write(own))
     assert page.locator("img").count() == 0
     assert bad in page.locator("#failures").inner_text()

@@ -92,13 +92,13 @@ def sweep(
 
     Example: asdray sweep sweeps/demo.yaml --only 'dcase=dcase2023 seed=0' --dry-run
     """
-    from asdray.config.files import parse_set
+    from asdray.config.files import parse_set, seconds_of
     from asdray.stages.columns import require_classes
     from asdray.store import Places
     from asdray.sweep import stop
     from asdray.sweep.plan import chooser, load
 
-    seconds = None if wall_time is None else stop.parse_wall_time(wall_time)
+    seconds = None if wall_time is None else seconds_of(wall_time, "--wall-time")
     places = Places.of(data, results, cache_dir)
     plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [], fresh)
     if only is not None and plan.search.samples:

@@ -153,8 +153,11 @@ def validate(model: type[C], value: Any, where: str) -> C:
 def seconds_of(text: str, option: str) -> float:
     """Seconds of a time such as ``3h50m``, ``230m``, ``13800`` (seconds) or ``03:50:00``.
 
+    >>> seconds_of("3h50m", "--wall-time") == seconds_of("03:50:00", "--wall-time") == 13800
+    True
+
     Args:
-        option: the option that holds the time, for the message.
+        option: what holds the time, for the message.
 
     Raises:
         ValueError: another form, or no time at all; also ``3:50``, which Slurm takes for minutes.

@@ -358,7 +358,7 @@ class Sweep(Config):
     @field_validator("stall_after", mode="before")
     @classmethod
     def _time(cls, value: Any) -> Any:
-        return seconds_of(value, "it") if isinstance(value, str) else value
+        return seconds_of(value, "the time") if isinstance(value, str) else value
 
     @field_validator("machines")
     @classmethod

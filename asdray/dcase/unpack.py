@@ -93,7 +93,7 @@ def unpack(
         OSError: the disk is full or cannot be written.
     """
     temporary = raw / f".tmp-{path.stem}"
-    check_regular(path)
+    check_regular(path)  # not below, where the error of a pipe would count as that of a damaged zip
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = _checked(archive, path, machine)

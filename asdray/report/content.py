@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from asdray import damage
 from asdray.dcase.years import get_year
 from asdray.evaluation.leaderboard import Leaderboard
-from asdray.evaluation.tables import Tables, option_columns, read_trials
+from asdray.evaluation.tables import Tables, read_trials, system_labels
 from asdray.store import SweepDir, TrialDir
 
 
@@ -26,8 +25,21 @@ class TrialRow:
     recipe: str
     system: str
     seed: int
-    status: str
     folder: TrialDir
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A machine in a row of the leaderboard; its figures are those of the first seed.
+
+    Attributes:
+        backend: the backend's id.
+    """
+
+    trial: TrialRow
+    machine: str
+    backend: str
+    checkpoint: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Content:
         tables: (dcase, subset) -> means and spreads of each machine, see `asdray.evaluation.tables`.
         selection: the rows of ``selection.csv``; None without a choice.
         studies: recipe -> study of Optuna's, of a search.
+        events: the sweep's log, see `asdray.sweep.events`.
     """
 
     folder: SweepDir
@@ -46,44 +59,22 @@ class Content:
     tables: Tables
     selection: pd.DataFrame | None = None
     studies: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def results(self) -> Path:
-        """The results folder, which trials are below."""
-        return self.folder.root.absolute().parents[1]
+    events: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def trials(self) -> list[TrialRow]:
         """The trials in the order of the sweep; empty where ``trials.parquet`` is missing or damaged."""
+        try:
+            rows = read_trials(self.folder.root).to_pylist()
+        except ValueError:
+            return []
+        results = self.folder.root.absolute().parents[1]
         return [
             TrialRow(
-                row["dcase"], row["recipe"], row["system"], row["seed"], row["status"],
-                TrialDir(self.results / row["directory"]),
+                row["dcase"], row["recipe"], row["system"], row["seed"], TrialDir(results / row["directory"])
             )
-            for row in self._rows
-        ]  # fmt: skip
-
-    @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._table.to_pylist() if self._table is not None else []
-
-    @cached_property
-    def _table(self) -> Any:
-        try:
-            return read_trials(self.folder.root)
-        except ValueError:
-            return None
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """System -> its name for people: the recipe, and the options in which it differs from others."""
-        options = [] if self._table is None else option_columns(self._table)
-        found = {}
-        for row in self._rows:
-            parts = [f"{path.rpartition('.')[2]}={row[path]}" for path in options if row[path] is not None]
-            found[row["system"]] = " ".join([row["recipe"], *parts])
-        counts = pd.Series(found).value_counts()
-        return {system: name if counts[name] == 1 else f"{name} ({system})" for system, name in found.items()}
+            for row in rows
+        ]
 
     @cached_property
     def machines(self) -> dict[str, list[str]]:
@@ -95,43 +86,51 @@ class Content:
         return found
 
     @cached_property
-    def backends(self) -> dict[str, str]:
-        """Backend id -> label, as in the leaderboard."""
-        frame = self.board.frame
-        ours = frame[frame["origin"] == "ours"]
-        return dict(zip(ours["backend_id"], ours["backend"], strict=True))
+    def _ours(self) -> pd.DataFrame:
+        return self.board.frame[self.board.frame["origin"] == "ours"]
 
     @cached_property
-    def ranked(self) -> list[tuple[str, str, str]]:
-        """(system, backend id, checkpoint) of our rows, the best ranked first."""
-        frame = self.board.frame
-        rows = frame[(frame["origin"] == "ours") & frame["system"].isin(set(self.names))]
+    def names(self) -> dict[str, str]:
+        """System -> its name for people: the recipe, and the options in which it differs from others."""
+        rows = self._ours[["system", "recipe", "options"]].to_dict("records")
+        labels = zip(rows, system_labels(rows), strict=True)
+        return {row["system"]: f"{label} {row['options']}".strip() for row, label in labels}
+
+    @cached_property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(system, backend id, checkpoint) of our trials' rows, the best ranked first."""
+        systems = {trial.system for trial in self.trials}
+        rows = self._ours[self._ours["system"].isin(systems)]
         return list(rows[["system", "backend_id", "checkpoint"]].itertuples(index=False, name=None))
 
+    def title(self, system: str, checkpoint: str, backend: str = "") -> str:
+        """A system in words, with its backend, and the checkpoint if the sweep has several.
+
+        Args:
+            backend: the backend's label.
+        """
+        several = len({checkpoint for _, _, checkpoint in self.rows}) > 1
+        parts = self.names.get(system, system), backend, checkpoint if several else ""
+        return " · ".join(part for part in parts if part)
+
+    def label(self, backend_id: str) -> str:
+        """The label of a backend, as in the leaderboard."""
+        return self._labels[backend_id]
+
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        """The readable lines of the sweep's log of events."""
-        return list(_events(self.folder.events))
+    def _labels(self) -> dict[str, str]:
+        return dict(zip(self._ours["backend_id"], self._ours["backend"], strict=True))
 
-    def seeds_of(self, dcase: str, system: str) -> list[TrialRow]:
-        """The trials of a system in a year, by seed."""
-        return [trial for trial in self.trials if (trial.dcase, trial.system) == (dcase, system)]
-
-
-_OF_EVENTS = {"dcase", "recipe", "system", "seed", "stage", "status", "time"}
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict) and event.keys() >= _OF_EVENTS:
-                yield event
+    def panels(self) -> Iterator[Panel]:
+        """Every machine of every year in every row, the best ranked rows first."""
+        first: dict[tuple[str, str], TrialRow] = {}
+        for trial in self.trials:
+            first.setdefault((trial.dcase, trial.system), trial)
+        for system, backend, checkpoint in self.rows:
+            for dcase, machines in self.machines.items():
+                if (dcase, system) in first:
+                    trial = first[dcase, system]
+                    yield from (Panel(trial, machine, backend, checkpoint) for machine in machines)
 
 
 def read_csv(path: Path) -> list[dict[str, str]] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from asdray import damage
 from asdray.report.content import Content, TrialRow, read_csv
 from asdray.report.figures import COLOURS, GREY, Choice, Figure, Section, left_out, rounded
+from asdray.stages.extract import SPLITS
 
 MOST_POINTS = 40_000
 """Points of all plots together; each takes about 80 bytes of the page."""
@@ -24,14 +25,16 @@ def section(content: Content) -> Section | None:
     """The plots of the best ranked systems; None without one."""
     figures: dict[tuple[str, ...], Figure] = {}
     points = total = 0
-    for key, trial, machine, checkpoint in _places(content):
+    # Backends share the embeddings of a machine.
+    places = {(panel.trial, panel.machine, panel.checkpoint): None for panel in content.panels()}
+    for trial, machine, checkpoint in places:
         path = trial.folder.umap(checkpoint, machine) / "umap.parquet"
         if not path.exists():
             continue
         total += 1
         if points < MOST_POINTS and (clips := _clips(path, trial, checkpoint, machine)):
             points += len(clips)
-            figures[key] = _figure(clips)
+            figures[trial.dcase, machine, content.title(trial.system, checkpoint)] = _figure(clips)
     if not figures:
         return None
     notes = [
@@ -42,17 +45,7 @@ def section(content: Content) -> Section | None:
     return Section("umap", "UMAP", notes, [Choice(("year", "machine", "system"), figures)])
 
 
-def _places(content: Content) -> Iterator[tuple[tuple[str, ...], TrialRow, str, str]]:
-    checkpoints = {checkpoint for _, _, checkpoint in content.ranked}
-    for system, checkpoint in dict.fromkeys((system, ckpt) for system, _, ckpt in content.ranked):
-        name = content.names.get(system, system) + (f" · {checkpoint}" if len(checkpoints) > 1 else "")
-        for dcase, machines in content.machines.items():
-            for trial in content.seeds_of(dcase, system)[:1]:
-                for machine in machines:
-                    yield (dcase, machine, name), trial, machine, checkpoint
-
-
-def _clips(path: Any, trial: TrialRow, checkpoint: str, machine: str) -> list[dict[str, Any]]:
+def _clips(path: Path, trial: TrialRow, checkpoint: str, machine: str) -> list[dict[str, Any]]:
     """Clips with their position and facts; empty where a file is damaged."""
     try:
         rows = damage.read_parquet(path, ["clip", "x", "y"]).to_pylist()
@@ -60,7 +53,7 @@ def _clips(path: Any, trial: TrialRow, checkpoint: str, machine: str) -> list[di
         return []
     facts = {
         row["clip"]: {**row, "split": split}
-        for split in ("train", "test")
+        for split in SPLITS
         for row in read_csv(trial.folder.score_view(checkpoint, machine, split)) or ()
     }
     return [{**facts[row["clip"]], **row} for row in rows if row["clip"] in facts]

@@ -7,7 +7,7 @@ any kind of colour blindness tell apart.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class Section:
     name: str
     title: str
     notes: Sequence[str] = ()
-    parts: Sequence[Choice | Grid] = field(default_factory=tuple)
+    parts: Sequence[Choice | Grid] = ()
 
 
 def rounded(values: Iterable[float], digits: int = 4) -> list[float | None]:

@@ -32,7 +32,7 @@ def section(content: Content) -> Section | None:
 
 def _ranked(content: Content, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table in the order of the leaderboard."""
-    place = {key: i for i, key in enumerate(content.ranked)}
+    place = {key: i for i, key in enumerate(content.rows)}
     keys = table[["system", "backend_id", "checkpoint"]].itertuples(index=False, name=None)
     order = [place.get(key, len(place)) for key in keys]
     return table.assign(_place=order).sort_values("_place", kind="stable").drop(columns="_place")
@@ -42,11 +42,8 @@ def _heat_map(content: Content, rows: pd.DataFrame) -> Figure:
     spreads = [name for name in rows.columns if name.endswith("_std")]
     machines = [n for n in rows.columns if n not in HEAD and n not in spreads and n != "total_mean"]
     shown = [*machines, "total_mean"]
-    single = rows["checkpoint"].nunique() == 1
-    labels = [
-        f"{content.names.get(system, system)} · {backend}" + ("" if single else f" · {checkpoint}")
-        for system, backend, checkpoint in rows[["system", "backend", "checkpoint"]].to_numpy(str).tolist()
-    ]
+    keys = rows[["system", "checkpoint", "backend"]].to_numpy(str).tolist()
+    labels = [content.title(system, checkpoint, backend) for system, checkpoint, backend in keys]
     z = [rounded(100 * rows[name]) for name in shown]
     spread = [_spread(rows[f"{name.removesuffix('_mean')}_std"]) for name in shown]
     trace = {

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from asdray import provenance
+from asdray import provenance, store
 from asdray.config.files import read_yaml
 from asdray.evaluation.tables import NO_VALUE, percent
 from asdray.report.content import Content
 from asdray.report.figures import Choice, Figure, Grid, Section, left_out
+from asdray.results import flat
 
 MOST_ROWS = 200
 
@@ -73,22 +75,31 @@ def _drawn(study: Any) -> dict[str, Figure]:
 
 
 def sources(content: Content) -> Section:
-    """Data, versions, and the sweep file with all defaults."""
+    """Data, versions that made the trials' tables, and the sweep file with all defaults."""
     board = content.board
-    versions = {name: value for name, value in provenance.versions().items() if value}
     facts = [
-        ["results", content.folder.root.name],
+        ["sweep", content.folder.root.name],
         ["data", board.dataset],
         ["trials", str(len(content.trials))],
-        ["written", provenance.now()],
-        *(
-            [f"version of {name}" if name != "commit" else "commit of asdray", value]
-            for name, value in versions.items()
-        ),
+        ["page written", provenance.now()],
+        *_versions(content),
     ]
     notes = [note for note in board.notes if note.startswith("Weights ")]
     parts = [Grid(["", ""], facts), Grid(["option", "value"], list(map(list, _options(content))))]
     return Section("origin", "Provenance", notes, parts)
+
+
+def _versions(content: Content) -> list[list[str]]:
+    """Package and version in the records of the trials' tables; several versions with their trials."""
+    found: dict[str, Counter[str]] = {}
+    for trial in content.trials:
+        record = store.read_record(trial.folder.root, "table")
+        for name, version in record.versions.items() if record else ():
+            found.setdefault(name, Counter())[version or "unknown"] += 1
+    return [
+        [name, next(iter(of)) if len(of) == 1 else ", ".join(f"{v} ({n} trials)" for v, n in of.items())]
+        for name, of in found.items()
+    ]
 
 
 def _options(content: Content) -> list[tuple[str, str]]:
@@ -97,16 +108,5 @@ def _options(content: Content) -> list[tuple[str, str]]:
         spec = read_yaml(content.folder.spec)
     except (OSError, ValueError):
         return []
-    return list(_flat(spec)) if isinstance(spec, Mapping) else []
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found += _flat(value, f"{above}{name}.")
-        elif value not in (None, [], {}):
-            found.append(
-                (f"{above}{name}", value if isinstance(value, str) else json.dumps(value, default=str))
-            )
-    return found
+    options = flat(spec) if isinstance(spec, Mapping) else {}
+    return [(name, str(value)) for name, value in options.items() if value not in (None, "[]")]

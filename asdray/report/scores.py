@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from asdray.evaluation.metrics import MAX_FPR
+from asdray.evaluation.metrics import MAX_FPR, auc
 from asdray.evaluation.submission import decision_threshold
-from asdray.report.content import Content, TrialRow, read_csv
+from asdray.report.content import Content, Panel, read_csv
 from asdray.report.figures import (
     BLUE,
     COLOURS,
@@ -24,6 +25,7 @@ from asdray.report.figures import (
     rounded,
     thinned,
 )
+from asdray.stages.extract import SPLITS
 
 MOST_FIGURES, BINS, MOST_POINTS = 120, 40, 80
 _GROUPS = (
@@ -38,41 +40,46 @@ Rows = list[dict[str, str]]
 
 def section(content: Content) -> Section | None:
     """Histograms and ROC curves of the best ranked rows; None without a score file."""
+    panels = list(content.panels())
+    shown = panels[:MOST_FIGURES]
+    drawn = _drawn(shown)
+    if not drawn:
+        return None
     histograms: dict[tuple[str, ...], Figure] = {}
     curves: dict[tuple[str, ...], Figure] = {}
-    total = 0
-    for key, trial, machine, backend, checkpoint in _places(content):
-        total += 1
-        if len(histograms) >= MOST_FIGURES:
-            continue
-        test = read_csv(trial.folder.score_view(checkpoint, machine, "test"))
-        train = read_csv(trial.folder.score_view(checkpoint, machine, "train"))
-        if test and train and backend in test[0]:
-            histograms[key] = _histogram(test, [float(row[backend]) for row in train], backend)
-            if roc := _roc(test, backend):
-                curves[key] = roc
-    if not histograms:
-        return None
+    for panel in (panel for panel in shown if panel in drawn):
+        row = content.title(panel.trial.system, panel.checkpoint, content.label(panel.backend))
+        key = panel.trial.dcase, panel.machine, row
+        histograms[key], roc = drawn[panel]
+        if roc:
+            curves[key] = roc
     notes = [
         "Scores of the first seed: the test clips by domain and label, the training clips behind, and the "
         "decision threshold (the 0.9 quantile of a gamma distribution over training scores).",
         f"ROC curves: the shaded part, false positive rates up to {MAX_FPR}, is what the pAUC sees.",
-        *left_out(len(histograms), total, "combinations, those of the best ranked rows"),
+        *left_out(len(histograms), len(panels), "combinations, those of the best ranked rows"),
     ]
     names = ("year", "machine", "system")
     return Section("scores", "Scores", notes, [Choice(names, histograms), Choice(names, curves)])
 
 
-def _places(content: Content) -> Iterator[tuple[tuple[str, ...], TrialRow, str, str, str]]:
-    """(year, machine, row's name) with the trial of the first seed, the best ranked rows first."""
-    checkpoints = {checkpoint for _, _, checkpoint in content.ranked}
-    for system, backend, checkpoint in content.ranked:
-        name = f"{content.names.get(system, system)} · {content.backends.get(backend, backend)}"
-        name += f" · {checkpoint}" if len(checkpoints) > 1 else ""
-        for dcase, machines in content.machines.items():
-            for trial in content.seeds_of(dcase, system)[:1]:
-                for machine in machines:
-                    yield (dcase, machine, name), trial, machine, backend, checkpoint
+def _drawn(panels: Sequence[Panel]) -> dict[Panel, tuple[Figure, Figure | None]]:
+    """Histogram and ROC curve of each panel whose files are there; backends share files, each read once."""
+    found = {}
+
+    def place(panel: Panel) -> tuple[str, str, str]:
+        return str(panel.trial.folder.root), panel.checkpoint, panel.machine
+
+    for _, group in itertools.groupby(sorted(panels, key=place), place):
+        of_machine = list(group)
+        panel = of_machine[0]
+        views = [panel.trial.folder.score_view(panel.checkpoint, panel.machine, s) for s in SPLITS]
+        train, test = map(read_csv, views)
+        for panel in of_machine:
+            if train and test and panel.backend in test[0]:
+                own = [float(row[panel.backend]) for row in train]
+                found[panel] = _histogram(test, own, panel.backend), _roc(test, panel.backend)
+    return found
 
 
 def _histogram(test: Rows, train: list[float], backend: str) -> Figure:
@@ -171,12 +178,12 @@ def _roc(test: Rows, backend: str) -> Figure | None:
 
 
 def _curve(name: str, colour: str, normals: np.ndarray, anomalies: np.ndarray) -> dict[str, Any]:
-    from sklearn.metrics import auc, roc_curve
+    from sklearn.metrics import roc_curve
 
-    labels = np.r_[np.zeros(len(normals)), np.ones(len(anomalies))]
-    fpr, tpr, _ = roc_curve(labels, np.r_[normals, anomalies])
+    scores, labels = np.r_[normals, anomalies], np.arange(len(normals) + len(anomalies)) >= len(normals)
+    fpr, tpr, _ = roc_curve(labels, scores)
     at = thinned(len(fpr), MOST_POINTS)
     return {
-        "type": "scatter", "mode": "lines", "name": f"{name}: AUC {100 * auc(fpr, tpr):.1f} %",
+        "type": "scatter", "mode": "lines", "name": f"{name}: AUC {100 * (auc(scores, labels) or 0.0):.1f} %",
         "x": rounded(fpr[at]), "y": rounded(tpr[at]), "line": {"color": colour, "width": 2},
     }  # fmt: skip

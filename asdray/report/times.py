@@ -27,6 +27,11 @@ def section(content: Content) -> Section | None:
     return Section("times", "Time", [*notes, *more], [_table(done), Choice((), {(): figure})])
 
 
+def _trial(content: Content, event: Mapping[str, Any]) -> str:
+    """The trial of an event in words."""
+    return f"{content.names.get(event['system'], event['system'])} · {event['dcase']} · seed {event['seed']}"
+
+
 def _table(done: Sequence[Mapping[str, Any]]) -> Grid:
     rows = []
     for stage in dict.fromkeys([*STAGES, *sorted({str(e["stage"]) for e in done})]):
@@ -79,9 +84,7 @@ def _bars(content: Content, stage: str, events: Sequence[Mapping[str, Any]]) -> 
         "type": "bar",
         "orientation": "h",
         "name": stage,
-        "y": [
-            f"{content.names.get(e['system'], e['system'])} · {e['dcase']} · seed {e['seed']}" for e in events
-        ],
+        "y": [_trial(content, e) for e in events],
         "base": [datetime.fromtimestamp(b).isoformat(timespec="milliseconds") for b in begins],
         "x": [round(1000 * float(e["seconds"])) for e in events],
         "text": [" ".join(str(e[k]) for k in ("machine", "backend", "unit") if e.get(k)) for e in events],
@@ -103,7 +106,7 @@ def failures(content: Content) -> Section | None:
         return None
     rows: list[list[str | tuple[str, str]]] = [
         [
-            f"{content.names.get(e['system'], e['system'])} · {e['dcase']} · seed {e['seed']}",
+            _trial(content, e),
             " ".join(str(e[k]) for k in ("stage", "machine", "backend", "unit") if e.get(k)),
             (str(e.get("error")), str(e["details"])) if e.get("details") else str(e.get("error")),
             "yes" if not e.get("lasting") else "no: its input must change, or --retry-failed",

@@ -26,7 +26,7 @@ from asdray.sweep.tune import News, TuneThread
 from asdray.sweep.watch import Watch
 
 TUNE_ENDS_WITHIN = 20.0
-"""Seconds in which Tune gives up the trainings of a lost Ray; it takes five by itself."""
+"""Seconds in which Tune ends; without an answer from its workers, of a lost Ray, it takes five."""
 
 
 def in_training_order(runs: Iterable[TrialRun]) -> list[TrialRun]:
@@ -206,7 +206,7 @@ class Driver:
                 self._sweep_run.stop(self._stop.why, self._stop_training)
                 return
             if loss := self._ray.loss():
-                self._sweep_run.stop(loss, self._leave_training)
+                self._sweep_run.stop(loss, self._stop_training)
                 return
             if news := self._ray.news():
                 self._view.line(news, "yellow")
@@ -224,16 +224,8 @@ class Driver:
             self._sweep_run.write_tables_if_due()
 
     def _stop_training(self) -> None:
+        """Ends Tune: while its thread waits within Ray, a shutdown of Ray would crash the process."""
         if self._tune and self._tune.is_alive():
-            self._tune.stop()
-            self._tune.join(timeout=20)
-
-    def _leave_training(self) -> None:
-        """Ends Tune without Ray, which is lost.
-
-        While Tune's thread waits within Ray, a shutdown of Ray would crash the process.
-        """
-        if self._tune:
             self._tune.stop()
             self._tune.join(TUNE_ENDS_WITHIN)
 

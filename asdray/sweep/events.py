@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,8 @@ class History:
         # Hashes of `key_of`: a large sweep has a hundred thousand keys. Two equal hashes could at worst keep
         # the line of a reused stage out of the log.
         self._done: set[int] = set()
-        if path.is_file():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for event in map(_parse, file):
-                    self._remember(event)
+        for event in read(path):
+            self._remember(event)
 
     def _remember(self, event: Event) -> None:
         key = key_of(event)
@@ -199,6 +197,13 @@ class EventLog(History):
         found = not all(self._damaged.values())
         self._damaged = dict.fromkeys(self._damaged, True)
         return found
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a log, without damaged lines; none without a log."""
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from filter(None, map(_parse, file))
 
 
 def split_trainings(path: Path) -> list[Event]:

@@ -18,12 +18,13 @@ from asdray.config.stand_in import seen_members
 from asdray.config.sweep import Keep, Sweep
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
+from asdray.full_disk import raise_storage_fault
 from asdray.stages.made_by import Made, mixed_notes
 from asdray.stages.steps import Snapshot
 from asdray.stages.trial_json import read_inputs
 from asdray.store import Places
 from asdray.sweep import ensembles
-from asdray.sweep.events import OUT_OF_MEMORY, split_trainings
+from asdray.sweep.events import OUT_OF_MEMORY, read, split_trainings
 from asdray.sweep.jobs import Job
 from asdray.sweep.summaries import made
 
@@ -173,13 +174,15 @@ def write_results(
 
 
 def _write_report(content: Content) -> None:
-    """Writes the report. A fault in it is told, and costs no finished work its exit code."""
+    """Writes the report. A fault, but for one of the disk, is told and changes no exit code."""
     from asdray.report import page
 
+    path = content.folder.report
     try:
-        page.write(content)
-    except Exception as error:  # a page is nothing to lose a night's tables for
-        notes.tell(f"{content.folder.report} is not written ({type(error).__name__}: {error})")
+        page.write(replace(content, events=tuple(read(content.folder.events))))
+    except Exception as error:  # the tables are written, and right
+        raise_storage_fault(error, path)
+        notes.tell(f"{path} is not written ({type(error).__name__}: {error})")
 
 
 def write_metric(

@@ -11,6 +11,7 @@ NODES_SECONDS = 10.0
 """Time between two looks at the state of the driver's node in a joined Ray."""
 
 NO_CPUS = "no node of this Ray has a CPU any more: the sweep waits for nodes that join"
+"""What the user is told once all nodes that could work are lost."""
 
 _NEEDED = ("gcs_server", "raylet")
 """Processes without which no task starts; a raylet ends with its agents, and after it was taken for dead."""

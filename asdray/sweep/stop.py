@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from asdray.config.files import seconds_of
-
 RESERVE = 60.0
 """Seconds a clean stop may take: trainings leave their epoch, tables are written, Ray ends."""
 
@@ -117,18 +115,6 @@ def _end_at_once(number: int) -> None:
 
 
 # --------------------------------------------------------------------------------------- wall time
-
-
-def parse_wall_time(text: str) -> float:
-    """Seconds of ``--wall-time``.
-
-    >>> parse_wall_time("3h50m") == parse_wall_time("230m") == parse_wall_time("03:50:00") == 13800
-    True
-
-    Raises:
-        ValueError: another form, or no time at all; also ``3:50``, which Slurm takes for minutes.
-    """
-    return seconds_of(text, "--wall-time")
 
 
 def stop_at(seconds: float) -> float:

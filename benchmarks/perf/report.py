@@ -41,6 +41,7 @@ def build(results: Path) -> Content:
     from asdray.evaluation.tables import STAGES, write_trials
     from asdray.report.content import Content
     from asdray.store import SweepDir, TrialDir, sweep_dir
+    from asdray.sweep import events
 
     random.seed(0)
     folder = SweepDir(sweep_dir(results, "large"))
@@ -86,7 +87,8 @@ def build(results: Path) -> Content:
     )
     scores = tables.sweep_tables(tables.load_rows(sorted(metrics.glob("*.parquet"))), planned, context)
     theirs = published.leaderboard_rows([f"{DCASE}-{subset}" for subset in ("dev", "eval")])
-    return Content(folder, leaderboard.build(scores, context, extra=theirs), scores)
+    log = tuple(events.read(folder.events))
+    return Content(folder, leaderboard.build(scores, context, extra=theirs), scores, events=log)
 
 
 def _write_parts(folder: Path) -> None:

@@ -8,8 +8,8 @@ import os
 import random
 
 import pytest
-from struck import Struck, undisturbed
-from sweeping import World, make_data
+from struck import Struck
+from sweeping import World
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
@@ -30,16 +30,6 @@ FAULTS = [
     ("task worker", "stop", 0.3),
 ]
 """Kind of process, action, and the longest time between the start of the process and the fault."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("d"))
-
-
-@pytest.fixture(scope="module")
-def reference(data, tmp_path_factory):
-    return undisturbed(data, tmp_path_factory.mktemp("whole") / "results")
 
 
 @pytest.fixture

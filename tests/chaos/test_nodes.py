@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from networks import NetCluster, Networks, own_networks
 from ray_nodes import processes
-from struck import QUICK, SWEEP, Struck, is_alive, undisturbed, victims
-from sweeping import World, make_data
+from struck import QUICK, SWEEP, Struck, is_alive, victims
+from sweeping import World
 
 from asdray.sweep.ray_loss import NO_CPUS
 
@@ -40,16 +40,6 @@ def noting(rename):
 os.replace = noting(os.replace)
 """
 """Runs at the start of every Python process (``sitecustomize``), and notes each file that it puts into its place."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("d"))
-
-
-@pytest.fixture(scope="module")
-def reference(data, tmp_path_factory):
-    return undisturbed(data, tmp_path_factory.mktemp("whole") / "results")
 
 
 @pytest.fixture(scope="module")
