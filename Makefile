@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO := --data demo/data --results demo/results
+# TORCH=cpu: PyTorch's own build without CUDA, and none of CUDA's packages. Without TORCH no line is empty, so none is left out.
+LEFT_OUT := $(if $(filter cpu,$(TORCH)),^(nvidia-|cuda-|triton==),^$$)
+BACKEND := $(if $(filter cpu,$(TORCH)),--torch-backend cpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint type check format lock audit perf chaos chaos-slurm fuzz soak benchmark clean
@@ -10,14 +13,15 @@ DEMO := --data demo/data --results demo/results
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-install: $(STAMP)  ## Create .venv and install the locked packages
+install: $(STAMP)  ## Create .venv and install the locked packages; TORCH=cpu without CUDA
 
 # Compiled here, once: where Python may not write beside its packages, every process would compile them again.
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("asdray needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements.lock
+	grep -vE '$(LEFT_OUT)' requirements.lock > .venv/requirements.txt
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode $(BACKEND) -r .venv/requirements.txt
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps -e .
 	touch $@
 

@@ -1,4 +1,4 @@
-"""The rules of CONTRIBUTING.md that a test can keep: imports, sizes, file names, the README's promises."""
+"""The rules of CONTRIBUTING.md that a test can keep: imports, sizes, file names, the tree of modules."""
 
 import ast
 import graphlib
@@ -150,22 +150,11 @@ def test_modules_are_short():
     assert not long
 
 
-def test_readme_names_only_targets_and_files_that_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    asked = set(re.findall(r"\bmake ([a-z-]+)", readme))
-    assert asked <= targets, asked - targets
-    code = "".join(path.read_text() for path in (ROOT / "asdray" / "cli").glob("*.py"))
-    for command in set(re.findall(r"^(?:\$ )?asdray ([a-z]+)\b", readme, re.MULTILINE)):
-        assert re.search(rf"^def {command}_?\(", code, re.MULTILINE), command
-    for path in re.findall(r"\b((?:asdray|sweeps|benchmarks|tests)/[\w./]+\.(?:py|yaml|md))", readme):
-        assert (ROOT / path).exists(), path
-
-
-def test_contributing_names_only_files_that_exist():
+def test_those_who_contribute_are_led_to_files_that_exist():
     """A path in full, and in brackets after a folder a name of the folder's; NAME and 20XX are to be made."""
     folder, missing = "", []
-    for word in re.findall(r"`([\w/.]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()):
+    text = (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "docs" / "adding.md").read_text()
+    for word in re.findall(r"`([\w/.]+(?:\.py|/))`", text):
         folder = word if word.endswith("/") else folder
         if not re.search("NAME|20XX", word) and not any(
             (at / word).exists() for at in (ROOT, ROOT / "asdray", ROOT / folder)
@@ -174,9 +163,11 @@ def test_contributing_names_only_files_that_exist():
     assert missing == []
 
 
-def modules_of_readme():
-    """Module -> description, of the tree in the README: two spaces per level, ``name/`` opens a folder."""
-    tree = re.search(r"^asdray/\n(.*?)^\S", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def modules_of_tree():
+    """Module -> description, of the tree in docs/architecture.md: two spaces per level, ``name/`` opens a folder."""
+    tree = re.search(
+        r"^asdray/\n(.*?)^\S", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     folders, described = [], {}
     for line in tree[1].splitlines():
         indent, name, text = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()
@@ -188,12 +179,12 @@ def modules_of_readme():
     return described
 
 
-def test_readme_describes_every_module_and_no_other():
-    described = modules_of_readme()
+def test_the_tree_describes_every_module_and_no_other():
+    described = modules_of_tree()
     assert all(described.values())
     modules = {name_of(path) for path in MODULES if not path.stem.startswith("__")}
-    assert modules - set(described) == set(), "modules without a line in the README's tree"
-    assert not set(described) - modules, "a line in the README's tree without a module"
+    assert modules - set(described) == set(), "modules without a line in the tree of docs/architecture.md"
+    assert not set(described) - modules, "a line in the tree of docs/architecture.md without a module"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ Example::
     seeds: [0, 1, 2, 3]
     backends: [knn, {name: knn, n_neighbors: [2, 4]}]
 
-The README has an example with every key; `asdray.config.expand.load_sweep` reads a file.
+`docs/sweeps.md` has an example with every key; `asdray.config.expand.load_sweep` reads a file.
 """
 
 from __future__ import annotations

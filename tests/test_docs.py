@@ -1,0 +1,99 @@
+"""README and docs: links lead somewhere, commands and options exist, examples of YAML are valid."""
+
+import re
+
+import pytest
+import typer
+import yaml
+from pages import DOCS, PAGES, ROOT, anchors, blocks, commands, links, name_of, prose
+
+from asdray.cli.main import app
+from asdray.config.expand import load_sweep
+from asdray.config.files import validate
+from asdray.config.sweep import Sweep
+from asdray.config.system import System
+
+COMMANDS = typer.main.get_command(app).commands
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+OTHERS = {"git", "cd", "export", "source", "pip", "ray", "sbatch", "kubectl", "tail"}
+"""Commands in the pages that are neither asdray's, nor scripts, nor make's."""
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
+    assert {name_of(page) for page in DOCS} <= set(links(readme))
+
+
+@each_page
+def test_links_lead_to_files_and_headings(page):
+    for target in links(page):
+        path, _, heading = target.partition("#")
+        at = (page.parent / path).resolve() if path else page
+        assert at.exists(), target
+        assert not heading or heading in anchors(at), target
+
+
+def check_command(words, known=COMMANDS):
+    """The command and its options exist, and its arguments are all there."""
+    command = known[words[0]]
+    if len(words) > 1 and words[1] in getattr(command, "commands", {}):
+        check_command(words[1:], command.commands)
+        return
+    context = typer.Context(command, info_name=words[0])
+    given, left, _ = command.make_parser(context).parse_args(words[1:])
+    assert not left, words
+    missing = [
+        p.name for p in command.params if p.param_type_name == "argument" and p.required and not given[p.name]
+    ]
+    assert not missing, words
+
+
+@each_page
+def test_commands_in_blocks_exist_with_their_options_and_arguments(page):
+    for words in commands(page):
+        first, *rest = words
+        if first.endswith("asdray"):
+            check_command(rest)
+        elif first == "make":
+            assert rest[0] in TARGETS, words
+        elif first.endswith("python"):
+            assert rest[0] == "-m" or (page.parent / rest[0]).exists() or (ROOT / rest[0]).exists(), words
+        else:
+            assert first.split("/")[-1] in OTHERS, words
+
+
+@each_page
+def test_commands_in_sentences_exist_with_their_options(page):
+    for text in re.findall(r"`asdray ([a-z][^`]*)`", prose(page)):
+        name, *words = text.split()
+        options = {name for p in COMMANDS[name].params for name in (*p.opts, *p.secondary_opts)}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= {*options, "--help"}, text
+    asked = set(re.findall(r"`make ([a-z-]+)", prose(page)))
+    assert asked <= TARGETS, asked - TARGETS
+
+
+@each_page
+def test_files_that_are_named_exist(page):
+    named = r"(?<![\w/.])((?:asdray|sweeps|benchmarks|tests|docs|examples)/[\w./]+\.(?:py|yaml|md|sh))"
+    for path in re.findall(named, page.read_text(encoding="utf-8")):
+        assert re.search("NAME|20XX", path) or (ROOT / path).exists(), path
+
+
+@each_page
+def test_examples_of_yaml_are_valid(page, tmp_path):
+    for text in blocks(page, "yaml"):
+        value = yaml.safe_load(text)
+        if "frontend" in value:
+            value.pop("about", None)
+            validate(System, value, name_of(page))
+        elif "name" in value:
+            path = tmp_path / f"{value['name']}.yaml"
+            path.write_text(text)
+            load_sweep(path)
+        else:  # some keys of a sweep file
+            whole = {"name": "some", "recipes": ["dis_baseline", "ae_baseline"], "dcase": "dcase2023"}
+            whole["seeds"] = [0, 1, 2, 3]
+            validate(Sweep, whole | value, name_of(page))
