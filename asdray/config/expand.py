@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from asdray.config.recipe_files import result_name
 from asdray.config.search import axis_kind, check_axis, corners
 from asdray.config.sweep import Sweep, spelled_out
 from asdray.config.system import System, load_recipe, with_overrides
+from asdray.config.system_names import system_names, value_at
 from asdray.config.trial import Trial, check_embeddings
 from asdray.dcase.years import get_year
 
@@ -136,7 +137,19 @@ def expand(sweep: Sweep, where: str) -> GridTrials:
             seen[system.id] = swept
             trials = trials_of(sweep, base.recipe, system, sweep.dcase, sweep.seeds, where)
             pairs += [(trial, swept) for trial in trials]
-    return tuple(pairs)
+    labels = _labels(pairs)
+    return tuple((replace(trial, label=labels[trial.system_name]), swept) for trial, swept in pairs)
+
+
+def _labels(pairs: Iterable[tuple[Trial, Mapping[str, Any]]]) -> dict[str, str]:
+    """System -> its name for people among the systems of the sweep."""
+    systems = {trial.system_name: (trial, swept) for trial, swept in pairs}
+    return system_names(
+        {
+            name: (trial.recipe, {path: value_at(trial.system, path) for path in swept})
+            for name, (trial, swept) in systems.items()
+        }
+    )
 
 
 def _check_embeddings(sweep: Sweep, found: Iterable[Base], where: str) -> None:

@@ -63,6 +63,13 @@ def axis_kind(value: Any) -> str | None:
     return None
 
 
+def listed(axis: Any) -> list[Any]:
+    """The values of a choice, which may have axis objects inside; none for a range of numbers."""
+    if isinstance(axis, list):
+        return axis
+    return list(axis["choice"]) if axis_kind(axis) == "choice" else []
+
+
 def check_axis(value: Any, where: str) -> None:
     """Raises ValueError if ``value`` is not an axis of a search, or contains no value to choose."""
     if isinstance(value, list):

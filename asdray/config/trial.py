@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asdray.config.backend import Backend, OwnBackend, Umap, own_backend
 from asdray.config.base import digest, digest_of, text_of, texts_of
@@ -39,6 +39,10 @@ class Trial:
 
     ``machines`` have the year's order. Machines select units and rows of tables; trials with the same system,
     year and seed share a folder whatever their machines.
+
+    Attributes:
+        label: the name of the system for people in its sweep, see `asdray.config.system_names`; no part of
+            the trial's identity.
     """
 
     dcase: str
@@ -46,6 +50,7 @@ class Trial:
     system: System
     seed: int
     machines: tuple[str, ...]
+    label: str = field(default="", compare=False)
 
     @functools.cached_property
     def system_name(self) -> str:
@@ -54,8 +59,13 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """``dis_baseline-1a2b3c4d dcase2023 seed0``, for logs and the Ray dashboard."""
+        """``dis_baseline-1a2b3c4d dcase2023 seed0``: the trial among all trials of a results folder."""
         return f"{self.system_name} {self.dcase} seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """``dis_baseline loss=arcface dcase2023 seed0``, for people; `name` outside of a sweep."""
+        return f"{self.label or self.system_name} {self.dcase} seed{self.seed}"
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:

@@ -52,6 +52,7 @@ class Content:
         selection: the rows of ``selection.csv``; None without a choice.
         studies: recipe -> study of Optuna's, of a search.
         events: the sweep's log, see `asdray.sweep.events`.
+        labels: system -> its name for people, see `asdray.config.system_names`; of the sweep's trials.
     """
 
     folder: SweepDir
@@ -60,6 +61,7 @@ class Content:
     selection: pd.DataFrame | None = None
     studies: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def trials(self) -> list[TrialRow]:
@@ -91,10 +93,10 @@ class Content:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """System -> its name for people: the recipe, and the options in which it differs from others."""
+        """System -> its name for people; ensembles have their own."""
         rows = self._ours[["system", "recipe", "options"]].to_dict("records")
         labels = zip(rows, system_labels(rows), strict=True)
-        return {row["system"]: f"{label} {row['options']}".strip() for row, label in labels}
+        return {row["system"]: f"{label} {row['options']}".strip() for row, label in labels} | {**self.labels}
 
     @cached_property
     def rows(self) -> list[tuple[str, str, str]]:

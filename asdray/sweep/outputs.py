@@ -249,7 +249,8 @@ def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, ran
     board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     shown = chosen.tables if chosen and not sweep.confirm else scores
-    return Content(folder, board, shown, rows, studies.studies if studies else {})
+    names = {trial.system_name: trial.label for trial in trials}
+    return Content(folder, board, shown, rows, studies.studies if studies else {}, labels=names)
 
 
 def _finished(job: Job, sweep: Sweep, places: Places) -> Snapshot | None:

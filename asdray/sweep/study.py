@@ -10,15 +10,16 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from asdray.config.base import digest
 from asdray.config.expand import Base, bases, trials_of
-from asdray.config.search import Objective, Sampler, draw
+from asdray.config.search import Objective, Sampler, draw, listed
 from asdray.config.sweep import Sweep
 from asdray.config.system import System
+from asdray.config.system_names import sampled_name
 from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year, nearest
@@ -93,6 +94,7 @@ class Studies:
         self.datasets = datasets
         self.where = where
         self.bases = bases(sweep, where)
+        self._spaces = {b.recipe: {path: listed(axis) for path, axis in b.axes.items()} for b in self.bases}
         self.samples: list[Sample] = []
         self.studies: dict[str, optuna.Study] = {}
         if sweep.search.algorithm == "optuna":
@@ -320,16 +322,21 @@ class Studies:
     def trials(self, sample: Sample) -> list[Trial]:
         """The trials of a suggested system: all years and seeds of the search."""
         assert sample.system is not None, sample.name
-        sweep = self.sweep
-        return trials_of(sweep, sample.recipe, sample.system, sweep.dcase, sweep.seeds, self.where)
+        return self._trials(sample, sample.system, self.sweep.dcase, self.sweep.seeds)
 
     def confirming(self, sample: Sample) -> list[Trial]:
         """The confirming trials of a chosen system."""
         sweep = self.sweep
         assert sample.system is not None
         assert sweep.confirm is not None
-        seeds = sweep.confirm.seeds
-        return trials_of(sweep, sample.recipe, sample.system, sweep.board_years, seeds, self.where)
+        return self._trials(sample, sample.system, sweep.board_years, sweep.confirm.seeds)
+
+    def _trials(
+        self, sample: Sample, system: System, dcase: Sequence[str], seeds: Sequence[int]
+    ) -> list[Trial]:
+        label = sampled_name(sample.recipe, sample.swept, self._spaces)
+        trials = trials_of(self.sweep, sample.recipe, system, dcase, seeds, self.where)
+        return [replace(trial, label=label) for trial in trials]
 
 
 def _systems(samples: Iterable[Sample]) -> list[Sample]:
