@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asdray.config.backend import Knn, Own, Recon, backend_id
+from asdray.config.recipe_use import RecipeUse
 from asdray.config.sweep import MEANS, check_rank_by
 from asdray.config.system import load_recipe, with_overrides
 from asdray.dcase.years import SUBSETS, YEARS
@@ -538,7 +539,9 @@ def test_a_recipe_file_may_reproduce_a_published_score(tmp_path):
     system, knn = f"mine-{recipe.system.id}", backend_id(Knn())
     b = official_board({system: ("mine", knn)}, seeds=(0,), value=0.66, dcase="dcase2026")
     assert published.beside(b).empty
-    (row,) = published.beside(replace(b, recipes=("raw_spec", str(path)))).to_dict("records")
+    (row,) = published.beside(
+        replace(b, recipes={"raw_spec": RecipeUse(), "mine": RecipeUse(recipe=str(path))})
+    ).to_dict("records")
     assert (row["column"], row["published_mean"], row["tolerance"]) == ("dcase2026-eval", 0.67916, 0.01)
     assert row["within_tolerance"] is False
     assert pd.isna(row["within_spread"]), "nobody knows how either scatters"
@@ -561,7 +564,7 @@ def test_a_recipe_file_may_reproduce_a_published_score(tmp_path):
 def test_a_published_score_that_does_not_exist_is_named(what, message, tmp_path):
     path = _recipe_file(tmp_path, f"[{what}]")
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        published.links_of_files(["raw_spec", str(path)])
+        published.links_of_others({"raw_spec": RecipeUse(), str(path): RecipeUse()})
     assert f"recipe {path}: reproduces[0]: " in str(error.value)
 
 

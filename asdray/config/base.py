@@ -215,6 +215,8 @@ def key_of(value: Any) -> str:
 class Extensible:
     """Annotation of a union of configurations, distinguished by ``name``, to which plugins add members.
 
+    A name alone stands for the member with its default options.
+
     Args:
         list_name: name of the list of members in a plugin, such as ``LOSSES``.
         noun: one member in words, such as ``loss``.
@@ -251,12 +253,13 @@ class Extensible:
         """The member of the union that ``value`` describes, or is; pydantic's error if none fits."""
         if self._all is None:
             self._all = TypeAdapter(_distinguished(self.members))
-        return self._all.validate_python(value)
+        return self._all.validate_python(by_name(value))
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         def validate(value: Any, built_in: Callable[[Any], Any]) -> Any:
+            value = by_name(value)
             if finders and (known := finders[-1](self.list_name, value)) is not None:
                 return known
             found = self._adapter.validate_python(value) if self._adapter else built_in(value)

@@ -1,7 +1,7 @@
 """From a sweep file to systems, and from systems to trials.
 
-A grid is expanded to the full product of its axes, per recipe; example with 2 x 2 systems on 2 years with 4
-seeds, hence 32 trials::
+A grid is expanded to the full product of its axes, per recipe (`asdray.config.grid`); example with 2 x 2
+systems on 2 years with 4 seeds, hence 32 trials::
 
     recipes: [dis_baseline, ae_baseline]
     space: {train.learning_rate: [1.0e-3, 3.0e-4]}
@@ -25,11 +25,13 @@ from typing import Any
 from asdray.config.backend import OwnBackend, backend_id
 from asdray.config.base import load_plugins, refuse_repeats
 from asdray.config.files import read_yaml, validate
+from asdray.config.grid import Axes, check_grid_axis, check_pairs, rows, spread
 from asdray.config.plugin import Plugin
 from asdray.config.recipe_files import result_name
-from asdray.config.search import axis_kind, check_axis, corners
+from asdray.config.recipe_use import RecipeUse, groups_of
+from asdray.config.search import check_axis, corners
 from asdray.config.sweep import Sweep, spelled_out
-from asdray.config.system import System, load_recipe, with_overrides
+from asdray.config.system import System, with_overrides
 from asdray.config.system_names import system_names, value_at
 from asdray.config.trial import Trial, check_embeddings
 from asdray.dcase.years import get_year
@@ -46,13 +48,20 @@ class Base:
         recipe: name of the recipe, or of the recipe's file without suffix.
         system: the recipe with the sweep's fixed values.
         axes: option path -> values.
+        pairs: groups of axes that vary together.
         where: place of the axes in the sweep file, for error messages.
     """
 
     recipe: str
     system: System
-    axes: Mapping[str, Any]
+    axes: Axes
+    pairs: tuple[Axes, ...]
     where: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The points of a grid: option path -> value."""
+        return rows(self.axes, self.pairs)
 
     def varied(self, swept: Mapping[str, Any]) -> System:
         """The system at a point of the space, a value per axis; ValueError if an option does not fit."""
@@ -65,23 +74,40 @@ def bases(sweep: Sweep, where: str) -> tuple[Base, ...]:
     Raises:
         ValueError: a fault of a recipe, a fixed option or an axis, with its place in the sweep file.
     """
-    check = check_axis if sweep.search.samples else _check_grid_axis
     found = []
     for name, use in sweep.recipes.items():
         at = f"{where}: recipes.{name}"
         try:
-            recipe = load_recipe(name).system
+            recipe = use.content(name).system
         except ValueError as error:
             raise ValueError(f"{where}: recipes: {error}") from None
         system = with_overrides(recipe, use.set, f"{at}.set")
-        for space, place in ((sweep.space, f"{where}: space"), (use.space, f"{at}.space")):
-            for path, axis in space.items():
-                check(axis, f"{place}.{path}")
-        axes = {**sweep.space, **use.space}
-        _refuse_fixed(use.set, axes, at)
-        found.append(Base(result_name(name), system, axes, f"{at}.space" if use.space else f"{where}: space"))
+        axes, pairs = _axes(sweep, use, where, at)
+        _refuse_fixed(use.set, [*axes, *itertools.chain(*pairs)], at)
+        if not sweep.search.samples:
+            axes = {path: spread(system, path, values) for path, values in axes.items()}
+        place = f"{at}.space" if use.space else f"{at}.zip" if use.zip else f"{where}: space"
+        found.append(Base(result_name(name), system, axes, pairs, place))
     refuse_repeats([base.recipe for base in found], f"{where}: recipes")
     return tuple(found)
+
+
+def _axes(sweep: Sweep, use: RecipeUse, where: str, at: str) -> tuple[Axes, tuple[Axes, ...]]:
+    """The axes and the groups of paired axes of a recipe.
+
+    Raises:
+        ValueError: an axis of another form, or an option that varies in two places.
+    """
+    check = check_axis if sweep.search.samples else check_grid_axis
+    for space, place in ((sweep.space, f"{where}: space"), (use.space, f"{at}.space")):
+        for path, axis in space.items():
+            check(axis, f"{place}.{path}")
+    for groups, place in ((sweep.pairs, f"{where}: zip"), (groups_of(use.zip), f"{at}.zip")):
+        for group in groups:
+            check_pairs(group, place)
+    axes, pairs = {**sweep.space, **use.space}, (*sweep.pairs, *groups_of(use.zip))
+    refuse_repeats([*axes, *itertools.chain(*pairs)], f"{at}: space and zip together")
+    return axes, pairs
 
 
 def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None:
@@ -92,21 +118,6 @@ def _refuse_fixed(fixed: Iterable[str], axes: Iterable[str], where: str) -> None
                 f"{where}.set.{path} is fixed, but {axis} varies in a space, which would overwrite it: take "
                 "it out of 'set', or name the axis only in the 'space' of those recipes that are to vary it"
             )
-
-
-def _check_grid_axis(values: Any, where: str) -> None:
-    """Raises ValueError unless ``values`` is a list of at least one value."""
-    if kind := axis_kind(values):
-        raise ValueError(
-            f"{where} is {values!r}: {kind} is sampled; a grid knows only lists of values: choose search: "
-            "{algorithm: random} or {algorithm: optuna}, or write a list"
-        )
-    if not isinstance(values, list):
-        raise ValueError(
-            f"{where} is {values!r}: an axis of a grid is a list of values (a fixed value goes to 'set')"
-        )
-    if not values:
-        raise ValueError(f"{where} is an empty list: an axis needs at least one value")
 
 
 # ---------------------------------------------------------------------------------------------------- trials
@@ -130,7 +141,7 @@ def expand(sweep: Sweep, where: str) -> GridTrials:
     pairs: list[tuple[Trial, dict[str, Any]]] = []
     for base in found:
         seen: dict[str, dict] = {}
-        for swept in _rows(base.axes):
+        for swept in base.rows:
             system = base.varied(swept)
             if system.id in seen:
                 raise ValueError(f"{base.where}: {seen[system.id]} and {swept} are the same system")
@@ -155,17 +166,16 @@ def _labels(pairs: Iterable[tuple[Trial, Mapping[str, Any]]]) -> dict[str, str]:
 def _check_embeddings(sweep: Sweep, found: Iterable[Base], where: str) -> None:
     """Raises ValueError for a backend that names an embedding which no system of the sweep computes."""
     if any(not isinstance(b, OwnBackend) and b.embeddings for b in sweep.backends):
-        choices = corners if sweep.search.samples else _rows
-        frontends = [base.varied(swept).frontend for base in found for swept in choices(base.axes)]
+        points = [corners(base.axes) if sweep.search.samples else base.rows for base in found]
+        frontends = [
+            base.varied(swept).frontend
+            for base, rows_of in zip(found, points, strict=True)
+            for swept in rows_of
+        ]
         try:
             check_embeddings(frontends, sweep.backends)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-
-
-def _rows(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All combinations of the axes' values."""
-    return [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
 
 
 def trials_of(
@@ -309,9 +319,7 @@ def load_sweep(
             value = _replaced(value, _split(key, value), new, key)
         value = spelled_out(value)
         if isinstance(value.get("recipes"), dict):
-            names = {name: _absolute(name, folder) for name in value["recipes"]}
-            refuse_repeats(names.values(), "recipes")
-            value["recipes"] = {names[name]: use for name, use in value["recipes"].items()}
+            value["recipes"] = _with_absolute_paths(value["recipes"], folder)
         paths = [*_plugin_paths(value.get("plugins", []), folder), *plugins]
         value["plugins"] = list(dict.fromkeys(plugin.path for plugin in use(paths)))
     except ValueError as error:
@@ -353,6 +361,19 @@ def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
             f"--set {key}: {outer} is {value!r}, which has no options of its own: set {outer} as a whole"
         )
     return {**value, parts[0]: _replaced(value.get(parts[0]), parts[1:], new, key)}
+
+
+def _with_absolute_paths(recipes: Mapping[Any, Any], folder: Path) -> dict[Any, Any]:
+    """The recipes of a sweep file, with absolute paths of recipe files."""
+    found = {}
+    for name, use in recipes.items():
+        if isinstance(use, Mapping) and use.get("recipe") is not None:
+            use = {**use, "recipe": _absolute(use["recipe"], folder)}
+        else:
+            name = _absolute(name, folder)
+        refuse_repeats([*found, name], "recipes")
+        found[name] = use
+    return found
 
 
 def _absolute(recipe: Any, folder: Path) -> Any:

@@ -11,18 +11,19 @@ A fault is a line with the path of the option in the user's file: ``sweep.yaml: 
 from __future__ import annotations
 
 import re
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from asdray.config.base import Config, Extensible, Member
+from asdray.config.base import Config
+from asdray.config.option_types import is_model, members_of, part_of, tag_of
 from asdray.config.plugin import read_errors
+from asdray.config.words import nearest_option
 from asdray.dcase.years import nearest
 from asdray.printable import quoted
 from asdray.regular import read_text
@@ -258,7 +259,8 @@ class _Fault:
             return f"{path}: the key {value!r} must be text"
         if kind == "extra_forbidden":
             known = list(self.owner.model_fields) if self.owner else []
-            return f"unknown option {path!r}{nearest(self.names[-1], known)} (known here: {', '.join(known)})"
+            hint = nearest_option(self.names[-1], known)
+            return f"unknown option {path!r}{hint} (known here: {', '.join(known)})"
         if kind == "missing":
             return f"{path} is missing"
         if kind == "union_tag_not_found":
@@ -327,61 +329,26 @@ def _located(model: type[BaseModel], item: Any) -> _Fault:
     current: Any = model
     owner: type[BaseModel] | None = None
     for part in item["loc"]:
-        members = _members(current)
+        members = members_of(current)
         if part == "[key]":
             continue
         if len(members) > 1:
             current = next((m for m in members if _is_called(m, part)), None)
-            if union is None and not all(_tag(m) for m in members):
+            if union is None and not all(tag_of(m) for m in members):
                 union = tuple(names)
             continue
         names.append(str(part))
         inside = union is not None
         member = members[0] if members else None
-        owner = member if _is_model(member) else None
-        current = _part_of(member, part)
+        owner = member if is_model(member) else None
+        current = part_of(member, part)
     return _Fault(item, tuple(names), union, inside, owner)
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The types that an annotation allows besides null."""
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation, *marks = typing.get_args(annotation)
-        for mark in marks:
-            if isinstance(mark, Extensible | Member):
-                return list(mark.members)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [m for arg in typing.get_args(annotation) for m in _members(arg) if m is not type(None)]
-    return [annotation]
-
-
-def _is_model(member: Any) -> bool:
-    return isinstance(member, type) and issubclass(member, BaseModel)
 
 
 def _is_called(member: Any, part: Any) -> bool:
     """True if ``part`` is pydantic's name for this member of a union."""
-    if tag := _tag(member):
+    if tag := tag_of(member):
         return tag == part
     name = getattr(typing.get_origin(member) or member, "__name__", None)
     # A class with validators of its own is called ``function-before[..., Clustering]``.
     return name is not None and (str(part).split("[")[0] == name or str(part).endswith(f" {name}]"))
-
-
-def _tag(member: Any) -> str | None:
-    """The ``name`` of a configuration class in YAML; None if the class has none."""
-    name = member.model_fields.get("name") if _is_model(member) and issubclass(member, Config) else None
-    return name.default if name else None
-
-
-def _part_of(member: Any, part: Any) -> Any:
-    """The annotation of a model's field, a mapping's values or a list's items; None for an unknown field."""
-    if _is_model(member):
-        option = member.model_fields.get(part)
-        if option is None:
-            return None
-        return Annotated[option.annotation, *option.metadata] if option.metadata else option.annotation
-    arguments, origin = typing.get_args(member), typing.get_origin(member)
-    if origin in (dict, Mapping):
-        return arguments[1]
-    return arguments[0] if origin in (list, tuple) else None

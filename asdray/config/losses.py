@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from asdray.config.base import Config, Extensible, Interface, Positive, Probability, in_order
+from asdray.config.base import Config, Extensible, Interface, Positive, Probability, by_name, in_order
 from asdray.config.frontend_base import CLASS_PARTS, ClassPart
 
 
@@ -188,4 +188,4 @@ class Projector(Config):
     """The vector that backends score: the projector's output (``after``, as published) or its input."""
 
 
-Head = Annotated[SubspaceLoss | FeatEx | ClassHead, Field(discriminator="name")]
+Head = Annotated[SubspaceLoss | FeatEx | ClassHead, Field(discriminator="name"), BeforeValidator(by_name)]

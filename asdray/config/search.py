@@ -249,11 +249,7 @@ class Objective(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"metric": value}
-        if isinstance(value, Mapping) and isinstance(value.get("backend"), str):
-            value = {**value, "backend": {"name": value["backend"]}}
-        return value
+        return {"metric": value} if isinstance(value, str) else value
 
     @field_validator("metric", mode="before")
     @classmethod

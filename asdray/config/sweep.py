@@ -24,8 +24,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from asdray.config.backend import Backend, Knn, Umap, backend_id
 from asdray.config.base import Config, Positive, Seeds, Years, refuse_repeats
 from asdray.config.files import seconds_of, validate
+from asdray.config.recipe_use import Pairs, RecipeUse, groups_of
 from asdray.config.search import Checkpoint, Confirm, Scheduler, Search, axis_kind
-from asdray.dcase.years import SUBSETS, check_machines, get_year, nearest
+from asdray.dcase.years import SUBSETS, YEARS, check_machines, get_year, nearest
 
 # --------------------------------------------------------------------------------------------------- ranking
 
@@ -273,18 +274,6 @@ class Keep(Config):
 # ------------------------------------------------------------------------------------------------ sweep file
 
 
-class RecipeUse(Config):
-    """A recipe in a sweep.
-
-    Example: ``dis_baseline: {set: {train.batch_size: 64}, space: {train.epochs: [8, 16]}}``
-    """
-
-    set: dict[str, Any] = Field(default={})
-    """Fixed values: dotted option path -> value."""
-    space: dict[str, Any] = Field(default={})
-    """Axes: dotted option path -> values. They replace axes of the sweep's ``space`` with the same path."""
-
-
 class Sweep(Config):
     """A sweep file with all defaults filled in; the module has an example."""
 
@@ -294,12 +283,15 @@ class Sweep(Config):
     """Recipes by name or path of a YAML file; a list of names for recipes without changes."""
     space: dict[str, Any] = Field(default={})
     """Axes of all recipes: dotted option path -> values; other kinds of axis in `asdray.config.search`."""
+    zip: Pairs = Field(default={})
+    """Paired axes of all recipes, whose lists of values have one length: the first values together, then the
+    second ones; a list of mappings for several groups. For a grid only."""
     dcase: Years
     """Years, such as ``dcase2023``."""
     seeds: Seeds
     """A trial per system, year and seed."""
     machines: Literal["all"] | dict[str, tuple[str, ...]] = "all"
-    """``all``, or year -> some machines."""
+    """``all``; or year -> some machines; or a list, of machines that every year of the sweep has."""
     backends: tuple[Backend, ...] = Field(default=(Knn(),), min_length=1)
     """Backends by name or as objects; a list of values stands for a backend per value."""
     checkpoints: tuple[Checkpoint, ...] = Field(default=("last",), min_length=1)
@@ -342,11 +334,13 @@ class Sweep(Config):
         if not isinstance(value, Mapping):
             raise ValueError(f"a sweep file is a mapping of options, not {type(value).__name__}")
         value = spelled_out(value)
-        if isinstance(value.get("backends"), list):
-            value["backends"] = _expand_backends(value["backends"])
-        for key in ("dcase", "seeds", "checkpoints", "plugins"):
+        for key in ("dcase", "seeds", "backends", "checkpoints", "plugins"):
             if key in value and not isinstance(value[key], list | tuple):
                 value[key] = [value[key]]
+        if isinstance(value.get("backends"), list):
+            value["backends"] = _expand_backends(value["backends"])
+        if isinstance(value.get("machines"), list):
+            value["machines"] = _of_every_year(value["machines"], value)
         return value
 
     @model_validator(mode="after")
@@ -374,6 +368,16 @@ class Sweep(Config):
                 raise ValueError(
                     f"machines.{year}: the sweep's dcase list has no {year!r}{nearest(year, self.years)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_of_a_grid(self) -> Sweep:
+        if self.search.samples and (self.pairs or any(groups_of(use.zip) for use in self.recipes.values())):
+            raise ValueError(
+                "zip belongs to a grid; a search samples each option by itself: leave it out, or make one "
+                "option of what belongs together, such as frontend.loss: [{name: arcface, scale: 32, margin: "
+                "0.3}, ...]"
+            )
         return self
 
     @model_validator(mode="after")
@@ -425,6 +429,11 @@ class Sweep(Config):
         return self
 
     @property
+    def pairs(self) -> tuple[Mapping[str, Any], ...]:
+        """The groups of paired axes of all recipes."""
+        return groups_of(self.zip)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the leaderboard, ``<dcase>-<subset>``: years and subsets with a machine of the sweep."""
         return tuple(
@@ -468,6 +477,31 @@ def spelled_out(value: Mapping) -> dict:
     if value.get("resources") == "auto":
         value["resources"] = {}
     return value
+
+
+def _of_every_year(machines: list, value: Mapping[str, Any]) -> Any:
+    """A list of machines for every year of a sweep file; unchanged where machines or years have another form.
+
+    Raises:
+        ValueError: a year without one of the machines, which another year has.
+    """
+    confirm = value.get("confirm")
+    further = confirm.get("dcase") if isinstance(confirm, Mapping) else None
+    named = [*value.get("dcase", []), *(further if isinstance(further, list) else [further])]
+    years = [year for year in dict.fromkeys(y for y in named if isinstance(y, str)) if year in YEARS]
+    if not all(isinstance(machine, str) for machine in machines) or not years:
+        return machines if years else "all"  # a fault of the years alone is reported
+    having = {year: [m for m in machines if m in get_year(year).all_machines] for year in years}
+    lacking = [y for y in years if having[y] != machines]
+    somewhere = {machine for found in having.values() for machine in found}
+    if lacking and len(years) > 1 and set(machines) <= somewhere:
+        names = ", ".join(m for m in machines if m not in having[lacking[0]])
+        by_year = ", ".join(f"{year}: [{', '.join(found)}]" for year, found in having.items() if found)
+        raise ValueError(
+            f"machines is a list, which is for every year of the sweep, but {lacking[0]} has no {names}: "
+            f"name the machines by year, machines: {{{by_year}}}"
+        )
+    return dict.fromkeys(years, machines)
 
 
 # -------------------------------------------------------------------------------- options of other commands

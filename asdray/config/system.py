@@ -17,17 +17,18 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from asdray.config.audio import Audio
 from asdray.config.backend import Backend
-from asdray.config.base import Config, by_name, digest
+from asdray.config.base import Config, digest
 from asdray.config.files import validate
 from asdray.config.frontend import Frontend
 from asdray.config.recipe_files import read_recipe
 from asdray.config.train import Train
 from asdray.config.weights import MADE_UP
-from asdray.dcase.years import YEARS, get_year, nearest
+from asdray.config.words import nearest_option
+from asdray.dcase.years import YEARS, get_year
 
 
 class System(Config):
@@ -112,7 +113,7 @@ class Target(Config):
     """Column ``backend`` of the published scores, in their words; null if the system has one alone."""
     columns: tuple[str, ...] | None = None
     """Columns of the leaderboard, such as ``dcase2026-dev``; null for every year and subset of the system."""
-    backend: Annotated[Backend, BeforeValidator(by_name)]
+    backend: Backend
     """Our backend."""
     tolerance: Annotated[float, Field(gt=0, lt=0.5)]
     """Largest difference of our mean from theirs, a fraction, that still counts as reproduced."""
@@ -187,11 +188,17 @@ def _set(tree: dict, path: str, value: Any, where: str) -> None:
         names = {str(option): option for option in options}
         if key not in names:
             known = [".".join([*keys[:i], name]) for name in names]
-            raise ValueError(
-                f"{where}: unknown option {path!r}{nearest('.'.join(keys[: i + 1]), known)} "
-                f"(known here: {', '.join(known)})"
-            )
+            hint = nearest_option(".".join(keys[: i + 1]), known, _paths(tree))
+            raise ValueError(f"{where}: unknown option {path!r}{hint} (known here: {', '.join(known)})")
         if i == len(keys) - 1:
             node[names[key]] = value
         else:
             node = node[names[key]]
+
+
+def _paths(tree: Any, path: str = "") -> list[str]:
+    """The dotted paths of all options in nested mappings."""
+    if not isinstance(tree, dict):
+        return [path]
+    inner = [one for key, value in tree.items() for one in _paths(value, f"{path}.{key}".strip("."))]
+    return [path, *inner] if path else inner

@@ -290,13 +290,17 @@ YEARS: Mapping[str, Year] = {
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
-    """``"; did you mean 'x'?"`` for the known name closest to ``name``; ``""`` if none is close.
+    """``"; did you mean 'x'?"`` for the known name closest to ``name`` in any case of letters; ``""`` if none
+    is close.
 
-    >>> nearest("fam", ["fan", "valve"])
+    >>> nearest("Fam", ["fan", "valve"])
     "; did you mean 'fan'?"
     """
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower: dict[str, str] = {}
+    for one in known:
+        by_lower.setdefault(str(one).lower(), str(one))
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def check_choice(noun: str, name: object, known: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asdray import store
+from asdray.config.recipe_use import RecipeUse
 from asdray.config.sweep import MEANS, averaged, check_rank_by
 from asdray.evaluation import metrics
 from asdray.evaluation.published import ASDKIT_LABELS
@@ -63,7 +64,7 @@ class Leaderboard:
         dataset: ``official`` or ``synthetic``.
         metric: ``official``, or one of `metrics.METRICS`.
         notes: sentences to print with the table; the first states the kind of data.
-        recipes: the sweep's recipes: what their files say to reproduce counts as for shipped recipes.
+        recipes: the sweep's recipes: what they say to reproduce counts as for shipped recipes.
     """
 
     frame: pd.DataFrame
@@ -72,7 +73,7 @@ class Leaderboard:
     dataset: str
     metric: str = "official"
     notes: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
+    recipes: Mapping[str, RecipeUse] = field(default_factory=dict)
 
     @property
     def means(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from asdray.config.backend import backend_id
 from asdray.config.recipe_files import recipe_names, result_name
+from asdray.config.recipe_use import RecipeUse
 from asdray.config.system import Recipe, Target, load_recipe
 from asdray.dcase.years import SUBSETS, get_year, nearest
 from asdray.evaluation import METRICS
@@ -133,23 +134,23 @@ class Link:
     value: Published
 
 
-def links(recipes: Iterable[str] = ()) -> tuple[Link, ...]:
-    """What the shipped recipes reproduce, and further ``recipes`` in files.
+def links(recipes: Mapping[str, RecipeUse] | None = None) -> tuple[Link, ...]:
+    """What the shipped recipes reproduce, and the other recipes of a sweep.
 
     Raises:
-        ValueError: see `links_of_files`.
+        ValueError: see `links_of_others`.
     """
-    return (*_links_of_shipped(), *links_of_files(recipes))
+    return (*_links_of_shipped(), *links_of_others(recipes or {}))
 
 
-def links_of_files(recipes: Iterable[str]) -> tuple[Link, ...]:
-    """What the recipe files among ``recipes`` reproduce.
+def links_of_others(recipes: Mapping[str, RecipeUse]) -> tuple[Link, ...]:
+    """What the recipes of a sweep reproduce that are no shipped recipes below their own names.
 
     Raises:
         ValueError: a ``reproduces`` names no published score.
     """
-    files = [name for name in recipes if name.endswith((".yaml", ".yml"))]
-    return tuple(link for path in files for link in _links_of(path, load_recipe(path)))
+    others = {name: use for name, use in recipes.items() if use.recipe or name.endswith((".yaml", ".yml"))}
+    return tuple(link for name, use in others.items() for link in _links_of(name, use.content(name)))
 
 
 @functools.cache

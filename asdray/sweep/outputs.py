@@ -134,7 +134,7 @@ def _changed_keys(before: Any, now: Any, path: str = "", depth: int = 3) -> Iter
             yield from _changed_keys(
                 before.get(key), now.get(key), f"{path}.{key}".removeprefix("."), depth - 1
             )
-    elif before != now:
+    elif before != now and not (before is None and not now):  # a key that an older release did not write
         yield path
 
 
@@ -246,7 +246,7 @@ def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, ran
     if len(set().union(*(snapshot.sources for snapshot in snapshots.values() if snapshot))) > 1:
         notes += tuple(_source_notes([of_path[path] for path in finished], sweep, places))
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
-    board = replace(board, notes=notes, recipes=tuple(sweep.recipes))
+    board = replace(board, notes=notes, recipes=sweep.recipes)
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     shown = chosen.tables if chosen and not sweep.confirm else scores
     names = {trial.system_name: trial.label for trial in trials}

@@ -15,7 +15,7 @@ from asdray.config.files import parse_yaml
 from asdray.config.sweep import Sweep
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest
-from asdray.evaluation.published import links_of_files
+from asdray.evaluation.published import links_of_others
 from asdray.plugin_results import Use
 from asdray.stages.steps import refuse_old_results
 from asdray.store import Places
@@ -52,7 +52,7 @@ def plan(sweep: Sweep, places: Places, where: str, fresh: bool = False) -> tuple
             trial.system.check_data(datasets[trial.dcase].kind)
         except ValueError as error:
             raise ValueError(f"{where}: recipe {trial.recipe}: {error}") from None
-    links_of_files(sweep.recipes)  # a wrong `reproduces` is no surprise at the end
+    links_of_others(sweep.recipes)  # a wrong `reproduces` is no surprise at the end
     if sweep.search.samples:
         from asdray.sweep.search import known_jobs
         from asdray.sweep.study import Studies
