@@ -365,7 +365,7 @@ def _replaced(value: Any, parts: list[str], new: Any, key: str) -> Any:
 
 def _with_absolute_paths(recipes: Mapping[Any, Any], folder: Path) -> dict[Any, Any]:
     """The recipes of a sweep file, with absolute paths of recipe files."""
-    found = {}
+    found: dict[Any, Any] = {}
     for name, use in recipes.items():
         if isinstance(use, Mapping) and use.get("recipe") is not None:
             use = {**use, "recipe": _absolute(use["recipe"], folder)}
