@@ -14,6 +14,13 @@ from pydantic import ConfigDict, Field
 
 FORMAT = 2
 
+FACTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "train": {"loss": (float, int)},
+    "score": {"options": (dict,)},
+    "evaluate": {"backends": (dict,)},
+}
+"""Stage -> facts in ``extra`` that other stages read, and their types."""
+
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of bytes."""
 
@@ -75,6 +82,17 @@ class Record:
         """Bytes of all outputs, pruned ones included."""
         return sum(output.size for output in self.outputs.values())
 
+    def lacks(self, name: str) -> str | None:
+        """The first of the stage's `FACTS` that is absent or of another type; None if none is.
+
+        Args:
+            name: of the record: a stage, or a stage and its backend: ``score-knn-1a2b3c4d``.
+        """
+        facts = FACTS.get(name.partition("-")[0], {})
+        return next(
+            (fact for fact, types in facts.items() if not isinstance(self.extra.get(fact), types)), None
+        )
+
     def describes(self, folder: Path) -> bool:
         """True if every output that was not pruned is in ``folder`` with its recorded size."""
         try:
@@ -110,3 +128,8 @@ class Done:
     format: Literal[2]  # FORMAT
     records: dict[str, Record]
     summary: Annotated[Summary | Any, Field(union_mode="left_to_right")] = None
+
+    def __post_init__(self) -> None:
+        for name, record in self.records.items():
+            if fact := record.lacks(name):
+                raise ValueError(f"{name} has no {fact}, or one of another type")

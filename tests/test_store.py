@@ -24,7 +24,8 @@ def folder(tmp_path):
 
 def finish(folder, name="score", **kwargs):
     outputs = [folder / "a.txt", folder / "sub" / "b.bin"]
-    return store.finish(folder, name, "sig", outputs=outputs, started=time.time(), **kwargs)
+    facts = {"extra": {"options": {}, "backends": {}}, **kwargs}
+    return store.finish(folder, name, "sig", outputs=outputs, started=time.time(), **facts)
 
 
 def test_a_record_describes_outputs_of_its_sizes(folder):
@@ -41,7 +42,7 @@ def test_a_record_describes_outputs_of_its_sizes(folder):
 
 
 def test_the_records_of_a_folder_stand_in_one_file_and_say_what_made_them(folder):
-    first = finish(folder, extra={"loss": 0.5})
+    first = finish(folder, extra={"options": {"n": 1}})
     second = finish(folder, "evaluate")
     raw = json.loads((folder / "done.json").read_text())
     assert raw["format"] == 2
@@ -49,7 +50,7 @@ def test_the_records_of_a_folder_stand_in_one_file_and_say_what_made_them(folder
     score = raw["records"]["score"]
     assert score["outputs"]["a.txt"] == {"size": 5, "sha256": store.sha256_file(folder / "a.txt")}
     assert score["versions"]["torch"]
-    assert score["extra"] == {"loss": 0.5}
+    assert score["extra"] == {"options": {"n": 1}}
     store.write_record(folder, "score", None)
     assert store.read_records(folder) == {"evaluate": second}
     store.write_record(folder, "score", first)
@@ -84,7 +85,7 @@ def test_digest_is_of_content_alone(folder):
 
 RECORD = {
     "signature": "s", "inputs": {}, "outputs": {}, "digest": "d", "seconds": 1.0, "finished": "", "device": "cpu",
-    "versions": {}, "extra": {}, "pruned": [],
+    "versions": {}, "extra": {"options": {}}, "pruned": [],
 }  # fmt: skip
 
 
@@ -122,7 +123,15 @@ HUGE = {"size": 10**30, "sha256": ""}
             for value in (None, 1, {"a.txt": None}, {"a.txt": {}}, {"a.txt": {"size": "5"}})
         ],
         *[{"outputs": {"a.txt": HUGE}}, {"seconds": 1e300}, {"seconds": "1"}, {"seconds": -1}],
-        *[{"inputs": []}, {"inputs": {"extract": 1}}, {"extra": None}, {"pruned": "a.txt"}, {"finished": 0}],
+        *[
+            {"inputs": []},
+            {"inputs": {"extract": 1}},
+            {"extra": None},
+            {"extra": {}},
+            {"extra": {"options": []}},
+            {"pruned": "a.txt"},
+            {"finished": 0},
+        ],
     ],
 )
 def test_a_record_of_another_shape_proves_nothing(folder, change):
@@ -242,6 +251,6 @@ def test_places_are_absolute(tmp_path, monkeypatch):
 def test_a_clock_that_is_set_back_leaves_a_record_that_is_read(tmp_path):
     store.write_text(tmp_path / "a.csv", "x")
     outputs = [tmp_path / "a.csv"]
-    record = store.finish(tmp_path, "score", "s", outputs=outputs, started=time.time() + 3600)
-    assert store.read_record(tmp_path, "score") == record
+    record = store.finish(tmp_path, "extract", "s", outputs=outputs, started=time.time() + 3600)
+    assert store.read_record(tmp_path, "extract") == record
     assert record.seconds == 0
