@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 FORMAT = 2
 
 FACTS: dict[str, dict[str, tuple[type, ...]]] = {
-    "train": {"loss": (float, int)},
     "score": {"options": (dict,)},
     "evaluate": {"backends": (dict,)},
 }
@@ -132,4 +132,4 @@ class Done:
     def __post_init__(self) -> None:
         for name, record in self.records.items():
             if fact := record.lacks(name):
-                raise ValueError(f"{name} has no {fact}, or one of another type")
+                raise PydanticCustomError("facts", f"{name} has no {fact}, or one of another type")

@@ -388,9 +388,7 @@ def _fault(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False, include_input=False)[0]
-    return ": ".join(
-        [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]
-    ).removeprefix(": ")
+    return ": ".join([".".join(map(str, first["loc"])), first["msg"]]).removeprefix(": ")
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:

@@ -15,6 +15,9 @@ from asdray.stages.steps import Snapshot, Step, TrialFiles
 from asdray.store import Places
 from asdray.sweep.jobs import Job
 
+FACTS = {"options": {}, "backends": {}}
+"""The facts of a score and an evaluation that other stages read."""
+
 
 def snapshot(trial: Trial, places: Places) -> Snapshot:
     """The records of a trial as they are now."""
@@ -25,6 +28,7 @@ def finished(step: Step, outputs: Iterable[Path]) -> Record:
     """Writes the record of ``step`` over outputs that exist."""
     return store.finish(
         step.folder, step.name, step.signature, outputs=outputs, started=0.0, inputs=step.inputs,
+        extra=FACTS,
     )  # fmt: skip
 
 
@@ -36,6 +40,7 @@ def record(step: Step, outputs: Iterable[Path], *, seconds: float = 0.0, size: i
         path.write_bytes(b"x" * size)
     return store.finish(
         step.folder, step.name, step.signature, outputs=outputs, started=time.time() - seconds, inputs=step.inputs,
+        extra=FACTS,
     )  # fmt: skip
 
 

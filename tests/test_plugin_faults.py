@@ -10,6 +10,7 @@ import pytest
 from no_plugins import forget_plugins
 from tiny import DIS, build_year, trial_of
 
+from asdray import backends
 from asdray.backends import Features, rehearse, score_machine
 from asdray.config.base import UNIONS, load_plugins
 from asdray.config.files import validate
@@ -292,6 +293,19 @@ def test_a_backend_that_needs_other_clips_passes_the_rehearsal(tmp_path):
     )
     load_plugins([path])
     rehearse(check_backends(["knn", "centroid"], "x"))
+
+
+def test_a_slow_rehearsal_of_a_backend_is_told(tmp_path, monkeypatch, capsys):
+    path, _ = written(
+        tmp_path, "plugin_example.py", "means = [", "__import__('time').sleep(0.4)\n    means = ["
+    )
+    load_plugins([path])
+    monkeypatch.setattr(backends, "SLOW_REHEARSAL", 0.05)
+    rehearse(check_backends(["centroid"], "x"))
+    assert "the backend centroid has not scored 7 random vectors within 0.05 s" in capsys.readouterr().err
+    monkeypatch.setattr(backends, "SLOW_REHEARSAL", 30.0)
+    rehearse(check_backends(["centroid"], "x"))
+    assert not capsys.readouterr().err
 
 
 # -------------------------------------------------------------- exceptions that end a process, or no walk

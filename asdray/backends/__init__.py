@@ -7,6 +7,7 @@ by five-fold cross-fitting, unless the function leaves one out itself.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +45,7 @@ from asdray.config.backend import (
 )
 from asdray.config.base import implementation
 from asdray.config.plugin_fault import in_words, wrong
+from asdray.notes import tell
 
 Scores = NDArray[np.float64]
 
@@ -248,6 +250,17 @@ def _in_form(found: Any, n_queries: int, score: Callable[..., Any], backend: Bac
     return real
 
 
+SLOW_REHEARSAL = 60.0
+"""Seconds after which a rehearsal is told: 60 vectors are scored in far less."""
+
+
+def _slow(backend: Backend) -> str:
+    return (
+        f"the backend {backend.name} has not scored 7 random vectors within {SLOW_REHEARSAL:g} s, and the "
+        "run waits: if the plugin hangs, end the run with Ctrl-C"
+    )
+
+
 def rehearse(backends: Iterable[Backend]) -> None:
     """Calls the backends of plugins once with random embeddings, before hours of training.
 
@@ -262,9 +275,13 @@ def rehearse(backends: Iterable[Backend]) -> None:
     domain = np.array(["source"] * 50 + ["target"] * 10)
     for backend in backends:
         if from_plugin := implementation(backend):
+            slow = threading.Timer(SLOW_REHEARSAL, tell, [_slow(backend)])
+            slow.start()
             try:
                 with np.errstate(all="ignore"):
                     found = from_plugin(backend, references, domain, queries)
             except Exception:
                 continue
+            finally:
+                slow.cancel()
             _in_form(found, len(queries), from_plugin, backend)

@@ -6,10 +6,15 @@ Optuna's format has no checksums: a changed digit would be another value of the 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 from pathlib import Path
 
 from asdray import store
+
+_SUGGESTION = (4, 5, 9)
+"""Optuna's operations until a suggestion is whole: a new trial, its values, the sampler's own notes."""
 
 
 class JournalCheck:
@@ -36,6 +41,22 @@ class JournalCheck:
                 raise ValueError(f"its first {size} bytes are not what was written")
         self._hash, self._size = hashlib.sha256(content), len(content)
 
+    def cut_interrupted(self) -> None:
+        """Cuts off the lines of a suggestion that was killed or failed half-way, never bytes that were noted.
+
+        The next suggestion then is the same. A line that failed half-way may end with a newline: on closing
+        the file, Python writes the buffered line again.
+        """
+        content, (noted, _) = self._journal.read_bytes(), _read(self._note) or (0, "")
+        end = len(content)
+        while end > noted:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            if start < noted or _operation(content[start:end]) not in (None, *_SUGGESTION):
+                break
+            end = start
+        if end < len(content):
+            os.truncate(self._journal, end)
+
     def note(self) -> None:
         """Notes the lines that were appended since the last call."""
         with open(self._journal, "rb") as file:
@@ -45,6 +66,28 @@ class JournalCheck:
             self._hash.update(added)
             self._size += len(added)
             store.write_text(self._note, f"{self._size} {self._hash.hexdigest()}\n")
+
+
+class LeaseAsLock:
+    """Optuna's lock of the journal: none, since only the driver with the sweep's lease writes.
+
+    Optuna's own locks are files: a killed driver leaves one behind, and the next driver waits half a minute.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Nothing is to be released."""
+
+
+def _operation(line: bytes) -> int | None:
+    """The number of Optuna's operation in a line; None for a line that is not whole."""
+    try:
+        code = json.loads(line)["op_code"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError):
+        return None
+    return code if isinstance(code, int) else None
 
 
 def _read(note: Path) -> tuple[int, str] | None:

@@ -68,7 +68,11 @@ def _train_loss(trial: Trial, places: Places) -> float:
         record = snapshot.record(snapshot.train(unit))
         if record is None:
             raise ValueError(f"{trial.name}: unit {unit.name} is not trained")
-        losses.append(record.extra["loss"])
+        if not isinstance(loss := record.extra.get("loss"), int | float):
+            raise ValueError(
+                f"{trial.name}: the record of unit {unit.name} has no loss; train it with --overwrite"
+            )
+        losses.append(loss)
     return sum(losses) / len(losses)
 
 

@@ -24,8 +24,7 @@ from asdray.config.trial import Trial
 from asdray.dcase.manifest import Dataset
 from asdray.dcase.years import get_year, nearest
 from asdray.store import Places, SweepDir, sweep_dir
-from asdray.sweep.events import drop_torn_line
-from asdray.sweep.journal import JournalCheck
+from asdray.sweep.journal import JournalCheck, LeaseAsLock
 
 if TYPE_CHECKING:
     import optuna
@@ -109,7 +108,7 @@ class Studies:
             folder.study_check.unlink(missing_ok=True)
         if write or path.exists():
             if write and path.exists():
-                drop_torn_line(path)
+                self._check.cut_interrupted()
             try:
                 if path.exists():
                     self._check.compare()
@@ -124,7 +123,8 @@ class Studies:
 
     def _open(self, path: str, write: bool) -> None:
         optuna = _optuna()
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+        file = optuna.storages.journal.JournalFileBackend(path, lock_obj=LeaseAsLock())
+        storage = optuna.storages.JournalStorage(file)
         known = optuna.study.get_all_study_names(storage)
         for base in self.bases:
             name, earlier = study_names(self.sweep, base, self.datasets)

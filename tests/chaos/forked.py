@@ -82,6 +82,7 @@ class Forks:
         """Runs commands until one fails; ``setting`` are the arguments of `_prepare`.
 
         ``sh`` is a shell command in the same mounts. ``verify`` with the arguments of ``sweep`` is what ``sweep --verify`` does before anything runs.
+        ``study`` with a folder plays the study of a search there, without trainings.
         """
         begun = time.monotonic()
         texts = [list(map(str, command)) for command in commands]
@@ -112,7 +113,9 @@ def forks(folder: Path, modules: tuple[str, ...], within: Sequence[str] = ()) ->
     subprocess.run(
         [compiler, "-O1", "-shared", "-fPIC", "-o", preloaded, HERE / "failing_writes.c", "-ldl"], check=True
     )
-    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join(
+        [str(HERE.parents[1]), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     process = subprocess.Popen(
         [*within, sys.executable, __file__, *modules],
         stdin=subprocess.PIPE,
@@ -182,6 +185,17 @@ def _code(command: list[str]) -> int:
 
     if command[0] == "sh":
         return subprocess.run(["sh", "-c", command[1]], check=False).returncode
+    if command[0] == "study":
+        from test_search import landscape, play, studies_of
+
+        folder = Path(command[1])
+        store.sweep_leftovers(store.sweep_dir(folder / "results", "hunt"))  # as the driver does
+        studies = studies_of(folder, store.Places.of(folder / "data", folder / "results"))
+        for sample in studies.samples:
+            if sample.state == "open":
+                studies.tell(sample, "done", landscape(sample), "knn-1")
+        print(play(studies), flush=True)
+        return 0
     if command[0] == "verify":
         from asdray.sweep.plan import load
         from asdray.sweep.verify import verify

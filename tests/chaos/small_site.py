@@ -27,6 +27,7 @@ class Site:
     recipe: str
     options: dict
     umap: bool
+    plugins: tuple[str, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -39,11 +40,13 @@ class Site:
         ]
         where = ["--data", self.root / "data", "--results", self.results, "--device", "cpu"]
         plots = [] if self.umap else ["--no-umap"]
-        return ["run", self.recipe, "dcase2023", "--machines", MACHINE, *pairs, *where, *plots]
+        plugins = [part for path in self.plugins for part in ("--plugin", path)]
+        return ["run", self.recipe, "dcase2023", "--machines", MACHINE, *pairs, *where, *plots, *plugins]
 
     def of_sweep(self) -> list:
         """The command for a sweep of that trial."""
         changes = {"recipes": {self.recipe: {"set": self.options}}, "umap": {} if self.umap else False}
+        changes |= {"plugins": list(self.plugins)} if self.plugins else {}
         world = World(self.root / "data", self.results)
         return world.command(machines={"dcase2023": [MACHINE]}, **changes)
 

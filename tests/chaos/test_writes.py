@@ -6,12 +6,16 @@ import errno
 import itertools
 import re
 import shutil
+from pathlib import Path
 
 import pytest
-from forked import FEW_MODULES, MODULES, Fault
+from forked import FEW_MODULES, MODULES, End, Fault, forks
 from outcomes import Outcome, note
 from small_site import Site, site_of
 from sweeping import SMALL_DIS
+from tiny import build_year
+
+from asdray import store
 
 WAYS = {"kill": (0, False), "disk full": (errno.ENOSPC, True), "disk broken": (errno.EIO, False)}
 """How a write fails -> errno (0: SIGKILL), and True if later writes fail as well."""
@@ -79,16 +83,18 @@ def meet(site: Site, whole: Whole, command, nth: int, way: str) -> list[str]:
     return [f"{nth} {way}, {place}: {text}" for text in wrong]
 
 
-def meet_some(site: Site, command, begin, faults: int | None = None) -> list[str]:
+def meet_some(site: Site, command, begin, faults: int | None = None, of: str = "") -> list[str]:
     """Lets writes fail, each of a command that begins anew; returns what is wrong.
 
     Args:
         begin: makes the state before the command.
         faults: number of writes, spread over all; None for all.
+        of: a part of the names of the files whose writes fail.
     """
     begin()
     whole, wrong = Whole(site, command), []
-    places = chosen(whole.listed)
+    places = [nth for nth in chosen(whole.listed) if of in whole.listed[nth - 1]]
+    assert places
     places = places if faults is None else places[len(places) // faults // 2 :: len(places) // faults]
     for nth, way in zip(places, itertools.cycle(WAYS), strict=False):
         begin()
@@ -96,9 +102,9 @@ def meet_some(site: Site, command, begin, faults: int | None = None) -> list[str
     return wrong
 
 
-def meet_all(site: Site, faults: int | None = None) -> list[str]:
+def meet_all(site: Site, faults: int | None = None, of: str = "") -> list[str]:
     """The writes of a trial by hand, and those of the driver of a sweep over it."""
-    wrong = meet_some(site, site.run, site.clear, faults)
+    wrong = meet_some(site, site.run, site.clear, faults, of)
     copy = site.root.parent / "finished"
     shutil.copytree(site.results, copy)
 
@@ -106,7 +112,7 @@ def meet_all(site: Site, faults: int | None = None) -> list[str]:
         site.clear()
         shutil.copytree(copy, site.results)
 
-    return wrong + meet_some(site, site.sweep, begin, faults)
+    return wrong + meet_some(site, site.sweep, begin, faults, of)
 
 
 @pytest.mark.chaos
@@ -114,6 +120,52 @@ def test_every_write(tmp_path):
     options = {**SMALL_DIS, "train.epochs": 2}
     with site_of(tmp_path, MODULES, "dis_baseline", options, True) as site:
         wrong = meet_all(site)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.chaos
+def test_every_write_of_the_description_of_plugins(tmp_path):
+    plugin = (str(Path(__file__).parents[1] / "plugin_example.py"),)
+    with site_of(tmp_path, FEW_MODULES, "raw_spec", {"audio.duration": 1.2}, False, plugin) as site:
+        wrong = meet_all(site, of=store.plugin_facts(Path()).name)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.chaos
+def test_every_write_of_a_study(tmp_path):
+    """Of a search's driver: the journal and its hash, while systems are asked for and told."""
+    build_year(tmp_path / "data")
+    study = store.SweepDir(store.sweep_dir(tmp_path / "results", "hunt"))
+    wrong = []
+
+    def systems(end: End) -> list[str]:
+        """The systems with their values: a suggestion that was interrupted has a number, and counts no more."""
+        return re.sub(r"np\.float64\((.*?)\)|, \d+, ", r"\1", end.out).splitlines()
+
+    def names() -> list[str]:
+        return sorted(path.name for path in study.root.iterdir())
+
+    with forks(tmp_path / "forks", (*FEW_MODULES, "test_search")) as made:
+        if made is None:
+            pytest.skip("a C compiler is needed to let writes fail")
+
+        def play(fault: Fault | None = None) -> End:
+            return made.run(["study", tmp_path], fault=fault)
+
+        listed = tmp_path / "listed"
+        whole = play(Fault(str(study.root), listed=str(listed)))
+        assert whole.code == 0, whole.error
+        left = names()
+        for nth, line in enumerate(listed.read_text().splitlines(), 1):
+            way = list(WAYS)[nth % len(WAYS)]
+            shutil.rmtree(study.root)
+            first = play(Fault(str(study.root), nth, *WAYS[way]))
+            again = play()
+            survived = again.code == 0 and "damaged" not in again.error
+            same = systems(again) == systems(whole) and names() == left
+            note(Outcome(f"a write fails half-way: {way}", plain(line), survived, 0, same))
+            if not (survived and same):
+                wrong.append(f"{nth} {way} {plain(line)}: {first.code} {again.code} {again.error[-800:]}")
     assert not wrong, "\n".join(wrong)
 
 
