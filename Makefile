@@ -8,7 +8,7 @@ LEFT_OUT := $(if $(filter cpu,$(TORCH)),^(nvidia-|cuda-|triton==),^$$)
 BACKEND := $(if $(filter cpu,$(TORCH)),--torch-backend cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format lock audit perf chaos chaos-slurm fuzz soak benchmark clean
+.PHONY: help install demo test lint type check format options lock audit perf chaos chaos-slurm fuzz soak benchmark clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -69,6 +69,10 @@ check: lint type  ## What CI checks besides the tests
 format: $(STAMP)  ## Reformat the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+options: $(STAMP)  ## Write docs/options.md and the JSON schema of sweep files anew, from the configuration classes
+	$(BIN)/asdray schema options > docs/options.md.new && mv docs/options.md.new docs/options.md
+	$(BIN)/asdray schema > asdray.schema.json.new && mv asdray.schema.json.new asdray/asdray.schema.json
 
 lock: $(STAMP)  ## Resolve the packages anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock

@@ -133,7 +133,7 @@ def test_only_store_spells_the_files_of_a_result(path):
 HEAVY = ("torch", "ray", "lightning", "umap", "sklearn", "pandas", "scipy", "matplotlib", "pyarrow", "numpy")
 
 
-@pytest.mark.parametrize("command", ["--help", "recipes"])
+@pytest.mark.parametrize("command", ["--help", "recipes", "schema"])
 def test_commands_that_only_print_import_nothing_heavy(command):
     code = (
         "import atexit, sys\n"

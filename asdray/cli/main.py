@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -108,6 +109,34 @@ def _common(
     ] = False,
 ) -> None:
     """Sweeps and benchmarks for DCASE Challenge Task 2, anomalous sound detection."""
+
+
+class SchemaKind(StrEnum):
+    """The output of the command `schema`."""
+
+    SWEEP = "sweep"
+    RECIPE = "recipe"
+    OPTIONS = "options"
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        SchemaKind,
+        typer.Argument(help="JSON schema of sweep files, of recipes; or all options in Markdown."),
+    ] = SchemaKind.SWEEP,
+) -> None:
+    """Print the JSON schema of sweep files, with which an editor completes and checks them.
+
+    Example: asdray schema > asdray.schema.json
+    """
+    from asdray.config.reference import reference
+    from asdray.config.schema import json_text
+    from asdray.config.sweep import Sweep
+    from asdray.config.system import Recipe
+
+    models: dict[str, type[Sweep | Recipe]] = {"sweep": Sweep, "recipe": Recipe}
+    sys.stdout.write(reference() if kind is SchemaKind.OPTIONS else json_text(models[kind]))
 
 
 @app.command()

@@ -47,8 +47,11 @@ class Source(Config):
     recipe: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name in paths of results; no part of the hash."""
     frontend: Annotated[FrontendConfig, Member("FRONTENDS")]
+    """The part that turns clips into embeddings."""
     train: Train = Train()
+    """Training, if the frontend learns."""
     audio: Audio = Audio()
+    """Length and channel of clips."""
 
     hashed_as: ClassVar = {"recipe": lambda name: ""}
 

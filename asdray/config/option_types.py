@@ -35,9 +35,9 @@ def is_model(member: Any) -> bool:
 
 
 def tag_of(member: Any) -> str | None:
-    """The ``name`` of a configuration class in YAML; None if the class has none."""
+    """The ``name`` of a configuration class in YAML; None if the class has none of its own."""
     name = member.model_fields.get("name") if is_model(member) and issubclass(member, Config) else None
-    return name.default if name else None
+    return name.default if name and typing.get_args(name.annotation) == (name.default,) else None
 
 
 def part_of(member: Any, part: Any) -> Any:

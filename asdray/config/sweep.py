@@ -110,6 +110,7 @@ class Ensemble(Config):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=50)]
+    """Name of the row."""
     of: Literal["seeds", "top"] | Annotated[tuple[str, ...], Field(min_length=1)]
     """Members. ``seeds``: all seeds of a row, for every row. ``top``: the ``k`` best rows. A list of rows by
     name: a recipe or a system, followed by ``/<backend>`` to select one backend, as in
@@ -315,8 +316,9 @@ class Sweep(Config):
     """Seconds, or a time such as ``3h50m``, without a sign of life after which a step counts as hung; null:
     see `asdray.sweep.watch`."""
     rank_by: str | None = None
-    """Order of the leaderboard: a column such as ``dcase2023-eval``, or one of `MEANS`; null: see
-    `check_rank_by`."""
+    """Order of the leaderboard: a column such as ``dcase2023-eval``, or a mean over columns: ``dev_amean``,
+    ``dev_hmean``, ``eval_amean``, ``eval_hmean``, ``amean``, ``hmean``. Null: ``eval_amean``, or
+    ``dev_amean`` where the sweep has no eval column."""
     choose_by: str | None = None
     """A grid's choice among its rows, by a ``<dcase>-dev`` column, ``dev_amean`` or ``dev_hmean``; null for
     none. ``selection.csv`` and a note of the leaderboard set the chosen row beside the row with the best eval

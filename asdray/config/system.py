@@ -35,8 +35,11 @@ class System(Config):
     """A recipe with all hyperparameters fixed, without the seed."""
 
     frontend: Frontend
+    """The part that turns clips into embeddings or into scores of its own."""
     train: Train = Train()
+    """Training, for every frontend that learns."""
     audio: Audio = Audio()
+    """Length and channel of clips."""
 
     @functools.cached_property
     def id(self) -> str:
