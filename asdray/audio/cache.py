@@ -41,7 +41,7 @@ import os
 import platform
 import tokenize
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ from asdray.config.base import digest
 from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
-from asdray.dcase.years import SUBSETS, get_year
+from asdray.dcase.years import SAMPLE_RATE, SUBSETS, get_year
 from asdray.full_disk import FULL
 from asdray.regular import check_regular
 
@@ -397,6 +397,40 @@ def _read_computed(channel: str, path: Path, out: np.ndarray) -> str | None:
     if fault is None:
         out[:, 0] = combine(channel, both)
     return fault
+
+
+def decode_clip(path: Path, n_samples: int, dcase: str, channel: str) -> np.ndarray:
+    """The samples of one wav, in the form in which a pack of the year and channel holds them.
+
+    Args:
+        n_samples: frames that the wav's header tells.
+
+    Raises:
+        ValueError: the wav cannot be decoded; the message begins with the path.
+    """
+    if channel in FORMULAS:
+        samples = np.empty((n_samples, 1), np.float32)
+        fault = _read_computed(channel, path, samples)
+    else:
+        samples = np.empty((n_samples, get_year(dcase).channels), np.int16)
+        fault = read_clip(path, samples)
+    if fault:
+        raise ValueError(fault)
+    return samples
+
+
+def pack_in_memory(dcase: str, machine: str, clips: Mapping[str, np.ndarray]) -> Pack:
+    """A pack of decoded clips that no file holds: name -> samples, see `decode_clip`."""
+    return Pack(
+        dcase=dcase,
+        machine=machine,
+        split="test",
+        id="",
+        clips=tuple(clips),
+        samples=np.concatenate([*clips.values()]),
+        offsets=_offsets([len(samples) for samples in clips.values()]),
+        sample_rate=SAMPLE_RATE,
+    )
 
 
 def _allocate(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> np.memmap:

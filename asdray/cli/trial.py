@@ -72,7 +72,7 @@ def run(
     from asdray.store import Places
     from asdray.sweep.plan import plan
 
-    _one_thread_for_blas()
+    one_thread_for_blas()
     where = f"asdray run {recipe} {dcase}"
     load_plugins(plugin or [])
     chosen = "all" if machines == "all" else {dcase: machines.split(",")}
@@ -105,13 +105,14 @@ def _sweep_of_one(recipe: str, overrides: Sequence[str], asked: Mapping[str, Any
     from asdray.config.files import parse_set, validate
     from asdray.config.sweep import Sweep
     from asdray.config.system import load_recipe
+    from asdray.config.trial import check_apply
 
     load_recipe(recipe)  # an error in the command is reported before an error in the data
     recipes = {recipe: {"set": parse_set(overrides)}}
     spec = validate(Sweep, {"name": "run", "recipes": recipes, **asked}, where)
     ((trial, _),) = expand(spec, where)
     if "backends" in asked:
-        _check_apply(trial, spec.backends)
+        check_apply(trial, spec.backends, "--backend")
     return spec
 
 
@@ -269,11 +270,12 @@ def _open(
     """
     from asdray.config.base import load_plugins
     from asdray.config.sweep import check_backends, check_checkpoint
+    from asdray.config.trial import check_apply
     from asdray.dcase.years import nearest
     from asdray.stages.trial_json import Code, known_plugins, read_trial
     from asdray.store import Places
 
-    _one_thread_for_blas()
+    one_thread_for_blas()
     code: Code = "all" if trust else "own" if runs else "none"
     trial, description, results = read_trial(folder, code, plugin or ())
     # Loaded after the trial's own copies: of two plugins with the same name, the one loaded last counts.
@@ -287,7 +289,7 @@ def _open(
     if backend:
         with known_plugins(folder) if code == "none" else nullcontext():
             backends = check_backends(_parse_backends(backend), "--backend")
-        _check_apply(trial, backends)
+        check_apply(trial, backends, "--backend")
     machines = [machine] if machine else trial.machines
     checkpoints = [check_checkpoint(ckpt)] if ckpt else description.checkpoints
     places = Places.of(data, results, cache_dir)
@@ -400,7 +402,7 @@ def table(
 
     Example: asdray table results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --metric mix_pauc
     """
-    _one_thread_for_blas()
+    one_thread_for_blas()
     from asdray.evaluation.tables import check_metric
     from asdray.stages.table import metric_tables
 
@@ -415,22 +417,6 @@ def table(
         _print_tables(trial.expanduser().absolute(), paths)
 
 
-def _check_apply(trial: Trial, backends: Sequence[Backend]) -> None:
-    """Raises ValueError for a backend that finds no input in the outputs of the trial's frontend."""
-    from asdray.config.trial import check_embeddings
-
-    frontend = trial.system.frontend
-    if frontend.scored_embedding:
-        check_embeddings([frontend], backends)
-    for one in backends:
-        if one not in trial.backends((one,)):
-            offers = [*(["embeddings"] if frontend.scored_embedding else []), *frontend.own_scores]
-            raise ValueError(
-                f"--backend {one.name} does not apply to {trial.system_name}: "
-                f"its frontend {frontend.name!r} offers {' and '.join(offers)}"
-            )
-
-
 def _print_trial_tables(folder: Path) -> None:
     _print_tables(folder, sorted((folder / "output").glob("*/official*.csv")))
 
@@ -441,7 +427,7 @@ def _print_tables(folder: Path, paths: Sequence[Path]) -> None:
         print_line(path.read_text(encoding="utf-8").rstrip())
 
 
-def _one_thread_for_blas() -> None:
+def one_thread_for_blas() -> None:
     """Sets the threads of a sweep's workers, for the same digits; to be called before numpy is imported."""
     from asdray.sweep.cluster import WORKER_ENV
 

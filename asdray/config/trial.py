@@ -125,6 +125,27 @@ def check_embeddings(frontends: Sequence[FrontendConfig], backends: Iterable[Bac
         )
 
 
+def check_apply(trial: Trial, backends: Sequence[Backend], where: str) -> None:
+    """Checks that every backend finds an input among the outputs of the trial's frontend.
+
+    Args:
+        where: the place of a backend in messages, such as ``--backend``.
+
+    Raises:
+        ValueError: one does not; the message names the outputs.
+    """
+    frontend = trial.system.frontend
+    if frontend.scored_embedding:
+        check_embeddings([frontend], backends)
+    for one in backends:
+        if one not in trial.backends((one,)):
+            offers = [*(["embeddings"] if frontend.scored_embedding else []), *frontend.own_scores]
+            raise ValueError(
+                f"{where} {one.name} does not apply to {trial.system_name}: "
+                f"its frontend {frontend.name!r} offers {' and '.join(offers)}"
+            )
+
+
 # ------------------------------------------------------------------------------------------ signatures
 def _stage(name: str) -> str:
     return f'["{name}",{NUMERICS[name]}]'

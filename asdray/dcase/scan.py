@@ -217,7 +217,7 @@ class Tree:
         found = []
         for root, below, files in os.walk(folder, onerror=lambda e: self.problems.append(unreadable(e))):
             below[:] = sorted(name for name in below if not is_clutter(name))
-            found += [os.path.relpath(os.path.join(root, name), folder) for name in files if _is_wav(name)]
+            found += [os.path.relpath(os.path.join(root, name), folder) for name in files if is_wav(name)]
         return found
 
 
@@ -243,7 +243,7 @@ def scan(data: Path, year: Year) -> Tree:
                     f"{nearest(entry.name, machines)}{f' (it holds {holds})' if holds else ''}"
                 )
             else:
-                loose += _is_wav(entry.name)
+                loose += is_wav(entry.name)
         if loose:
             tree.problems.append(
                 f"{raw}: holds {_count(loose)} beside the machines' folders: move them into one, or away"
@@ -275,7 +275,7 @@ def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str)
     for entry in others:
         if _is_folder(entry):
             _scan_other(tree, year, entry, folders, {file.name for file in files if file.split == "test"})
-    if loose := sum(_is_wav(entry.name) and not _is_folder(entry) for entry in others):
+    if loose := sum(is_wav(entry.name) and not _is_folder(entry) for entry in others):
         tree.problems.append(
             f"{root}: holds {_count(loose)} beside its folders {', '.join(folders)}: "
             "move them into one, or away"
@@ -314,7 +314,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_wav(name: str) -> bool:
+def is_wav(name: str) -> bool:
+    """True for the name of a wav that is no clutter."""
     return name.lower().endswith(".wav") and not is_clutter(name)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from asdray.audio.batches import Clips
+    from asdray.audio.cache import Pack
     from asdray.config.frontend_base import FrontendConfig
 
 
@@ -162,29 +164,78 @@ def _from_audio(
     files: TrialFiles, machine: str, ckpt: str, sha256: str, device: torch.device
 ) -> Iterator[Found]:
     """The embeddings and own scores that a trained frontend computes from each split's audio."""
-    import torch
-
     from asdray.audio.batches import Clips
     from asdray.audio.cache import pack_of
-    from asdray.frontends import checkpoint
-    from asdray.frontends.base import extract_all
 
-    trial, places, unit = files.trial, files.places, files.trial.unit_of(machine)
-    audio, batch_size = trial.system.audio, trial.system.train.batch_size
-    config = trial.system.frontend
-    path, n_samples = files.folder.checkpoint(unit.name, ckpt), audio.n_samples(trial.dcase)
-    paths = input_paths(trial, unit, places)
-    frontend = checkpoint.load(path, config, n_samples, sha256=sha256, files=paths).to(device)
-    length = None if audio.duration == "native" else n_samples
-    with torch.inference_mode():
-        for split in SPLITS:
-            pack = pack_of(places, files.dataset, machine, split, audio.channel)
+    audio = files.trial.system.audio
+    frontend = TrainedFrontend(files, machine, ckpt, sha256, device)
+    for split in SPLITS:
+        pack = pack_of(files.places, files.dataset, machine, split, audio.channel)
+        clips = Clips([pack], audio.channel, audio.padding)
+        if split == "train":
+            frontend.prepare(pack)
+        yield clips.keys, frontend.extract(clips)
+
+
+class TrainedFrontend:
+    """A frontend with the weights of a checkpoint, ready for clips of one machine.
+
+    Args:
+        sha256: of the checkpoint's content.
+        device: where the frontend computes, within `asdray.frontends.compute.settings`.
+
+    Raises:
+        ValueError: the checkpoint is missing or damaged.
+    """
+
+    def __init__(self, files: TrialFiles, machine: str, ckpt: str, sha256: str, device: torch.device) -> None:
+        from asdray.frontends import checkpoint
+
+        system, unit = files.trial.system, files.trial.unit_of(machine)
+        self._files, self._unit, self._device = files, unit, device
+        self._batch_size = system.train.batch_size
+        n_samples = system.audio.n_samples(files.trial.dcase)
+        self._n_samples = None if system.audio.duration == "native" else n_samples
+        path, paths = files.folder.checkpoint(unit.name, ckpt), input_paths(files.trial, unit, files.places)
+        module = checkpoint.load(path, system.frontend, n_samples, sha256=sha256, files=paths)
+        self._module = module.to(device)
+
+    @property
+    def clips_per_batch(self) -> int:
+        """The most clips that are computed together."""
+        return min(self._batch_size, MAX_CLIPS)
+
+    @property
+    def needs_training_clips(self) -> bool:
+        """True if `prepare` must be called before the first clip."""
+        return self._module.needs_training_clips
+
+    def prepare(self, pack: Pack) -> None:
+        """Computes what the frontend needs to know of the machine's training clips, if anything."""
+        import torch
+
+        from asdray.audio.batches import Clips
+
+        if not self.needs_training_clips:
+            return
+        audio = self._files.trial.system.audio
+        rng = held_out_generator(self._files.trial, self._unit)
+        columns = Known(training_columns(self._files.places, [pack]), "columns")
+        with torch.inference_mode():
             clips = Clips([pack], audio.channel, audio.padding)
-            if split == "train" and frontend.needs_training_clips:
-                rng = held_out_generator(trial, unit)
-                columns = Known(training_columns(places, [pack]), "columns")
-                frontend.prepare(clips, columns, batch_size, rng)
-            yield clips.keys, extract_all(frontend, clips, length, min(batch_size, MAX_CLIPS), device, config)
+            self._module.prepare(clips, columns, self._batch_size, rng)
+
+    def extract(self, clips: Clips) -> dict[str, torch.Tensor]:
+        """Tensors ``(N, ...)`` by name: embeddings and own scores of N clips, on the CPU."""
+        import torch
+
+        from asdray.frontends.base import extract_all
+
+        config = self._files.trial.system.frontend
+        with torch.inference_mode():
+            return extract_all(
+                self._module, clips, self._n_samples, self.clips_per_batch, self._device, config
+            )
 
 
 def _write(

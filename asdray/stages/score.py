@@ -37,7 +37,7 @@ def score(
             return work.reused
         names = () if isinstance(backend, OwnBackend) else backend.embeddings
         extracts = [read_extract(files.folder.extract(ckpt, machine, split), names) for split in SPLITS]
-        known = _sections_and_domains(files, machine, (clip for e in extracts for clip in e.clips))
+        known = sections_and_domains(files, machine, (clip for e in extracts for clip in e.clips))
         train, test = (Features(e.embeddings, e.own, [known[c][0] for c in e.clips]) for e in extracts)
         try:
             scores = score_machine(backend, train, [known[clip][1] for clip in extracts[0].clips], test)
@@ -51,9 +51,7 @@ def score(
         return work.finish([path], extra={"options": backend.model_dump(mode="json")})
 
 
-def _sections_and_domains(
-    files: TrialFiles, machine: str, clips: Iterable[str]
-) -> dict[str, tuple[int, str]]:
+def sections_and_domains(files: TrialFiles, machine: str, clips: Iterable[str]) -> dict[str, tuple[int, str]]:
     """Clip -> section and domain. Scoring reads nothing else of the manifest, no test domain."""
     dcase = files.trial.dcase
     rows = manifest.rows(manifest.load_manifest(files.places.data, dcase), machine=machine)

@@ -508,13 +508,13 @@ def working(
         if record is not None and not overwrite and not (rebuild and record.pruned):
             yield Work(step, Outcome(record, reused=True))
             return
-        if reason := _why_not(files, step):
+        if reason := why_not(files, step):
             raise ValueError(reason)
         keep_source(files.places.results)
         yield Work(step)
 
 
-def _why_not(files: TrialFiles, step: Step) -> str | None:
+def why_not(files: TrialFiles, step: Step) -> str | None:
     """Why a step cannot run now, and the command to run first; None if it can."""
     if step.inputs is not None and not step.reads_pruned:
         return None
