@@ -4,21 +4,41 @@ Example::
 
     import asdray
 
+    results = asdray.sweep("sweeps/dis_grid.yaml")  # or a dictionary with the content of such a file
+    results.leaderboard()
+    results.scores()  # a row per seed's official score of a year and subset
+    asdray.predict(results.best()["folder"], ["new.wav"], machine="fan")
     frame = asdray.load_results("results/sweeps/dis_grid")  # every number, one row per metric value
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asdray.results import Results as Results
     from asdray.results import load_results as load_results
+    from asdray.stages.predict import predict as predict
+    from asdray.stages.predict import predictor as predictor
 
 __version__ = "0.1.0"
 
+_PUBLIC = {
+    "Results": "asdray.results",
+    "load_results": "asdray.results",
+    "predict": "asdray.stages.predict",
+    "predictor": "asdray.stages.predict",
+}
+"""Name -> the module that has it. ``asdray.sweep`` is a package that can be called, see there."""
+
 
 def __getattr__(name: str) -> Any:
-    """Imports ``asdray.load_results`` at the first use: `import asdray` alone stays light."""
-    if name == "load_results":
-        from asdray.results import load_results
-
-        return load_results
+    """Imports a public name at its first use: `import asdray` alone stays light."""
+    if name == "sweep":
+        return import_module("asdray.sweep")
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'asdray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC, "sweep"])

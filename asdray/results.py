@@ -6,9 +6,10 @@ together, seed -1 an ensemble over all seeds.
 
 from __future__ import annotations
 
+import html
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,17 @@ from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
 from asdray.config.stand_in import reading
 from asdray.config.sweep import Sweep
+from asdray.config.system_names import system_names
+from asdray.dcase.years import nearest
 from asdray.plugin_results import reader
 from asdray.store import SweepDir, TrialDir
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+DEFAULT_RESULTS = "results"
+"""Results folder without ``ASDRAY_RESULTS``."""
 
 Swept = dict[str, dict[str, Any]]
 """System -> option path -> value."""
@@ -67,9 +73,7 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
     Raises:
         ValueError: no results at ``path``, or a damaged file.
     """
-    folder = Path(path).expanduser()
-    if not folder.exists() and len(Path(path).parts) == 1:
-        folder = store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS", "results")), str(path))
+    folder = _folder(path)
     trial = TrialDir(folder)
     if trial.trial_json.is_file():
         if not trial.metrics.is_file():
@@ -85,18 +89,223 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
     )
 
 
+class Results:
+    """The results of a sweep, as its last run or `asdray report` has written them.
+
+    ::
+
+        results = asdray.Results("dis_grid")  # also what asdray.sweep(...) returns
+        results.leaderboard()
+        results.best("dcase2023-dev")["folders"]
+        results.scores().groupby("train.learning_rate")["score"].mean()
+
+    In the tables of `leaderboard` and `scores` every swept option is a column of plain values, under its
+    path: of ``frontend.loss: {name: arcface, margin: 0.5}`` the column ``frontend.loss`` holds ``arcface``
+    and ``frontend.loss.margin`` 0.5. ``name`` is the recipe with the options that differ.
+    Scores are fractions in [0, 1], NaN where a score is missing.
+
+    Args:
+        path: the sweep's folder, or its name below ``results`` (``ASDRAY_RESULTS``).
+        unfinished: names of trials that the run has not completed.
+        failures: failed stages of the run, a line each.
+
+    Attributes:
+        folder: the sweep's folder.
+
+    Raises:
+        ValueError: no sweep at ``path``.
+    """
+
+    def __init__(
+        self, path: str | Path, *, unfinished: Sequence[str] = (), failures: Sequence[str] = ()
+    ) -> None:
+        self.folder = _folder(path)
+        self.unfinished, self.failures = tuple(unfinished), tuple(failures)
+        self._files = SweepDir(self.folder)
+        if not self._files.spec.is_file():
+            raise ValueError(
+                f"{path} is no sweep's folder (or name): there is no {self._files.spec.absolute()}"
+            )
+
+    def leaderboard(self) -> pd.DataFrame:
+        """The leaderboard: a row per system, checkpoint and backend, and the published rows.
+
+        Columns: see `asdray.evaluation.leaderboard.Leaderboard`, and one per swept option after ``options``.
+
+        Raises:
+            ValueError: no leaderboard yet, or a damaged one.
+        """
+        from asdray import damage
+
+        board = damage.read_parquet(self._files.leaderboard("parquet")).to_pandas()
+        options = self._options()
+        after = list(board.columns).index("options") + 1
+        for i, path in enumerate(options.columns):
+            board.insert(after + i, path, board["system"].map(options[path]))
+        return board
+
+    def best(self, by: str | None = None) -> pd.Series:
+        """The best complete row of the leaderboard, and ``folders``: those of its trials.
+
+        Args:
+            by: a column such as ``dcase2023-dev`` or ``dev_amean``; None: the one that ranks. A choice by
+                eval columns flatters its own eval score.
+
+        Raises:
+            ValueError: no complete row, or no such column.
+        """
+        import pandas as pd
+
+        board = self.leaderboard()
+        ranked = board[board["rank"].notna()]
+        if ranked.empty:
+            raise ValueError(f"no row of {self._files.leaderboard()} is complete")
+        row = ranked.iloc[0]
+        if by is not None:
+            columns = [name.removesuffix("_mean") for name in board.columns if name.endswith("mean")]
+            if by not in columns:
+                raise ValueError(
+                    f"unknown column {by!r}{nearest(by, columns)} (one of: {', '.join(columns)})"
+                )
+            values = ranked[by if by in board.columns else f"{by}_mean"]
+            if values.isna().all():
+                raise ValueError(f"no complete row has a score in {by}")
+            row = ranked.iloc[int(values.fillna(-1).argmax())]
+        folders = [str(of.root) for (_, system, _), of in self._trials().items() if system == row["system"]]
+        return pd.Series({**row, "folders": folders})
+
+    def scores(self, metric: str = "official") -> pd.DataFrame:
+        """The score of every year and subset by every trial, backend and checkpoint.
+
+        Args:
+            metric: ``official``, or one of `asdray.evaluation.metrics.METRICS`, in the mean of the machines
+                that makes the year's official score.
+
+        Returns:
+            The columns system, recipe, name, one per swept option, dcase, subset, seed (-1: an ensemble over
+            all seeds), backend, checkpoint, score, backend_id, part, dataset, and folder: that of the trial.
+            A trial without an evaluation has no row; without one of some machines its score is NaN.
+        """
+        import pandas as pd
+
+        from asdray.evaluation.tables import check_metric, machines_in, trial_scores
+
+        frame, sweep = load_results(self.folder), _read_sweep(self._files, False)
+        frame = frame[(frame["metric"] == check_metric(metric)) & (frame["section"] == -1)]
+        rows = frame.drop(columns="backend").rename(columns={"backend_id": "backend"})
+        parts = []
+        for dcase, subset in dict.fromkeys(zip(rows["dcase"], rows["subset"], strict=True)):
+            machines = machines_in(dcase, subset, sweep.machines_of(dcase))
+            found = trial_scores(rows, dcase, subset, machines, metric)
+            parts.append(
+                found.rename(columns={"backend": "backend_id", "total": "score"}).assign(
+                    dcase=dcase, subset=subset
+                )
+            )
+        names = ["system", "recipe", "seed", "checkpoint", "backend_id", "dcase", "subset", "score"]
+        scores = pd.concat([part[names] for part in parts]) if parts else pd.DataFrame(columns=names)
+        of_trial = ["dcase", "system", "seed", "backend_id", "backend", "part", "dataset"]
+        scores = scores.merge(frame[of_trial].drop_duplicates(), on=of_trial[:4], how="left")
+        options, folders = self._options(), self._trials()
+        for path in options.columns:
+            scores[path] = scores["system"].map(options[path])
+        keys = zip(scores["dcase"], scores["system"], scores["seed"], strict=True)
+        scores["folder"] = [str(folders[key].root) if key in folders else None for key in keys]
+        order = ["dcase", "subset", "seed", "backend", "checkpoint", "score"]
+        order += ["backend_id", "part", "dataset", "folder"]
+        return scores[["system", "recipe", *options.columns, *order]].reset_index(drop=True)
+
+    def _trials(self) -> dict[tuple[str, str, int], TrialDir]:
+        """(dcase, system, seed) -> folder."""
+        from asdray.evaluation.tables import read_trials
+
+        results = self.folder.absolute().parents[1]
+        rows = read_trials(self.folder).select(["dcase", "system", "seed", "directory"]).to_pylist()
+        return {(r["dcase"], r["system"], r["seed"]): TrialDir(results / r["directory"]) for r in rows}
+
+    def _options(self) -> pd.DataFrame:
+        """The swept options of every system, as plain values, after the system's ``name`` for people."""
+        import pandas as pd
+
+        from asdray.evaluation.tables import option_columns, read_trials
+
+        table = read_trials(self.folder)
+        paths = option_columns(table)
+        rows = table.select(["system", "recipe", *paths]).to_pylist()
+        swept = {
+            row["system"]: (row["recipe"], {p: _from_json(row[p]) for p in paths if row[p] is not None})
+            for row in rows
+        }
+        names = system_names(swept)
+        plain = {system: {"name": names[system], **plain_options(own)} for system, (_, own) in swept.items()}
+        own_columns = [column for own in plain.values() for column in own]
+        columns = [c for p in ("name", *paths) for c in own_columns if c == p or c.startswith(f"{p}.")]
+        return pd.DataFrame.from_dict(plain, orient="index", columns=list(dict.fromkeys(columns)))
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """The leaderboard, for notebooks."""
+        try:
+            return self.leaderboard().to_html()
+        except ValueError as error:
+            return html.escape(str(error))
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Swept options without objects: the name of an object under its path, its other options below.
+
+    >>> plain_options({"frontend.loss": {"margin": 0.5, "name": "arcface"}, "train.epochs": 4})
+    {'frontend.loss': 'arcface', 'frontend.loss.margin': 0.5, 'train.epochs': 4}
+
+    Args:
+        options: path -> value; a list becomes JSON.
+    """
+    found: dict[str, Any] = {}
+    for path, value in options.items():
+        if isinstance(value, Mapping):
+            if "name" in value:
+                found[path] = value["name"]
+            found |= flat({key: inner for key, inner in value.items() if key != "name"}, f"{path}.")
+        else:
+            found[path] = json.dumps(value) if isinstance(value, list) else value
+    return found
+
+
+def _from_json(text: Any) -> Any:
+    """The value of a JSON text, as ``trials.parquet`` has objects; anything else as it is."""
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
+
+
+def _folder(path: str | Path) -> Path:
+    """The folder of results: ``path``, or the sweep of this name."""
+    folder = Path(path).expanduser()
+    if not folder.exists() and len(Path(path).parts) == 1:
+        return store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS), str(path))
+    return folder
+
+
+def _read_sweep(folder: SweepDir, trust_plugins: bool) -> Sweep:
+    """The sweep in a folder of results; plugins are stand-ins unless they are trusted."""
+    spec = read_yaml(folder.spec)
+    plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
+    with reading() as described:
+        use = load_plugins if trust_plugins else reader(described, folder.root)
+        use(folder.root / name for name in plugins)
+        return validate(Sweep, spec, str(folder.spec))
+
+
 def _sweep_frame(folder: SweepDir, trust_plugins: bool) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.compute as pc
 
     from asdray.evaluation.tables import option_columns, read_trials
 
-    spec = read_yaml(folder.spec)
-    plugins = spec.get("plugins", ()) if isinstance(spec, dict) else ()
-    with reading() as described:
-        use = load_plugins if trust_plugins else reader(described, folder.root)
-        use(folder.root / name for name in plugins)
-        sweep = validate(Sweep, spec, str(folder.spec))
+    sweep = _read_sweep(folder, trust_plugins)
     table = read_trials(folder.root)
     planned, options = table.to_pylist(), option_columns(table)
     swept = {row["system"]: {name: row[name] for name in options} for row in planned}

@@ -16,6 +16,7 @@ The systems of a search are unknown before its run; here the space is checked at
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -292,7 +293,7 @@ def check_scheduler(sweep: Sweep, where: str) -> None:
 
 
 def load_sweep(
-    path: Path,
+    path: Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     plugins: Iterable[Path] = (),
     use: Callable[[Iterable[Path]], Iterable[Plugin]] = load_plugins,
@@ -303,6 +304,7 @@ def load_sweep(
     ones.
 
     Args:
+        path: of the file; or the content of one, whose relative paths start at the working directory.
         overrides: key -> new value, as in ``--set``: ``{"recipes.ae_baseline.set.train.epochs": 3}``.
         plugins: plugins besides those of the sweep file.
         use: makes the plugins at some paths known; by default their code runs.
@@ -310,9 +312,12 @@ def load_sweep(
     Raises:
         ValueError: all faults of the file, a line each.
     """
-    value, folder = read_yaml(path), path.expanduser().absolute().parent
+    if isinstance(path, Mapping):
+        where, value, folder = "the sweep", copy.deepcopy(dict(path)), Path.cwd()
+    else:
+        where, value, folder = str(path), read_yaml(path), path.expanduser().absolute().parent
     if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: a sweep file is a mapping of options, not {type(value).__name__}")
+        raise ValueError(f"{where}: a sweep file is a mapping of options, not {type(value).__name__}")
     try:
         value = spelled_out(value)
         for key, new in (overrides or {}).items():
@@ -323,10 +328,10 @@ def load_sweep(
         paths = [*_plugin_paths(value.get("plugins", []), folder), *plugins]
         value["plugins"] = list(dict.fromkeys(plugin.path for plugin in use(paths)))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    sweep = validate(Sweep, value, str(path))
-    expand(sweep, str(path))
-    check_scheduler(sweep, str(path))
+        raise ValueError(f"{where}: {error}") from None
+    sweep = validate(Sweep, value, where)
+    expand(sweep, where)
+    check_scheduler(sweep, where)
     return sweep
 
 

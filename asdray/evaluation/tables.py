@@ -163,10 +163,15 @@ def table_name(dcase: str, subset: Subset, metric: str = "official") -> str:
     return f"{get_year(dcase).score_name.replace('official', metric)}-{subset}.csv"
 
 
-def _trial_scores(
+def trial_scores(
     rows: pd.DataFrame, dcase: str, subset: Subset, machines: Sequence[str], metric: str
 ) -> pd.DataFrame:
-    """One row per trial, checkpoint and backend: `TRIAL_KEYS`, one column per machine, total."""
+    """The scores of every trial, checkpoint and backend: `TRIAL_KEYS`, one column per machine, total.
+
+    Args:
+        rows: see `load_rows`.
+        machines: machines of the subset; a total is null unless all have a score.
+    """
     year = get_year(dcase)
     chosen = rows[
         (rows["dcase"] == dcase)
@@ -205,7 +210,7 @@ def trial_table(
         One row per backend; the column ``machines`` holds the `coverage` of the total.
     """
     columns = machines_in(dcase, subset, machines)
-    scores = _trial_scores(rows, dcase, subset, columns, metric).set_index("backend").reindex(list(labels))
+    scores = trial_scores(rows, dcase, subset, columns, metric).set_index("backend").reindex(list(labels))
     assert scores.index.is_unique, "rows of one trial and checkpoint"
     shown = scores[[*columns, "total"]].assign(machines=coverage(dcase, subset, machines))
     shown.insert(0, "backend", list(labels.values()))
@@ -242,7 +247,7 @@ def _sweep_table(
 ) -> pd.DataFrame:
     columns = machines_in(dcase, subset, context.machines[dcase])
     spreads = [f"{machine}_std" for machine in columns]
-    scores = _trial_scores(rows, dcase, subset, columns, metric)
+    scores = trial_scores(rows, dcase, subset, columns, metric)
     expected = planned[planned["dcase"] == dcase]
     joined = expected.merge(scores, on=TRIAL_KEYS, how="left", validate="one_to_one")
     numbers = joined[[*columns, "total"]].to_numpy(dtype=float)

@@ -97,7 +97,7 @@ def with_datasets_of_now(jobs: tuple[Job, ...], places: Places) -> tuple[Job, ..
 
 
 def load(
-    path: Path,
+    path: Path | Mapping[str, Any],
     overrides: Mapping[str, Any],
     places: Places,
     plugins: Iterable[Path] = (),
@@ -107,6 +107,7 @@ def load(
     """The sweep in a file, and its jobs.
 
     Args:
+        path: of the file, or its content, see `asdray.config.expand.load_sweep`.
         overrides: option path -> value, see ``--set``.
         plugins: files besides those that the sweep file names.
         fresh: see `plan`.
@@ -116,7 +117,8 @@ def load(
         ValueError: an error in the file, or see `plan`.
     """
     sweep = load_sweep(path, overrides, plugins, use)
-    return sweep, plan(sweep, places, str(path), fresh)
+    where = "the sweep" if isinstance(path, Mapping) else str(path)
+    return sweep, plan(sweep, places, where, fresh)
 
 
 # -------------------------------------------------------------------------------------------------- --only

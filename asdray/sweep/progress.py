@@ -11,11 +11,12 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
@@ -266,13 +267,27 @@ def size(n: float) -> str:
 # ------------------------------------------------------------------------------------------- the screen
 
 
+class LiveView(Protocol):
+    """What is drawn again and again while a sweep runs, such as `rich.live.Live`."""
+
+    def start(self) -> None: ...
+
+    def update(self, renderable: RenderableType, *, refresh: bool = False) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class View:
     """Prints a line per finished training and trial and per failure; when quiet, failures only.
 
     On a terminal a live view is drawn below the lines. ``status.json`` is kept up to date in any case.
+
+    Args:
+        folder: the sweep's folder.
+        live: makes a live view for another place than a terminal.
     """
 
-    def __init__(self, folder: Path, quiet: bool) -> None:
+    def __init__(self, folder: Path, quiet: bool, live: Callable[[], LiveView] | None = None) -> None:
         self.console = console(sys.stdout, width=None, soft_wrap=True)
         self._folder = folder
         self._quiet = quiet
@@ -281,7 +296,8 @@ class View:
         self._started = time.monotonic()
         self._progress: Progress | None = None
         self._metrics: Metrics | None = None
-        self._live: Live | None = None
+        self._live: LiveView | None = None
+        self._make_live = live
         self._last = dict.fromkeys(INTERVALS, self._started)
         self._last_of_source = -INTERVALS["line"]
 
@@ -300,8 +316,9 @@ class View:
         self._metrics = metrics
 
     def __enter__(self) -> View:
-        if self.console.is_terminal and not self._quiet:
-            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        if not self._quiet and (self._make_live or self.console.is_terminal):
+            on_terminal = partial(Live, console=self.console, auto_refresh=False, transient=True)
+            self._live = (self._make_live or on_terminal)()
             self._live.start()
         return self
 

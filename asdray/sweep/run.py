@@ -24,7 +24,7 @@ from asdray.sweep.jobs import Job, TrialRun, log_found
 from asdray.sweep.keep import remove_deleted
 from asdray.sweep.outputs import changes
 from asdray.sweep.plan import with_datasets_of_now
-from asdray.sweep.progress import StageCounts, View, count_upcoming, upcoming_texts
+from asdray.sweep.progress import LiveView, StageCounts, View, count_upcoming, upcoming_texts
 from asdray.sweep.search import SearchRun, open_search
 from asdray.sweep.status import size
 from asdray.sweep.summaries import write_summaries
@@ -45,6 +45,8 @@ class RunOptions:
         only: True for the trials that the run is asked for; tables are over all trials.
         retry_failed: True to try stages again that failed before and would fail again.
         stop_at: time by ``time.monotonic`` at which the run stops as if by a signal.
+        ends_process: True if a second signal ends the process, False if it raises KeyboardInterrupt.
+        live: makes the live view; None: one is drawn on a terminal.
     """
 
     address: str | None = None
@@ -53,6 +55,8 @@ class RunOptions:
     only: Callable[[Job], bool] = lambda job: True
     retry_failed: bool = False
     stop_at: float | None = None
+    ends_process: bool = True
+    live: Callable[[], LiveView] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
         shutil.rmtree(folder.running, ignore_errors=True)  # of a killed driver
         for place in (folder.root, *filter(Path.is_dir, folder.root.iterdir())):
             store.sweep_leftovers(place)
-        view = View(folder.root, options.quiet)
+        view = View(folder.root, options.quiet, options.live)
         for line in changes(sweep, jobs, folder.root):
             view.line(line)
         outputs.write_spec(sweep, folder.root)
@@ -171,7 +175,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
     from asdray.sweep.cluster import ray_session
     from asdray.sweep.stop import stop_on_signals
 
-    with stop_on_signals(options.stop_at) as stop, contextlib.ExitStack() as stack:
+    with stop_on_signals(options.stop_at, options.ends_process) as stop, contextlib.ExitStack() as stack:
         cluster = None
         try:
             cluster = stack.enter_context(ray_session(options.address, options.dashboard))

@@ -32,10 +32,12 @@ class Stop:
 
     Args:
         at: time of the stop by ``time.monotonic``; None: only signals stop the run.
+        ends_process: True if the second signal ends the process; else it raises KeyboardInterrupt.
     """
 
-    def __init__(self, at: float | None = None) -> None:
+    def __init__(self, at: float | None = None, ends_process: bool = True) -> None:
         self._at = at
+        self._ends_process = ends_process
         self._signalled: float | None = None
 
     @property
@@ -59,20 +61,22 @@ class Stop:
         if self._signalled is None:
             self._signalled = now
         elif number != signal.SIGTERM or now > self._signalled + TOGETHER:
+            if not self._ends_process:
+                raise KeyboardInterrupt
             _end_at_once(number)
 
 
 @contextlib.contextmanager
-def stop_on_signals(at: float | None = None) -> Iterator[Stop]:
+def stop_on_signals(at: float | None = None, ends_process: bool = True) -> Iterator[Stop]:
     """Context in which the first SIGINT or SIGTERM asks for a clean stop and the second ends the process.
 
-    Signals are left alone outside the main thread.
+    Signals are left alone outside the main thread. The arguments are those of `Stop`.
 
     >>> with stop_on_signals() as stop:
     ...     while not stop.asked:
     ...         break  # one step of the work
     """
-    stop = Stop(at)
+    stop = Stop(at, ends_process)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
