@@ -52,12 +52,8 @@ class Places:
     @classmethod
     def of(cls, data: str | Path, results: str | Path, cache: str | Path | None = None) -> Places:
         """Absolute roots (workers change their working directory); ``cache`` defaults to ``<data>/cache``."""
-        data = Path(data).expanduser().absolute()
-        return cls(
-            data,
-            Path(results).expanduser().absolute(),
-            Path(cache).expanduser().absolute() if cache else data / "cache",
-        )
+        roots = (data, results, cache or Path(data) / "cache")
+        return cls(*(Path(root).expanduser().absolute() for root in roots))
 
 
 def original_dir(data: Path, dcase: str, subset: str) -> Path:
@@ -160,11 +156,12 @@ class TrialDir:
 
 def trial_dir(results: Path, trial: Trial) -> TrialDir:
     """The folder of a trial."""
-    return _trial_dir(results, trial.dcase, trial.system_name, trial.seed)
+    return named_trial_dir(results, trial.dcase, trial.system_name, trial.seed)
 
 
 @functools.lru_cache(maxsize=16)  # planning asks dozens of times for one trial before it comes to the next
-def _trial_dir(results: Path, dcase: str, system: str, seed: int) -> TrialDir:
+def named_trial_dir(results: Path, dcase: str, system: str, seed: int) -> TrialDir:
+    """The folder of the trial of a system, ``<recipe>-<hash>``."""
     return TrialDir(results / f"trials/{dcase}/{system}/seed{seed}")
 
 
@@ -266,6 +263,9 @@ class SweepDir:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    def picture(self, kind: str, suffix: str) -> Path:
+        return self.root / f"{kind}.{suffix}"
 
     def beside_published(self, suffix: str) -> Path:
         """The sweep's scores beside published scores, as ``csv`` or ``md``."""

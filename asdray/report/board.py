@@ -22,11 +22,13 @@ class Score:
         text: ``70.2 ± 0.5``.
         value: the number that sorts; None is last.
         count: ``2 of 4 seeds`` where seeds are missing, else ``""``.
+        std: the spread over seeds in percent; None where there is none.
     """
 
     text: str
     value: float | None
     count: str = ""
+    std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _score(row: dict[Any, Any], name: str) -> Score:
     count = f"{n} of {expected} seeds" if known and n != expected else ""
     if pd.isna(mean):
         return Score(NO_VALUE, None, count)
-    return Score(percent(mean) + ("" if pd.isna(std) else f" ± {percent(std)}"), _number(mean), count)
+    text = percent(mean) + ("" if pd.isna(std) else f" ± {percent(std)}")
+    return Score(text, _number(mean), count, _number(std))
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from asdray import damage
 from asdray.dcase.years import get_year
 from asdray.evaluation.leaderboard import Leaderboard
 from asdray.evaluation.tables import Tables, read_trials, system_labels
-from asdray.store import SweepDir, TrialDir
+from asdray.store import EPOCHS_FILE, SweepDir, TrialDir
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,22 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Training:
+    """The epochs of a trained unit.
+
+    Attributes:
+        unit: ``all`` for a unit of all machines, whatever the machines are; else a machine.
+        epochs: numbers of the epochs, rising.
+        losses: the loss of each epoch; NaN where none is known.
+    """
+
+    trial: TrialRow
+    unit: str
+    epochs: Sequence[int]
+    losses: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Content:
     """A sweep with its scores.
 
@@ -53,6 +69,7 @@ class Content:
         studies: recipe -> study of Optuna's, of a search.
         events: the sweep's log, see `asdray.sweep.events`.
         labels: system -> its name for people, see `asdray.config.system_names`; of the sweep's trials.
+        known_trials: the trials; None: those in the folder's ``trials.parquet``.
     """
 
     folder: SweepDir
@@ -62,10 +79,13 @@ class Content:
     studies: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    known_trials: Sequence[TrialRow] | None = None
 
     @cached_property
     def trials(self) -> list[TrialRow]:
         """The trials in the order of the sweep; empty where ``trials.parquet`` is missing or damaged."""
+        if self.known_trials is not None:
+            return list(self.known_trials)
         try:
             rows = read_trials(self.folder.root).to_pylist()
         except ValueError:
@@ -77,6 +97,18 @@ class Content:
             )
             for row in rows
         ]
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """The trainings of all trials, each file read once; without those whose file is damaged."""
+        found = []
+        for trial in self.trials:
+            for path in sorted((trial.folder.root / "model").glob(f"*/{EPOCHS_FILE}")):
+                if rows := read_csv(path):
+                    unit = "all" if path.parent.name.startswith("all-") else path.parent.name
+                    losses = [float(row["loss"] or "nan") for row in rows]
+                    found.append(Training(trial, unit, [int(row["epoch"]) for row in rows], losses))
+        return found
 
     @cached_property
     def machines(self) -> dict[str, list[str]]:

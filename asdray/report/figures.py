@@ -1,7 +1,6 @@
 """Figures and tables of a report as plain data: plotly draws figures in the browser, with the page's colours.
 
-A figure is a plotly figure as lists and dictionaries. Colours are those of Wong (2011), which people with
-any kind of colour blindness tell apart.
+A figure is a plotly figure as lists and dictionaries.
 """
 
 from __future__ import annotations
@@ -15,12 +14,6 @@ import numpy as np
 Figure = dict[str, Any]
 """``data``, a list of plotly's traces, and ``layout``; or ``points`` in place of traces, see
 `asdray.report.embeddings`."""
-
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#888888",
-)  # fmt: skip
-COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, GREY)
-"""Colours of series, in this order."""
 
 
 @dataclass(frozen=True)

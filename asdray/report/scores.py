@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from asdray.evaluation.metrics import MAX_FPR, auc
+from asdray.drawing import BLUE, COLOURS, GREY, ORANGE, RED, SKY
+from asdray.evaluation.metrics import MAX_FPR, auc, pauc
 from asdray.evaluation.submission import decision_threshold
 from asdray.report.content import Content, Panel, read_csv
-from asdray.report.figures import (
-    BLUE,
-    COLOURS,
-    GREY,
-    ORANGE,
-    RED,
-    SKY,
-    Choice,
-    Figure,
-    Section,
-    left_out,
-    rounded,
-    thinned,
-)
+from asdray.report.figures import Choice, Figure, Section, left_out, rounded, thinned
 from asdray.stages.extract import SPLITS
 
 MOST_FIGURES, BINS, MOST_POINTS = 120, 40, 80
@@ -38,21 +28,73 @@ _GROUPS = (
 Rows = list[dict[str, str]]
 
 
+@dataclass(frozen=True)
+class Group:
+    """The scores of some clips as a histogram.
+
+    Attributes:
+        name: the clips in words.
+        domain: ``source`` or ``target``; ``""``: all training clips, or test clips without domain or label.
+        n: number of clips.
+        share: share of the clips in each bin.
+    """
+
+    name: str
+    domain: str
+    colour: str
+    n: int
+    share: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The scores of a machine.
+
+    Attributes:
+        edges: edges of the bins, which all groups have in common.
+        groups: the training clips, then the test clips by domain and label.
+        threshold: the decision threshold; None where the training scores give none.
+    """
+
+    edges: NDArray[np.float64]
+    groups: tuple[Group, ...]
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A ROC curve.
+
+    Attributes:
+        name: the normal clips in words.
+        fpr, tpr: false and true positive rates, rising.
+        auc, pauc: the areas, see `asdray.evaluation.metrics`.
+    """
+
+    name: str
+    colour: str
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    auc: float
+    pauc: float
+
+
 def section(content: Content) -> Section | None:
     """Histograms and ROC curves of the best ranked rows; None without a score file."""
     panels = list(content.panels())
     shown = panels[:MOST_FIGURES]
-    drawn = _drawn(shown)
-    if not drawn:
+    read = dict(scores_of(shown))
+    if not read:
         return None
     histograms: dict[tuple[str, ...], Figure] = {}
-    curves: dict[tuple[str, ...], Figure] = {}
-    for panel in (panel for panel in shown if panel in drawn):
+    rocs: dict[tuple[str, ...], Figure] = {}
+    for panel in (panel for panel in shown if panel in read):
         row = content.title(panel.trial.system, panel.checkpoint, content.label(panel.backend))
         key = panel.trial.dcase, panel.machine, row
-        histograms[key], roc = drawn[panel]
-        if roc:
-            curves[key] = roc
+        train, test = read[panel]
+        histograms[key] = _histogram_figure(histogram(train, test, panel.backend))
+        if of_panel := curves(test, panel.backend):
+            rocs[key] = _roc_figure(of_panel)
     notes = [
         "Scores of the first seed: the test clips by domain and label, the training clips behind, and the "
         "decision threshold (the 0.9 quantile of a gamma distribution over training scores).",
@@ -60,12 +102,11 @@ def section(content: Content) -> Section | None:
         *left_out(len(histograms), len(panels), "combinations, those of the best ranked rows"),
     ]
     names = ("year", "machine", "system")
-    return Section("scores", "Scores", notes, [Choice(names, histograms), Choice(names, curves)])
+    return Section("scores", "Scores", notes, [Choice(names, histograms), Choice(names, rocs)])
 
 
-def _drawn(panels: Sequence[Panel]) -> dict[Panel, tuple[Figure, Figure | None]]:
-    """Histogram and ROC curve of each panel whose files are there; backends share files, each read once."""
-    found = {}
+def scores_of(panels: Sequence[Panel]) -> Iterator[tuple[Panel, tuple[Rows, Rows]]]:
+    """The training and test rows of each panel whose files are there; each file is read once."""
 
     def place(panel: Panel) -> tuple[str, str, str]:
         return str(panel.trial.folder.root), panel.checkpoint, panel.machine
@@ -77,57 +118,105 @@ def _drawn(panels: Sequence[Panel]) -> dict[Panel, tuple[Figure, Figure | None]]
         train, test = map(read_csv, views)
         for panel in of_machine:
             if train and test and panel.backend in test[0]:
-                own = [float(row[panel.backend]) for row in train]
-                found[panel] = _histogram(test, own, panel.backend), _roc(test, panel.backend)
+                yield panel, (train, test)
+
+
+def histogram(train: Rows, test: Rows, backend: str) -> Histogram:
+    """The distributions of the scores of a backend.
+
+    Args:
+        train, test: rows of ``{train,test}_score.csv``.
+        backend: the backend's id.
+    """
+    own = np.array([float(row[backend]) for row in train])
+    values = np.array([float(row[backend]) for row in test])
+    edges = np.histogram_bin_edges(np.concatenate([values, own]), BINS)
+
+    def group(name: str, domain: str, colour: str, at: NDArray[np.float64]) -> Group:
+        return Group(name, domain, colour, len(at), np.histogram(at, edges)[0] / max(1, len(at)))
+
+    groups = [group("training", "", GREY, own)]
+    kinds = [(row["domain"], row["is_anomaly"]) for row in test]
+    for domain, label, name, colour in _GROUPS:
+        at = [kind == (domain, label) for kind in kinds]
+        if any(at):
+            groups.append(group(name, domain, colour, values[at]))
+    known = {(domain, label) for domain, label, _, _ in _GROUPS}
+    other = [kind not in known for kind in kinds]
+    if any(other):
+        groups.append(group("test, unknown", "", COLOURS[2], values[other]))
+    return Histogram(edges, tuple(groups), _threshold(own))
+
+
+def _threshold(train: NDArray[np.float64]) -> float | None:
+    try:
+        return decision_threshold(train).value
+    except ValueError:
+        return None
+
+
+def curves(test: Rows, backend: str) -> list[Curve]:
+    """The ROC curve of all sections, and of each domain against all anomalies as the official AUC has it.
+
+    Args:
+        test: rows of ``test_score.csv``; those without a label do not count.
+        backend: the backend's id.
+
+    Returns:
+        Empty without anomalies or without normal clips.
+    """
+    rows = [row for row in test if row["is_anomaly"] in ("True", "False")]
+    anomalies = [float(row[backend]) for row in rows if row["is_anomaly"] == "True"]
+    normal = [row for row in rows if row["is_anomaly"] == "False"]
+    found = []
+    for name, colour, domains in (
+        ("all clips", BLUE, None),
+        ("normal clips of the source domain", GREY, "source"),
+        ("normal clips of the target domain", ORANGE, "target"),
+    ):
+        normals = [float(row[backend]) for row in normal if domains in (None, row["domain"])]
+        if anomalies and normals and (domains is None or len({row["domain"] for row in rows}) > 1):
+            found.append(_curve(name, colour, np.array(normals), np.array(anomalies)))
     return found
 
 
-def _histogram(test: Rows, train: list[float], backend: str) -> Figure:
-    values = np.array([float(row[backend]) for row in test])
-    edges = np.histogram_bin_edges(np.concatenate([values, train]), BINS)
-    first, width = rounded([(edges[0] + edges[1]) / 2, edges[1] - edges[0]], 6)
+def _curve(name: str, colour: str, normals: NDArray[np.float64], anomalies: NDArray[np.float64]) -> Curve:
+    from sklearn.metrics import roc_curve
 
-    def bars(name: str, at: np.ndarray, colour: str, opacity: float = 0.65) -> dict[str, Any]:
-        share = np.histogram(at, edges)[0] / max(1, len(at))
-        return {
-            "type": "bar", "name": f"{name} ({len(at)})", "x0": first, "dx": width, "width": width,
-            "y": rounded(share),
-            "marker": {"color": colour, "opacity": opacity},
-            "hovertemplate": f"{name}<br>%{{x}}: %{{y:.1%}}<extra></extra>",
-        }  # fmt: skip
+    scores, labels = np.r_[normals, anomalies], np.arange(len(normals) + len(anomalies)) >= len(normals)
+    fpr, tpr, _ = roc_curve(labels, scores)
+    return Curve(name, colour, fpr, tpr, auc(scores, labels) or 0.0, pauc(scores, labels) or 0.0)
 
-    traces = [bars("training", np.array(train), GREY, 0.3)]
-    known = {(domain, label) for domain, label, _, _ in _GROUPS}
-    for domain, label, name, colour in _GROUPS:
-        at = [(row["domain"], row["is_anomaly"]) == (domain, label) for row in test]
-        if any(at):
-            traces.append(bars(name, values[at], colour))
-    other = [(row["domain"], row["is_anomaly"]) not in known for row in test]
-    if any(other):
-        traces.append(bars("test, unknown", values[other], COLOURS[2]))
+
+# ------------------------------------------------------------------------------------------ for the page
+
+
+def _histogram_figure(of: Histogram) -> Figure:
+    first, width = rounded([(of.edges[0] + of.edges[1]) / 2, of.edges[1] - of.edges[0]], 6)
+    traces = [
+        {
+            "type": "bar", "name": f"{group.name} ({group.n})", "x0": first, "dx": width, "width": width,
+            "y": rounded(group.share),
+            "marker": {"color": group.colour, "opacity": 0.65 if i else 0.3},
+            "hovertemplate": f"{group.name}<br>%{{x}}: %{{y:.1%}}<extra></extra>",
+        }
+        for i, group in enumerate(of.groups)
+    ]  # fmt: skip
     layout: Figure = {
         "barmode": "overlay",
         "height": 380,
         "xaxis": {"title": {"text": "anomaly score"}},
         "yaxis": {"title": {"text": "share of clips"}, "tickformat": ".0%"},
     }
-    threshold = _threshold(train)
-    if threshold is not None:
+    if of.threshold is not None:
+        (at,) = rounded([of.threshold], 6)
         line = {"color": "#000", "width": 1.5, "dash": "dash"}
         layout["shapes"] = [
-            {
-                "type": "line",
-                "x0": threshold,
-                "x1": threshold,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": line,
-            }
+            {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": line}
         ]
         layout["annotations"] = [
             {
-                "x": threshold,
+                "x": at,
                 "y": 1,
                 "yref": "paper",
                 "text": "threshold",
@@ -138,30 +227,17 @@ def _histogram(test: Rows, train: list[float], backend: str) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def _threshold(train: list[float]) -> float | None:
-    try:
-        return rounded([decision_threshold(train).value], 6)[0]
-    except ValueError:
-        return None
-
-
-def _roc(test: Rows, backend: str) -> Figure | None:
-    """The ROC curve of all sections, and of each domain against all anomalies as the official AUC has it."""
-    traces = []
-    rows = [row for row in test if row["is_anomaly"] in ("True", "False")]
-    anomalies = [float(row[backend]) for row in rows if row["is_anomaly"] == "True"]
-    for name, colour, domains in (
-        ("all clips", BLUE, None),
-        ("normal clips of the source domain", GREY, "source"),
-        ("normal clips of the target domain", ORANGE, "target"),
-    ):
-        normals = [
-            float(r[backend]) for r in rows if r["is_anomaly"] == "False" and domains in (None, r["domain"])
-        ]
-        if anomalies and normals and (domains is None or len({r["domain"] for r in rows}) > 1):
-            traces.append(_curve(name, colour, np.array(normals), np.array(anomalies)))
-    if not traces:
-        return None
+def _roc_figure(of: Sequence[Curve]) -> Figure:
+    traces: list[dict[str, Any]] = []
+    for curve in of:
+        at = thinned(len(curve.fpr), MOST_POINTS)
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines", "name": f"{curve.name}: AUC {100 * curve.auc:.1f} %",
+                "x": rounded(curve.fpr[at]), "y": rounded(curve.tpr[at]),
+                "line": {"color": curve.colour, "width": 2},
+            }
+        )  # fmt: skip
     diagonal = {"dash": "dot", "color": GREY, "width": 1}
     shapes = [
         {"type": "rect", "x0": 0, "x1": MAX_FPR, "y0": 0, "y1": 1, "fillcolor": SKY, "opacity": 0.15,
@@ -175,15 +251,3 @@ def _roc(test: Rows, backend: str) -> Figure | None:
         "shapes": shapes,
     }
     return {"data": traces, "layout": layout}
-
-
-def _curve(name: str, colour: str, normals: np.ndarray, anomalies: np.ndarray) -> dict[str, Any]:
-    from sklearn.metrics import roc_curve
-
-    scores, labels = np.r_[normals, anomalies], np.arange(len(normals) + len(anomalies)) >= len(normals)
-    fpr, tpr, _ = roc_curve(labels, scores)
-    at = thinned(len(fpr), MOST_POINTS)
-    return {
-        "type": "scatter", "mode": "lines", "name": f"{name}: AUC {100 * (auc(scores, labels) or 0.0):.1f} %",
-        "x": rounded(fpr[at]), "y": rounded(tpr[at]), "line": {"color": colour, "width": 2},
-    }  # fmt: skip

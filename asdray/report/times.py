@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from asdray.drawing import COLOURS, GREY
 from asdray.evaluation.tables import STAGES
 from asdray.report.content import Content
-from asdray.report.figures import COLOURS, GREY, Choice, Figure, Grid, Section, left_out
+from asdray.report.figures import Choice, Figure, Grid, Section, left_out
 
 MOST_BARS, MOST_TRIALS = 4000, 120
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from asdray import store
+from asdray import drawing, store
 from asdray.config.backend import Umap
 from asdray.dcase import manifest
+from asdray.points import POINTS, Point, in_words, picture
 from asdray.stages.extract import SPLITS, read_extract
 from asdray.stages.steps import Outcome, TrialFiles, working
 
@@ -36,7 +36,7 @@ def umap(files: TrialFiles, machine: str, ckpt: str, options: Umap, *, overwrite
     with working(files, folder, lambda now: now.umap(machine, ckpt, options), overwrite=overwrite) as work:
         if work.reused:
             return work.reused
-        paths = [folder / "umap.parquet", folder / "umap.png"]
+        paths = [folder / POINTS, folder / "umap.png"]
         work.replace(paths)
         extracts = [read_extract(files.folder.extract(ckpt, machine, split)) for split in SPLITS]
         points = embed(np.concatenate([e.embedding for e in extracts]), options)
@@ -45,8 +45,14 @@ def umap(files: TrialFiles, machine: str, ckpt: str, options: Umap, *, overwrite
         trial = files.trial
         rows = manifest.rows(manifest.load_manifest(files.places.data, trial.dcase), machine=machine)
         facts = {row["clip"]: row for row in rows.to_pylist()}
+        names = ("split", "section", "domain", "is_anomaly")
+        placed = [
+            Point(clip, x, y, *(facts[clip][name] for name in names))
+            for clip, (x, y) in zip(clips, points.tolist(), strict=True)
+        ]
         mark = " (synthetic data)" if files.dataset.kind == "synthetic" else ""
-        _plot(paths[1], [facts[clip] for clip in clips], points, f"{trial.name} {machine}{mark}")
+        title = f"{trial.dcase} {machine}, seed {trial.seed}{mark}\n{in_words(trial)}"
+        drawing.save(picture(placed, title), paths[1], f"{trial.name} {machine}{mark}")
         return work.finish(paths)
 
 
@@ -85,35 +91,3 @@ def _umap_learn() -> Any:
                 with contextlib.suppress(RuntimeError):  # nowhere to write: compiles as ever
                     function.enable_caching()
     return umap
-
-
-# split, label -> colour, size in points^2, and what the legend calls it; later ones lie on top.
-_GROUPS: dict[tuple[str, bool | None], tuple[str, float, str]] = {
-    ("train", False): ("0.75", 8, "train"),
-    ("test", None): ("tab:purple", 14, "test, unknown"),
-    ("test", False): ("tab:blue", 14, "test, normal"),
-    ("test", True): ("tab:red", 14, "test, anomaly"),
-}
-_MARKERS = {"source": "o", "target": "^", None: "s"}
-
-
-def _plot(path: Path, rows: list[dict[str, Any]], points: NDArray[np.float32], title: str) -> None:
-    # Figure itself, not pyplot: no global state, no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.subplots()
-    for (split, label), (colour, size, name) in _GROUPS.items():
-        of_split = [i for i, r in enumerate(rows) if r["split"] == split]
-        group = [i for i in of_split if split == "train" or rows[i]["is_anomaly"] is label]
-        for domain, mark in _MARKERS.items():
-            if at := [i for i in group if rows[i]["domain"] == domain]:
-                text = f"{name}, {domain or 'domain unknown'} ({len(at)})"
-                x, y = points[at].T
-                axes.scatter(x, y, s=size, c=colour, marker=mark, linewidths=0, label=text)
-    axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.legend(fontsize=7)
-    with store.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Title": title})
