@@ -9,12 +9,14 @@ Example::
     results.scores()  # a row per seed's official score of a year and subset
     asdray.predict(results.best()["folder"], ["new.wav"], machine="fan")
     frame = asdray.load_results("results/sweeps/dis_grid")  # every number, one row per metric value
+    asdray.plot(frame, "leaderboard").savefig("leaderboard.pdf")
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asdray.report.plots import plot as plot
     from asdray.results import Results as Results
     from asdray.results import load_results as load_results
     from asdray.stages.predict import predict as predict
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Results": "asdray.results",
     "load_results": "asdray.results",
+    "plot": "asdray.report.plots",
     "predict": "asdray.stages.predict",
     "predictor": "asdray.stages.predict",
 }

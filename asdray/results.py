@@ -35,11 +35,15 @@ DEFAULT_RESULTS = "results"
 Swept = dict[str, dict[str, Any]]
 """System -> option path -> value."""
 
-_FIRST = ("system", "recipe")
-_THEN = (
+FIRST = ("system", "recipe")
+THEN = (
     "dcase", "seed", "machine", "section", "subset", "backend", "checkpoint", "metric", "value",
     "backend_id", "dataset",
 )  # fmt: skip
+"""Columns before and after those of the options."""
+
+FOLDER, RESULTS = "folder", "results"
+"""Names in the table's ``attrs``: the folder that was read, and the results folder with the trials."""
 
 
 def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFrame:
@@ -68,7 +72,8 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
         * dcase, seed, machine, section, subset, backend (as in tables), checkpoint, metric, value,
         * backend_id, which is the same in all tables, and dataset, ``official`` or ``synthetic``.
 
-        Trials without evaluation have no rows. ``asdray report`` checks that results are up to date.
+        Trials without evaluation have no rows. ``asdray report`` checks that results are up to date. The
+        table knows its results folder (``attrs``), so that `asdray.plot` finds the files of the trials.
 
     Raises:
         ValueError: no results at ``path``, or a damaged file.
@@ -78,11 +83,12 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
     if trial.trial_json.is_file():
         if not trial.metrics.is_file():
             raise ValueError(f"{folder} is not evaluated yet: run `asdray table {folder}` or its sweep")
-        return _frame([trial], lambda systems: {})
+        return _of(folder, folder.absolute().parents[3], _frame([trial], lambda systems: {}))
     if SweepDir(folder).spec.is_file():
-        return _sweep_frame(SweepDir(folder), trust_plugins)
+        results = folder.absolute().parents[1]
+        return _of(folder, results, _sweep_frame(SweepDir(folder), trust_plugins))
     if (folder / "trials").is_dir():
-        return _frame(store.trial_dirs(folder), _differing)
+        return _of(folder, folder, _frame(store.trial_dirs(folder), _differing))
     raise ValueError(
         f"{path} is no sweep's folder (or name), no trial's folder and no results folder: there is no "
         f"sweep.yaml, trial.json or trials/ in {folder.absolute()}"
@@ -233,7 +239,7 @@ class Results:
         paths = option_columns(table)
         rows = table.select(["system", "recipe", *paths]).to_pylist()
         swept = {
-            row["system"]: (row["recipe"], {p: _from_json(row[p]) for p in paths if row[p] is not None})
+            row["system"]: (row["recipe"], {p: from_json(row[p]) for p in paths if row[p] is not None})
             for row in rows
         }
         names = system_names(swept)
@@ -273,7 +279,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _from_json(text: Any) -> Any:
+def from_json(text: Any) -> Any:
     """The value of a JSON text, as ``trials.parquet`` has objects; anything else as it is."""
     try:
         return json.loads(text) if isinstance(text, str) else text
@@ -297,6 +303,12 @@ def _read_sweep(folder: SweepDir, trust_plugins: bool) -> Sweep:
         use = load_plugins if trust_plugins else reader(described, folder.root)
         use(folder.root / name for name in plugins)
         return validate(Sweep, spec, str(folder.spec))
+
+
+def _of(folder: Path, results: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The table, which now knows where its rows are from."""
+    frame.attrs |= {FOLDER: str(folder.absolute()), RESULTS: str(results.absolute())}
+    return frame
 
 
 def _sweep_frame(folder: SweepDir, trust_plugins: bool) -> pd.DataFrame:
@@ -412,7 +424,7 @@ def _frame(
     for path in paths:
         values = pd.Series({system: own.get(path) for system, own in swept.items()}).infer_objects()
         frame[path] = frame["system"].map(values)
-    return frame[[*_FIRST, *paths, *_THEN]]
+    return frame[[*FIRST, *paths, *THEN]]
 
 
 def _backend_options(

@@ -1,20 +1,29 @@
-"""The report of a sweep: its parts as data, and the page in a real browser."""
+"""The report of a sweep: its parts as data, the page in a real browser, and the pictures."""
 
 import dataclasses
 import json
 import re
 import shutil
+import struct
+from pathlib import Path
 
 import optuna
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib import colors
 from sweeping import SMALL_AE, World, in_process, make_data
 
-from asdray import damage, store
-from asdray.report import board, embeddings, machines, scores, times
+import asdray
+from asdray import damage, drawing, points, store
+from asdray.config.system import load_recipe, with_overrides
+from asdray.config.trial import Trial
+from asdray.evaluation.submission import decision_threshold
+from asdray.report import board, embeddings, machines, pictures, scores, times
 from asdray.report import page as page_module
 from asdray.report.content import Content
+from asdray.report.frame import content_of
+from asdray.results import load_results
 from asdray.sweep import events
 
 RATES = [0.001, 0.01]
@@ -295,3 +304,263 @@ def test_the_page_escapes_what_others_wrote(open_page, content, tmp_path):
     assert page.locator("img").count() == 0
     assert bad in page.locator("#failures").inner_text()
     assert bad in page.locator("#board").inner_text()
+
+
+# -------------------------------------------------------------------------------------------- the pictures
+
+PAPER = {colour.lower() for colour in (*drawing.COLOURS, "#000000", "#ffffff")}
+
+
+@pytest.fixture(scope="module")
+def frame(world, content):
+    return load_results(world.folder())
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def hexes(lines):
+    return {colors.to_hex(line.get_color()) for line in lines}
+
+
+def size_in_inches(path):
+    content = path.read_bytes()
+    if path.suffix == ".pdf":
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", content)
+        return tuple(float(side) / 72 for side in box.groups())
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    return tuple(side / 300 for side in struct.unpack(">II", content[16:24]))
+
+
+def test_the_sweep_writes_pictures_of_a_columns_width(world, content):
+    for name in ("leaderboard.png", "leaderboard.pdf", "machines.png", "curves.png"):
+        width, height = size_in_inches(world.folder() / name)
+        assert width == pytest.approx(3.4, abs=0.01), name
+        assert 0.8 < height < 8, name
+    pdf = world.folder() / "leaderboard.pdf"
+    before = pdf.read_bytes()
+    assert b"/Type3" not in before, "journals refuse fonts of type 3"
+    pictures.write(content)
+    assert pdf.read_bytes() == before
+
+
+def test_the_picture_of_the_leaderboard_has_its_numbers(content):
+    figure = pictures.leaderboard(content)
+    (axes,) = figure.axes
+    rows = board.board(content).rows
+    assert texts(axes) == [f"{row.rank}. {row.name} · {row.backend}" for row in rows]
+    assert legend(axes) == ["dcase2023-dev", "dcase2023-eval"]
+    assert axes.get_xlabel() == "official score (%)"
+    shown = [(bar[0].get_xdata()[0], bar[2][0].get_segments()[0][:, 0]) for bar in axes.containers]
+    expected = [score for row in rows for score in row.scores[:2]]
+    for (mean, ends), score in zip(shown, expected, strict=True):
+        assert mean == score.value
+        assert ends == pytest.approx([score.value - score.std, score.value + score.std])
+    assert hexes(bar[0] for bar in axes.containers) <= PAPER
+    assert "synthetic data" in figure.get_suptitle()
+
+
+def test_the_picture_of_machines_has_the_tables(content):
+    figure = pictures.machines(content)
+    assert [axes.get_title(loc="left").split(",")[0] for axes in figure.axes] == [
+        "dcase2023 dev",
+        "dcase2023 eval",
+    ]
+    for axes, subset in zip(figure.axes, ("dev", "eval"), strict=True):
+        table = content.tables["dcase2023", subset]
+        names = [label.get_text() for label in axes.get_xticklabels()]
+        assert names[-1] == "total"
+        cells = [text for text in texts(axes) if not text.startswith("ae_baseline")]
+        wanted = [
+            f"{100 * table[n]:.1f}"
+            for _, table in sorted_rows(content, table)
+            for n in (*names[:-1], "total_mean")
+        ]
+        assert [text.split("\n")[0] for text in cells] == wanted
+        assert all(text.split("\n")[1].startswith("±") for text in cells), "two seeds have a spread"
+
+
+def sorted_rows(content, table):
+    place = [system for system, _, _ in content.rows]
+    return sorted(table.iterrows(), key=lambda row: place.index(row[1]["system"]))
+
+
+def test_the_picture_of_curves_has_every_training(content):
+    (axes,) = pictures.training_curves(content).axes
+    assert len(axes.lines) == len(content.trials) * 3, "a training per machine"
+    assert len(hexes(axes.lines)) == 2, "a colour per system"
+    assert hexes(axes.lines) <= PAPER
+    assert sorted(legend(axes)) == sorted(content.names.values())
+    path = content.trials[0].folder.root / "model" / "bandsaw" / "metrics.csv"
+    losses = [float(row["loss"]) for row in damage.read_csv(path)]
+    assert list(axes.lines[0].get_ydata()) == losses
+
+
+def test_more_systems_than_names_fit_leave_the_legend_out(content):
+    some = content.trainings[0]
+    many = [
+        dataclasses.replace(some, trial=dataclasses.replace(some.trial, system=f"s{i}")) for i in range(9)
+    ]
+    own = dataclasses.replace(content)
+    own.__dict__["trainings"] = many * 40
+    (axes,) = pictures.training_curves(own).axes
+    assert axes.get_legend() is None
+    assert len(axes.lines) == 300
+    assert axes.get_title(loc="left").endswith("300 of 360 shown")
+
+
+def test_a_table_of_results_gives_the_leaderboard_of_the_sweep(content, frame):
+    own = content_of(frame)
+    same = [f"dcase2023-{subset}_{part}" for subset in ("dev", "eval") for part in ("mean", "std", "n")]
+    pd.testing.assert_frame_equal(
+        own.board.frame[["rank", "system", *same]],
+        content.board.frame[["rank", "system", *same]],
+    )
+    assert own.names == content.names
+    assert own.trials == content.trials
+    assert own.machines == content.machines
+    other = asdray.plot(frame.query("metric == 'mix_auc'"), "machines")
+    assert "mix_auc (%)" in other.axes[0].get_title(loc="left")
+
+
+def test_scores_and_roc_of_a_machine_are_those_of_its_files(content, frame):
+    fan = frame.query("machine == 'fan' and `train.learning_rate` == 0.001")
+    trial = next(t for t in content.trials if t.seed == 0 and "=1e-3" in content.names[t.system])
+    (backend,) = fan["backend_id"].unique()
+    train, test = (pd.read_csv(trial.folder.score_view("last", "fan", split)) for split in ("train", "test"))
+    figure = asdray.plot(fan, "scores")
+    assert figure.get_suptitle() == ("dcase2023 fan, seed 0 (synthetic data)\nae_baseline lr=1e-3 · recon")
+    for axes, domain in zip(figure.axes, ("source", "target"), strict=True):
+        counts = {
+            f"{'anomaly' if label else 'normal'}, {domain}": int(
+                ((test.domain == domain) & (test.is_anomaly == label)).sum()
+            )
+            for label in (False, True)
+        }
+        named = [*(f"{name} ({n})" for name, n in counts.items()), "threshold"]
+        assert sorted(legend(axes)) == sorted(["training (12)", *named])
+        line = next(line for line in axes.lines if line.get_label() == "threshold")
+        assert line.get_xdata()[0] == decision_threshold(train[backend]).value
+        assert {colors.to_hex(patch.get_edgecolor()) for patch in axes.patches} <= PAPER
+    (axes,) = asdray.plot(fan, "roc").axes
+    known = (
+        pd.read_parquet(trial.folder.metrics)
+        .query("machine == 'fan' and section == 0")
+        .set_index("metric")["value"]
+    )
+    assert f"all clips: AUC {100 * known['mix_auc']:.1f}, pAUC {100 * known['mix_pauc']:.1f} %" in legend(
+        axes
+    )
+    assert axes.patches[0].get_x() == 0
+    assert axes.patches[0].get_width() == 0.1, "the rates that the pAUC sees"
+    assert axes.get_aspect() == 1
+
+
+def test_umap_shows_labels_domains_and_attributes(content, frame):
+    best = next(
+        panel for panel in content.panels() if embeddings.points_of(panel.trial, "last", panel.machine)
+    )
+    figure = asdray.plot(frame.query(f"machine == 'fan' and system == '{best.trial.system}'"), "umap")
+    first, second = figure.axes
+    train, test = (
+        pd.read_csv(best.trial.folder.score_view("last", "fan", split)) for split in ("train", "test")
+    )
+    assert legend(first)[:2] == [f"training, {d} ({(train.domain == d).sum()})" for d in ("source", "target")]
+    anomalies = ((test.domain == "target") & test.is_anomaly).sum()
+    assert f"test, anomaly, target ({anomalies})" in legend(first)
+    assert second.get_title() == "by attribute"
+    assert sum(int(re.search(r"\((\d+)\)$", text)[1]) for text in legend(second)) == 20
+
+
+def test_a_plot_of_a_trial_alone_names_its_options():
+    system = with_overrides(load_recipe("ae_baseline").system, {"train.learning_rate": 0.01}, "test")
+    alone = Trial("dcase2023", "ae_baseline", system, 0, ("fan",))
+    assert points.in_words(alone) == "ae_baseline lr=0.01"
+    assert points.in_words(dataclasses.replace(alone, label="ae_baseline epochs=3")) == "ae_baseline epochs=3"
+    assert (
+        points.in_words(dataclasses.replace(alone, system=load_recipe("ae_baseline").system)) == "ae_baseline"
+    )
+    assert points.in_words(dataclasses.replace(alone, recipe="mine")) == f"mine-{system.id}"
+
+
+def test_points_without_domain_label_or_place_for_a_colour():
+    many = [points.Point(f"section_00_0001_a{i % 12}.wav", i, 0.0, "test", 0, None, None) for i in range(40)]
+    first, second = points.picture(many, "x" * 300 + " $\\frac{ $").axes
+    assert legend(first) == ["test, unknown, domain unknown (40)"]
+    assert len(legend(second)) == 8
+    assert legend(second)[-1].startswith("5 others")
+
+
+def test_the_command_writes_the_picture_that_is_asked_for(world, content, tmp_path, asdray):
+    where = "--results", world.results
+    code, out, _ = asdray("plot", "scores", "tiny", *where, "--only", "machine=fan,valve")
+    folder = world.folder() / "plots" / "dcase2023"
+    paths = [folder / machine / "scores.png" for machine in ("fan", "valve")]
+    assert (code, out.split()) == (0, list(map(str, paths)))
+    assert size_in_inches(paths[0])[0] == pytest.approx(3.4, abs=0.01)
+    code, _, _ = asdray(
+        "plot",
+        "roc",
+        "tiny",
+        *where,
+        "--only",
+        "machine=fan seed=1 train.learning_rate=1e-3",
+        "--out",
+        tmp_path / "a.pdf",
+    )
+    assert code == 0
+    assert size_in_inches(tmp_path / "a.pdf")[0] == pytest.approx(3.4, abs=0.01)
+    trial = content.trials[0].folder.root
+    code, out, _ = asdray("plot", "curves", trial, "--out", tmp_path / "of", "--format", "svg")
+    assert (code, out) == (0, f"{tmp_path / 'of' / 'curves.svg'}\n")
+    assert "<svg" in (tmp_path / "of" / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["rok", "tiny"], "unknown picture 'rok'; did you mean 'roc'?"),
+        (["roc", "tiny", "--out", "x.png"], "--out x.png is one file, and there are 3 pictures"),
+        (["roc", "tiny", "--only", "machine=fam"], "no result has machine=fam; did you mean 'fan'?"),
+        (["roc", "tiny", "--only", "machines=fan"], "unknown column 'machines'; did you mean 'machine'?"),
+        (["roc", "tiny", "--only", "fan"], "'fan' must have the form name=value"),
+        (
+            ["umap", "tiny", "--only", "machine=valve"],
+            "there is no picture 'umap' of dcase2023 valve: there are no intact points",
+        ),
+        (["roc", "nothing"], "there is no sweep.yaml"),
+    ],
+)
+def test_faults_of_the_command_name_the_fix(world, content, asdray, arguments, fault):
+    code, _, error = asdray("plot", *arguments, "--results", world.results)
+    assert code == 2
+    assert fault in error
+
+
+def test_faults_of_tables_name_the_fix(frame):
+    for bad, fault in (
+        (frame.drop(columns="machine"), "the column 'machine' is missing"),
+        (frame[:0], "no rows left"),
+        (frame.query("metric != 'official'"), "choose one metric"),
+        (pd.concat([frame, frame.assign(dataset="official")]), "never stand in one picture"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            asdray.plot(bad, "leaderboard")
+    with pytest.raises(ValueError, match=r"has 3 \(dcase2023 fan, .*choose one"):
+        asdray.plot(frame, "roc")
+    strange = frame.copy()
+    strange.attrs = {}
+    with pytest.raises(ValueError, match="does not know its results folder.*attrs"):
+        asdray.plot(strange, "roc")
+
+
+def test_matplotlib_is_imported_only_where_it_draws():
+    for path in (Path(asdray.__file__).parent).rglob("*.py"):
+        for line in path.read_text().splitlines():
+            assert not re.match(r"(import|from) matplotlib", line), path

@@ -150,7 +150,7 @@ def write_results(
 
     Args:
         rank_by: the ranking column; default: the sweep's own ``rank_by``.
-        report: True to write ``report.html`` too; it needs ``trials.parquet``.
+        report: True to write ``report.html`` and the pictures too; they need ``trials.parquet``.
 
     Raises:
         ValueError: an unknown ``rank_by``.
@@ -174,15 +174,16 @@ def write_results(
 
 
 def _write_report(content: Content) -> None:
-    """Writes the report. A fault, but for one of the disk, is told and changes no exit code."""
-    from asdray.report import page
+    """Writes report and pictures. A fault, but for one of the disk, is told and changes no exit code."""
+    from asdray.report import page, pictures
 
-    path = content.folder.report
-    try:
-        page.write(replace(content, events=tuple(read(content.folder.events))))
-    except Exception as error:  # the tables are written, and right
-        raise_storage_fault(error, path)
-        notes.tell(f"{path} is not written ({type(error).__name__}: {error})")
+    content = replace(content, events=tuple(read(content.folder.events)))
+    for things, write in (("the report is", page.write), ("the pictures are", pictures.write)):
+        try:
+            write(content)
+        except Exception as error:  # the tables are written, and right
+            raise_storage_fault(error, content.folder.root)
+            notes.tell(f"{content.folder.root}: {things} not written ({type(error).__name__}: {error})")
 
 
 def write_metric(
