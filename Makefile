@@ -8,7 +8,7 @@ LEFT_OUT := $(if $(filter cpu,$(TORCH)),^(nvidia-|cuda-|triton==),^$$)
 BACKEND := $(if $(filter cpu,$(TORCH)),--torch-backend cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint type check format options lock audit perf chaos chaos-slurm fuzz soak benchmark clean
+.PHONY: help install demo test lint type check format options lock audit perf chaos chaos-slurm fuzz soak benchmark docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -103,6 +103,10 @@ benchmark: $(STAMP)  ## A year's recipes beside published results: DCASE=dcase20
 	$(if $(DCASE),,$(error name the year: make benchmark DCASE=dcase2022 [DATA=synthetic]))
 	$(BIN)/asdray benchmark $(DCASE) $(if $(filter synthetic,$(DATA)),--synthetic,$(if $(DATA),--data '$(DATA)')) \
 		$(foreach option,$(SET),--set '$(option)')
+
+docs: $(STAMP)  ## The pages of docs/ as a site in build/site; strict
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet -r pyproject.toml --extra docs
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:  ## Remove the demo and caches, keep .venv
 	rm -rf demo benchmark-synthetic .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -24,7 +24,15 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_readme_is_short_and_leads_to_every_page():
     readme = ROOT / "README.md"
     assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
-    assert {name_of(page) for page in DOCS} <= set(links(readme))
+    pages = {name_of(page) for page in DOCS} - {"docs/index.md"}
+    assert pages <= set(links(readme))
+
+
+def test_the_site_has_every_page():
+    listed = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    assert {page.name for page in DOCS} == set(re.findall(r"\w+\.md", listed))
+    index = next(page for page in DOCS if page.name == "index.md")
+    assert {page.name for page in DOCS} - {"index.md"} <= set(links(index))
 
 
 @each_page
@@ -86,6 +94,9 @@ def test_files_that_are_named_exist(page):
 def test_examples_of_yaml_are_valid(page, tmp_path):
     for text in blocks(page, "yaml"):
         value = yaml.safe_load(text)
+        files = [path for path in (ROOT / "examples").glob("*.yaml") if path.read_text() == text]
+        if files:  # used by tests/test_first_hour.py
+            continue
         if "frontend" in value:
             value.pop("about", None)
             validate(System, value, name_of(page))
@@ -93,7 +104,25 @@ def test_examples_of_yaml_are_valid(page, tmp_path):
             path = tmp_path / f"{value['name']}.yaml"
             path.write_text(text)
             load_sweep(path)
+        elif "submission" in value:  # the challenge's form
+            assert value.keys() == {"submission", "system", "results"}
         else:  # some keys of a sweep file
             whole = {"name": "some", "recipes": ["dis_baseline", "ae_baseline"], "dcase": "dcase2023"}
             whole["seeds"] = [0, 1, 2, 3]
             validate(Sweep, whole | value, name_of(page))
+
+
+@each_page
+def test_python_in_pages_is_that_of_the_files(page):
+    """Complete files stand behind their name; they are run by `test_first_hour`."""
+    text = page.read_text(encoding="utf-8")
+    for name, code in re.findall(
+        r"`(examples/\w+\.(?:py|yaml))`[^`]*```(?:python|yaml)\n(.*?)^```$", text, re.M | re.S
+    ):
+        assert code == (ROOT / name).read_text(encoding="utf-8"), name
+
+
+def test_every_example_stands_in_a_page():
+    whole = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for path in (ROOT / "examples").iterdir():
+        assert f"examples/{path.name}" in whole, path

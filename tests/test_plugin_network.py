@@ -50,10 +50,6 @@ def built(config, saved=None):
     return frontends.build(config.frontend, 6400, columns=None if saved else COLUMNS, saved=saved)
 
 
-def test_the_page_on_plugins_has_this_file():
-    assert f"```python\n{EXAMPLE.read_text()}```" in (EXAMPLE.parents[1] / "docs" / "plugins.md").read_text()
-
-
 def test_its_output_is_a_part_of_the_embedding_at_its_place():
     frontend = built(system(OWN)).eval()
     waves = torch.randn(3, 6400)
