@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asdray.stages.predict import predict as predict
     from asdray.stages.predict import predictor as predictor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Results": "asdray.results",

@@ -1,10 +1,13 @@
 """README and docs: links lead somewhere, commands and options exist, examples of YAML are valid."""
 
+import importlib.metadata
 import re
 
 import pytest
 import typer
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pages import DOCS, PAGES, ROOT, anchors, blocks, commands, links, name_of, prose
 
 from asdray.cli.main import app
@@ -126,3 +129,27 @@ def test_every_example_stands_in_a_page():
     whole = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for path in (ROOT / "examples").iterdir():
         assert f"examples/{path.name}" in whole, path
+
+
+def test_the_workflow_runs_targets_that_exist_and_all_of_ci_run():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    asked = {text.removeprefix("make ") for text in steps if text.startswith("make ")}
+    assert asked <= TARGETS
+    assert set(re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)) <= asked
+
+
+def test_an_install_without_cuda_leaves_out_what_torch_alone_needs():
+    makefile = (ROOT / "Makefile").read_text()
+    pattern = re.compile(re.search(r"filter cpu,\$\(TORCH\)\),(\S+),", makefile)[1])
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    left_out = {line.split("==")[0] for line in lock if pattern.search(line)}
+    assert "nvidia-cublas" in left_out
+    for distribution in importlib.metadata.distributions():
+        name = canonicalize_name(distribution.name)
+        if name != "torch" and name not in left_out:
+            needs = [Requirement(text) for text in distribution.requires or ()]
+            needs = {
+                canonicalize_name(r.name) for r in needs if not r.marker or r.marker.evaluate({"extra": ""})
+            }
+            assert not needs & left_out, name
