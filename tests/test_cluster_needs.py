@@ -1,6 +1,7 @@
 """Checks of a cluster before a sweep begins, without Ray: impossible requests, unfit nodes."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -240,9 +241,15 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
 
     from asdray.sweep.tune import _Names
 
-    names = _Names({i: f"dis_baseline-{i:08x} dcase2023 seed0" for i in range(1000)})
+    system = load_recipe("dis_baseline").system
+    trials = [
+        Trial("dcase2023", "dis_baseline", system, i, ("fan",), "dis_baseline lr=1") for i in range(1000)
+    ]
+    names = _Names(enumerate(trials))
     sent = cloudpickle.dumps(lambda index: f"train {names[index]}")
-    assert names[7] == "dis_baseline-00000007 dcase2023 seed0"
+    asked = SimpleNamespace(config={"job": 7})
+    assert names.shown(asked) == "train dis_baseline lr=1 dcase2023 seed7"
+    assert names.folder(asked) == f"dis_baseline-{system.id}-dcase2023-seed7"
     assert len(sent) < 5000
 
 

@@ -330,7 +330,7 @@ def test_a_sweep_leaves_a_source_alone_until_it_is_clustered(data, tmp_path):
     runs = [TrialRun(i, job, job.remaining(sweep, places), asked=True) for i, job in enumerate(jobs)]
     assert [run.index for run in in_training_order(runs[::-1])] == [0, 1], "the source is trained first"
     lines = plan_lines(sweep, jobs, places)
-    assert any(line.startswith(f"first, for pseudo-labels, {jobs[0].trial.name}: train ") for line in lines)
+    assert any(line.startswith(f"first, for pseudo-labels, {jobs[0].trial.title}: train ") for line in lines)
 
     pruner, stranger = Pruner(sweep, places), Pruner(sweep, places)
     for job in jobs:

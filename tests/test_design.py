@@ -27,6 +27,7 @@ LEVEL = {
     "provenance": 1,
     "allocator": 1,
     "full_disk": 1,
+    "fitted_table": 1,
     "aside": 1.5,
     "links": 1,
     "notes": 1,

@@ -436,7 +436,7 @@ def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
     assert "without" not in lines()[-1]
     studies.tell(second, "stopped")
     assert lines()[-1].startswith("about 80 min of training and ")
-    assert f"{jobs[2].trial.name}: stopped by the scheduler" in lines()
+    assert f"{jobs[2].trial.title}: stopped by the scheduler" in lines()
     search = SearchRun(studies)
     estimator = Estimator()
     for i, job in enumerate(jobs[:2]):

@@ -103,7 +103,7 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
         )  # fmt: skip
         shown = read_until(terminal, "waiting for another process", seconds=400)
         url = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+); metrics: http://", shown)[1]
-        titles = [f"ray::train {job.trial.name}" for job in (first, second)]
+        titles = [f"ray::train {job.trial.title}" for job in (first, second)]
         wait_for(lambda: titles[0] in workers(url), process, 200)
         worker = workers(url)[titles[0]]
     read_until(terminal, "clips/s")
@@ -129,7 +129,7 @@ def test_a_running_sweep_reports_its_progress_and_ctrl_c_stops_it(data, tmp_path
     status = asdray("status", "tiny", "--data", world.data, "--results", world.results).stdout
     assert "sweep tiny: running since" in status
     assert "Ray dashboard http://127.0.0.1:" in status
-    assert re.search(r"dis_spec_scac_fixed-\w+ dcase2023 seed0 .*/5000", status)
+    assert re.search(r"dis_spec_scac_fixed dcase2023 seed0 .*/5000", status)
     url = json.loads((world.folder() / "status.json").read_text())["metrics"]
     speed = r'ray_asdray_clips_per_second\{.*sweep="tiny".*\} (?!0\.0)'
     running = r'ray_asdray_trials\{.*state="running",sweep="tiny".*\} [12]\.0'
@@ -234,7 +234,7 @@ def test_a_dashboard_that_does_not_start_and_a_lost_worker_cost_a_line_each(data
     output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     assert "Ray's dashboard did not start (return code -9): the sweep goes on without it" in output
-    told = r"lost the worker of ae_baseline-\w+ dcase2023 seed0 \(its worker process has died[^)]*\): the training goes on"
+    told = r"lost the worker of ae_baseline dcase2023 seed0 \(its worker process has died[^)]*\): the training goes on"
     assert re.search(told, " ".join(output.split()))
     assert "Traceback" not in output
     assert "(raylet)" not in output

@@ -605,7 +605,7 @@ def test_status_before_during_and_after_a_run(world):
         text = status_text()
     assert "sweep s: running since" in text
     assert "1 done, 1 running, 1 failed of 3 trials" in text
-    assert re.search(rf"{jobs[1].trial.name}.* 1/4 +0\.2500 +0 +3 min", text)
+    assert re.search(rf"{jobs[1].trial.title}.* 1/4 +0\.2500 +0 +3 min", text)
     assert "OSError: disk full" in text
     text = status_text()
     assert f"not running; it was killed, and last heard of at {live.snapshot()['updated'][:10]}" in text

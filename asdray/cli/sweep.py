@@ -199,7 +199,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
         if events:
             print_line(title, to=sys.stderr)
         for event in events:
-            print_line(f"  {failure_line(event)}", to=sys.stderr)
+            print_line(f"  {failure_line(event, result.names)}", to=sys.stderr)
     if result.unfinished:
         print_line(f"not complete: {', '.join(result.unfinished)}", to=sys.stderr)
     if result.failures or result.unfinished:
@@ -211,10 +211,14 @@ def print_board(board: Leaderboard, title: str) -> None:
     from asdray.evaluation import leaderboard as text
     from asdray.evaluation.published import beside
 
-    _print_table(text.rich_table(board, title=title), text.notes(board))
+    width = console().width
+    table, narrow = text.rich_table(board, title, width)
+    _print_table(table, [*narrow, *text.notes(board)])
     frame = beside(board)
     if len(frame):
-        _print_table(text.beside_table(frame), [text.BESIDE_NOTE])
+        table, left_out = text.beside_table(frame, width)
+        narrow = [f"Left out at this width: {', '.join(left_out)}."] if left_out else []
+        _print_table(table, [*narrow, text.BESIDE_NOTE])
 
 
 def _print_table(table: Table, notes: Iterable[str]) -> None:

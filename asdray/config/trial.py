@@ -90,7 +90,8 @@ class Trial:
             return None
         one_seed = system.frontend.learns or system.frontend.has_one_seed
         seed = SOURCE_SEED if one_seed else self.seed
-        return Trial(self.dcase, clustering.source.recipe, system, seed, machines)
+        recipe = clustering.source.recipe
+        return Trial(self.dcase, recipe, system, seed, machines, recipe)
 
     def backends(self, requested: tuple[Backend, ...]) -> tuple[Backend, ...]:
         """The requested backends whose embeddings the frontend has, then the frontend's own scores."""

@@ -24,7 +24,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from rich.table import Table
-from rich.text import Text
 
 from asdray import store
 from asdray.config.recipe_use import RecipeUse
@@ -41,6 +40,7 @@ from asdray.evaluation.tables import (
     system_labels,
     write_csv,
 )
+from asdray.fitted_table import NumberColumn, TextColumn, fitted
 from asdray.printable import printable
 
 ID_COLUMNS = (
@@ -65,6 +65,7 @@ class Leaderboard:
         metric: ``official``, or one of `metrics.METRICS`.
         notes: sentences to print with the table; the first states the kind of data.
         recipes: the sweep's recipes: what they say to reproduce counts as for shipped recipes.
+        labels: system -> its name for people, see `asdray.config.system_names`; of the sweep's trials.
     """
 
     frame: pd.DataFrame
@@ -74,6 +75,7 @@ class Leaderboard:
     metric: str = "official"
     notes: tuple[str, ...] = ()
     recipes: Mapping[str, RecipeUse] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> tuple[str, ...]:
@@ -337,20 +339,63 @@ def notes(board: Leaderboard) -> list[str]:
     return [*board.notes, *selected, *labels, *(f"[{i}] {source}" for source, i in _sources(board).items())]
 
 
-def rich_table(board: Leaderboard, title: str = "") -> Table:
-    """The leaderboard for a terminal; print `notes` below the table."""
-    names, scores, rows = _cells(board)
-    return _grid(f"{title} ({board.dataset} data)".strip(), [*names, *scores], rows, names[1:])
+def rich_table(board: Leaderboard, title: str = "", width: int = 200) -> tuple[Table, list[str]]:
+    """The leaderboard for a terminal of a width, and a note on columns left out; print `notes` below it.
+
+    Systems have their names for people. Counts of seeds stand at incomplete scores only, means where there
+    is more than one year.
+    """
+    ranks = [NO_VALUE if pd.isna(rank) else str(rank) for rank in board.frame["rank"]]
+    texts = [TextColumn("rank", ranks, right=True), TextColumn("system", _people_names(board))]
+    others = {
+        name: cells for name, cells in _names(board).items() if name not in ("system", "options", "origin")
+    }
+    texts += [TextColumn(name, cells) for name, cells in others.items()]
+    table, left_out = fitted(f"{title} ({board.dataset} data)".strip(), texts, _number_columns(board), width)
+    return table, [
+        f"Left out at this width: {', '.join(left_out)}. The files have all columns."
+    ] if left_out else []
 
 
-def _grid(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> Table:
-    """A table for a terminal; columns in ``left`` are aligned left, the others right."""
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
-    for cells in rows:
-        table.add_row(*(Text(printable(cell)) for cell in cells))  # as a text, `[1]` would be markup
-    return table
+def _people_names(board: Leaderboard) -> list[str]:
+    """The name of every row's system for people; a published one has the number of its source."""
+    numbers = _sources(board)
+    own = system_labels(board.frame[["system", "recipe", "options"]].to_dict("records"))
+    names = []
+    for row, name in zip(board.frame.to_dict("records"), own, strict=True):
+        if row["origin"] == "ours":
+            names.append(board.labels.get(row["system"], f"{name} {row['options']}".strip()))
+        else:
+            source = row["source"]
+            names.append(f"{name} [{numbers[source]}]" if source else f"{name} (published)")
+    return names
+
+
+def _number_columns(board: Leaderboard) -> list[NumberColumn]:
+    """The scores and means; the more a column has to do with the rank, the more important it is."""
+    years = {name.rpartition("-")[0] for name in board.names}
+    over = averaged(board.rank_by, board.names)
+    rows = board.frame.to_dict("records")
+    columns = []
+    for name in board.names:
+        cells = [_short_score(*(row[c] for c in score_columns(name))) for row in rows]
+        decides = name == board.rank_by or over == (name,)
+        columns.append(NumberColumn(name, cells, None if decides else 3 if name in over else 2))
+    for mean in board.means:
+        if len(years) > 1 or mean == board.rank_by:
+            cells = [(percent(row[mean]), "") for row in rows]
+            importance = 0 if mean.endswith("hmean") else 1
+            columns.append(
+                NumberColumn(MEAN_TITLES[mean], cells, None if mean == board.rank_by else importance)
+            )
+    return columns
+
+
+def _short_score(mean: float, std: float, n: Any, n_expected: Any) -> tuple[str, str]:
+    """``70.19`` and ``± 0.53``; with ``1 of 2`` for an incomplete score."""
+    spread = "" if math.isnan(std) else f"± {percent(std)}"
+    count = "" if pd.isna(n) or n == n_expected else f"({n} of {n_expected})"
+    return percent(mean), f"{spread} {count}".strip()
 
 
 def markdown(board: Leaderboard) -> str:
@@ -476,10 +521,24 @@ def _yes_or_no(value: Any) -> str:
     return NO_VALUE if pd.isna(value) else "yes" if value else "no"
 
 
-def beside_table(frame: pd.DataFrame) -> Table:
-    """`asdray.evaluation.published.beside` for a terminal."""
+def beside_table(frame: pd.DataFrame, width: int = 200) -> tuple[Table, list[str]]:
+    """`asdray.evaluation.published.beside` for a terminal of a width, and the titles of columns left out."""
     header, rows = beside_cells(frame)
-    return _grid("ours beside the published results that they follow", header, rows, header[:3])
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    texts = {title: columns.pop(title) for title in (*header[:3], "published", "caveat") if title in columns}
+    importance = {"ours": None, "their score": 4, "difference": 3, "within tolerance": 2, "within spread": 1}
+    numbers = [
+        NumberColumn(title, [_stacked(cell) for cell in cells], importance.get(title, 0))
+        for title, cells in columns.items()
+    ]
+    title = "ours beside the published results that they follow"
+    return fitted(title, [TextColumn(*column) for column in texts.items()], numbers, width)
+
+
+def _stacked(score: str) -> tuple[str, str]:
+    """A score and its spread, apart."""
+    mean, mark, spread = score.partition(" ± ")
+    return mean, f"± {spread}" if mark else ""
 
 
 # ------------------------------------------------------------------------------------------------- files

@@ -68,7 +68,6 @@ class Content:
         selection: the rows of ``selection.csv``; None without a choice.
         studies: recipe -> study of Optuna's, of a search.
         events: the sweep's log, see `asdray.sweep.events`.
-        labels: system -> its name for people, see `asdray.config.system_names`; of the sweep's trials.
         known_trials: the trials; None: those in the folder's ``trials.parquet``.
     """
 
@@ -78,7 +77,6 @@ class Content:
     selection: pd.DataFrame | None = None
     studies: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
     known_trials: Sequence[TrialRow] | None = None
 
     @cached_property
@@ -128,7 +126,8 @@ class Content:
         """System -> its name for people; ensembles have their own."""
         rows = self._ours[["system", "recipe", "options"]].to_dict("records")
         labels = zip(rows, system_labels(rows), strict=True)
-        return {row["system"]: f"{label} {row['options']}".strip() for row, label in labels} | {**self.labels}
+        own = {row["system"]: f"{label} {row['options']}".strip() for row, label in labels}
+        return {**own, **self.board.labels}
 
     @cached_property
     def rows(self) -> list[tuple[str, str, str]]:

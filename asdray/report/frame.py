@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def content_of(frame: pd.DataFrame) -> Content:
         whole = [f"{d}-{s}" for d, s in scores if tables.coverage(d, s, context.machines[d]) == "all"]
         extra = published.leaderboard_rows(whole, metric)
     board = leaderboard.build(scores, context, extra=extra, metric=metric)
+    board = replace(board, labels=_labels(frame))
     folder = SweepDir(Path(frame.attrs.get(FOLDER, "")))
-    return Content(folder, board, scores, labels=_labels(frame), known_trials=_trials(frame))
+    return Content(folder, board, scores, known_trials=_trials(frame))
 
 
 def _metric(frame: pd.DataFrame) -> str:

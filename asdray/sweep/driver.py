@@ -76,7 +76,13 @@ class Driver:
         """True if the worker of a training also extracts, even for a trial that is already trained."""
         running = sweep_run.folder.running
         self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap, running, self._task_lost)
-        self._watch = Watch(sweep_run.folder, self._sweep.stall_after, self._warn, cluster.node)
+        self._watch = Watch(
+            sweep_run.folder,
+            self._sweep.stall_after,
+            self._warn,
+            cluster.node,
+            names=lambda: sweep_run.progress.names,
+        )
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
         self._ray = RayWatch()
@@ -244,7 +250,7 @@ class Driver:
             case "start":
                 run.phase = "training"
             case "waiting":
-                self._view.line(f"waiting for another process that trains {run.trial.name} {value}")
+                self._view.line(f"waiting for another process that trains {run.trial.title} {value}")
             case "source":
                 self._view.source_epoch(value)
                 self._watch.took("train", value["seconds"])
@@ -261,7 +267,7 @@ class Driver:
                 self._stopped_early(run)
             case "lost":
                 why = f"{value}{self._watch.last_words(run.trial)}"
-                self._warn(f"lost the worker of {run.trial.name} ({why}): the training goes on in another")
+                self._warn(f"lost the worker of {run.trial.title} ({why}): the training goes on in another")
             case "error":
                 reason = f"{value}{self._watch.last_words(run.trial)}"
                 self._sweep_run.record(run, failed(event_of(run.trial, "train"), reason))
@@ -352,7 +358,7 @@ class Driver:
     def _task_lost(self, task: Task, reason: str) -> None:
         """Tells of a task that runs once more."""
         why = f"{reason}{self._watch.last_words(task.run.trial)}"
-        text = f"lost the worker of {task.kind} {task.machine} of {task.run.trial.name} ({why})"
+        text = f"lost the worker of {task.kind} {task.machine} of {task.run.trial.title} ({why})"
         self._warn(f"{text}: the task runs in another")
 
     def _task_ended(self, task: Task, events: list[Event]) -> None:

@@ -60,6 +60,11 @@ class Job:
         return remaining(self.trial, self.steps(sweep, places), failures)
 
 
+def names_of(jobs: Iterable[Job]) -> dict[str, str]:
+    """System -> its name for people, of the systems of a sweep."""
+    return {job.trial.system_name: job.trial.label or job.trial.system_name for job in jobs}
+
+
 def is_complete(steps: Iterable[Step]) -> bool:
     return all(step.complete for step in steps)
 

@@ -110,7 +110,7 @@ def sweep(
                 [f"sweep {plan.name}: {found.trials} trials", *summary_lines(found.counts, found.failures)]
             )
         )
-    failures = tuple(failure_line(event) for event in (*found.failures, *found.failed_before))
+    failures = tuple(failure_line(event, found.names) for event in (*found.failures, *found.failed_before))
     print("".join(f"FAILED {line}\n" for line in failures), end="")
     return Results(found.folder, unfinished=tuple(found.unfinished), failures=failures)
 

@@ -25,7 +25,7 @@ from asdray.stages.trial_json import read_inputs
 from asdray.store import Places
 from asdray.sweep import ensembles
 from asdray.sweep.events import OUT_OF_MEMORY, read, split_trainings
-from asdray.sweep.jobs import Job
+from asdray.sweep.jobs import Job, names_of
 from asdray.sweep.summaries import made
 
 if TYPE_CHECKING:
@@ -247,11 +247,10 @@ def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, ran
     if len(set().union(*(snapshot.sources for snapshot in snapshots.values() if snapshot))) > 1:
         notes += tuple(_source_notes([of_path[path] for path in finished], sweep, places))
     notes += tuple(memory_notes(store.SweepDir(store.sweep_dir(places.results, sweep.name)).events, jobs))
-    board = replace(board, notes=notes, recipes=sweep.recipes)
+    board = replace(board, notes=notes, recipes=sweep.recipes, labels=names_of(jobs))
     folder = store.SweepDir(store.sweep_dir(places.results, sweep.name))
     shown = chosen.tables if chosen and not sweep.confirm else scores
-    names = {trial.system_name: trial.label for trial in trials}
-    return Content(folder, board, shown, rows, studies.studies if studies else {}, labels=names)
+    return Content(folder, board, shown, rows, studies.studies if studies else {})
 
 
 def _finished(job: Job, sweep: Sweep, places: Places) -> Snapshot | None:

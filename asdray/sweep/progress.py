@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from asdray import provenance, store
+from asdray.fitted_table import NumberColumn, TextColumn, fitted
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
-from asdray.sweep.jobs import TrialRun
+from asdray.sweep.jobs import TrialRun, names_of
 from asdray.terminal import console
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ class Progress:
             for has_all_trials, (_, row) in zip(complete, ours.head(TOP_ROWS).iterrows(), strict=False)
         ]
 
+    @property
+    def names(self) -> dict[str, str]:
+        """System -> its name for people."""
+        return names_of(run.job for run in self._runs)
+
     def snapshot(self, state: str = "running") -> dict[str, Any]:
         """The content of ``status.json``.
 
@@ -136,7 +141,7 @@ class Progress:
             "seconds_left": seconds,
             "to_come": count_upcoming(self.estimator.upcoming),
             "without": estimate.unknown_systems,
-            "leaderboard": self._leaderboard,
+            "leaderboard": [{**row, "name": self.names.get(row["system"], "")} for row in self._leaderboard],
         }
 
 
@@ -146,6 +151,7 @@ def _training(run: TrialRun, progress: Mapping[str, Any]) -> dict[str, Any]:
     clips = sum(run.job.dataset.machines[m].count(split="train") for m in unit.machines)
     return {
         "trial": run.trial.name,
+        "title": run.trial.title,
         "unit": unit.name,
         "epoch": progress["epoch"],
         "epochs": progress["epochs"],
@@ -185,6 +191,7 @@ class _Running:
     loss: float
     clips_per_second: float
     seconds_left: FiniteFloat
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,7 @@ class _Best:
     score: float
     dataset: str
     complete: bool
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -342,10 +350,11 @@ class View:
     def stage_ended(self, event: Event) -> None:
         """Prints a line for a failure or a finished training."""
         if event["status"] == "failed":
-            self.line(f"FAILED {failure_line(event)}", style="red")
+            names = self._progress.names if self._progress else {}
+            self.line(f"FAILED {failure_line(event, names)}", style="red")
         elif event["stage"] == "train" and not event["found"]:
-            name = f"{event['system']} {event['dcase']} seed{event['seed']} {event['unit']}"
-            self.line(f"trained {name} in {event['seconds']:.1f} s")
+            names = self._progress.names if self._progress else {}
+            self.line(f"trained {title_of(event, names)} {event['unit']} in {event['seconds']:.1f} s")
 
     def source_epoch(self, progress: Mapping[str, Any]) -> None:
         """Prints a line a minute about the training of a system that is clustered for another one."""
@@ -358,7 +367,7 @@ class View:
         """Prints a line for a trial that ended; ``word`` is for a good end (``ok``)."""
         self._ended += 1
         self.line(
-            f"{word if ok else 'incomplete'}: {run.trial.name} ({self._ended} of {self._total} trials)",
+            f"{word if ok else 'incomplete'}: {run.trial.title} ({self._ended} of {self._total} trials)",
             style="" if ok else "red",
         )
 
@@ -375,36 +384,58 @@ class View:
             if self._metrics:
                 self._metrics.set(snapshot)
         if self._live and "draw" in due:
-            self._live.update(render(snapshot), refresh=True)
+            size = self.console.size
+            self._live.update(render(snapshot, size.width, size.height), refresh=True)
         elif not self._live and "line" in due:
             self.line(trials_line(snapshot))
 
 
-def render(snapshot: Mapping[str, Any]) -> RenderableType:
-    """The live view: running trainings, top of the leaderboard, and `trials_line`."""
+def render(snapshot: Mapping[str, Any], width: int = 200, height: int | None = None) -> RenderableType:
+    """The live view: running trainings, top of the leaderboard, and `trials_line`.
+
+    Args:
+        width: of the screen; a training and a row of the leaderboard take at most two lines.
+        height: of the screen, on which all has a place but for the last trainings; None: without a limit.
+    """
     parts: list[RenderableType] = []
-    if snapshot["training"]:
-        table = Table("training", "unit", "epoch", "loss", "clips/s", "left", box=None, padding=(0, 2, 0, 0))
-        for t in snapshot["training"]:
-            table.add_row(
-                t["trial"],
-                t["unit"],
-                f"{t['epoch']}/{t['epochs']}",
-                f"{t['loss']:.4f}",
-                f"{t['clips_per_second']:.0f}",
-                duration(t["seconds_left"]),
-            )
-        parts.append(table)
-    if snapshot["leaderboard"]:
-        best = snapshot["leaderboard"][0]
-        title = "best so far" if best["dataset"] == "official" else f"best so far ({best['dataset']} data)"
-        table = Table(title, "backend", best["column"], box=None, padding=(0, 2, 0, 0))
-        for row in snapshot["leaderboard"]:
-            complete = "" if row["complete"] else " (not all trials yet)"
-            table.add_row(row["system"], row["backend"], f"{100 * row['score']:.2f}{complete}")
-        parts.append(table)
+    best, training = snapshot["leaderboard"], snapshot["training"]
+    if height is not None:
+        training = training[: max(1, (height - 2 * len(best) - 7) // 2)]
+    if training:
+        parts.append(_training_table(training, width))
+        if more := len(snapshot["training"]) - len(training):
+            parts.append(f"and {more} more trainings")
+    if best:
+        parts.append(_best_table(best, width))
     parts.append(trials_line(snapshot))
     return Group(*parts)
+
+
+def _training_table(training: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
+    # The unit of all machines is the whole trial.
+    units = ["" if t["unit"].partition("-")[0] == "all" else t["unit"] for t in training]
+    titles = [f"{t.get('title') or t['trial']} {unit}" for t, unit in zip(training, units, strict=True)]
+    numbers = {
+        "epoch": [f"{t['epoch']}/{t['epochs']}" for t in training],
+        "loss": [f"{t['loss']:.4f}" for t in training],
+        "clips/s": [f"{t['clips_per_second']:.0f}" for t in training],
+        "left": [duration(t["seconds_left"]) for t in training],
+    }
+    columns = [NumberColumn(name, [(cell, "") for cell in cells]) for name, cells in numbers.items()]
+    return fitted("", [TextColumn("training", titles)], columns, width)[0]
+
+
+def _best_table(best: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
+    kind = best[0]["dataset"]
+    names = [row.get("name") or row["system"] for row in best]
+    texts = [
+        TextColumn("best so far" if kind == "official" else f"best so far ({kind} data)", names),
+        TextColumn("backend", [row["backend"] for row in best]),
+    ]
+    scores = [
+        (f"{100 * row['score']:.2f}", "" if row["complete"] else "(not all trials yet)") for row in best
+    ]
+    return fitted("", texts, [NumberColumn(best[0]["column"], scores)], width)[0]
 
 
 def trials_line(snapshot: Mapping[str, Any]) -> str:
@@ -422,11 +453,21 @@ def trials_line(snapshot: Mapping[str, Any]) -> str:
     return f"{text} without the {n} systems to come" if (n := snapshot.get("without")) else text
 
 
-def failure_line(event: Event) -> str:
-    """``extract fan: wrong rate (dis_baseline-1a2b3c4d dcase2023 seed0)``."""
+def title_of(event: Event, names: Mapping[str, str]) -> str:
+    """The trial of an event, ``dis_baseline loss=arcface dcase2023 seed0``; ``names``: system -> name."""
+    return f"{names.get(event['system'], event['system'])} {event['dcase']} seed{event['seed']}"
+
+
+def failure_line(event: Event, names: Mapping[str, str]) -> str:
+    """``extract fan: wrong rate (dis_baseline lr=3e-4 dcase2023 seed0, in dis_baseline-1a2b3c4d)``.
+
+    Args:
+        names: system -> its name for people. The system's own name is that of the folder with the logs.
+    """
     stage = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
-    trial = f"{event['system']} {event['dcase']} seed{event['seed']}"
-    return f"{stage}: {event['error']} ({trial})"
+    system = event["system"]
+    folder = f", in {system}" if names.get(system, system) != system else ""
+    return f"{stage}: {event['error']} ({title_of(event, names)}{folder})"
 
 
 @dataclass(frozen=True)

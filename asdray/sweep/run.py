@@ -20,7 +20,7 @@ from asdray.stages.made_by import present_lines
 from asdray.store import Places
 from asdray.sweep import inputs, outputs
 from asdray.sweep.events import Event, EventLog, key_of
-from asdray.sweep.jobs import Job, TrialRun, log_found
+from asdray.sweep.jobs import Job, TrialRun, log_found, names_of
 from asdray.sweep.keep import remove_deleted
 from asdray.sweep.outputs import changes
 from asdray.sweep.plan import with_datasets_of_now
@@ -67,7 +67,8 @@ class Result:
         folder: the sweep's folder.
         trials: number of trials of the sweep; of a search, those of the suggested systems.
         counts: stage -> numbers of steps, over the trials that the run was asked for.
-        unfinished: names of incomplete trials that the run was asked for; the last item is a text such as
+        names: system -> its name for people.
+        unfinished: titles of incomplete trials that the run was asked for; the last item is a text such as
             ``the search (3 systems to come)`` if a search has not suggested all its systems.
         failures: failures of this run.
         failed_before: failures of earlier runs that would happen again; the run did not repeat their stages.
@@ -78,6 +79,7 @@ class Result:
     folder: Path
     trials: int
     counts: Mapping[str, StageCounts]
+    names: Mapping[str, str]
     unfinished: Sequence[str]
     failures: Sequence[Event]
     failed_before: Sequence[Event]
@@ -235,7 +237,7 @@ def _result(
     given_up = sum((run.steps - run.complete_steps for run in runs if run.stopped_early), Counter())
     complete = _count_complete(runs)
     stages = [stage for stage in STAGES if stage != "umap" or sweep_run.sweep.umap]
-    unfinished = [run.trial.name for run in runs if not run.complete and not run.stopped_early]
+    unfinished = [run.trial.title for run in runs if not run.complete and not run.stopped_early]
     if (search := sweep_run.search) and not search.exhausted:  # Ray Tune ended too soon, or was stopped
         unfinished += [f"the search ({', '.join(upcoming_texts(count_upcoming(search.upcoming)))})"]
     return Result(
@@ -252,6 +254,7 @@ def _result(
             )
             for stage in stages
         },
+        names=names_of(run.job for run in sweep_run.runs),
         unfinished=unfinished,
         failures=log.failures,
         failed_before=failed_before,

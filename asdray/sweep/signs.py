@@ -78,9 +78,14 @@ class Sign:
     @property
     def name(self) -> str:
         """The step in words: ``train fan of dis_baseline-1a2b3c4d dcase2023 seed0``."""
+        return self.title({})
+
+    def title(self, names: Mapping[str, str]) -> str:
+        """`name` for people; ``names``: system -> its name for people."""
         step = self.step
         what = " ".join(str(step[k]) for k in ("stage", "backend", "machine", "unit") if step.get(k))
-        return f"{what} of {step['system']} {step['dcase']} seed{step['seed']}"
+        system = names.get(step["system"], step["system"])
+        return f"{what} of {system} {step['dcase']} seed{step['seed']}"
 
     @property
     def memory_text(self) -> str:

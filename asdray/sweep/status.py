@@ -22,7 +22,7 @@ from asdray.store import Places, SweepDir
 from asdray.sweep import progress
 from asdray.sweep.estimate import Estimate, Estimator, depends_on, sum_stages
 from asdray.sweep.events import Event, History, key_of
-from asdray.sweep.jobs import Job, Remaining, event_at, is_complete, remaining
+from asdray.sweep.jobs import Job, Remaining, event_at, is_complete, names_of, remaining
 from asdray.sweep.keep import kept_shares
 from asdray.sweep.outputs import changes
 from asdray.sweep.progress import duration, failure_line, render, size
@@ -55,6 +55,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     makers: list[frozenset[Made]] = []
     given_up: set[str] = set()
     upcoming: list[str] = []
+    names = names_of(jobs)
     if sweep.search.samples:
         studies = read_studies(sweep, places)
         given_up = stopped_trials(studies, jobs)
@@ -79,7 +80,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
         parts += [Text(""), render(snapshot)]
     if failures:
         parts += [Text(""), Text("failed (a run tries again what may help; --retry-failed everything):")]
-        parts += [Text(f"  {failure_line(event)}") for event in failures]
+        parts += [Text(f"  {failure_line(event, names)}") for event in failures]
     return Group(*parts)
 
 
@@ -255,7 +256,7 @@ def plan_lines(
         if only(job):
             totals += planned.counts()
             makers.append(planned.made)
-            lines.append(f"{job.trial.name}: {planned.text()}")
+            lines.append(f"{job.trial.title}: {planned.text()}")
             if planned.left.units and not planned.given_up:
                 sources |= _Source.each(job, planned.left.units, places)
                 threads = max(threads, job.trial.system.train.threads)
@@ -295,7 +296,7 @@ class _Source:
         parts = [f"train {unit.name}" for unit in units if not snapshot.train(unit).complete]
         parts += [f"extract {len(lacking)} machines"] if lacking else []
         parts += [f"cluster {len(left)} machines"]
-        return [f"first, for pseudo-labels, {trial.name}: {', '.join(parts)}"] if left else []
+        return [f"first, for pseudo-labels, {trial.title}: {', '.join(parts)}"] if left else []
 
 
 def _total_lines(totals: Mapping[str, int]) -> list[str]:

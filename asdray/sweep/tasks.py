@@ -292,7 +292,7 @@ class TaskPool:
 
     def _submit(self, task: Task) -> None:
         job = task.run.job
-        options: dict[str, Any] = {"name": f"{task.kind} {task.machine} {job.trial.name}"}
+        options: dict[str, Any] = {"name": f"{task.kind} {task.machine} {job.trial.title}"}
         node = None
         if task.kind in self._unreserved:
             node = self._nodes.least_busy((node for *_, node in self._running.values()), task.avoided)

@@ -198,7 +198,7 @@ class TrainingWorker:
     def _on_epoch_of_source(self, source: Trial, progress: Mapping[str, Any]) -> None:
         if time.monotonic() - self._last_report >= REPORT_SECONDS:
             self._last_report = time.monotonic()
-            self._report({"source": {**progress, "trial": source.name}})
+            self._report({"source": {**progress, "trial": source.title}})
 
     def _extract(self, unit: Unit) -> None:
         from asdray.sweep.tasks import extract_machine
@@ -244,7 +244,7 @@ def _set_process_title(trial: Trial) -> None:
     """
     set_title = getattr(ray._raylet, "setproctitle", None)  # not public: without it Ray's title stays
     if set_title and ray.is_initialized():
-        set_title(f"ray::train {trial.name}")
+        set_title(f"ray::train {trial.title}")
 
 
 @dataclass(frozen=True)

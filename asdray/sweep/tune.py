@@ -64,7 +64,7 @@ class TuneThread(threading.Thread):
         logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
         self._news = news
         self._stop_event = threading.Event()
-        self._names = _Names({index: trial.name for index, trial in trials.items()})
+        self._names = _Names(trials)
         self._feed = Feed() if options.judge else None
         need, task_need = needs["train"], larger(needs["extract"], needs["umap"])
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -105,7 +105,7 @@ class TuneThread(threading.Thread):
     def feed(self, index: int, trial: Trial, sample: Sample | None = None) -> None:
         """Hands over one more trial of a search; ``sample`` if the trial is judged."""
         assert self._feed is not None
-        self._names[index] = trial.name
+        self._names[index] = trial
         assignment = Assignment(trial, sample.name, sample.number) if sample else Assignment(trial)
         self._feed.put({"job": index, "assignment": assignment})
 
@@ -232,8 +232,11 @@ class _StopWhenAsked(tune.Stopper):
         return self._stop.is_set()
 
 
-class _Names(dict[int, str]):
-    """Index -> name of a trial. Pickled empty: Tune pickles the names once per trial and reads no copy."""
+class _Names(dict[int, Trial]):
+    """Index -> trial, for the names of Tune's trials.
+
+    Pickled empty: Tune pickles the names once per trial and reads no copy.
+    """
 
     def __reduce__(self) -> tuple:
         return _Names, ()
@@ -244,11 +247,11 @@ class _Names(dict[int, str]):
     # Not lambdas: Tune would write three kilobytes of a lambda's code with every trial.
     def shown(self, trial: Any) -> str:
         """The name of a Tune trial."""
-        return f"train {self[trial.config['job']]}"
+        return f"train {self[trial.config['job']].title}"
 
     def folder(self, trial: Any) -> str:
         """The name of a Tune trial's folder below its logs."""
-        return self[trial.config["job"]].replace(" ", "-")
+        return self[trial.config["job"]].name.replace(" ", "-")
 
 
 # ------------------------------------------------------------------------------------------- of a search

@@ -50,15 +50,22 @@ class Watch:
         stall_after: the time asked for, in seconds; None for the default.
         say: prints a line.
         node: Ray's id of the driver's node.
+        names: gives system -> its name for people.
     """
 
     def __init__(
-        self, folder: store.SweepDir, stall_after: float | None, say: Callable[[str], None], node: str = ""
+        self,
+        folder: store.SweepDir,
+        stall_after: float | None,
+        say: Callable[[str], None],
+        node: str = "",
+        names: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._folder = folder
         self._stall_after = stall_after
         self._say = say
         self._node = node
+        self._names = names
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
         self._seen: dict[Path, tuple[int, float]] = {}
         """File -> number of signs, and the time on the watch's own clock when the number was new."""
@@ -146,7 +153,7 @@ class Watch:
             remote = ray.remote(num_cpus=0, max_retries=0)(end_hung)
             remote = remote.options(name=f"end {sign.name}", scheduling_strategy=there)
             future = remote.remote(file, sign, stacks, text).future()
-        self._ending[file] = future, self._clock, f"{sign.name}: {text}"
+        self._ending[file] = future, self._clock, f"{sign.title(self._names())}: {text}"
 
 
 # ------------------------------------------------------------------------------------------- on the node
