@@ -153,3 +153,10 @@ def test_an_install_without_cuda_leaves_out_what_torch_alone_needs():
                 canonicalize_name(r.name) for r in needs if not r.marker or r.marker.evaluate({"extra": ""})
             }
             assert not needs & left_out, name
+
+
+def test_pictures_are_few_and_shown():
+    pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg")]
+    assert sum(path.stat().st_size for path in pictures) < 600_000
+    shown = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
+    assert set(pictures) <= shown
