@@ -5,6 +5,7 @@ The numbers are those of the report's sections. A picture is None where there is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_ROWS = 20
-"""Rows of a leaderboard."""
+MOST_ROWS = {"ours": 12, "published": 8}
+"""Rows of a leaderboard by their origin, the best ones."""
 
-MOST_MAP_ROWS, FEWEST_MAP_ROWS = 60, 5
+MOST_MAP_ROWS, FEWEST_MAP_ROWS = 40, 5
 """Rows of all heat maps together, of which each has some."""
 
 MOST_LINES, MOST_NAMES = 300, 8
@@ -68,12 +69,18 @@ def _tops(labels: Sequence[Sequence[str]], body: float) -> Iterator[float]:
     yield top
 
 
+def _in_lines(name: str) -> list[str]:
+    """The name of a row in at most two lines of small text."""
+    return drawing.wrapped(name, 60, 2)
+
+
 def _row_label(axes: Axes, bottom: float, label: Sequence[str], colour: str = "black") -> None:
     """The name of a row above its scores; ``bottom`` in inches from the top of the axes."""
     place = axes.get_yaxis_transform()  # x in parts of the axis
     lines = "\n".join(label)
     text = axes.text(0, bottom, lines, transform=place, va="bottom", fontsize=SMALL, color=colour)
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    text.set_in_layout(False)  # a name that is too wide by a letter does not make the axes smaller
 
 
 # -------------------------------------------------------------------------------------------- leaderboard
@@ -95,14 +102,15 @@ def leaderboard(content: Content) -> Figure | None:
     rows = [row for row in shown.rows if any(row.scores[one.place].value is not None for one in series)]
     if not rows:
         return None
-    top_rows = rows[:MOST_ROWS]
-    labels = [drawing.wrapped(_label(row), 74, 2) for row in top_rows]
+    best = [[row for row in rows if row.origin == origin][:most] for origin, most in MOST_ROWS.items()]
+    top_rows = sorted(itertools.chain(*best), key=rows.index)
+    labels = [_in_lines(_label(row)) for row in top_rows]
     *tops, height = _tops(labels, 0.07 + 0.09 * len(series))
     with drawing.sheet(height + 0.6 + _LINE * math.ceil(len(series) / 2), _title(content)) as figure:
         axes = figure.subplots()
         for row, label, top in zip(top_rows, labels, tops, strict=True):
             below = top + _LINE * len(label)
-            _row_label(axes, below, label, GREY if row.origin == "published" else "black")
+            _row_label(axes, below, label, "0.4" if row.origin == "published" else "black")
             _dots(axes, row, series, below + 0.05)
             axes.axhline(top - 0.01, color="0.9", linewidth=0.5)
         for one in series:
@@ -162,7 +170,7 @@ def machines(content: Content) -> Figure | None:
         return None
     values = [value for heat_map in found.values() for line in heat_map.values for value in line]
     low, high = min(values), max(values)
-    labels = {key: [drawing.wrapped(name, 74, 2) for name in one.rows] for key, one in found.items()}
+    labels = {key: [_in_lines(name) for name in one.rows] for key, one in found.items()}
     heights = [[*_tops(of, _CELL + 0.06)][-1] for of in labels.values()]
     space = 0.66  # of the names of machines, and the title of a map
     with drawing.sheet(sum(heights) + space * len(found), _title(content)) as figure:
@@ -192,10 +200,11 @@ def _map(axes: Axes, of: HeatMap, labels: Sequence[Sequence[str]], low: float, h
         for i, (value, spread) in enumerate(zip(values, spreads, strict=True)):
             text = f"{value:.1f}" if math.isnan(spread) else f"{value:.1f}\n±{spread:.1f}"
             colour = "white" if value < (low + high) / 2 else "black"
-            axes.text(
+            written = axes.text(
                 i + 0.5, cell + _CELL / 2, text, color=colour, ha="center", va="center", fontsize=6,
                 linespacing=1.0,
             )  # fmt: skip
+            written.set_in_layout(False)  # hundreds of texts inside the axes: seconds
     axes.set(xlim=(0, len(of.columns)), ylim=(bottom, 0), yticks=[])
     axes.set_xticks([i + 0.5 for i in range(len(of.columns))], of.columns, rotation=40, ha="left")
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0, pad=0)
