@@ -425,6 +425,10 @@ def test_a_table_of_results_gives_the_leaderboard_of_the_sweep(content, frame):
     assert own.names == content.names
     assert own.trials == content.trials
     assert own.machines == content.machines
+    trial = content.trials[0]
+    (name,) = content_of(load_results(trial.folder.root)).names.values()
+    assert re.fullmatch(r"ae_baseline( \w+=\S+)+", name), "the options that are not the recipe's"
+    assert " bottleneck=4" in name
     other = asdray.plot(frame.query("metric == 'mix_auc'"), "machines")
     assert "mix_auc (%)" in other.axes[0].get_title(loc="left")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from asdray import store
 from asdray.config.system_names import sampled_name, system_names
 from asdray.dcase.years import SUBSETS, get_year
 from asdray.evaluation import leaderboard, published, tables
+from asdray.points import in_words
 from asdray.report.content import Content, TrialRow
 from asdray.results import FIRST, FOLDER, RESULTS, THEN, from_json
+from asdray.stages.trial_json import read_trial
 from asdray.store import SweepDir
 
 
@@ -53,9 +57,10 @@ def content_of(frame: pd.DataFrame) -> Content:
         whole = [f"{d}-{s}" for d, s in scores if tables.coverage(d, s, context.machines[d]) == "all"]
         extra = published.leaderboard_rows(whole, metric)
     board = leaderboard.build(scores, context, extra=extra, metric=metric)
-    board = replace(board, labels=_labels(frame))
+    trials = _trials(frame)
+    board = replace(board, labels=_labels(frame, trials))
     folder = SweepDir(Path(frame.attrs.get(FOLDER, "")))
-    return Content(folder, board, scores, known_trials=_trials(frame))
+    return Content(folder, board, scores, known_trials=trials)
 
 
 def _metric(frame: pd.DataFrame) -> str:
@@ -79,8 +84,12 @@ def _context(frame: pd.DataFrame) -> tables.TableContext:
     )
 
 
-def _labels(frame: pd.DataFrame) -> dict[str, str]:
-    """System -> its name for people among the systems of the table; a single one has all swept options."""
+def _labels(frame: pd.DataFrame, trials: Sequence[TrialRow]) -> dict[str, str]:
+    """System -> its name for people among the systems of the table.
+
+    A single system has all swept options; without swept options, as of a trial's folder, those in which the
+    system differs from the shipped recipe.
+    """
     swept = [str(name) for name in frame.columns if name not in (*FIRST, *THEN, "part")]
     rows = frame[[*FIRST, *swept]].drop_duplicates("system").to_dict("records")
     own = {
@@ -93,6 +102,9 @@ def _labels(frame: pd.DataFrame) -> dict[str, str]:
     }
     if len(own) == 1:
         ((system, (recipe, options)),) = own.items()
+        if trials and not options:
+            with contextlib.suppress(ValueError):  # a plugin's, a folder that was moved: the recipe alone
+                return {system: in_words(read_trial(trials[0].folder.root)[0])}
         return {system: sampled_name(recipe, options, {recipe: dict.fromkeys(options, ())})}
     return system_names(own)
 
