@@ -246,6 +246,10 @@ class SweepDir:
         """The folder of Ray Tune's own logs, one subfolder per run."""
         return self.root / "tune"
 
+    def tensorboard(self, title: str) -> Path:
+        """The link to the models of a trial, by the trial's name for people, which TensorBoard shows."""
+        return self.root / "tensorboard" / title.replace("/", "-")
+
     @property
     def selection(self) -> Path:
         """One row per system, backend and checkpoint of a search."""
@@ -306,10 +310,9 @@ def ensemble_metrics(folder: Path) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it when the block ends without an exception.
 
-    The temporary name keeps the suffix, since several libraries choose the format by it. The content
-    is flushed to disk before the rename, and the rename before the block ends: a crash leaves the old file or
-    the new one, never half, and a later file never without an earlier one. A folder in the place of the file
-    is moved aside.
+    The temporary name keeps the suffix, by which libraries choose the format. The content is flushed to disk
+    before the rename, and the rename before the block ends: a crash leaves the old file or the new one, never
+    half, and a later file never without an earlier one. A folder in the file's place is moved aside.
     """
     refuse_planted(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -347,8 +350,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -406,10 +408,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sweep_leftovers(folder: Path, name: str = "*") -> None:
-    """Removes temporary files of ``name`` (all) that a killed process left in ``folder``.
-
-    Call it under the lease of whatever writes files of that name there.
-    """
+    """Removes temporary files of ``name`` (all) that a killed process left; call it under their lease."""
     for path in folder.glob(f".tmp-*-{name}"):
         path.unlink(missing_ok=True)
 
@@ -448,9 +447,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
                     lock.acquire(timeout=1.0)
     except (NotImplementedError, OSError) as error:
         raise_storage_fault(error, folder)
-        raise ValueError(
-            f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
-        ) from error
+        text = f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
+        raise ValueError(text) from error
     try:
         yield
     finally:

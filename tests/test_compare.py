@@ -211,7 +211,16 @@ def test_one_table_in_percent_and_every_digit_in_the_frame(capsys):
 
     rows = compare.compare([column("dcase2022", numbers=(0, 1)), column(seeds_b=(5,))], 50)
     made = compare.Comparison(
-        ("dis-1", "ae-2"), ("knn", "recon"), "last", "synthetic", "name", tuple(rows), 50, 0, ()
+        ("dis-1", "ae-2"),
+        ("dis-1", "ae-2"),
+        ("knn", "recon"),
+        "last",
+        "synthetic",
+        "name",
+        tuple(rows),
+        50,
+        0,
+        (),
     )
     frame = compare.frame(made)
     assert frame["difference"].tolist() == [r.difference for r in rows]
@@ -280,8 +289,8 @@ def test_two_systems_by_name(asdray, world, tmp_path):
     out = tmp_path / "new" / "c.csv"
     code, shown, err = run(asdray, world, "dis_baseline", "ae_baseline", "--backend", "knn", "--out", out)
     assert (code, err) == (0, "")
-    assert f"A: {dis[0].system_name} knn" in shown
-    assert f"B: {ae[0].system_name} recon" in shown
+    assert f"A: dis_baseline ({dis[0].system_name}) knn" in shown
+    assert f"B: ae_baseline ({ae[0].system_name}) recon" in shown
     assert "official data" in shown
     assert "dcase2023: seeds of one system alone, left out: 0." in shown
     assert "dcase2023-dev: 1 of 7 machines." in shown
@@ -305,8 +314,8 @@ def test_a_folder_of_a_year_and_trials(asdray, world):
     # Two seeds of one system, and one seed of each with other numbers: nothing to pair.
     code, shown, _ = run(asdray, world, folders[1], folders[2])
     assert code == 0
-    assert f"A: {ae[0].name} recon" in shown
-    assert f"B: {ae[1].name} recon" in shown
+    assert f"A: ae_baseline ({ae[0].name}) recon" in shown
+    assert f"B: ae_baseline ({ae[1].name}) recon" in shown
     assert "1 and 1" in shown
     assert "One seed: the interval covers the choice of test clips alone" in shown
     # Two backends of one system, the second by its id.
@@ -347,7 +356,7 @@ def test_training_classes_from_test_clips_have_a_note(asdray, world):
     ("args", "message"),
     [
         (["dis_baselin3", "ae_baseline"], "no system is called 'dis_baselin3'"),
-        (["", "ae_baseline"], "is the beginning of several systems: choose one of"),
+        (["", "ae_baseline"], "names several systems: choose one of"),
         (["dis_baseline", "ae_baseline"], "choose one with --backend (knn(n_neighbors=2) (knn-"),
         (["ae_baseline", "dis_baseline"], "choose one with --backend-b"),
         (["dis_baseline", "ae_baseline", "--backend", "knn", "--backend-b", "knn"], "is not scored by knn"),

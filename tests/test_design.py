@@ -35,6 +35,7 @@ LEVEL = {
     "store": 2,
     "damage": 2.5,
     "drawing": 2.5,
+    "addresses": 2.5,
     "plugin_results": 3,
     "dcase": 3,
     "evaluation": 4,

@@ -533,7 +533,7 @@ def test_the_command_writes_the_picture_that_is_asked_for(world, content, tmp_pa
         (["roc", "tiny", "--out", "x.png"], "--out x.png is one file, and there are 3 pictures"),
         (["roc", "tiny", "--only", "machine=fam"], "no result has machine=fam; did you mean 'fan'?"),
         (["roc", "tiny", "--only", "machines=fan"], "unknown column 'machines'; did you mean 'machine'?"),
-        (["roc", "tiny", "--only", "fan"], "'fan' must have the form name=value"),
+        (["roc", "tiny", "--only", "fan"], "no result has system=fan"),
         (
             ["umap", "tiny", "--only", "machine=valve"],
             "there is no picture 'umap' of dcase2023 valve: there are no intact points",

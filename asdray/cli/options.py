@@ -24,7 +24,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="An option's value, as key=value; may be repeated.")
 ]
 Machines = Annotated[str, typer.Option(help="Machines, separated by commas; default all.")]
-TrialFolder = Annotated[Path, typer.Argument(help="The folder of a trial, with a trial.json.")]
+TrialFolder = Annotated[
+    Path,
+    typer.Argument(help="A trial: its folder, or its name, such as 'dis_baseline lr=3e-4 dcase2023 seed0'."),
+]
 Machine = Annotated[str | None, typer.Option("--machine", help="A single machine; default all of the trial.")]
 Checkpoint = Annotated[
     str | None,

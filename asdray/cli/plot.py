@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -97,28 +96,63 @@ def _chosen(frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: a condition without ``=``, an unknown column, a value of no row.
     """
-    from asdray.dcase.years import nearest
+    import pandas as pd
 
-    for condition in (one for text in texts for one in re.split(r"\s+(?=[\w.]+=)", text.strip()) if one):
+    from asdray.config.system_names import parts_of
+    from asdray.dcase.years import nearest
+    from asdray.sweep.plan import conditions_of
+
+    for condition in conditions_of(texts) if texts else ():
         name, _, values = condition.partition("=")
         if not values:
             raise ValueError(f"--only: {condition!r} must have the form name=value or name=value,value")
-        if name not in frame.columns:
-            known = ", ".join(map(str, frame.columns))
-            raise ValueError(
-                f"--only: unknown column {name!r}{nearest(name, frame.columns)} (known: {known})"
-            )
-        texts_of = frame[name].map(_text)
-        there = list(dict.fromkeys(texts_of))
-        for value in (wanted := [_text(value) for value in values.split(",")]):
-            if value not in there:
+        chosen = pd.Series(False, frame.index)
+        for value in parts_of(values, ","):
+            fitting, there = _fitting(frame, name, value)
+            if not fitting.any():
                 more = ", ..." if len(there) > 12 else ""
                 raise ValueError(
                     f"--only: no result has {name}={value}{nearest(value, there)} "
                     f"(there are: {', '.join(there[:12])}{more})"
                 )
-        frame = frame[texts_of.isin(wanted)]
+            chosen |= fitting
+        frame = frame[chosen]
     return frame
+
+
+def _fitting(frame: pd.DataFrame, name: str, value: str) -> tuple[pd.Series[bool], list[str]]:
+    """True for the rows that have the value, and the values that there are.
+
+    Args:
+        name: a column, or the short name of an option; a system may be its recipe, or the end of its name.
+
+    Raises:
+        ValueError: an unknown column.
+    """
+    import pandas as pd
+
+    from asdray.addresses import has_option, is_short_for, nodes_of
+    from asdray.dcase.years import nearest
+    from asdray.results import FIRST, THEN, from_json
+
+    if name in frame.columns:
+        texts = frame[name].map(_text)
+        fitting = texts == _text(value)
+        if name == "system":
+            fitting |= (frame["recipe"] == value) | (texts.str.rpartition("-")[2] == value)
+        if fitting.any() or name in (*FIRST, *THEN, "part"):
+            return fitting, list(dict.fromkeys(texts))
+    fitting = pd.Series(False, frame.index)
+    there: dict[str, None] = {}
+    for column in (str(c) for c in frame.columns if c not in (*FIRST, *THEN, "part")):
+        given = frame[column].dropna().unique()
+        nodes = {one: list(nodes_of({column: from_json(one)})) for one in given}
+        there |= {_text(v): None for of in nodes.values() for path, v in of if is_short_for(name, path)}
+        fitting |= frame[column].map({one: has_option(of, name, value) for one, of in nodes.items()}).eq(True)
+    if not there:
+        known = ", ".join(map(str, frame.columns))
+        raise ValueError(f"--only: unknown column {name!r}{nearest(name, frame.columns)} (known: {known})")
+    return fitting, list(there)
 
 
 def _text(value: object) -> str:

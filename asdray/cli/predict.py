@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asdray.cli.options import DATA, Cache, Checkpoint, Data, Device, TrialFolder, TrustPlugins
+from asdray.cli.options import (
+    DATA,
+    RESULTS,
+    Cache,
+    Checkpoint,
+    Data,
+    Device,
+    Results,
+    TrialFolder,
+    TrustPlugins,
+)
 from asdray.cli.screen import print_line, print_lines
 from asdray.cli.trial import one_thread_for_blas
 
@@ -40,6 +50,7 @@ def predict(
         bool, typer.Option("--follow", help="Score the wavs that come into a folder, until Ctrl-C.")
     ] = False,
     data: Data = DATA,
+    results: Results = RESULTS,
     cache_dir: Cache = None,
     device: Device = "auto",
     trust_plugins: TrustPlugins = False,
@@ -49,6 +60,7 @@ def predict(
     Example: asdray predict results/trials/dcase2023/dis_baseline-5ce49aea/seed0 new/*.wav --machine fan
     """
     one_thread_for_blas()
+    from asdray.addresses import find_trial
     from asdray.stages.predict import predictor, wavs
 
     if follow and (len(files) != 1 or not files[0].is_dir()):
@@ -62,7 +74,7 @@ def predict(
         "device": device,
         "trust_plugins": trust_plugins,
     }
-    model = predictor(trial, **options)
+    model = predictor(find_trial(trial, results), **options)
     _print_rows([_COLUMNS])
     if follow:
         done = [0, 0]

@@ -193,11 +193,13 @@ def submit(
     plugin: Plugins = None,
     trust_plugins: TrustPlugins = False,
     data: Data = DATA,
+    results: Results = RESULTS,
 ) -> None:
     """Write the files of a challenge submission from a trial's scores.
 
     Example: asdray submit results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn --out ours
     """
+    from asdray.addresses import find_trial
     from asdray.config.base import load_plugins
     from asdray.config.sweep import check_checkpoint
     from asdray.evaluation.submission import RECORD
@@ -206,6 +208,7 @@ def submit(
     from asdray.stages.trial_json import known_plugins, read_trial
     from asdray.store import Places
 
+    trial = find_trial(trial, results)
     chosen, _, results = read_trial(trial, "all" if trust_plugins else "none", plugin or ())
     load_plugins(plugin or [])
     files = TrialFiles.load(chosen, Places.of(data, results), ())
@@ -242,9 +245,7 @@ def _one_backend(trial: Trial, text: str) -> backends.Backend:
 
 @app.command()
 def compare(
-    a: Annotated[
-        str, typer.Argument(metavar="A", help="A system's name, its folder of a year, or a trial's folder.")
-    ],
+    a: Annotated[str, typer.Argument(metavar="A", help="A system: name, options, folder; see below.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other system, named in the same way.")],
     backend: Annotated[
         str | None, typer.Option(help="The backend of both: knn, or '{name: knn, n_neighbors: 4}'.")
@@ -264,7 +265,10 @@ def compare(
 ) -> None:
     """Compare two systems: the difference of their official scores, its interval and p-value.
 
-    Example: asdray compare dis_baseline-5ce49aea ae_baseline-70f259b9
+    A system is the name of its folder, a recipe with the options that tell it from others, or a folder of
+    one year or trial; `/knn` behind it names the backend.
+
+    Example: asdray compare 'dis_baseline lr=3e-4/knn' ae_baseline
     """
     from asdray.evaluation.compare import frame, rich_table
     from asdray.evaluation.tables import write_csv

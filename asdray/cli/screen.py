@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from asdray.printable import printable_lines
 from asdray.terminal import console
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
     from asdray.dcase.download import FileProgress
     from asdray.dcase.scan import Progress
+
+
+SLOW_SECONDS = 1.0
+"""Time after which a silent command says what it does."""
 
 
 def print_line(text: str, to: TextIO | None = None, flush: bool = False) -> None:
@@ -51,6 +56,42 @@ def progress(task: str, plain: bool = False) -> Iterator[Progress | None]:
     with Bar(*columns, console=console(sys.stderr, width=None), transient=True) as bar:
         row = bar.add_task(task, total=None)
         yield lambda done, total: bar.update(row, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def told_if_slow(text: str) -> Iterator[None]:
+    """Context that prints a line if the block takes long: whoever reads a log sees that work has begun."""
+    timer = threading.Timer(SLOW_SECONDS, print_line, (text,), {"flush": True})
+    timer.daemon = True
+    if text:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def watched(look: Callable[[], RenderableType], interval: float) -> None:
+    """Shows the newest of what ``look`` returns, every ``interval`` seconds, until Ctrl-C.
+
+    On a terminal in the place of the older one, and the last one stays; elsewhere below the older one.
+    """
+    from rich.live import Live
+
+    screen = console()
+    shown: RenderableType = ""
+    live = Live(console=screen, auto_refresh=False, screen=True) if screen.is_terminal else None
+    with contextlib.suppress(KeyboardInterrupt), live or contextlib.nullcontext():
+        while True:
+            shown = look()
+            if live:
+                live.update(shown, refresh=True)
+            else:
+                screen.print(shown, soft_wrap=True)
+                sys.stdout.flush()
+            time.sleep(interval)
+    if live:
+        screen.print(shown)
 
 
 class _TenthPrinter:

@@ -25,12 +25,13 @@ from asdray.cli.options import (
     Set,
     TrustPlugins,
 )
-from asdray.cli.screen import print_line, print_lines, progress
+from asdray.cli.screen import print_line, print_lines, progress, told_if_slow
 from asdray.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from rich.console import RenderableType
     from rich.table import Table
 
     from asdray.config.sweep import Sweep
@@ -100,7 +101,8 @@ def sweep(
 
     seconds = None if wall_time is None else seconds_of(wall_time, "--wall-time")
     places = Places.of(data, results, cache_dir)
-    plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [], fresh)
+    with told_if_slow("" if quiet or dry_run else f"reading {spec} and what its trials have done ..."):
+        plan, jobs = load(spec, parse_set(overrides or []), places, plugin or [], fresh)
     if only is not None and plan.search.samples:
         raise ValueError(
             "--only chooses among the trials of a grid, and this sweep is a search: leave --only out"
@@ -121,6 +123,8 @@ def sweep(
         return
     if seconds is None and not quiet and (hint := stop.slurm_hint(os.environ)):
         print_line(hint)
+    if not quiet:
+        print_line(f"sweep {plan.name}: {len(jobs)} trials; reading what is done ...", flush=True)
     from asdray.sweep.run import RunOptions, run_sweep
 
     options = RunOptions(
@@ -230,6 +234,7 @@ def _print_table(table: Table, notes: Iterable[str]) -> None:
 
 @app.command()
 def status(
+    context: typer.Context,
     name: Annotated[
         str | None,
         typer.Argument(
@@ -237,6 +242,8 @@ def status(
             help="A sweep's name, or the path of a sweep file; none: a line for every sweep.",
         ),
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
     plugin: Plugins = None,
     trust_plugins: TrustPlugins = False,
     data: Data = DATA,
@@ -244,22 +251,29 @@ def status(
 ) -> None:
     """Show the done, running, failed and missing work of a sweep, from any shell, during the run and after.
 
-    Example: asdray status dis_grid
+    Example: asdray status dis_grid --watch
     """
-    from asdray.store import Places
+    from asdray.cli.screen import watched
     from asdray.sweep.status import status as status_of
     from asdray.sweep.status import sweeps
 
-    places = Places.of(data, results)
-    if name is None:
-        print_lines(sweeps(places.results))
-        return
-    with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
-        console().print(status_of(plan, jobs, places), soft_wrap=True)
+    places = _places(context, name, data, results)
+
+    def look() -> RenderableType:
+        if name is None:
+            return "\n".join(sweeps(places.results))
+        with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+            return status_of(plan, jobs, places, console().width)
+
+    if watch:
+        watched(look, interval)
+    else:
+        console().print(look(), soft_wrap=not sys.stdout.isatty())
 
 
 @app.command()
 def report(
+    context: typer.Context,
     name: SweepName,
     rank_by: Annotated[
         str | None,
@@ -279,12 +293,11 @@ def report(
     """
     from asdray.evaluation.tables import check_metric
     from asdray.stages.made_by import present_lines
-    from asdray.store import Places
     from asdray.sweep.outputs import write_metric, write_results
     from asdray.sweep.summaries import made
 
     metrics = [check_metric(name) for name in metric or ["official"]]
-    places = Places.of(data, results)
+    places = _places(context, name, data, results)
     with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
         print_lines(present_lines((made(job, plan, places) for job in jobs), places.results))
         board = write_results(plan, jobs, places, rank_by=rank_by, report=True)
@@ -293,6 +306,20 @@ def report(
                 print_board(board, plan.name)
             else:
                 print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
+
+
+def _places(context: typer.Context, name: str | None, data: Path, results: Path) -> Places:
+    """The folders of a command that reads a sweep: unless the user names the data, those of its last run."""
+    from asdray.store import Places
+    from asdray.sweep.progress import data_of
+
+    places = Places.of(data, results)
+    source = context.get_parameter_source("data")
+    if name is None or source is None or source.name != "DEFAULT":
+        return places
+    path = _sweep_file(name, places.results)
+    own = not path.expanduser().absolute().is_relative_to(places.results / "sweeps")
+    return Places.of(data_of(_folder_of(path, places) if own else path.parent) or data, results)
 
 
 @contextlib.contextmanager

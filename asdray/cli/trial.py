@@ -296,6 +296,13 @@ def _open(
     return _Stages(trial, places, machines, checkpoints, backends, description.umap, **options)
 
 
+def _found(trial: Path, results: Path) -> Path:
+    """The folder of the trial that a command is asked for."""
+    from asdray.addresses import find_trial
+
+    return find_trial(trial, results)
+
+
 def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) -> None:
     """Prints a line for every plugin that differs from the trial's copy and was not loaded again."""
     from asdray.config.plugin import has_changed
@@ -308,8 +315,8 @@ def _warn_of_changed_plugins(description: Description, loaded: Sequence[str]) ->
 @app.command()
 def train(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
-    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
-    trust_plugins: TrustPlugins = False,
+    results: Results = RESULTS, cache_dir: Cache = None, overwrite: Overwrite = False,
+    device: Device = "auto", trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Train a trial's units; with --machine, the unit of this machine.
 
@@ -322,7 +329,7 @@ def train(
         "device": device,
         "trust": trust_plugins,
     }
-    stages = _open(trial, data, ckpt, **options)
+    stages = _open(_found(trial, results), data, ckpt, **options)
     for unit in dict.fromkeys(stages.trial.unit_of(name) for name in stages.machines):
         stages.train(unit)
 
@@ -330,8 +337,8 @@ def train(
 @app.command()
 def extract(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
-    cache_dir: Cache = None, overwrite: Overwrite = False, device: Device = "auto",
-    trust_plugins: TrustPlugins = False,
+    results: Results = RESULTS, cache_dir: Cache = None, overwrite: Overwrite = False,
+    device: Device = "auto", trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Extract embeddings and a frontend's own scores.
 
@@ -344,59 +351,61 @@ def extract(
         "device": device,
         "trust": trust_plugins,
     }
-    stages = _open(trial, data, ckpt, **options)
+    stages = _open(_found(trial, results), data, ckpt, **options)
     stages.each(stages.extract)
 
 
 @app.command()
 def score(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None,
-    backend: Backends = None, plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
-    trust_plugins: TrustPlugins = False,
+    backend: Backends = None, plugin: Plugins = None, data: Data = DATA, results: Results = RESULTS,
+    overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Score a trial's clips with its backends, or with others.
 
     Example: asdray score results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --backend knn
     """
     options: dict[str, Any] = {"machine": machine, "backend": backend, "plugin": plugin}
-    stages = _open(trial, data, ckpt, trust=trust_plugins, overwrite=overwrite, **options)
+    stages = _open(_found(trial, results), data, ckpt, trust=trust_plugins, overwrite=overwrite, **options)
     stages.each(stages.score)
 
 
 @app.command()
 def evaluate(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, backend: Backends = None,
-    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
-    trust_plugins: TrustPlugins = False,
+    plugin: Plugins = None, data: Data = DATA, results: Results = RESULTS,
+    overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Evaluate a trial's scores against the labels.
 
     Example: asdray evaluate results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
     options: dict[str, Any] = {"machine": machine, "backend": backend, "plugin": plugin}
-    stages = _open(trial, data, ckpt, trust=trust_plugins, runs=False, overwrite=overwrite, **options)
+    stages = _open(
+        _found(trial, results), data, ckpt, trust=trust_plugins, runs=False, overwrite=overwrite, **options
+    )
     stages.each(stages.evaluate)
 
 
 @app.command()
 def umap(
     trial: TrialFolder, machine: Machine = None, ckpt: Checkpoint = None, data: Data = DATA,
-    overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
+    results: Results = RESULTS, overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Draw the UMAP of a trial's embeddings.
 
     Example: asdray umap results/trials/dcase2023/dis_baseline-5ce49aea/seed0 --machine fan
     """
     options: dict[str, Any] = {"machine": machine, "trust": trust_plugins, "runs": False}
-    stages = _open(trial, data, ckpt, overwrite=overwrite, **options)
+    stages = _open(_found(trial, results), data, ckpt, overwrite=overwrite, **options)
     stages.each(stages.umap)
 
 
 @app.command()
 def table(
     trial: TrialFolder, ckpt: Checkpoint = None, backend: Backends = None, metric: Metrics = None,
-    plugin: Plugins = None, data: Data = DATA, overwrite: Overwrite = False,
-    trust_plugins: TrustPlugins = False,
+    plugin: Plugins = None, data: Data = DATA, results: Results = RESULTS,
+    overwrite: Overwrite = False, trust_plugins: TrustPlugins = False,
 ) -> None:  # fmt: skip
     """Write a trial's tables: of the official score, and of other metrics on request.
 
@@ -408,6 +417,7 @@ def table(
 
     metrics = [check_metric(name) for name in metric or []]
     options: dict[str, Any] = {"backend": backend, "plugin": plugin, "trust": trust_plugins, "runs": False}
+    trial = _found(trial, results)
     stages = _open(trial, data, ckpt, overwrite=overwrite, **options)
     stages.table()
     if not metrics:

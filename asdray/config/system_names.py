@@ -154,7 +154,7 @@ def _distinct(values: Sequence[Any], texts: list[str]) -> list[str]:
             if value not in (known := of_text.setdefault(text, [])):
                 known.append(value)
         texts = [
-            _number(value, digits) if len(of_text[text]) > 1 and isinstance(value, float) else text
+            as_number(value, digits) if len(of_text[text]) > 1 and isinstance(value, float) else text
             for value, text in zip(values, texts, strict=True)
         ]
     return texts
@@ -172,13 +172,18 @@ def _text(value: Any, others: Sequence[Any]) -> str:
         return "+".join(_text(one, [o[i] for o in aligned]) for i, one in enumerate(value)) or "[]"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    return _number(value, DIGITS) if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return as_number(value, DIGITS)
+    last = str(value).rpartition("/")[2]  # of a path the file
+    return (
+        last if last and all(o == value or str(o).rpartition("/")[2] != last for o in others) else str(value)
+    )
 
 
-def _number(value: float, digits: int) -> str:
+def as_number(value: float, digits: int) -> str:
     """A number as people write it: ``64``, ``0.05``, ``3e-4``, ``1.5e6``.
 
-    >>> [_number(v, 3) for v in (64, 16000, 2_000_000, 0.05, 0.00031416, 2.0, 0)]
+    >>> [as_number(v, 3) for v in (64, 16000, 2_000_000, 0.05, 0.00031416, 2.0, 0)]
     ['64', '16000', '2e6', '0.05', '3.14e-4', '2', '0']
     """
     text = str(value) if isinstance(value, int) else f"{value:.{digits}g}"
@@ -202,3 +207,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def parts_of(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators outside of brackets; none of an empty text.
+
+    >>> parts_of("fft+stft(n_fft=512)", "+")
+    ['fft', 'stft(n_fft=512)']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == separator and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if text else []

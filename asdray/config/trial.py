@@ -33,6 +33,11 @@ class Unit:
     machines: tuple[str, ...]
 
 
+def unit_title(name: str) -> str:
+    """The name of a unit for people: ``all`` also of some machines, whose hash says nothing."""
+    return "all" if name.startswith("all-") else name
+
+
 @dataclass(frozen=True)
 class Trial:
     """One system on one year with one seed, for all machines of the year or some.

@@ -200,12 +200,14 @@ class Comparison:
     """A finished comparison: the rows of `compare` with everything to print beside.
 
     Attributes:
-        systems, backends: readable names of A and B.
+        systems, backends: names of A and B.
+        titles: the systems for people.
         dataset: ``official`` or ``synthetic``.
         notes: sentences on left-out trials and machines, and on limits of the comparison.
     """
 
     systems: tuple[str, str]
+    titles: tuple[str, str]
     backends: tuple[str, str]
     checkpoint: str
     dataset: str
@@ -231,7 +233,7 @@ def rich_table(comparison: Comparison) -> Table:
     """The comparison for a terminal, in percent; print ``notes`` below the table."""
     from rich.table import Table
 
-    named = zip("AB", comparison.systems, comparison.backends, strict=True)
+    named = zip("AB", comparison.titles, comparison.backends, strict=True)
     title = [f"{side}: {system} {backend}" for side, system, backend in named]
     title.append(f"official scores in percent, {comparison.dataset} data")
     table = Table(title="\n".join(title), title_justify="left")

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from asdray import store
+from asdray.addresses import find_trials
 from asdray.config.backend import backend_id
 from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends, check_checkpoint
+from asdray.config.system_names import system_names
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
-from asdray.dcase.years import SUBSETS, Subset, get_year, nearest
+from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation.bootstrap import DRAWS, SectionScores, check_draws
 from asdray.evaluation.compare import Column, Comparison
 from asdray.evaluation.compare import compare as compare_columns
@@ -26,7 +28,7 @@ from asdray.evaluation.tables import backend_labels, one_dataset
 from asdray.stages.evaluate import read_scores
 from asdray.stages.steps import Snapshot, TrialFiles
 from asdray.stages.trial_json import Code, known_plugins, read_trial
-from asdray.store import Places, TrialDir
+from asdray.store import Places
 
 SIDES = ("A", "B")
 
@@ -53,32 +55,18 @@ Trials = dict[tuple[str, int], _Scored]
 """(dcase, seed) -> trial, of one system."""
 
 
-def find_trials(name: str, results: Path) -> list[Path]:
-    """The trial folders of a system.
-
-    Args:
-        name: a trial's folder, a system's folder of one year, or the name of a system below ``results`` (or
-            its unique beginning), for all years.
-
-    Raises:
-        ValueError: no system, or several systems, of this name.
-    """
-    folder = Path(name).expanduser()
-    if TrialDir(folder).trial_json.is_file():
-        return [folder]
-    if below := sorted(path for path in folder.glob("seed*") if TrialDir(path).trial_json.is_file()):
-        return below
-    everything = [trial.root for trial in store.trial_dirs(results)]
-    systems = sorted({path.parent.name for path in everything})
-    found = [name] if name in systems else [system for system in systems if system.startswith(name)]
-    if not found:
-        known = f"known in {results}: {', '.join(systems)}" if systems else f"{results} has no trials"
-        raise ValueError(
-            f"no trial's folder and no system is called {name!r}{nearest(name, systems)} ({known})"
-        )
-    if len(found) > 1:
-        raise ValueError(f"{name!r} is the beginning of several systems: choose one of {', '.join(found)}")
-    return [path for path in everything if path.parent.name == found[0]]
+def _addressed(text: str, backend: str | None, results: Path) -> tuple[list[Path], str | None]:
+    """The trial folders of a system and its backend; ``dis_baseline/knn`` names both."""
+    try:
+        return find_trials(text, results), backend
+    except ValueError:
+        system, slash, named = text.rpartition("/")
+        if not slash or backend is not None:
+            raise
+        try:
+            return find_trials(system, results), named
+        except ValueError as error:
+            raise error from None
 
 
 def compare(
@@ -103,7 +91,7 @@ def compare(
     system does not depend on the seed, all seeds of both systems count, unpaired.
 
     Args:
-        names: A and B, see `find_trials`.
+        names: A and B, see `asdray.addresses.find_trials`; ``dis_baseline/knn`` names the backend too.
         backends: name, configuration or id of the backends of A and B. Default of A: its only backend;
             of B: that of A if it has scored B, else its only backend.
         code: the plugins of the trials that may run, see `asdray.stages.trial_json.read_trial`.
@@ -114,8 +102,9 @@ def compare(
     """
     check_checkpoint(ckpt)
     check_draws(draws, seed)
-    found = [_load(find_trials(name, results), data, ckpt, code) for name in names]
-    chosen = _choose_both(found, names, backends, ckpt)
+    folders, asked = zip(*map(_addressed, names, backends, (results, results)), strict=True)
+    found = [_load(of_one, data, ckpt, code) for of_one in folders]
+    chosen = _choose_both(found, names, asked, ckpt)
     parts = _Comparable()
     sides = [parts.scored_by(backend, trials) for backend, trials in zip(chosen, found, strict=True)]
     for dcase in _common_years(sides, names):
@@ -135,6 +124,7 @@ def _comparison(
     labels = backend_labels({b: one.backends[b] for b, one in zip(chosen, first, strict=True)})
     return Comparison(
         systems=(_name(sides[0]), _name(sides[1])),
+        titles=_titles(sides),
         backends=(labels[chosen[0]], labels[chosen[1]]),
         checkpoint=ckpt,
         dataset=one_dataset(parts.kinds),
@@ -161,6 +151,17 @@ def _name(trials: Trials) -> str:
     """The system's name; of a single trial with year and seed."""
     trial = next(iter(trials.values())).trial
     return trial.name if len(trials) == 1 else trial.system_name
+
+
+def _titles(sides: Sequence[Trials]) -> tuple[str, str]:
+    """The two systems by the options in which they differ, each with its `_name`."""
+    first = [next(iter(trials.values())).trial for trials in sides]
+    trees = {t.system_name: (t.recipe, t.system.model_dump(mode="json")) for t in first}
+    a, b = (
+        f"{system_names(trees)[trial.system_name]} ({_name(side)})"
+        for trial, side in zip(first, sides, strict=True)
+    )
+    return a, b
 
 
 def _common_years(sides: Sequence[Trials], names: Sequence[str]) -> list[str]:
@@ -242,8 +243,9 @@ def _choose(trials: Trials, side: str, name: str, asked: str | None, ckpt: str) 
         if len(offered) > 1:
             raise ValueError(f"{name} is scored by several backends: choose one with {option} ({listed})")
         return next(iter(offered))
-    if asked in offered:
-        return asked
+    named = [key for key, label in backend_labels(offered).items() if asked in (key, label)]
+    if named:
+        return named[0]
     with known_plugins(next(iter(trials.values())).files.folder.root):
         configs = check_backends([parse_yaml(asked, option)], option)
     if len(configs) != 1:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from asdray.config.trial import unit_title
 from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
 from asdray.sweep.events import Event, event_of, failed, key_of
@@ -250,7 +251,9 @@ class Driver:
             case "start":
                 run.phase = "training"
             case "waiting":
-                self._view.line(f"waiting for another process that trains {run.trial.title} {value}")
+                self._view.line(
+                    f"waiting for another process that trains {run.trial.title} {unit_title(value)}"
+                )
             case "source":
                 self._view.source_epoch(value)
                 self._watch.took("train", value["seconds"])

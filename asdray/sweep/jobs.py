@@ -15,6 +15,7 @@ from typing import Any, Literal
 from asdray import store
 from asdray.config.backend import Backend
 from asdray.config.sweep import Sweep
+from asdray.config.system_names import value_at
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset
 from asdray.stages.steps import Request, Step, TrialFiles, steps
@@ -41,6 +42,11 @@ class Job:
     backends: tuple[Backend, ...]
     part: Part = "grid"
     sample: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the sweep varies, objects with all their options: option path -> value."""
+        return {path: value_at(self.trial.system, path) for path in self.swept}
 
     def files(self, places: Places) -> TrialFiles:
         return TrialFiles(self.trial, places, self.dataset)

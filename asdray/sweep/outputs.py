@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -65,6 +67,20 @@ def describe_plugins(sweep: Sweep, folder: Path) -> None:
         asked = [(dcase, machine, seed) for dcase, machine in years for seed in sorted(seeds)]
         plugins = [loaded_plugin(path) for path in sweep.plugins]
         plugin_results.write(folder, {p.sha256: seen_members(p, asked) for p in plugins})
+
+
+def link_for_tensorboard(trial: Trial, places: Places, folder: Path) -> None:
+    """Links a trial's models below the sweep's folder, by the trial's title, where the storage has links."""
+    link = store.SweepDir(folder).tensorboard(trial.title)
+    models = store.trial_dir(places.results, trial).model("")
+    target = os.path.relpath(models, link.parent)
+    with contextlib.suppress(OSError):
+        if link.is_symlink():
+            if os.readlink(link) == target:
+                return
+            link.unlink()
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
 
 
 # -------------------------------------------------------------------------------------------- the last run

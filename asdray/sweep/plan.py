@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asdray.addresses import has_option, is_short_for, nodes_of
 from asdray.config.base import load_plugins
 from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_yaml
 from asdray.config.sweep import Sweep
+from asdray.config.system_names import parts_of, short_values
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import nearest
 from asdray.evaluation.published import links_of_others
@@ -127,10 +128,13 @@ def load(
 TRIAL_KEYS: dict[str, Callable[[Job], list[str]]] = {
     "dcase": lambda job: [job.trial.dcase],
     "recipe": lambda job: [job.trial.recipe],
-    "system": lambda job: [job.trial.system_name, job.trial.system.id],
+    "system": lambda job: [job.trial.label, job.trial.recipe, job.trial.system_name, job.trial.system.id],
     "seed": lambda job: [str(job.trial.seed)],
 }
 """Key -> names of a trial; every swept option is a key as well."""
+
+_NEXT = re.compile(r"\s+(?=[\w.]+=|dcase\d{4}(?:\s|$)|seed\d+(?:\s|$))")
+"""Between two conditions."""
 
 
 def chooser(texts: Sequence[str], jobs: Sequence[Job]) -> Callable[[Job], bool]:
@@ -138,17 +142,18 @@ def chooser(texts: Sequence[str], jobs: Sequence[Job]) -> Callable[[Job], bool]:
 
     Args:
         texts: conditions, also several in a text: ``dcase=dcase2023 seed=0,1``. A trial must fulfil all
-            conditions, each by any of the values. The ``name`` of an object stands for the object.
+            conditions, each by any of the values. The ``name`` of an object stands for the object, the last
+            part of an option's path for the path; the name of a trial as a screen shows it, ``dis_baseline
+            lr=3e-4 dcase2023 seed0``, or a part of the name, is a text of conditions, too.
         jobs: the trials to choose from.
 
     Raises:
         ValueError: a condition without ``=``, an unknown key, a value of no trial, conditions fulfilled
             together by no trial.
     """
-    conditions = [one for text in texts for one in re.split(r"\s+(?=[\w.]+=)", text.strip()) if one]
-    if not conditions:
-        raise ValueError("--only names no condition, such as dcase=dcase2023 or seed=0")
-    predicates = [_predicate(condition, jobs) for condition in conditions]
+    conditions = conditions_of(texts)
+    nodes = {id(job): list(nodes_of(job.options)) for job in jobs}
+    predicates = [_predicate(condition, jobs, nodes) for condition in conditions]
 
     def chosen(job: Job) -> bool:
         return all(fulfils(job) for fulfils in predicates)
@@ -158,33 +163,60 @@ def chooser(texts: Sequence[str], jobs: Sequence[Job]) -> Callable[[Job], bool]:
     return chosen
 
 
-def _predicate(condition: str, jobs: Sequence[Job]) -> Callable[[Job], bool]:
+def conditions_of(texts: Iterable[str]) -> list[str]:
+    """The conditions in texts, each as name=value; see `chooser`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    words = [one for text in texts for one in _NEXT.split(text.strip()) if one]
+    if not words:
+        raise ValueError("--only names no condition, such as dcase=dcase2023 or seed=0")
+    return list(map(_spelled_out, words))
+
+
+def _spelled_out(word: str) -> str:
+    """A word of a trial's name as a condition: ``seed0`` is ``seed=0``, a recipe or folder ``system=...``."""
+    if re.fullmatch(r"dcase\d{4}", word):
+        return f"dcase={word}"
+    if re.fullmatch(r"seed\d+", word):
+        return f"seed={word.removeprefix('seed')}"
+    return word if "=" in word or word in TRIAL_KEYS else f"system={word}"
+
+
+def _predicate(
+    condition: str, jobs: Sequence[Job], nodes: Mapping[int, Sequence[tuple[str, Any]]]
+) -> Callable[[Job], bool]:
+    """True for the trials of one condition; ``nodes``: id of a job -> all its options, path and value."""
     key, _, text = condition.partition("=")
     if not text:
         raise ValueError(f"--only: {condition!r} must have the form name=value or name=value,value")
     known = list(dict.fromkeys([*TRIAL_KEYS, *(path for job in jobs for path in job.swept)]))
-    if key not in known:
+    if key not in known and not any(is_short_for(key, path) for of in nodes.values() for path, _ in of):
         raise ValueError(f"--only: unknown filter {key!r}{nearest(key, known)} (known: {', '.join(known)})")
-    # Not YAML for a trial's names: the system 1234e567 is no number.
-    wanted = text.split(",") if key in TRIAL_KEYS else parse_yaml(f"[{text}]", f"--only {condition}")
+
+    def has(job: Job, value: str) -> bool:
+        if key in TRIAL_KEYS:  # not YAML: the system 1234e567 is no number
+            return value in TRIAL_KEYS[key](job)
+        (given,) = parse_yaml(f"[{value}]", f"--only {condition}")
+        return (key in job.swept and job.swept[key] == given) or has_option(nodes[id(job)], key, value)
+
+    wanted = [value.strip() for value in parts_of(text, ",")]
     for value in wanted:
-        if not any(value in _values(key, job) for job in jobs):
-            existing = list(dict.fromkeys(_text(_values(key, job)[0]) for job in jobs if _values(key, job)))
+        if not any(has(job, value) for job in jobs):
+            existing = list(
+                dict.fromkeys(text for job in jobs for text in _existing(key, job, nodes[id(job)]))
+            )
             more = ", ..." if len(existing) > 12 else ""
             raise ValueError(
-                f"--only: no trial has {key}={_text(value)}{nearest(_text(value), existing)} "
+                f"--only: no trial has {key}={value}{nearest(value, existing)} "
                 f"(there are: {', '.join(existing[:12])}{more})"
             )
-    return lambda job: any(value in _values(key, job) for value in wanted)
+    return lambda job: any(has(job, value) for value in wanted)
 
 
-def _values(key: str, job: Job) -> list[Any]:
-    """The values of a trial under ``key``; none if the recipe does not sweep the option."""
+def _existing(key: str, job: Job, nodes: Iterable[tuple[str, Any]]) -> list[str]:
+    """The values of a trial under ``key`` as texts; none if the recipe does not sweep the option."""
     if key in TRIAL_KEYS:
-        return TRIAL_KEYS[key](job)
-    values = [job.swept[key]] if key in job.swept else []
-    return values + [value["name"] for value in values if isinstance(value, dict) and "name" in value]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+        return TRIAL_KEYS[key](job)[:1]
+    return short_values([value for path, value in nodes if is_short_for(key, path)])

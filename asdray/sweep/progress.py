@@ -23,6 +23,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from asdray import provenance, store
+from asdray.config.trial import unit_title
 from asdray.fitted_table import NumberColumn, TextColumn, fitted
 from asdray.sweep.estimate import Estimator, UpcomingSystems
 from asdray.sweep.events import Event
@@ -57,11 +58,13 @@ class Progress:
     Attributes:
         open_tasks: Ray tasks that wait or run.
         dashboard, metrics: addresses, or None.
+        data: the folder of the datasets, which `asdray status` and `asdray report` then know; or None.
     """
 
     def __init__(self, name: str, runs: Sequence[TrialRun], estimator: Estimator) -> None:
         self.dashboard: str | None = None
         self.metrics: str | None = None
+        self.data: Path | None = None
         self.open_tasks = 0
         self.estimator = estimator
         self._name = name
@@ -132,6 +135,7 @@ class Progress:
             "updated": provenance.now(),
             "dashboard": self.dashboard,
             "metrics": self.metrics,
+            "data": None if self.data is None else str(self.data),
             "trials": {name: counts[name] for name in STATES},
             "running": [run.trial.name for run in self._runs if run.status == "running"],
             "failures": self._failures,
@@ -225,6 +229,7 @@ class _Snapshot:
     leaderboard: list[_Best]
     to_come: dict[str, int] = field(default_factory=dict)
     without: int = 0
+    data: str | None = None
 
 
 def read_snapshot(folder: Path) -> dict[str, Any] | None:
@@ -236,6 +241,12 @@ def read_snapshot(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found
+
+
+def data_of(folder: Path) -> Path | None:
+    """The folder of the datasets that the last run of a sweep has read; None if unknown, or not there."""
+    known = (read_snapshot(folder) or {}).get("data")
+    return Path(known) if known and Path(known).is_dir() else None
 
 
 def snapshot_age(snapshot: Mapping[str, Any]) -> float:
@@ -354,7 +365,9 @@ class View:
             self.line(f"FAILED {failure_line(event, names)}", style="red")
         elif event["stage"] == "train" and not event["found"]:
             names = self._progress.names if self._progress else {}
-            self.line(f"trained {title_of(event, names)} {event['unit']} in {event['seconds']:.1f} s")
+            self.line(
+                f"trained {title_of(event, names)} {unit_title(event['unit'])} in {event['seconds']:.1f} s"
+            )
 
     def source_epoch(self, progress: Mapping[str, Any]) -> None:
         """Prints a line a minute about the training of a system that is clustered for another one."""
@@ -413,7 +426,7 @@ def render(snapshot: Mapping[str, Any], width: int = 200, height: int | None = N
 
 def _training_table(training: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     # The unit of all machines is the whole trial.
-    units = ["" if t["unit"].partition("-")[0] == "all" else t["unit"] for t in training]
+    units = ["" if unit_title(t["unit"]) == "all" else t["unit"] for t in training]
     titles = [f"{t.get('title') or t['trial']} {unit}" for t, unit in zip(training, units, strict=True)]
     numbers = {
         "epoch": [f"{t['epoch']}/{t['epochs']}" for t in training],
@@ -464,7 +477,8 @@ def failure_line(event: Event, names: Mapping[str, str]) -> str:
     Args:
         names: system -> its name for people. The system's own name is that of the folder with the logs.
     """
-    stage = " ".join(str(event[k]) for k in ("stage", "backend", "machine", "unit") if event.get(k))
+    words = [event[k] for k in ("stage", "backend", "machine") if event.get(k)]
+    stage = " ".join([*words, *([unit_title(event["unit"])] if event.get("unit") else [])])
     system = event["system"]
     folder = f", in {system}" if names.get(system, system) != system else ""
     return f"{stage}: {event['error']} ({title_of(event, names)}{folder})"

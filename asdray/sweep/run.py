@@ -179,6 +179,8 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
 
     with stop_on_signals(options.stop_at, options.ends_process) as stop, contextlib.ExitStack() as stack:
         cluster = None
+        where = f"joining Ray at {options.address}" if options.address else "starting Ray"
+        sweep_run.view.line(f"{where} ...")
         try:
             cluster = stack.enter_context(ray_session(options.address, options.dashboard))
         except Exception:

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from asdray import alive, store
 from asdray.config.base import digest
+from asdray.config.trial import unit_title
 
 SAMPLE_SECONDS = 0.5
 """Time between two looks at the number of signs and at the memory."""
@@ -83,7 +84,8 @@ class Sign:
     def title(self, names: Mapping[str, str]) -> str:
         """`name` for people; ``names``: system -> its name for people."""
         step = self.step
-        what = " ".join(str(step[k]) for k in ("stage", "backend", "machine", "unit") if step.get(k))
+        words = [str(step[k]) for k in ("stage", "backend", "machine") if step.get(k)]
+        what = " ".join([*words, *([unit_title(step["unit"])] if step.get("unit") else [])])
         system = names.get(step["system"], step["system"])
         return f"{what} of {system} {step['dcase']} seed{step['seed']}"
 

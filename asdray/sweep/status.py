@@ -15,7 +15,7 @@ from rich.text import Text
 from asdray import store
 from asdray.config.clustering import Clustering
 from asdray.config.sweep import Need, Sweep
-from asdray.config.trial import Unit
+from asdray.config.trial import Unit, unit_title
 from asdray.stages.made_by import Made, present_lines
 from asdray.stages.steps import Snapshot, Step, TrialFiles
 from asdray.store import Places, SweepDir
@@ -38,11 +38,14 @@ STEP_STATES = ("done", "failed", "stopped", "left")
 # ------------------------------------------------------------------------------------------- asdray status
 
 
-def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
+def status(sweep: Sweep, jobs: Sequence[Job], places: Places, width: int = 200) -> RenderableType:
     """The run's state, the numbers of trials and stages by state, and every failure.
 
     Records tell which stages are done, events tell failures, and the driver's last snapshot tells which
     trials run.
+
+    Args:
+        width: of the screen.
     """
     folder = store.sweep_dir(places.results, sweep.name)
     snapshot = progress.read_snapshot(folder)
@@ -77,7 +80,7 @@ def status(sweep: Sweep, jobs: Sequence[Job], places: Places) -> RenderableType:
     lines += present_lines(makers, places.results)
     parts: list[RenderableType] = [Text(line) for line in lines]
     if alive and snapshot:
-        parts += [Text(""), render(snapshot)]
+        parts += [Text(""), render(snapshot, width)]
     if failures:
         parts += [Text(""), Text("failed (a run tries again what may help; --retry-failed everything):")]
         parts += [Text(f"  {failure_line(event, names)}") for event in failures]
@@ -208,14 +211,14 @@ class _Planned:
         if is_complete(self.steps):
             return "done"
         left, rebuilt = self.left, self.left.rebuilt
-        parts = [f"train {unit.name}" for unit in left.units]
+        parts = [f"train {unit_title(unit.name)}" for unit in left.units]
         parts += [f"{rebuilt['train']} of these rebuilt (checkpoint pruned)"] if rebuilt["train"] else []
         parts += [f"extract {rebuilt['extract']} machines again (pruned)"] if rebuilt["extract"] else []
         parts += [f"score {len(left.machines)} machines"] if left.machines else []
         parts += [f"umap {len(left.umaps)}"] if left.umaps else []
         parts += ["table"] if left.table and (left.runs or not left.failed) else []
         for event in left.failed:
-            place = event["machine"] or event["unit"]
+            place = event["machine"] or unit_title(event["unit"] or "")
             parts.append(f"failed before: {event['stage']}{f' {place}' if place else ''}")
         begun = any(step.complete for step in self.steps)
         state = "failed" if left.failed else "begun" if begun else "waiting"
@@ -293,7 +296,7 @@ class _Source:
         left = [m for m in self.machines if not snapshot.cluster(m, self.clustering).complete]
         lacking = [m for m in left if snapshot.extract(m, "last").status != "done"]
         units = dict.fromkeys(map(trial.unit_of, lacking)) if trial.system.frontend.learns else ()
-        parts = [f"train {unit.name}" for unit in units if not snapshot.train(unit).complete]
+        parts = [f"train {unit_title(unit.name)}" for unit in units if not snapshot.train(unit).complete]
         parts += [f"extract {len(lacking)} machines"] if lacking else []
         parts += [f"cluster {len(left)} machines"]
         return [f"first, for pseudo-labels, {trial.title}: {', '.join(parts)}"] if left else []

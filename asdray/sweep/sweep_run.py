@@ -71,6 +71,7 @@ class SweepRun:
         self.stopped = False
         self.estimator = Estimator(kept_shares(sweep, jobs))
         self.progress = Progress(sweep.name, self.runs, self.estimator)
+        self.progress.data = places.data
         self._tables_changed = False
         self._tables_written = time.monotonic()
         self._tables_cost = 0.0
@@ -98,6 +99,7 @@ class SweepRun:
         if chosen:
             write_trial(job.files(self.places), job.request(self.sweep))
             log_found(job.trial, steps, self.log)
+            outputs.link_for_tensorboard(job.trial, self.places, self.folder.root)
             self.makers.append(made_of(steps))
         run.refresh(steps, self.places)
         self.pruner.admit(job)
