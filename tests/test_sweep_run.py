@@ -12,10 +12,11 @@ from test_sweep_options import World, fail
 from tiny import build_year
 
 from asdray import store
+from asdray.cli.sweep import print_result
 from asdray.config.backend import backend_id
 from asdray.stages.steps import Snapshot
 from asdray.sweep import keep, run
-from asdray.sweep.events import EventLog
+from asdray.sweep.events import EventLog, event_of, failed
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.status import status, sweeps
@@ -109,6 +110,29 @@ def test_a_search_whose_training_ended_too_soon_is_not_complete(world, tmp_path,
     sweep = studies_of(tmp_path, world.places, confirm={"top_k": 1, "seeds": [5]}).sweep
     result = run_sweep(sweep, (), world.places, RunOptions(quiet=True))
     assert result.unfinished == ["the search (4 systems to come, 1 to confirm)"]
+
+
+@pytest.mark.parametrize("fail_fast", [True, False])
+def test_the_first_failure_ends_a_run_only_where_fail_fast_asks(world, monkeypatch, capsys, fail_fast):
+    def work(sweep_run, options):
+        assert sweep_run.failed_fast is None
+        first = sweep_run.runs[0]
+        sweep_run.record(first, failed(event_of(first.trial, "train", unit="fan"), "boom"))
+        if why := sweep_run.failed_fast:
+            sweep_run.stop(why)
+
+    monkeypatch.setattr(run, "_run_on_ray", work)
+    sweep, jobs = world.load(recipes=["ae.yaml"], seeds=[0, 1], umap=False, fail_fast=fail_fast)
+    result = run_sweep(sweep, jobs, world.places, RunOptions())
+    assert ("fail_fast: train fan: boom (ae " in capsys.readouterr().out) == fail_fast
+    assert (result.failed_fast, result.stopped, len(result.unfinished)) == (fail_fast, False, 2)
+    with pytest.raises(SystemExit) as ended:
+        print_result(result, sweep, ["sweep", "s.yaml"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "1 stages failed:" in said
+    rest = "the run was ended by its first failure; to go on with the rest: asdray sweep s.yaml"
+    assert (rest in said) == fail_fast
 
 
 def test_the_next_run_removes_the_rest_of_deleted_trials(world, monkeypatch):

@@ -184,7 +184,8 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
         left_out: number of trials that ``--only`` leaves out.
 
     Raises:
-        SystemExit: 75 for a stopped sweep, 1 if a stage failed or a trial is not complete.
+        SystemExit: 75 for a stopped sweep, 1 if a stage failed or a trial is not complete, also with
+            ``fail_fast``.
     """
     from asdray.sweep.progress import failure_line, summary_lines
 
@@ -204,7 +205,10 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
             print_line(title, to=sys.stderr)
         for event in events:
             print_line(f"  {failure_line(event, result.names)}", to=sys.stderr)
-    if result.unfinished:
+    if result.failed_fast:
+        text = "the run was ended by its first failure; to go on with the rest: asdray"
+        print_line(f"{text} {shlex.join(command)}", to=sys.stderr)
+    elif result.unfinished:
         print_line(f"not complete: {', '.join(result.unfinished)}", to=sys.stderr)
     if result.failures or result.unfinished:
         sys.exit(1)

@@ -157,7 +157,7 @@ _SHORT_FORMS: Mapping[str, Mapping[str, Change]] = {
         "search": _or({"enum": list(typing.get_args(Search.model_fields["algorithm"].annotation))}),
         "resources": _or({"const": "auto"}),
         "stall_after": _or(TEXT),
-        **dict.fromkeys(("seeds", "backends", "checkpoints", "plugins"), _one_or_many),
+        **dict.fromkeys(("seeds", "backends", "checkpoints", "plugins", "loggers"), _one_or_many),
     },
     "RecipeUse": {"set": _ref("Values"), "space": _ref("Space"), "zip": _ref("Pairs")},
     "Search": {

@@ -160,6 +160,8 @@ class Ensemble(Config):
             check_chosen_by(self.chosen_by, columns, "rank_by")
 
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "csv"]
+
 # --------------------------------------------------------------------------------------- resources and disk
 
 RAY_STEP = 0.0001
@@ -325,6 +327,12 @@ class Sweep(Config):
     score; the order of the leaderboard stays."""
     plugins: tuple[str, ...] = ()
     """Python files or folders that add losses, networks, frontends, backends, see `asdray.config.plugin`."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Experiment trackers that are told of every trial that does work: ``tensorboard``, ``csv``; ``wandb``
+    and ``mlflow`` need the extra of their name: ``pip install 'asdray[wandb]'``. No result depends on
+    them."""
+    fail_fast: bool = False
+    """If true, the first step that fails for good ends the run; the next run goes on with the others."""
     ensembles: tuple[Ensemble, ...] = ()
     """Further rows of combined scores."""
     notes: tuple[str, ...] | None = None
@@ -336,7 +344,7 @@ class Sweep(Config):
         if not isinstance(value, Mapping):
             raise ValueError(f"a sweep file is a mapping of options, not {type(value).__name__}")
         value = spelled_out(value)
-        for key in ("dcase", "seeds", "backends", "checkpoints", "plugins"):
+        for key in ("dcase", "seeds", "backends", "checkpoints", "plugins", "loggers"):
             if key in value and not isinstance(value[key], list | tuple):
                 value[key] = [value[key]]
         if isinstance(value.get("backends"), list):
@@ -348,6 +356,7 @@ class Sweep(Config):
     @model_validator(mode="after")
     def _each_once(self) -> Sweep:
         refuse_repeats(self.checkpoints, "checkpoints")
+        refuse_repeats(self.loggers, "loggers")
         refuse_repeats([backend_id(b) for b in self.backends], "backends")
         return self
 

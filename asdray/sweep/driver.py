@@ -212,9 +212,10 @@ class Driver:
             if self._stop.asked:
                 self._sweep_run.stop(self._stop.why, self._stop_training)
                 return
-            if loss := self._ray.loss():
-                self._sweep_run.stop(loss, self._stop_training)
+            if why := self._ray.loss() or self._sweep_run.failed_fast:
+                self._sweep_run.stop(why, self._stop_training)
                 return
+            self._sweep_run.tell_of_trackers()
             if news := self._ray.news():
                 self._view.line(news, "yellow")
             if self._search and self._tune:
@@ -259,6 +260,7 @@ class Driver:
                 self._watch.took("train", value["seconds"])
             case "epoch":
                 run.progress = value
+                self._sweep_run.trackers.epoch(run.job)
                 unit, seconds, epochs = value["unit"], value["seconds"], value["epochs"]
                 self._sweep_run.estimator.epoch_ended(run.index, unit, seconds, epochs)
                 self._watch.took("train", seconds)

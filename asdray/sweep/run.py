@@ -29,6 +29,7 @@ from asdray.sweep.search import SearchRun, open_search
 from asdray.sweep.status import size
 from asdray.sweep.summaries import write_summaries
 from asdray.sweep.sweep_run import SweepRun
+from asdray.sweep.trackers import check_installed
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -73,6 +74,7 @@ class Result:
         failures: failures of this run.
         failed_before: failures of earlier runs that would happen again; the run did not repeat their stages.
         stopped: True if a signal or the end of the given time stopped the run.
+        failed_fast: True if the first failure ended the run, as ``fail_fast`` asks.
     """
 
     board: Leaderboard
@@ -84,6 +86,7 @@ class Result:
     failures: Sequence[Event]
     failed_before: Sequence[Event]
     stopped: bool
+    failed_fast: bool = False
 
 
 def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunOptions) -> Result:
@@ -91,8 +94,9 @@ def run_sweep(sweep: Sweep, jobs: tuple[Job, ...], places: Places, options: RunO
 
     Raises:
         ValueError: data that changed since they were formatted, a sweep of this name that already runs,
-            a reservation that no node of the cluster can give.
+            a reservation that no node of the cluster can give; a tracker that is not installed.
     """
+    check_installed(sweep.loggers)
     allocator.share_heap()  # before Arrow, Ray and Tune start threads by the dozen
     from asdray.audio.cache import check_unchanged
 
@@ -169,6 +173,7 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()
+    sweep_run.end_of_work()
     return sweep_run.write_tables(report=sweep_run.sweep.report and not sweep_run.stopped)
 
 
@@ -238,6 +243,7 @@ def _result(
     expected = sum((run.steps for run in runs), Counter())
     given_up = sum((run.steps - run.complete_steps for run in runs if run.stopped_early), Counter())
     complete = _count_complete(runs)
+    failed_fast = sweep_run.stopped and sweep_run.failed_fast is not None
     stages = [stage for stage in STAGES if stage != "umap" or sweep_run.sweep.umap]
     unfinished = [run.trial.title for run in runs if not run.complete and not run.stopped_early]
     if (search := sweep_run.search) and not search.exhausted:  # Ray Tune ended too soon, or was stopped
@@ -260,7 +266,8 @@ def _result(
         unfinished=unfinished,
         failures=log.failures,
         failed_before=failed_before,
-        stopped=sweep_run.stopped,
+        stopped=sweep_run.stopped and not failed_fast,
+        failed_fast=failed_fast,
     )
 
 

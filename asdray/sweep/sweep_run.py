@@ -22,10 +22,20 @@ from asdray.store import Places
 from asdray.sweep import outputs
 from asdray.sweep.estimate import Estimator
 from asdray.sweep.events import Event, EventLog, attempt, event_of
-from asdray.sweep.jobs import Job, TrialRun, event_key, is_complete, log_found, remaining, with_signature
+from asdray.sweep.jobs import (
+    Job,
+    TrialRun,
+    event_key,
+    is_complete,
+    log_found,
+    names_of,
+    remaining,
+    with_signature,
+)
 from asdray.sweep.keep import Pruner, kept_shares
-from asdray.sweep.progress import Progress, View
+from asdray.sweep.progress import Progress, View, failure_line
 from asdray.sweep.summaries import made_of
+from asdray.sweep.trackers import PATIENCE, SHORT_PATIENCE, Trackers
 
 if TYPE_CHECKING:
     from asdray.evaluation.leaderboard import Leaderboard
@@ -69,6 +79,7 @@ class SweepRun:
         """What made the complete steps of each asked trial that was known at the start."""
         self._described = 0
         self.stopped = False
+        self.trackers = Trackers(sweep.loggers, sweep.name, self.folder.root, places)
         self.estimator = Estimator(kept_shares(sweep, jobs))
         self.progress = Progress(sweep.name, self.runs, self.estimator)
         self.progress.data = places.data
@@ -147,6 +158,7 @@ class SweepRun:
         self.refresh(run)
         self.prune(run)
         self.estimator.trial_ended(run.index)
+        self.trackers.ended(run.job, "success" if ok else "failed")
         self.view.trial_ended(run, word, ok)
         self._tables_changed = True
 
@@ -166,6 +178,24 @@ class SweepRun:
                 self.refresh(other)
                 self.prune(other)
         self._tables_changed = True
+
+    @property
+    def failed_fast(self) -> str | None:
+        """The reason to end a run with ``fail_fast``: its first failure; None to go on."""
+        failures = self.log.failures if self.sweep.fail_fast else []
+        if not failures:
+            return None
+        return f"fail_fast: {failure_line(failures[0], names_of(run.job for run in self.runs))}"
+
+    def tell_of_trackers(self) -> None:
+        """Shows what the trackers could not do."""
+        for text in self.trackers.faults():
+            self.view.line(text, "yellow")
+
+    def end_of_work(self) -> None:
+        """Waits for the trackers, once all trials have ended or the run is stopped."""
+        self.trackers.close(SHORT_PATIENCE if self.stopped else PATIENCE)
+        self.tell_of_trackers()
 
     def stop(self, why: str | None, stop_training: Callable[[], None] = lambda: None) -> None:
         """Stops the run; finished stages are kept. ``why``: the reason, if it is not a signal."""
