@@ -15,7 +15,7 @@ from matplotlib import colors
 from sweeping import SMALL_AE, World, in_process, make_data
 
 import asdray
-from asdray import damage, drawing, points, store
+from asdray import damage, drawing, notes, points, store
 from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.evaluation.submission import decision_threshold
@@ -24,7 +24,7 @@ from asdray.report import page as page_module
 from asdray.report.content import Content
 from asdray.report.frame import content_of
 from asdray.results import load_results
-from asdray.sweep import events
+from asdray.sweep import events, outputs
 
 RATES = [0.001, 0.01]
 
@@ -412,7 +412,33 @@ def test_more_systems_than_names_fit_leave_the_legend_out(content):
     (axes,) = pictures.training_curves(own).axes
     assert axes.get_legend() is None
     assert len(axes.lines) == 300
-    assert axes.get_title(loc="left").endswith("300 of 360 shown")
+    assert axes.get_title(loc="left").endswith(", 300 of 360 trainings")
+
+
+def test_ours_stand_beside_the_best_published_rows_and_long_names_take_two_lines(content):
+    own = content.board.frame
+    ours = [
+        own.assign(system=f"ae-{i}", recipe="ae", options=f"option={'x' * 40} other={i}") for i in range(8)
+    ]
+    theirs = [own.assign(system=f"theirs {i}", origin="published", rank=pd.NA) for i in range(8)]
+    many = dataclasses.replace(content.board, frame=pd.concat([*theirs, *ours]), labels={})
+    (axes,) = pictures.leaderboard(dataclasses.replace(content, board=many)).axes
+    published = [text for text in texts(axes) if "(published)" in text]
+    assert (len(published), len(texts(axes))) == (8, 20)
+    assert axes.get_xlabel() == "official score (%); 20 of 32 rows"
+    assert texts(axes)[8:] == [
+        f"{own['rank'].iloc[i % 2]}. ae option={'x' * 40}\nother={i // 2} · recon" for i in range(12)
+    ]
+    assert [bar[0].get_markerfacecolor() == "white" for bar in axes.containers] == [True] * 16 + [False] * 24
+
+
+def test_a_picture_that_cannot_be_written_ends_no_sweep(content, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page_module, "write", lambda content: 1 / 0)
+    monkeypatch.setattr(pictures, "write", drawn.append)
+    outputs._write_report(content)
+    assert len(drawn) == 1, "the pictures do not wait for the page"
+    assert "the report is not written (ZeroDivisionError" in " ".join(map(str, notes.take()))
 
 
 def test_a_table_of_results_gives_the_leaderboard_of_the_sweep(content, frame):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_ROWS = {"ours": 12, "published": 8}
 """Rows of a leaderboard by their origin, the best ones."""
 
-MOST_MAP_ROWS, FEWEST_MAP_ROWS = 40, 5
+MOST_MAP_ROWS, FEWEST_MAP_ROWS = 24, 5
 """Rows of all heat maps together, of which each has some."""
 
 MOST_LINES, MOST_NAMES = 300, 8
@@ -70,8 +70,8 @@ def _tops(labels: Sequence[Sequence[str]], body: float) -> Iterator[float]:
 
 
 def _in_lines(name: str) -> list[str]:
-    """The name of a row in at most two lines of small text."""
-    return drawing.wrapped(name, 60, 2)
+    """The name of a row in at most two lines of small text, none of which ends with a dot."""
+    return [line.replace("\u00a0", " ") for line in drawing.wrapped(name.replace("· ", "·\u00a0"), 60, 2)]
 
 
 def _row_label(axes: Axes, bottom: float, label: Sequence[str], colour: str = "black") -> None:
@@ -226,8 +226,9 @@ def training_curves(content: Content) -> Figure | None:
         every = figure.subplots(len(recipes), squeeze=False)[:, 0]
         for axes, (recipe, of) in zip(every, recipes.items(), strict=True):
             _curves(axes, content, of)
-            shown = min(len(of), MOST_LINES)
-            axes.set_title(f"{recipe}, {len(of)} trainings{_of(shown, len(of), 'shown')}", loc="left")
+            some = f"{MOST_LINES} of " if len(of) > MOST_LINES else ""
+            title = drawing.wrapped(f"{recipe}, {some}{len(of)} trainings", 56)
+            axes.set_title("\n".join(title), loc="left")
             axes.set(xlabel="epoch", ylabel="loss")
     return figure
 
