@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sweeping import World, in_process, make_data
 
 from asdray.sweep import local_ray
 from asdray.sweep.local_ray import dashboard_fault, private_folder
@@ -67,6 +68,18 @@ def test_a_folder_lasts_as_long_as_its_driver(place, apart):
     assert folder.exists()
     with private_folder():
         assert not folder.exists(), "it is dead"
+
+
+def test_a_run_that_starts_no_ray_removes_dead_folders_too(place, tmp_path):
+    world = World(make_data(tmp_path / "d"), tmp_path / "results")
+    where = ["--data", world.data, "--results", world.results, "--device", "cpu", "--no-umap"]
+    short = {"audio.duration": 1.2}
+    in_process("run", "raw_spec", "dcase2023", "--machines", "fan", "--set", "audio.duration=1.2", *where)
+    dead = place / "asdray-0123"
+    dead.mkdir()
+    (dead / "ray.lock").touch()
+    in_process(*world.command(recipes={"raw_spec": {"set": short}}, machines={"dcase2023": ["fan"]}))
+    assert not dead.exists()
 
 
 def test_folders_of_drivers_killed_before_their_name_are_removed_after_an_hour(place):

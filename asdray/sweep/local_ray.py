@@ -102,6 +102,12 @@ def _place() -> Path:
     )
 
 
+def remove_dead_folders() -> None:
+    """Removes the folders of Rays whose driver was killed; for a run that starts no Ray."""
+    with contextlib.suppress(ValueError):  # no place for folders
+        _remove_dead_folders(_place())
+
+
 def _renamed(folder: Path) -> Path:
     """Renames a folder to ``asdray-`` and four digits, since longer names would leave no room for sockets."""
     while True:
@@ -132,8 +138,8 @@ def _remove_dead_folders(place: Path) -> None:
                 _remove(folder)
 
 
-def _remove(folder: Path, seconds: float = 10.0) -> None:
-    """Removes a folder, into which dying processes may write for some seconds yet.
+def _remove(folder: Path, seconds: float = 30.0) -> None:
+    """Removes a folder, into which dying processes may write yet: for some seconds on a busy machine.
 
     The lock goes last, and stays where something else stays: by the lock a later run finds the folder.
     """

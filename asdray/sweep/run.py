@@ -22,6 +22,7 @@ from asdray.sweep import inputs, outputs
 from asdray.sweep.events import Event, EventLog, key_of
 from asdray.sweep.jobs import Job, TrialRun, log_found, names_of
 from asdray.sweep.keep import remove_deleted
+from asdray.sweep.local_ray import remove_dead_folders
 from asdray.sweep.outputs import changes
 from asdray.sweep.plan import with_datasets_of_now
 from asdray.sweep.progress import LiveView, StageCounts, View, count_upcoming, upcoming_texts
@@ -173,6 +174,7 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
         _run_on_ray(sweep_run, options)
     else:
         sweep_run.end_without_work()
+        remove_dead_folders()  # of a Ray that ended the last run with the last step
     sweep_run.end_of_work()
     return sweep_run.write_tables(report=sweep_run.sweep.report and not sweep_run.stopped)
 
