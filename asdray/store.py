@@ -247,7 +247,7 @@ class SweepDir:
         return self.root / "tune"
 
     def tensorboard(self, title: str) -> Path:
-        """The link to the models of a trial, by the trial's name for people, which TensorBoard shows."""
+        """The link to a model of a trial, by the trial's name for people, which TensorBoard shows."""
         return self.root / "tensorboard" / title.replace("/", "-")
 
     @property

@@ -114,10 +114,16 @@ def test_tensorboard_has_a_run_per_trial_by_name(world):
         for job in jobs:
             link_for_tensorboard(job.trial, places, folder)
     links = {path.name: path.resolve() for path in (folder / "tensorboard").iterdir()}
-    assert links == {
-        job.trial.title: store.trial_dir(places.results, job.trial).root / "model" for job in jobs
+    folders = [store.trial_dir(places.results, job.trial) for job in jobs]
+    unit = jobs[0].trial.units[0].name
+    expected = {
+        f"dis lr=1e-3 {DCASE} seed0": folders[0].model(unit),
+        f"dis lr=3e-4 {DCASE} seed0": folders[1].model(unit),
     }
-    assert f"dis lr=3e-4 {DCASE} seed0" in links
+    expected |= {
+        f"ae {DCASE} seed0 {machine}": folders[2].model(machine) for machine in jobs[2].trial.machines
+    }
+    assert links == expected
 
 
 def test_a_failure_outside_of_a_sweep_has_its_own_name(world):

@@ -474,7 +474,7 @@ def test_a_dry_run_estimates_by_what_is_finished(world):
     sweep, jobs = world.load(umap=False)
     lines = plan_lines(sweep, jobs, world.places)
     assert lines[-1] == "no estimate of time and disk yet: nothing like it is finished"
-    assert lines[0].endswith(f"waiting: train {jobs[0].trial.units[0].name}, score 3 machines, table")
+    assert lines[0].endswith("waiting: train all, score 3 machines, table")
     # One of four dis trials, whose training took 1000 s and each of its ten other stages 10 s.
     finish(jobs[0], sweep, world.places, until="train", seconds=1000, size=4096)
     finish(jobs[0], sweep, world.places, seconds=10, size=100)

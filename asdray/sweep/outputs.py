@@ -71,16 +71,17 @@ def describe_plugins(sweep: Sweep, folder: Path) -> None:
 
 def link_for_tensorboard(trial: Trial, places: Places, folder: Path) -> None:
     """Links a trial's models below the sweep's folder, by the trial's title, where the storage has links."""
-    link = store.SweepDir(folder).tensorboard(trial.title)
-    models = store.trial_dir(places.results, trial).model("")
-    target = os.path.relpath(models, link.parent)
-    with contextlib.suppress(OSError):
-        if link.is_symlink():
-            if os.readlink(link) == target:
-                return
-            link.unlink()
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
+    for unit in trial.units:
+        title = trial.title if len(trial.units) == 1 else f"{trial.title} {unit.name}"
+        link = store.SweepDir(folder).tensorboard(title)
+        target = os.path.relpath(store.trial_dir(places.results, trial).model(unit.name), link.parent)
+        with contextlib.suppress(OSError):
+            if link.is_symlink():
+                if os.readlink(link) == target:
+                    continue
+                link.unlink()
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
 
 
 # -------------------------------------------------------------------------------------------- the last run

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from asdray import provenance, store
 from asdray.config.trial import unit_title
@@ -365,9 +366,9 @@ class View:
             self.line(f"FAILED {failure_line(event, names)}", style="red")
         elif event["stage"] == "train" and not event["found"]:
             names = self._progress.names if self._progress else {}
-            self.line(
-                f"trained {title_of(event, names)} {unit_title(event['unit'])} in {event['seconds']:.1f} s"
-            )
+            unit = unit_title(event["unit"])
+            what = title_of(event, names) + ("" if unit == "all" else f" {unit}")
+            self.line(f"trained {what} in {event['seconds']:.1f} s")
 
     def source_epoch(self, progress: Mapping[str, Any]) -> None:
         """Prints a line a minute about the training of a system that is clustered for another one."""
@@ -420,7 +421,7 @@ def render(snapshot: Mapping[str, Any], width: int = 200, height: int | None = N
             parts.append(f"and {more} more trainings")
     if best:
         parts.append(_best_table(best, width))
-    parts.append(trials_line(snapshot))
+    parts.append(Text(trials_line(snapshot), no_wrap=False, overflow="fold"))  # whatever the console does
     return Group(*parts)
 
 

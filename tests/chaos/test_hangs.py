@@ -14,6 +14,8 @@ from outcomes import Outcome, note
 from ray_nodes import RayCluster, processes
 from sweeping import ONE_BY_ONE, SMALL_DIS, World, make_data, ray_folders, start
 
+from asdray.config.trial import unit_title
+
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 TESTS = Path(__file__).parent.parent
@@ -152,7 +154,7 @@ def test_hangs_are_ended_tried_again_and_then_failed_and_the_others_go_on(data, 
         r"no sign of life for 3\d s \(.*, see stall_after\).*; the attempt before it hung, too",
         failure["error"],
     )
-    assert f"FAILED train {failure['unit']}: {failure['error'][:40]}" in output
+    assert f"FAILED train {unit_title(failure['unit'])}: {failure['error'][:40]}" in output
     stacks = [path.read_text() for path in sorted((world.folder() / "hangs").iterdir())]
     assert len(stacks) == 4
     where = [
