@@ -10,7 +10,13 @@ import pytest
 from trees import build_tree, write_list
 
 from asdray.cli import main
-from asdray.cli.benchmark import FOLDER, _networks, _synthetic_sweep, _with_weights_that_are_here
+from asdray.cli.benchmark import (
+    FOLDER,
+    _benchmark_sweep,
+    _networks,
+    _synthetic_sweep,
+    _with_weights_that_are_here,
+)
 from asdray.config.backend import KMeans, Knn, KnnRescale
 from asdray.config.expand import expand, load_sweep
 from asdray.config.recipe_files import recipe_names
@@ -123,6 +129,18 @@ def test_synthetic_runs_every_recipe_that_reproduces_a_score_without_published_w
             own & {t.backend for t in load_recipe(trial.recipe).reproduces} or trial.recipe not in reproducing
         )
     assert {b for b in asked if b.name not in ("own", "recon")} <= set(sweep.backends)
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_recipes_by_another_name_keep_all_that_is_said_of_them(synthetic):
+    recipes = {"mine": {"recipe": "raw_beats", "zip": {"audio.duration": [5, 6]}}}
+    asked = {"recipes": recipes, "audio.padding": "zero"}
+    sweep = _benchmark_sweep(FOLDER / f"{DCASE}.yaml", DCASE, asked, [], synthetic)
+    systems = {trial.system.audio.duration: trial for trial, _ in expand(sweep, "x")}
+    assert {t.recipe for t in systems.values()} == {"mine"}
+    assert {*systems} == {5, 6}
+    assert systems[5].system.audio.padding == "zero"
+    assert systems[5].system.frontend.network == ("beats_made_up" if synthetic else "beats")
 
 
 def test_made_up_weights_are_the_same_every_time_and_of_their_network_alone(tmp_path):

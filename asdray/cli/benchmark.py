@@ -115,6 +115,7 @@ def _benchmark_sweep(
         made_up: True for made-up weights in place of all published ones.
     """
     from asdray.config.expand import load_sweep
+    from asdray.config.recipe_use import RecipeUse
     from asdray.config.system import System
     from asdray.dcase.years import get_year
 
@@ -126,15 +127,12 @@ def _benchmark_sweep(
     of_sweep = {key: value for key, value in asked.items() if key.split(".")[0] not in System.model_fields}
     of_systems = {key: value for key, value in asked.items() if key not in of_sweep}
     sweep = load_sweep(path, of_sweep)
-    uses = {name: (use.set, use.space) for name, use in sweep.recipes.items()}
-    uses |= {name: ({}, {}) for name in more if name not in uses}
-    recipes = {
-        name: {
-            "set": {**(_made_up_options(name) if made_up else {}), **of_systems, **options},
-            "space": space,
-        }
-        for name, (options, space) in uses.items()
-    }
+    uses = {**{name: RecipeUse() for name in more}, **sweep.recipes}
+    recipes: dict[str, Any] = {}
+    for name in dict.fromkeys([*sweep.recipes, *more]):
+        use = uses[name]
+        options = _made_up_options(use.content(name).system) if made_up else {}
+        recipes[name] = {**use.model_dump(mode="json"), "set": {**options, **of_systems, **use.set}}
     if "backends" not in asked:
         backends = [b.model_dump(mode="json") for b in sweep.backends]
         of_sweep["backends"] = backends + _further_backends(sweep, dcase, more)
@@ -144,12 +142,13 @@ def _benchmark_sweep(
 def _further_backends(sweep: Sweep, dcase: str, more: Iterable[str]) -> list[dict[str, Any]]:
     """Backends by which recipes reproduce a published score, and which the sweep lacks; not own scores."""
     from asdray.config.backend import OwnBackend
-    from asdray.config.system import load_recipe
+    from asdray.config.recipe_use import RecipeUse
     from asdray.evaluation import published
 
     of_year = {link.recipe for link in published.links(sweep.recipes) if link.value.dcase == dcase}
     names = [*(name for name in sweep.recipes if name in of_year), *more]
-    wanted = dict.fromkeys(target.backend for name in names for target in load_recipe(name).reproduces)
+    found = [sweep.recipes.get(name, RecipeUse()).content(name) for name in names]
+    wanted = dict.fromkeys(target.backend for recipe in found for target in recipe.reproduces)
     lacking = [b for b in wanted if b not in sweep.backends and not isinstance(b, OwnBackend)]
     return [backend.model_dump(mode="json") for backend in lacking]
 
@@ -175,13 +174,12 @@ def _synthetic_sweep(path: Path, dcase: str, asked: Mapping[str, Any]) -> Sweep:
     return _benchmark_sweep(path, dcase, asked, more, made_up=True)
 
 
-def _made_up_options(recipe: str) -> dict[str, Any]:
+def _made_up_options(system: System) -> dict[str, Any]:
     """Options that put a narrow network with made-up weights in the place of every pretrained one."""
-    from asdray.config.system import load_recipe
     from asdray.config.weights import MADE_UP
 
     options: dict[str, Any] = {}
-    for path, network in _networks(load_recipe(recipe).system):
+    for path, network in _networks(system):
         if network in MADE_UP:
             options[f"{path}.network"] = MADE_UP[network]
             options[f"{path}.weights"] = f"encoders/{MADE_UP[network]}.pt"
