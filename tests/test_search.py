@@ -428,6 +428,11 @@ def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
     studies = studies_of(tmp_path, places, **changes)
     first, second = studies.ask(), studies.ask()
     jobs = known_jobs(studies)
+    for job in jobs:
+        recipe, _, rate = job.trial.label.partition(" lr=")
+        wanted = job.swept["train.learning_rate"]
+        assert (recipe, float(rate)) == (job.trial.recipe, pytest.approx(wanted, rel=0.005))
+        assert len(rate) <= 7
     for job in jobs[:2]:
         finish(job, sweep, places, seconds=600)
     studies.tell(first, "done", 0.5, "knn-1")

@@ -31,7 +31,7 @@ def score(
         ValueError: not extracted yet, or the embeddings were pruned; the backend cannot score the frontend's
             outputs; a score is not finite.
     """
-    where, folder = f"{files.trial.name}: {machine}", files.folder.machine(ckpt, machine)
+    where, folder = f"{files.trial.title}: {machine}", files.folder.machine(ckpt, machine)
     with working(files, folder, lambda now: now.score(machine, ckpt, backend), overwrite=overwrite) as work:
         if work.reused:
             return work.reused

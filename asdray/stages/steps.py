@@ -518,7 +518,7 @@ def why_not(files: TrialFiles, step: Step) -> str | None:
     """Why a step cannot run now, and the command to run first; None if it can."""
     if step.inputs is not None and not step.reads_pruned:
         return None
-    name, root, machine, ckpt = files.trial.name, files.folder.root, step.machine, step.checkpoint
+    name, root, machine, ckpt = files.trial.title, files.folder.root, step.machine, step.checkpoint
     pruned = "pruned (keep: in a sweep file)"
     match step.stage:
         case "extract":

@@ -363,7 +363,7 @@ def _train(
             "threads": options.threads,
             "parameters": sum(p.numel() for p in frontend.parameters()),
         }
-        training.log(f"{trial.name}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
+        training.log(f"{trial.title}, unit {unit.name} ({', '.join(unit.machines)}): {facts}")
         if history:
             training.log(f"goes on after epoch {len(history)}")
         from asdray.stages import fit, rehearsal
@@ -450,7 +450,7 @@ def _without_training(training: UnitTraining) -> dict[str, Any]:
     for name in training.checkpoints:
         checkpoint.write_empty(training.checkpoint(name), training.signature)
     training.write_metrics([])
-    training.log(f"{trial.name}, unit {unit.name}: nothing to learn")
+    training.log(f"{trial.title}, unit {unit.name}: nothing to learn")
     return {"device": "cpu", "epochs": 0, "n_clips": n_clips, "threads": trial.system.train.threads}
 
 

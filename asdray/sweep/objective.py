@@ -67,7 +67,7 @@ def _train_loss(trial: Trial, places: Places) -> float:
     for unit in trial.units:
         record = snapshot.record(snapshot.train(unit))
         if record is None:
-            raise ValueError(f"{trial.name}: unit {unit.name} is not trained")
+            raise ValueError(f"{trial.title}: unit {unit.name} is not trained")
         if not isinstance(loss := record.extra.get("loss"), int | float):
             raise ValueError(
                 f"{trial.name}: the record of unit {unit.name} has no loss; train it with --overwrite"
