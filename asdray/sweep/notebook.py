@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asdray.dcase.manifest import DEFAULT_DATA
 from asdray.results import DEFAULT_RESULTS, Results
 from asdray.store import Places
+from asdray.sweep.cluster import RAY_ENV
 from asdray.terminal import console
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def sweep(
         })
         results.leaderboard()
 
-    The progress is shown. Ctrl-C, or a notebook's interrupt, stops the sweep cleanly, and raises
-    KeyboardInterrupt at the end; a second one does not wait. Finished work is kept: the same call goes on,
-    and ``asdray.Results(name)`` has the results so far.
+    The progress is shown. Ctrl-C, or a notebook's interrupt, stops the sweep cleanly, which takes seconds,
+    and raises KeyboardInterrupt at the end. Finished work is kept: the same call goes on, and
+    ``asdray.Results(name)`` has the results so far.
 
     Args:
         spec: the path of a sweep file, or the content of one. Relative paths in a dictionary start at the
@@ -126,12 +127,15 @@ def _refuse_connected() -> None:
 
 @contextlib.contextmanager
 def _same_environment() -> Iterator[None]:
-    """Restores the variables that a run sets for the workers: a notebook goes on."""
+    """Restores the variables that a run sets for the workers: a notebook goes on. Those of Ray stay.
+
+    Without these, a late call into Ray would start another Ray, open to all.
+    """
     before = dict(os.environ)
     try:
         yield
     finally:
-        for name in os.environ.keys() - before.keys():
+        for name in os.environ.keys() - before.keys() - RAY_ENV.keys():
             del os.environ[name]
         os.environ.update(before)
 
@@ -163,7 +167,7 @@ class _InCell:
             return
         self._drawn = time.monotonic()
         text = io.StringIO()
-        console(text, width=100, force_jupyter=False).print(renderable)
+        console(text, width=100, force_jupyter=False, force_terminal=False).print(renderable)
         self._handle.update({"text/plain": text.getvalue()}, raw=True)
 
     def stop(self) -> None:

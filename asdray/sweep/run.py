@@ -47,7 +47,7 @@ class RunOptions:
         only: True for the trials that the run is asked for; tables are over all trials.
         retry_failed: True to try stages again that failed before and would fail again.
         stop_at: time by ``time.monotonic`` at which the run stops as if by a signal.
-        ends_process: True if a second signal ends the process, False if it raises KeyboardInterrupt.
+        ends_process: True if a second signal ends the process, False if it changes nothing.
         live: makes the live view; None: one is drawn on a terminal.
     """
 

@@ -32,7 +32,8 @@ class Stop:
 
     Args:
         at: time of the stop by ``time.monotonic``; None: only signals stop the run.
-        ends_process: True if the second signal ends the process; else it raises KeyboardInterrupt.
+        ends_process: True if the second signal ends the process; else it changes nothing. An exception from
+            there would leave half a Ray in a process that goes on.
     """
 
     def __init__(self, at: float | None = None, ends_process: bool = True) -> None:
@@ -60,9 +61,7 @@ class Stop:
         now = time.monotonic()
         if self._signalled is None:
             self._signalled = now
-        elif number != signal.SIGTERM or now > self._signalled + TOGETHER:
-            if not self._ends_process:
-                raise KeyboardInterrupt
+        elif self._ends_process and (number != signal.SIGTERM or now > self._signalled + TOGETHER):
             _end_at_once(number)
 
 
