@@ -31,6 +31,7 @@ from asdray.stages.steps import TrialFiles
 from asdray.stages.train import train
 from asdray.store import Places
 from asdray.sweep.cluster import WORKER_ENV
+from asdray.sweep.progress import size
 
 DCASE = "dcase2023"
 SMOTE = "{name: knn, smote_ratio: 0.2}"
@@ -298,6 +299,17 @@ def test_ours_stand_beside_published_rows(asdray, official):
     assert f"{100 * beside.loc[f'{DCASE}-eval', 'difference']:+.2f}" in out
     assert re.search(r"\[\d\] Fujimura et al\. 2025, ASDKit, arXiv 2507\.10264, Fig\. 2", out)
     assert (folder / "leaderboard.tex").read_text().count("published") > 10
+    # It ends with a file that whoever gets it can check.
+    path = folder / f"{DCASE}.zip"
+    assert out.splitlines()[-2].endswith(
+        f"in one file ({size(path.stat().st_size)}, no audio, no models): {path}"
+    )
+    code, theirs, err = asdray("report", path)
+    assert (code, err) == (0, "")
+    shown = [line for line in out.splitlines() if "ASDKit raw_spec" in line and f"{DCASE}-" in line]
+    assert len(shown) == 2
+    assert all(line in theirs for line in shown)
+    assert "recomputed from the scores" in theirs
 
 
 def test_other_options_than_the_published_ones_are_reported_before_the_run(asdray, official):

@@ -88,11 +88,17 @@ def benchmark(
         )
     if dry_run:
         return
+    from asdray.cli.bundle import print_packed
+    from asdray.sweep.bundle import write_bundle
     from asdray.sweep.run import RunOptions, run_sweep
 
     options = RunOptions(address=address, dashboard=not no_dashboard, quiet=quiet)
     result = run_sweep(sweep, jobs, places, options)
-    print_result(result, sweep, context.obj)
+    try:
+        print_result(result, sweep, context.obj)
+    finally:
+        if result.counts["table"].complete and not result.stopped:
+            print_packed(write_bundle(sweep, jobs, places), sweep)
 
 
 # -------------------------------------------------------------------------------------------- the sweep

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from asdray.cli import benchmark, data, encoders, plot, predict, scoring, sweep, trial
+from asdray.cli import benchmark, bundle, data, encoders, plot, predict, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_line, print_lines
 from asdray.full_disk import FULL, STORAGE
@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _module in (sweep, plot, data, encoders, trial, predict, scoring, benchmark):
+for _module in (sweep, plot, data, encoders, trial, predict, scoring, benchmark, bundle):
     app.add_typer(_module.app)
 
 

@@ -261,12 +261,12 @@ def status(
     from asdray.sweep.status import status as status_of
     from asdray.sweep.status import sweeps
 
-    places = _places(context, name, data, results)
+    places = places_of(context, name, data, results)
 
     def look() -> RenderableType:
         if name is None:
             return "\n".join(sweeps(places.results))
-        with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+        with read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
             return status_of(plan, jobs, places, console().width)
 
     if watch:
@@ -286,6 +286,10 @@ def report(
         ),
     ] = None,
     metric: Metrics = None,
+    theirs: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Another group's bundle, whose rows stand beside; may be repeated."),
+    ] = None,
     plugin: Plugins = None,
     trust_plugins: TrustPlugins = False,
     data: Data = DATA,
@@ -293,18 +297,28 @@ def report(
 ) -> None:
     """Rebuild a sweep's tables and leaderboard from its trials, and print the leaderboard.
 
+    Of another group's bundle, `asdray report THEIRS.zip` prints the leaderboard, recomputed from its scores.
+
     Example: asdray report dis_grid --rank-by dev_amean --metric s_auc
     """
+    if name.endswith(".zip"):
+        _print_bundle(Path(name))
+        return
     from asdray.evaluation.tables import check_metric
     from asdray.stages.made_by import present_lines
-    from asdray.sweep.outputs import write_metric, write_results
+    from asdray.sweep.bundle import rows_beside
+    from asdray.sweep.outputs import write_metric, write_report_beside, write_results
     from asdray.sweep.summaries import made
 
     metrics = [check_metric(name) for name in metric or ["official"]]
-    places = _places(context, name, data, results)
-    with _read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
+    places = places_of(context, name, data, results)
+    with read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
         print_lines(present_lines((made(job, plan, places) for job in jobs), places.results))
-        board = write_results(plan, jobs, places, rank_by=rank_by, report=True)
+        board = write_results(plan, jobs, places, rank_by=rank_by, report=not theirs)
+        if theirs:
+            rows, left_out = rows_beside(theirs, plan, jobs, places)
+            board = write_report_beside(plan, jobs, places, rows, rank_by=rank_by)
+            print_lines(left_out)
         for one in dict.fromkeys(metrics):
             if one == "official":
                 print_board(board, plan.name)
@@ -312,7 +326,7 @@ def report(
                 print_board(write_metric(plan, jobs, places, one, rank_by=rank_by), f"{plan.name}, {one}")
 
 
-def _places(context: typer.Context, name: str | None, data: Path, results: Path) -> Places:
+def places_of(context: typer.Context, name: str | None, data: Path, results: Path) -> Places:
     """The folders of a command that reads a sweep: unless the user names the data, those of its last run."""
     from asdray.store import Places
     from asdray.sweep.progress import data_of
@@ -326,8 +340,19 @@ def _places(context: typer.Context, name: str | None, data: Path, results: Path)
     return Places.of(data_of(_folder_of(path, places) if own else path.parent) or data, results)
 
 
+def _print_bundle(path: Path) -> None:
+    """Prints the leaderboard of a bundle, recomputed from its scores, and what is refused."""
+    from asdray.evaluation.bundle import read
+    from asdray.evaluation.recomputed import board, recompute
+
+    theirs = recompute(read(path))
+    print_board(board(theirs), f"{theirs.bundle.header.name} of {path.name}")
+    print_line(f"recomputed from the scores in {theirs.bundle.source}")
+    print_lines(theirs.refused)
+
+
 @contextlib.contextmanager
-def _read_sweep(
+def read_sweep(
     name: str, places: Places, plugins: Sequence[Path] | None, trust: bool
 ) -> Iterator[tuple[Sweep, tuple[Job, ...]]]:
     """A sweep and its jobs; within the context, plugins that its results describe are stand-ins.

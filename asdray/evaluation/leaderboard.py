@@ -264,8 +264,14 @@ def _notes_on_rows(board: Leaderboard, unlabelled: Sequence[str], n_unranked: in
             "What a row was selected by speaks of that row alone: whoever picks the top one of these "
             f"{ranked} selects by eval labels, and its score flatters{instead}."
         )
-    if len(ours) < len(board.frame):
+    origins = set(board.frame["origin"])
+    if "published" in origins:
         notes.append("Published rows are placed by their score and not ranked; they were not run here.")
+    if "theirs" in origins:
+        notes.append(
+            "Rows of theirs are another group's, without a rank: their scores are recomputed here from the "
+            "anomaly scores in the file that is named below."
+        )
     return tuple(notes)
 
 
@@ -358,16 +364,17 @@ def rich_table(board: Leaderboard, title: str = "", width: int = 200) -> tuple[T
 
 
 def _people_names(board: Leaderboard) -> list[str]:
-    """The name of every row's system for people; a published one has the number of its source."""
+    """The name of every row's system for people; those of others have the number of their source."""
     numbers = _sources(board)
     own = system_labels(board.frame[["system", "recipe", "options"]].to_dict("records"))
     names = []
     for row, name in zip(board.frame.to_dict("records"), own, strict=True):
-        if row["origin"] == "ours":
-            names.append(board.labels.get(row["system"], f"{name} {row['options']}".strip()))
-        else:
-            source = row["source"]
-            names.append(f"{name} [{numbers[source]}]" if source else f"{name} (published)")
+        note = f"[{numbers[row['source']]}]" if row["source"] else ""
+        if row["origin"] == "published":
+            names.append(f"{name} {note or '(published)'}")
+            continue
+        shown = board.labels.get(row["system"], f"{name} {row['options']}".strip())
+        names.append(shown if row["origin"] == "ours" else f"{shown} (theirs {note})")
     return names
 
 

@@ -36,8 +36,8 @@ class Row:
     """A row of the leaderboard.
 
     Attributes:
-        origin: ``ours`` or ``published``.
-        source: where a published row stands, else ``""``.
+        origin: ``ours``, ``published``, or ``theirs`` of another group's bundle.
+        source: where a published row stands, or the bundle; else ``""``.
         scores: one per column.
     """
 
@@ -88,7 +88,7 @@ def _rows(found: Leaderboard, names: dict[str, str]) -> Iterator[Row]:
         ours = row["origin"] == "ours"
         yield Row(
             rank="" if pd.isna(row["rank"]) else str(row["rank"]),
-            name=names.get(row["system"], row["recipe"] or row["system"]) if ours else str(row["system"]),
+            name=_name(row, names),
             system=str(row["system"]),
             recipe=_text(row["recipe"]),
             backend=_text(row["backend"]),
@@ -100,6 +100,15 @@ def _rows(found: Leaderboard, names: dict[str, str]) -> Iterator[Row]:
             incomplete=ours and pd.isna(row["rank"]),
             scores=tuple(scores),
         )
+
+
+def _name(row: dict[Any, Any], names: dict[str, str]) -> str:
+    """The system of a row for people; published systems have names of their own."""
+    if row["origin"] == "published":
+        return str(row["system"])
+    if row["origin"] == "theirs":
+        return f"{row['recipe']} {_text(row['options'])}".strip()
+    return names.get(row["system"], row["recipe"] or row["system"])
 
 
 def _score(row: dict[Any, Any], name: str) -> Score:

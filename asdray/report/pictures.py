@@ -110,7 +110,7 @@ def leaderboard(content: Content) -> Figure | None:
         axes = figure.subplots()
         for row, label, top in zip(top_rows, labels, tops, strict=True):
             below = top + _LINE * len(label)
-            _row_label(axes, below, label, "0.4" if row.origin == "published" else "black")
+            _row_label(axes, below, label, "black" if row.origin == "ours" else "0.4")
             _dots(axes, row, series, below + 0.05)
             axes.axhline(top - 0.01, color="0.9", linewidth=0.5)
         for one in series:
@@ -142,7 +142,7 @@ def _series(shown: Board) -> list[_Series]:
 def _label(row: Row) -> str:
     """Rank and name of a row, and what speaks against its score."""
     parts = [row.name, row.backend, row.checkpoint if row.checkpoint != "last" else ""]
-    marks = ["published" if row.origin == "published" else "incomplete" if row.incomplete else "", row.caveat]
+    marks = [row.origin if row.origin != "ours" else "incomplete" if row.incomplete else "", row.caveat]
     name = " · ".join(part for part in parts if part)
     return f"{row.rank}. {name}".removeprefix(". ") + "".join(f" ({mark})" for mark in marks if mark)
 

@@ -221,8 +221,37 @@ def write_metric(
     return content.board
 
 
-def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, rank_by: str | None) -> Content:
-    """The tables of one metric, the leaderboard, and the rows of ``selection.csv``, None without a choice."""
+def write_report_beside(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    places: Places,
+    theirs: Sequence[Mapping[Any, Any]],
+    *,
+    rank_by: str | None = None,
+) -> Leaderboard:
+    """Writes report and pictures with other people's rows in the leaderboard, which is returned; no table.
+
+    Args:
+        theirs: see `asdray.sweep.bundle.rows_beside`.
+    """
+    content = _content(sweep, jobs, places, "official", rank_by, theirs)
+    _write_report(content)
+    return content.board
+
+
+def _content(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    places: Places,
+    metric: str,
+    rank_by: str | None,
+    theirs: Sequence[Mapping[Any, Any]] = (),
+) -> Content:
+    """The tables of one metric, the leaderboard, and the rows of ``selection.csv``, None without a choice.
+
+    Args:
+        theirs: rows of other people.
+    """
     from asdray.evaluation import leaderboard, published, tables
     from asdray.report.content import Content
     from asdray.sweep import selection
@@ -232,7 +261,7 @@ def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, ran
     finished = [path for path, snapshot in snapshots.items() if snapshot]
     trials = [job.trial for job in jobs]
     studies, datasets, planned = _planned(sweep, jobs, places)
-    context = _context(sweep, jobs, datasets)
+    context = table_context(sweep, jobs, datasets)
     scores = tables.sweep_tables(tables.load_rows(finished, metric), planned, context, metric)
     official = scores
     if metric != "official" and sweep.ensembles:  # the official score chooses the members of ensembles
@@ -251,7 +280,7 @@ def _content(sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, ran
         context,
         rank_by=rank_by or sweep.rank_by,
         unlabelled=[f"{dcase}-{s}" for dcase, s in scores if _unlabelled(datasets[dcase], s, context)],
-        extra=extra,
+        extra=[*extra, *theirs],
         unranked=chosen.rows if chosen else (),
         selected_by=chosen.selected_by if chosen else "fixed",
         metric=metric,
@@ -352,7 +381,8 @@ def _planned(
     return studies, {dcase: datasets[dcase] for dcase in sweep.board_years if dcase in datasets}, planned
 
 
-def _context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset]) -> TableContext:
+def table_context(sweep: Sweep, jobs: Sequence[Job], datasets: Mapping[str, Dataset]) -> TableContext:
+    """Everything but scores that the tables of a sweep show."""
     from asdray.evaluation import tables
 
     machines = {dcase: sweep.machines_of(dcase) for dcase in sweep.board_years}
