@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_ROWS = {"ours": 12, "published": 8}
+MOST_ROWS = {"ours": 12, "theirs": 8, "published": 8}
 """Rows of a leaderboard by their origin, the best ones."""
 
 MOST_MAP_ROWS, FEWEST_MAP_ROWS = 24, 5
