@@ -28,7 +28,7 @@ SWEEP = RESULTS / "sweeps" / "demo"
 LIVE = RESULTS / "live.json"
 COMMAND = "asdray sweep sweeps/demo.yaml"
 
-TERMINAL = """<style>body {{ margin: 0 }}
+TERMINAL = """<style>body {{ margin: 0; background: #1c1c22 }}
 pre {{ display: inline-block; margin: 0; padding: 14px 18px; background: #1c1c22; color: #ddd;
 font: 15px/1.35 "DejaVu Sans Mono", monospace }}</style><pre>$ {command}
 {code}</pre>"""
@@ -36,7 +36,7 @@ font: 15px/1.35 "DejaVu Sans Mono", monospace }}</style><pre>$ {command}
 
 def watch() -> None:
     """Runs the sweep, and keeps the snapshot with the most trainings and rows of the leaderboard."""
-    places = ["--data", "demo/data", "--results", str(RESULTS), "--no-dashboard"]
+    places = ["--data", "demo/data", "--results", str(RESULTS), "--no-dashboard", "--retry-failed"]
     run = subprocess.Popen([sys.executable, "-m", *COMMAND.split(), *places], cwd=DOCS.parent)
     fullest = (0, 0)
     while run.poll() is None:
@@ -66,7 +66,7 @@ def draw(browser: Browser) -> None:
     page = browser.new_page(device_scale_factor=1.5)
     page.set_content(live_view())
     page.locator("pre").screenshot(path=DOCS / "live.png")
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page = browser.new_page(viewport={"width": 1280, "height": 740})
     page.goto((SWEEP / "report.html").as_uri(), wait_until="load")
     page.locator(".main-svg").first.wait_for()
     page.screenshot(path=DOCS / "report.png")

@@ -18,7 +18,7 @@ from asdray.config.system import System
 
 COMMANDS = typer.main.get_command(app).commands
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-OTHERS = {"git", "cd", "export", "source", "pip", "ray", "sbatch", "kubectl", "tail"}
+OTHERS = {"git", "cd", "export", "source", "pip", "ray", "sbatch", "kubectl", "tail", "tensorboard"}
 """Commands in the pages that are neither asdray's, nor scripts, nor make's."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
