@@ -133,9 +133,9 @@ def training_node(struck, cluster):
         for ip, node in cluster.nodes.items():
             for pid in victims(node.pid, "training worker"):
                 with contextlib.suppress(OSError):
-                    name = Path(f"/proc/{pid}/cmdline").read_text().split()[1]
+                    recipe = Path(f"/proc/{pid}/cmdline").read_text().split()[1]
                     models = list(
-                        struck.world.results.glob(f"trials/*/{name}/seed0/model/*/checkpoints/last.ckpt")
+                        struck.world.results.glob(f"trials/*/{recipe}-*/seed0/model/*/checkpoints/last.ckpt")
                     )
                     if any(not (path.parent.parent / "done.json").exists() for path in models):
                         return ip
