@@ -70,6 +70,19 @@ def test_a_folder_lasts_as_long_as_its_driver(place, apart):
         assert not folder.exists(), "it is dead"
 
 
+def test_with_the_folder_end_the_processes_of_its_ray_that_still_start(place):
+    wait = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with private_folder() as folder:
+        worker = subprocess.Popen([*wait, "/opt/ray/_private/default_worker.py", f"--temp-dir={folder}/r"])
+        reader = subprocess.Popen([*wait, f"{folder}/r/session_latest/logs/raylet.out"])
+    try:
+        assert worker.wait(10) == -signal.SIGKILL
+        assert reader.poll() is None
+    finally:
+        reader.kill()
+        reader.wait()
+
+
 def test_a_run_that_starts_no_ray_removes_dead_folders_too(place, tmp_path):
     world = World(make_data(tmp_path / "d"), tmp_path / "results")
     where = ["--data", world.data, "--results", world.results, "--device", "cpu", "--no-umap"]

@@ -138,11 +138,21 @@ def _remove_dead_folders(place: Path) -> None:
                 _remove(folder)
 
 
+def _end_processes(folder: Path) -> None:
+    """Kills what is left of an ended Ray: a worker that still starts would make the removed folder anew."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = file.read_bytes()
+            if os.fsencode(f"{folder}/") in line and b"/ray/" in line:  # no reader of logs
+                os.kill(int(file.parent.name), signal.SIGKILL)
+
+
 def _remove(folder: Path, seconds: float = 30.0) -> None:
     """Removes a folder, into which dying processes may write yet: for some seconds on a busy machine.
 
     The lock goes last, and stays where something else stays: by the lock a later run finds the folder.
     """
+    _end_processes(folder)
     end = time.monotonic() + seconds
     while True:
         for path in folder.iterdir():
