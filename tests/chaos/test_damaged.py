@@ -57,12 +57,12 @@ class Kept:
         self.names, self.numbers, self.records = site.names(), site.numbers(), site.records()
         self._copy = site.root.parent / "kept"
         for name in ("results", "data/cache"):
-            shutil.copytree(site.root / name, self._copy / name)
+            shutil.copytree(site.root / name, self._copy / name, symlinks=True)
 
     def put_back(self) -> None:
         self.site.clear()
         for name in ("results", "data/cache"):
-            shutil.copytree(self._copy / name, self.site.root / name)
+            shutil.copytree(self._copy / name, self.site.root / name, symlinks=True)
 
     def files(self) -> list[str]:
         # TensorBoard's events are a log, which no stage reads and only a new training would write again.
