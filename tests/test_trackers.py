@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import shutil
 import struct
 import warnings
 
@@ -113,6 +114,17 @@ def test_a_tracker_that_fails_is_told_once_and_stops_no_other(trained, world, tm
     (fault,) = told(["csv", "tensorboard"], trained, world, tmp_path)
     assert fault.startswith("loggers: csv is left out for the rest of this run, no result is affected: ")
     assert len([*(tmp_path / "tensorboard").rglob("events.*")]) == 1
+
+
+def test_a_damaged_file_leaves_out_its_trial_and_no_tracker(trained, world, tmp_path):
+    shutil.copytree(world.results, tmp_path / "results", symlinks=True)
+    (path,) = tmp_path.glob("results/trials/*/*/seed0/model/fan/metrics.csv")
+    path.write_text(path.read_text() + "4,?")
+    (fault,) = told(["csv"], trained, World(world.data, tmp_path / "results"), tmp_path / "told")
+    _, job = trained
+    assert fault.startswith(
+        f"loggers: {job.trial.title} is left out, no result is affected: {path} is damaged ("
+    )
 
 
 def test_no_tracker_starts_no_thread(trained, world, tmp_path):

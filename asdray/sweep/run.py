@@ -161,7 +161,16 @@ def _run(
 
 
 def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
-    """Completes the trials that the run is asked for, on Ray if any stage but tables can run."""
+    """Completes the trials that the run is asked for, and writes the tables."""
+    try:
+        _work(sweep_run, options)
+    finally:
+        sweep_run.end_of_work()
+    return sweep_run.write_tables(report=sweep_run.sweep.report and not sweep_run.stopped)
+
+
+def _work(sweep_run: SweepRun, options: RunOptions) -> None:
+    """Runs the missing stages; Ray starts if any stage but tables can run."""
     search = sweep_run.search
     trials = [run.trial for run in sweep_run.runs if run.asked and run.left.runs]
     if trials or (search and not search.exhausted):
@@ -175,8 +184,6 @@ def _complete(sweep_run: SweepRun, options: RunOptions) -> Leaderboard:
     else:
         sweep_run.end_without_work()
         remove_dead_folders()  # of a Ray that ended the last run with the last step
-    sweep_run.end_of_work()
-    return sweep_run.write_tables(report=sweep_run.sweep.report and not sweep_run.stopped)
 
 
 def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:

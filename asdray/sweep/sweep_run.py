@@ -194,7 +194,7 @@ class SweepRun:
 
     def end_of_work(self) -> None:
         """Waits for the trackers, once all trials have ended or the run is stopped."""
-        self.trackers.close(SHORT_PATIENCE if self.stopped else PATIENCE)
+        self.trackers.close(SHORT_PATIENCE if self.stopped else PATIENCE, self.view.line)
         self.tell_of_trackers()
 
     def stop(self, why: str | None, stop_training: Callable[[], None] = lambda: None) -> None:

@@ -8,6 +8,7 @@ that is slow or fails delays no trial, and is left out for the rest of the run.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import logging
@@ -16,7 +17,7 @@ import queue
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 PATIENCE, SHORT_PATIENCE = 60.0, 10.0
 """Seconds that the trackers have for what they have not written yet, at the end of a run and after a stop."""
+
+SLOW = 3.0
+"""Seconds after which whoever waits for the trackers is told so."""
 
 _PACKAGES: Mapping[LoggerName, str] = {"wandb": "wandb", "mlflow": "mlflow"}
 """Tracker -> package that an extra installs."""
@@ -53,7 +57,7 @@ class Trackers:
     """The trackers of one run of a sweep.
 
     Args:
-        names: the trackers; none does nothing, and starts no thread.
+        names: the trackers; none does nothing. The thread starts with the first news.
         sweep: name of the sweep, which groups the runs.
         folder: folder of the trackers that write files.
     """
@@ -64,9 +68,8 @@ class Trackers:
         self._news: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
         self._faults: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._open: dict[str, _Tracked] = {}
+        self._left_out: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
-        if names:
-            self._thread.start()
 
     def epoch(self, job: Job) -> None:
         """Notes a new epoch of a trial."""
@@ -78,21 +81,30 @@ class Trackers:
 
     def _put(self, kind: str, job: Job) -> None:
         if self._names:
+            if self._thread.ident is None:
+                self._thread.start()
             self._news.put((kind, job))
 
     def faults(self) -> Iterator[str]:
-        """Sentences on trackers that failed, each once."""
+        """Sentences on trackers that failed and on trials that cannot be read, each once."""
         while not self._faults.empty():
             yield self._faults.get()
 
-    def close(self, patience: float = PATIENCE) -> None:
-        """Ends the runs of trials that are not finished, and waits until all is written."""
+    def close(self, patience: float = PATIENCE, say: Callable[[str], None] = lambda text: None) -> None:
+        """Ends the runs of trials that are not finished, and waits until all is written.
+
+        Args:
+            say: is called with a sentence if that takes more than `SLOW` seconds.
+        """
         if not self._thread.is_alive():
             return
         self._news.put(None)
-        self._thread.join(patience)
+        self._thread.join(SLOW)
+        names = ", ".join(self._names)
         if self._thread.is_alive():
-            names = ", ".join(self._names)
+            say(f"loggers: waiting up to {patience:g} s for {names} to write everything")
+            self._thread.join(max(0.0, patience - SLOW))
+        if self._thread.is_alive():
             self._faults.put(
                 f"loggers: {names} had not written everything after {patience:g} s; no result is affected"
             )
@@ -103,18 +115,33 @@ class Trackers:
         for name in _NOISY:
             logging.getLogger(name).setLevel(logging.ERROR)
         while self._names and (news := self._news.get()) is not None:
-            kind, job = news
-            if (tracked := self._open.get(job.trial.name)) is None:
-                tracked = self._open[job.trial.name] = _Tracked(job, self._places)
+            self._tell(*news)
+        for tracked in [*self._open.values()]:
+            self._tell("failed", tracked.job)
+
+    def _tell(self, kind: str, job: Job) -> None:
+        """Tells the trackers the news of a trial; a trial with a damaged file is left out from now on."""
+        name = job.trial.name
+        if name in self._left_out:
+            return
+        try:
+            if (tracked := self._open.get(name)) is None:
+                tracked = self._open[name] = _Tracked(job, self._places)
                 self._each(tracked, lambda logger, one: logger.log_hyperparams(one.configuration))
             self._each(tracked, _log, tracked.new_epochs())
             if kind != "epoch":
-                self._end(self._open.pop(job.trial.name), kind)
-        for tracked in self._open.values():
-            self._end(tracked, "failed")
+                self._end(tracked, kind, tracked.scores())
+        except Exception as error:  # of the trial's files: `_each` handles those of trackers
+            self._left_out.add(name)
+            self._faults.put(
+                f"loggers: {job.trial.title} is left out, no result is affected: {_reason(error)}"
+            )
+            if name in self._open:
+                self._end(self._open[name], "failed", {})
 
-    def _end(self, tracked: _Tracked, status: str) -> None:
-        scores = tracked.scores()
+    def _end(self, tracked: _Tracked, status: str, scores: Mapping[str, float]) -> None:
+        """Ends the trial's run of every tracker."""
+        del self._open[tracked.job.trial.name]
 
         def end(logger: Any, of: _Tracked) -> None:
             _log_scores(logger, of.configuration, scores)
@@ -133,9 +160,9 @@ class Trackers:
                 action(tracked.loggers[name], tracked, *more)
             except Exception as error:
                 self._names.remove(name)
-                text = " ".join(str(error).split()) or type(error).__name__
                 self._faults.put(
-                    f"loggers: {name} is left out for the rest of this run, no result is affected: {text}"
+                    f"loggers: {name} is left out for the rest of this run, no result is affected: "
+                    f"{_reason(error)}"
                 )
 
 
@@ -161,12 +188,12 @@ class _Tracked:
         """(Epoch, values by name) of every epoch that was not returned before, by unit."""
         found = []
         for unit in self.job.trial.units:
-            rows = _read(self._folder.model(unit.name) / store.EPOCHS_FILE)
             prefix = "train" if len(self.job.trial.units) == 1 else f"train/{unit.name}"
-            for row in rows[self._told.get(unit.name, 0) :]:
-                epoch = int(row.pop("epoch"))
-                found.append((epoch, {f"{prefix}/{key}": float(text) for key, text in row.items() if text}))
-            self._told[unit.name] = len(rows)
+            with _rows(self._folder.model(unit.name) / store.EPOCHS_FILE) as rows:
+                for row in rows[self._told.get(unit.name, 0) :]:
+                    epoch = int(row.pop("epoch"))
+                    found.append((epoch, {f"{prefix}/{k}": float(text) for k, text in row.items() if text}))
+                self._told[unit.name] = len(rows)
         return found
 
     def scores(self) -> dict[str, float]:
@@ -176,21 +203,35 @@ class _Tracked:
         found: dict[str, float] = {}
         for folder in sorted(self._folder.outputs.glob("*/")):
             for subset in SUBSETS:
-                for row in _read(folder / table_name(self.job.trial.dcase, subset)):
-                    at = f"{subset}/{re.sub(r'[^a-zA-Z0-9_. -]+', '_', row['backend']).strip('_')}"
-                    at = at if folder.name == "last" else f"{folder.name}/{at}"
-                    machines = [*self.job.trial.machines, "total"]
-                    found |= {f"{at}/{m}": float(row[m]) for m in machines if row.get(m)}
+                with _rows(folder / table_name(self.job.trial.dcase, subset)) as rows:
+                    for row in rows:
+                        at = f"{subset}/{re.sub(r'[^a-zA-Z0-9_. -]+', '_', row['backend']).strip('_')}"
+                        at = at if folder.name == "last" else f"{folder.name}/{at}"
+                        machines = [*self.job.trial.machines, "total"]
+                        found |= {f"{at}/{m}": float(row[m]) for m in machines if row.get(m)}
         return found
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none without the file."""
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _rows(path: Path) -> Iterator[list[dict[str, str]]]:
+    """The rows of a CSV file, which are used inside the block; none without the file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
+        rows = []
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        yield rows
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({_reason(error)})") from error
 
 
 # --------------------------------------------------------------------------------------- Lightning's loggers
