@@ -102,6 +102,16 @@ def test_lists_inside_of_an_object_expand_in_a_grid():
     ]
 
 
+def test_an_empty_list_inside_of_an_object_is_no_value_of_the_option():
+    losses = ["adacos", {"name": "arcface", "margin": []}]
+    with pytest.raises(ValueError, match=r"space: frontend\.loss\.margin is \[\]: must be a number"):
+        swept(space={"frontend.loss": losses})
+    with pytest.raises(ValueError, match=r"backends\.1\.n_neighbors is \[\]: must be a whole number"):
+        swept(backends=["knn", {"name": "knn", "n_neighbors": []}])
+    with pytest.raises(ValueError, match=r"unknown option 'frontend\.branches\.²'"):
+        swept(space={"frontend.branches.²": [1, 2]})
+
+
 FFT = {"name": "fft", "kernels": [64, 32, 8]}
 
 

@@ -86,7 +86,7 @@ def _annotation_at(options: Any, parts: Sequence[str]) -> Any:
     """The annotation of the option at a path that starts at a configuration; None for an unknown path."""
     annotation: Any = None
     for part in parts:
-        if isinstance(options, tuple) and part.isdigit() and int(part) < len(options):
+        if isinstance(options, tuple) and part.isdecimal() and int(part) < len(options):
             annotation, options = _item_of(annotation), options[int(part)]
         elif is_model(type(options)):
             annotation, options = part_of(type(options), part), getattr(options, part, None)
@@ -124,6 +124,8 @@ def _of_object(annotation: Any, value: Mapping) -> list[Any]:
 
 def _of_option(annotation: Any, value: Any) -> list[Any]:
     """The values of an option inside of an object: a list's items where the option takes no such list."""
+    if not value and isinstance(value, list):
+        return [value]  # no values at all would leave the object out: the option refuses the list
     if annotation is None or not isinstance(value, list):
         return _variants(annotation, value)
     item_type = _item_of(annotation)

@@ -562,7 +562,8 @@ def _expand_backends(items: list) -> list:
                         "a list of values; every system is scored by each of them, which trains nothing, and "
                         "a search judges it by the best"
                     )
-            axes = {k: v if isinstance(v, list) else [v] for k, v in item.items()}
+            # An empty list would leave the backend out: its option refuses the list.
+            axes = {k: v if isinstance(v, list) and v else [v] for k, v in item.items()}
             expanded += [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
         else:
             expanded.append(item)
