@@ -250,6 +250,7 @@ HEADERS = {
     "unknown_key": (lambda h: h.update(code="import os"), "of another form .code"),
     "outside": (lambda h: h["trials"][0].update(system="../../etc"), "of another form .trials.0.system"),
     "machine": (lambda h: h["machines"].update({DCASE: ["fan", "fam"]}), "no machine 'fam'"),
+    "no_machine": (lambda h: h.update(machines={}, trials=[]), "of another form .machines"),
     "year": (lambda h: h["machines"].update(dcase2099=["fan"]), "dcase2099"),
     "twice": (lambda h: h["trials"].append(h["trials"][0]), "is there twice"),
     "backend": (lambda h: h["backends"].popitem(), "that the sweep does not have"),
@@ -267,6 +268,39 @@ def test_headers_of_another_form_are_refused(kind, world, tmp_path):
     change, message = HEADERS[kind]
     with pytest.raises(ValueError, match=rf"a\.zip: .*{message}"):
         bundle.read(with_header(world[2], tmp_path / "a.zip", change))
+
+
+NO_ROWS = {
+    "trials": lambda h: h.update(trials=[]),
+    "checkpoints": lambda h: h.update(checkpoints=[]),
+    "backends": lambda h: [trial.update(backends=[]) for trial in h["trials"]],
+    "confirmed": lambda h: [trial.update(part="search") for trial in h["trials"]],
+}
+
+
+@pytest.mark.parametrize("kind", NO_ROWS)
+def test_a_bundle_without_rows_shows_none(kind, world, tmp_path, asdray):
+    path = with_header(world[2], tmp_path / "a.zip", NO_ROWS[kind])
+    code, out, error = asdray("report", path)
+    assert (code, error) == (0, "")
+    assert "recomputed from the scores" in out
+    rows, lines = refused(path, world)
+    assert rows == []
+    assert re.search(r"not shown: \d+ rows of its leaderboard", lines)
+
+
+def test_a_backend_without_an_option_is_no_fault_of_ours(world, tmp_path):
+    def short(header):
+        header["backends"][next(iter(header["backends"]))] = {"name": "mem_mixup"}
+
+    theirs = recompute(bundle.read(with_header(world[2], tmp_path / "a.zip", short)))
+    assert "mem_mixup" in set(theirs.tables[DCASE, "dev"]["backend"])
+
+
+def test_an_unknown_column_that_ranks_is_named_with_the_file(world, tmp_path):
+    path = with_header(world[2], tmp_path / "a.zip", lambda header: header.update(rank_by="dcase2023-evil"))
+    with pytest.raises(ValueError, match=r"^a\.zip: cannot rank by 'dcase2023-evil'"):
+        recompute(bundle.read(path))
 
 
 SCORES = {
@@ -326,6 +360,16 @@ def test_hostile_members_are_refused(name, content, message, world, tmp_path):
     with pytest.raises(ValueError, match=rf"a\.zip: .*{message}"):
         bundle.read(path)
     assert [p.name for p in tmp_path.rglob("*")] == ["a.zip"]
+
+
+def test_members_of_another_compression_are_refused(world, tmp_path):
+    path = tmp_path / "a.zip"
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path.write_bytes(world[2].read_bytes())
+        with zipfile.ZipFile(path, "a", kind) as archive:
+            archive.writestr("tables/x.csv", "x" * 1000)
+        with pytest.raises(ValueError, match=r"'tables/x\.csv' is compressed in another way"):
+            bundle.read(path)
 
 
 def test_a_bomb_of_many_members_is_refused_before_it_is_read(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ class Header:
     format: Literal[1]  # FORMAT
     name: Name
     dataset: Literal["official", "synthetic"]
-    machines: dict[Year, tuple[Name, ...]]
+    machines: Annotated[dict[Year, tuple[Name, ...]], Field(min_length=1)]
     label_sources: dict[Year, Text]
     checkpoints: tuple[Annotated[str, Field(pattern=r"^(last|best|epoch_[0-9]{1,9})$")], ...]
     backends: dict[Name, dict[str, Any]]
@@ -256,6 +256,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, bytes]:
             raise ValueError(f"has the member {name!r} twice")
         if info.flag_bits & 1 or kind not in (0, stat.S_IFREG) or info.file_size > LARGEST_FILE:
             raise ValueError(f"the member {name!r} is encrypted, a link, or has too many bytes")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"the member {name!r} is compressed in another way than bundles are")
         with archive.open(info) as file:
             found[name] = file.read(LARGEST_FILE + 1)  # a header may lie about the size
         if len(found[name]) != info.file_size:

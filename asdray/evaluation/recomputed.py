@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
+from asdray.config.sweep import check_rank_by
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import leaderboard, metrics, published, tables
 from asdray.evaluation.bundle import (
@@ -93,6 +95,7 @@ def _recompute(bundle: Bundle) -> Theirs:
     )
     frame = pd.DataFrame(rows, columns=[*COLUMNS])
     found = tables.sweep_tables(frame, pd.DataFrame(planned, columns=["dcase", *TRIAL_KEYS]), context)
+    check_rank_by(header.rank_by or None, [f"{dcase}-{subset}" for dcase, subset in found])
     return _agreeing(bundle, found, context, labels)
 
 
@@ -197,7 +200,7 @@ def _agreeing(
                 wrong.add(key)
                 refused.append(f"refused: {row['recipe']} {row['backend']} {row['checkpoint']}: {fault}")
     keys = {at: list(map(tuple, table[[*_KEYS]].to_numpy())) for at, table in found.items()}
-    kept = {at: table[[key not in wrong for key in keys[at]]] for at, table in found.items()}
+    kept = {at: table[np.array([key not in wrong for key in keys[at]], bool)] for at, table in found.items()}
     if others := len(claimed.keys() - {key for of in keys.values() for key in of}):
         refused.append(
             f"not shown: {others} rows of its leaderboard that its scores do not give (ensembles, and "

@@ -482,6 +482,6 @@ def backend_labels(options: Mapping[str, Mapping[str, Any] | None]) -> dict[str,
     found = {key: label if taken.count(label) == 1 else key for key, label in labels.items()}
     for key, config in known.items():
         option, value = TRANSDUCTIVE.get(config["name"], ("name", None))
-        if config[option] == value:
+        if config.get(option) == value:
             found[key] = TRANSDUCTIVE_MARK + found[key]
     return found
