@@ -5,12 +5,15 @@ shows: a recipe, options, and for a trial year and seed, in any order after the 
 
     find_trial("dis_baseline loss=arcface lr=3e-4 dcase2023 seed0", Path("results"))
 
-Of an option the last part of its path is enough, of an object its name. Whatever an address leaves out may
-be anything; an address that several systems have is refused with their names.
+Of an option the last part of its path is enough, of an object its name. Where several options of a recipe
+have the same last part, those are meant in which its systems differ, else the outermost. Whatever an address
+leaves out may be anything; an address that several systems have is refused with their names.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +111,26 @@ def find_trials(text: str, results: Path) -> list[Path]:
         ValueError: no system, or several systems, of this address.
     """
     folder = Path(text).expanduser()
-    if TrialDir(folder).trial_json.is_file():
+    if os.path.isfile(TrialDir(folder).trial_json):  # no error for an address longer than a name of a folder
         return [folder]
-    if below := sorted(path for path in folder.glob("seed*") if TrialDir(path).trial_json.is_file()):
-        return below
+    below = sorted(folder.glob("seed*")) if os.path.isdir(folder) else []
+    if trials := [path for path in below if TrialDir(path).trial_json.is_file()]:
+        return trials
+    address = Address.of(text)
+    return [
+        path
+        for path in _folders_of(text, results)
+        if address.dcase in (None, path.parent.parent.name)
+        and (address.seed is None or path.name == f"seed{address.seed}")
+    ]
+
+
+def _folders_of(text: str, results: Path) -> list[Path]:
+    """The folders of all trials of the system of an address, of whatever year and seed.
+
+    Raises:
+        ValueError: no system, or several systems, of this address.
+    """
     known: dict[str, _Known] = {}
     for trial in store.trial_dirs(results):
         known.setdefault(trial.root.parent.name, _Known(trial.root.parent.name)).folders.append(trial.root)
@@ -121,12 +140,7 @@ def find_trials(text: str, results: Path) -> list[Path]:
         found = _with_options(text, address, found)
     if len(found) > 1:
         raise ValueError(f"{text!r} names several systems: choose one of {_listed(_titles(found))}")
-    return [
-        path
-        for path in found[0].folders
-        if address.dcase in (None, path.parent.parent.name)
-        and (address.seed is None or path.name == f"seed{address.seed}")
-    ]
+    return found[0].folders
 
 
 def find_trial(text: str | Path, results: Path) -> Path:
@@ -139,13 +153,12 @@ def find_trial(text: str | Path, results: Path) -> Path:
         ValueError: no trial, or several trials, of this address.
     """
     folder, results = Path(text).expanduser(), results.expanduser()
-    if folder.exists() or len(folder.parts) > 1:
+    if os.path.exists(folder) or (len(folder.parts) > 1 and "=" not in str(text)):
         return Path(text)  # a folder, and a wrong one is told by what reads there
     found = find_trials(str(text), results)
     if len(found) != 1:
         every = [
-            f"{path.parent.parent.name} {path.name}"
-            for path in found or find_trials(str(text).split()[0], results)
+            f"{path.parent.parent.name} {path.name}" for path in found or _folders_of(str(text), results)
         ]
         what = f"names {len(found)} trials: add year and seed of one" if found else "names no trial"
         raise ValueError(f"{str(text)!r} {what} (there are: {_listed(every)})")
@@ -169,13 +182,40 @@ def _named(name: str, known: Mapping[str, _Known], results: Path) -> list[_Known
 
 def _with_options(text: str, address: Address, among: Sequence[_Known]) -> list[_Known]:
     """The systems with all options of an address."""
-    nodes = {one.system: list(nodes_of(one.options)) for one in among}
-    found = [
-        one for one in among if all(has_option(nodes[one.system], *option) for option in address.options)
-    ]
+    found: list[_Known] = []
+    for recipe in dict.fromkeys(one.recipe for one in among):
+        nodes = {one.system: dict(nodes_of(one.options)) for one in among if one.recipe == recipe}
+        meant = {option: _meant(option, list(nodes.values())) for option, _ in address.options}
+        found += [
+            one
+            for one in among
+            if one.recipe == recipe
+            and all(
+                any(fulfils(of[path], value) for path in meant[option] if path in of)
+                for of in (nodes[one.system],)
+                for option, value in address.options
+            )
+        ]
     if not found:
         raise ValueError(f"no system is {text!r} (there are: {_listed(_titles(among))})")
     return found
+
+
+def _meant(option: str, systems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paths that an option of an address means among systems of a recipe, see the module.
+
+    Args:
+        systems: option path -> value, of every system.
+    """
+    paths = [path for path in dict.fromkeys(itertools.chain(*systems)) if is_short_for(option, path)]
+    if option in paths:
+        return [option]
+    first = systems[0]
+    differing = [
+        p for p in paths if any(p not in of or p not in first or of[p] != first[p] for of in systems)
+    ]
+    outermost = min((path.count(".") for path in paths), default=0)
+    return differing or [path for path in paths if path.count(".") == outermost]
 
 
 def _titles(systems: Sequence[_Known]) -> list[str]:

@@ -107,6 +107,48 @@ def test_one_trial_of_several_needs_year_and_seed(results):
         find_trial("ae_baseline dcase2024", results[0])
 
 
+def test_a_trial_that_is_not_there_is_said_of_its_own_system(results):
+    there = (
+        r"names no trial \(there are: dcase2022 seed0, dcase2022 seed1, dcase2023 seed0, dcase2023 seed1\)"
+    )
+    with pytest.raises(ValueError, match=there):
+        find_trial("dis_baseline loss=adacos lr=1e-3 seed7", results[0])
+
+
+def test_an_address_may_be_longer_than_a_name_of_a_folder_and_hold_a_path(results, tmp_path):
+    root, trials = results
+    longer = f"{trials[0].title} {' '.join(['train.learning_rate=0.001'] * 20)}"
+    assert find_trial(longer, root) == store.trial_dir(root, trials[0]).root
+    with pytest.raises(ValueError, match="no system is called 'xxx"):
+        find_trial("x" * 300, root)
+    with pytest.raises(ValueError, match="no system is 'dis_baseline loss=a/b.py' "):
+        find_trial("dis_baseline loss=a/b.py", root)
+
+
+def test_an_option_of_a_system_is_not_one_of_its_parts(tmp_path):
+    """`lr` of a system whose classes are clusters of another one; `trainable` of the loss, not of a head's."""
+    asked = {"name": "s", "seeds": [0], "machines": "all", "backends": ["knn"]}
+    heads = {"space": {"frontend.loss.trainable": [True, False]}}
+    of_head = {"recipe": "dis_spec_featex", "space": {"frontend.heads.0.loss.trainable": [True, False]}}
+    source = {"set": {"train.learning_rate": 1e-4}}
+    trials = []
+    for dcase, recipes in (
+        ("dcase2023", {"dis_spec_subspaceloss": heads, "head": of_head}),
+        ("dcase2026", {"lora_beats_cancel": source}),
+    ):
+        sweep = validate(Sweep, {**asked, "dcase": [dcase], "recipes": recipes}, "s")
+        trials += [trial for trial, _ in expand(sweep, "s")]
+    for trial in trials:
+        path = store.trial_dir(tmp_path, trial).trial_json
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"system": trial.system.model_dump(mode="json")}))
+    for trial in trials:
+        assert find_trial(trial.title, tmp_path) == store.trial_dir(tmp_path, trial).root
+    assert len(find_trials("lora_beats_cancel lr=1e-4", tmp_path)) == 1
+    with pytest.raises(ValueError, match="no system is 'lora_beats_cancel lr=1e-3'"):
+        find_trials("lora_beats_cancel lr=1e-3", tmp_path)  # the learning rate of its source
+
+
 def test_a_value_is_what_its_name_shows():
     objects = [{"name": "a", "x": 1, "y": [1, 2]}, {"name": "a", "x": 2, "y": [1, 2]}, {"name": "b"}]
     for values in (
