@@ -101,11 +101,16 @@ def outliving_streams() -> Iterator[list[str]]:
             setattr(sys, name, old)
 
 
+def can_draw(stream: TextIO) -> bool:
+    """True for a terminal that can move its cursor, as bars and live views need; ``TERM=dumb`` cannot."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 def console(file: TextIO | None = None, **options: Any) -> Console:
     """A console for tables and coloured lines that shows every text as it is, and obeys none.
 
     200 columns wide where the output is no terminal: Rich would guess 80 columns for a pipe, and would then
-    cut columns off a leaderboard.
+    cut columns off a leaderboard. A terminal that cannot draw is no terminal to the console.
 
     Args:
         file: the output; default: standard output.
@@ -125,7 +130,9 @@ def console(file: TextIO | None = None, **options: Any) -> Console:
             for part in super().render(renderable, options):
                 yield part if part.control else part._replace(text=printable_lines(part.text))
 
-    wide = None if (file or sys.stdout).isatty() else 200
+    stream = file or sys.stdout
+    wide = None if stream.isatty() else 200
+    plain = {"force_terminal": False} if stream.isatty() and not can_draw(stream) else {}
     return _Console(
-        file=file, **{"width": wide, "highlight": False, "markup": False, "emoji": False, **options}
+        file=file, **{"width": wide, "highlight": False, "markup": False, "emoji": False, **plain, **options}
     )

@@ -115,6 +115,10 @@ def test_the_live_view_fits_its_screen(height):
     assert hidden + sum("12/100" in line for line in lines) == 30
     assert " ".join(lines[-2:]).endswith("without the 9 systems to come")
     assert "all-1a2b3c4d" not in " ".join(lines), "no hash"
+    narrow = printed(render(snapshot, 20, height), width=20)
+    assert "…" not in narrow[0]
+    assert narrow[1].startswith("dis_bas"), "a training has its name and its epoch at least"
+    assert "12/100" in narrow[1]
     (line,) = [
         line
         for line in printed(render({**snapshot, "training": [training("a", "fan")]}), width=200)

@@ -96,6 +96,28 @@ def test_status_is_watched_until_ctrl_c(world):
     assert "Traceback" not in rest
 
 
+def test_a_terminal_that_cannot_draw_gets_lines(tmp_path):
+    path = tmp_path / "views.py"
+    path.write_text("""
+from asdray.cli.screen import progress, watched
+
+with progress("work", plain=True) as step:
+    step(5, 10)
+states = iter(["first", "second"])
+
+def look():
+    if state := next(states, None):
+        return state
+    raise KeyboardInterrupt
+
+watched(look, 0.1)
+""")
+    process, terminal = in_terminal(path, TERM="dumb")
+    assert read_until(terminal, None).split("\r\n") == ["work: 5 of 10", "first", "second", ""]
+    assert process.wait(60) == 0
+    os.close(terminal)
+
+
 def test_a_silent_command_says_what_it_does(monkeypatch, capsys):
     monkeypatch.setattr(screen, "SLOW_SECONDS", 0.05)
     with screen.told_if_slow("reading"):

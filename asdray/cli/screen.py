@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from asdray.printable import printable_lines
-from asdray.terminal import console
+from asdray.terminal import can_draw, console
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,12 +41,12 @@ def progress(task: str, plain: bool = False) -> Iterator[Progress | None]:
 
     Args:
         task: the text beside the bar.
-        plain: print a line for every tenth of the work if standard error is no terminal.
+        plain: print a line for every tenth of the work if standard error is no terminal that can draw.
 
     Yields:
         A function of (steps done, all steps) to call after every step; None: nothing is shown.
     """
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         yield _TenthPrinter(task) if plain else None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -74,7 +74,8 @@ def told_if_slow(text: str) -> Iterator[None]:
 def watched(look: Callable[[], RenderableType], interval: float) -> None:
     """Shows the newest of what ``look`` returns, every ``interval`` seconds, until Ctrl-C.
 
-    On a terminal in the place of the older one, and the last one stays; elsewhere below the older one.
+    On a terminal that can draw in the place of the older one, and the last one stays; elsewhere below the
+    older one.
     """
     from rich.live import Live
 

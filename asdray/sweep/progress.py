@@ -418,11 +418,20 @@ def render(snapshot: Mapping[str, Any], width: int = 200, height: int | None = N
     if training:
         parts.append(_training_table(training, width))
         if more := len(snapshot["training"]) - len(training):
-            parts.append(f"and {more} more trainings")
+            parts.append(_folded(f"and {more} more trainings"))
     if best:
         parts.append(_best_table(best, width))
-    parts.append(Text(trials_line(snapshot), no_wrap=False, overflow="fold"))  # whatever the console does
+    parts.append(_folded(trials_line(snapshot)))
     return Group(*parts)
+
+
+def _folded(text: str) -> Text:
+    """A text that wraps, whatever the console does."""
+    return Text(text, no_wrap=False, overflow="fold")
+
+
+_IMPORTANCE = {"clips/s": 0, "loss": 1, "left": 2}
+"""Columns of the running trainings: on a narrow screen the least important give place to the names."""
 
 
 def _training_table(training: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
@@ -435,7 +444,10 @@ def _training_table(training: Sequence[Mapping[str, Any]], width: int) -> Render
         "clips/s": [f"{t['clips_per_second']:.0f}" for t in training],
         "left": [duration(t["seconds_left"]) for t in training],
     }
-    columns = [NumberColumn(name, [(cell, "") for cell in cells]) for name, cells in numbers.items()]
+    columns = [
+        NumberColumn(name, [(cell, "") for cell in cells], _IMPORTANCE.get(name))
+        for name, cells in numbers.items()
+    ]
     return fitted("", [TextColumn("training", titles)], columns, width)[0]
 
 
