@@ -7,7 +7,7 @@ Example::
     results = asdray.sweep("sweeps/dis_grid.yaml")  # or a dictionary with the content of such a file
     results.leaderboard()
     results.scores()  # a row per seed's official score of a year and subset
-    asdray.predict(results.best()["folder"], ["new.wav"], machine="fan")
+    asdray.predict(results.best()["folders"][0], ["new.wav"], machine="fan")
     frame = asdray.load_results("results/sweeps/dis_grid")  # every number, one row per metric value
     asdray.plot(frame, "leaderboard").savefig("leaderboard.pdf")
 """

@@ -974,6 +974,16 @@ def test_no_bytes_break_the_header_reader(tmp_path_factory, noise, cut):
     assert says == "" or says.startswith(f"{path}: ")
 
 
+def test_a_wav_that_becomes_shorter_while_it_is_read_is_truncated(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    path.write_bytes(chunks(FMT, (b"data", bytes(20))))
+    before = os.stat(path)
+    path.write_bytes(path.read_bytes()[:12])
+    monkeypatch.setattr("os.fstat", lambda descriptor: before)
+    with pytest.raises(ValueError, match=r"a\.wav: is truncated \(it became shorter"):
+        read_header(path)
+
+
 def test_what_cannot_be_written_is_named(tree):
     names = sorted(p.name for p in tree.folder("dev", "fan", "train").iterdir())
     (formatted(tree) / "raw" / "fan" / "train" / names[0]).mkdir(parents=True)

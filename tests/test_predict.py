@@ -22,7 +22,7 @@ from trees import build_tree
 import asdray as package
 from asdray import store
 from asdray.cli import main
-from asdray.config.backend import Gmm, KMeans, Knn, KnnRescale, Mahalanobis, backend_id
+from asdray.config.backend import Gmm, KMeans, Knn, KnnRescale, Mahalanobis, MemMixup, backend_id
 from asdray.config.frontend import Autoencoder, RawSpec
 from asdray.config.system import Audio, System
 from asdray.config.train import Train
@@ -185,6 +185,9 @@ def test_what_cannot_predict_says_why(trial, places, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             predictor(trial.root, data=places.data, **options)
+    for wrong in (["knn"], 1):
+        with pytest.raises(ValueError, match=r"^backend: backends\.0 "):
+            predictor(trial.root, data=places.data, backend=wrong)
     with pytest.raises(ValueError, match="not a trial's folder"):
         predictor(tmp_path, data=places.data)
     two = finish(places, "two", SMALL, machines=MACHINES)
@@ -192,6 +195,26 @@ def test_what_cannot_predict_says_why(trial, places, tmp_path):
         predictor(two.root, data=places.data)
     with pytest.raises(ValueError, match="valve is not extracted with checkpoint last: run `asdray extract`"):
         predictor(two.root, machine="valve", data=places.data)
+
+
+def test_a_transductive_backend_scores_no_new_clips(places):
+    mixup = MemMixup(z="test")
+    of = finish(places, "mixup", RAW, backends=(mixup, Knn()))
+    asked = {"name": "mem_mixup", "z": "test"}
+    with pytest.raises(
+        ValueError, match="scores of transductive mem_mixup depend on which test clips are scored"
+    ):
+        predictor(of.root, data=places.data, backend=asked)
+    assert list(predictor(of.root, data=places.data).backends.values()) == [Knn()]
+    alone = finish(places, "alone", RAW, backends=(mixup,))
+    with pytest.raises(ValueError, match="run the sweep with it if the trial has none"):
+        predictor(alone.root, data=places.data)
+
+
+def test_a_single_path_is_one_file(trial, places):
+    path = wavs(places)[0][0]
+    model = predictor(trial.root, backend="knn", data=places.data)
+    assert model.predict(path) == model.predict(Path(path)) == model.predict([path])
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -253,6 +276,33 @@ def test_a_folder_that_is_filled_is_followed(trial, places, tmp_path):
         assert one.error is None
         assert one.score == pytest.approx(test[key], rel=1e-4, abs=1e-6)
     assert model.incomplete == (str(tmp_path / "section_00_never.wav"),)
+
+
+def test_a_wav_with_an_error_is_scored_once_its_writer_has_gone_on(trial, places, tmp_path):
+    content = Path(wavs(places)[0][0]).read_bytes()
+    late = tmp_path / "section_00_late.wav"
+    late.write_bytes(content[:6])
+    (tmp_path / "circle.wav").symlink_to("circle.wav")
+    model = predictor(trial.root, backend="knn", data=places.data)
+    following = model.follow(tmp_path, interval=0.05)
+    (first,) = next(following)
+    assert "is not a wav file" in str(first.error)
+    late.write_bytes(content)
+    other = shutil.copy(wavs(places)[0][1], tmp_path / "section_00_other.wav")
+    assert [(one.file, one.error) for one in next(following)] == [(str(late), None), (str(other), None)]
+
+
+def test_files_that_are_being_scored_at_ctrl_c_are_named(trial, places, tmp_path, monkeypatch):
+    path = shutil.copy(wavs(places)[0][0], tmp_path / "section_00_a.wav")
+    model = predictor(trial.root, backend="knn", data=places.data)
+
+    def interrupted(files):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(model.follow(tmp_path, interval=0.05))
+    assert model.incomplete == (str(path),)
 
 
 def test_ctrl_c_ends_following_cleanly(trial, places, tmp_path, capsys):

@@ -77,11 +77,14 @@ def predict(
     model = predictor(find_trial(trial, results), **options)
     _print_rows([_COLUMNS])
     if follow:
-        done = [0, 0]
+        scored: set[str] = set()
+        failed: set[str] = set()
         with contextlib.suppress(KeyboardInterrupt):
             for found in model.follow(files[0]):
-                done = [sum(pair) for pair in zip(done, _print(found), strict=True)]
-        print_line(f"{done[0]} files scored, {done[1]} not usable", sys.stderr)
+                good, bad = _print(found)
+                scored |= good
+                failed = (failed | bad) - scored  # a file with an error may have become complete
+        print_line(f"{len(scored)} files scored, {len(failed)} not usable", sys.stderr)
         print_lines((f"not complete: {name}" for name in sorted(model.incomplete)), sys.stderr)
         return
     names = [name for file in files for name in (wavs(file) if file.is_dir() else [str(file)])]
@@ -91,13 +94,12 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print(found: Iterable[Prediction]) -> tuple[int, int]:
-    """Prints rows to standard output and errors to standard error; returns the numbers of files of both."""
-    scored = {one.file: one for one in found if one.error is None}
+def _print(found: Iterable[Prediction]) -> tuple[set[str], set[str]]:
+    """Prints rows to standard output and errors to standard error; returns the files of both."""
     failed = {one.file: one.error for one in found if one.error is not None}
     _print_rows([getattr(one, name) for name in _COLUMNS] for one in found if one.error is None)
     print_lines((f"error: {error}" for error in failed.values()), sys.stderr)
-    return len(scored), len(failed)
+    return {one.file for one in found} - failed.keys(), set(failed)
 
 
 def _print_rows(rows: Iterable[Iterable[object]]) -> None:

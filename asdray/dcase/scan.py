@@ -116,6 +116,8 @@ def read_header(path: str | Path) -> WavInfo:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    except struct.error:
+        raise ValueError(f"{path}: is truncated (it became shorter while it was read)") from None
     return WavInfo(*form, stat.st_size, stat.st_mtime_ns)
 
 

@@ -29,7 +29,7 @@ from asdray.dcase import manifest
 from asdray.dcase.scan import is_wav, read_header
 from asdray.dcase.years import SAMPLE_RATE, get_year, nearest
 from asdray.evaluation.submission import decision_threshold
-from asdray.evaluation.tables import backend_labels
+from asdray.evaluation.tables import TRANSDUCTIVE_MARK, backend_labels
 from asdray.stages.extract import SPLITS, Extract, TrainedFrontend, read_extract
 from asdray.stages.score import sections_and_domains
 from asdray.stages.steps import Snapshot, TrialFiles, why_not
@@ -87,7 +87,8 @@ def predictor(
     Args:
         trial: the folder of a finished trial.
         machine: the machine that the clips were recorded at; None: the trial's only one.
-        backend: ``knn``, or an object as in a sweep file; None: all backends of the trial.
+        backend: ``knn``, or an object as in a sweep file; None: all backends of the trial, without
+            transductive ones.
         checkpoint: ``last``, ``best`` or ``epoch_<k>``; None: the first of the trial.
         data: folder of the dataset; None: ``ASDRAY_DATA``, or ``data``.
         cache_dir: as ``--cache-dir``; read by the frontends that need the training clips once more.
@@ -95,8 +96,8 @@ def predictor(
         trust_plugins: runs the code of the trial's plugins, whoever wrote it.
 
     Raises:
-        ValueError: no finished trial, no such machine, or a backend that does not apply; the message names
-            the fix.
+        ValueError: no finished trial, no such machine, or a backend that does not apply or is transductive;
+            the message names the fix.
     """
     found, description, results = read_trial(Path(trial), "all" if trust_plugins else "own")
     if machine is None and len(found.machines) > 1:
@@ -109,17 +110,34 @@ def predictor(
         )
     backends = found.backends(description.backends)
     if backend is not None:
-        given = parse_yaml(backend, "backend") if isinstance(backend, str) else dict(backend)
+        given = parse_yaml(backend, "backend") if isinstance(backend, str) else backend
         backends = check_backends([given], "backend")
         check_apply(found, backends, "backend")
     ckpt = check_checkpoint(checkpoint) if checkpoint else description.checkpoints[0]
     data = data or os.environ.get("ASDRAY_DATA") or manifest.DEFAULT_DATA
     files = TrialFiles.load(found, Places.of(data, results, cache_dir), [machine])
+    return Predictor(files, machine, ckpt, _for_new_clips(backends, every=backend is not None), device)
+
+
+def _for_new_clips(backends: Sequence[Backend], every: bool) -> dict[str, Backend]:
+    """Label -> backend, of those whose score of a clip does not depend on the other clips of the call.
+
+    Raises:
+        ValueError: there is none, or another one although ``every`` backend is wanted.
+    """
     labels = backend_labels({backend_id(one): one.model_dump() for one in backends})
-    return Predictor(files, machine, ckpt, {labels[backend_id(one)]: one for one in backends}, device)
+    found = {labels[backend_id(one)]: one for one in backends}
+    alone = {label: one for label, one in found.items() if not label.startswith(TRANSDUCTIVE_MARK)}
+    if not alone or (every and len(alone) < len(found)):
+        first = next(label for label in found if label not in alone)
+        raise ValueError(
+            f"backend: the scores of {first} depend on which test clips are scored together, and a new clip "
+            "has no such company: choose another backend, and run the sweep with it if the trial has none"
+        )
+    return alone
 
 
-def predict(trial: str | Path, files: Iterable[str | Path], **options: Any) -> pd.DataFrame:
+def predict(trial: str | Path, files: str | Path | Iterable[str | Path], **options: Any) -> pd.DataFrame:
     """Scores and decisions of new wavs by a finished trial.
 
     ::
@@ -130,7 +148,7 @@ def predict(trial: str | Path, files: Iterable[str | Path], **options: Any) -> p
     quantile 0.9 of a gamma distribution fitted to the scores of the machine's training clips.
 
     Args:
-        files: wavs of the form of the machine's clips: rate, channels, length.
+        files: a wav, or several, of the form of the machine's clips: rate, channels, length.
         options: see `predictor`.
 
     Returns:
@@ -202,12 +220,12 @@ class Predictor:
                 pack = pack_of(self.files.places, self.files.dataset, machine, "train", channel)
                 self._frontend.prepare(pack)
 
-    def predict(self, files: Iterable[str | Path]) -> list[Prediction]:
-        """The scores and decisions of some wavs, in their order: a prediction per file and backend.
+    def predict(self, files: str | Path | Iterable[str | Path]) -> list[Prediction]:
+        """The scores and decisions of a wav, or of several in their order: a prediction per file and backend.
 
         A file that cannot be scored has one prediction, with its error; the others go on.
         """
-        names = [str(file) for file in files]
+        names = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
         lengths: dict[str, int] = {}
         faults: dict[str, str] = {}
         for name in names:
@@ -234,6 +252,7 @@ class Predictor:
         """The predictions of wavs in a folder that is being filled: of each once the file is complete.
 
         A file is complete when two looks find the same size and time, and the audio that its header promises.
+        A file with an error gets another prediction once the file has changed: its writer had only paused.
 
         Args:
             interval: seconds between two looks.
@@ -243,13 +262,18 @@ class Predictor:
         """
         before: dict[str, tuple[int, int]] = {}
         done: set[str] = set()
+        failed: dict[str, tuple[int, int]] = {}
         while True:
-            now = {name: state for name, state in _states(Path(folder)).items() if name not in done}
+            states = _states(Path(folder)).items()
+            now = {name: state for name, state in states if name not in done and failed.get(name) != state}
             ready = [name for name, state in now.items() if before.get(name) == state and is_complete(name)]
-            self.incomplete = tuple(now.keys() - set(ready))
-            done.update(ready)
+            self.incomplete = tuple(now)  # those without a score if Ctrl-C ends the prediction below
             if ready:
-                yield self.predict(ready)
+                found = self.predict(ready)
+                done.update(one.file for one in found if one.error is None)
+                failed.update({one.file: now[one.file] for one in found if one.error is not None})
+                self.incomplete = tuple(now.keys() - set(ready))
+                yield found
             before = now
             time.sleep(interval)
 
@@ -419,7 +443,7 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
     """Path of every wav in a folder -> size, and time of the last change in ns."""
     found = {}
     for path in wavs(folder):
-        with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+        with contextlib.suppress(OSError):  # taken away meanwhile, or a link in a circle
             state = os.stat(path)
             found[path] = state.st_size, state.st_mtime_ns
     return found
