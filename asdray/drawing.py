@@ -99,6 +99,6 @@ def save(figure: Figure, path: Path, title: str = "") -> None:
     # Journals take no fonts of type 3. A salt in place of a random one keeps the names in an SVG file.
     style: dict[Any, Any] = {"pdf.fonttype": 42, "svg.hashsalt": "asdray"}
     dates: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    metadata = {"Title": printable(title), **dates.get(path.suffix[1:], {})}
+    metadata = {"Title": printable(title), **dates.get(path.suffix[1:].lower(), {})}
     with store.atomic_path(path) as temporary, matplotlib.rc_context(style):
         figure.savefig(temporary, dpi=300, metadata=metadata)

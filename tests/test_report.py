@@ -547,9 +547,13 @@ def test_the_command_writes_the_picture_that_is_asked_for(world, content, tmp_pa
     assert code == 0
     assert size_in_inches(tmp_path / "a.pdf")[0] == pytest.approx(3.4, abs=0.01)
     trial = content.trials[0].folder.root
-    code, out, _ = asdray("plot", "curves", trial, "--out", tmp_path / "of", "--format", "svg")
-    assert (code, out) == (0, f"{tmp_path / 'of' / 'curves.svg'}\n")
-    assert "<svg" in (tmp_path / "of" / "curves.svg").read_text()
+    name = f"{trial.parent.name} seed{content.trials[0].seed}"
+    for one, folder in ((trial, "of"), (name, "by_name")):
+        code, out, _ = asdray("plot", "curves", one, *where, "--out", tmp_path / folder, "--format", "svg")
+        assert (code, out) == (0, f"{tmp_path / folder / 'curves.svg'}\n")
+    of, by_name = ((tmp_path / folder / "curves.svg").read_text() for folder in ("of", "by_name"))
+    assert "<svg" in of
+    assert by_name == of
 
 
 @pytest.mark.parametrize(
@@ -565,6 +569,8 @@ def test_the_command_writes_the_picture_that_is_asked_for(world, content, tmp_pa
             "there is no picture 'umap' of dcase2023 valve: there are no intact points",
         ),
         (["roc", "nothing"], "there is no sweep.yaml"),
+        (["roc", "nothing seed0"], "no system is called 'nothing'"),
+        (["roc", "tiny", "--out", "x.jpg"], "--out x.jpg: pictures are files of the kinds png, pdf, svg"),
     ],
 )
 def test_faults_of_the_command_name_the_fix(world, content, asdray, arguments, fault):

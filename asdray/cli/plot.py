@@ -22,7 +22,10 @@ Kind = Annotated[
     typer.Argument(help="Of everything: leaderboard, machines or curves. Of a machine: scores, roc or umap."),
 ]
 Where = Annotated[
-    Path, typer.Argument(help="A sweep's name, or the folder of a sweep, of a trial or of all results.")
+    Path,
+    typer.Argument(
+        help="A sweep's name, a trial's name, or the folder of a sweep, of a trial or of all results."
+    ),
 ]
 Only = Annotated[
     list[str] | None,
@@ -33,6 +36,9 @@ Out = Annotated[
     typer.Option(help="A file (.png, .pdf, .svg), or a folder; default the folder plots beside the results."),
 ]
 Format = Annotated[Literal["png", "pdf", "svg"], typer.Option(help="The kind of files in a folder.")]
+
+_OTHER_FORMATS = ("bmp", "eps", "gif", "jpeg", "jpg", "ps", "tif", "tiff", "webp")
+"""Suffixes of pictures that are not drawn, and no ends of a folder's name."""
 
 
 @app.command()
@@ -49,6 +55,7 @@ def plot(
 
     Example: asdray plot roc dis_grid --only 'machine=fan backend=knn' --out fan.pdf
     """
+    from asdray.addresses import find_trial
     from asdray.drawing import FORMATS, save
     from asdray.report.plots import check_kind
     from asdray.results import FOLDER, load_results
@@ -56,6 +63,10 @@ def plot(
 
     check_kind(kind)
     is_file = out is not None and out.suffix[1:].lower() in FORMATS
+    if out is not None and out.suffix[1:].lower() in _OTHER_FORMATS:
+        raise ValueError(f"--out {out}: pictures are files of the kinds {', '.join(FORMATS)}")
+    if {" ", "="} & {*str(where)}:
+        where = find_trial(where, results)
     named = sweep_dir(results, str(where))
     frame = load_results(named if len(where.parts) == 1 and not where.exists() else where,
                          trust_plugins=trust_plugins)  # fmt: skip
