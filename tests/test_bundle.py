@@ -172,6 +172,19 @@ def test_the_command_packs(world, asdray, tmp_path):
     assert members(tmp_path / "b.zip").keys() == members(path).keys()
     code, _, error = asdray("bundle", "gird", *asked)
     assert code == 2
+    folder = tmp_path / "mine.pdf"
+    folder.mkdir()
+    for command in (
+        ["bundle", "grid", *asked],
+        ["compare", "a", "b", *asked],
+        ["plot", "leaderboard", "grid"],
+    ):
+        assert asdray(*command, "--out", folder) == (
+            2,
+            "",
+            f"error: --out {folder} is a folder: name the file to write\n",
+        )
+    assert folder.is_dir(), "a folder of the user is not moved aside for a file"
 
 
 # ------------------------------------------------------------------------------------------- what is refused

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asdray.cli.options import DATA, RESULTS, Data, Plugins, Results, TrustPlugins
+from asdray.cli.options import DATA, RESULTS, Data, Plugins, Results, TrustPlugins, check_no_folder
 from asdray.cli.screen import print_line
 from asdray.cli.sweep import SweepName, places_of, read_sweep
 
@@ -37,6 +37,7 @@ def bundle(
     """
     from asdray.sweep.bundle import write_bundle
 
+    check_no_folder(out)
     places = places_of(context, name, data, results)
     with read_sweep(name, places, plugin, trust_plugins) as (plan, jobs):
         print_packed(write_bundle(plan, jobs, places, out), plan)

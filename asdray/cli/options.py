@@ -62,3 +62,9 @@ Address = Annotated[
 ]
 NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")]
+
+
+def check_no_folder(out: Path | None) -> None:
+    """Raises ValueError if ``--out`` names a folder, which a file in its place would move aside."""
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name the file to write")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.cli.options import RESULTS, Results, TrustPlugins
+from asdray.cli.options import RESULTS, Results, TrustPlugins, check_no_folder
 from asdray.cli.screen import print_line
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def plot(
 
     check_kind(kind)
     is_file = out is not None and out.suffix[1:].lower() in FORMATS
+    check_no_folder(out if is_file else None)
     if out is not None and out.suffix[1:].lower() in _OTHER_FORMATS:
         raise ValueError(f"--out {out}: pictures are files of the kinds {', '.join(FORMATS)}")
     if {" ", "="} & {*str(where)}:

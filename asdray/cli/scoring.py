@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asdray.cli.options import DATA, RESULTS, Backend, Data, Last, Plugins, Results, TrialFolder, TrustPlugins
+from asdray.cli.options import (
+    DATA,
+    RESULTS,
+    Backend,
+    Data,
+    Last,
+    Plugins,
+    Results,
+    TrialFolder,
+    TrustPlugins,
+    check_no_folder,
+)
 from asdray.cli.screen import print_line, print_lines
 from asdray.printable import printable
 from asdray.terminal import console
@@ -275,6 +286,7 @@ def compare(
     from asdray.stages.compare import compare as compare_systems
     from asdray.store import Places
 
+    check_no_folder(out)
     places = Places.of(data, results)
     comparison = compare_systems(
         (a, b),
