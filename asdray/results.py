@@ -288,10 +288,14 @@ def from_json(text: Any) -> Any:
 
 
 def _folder(path: str | Path) -> Path:
-    """The folder of results: ``path``, or the sweep of this name."""
+    """The folder of results: ``path``, or the sweep of this name where no results are in ``path``."""
     folder = Path(path).expanduser()
-    if not folder.exists() and len(Path(path).parts) == 1:
-        return store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS), str(path))
+    if len(Path(path).parts) != 1:
+        return folder
+    named = store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS), str(path))
+    of_results = (SweepDir(folder).spec, TrialDir(folder).trial_json, folder / "trials")
+    if not folder.exists() or (SweepDir(named).spec.is_file() and not any(map(Path.exists, of_results))):
+        return named
     return folder
 
 

@@ -133,6 +133,7 @@ def test_errors_are_those_of_the_command(here):
         ),
         (lambda: package.sweep({"nam": "x"}), "the sweep.*nam"),
         (lambda: package.sweep(["x"]), "the path of a file or a dictionary, not list"),
+        (lambda: package.sweep({"name": "x"}, plugins="own.py"), "there is no plugin .*/own.py$"),
         (lambda: package.Results("nothing"), "nothing is no sweep's folder"),
         (
             lambda: package.Results("first").best("dcase2023-dve"),

@@ -140,13 +140,18 @@ def test_a_search_yields_the_years_of_search_and_confirmation(tmp_path):
     ]
 
 
-def test_a_sweep_is_found_by_name_below_the_results_folder(world, monkeypatch):
+def test_a_sweep_is_found_by_name_below_the_results_folder(world, monkeypatch, tmp_path):
     places = world[0]
     folder = store.sweep_dir(places.results, "grid")
     monkeypatch.setenv("ASDRAY_RESULTS", str(places.results))
     pd.testing.assert_frame_equal(asdray.load_results("grid"), asdray.load_results(str(folder)))
     with pytest.raises(ValueError, match=r"gird is no sweep's folder \(or name\)"):
         asdray.load_results("gird")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid").mkdir()  # a folder of the user, without results, hides no sweep
+    assert asdray.Results("grid").folder == folder
+    (tmp_path / "trials").mkdir()
+    assert asdray.load_results(".").empty
 
 
 def test_a_trial_yields_all_its_evaluations(world):

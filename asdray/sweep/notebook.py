@@ -30,7 +30,7 @@ def sweep(
     data: str | Path | None = None,
     results: str | Path | None = None,
     cache_dir: str | Path | None = None,
-    plugins: Iterable[str | Path] = (),
+    plugins: str | Path | Iterable[str | Path] = (),
     only: str | None = None,
     retry_failed: bool = False,
     address: str | None = None,
@@ -60,7 +60,7 @@ def sweep(
         data: folder of the datasets; None: ``ASDRAY_DATA``, or ``data``.
         results: folder of the results; None: ``ASDRAY_RESULTS``, or ``results``.
         cache_dir: folder of the decoded audio; None: ``ASDRAY_CACHE_DIR``, or ``<data>/cache``.
-        plugins: files besides those that the sweep file names.
+        plugins: a file, or several, besides those that the sweep file names.
         only: conditions on the trials to run: ``"dcase=dcase2023 seed=0,1"``.
         retry_failed: runs stages again that failed and would fail again.
         address: of a running Ray; None: the sweep starts one of its own, and ends it.
@@ -89,7 +89,8 @@ def sweep(
         cache_dir or os.environ.get("ASDRAY_CACHE_DIR"),
     )
     path = spec if isinstance(spec, Mapping) else Path(spec)
-    plan, jobs = load(path, overrides or {}, places, [Path(plugin) for plugin in plugins])
+    more = [plugins] if isinstance(plugins, str | Path) else plugins
+    plan, jobs = load(path, overrides or {}, places, [Path(plugin) for plugin in more])
     asked = (lambda job: True) if only is None else chooser([only], jobs)
     require_classes(places.data, [(job.trial, job.dataset) for job in jobs if asked(job)])
     options = RunOptions(
