@@ -133,6 +133,15 @@ def test_errors_are_those_of_the_command(here):
         ),
         (lambda: package.sweep({"nam": "x"}), "the sweep.*nam"),
         (lambda: package.sweep(["x"]), "the path of a file or a dictionary, not list"),
+        (
+            lambda: package.sweep({"name": "x"}, overrides=["seeds=[0]"]),
+            "overrides is .*: it is option -> value",
+        ),
+        (
+            lambda: package.sweep({"name": "x"}, overrides={1: 2}),
+            "overrides is .1: 2.: it is option -> value",
+        ),
+        (lambda: package.sweep({"name": "x"}, only=["seed=0"]), "only is .*: it is a text"),
         (lambda: package.sweep({"name": "x"}, plugins="own.py"), "there is no plugin .*/own.py$"),
         (lambda: package.Results("nothing"), "nothing is no sweep's folder"),
         (

@@ -82,6 +82,7 @@ def sweep(
         raise ValueError(
             f"a sweep is the path of a file or a dictionary, not {type(spec).__name__}: {spec!r}"
         )
+    _check_options(overrides, only)
     _refuse_connected()
     places = Places.of(
         data or os.environ.get("ASDRAY_DATA") or DEFAULT_DATA,
@@ -115,6 +116,16 @@ def sweep(
     failures = tuple(failure_line(event, found.names) for event in (*found.failures, *found.failed_before))
     print("".join(f"FAILED {line}\n" for line in failures), end="")
     return Results(found.folder, unfinished=tuple(found.unfinished), failures=failures)
+
+
+def _check_options(overrides: Any, only: Any) -> None:
+    """Raises ValueError unless these are arguments of `sweep`, which mypy does not check in a notebook."""
+    if overrides is not None and not (
+        isinstance(overrides, Mapping) and all(isinstance(path, str) for path in overrides)
+    ):
+        raise ValueError(f"overrides is {overrides!r}: it is option -> value, such as {{'seeds': [0]}}")
+    if only is not None and not isinstance(only, str):
+        raise ValueError(f"only is {only!r}: it is a text, such as 'dcase=dcase2023 seed=0,1'")
 
 
 def _refuse_connected() -> None:
