@@ -11,7 +11,7 @@ and is made again from what is intact.
 >>> with tempfile.TemporaryDirectory() as name:
 ...     folder = Path(name)
 ...     store.write_text(folder / "scores.csv", "0.25")
-...     record = store.finish(folder, "score", "s", outputs=[folder / "scores.csv"], started=time.time())
+...     record = store.finish(folder, "extract", "s", outputs=[folder / "scores.csv"], started=time.time())
 ...     intact = list(damage.below(folder))
 ...     done = (folder / "scores.csv").write_text("0.35")
 ...     found = list(damage.below(folder))

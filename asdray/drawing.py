@@ -64,8 +64,10 @@ def sheet(height: float, title: str) -> Iterator[Figure]:
 def wrapped(text: str, width: int = 62, most: int = 3) -> list[str]:
     """``text`` in lines of at most ``width`` characters; what is left after ``most`` lines is ``...``.
 
-    >>> wrapped("dis_baseline train.learning_rate=0.001", 20, 2)
-    ['dis_baseline', 'train.learning_r ...']
+    >>> wrapped("dis_baseline loss=arcface learning_rate=0.001", 26, 2)
+    ['dis_baseline loss=arcface', 'learning_rate=0.001']
+    >>> wrapped("dis_baseline loss=arcface learning_rate=0.001", 26, 1)
+    ['dis_baseline ...']
     """
     return [
         line

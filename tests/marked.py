@@ -20,6 +20,8 @@ FIXED = (
     "*/teams_section_*.csv",
     # Losses by epoch; the trial.json of the trial names the kind.
     "*/model/*/metrics.csv",
+    # Links to the models.
+    "*/tensorboard/*",
     # Ray Tune's own logs.
     "*/tune/*",
 )

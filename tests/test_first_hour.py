@@ -67,6 +67,8 @@ def site(tmp_path_factory):
         (root / path.name).write_text(text.replace("seeds: [0, 1]", "seeds: [0]\numap: false\nreport: false"))
     places = ("--data", root / "data", "--results", root / "results")
     plugins = [word for path in PLUGINS for word in ("--plugin", root / path)]
+    kernels = ("{name: kernel, width: 0.05}", "{name: kernel, width: 0.2}")  # the sweep then starts no Ray
+    backends = [word for backend in ("knn", *kernels) for word in ("--backend", backend)]
     try:
         for recipe, *options in (
             ["raw_spec"],
@@ -75,7 +77,7 @@ def site(tmp_path_factory):
             [root / "own_recipe.yaml", "--set", "frontend.loss.margin=0.3"],
         ):
             where = ("dcase2024", "--machines", "fan,valve", "--no-umap")
-            in_process("run", recipe, *where, *options, *plugins, *places)
+            in_process("run", recipe, *where, *options, *backends, *plugins, *places)
         in_process("sweep", root / "own_sweep.yaml", *places)
     finally:
         forget_plugins()

@@ -114,7 +114,9 @@ def test_damaged_logs(root, content):
     path.write_bytes(content)
     with one_clear_error(path):
         found = events.History(path)
-        lines = [progress.failure_line(event) for event in [*found.failed.values(), *found.lasting.values()]]
+        lines = [
+            progress.failure_line(event, {}) for event in [*found.failed.values(), *found.lasting.values()]
+        ]
         assert all(isinstance(line, str) for line in lines)
         events.EventLog(path).add({**EVENT, "found": False})
         assert len(events.History(path).failed) >= 1, "the next line is readable"

@@ -49,6 +49,7 @@ def outcomes_of(world):
     }
 
 
+@pytest.mark.chaos
 def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path, asdray):
     world = World(data, tmp_path / "results")
     process = start(world, **hunt())

@@ -79,9 +79,12 @@ def test_ray_never_starts_by_itself(tmp_path):
 
 def test_every_address_is_https():
     text = "".join(path.read_text(encoding="utf-8") for path in MODULES)
-    assert set(re.findall(r"http://[\w.{]*", text)) <= {"http://", "http://{url", "http://{node"}, (
-        "Ray's own, on loopback"
-    )
+    assert set(re.findall(r"http://[\w.{]*", text)) <= {
+        "http://",
+        "http://{url",
+        "http://{node",
+        "http://json",
+    }, "Ray's own, on loopback, and the name of the standard of JSON schemas"
     assert all(
         url.startswith("https://") for url in re.findall(r"\w+://[\w./]+", Path(records.__file__).read_text())
     )

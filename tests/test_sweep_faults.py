@@ -183,6 +183,7 @@ def running_trials(world):
     return json.loads(path.read_text())["trials"].get("running") if path.exists() else 0
 
 
+@pytest.mark.chaos
 def test_a_killed_raylet_stops_the_sweep_cleanly(data, tmp_path):
     world = World(data, tmp_path / "results")
     process = start(world, own_group=True, resources=ONE_BY_ONE)
