@@ -78,7 +78,7 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
     Raises:
         ValueError: no results at ``path``, or a damaged file.
     """
-    folder = _folder(path)
+    folder = folder_of(path)
     trial = TrialDir(folder)
     if trial.trial_json.is_file():
         if not trial.metrics.is_file():
@@ -125,7 +125,7 @@ class Results:
     def __init__(
         self, path: str | Path, *, unfinished: Sequence[str] = (), failures: Sequence[str] = ()
     ) -> None:
-        self.folder = _folder(path)
+        self.folder = folder_of(path)
         self.unfinished, self.failures = tuple(unfinished), tuple(failures)
         self._files = SweepDir(self.folder)
         if not self._files.spec.is_file():
@@ -287,12 +287,17 @@ def from_json(text: Any) -> Any:
         return text
 
 
-def _folder(path: str | Path) -> Path:
-    """The folder of results: ``path``, or the sweep of this name where no results are in ``path``."""
+def folder_of(path: str | Path, results: Path | None = None) -> Path:
+    """The folder of results: ``path``, or the sweep of this name where no results are in ``path``.
+
+    Args:
+        results: folder of all results; None: ``ASDRAY_RESULTS``, or ``results``.
+    """
     folder = Path(path).expanduser()
     if len(Path(path).parts) != 1:
         return folder
-    named = store.sweep_dir(Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS), str(path))
+    results = results or Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS)
+    named = store.sweep_dir(results, str(path))
     of_results = (SweepDir(folder).spec, TrialDir(folder).trial_json, folder / "trials")
     if not folder.exists() or (SweepDir(named).spec.is_file() and not any(map(Path.exists, of_results))):
         return named

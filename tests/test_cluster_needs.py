@@ -251,6 +251,7 @@ def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
     assert names.shown(asked) == "train dis_baseline lr=1 dcase2023 seed7"
     assert names.folder(asked) == f"dis_baseline-{system.id}-dcase2023-seed7"
     assert len(sent) < 5000
+    assert len(str(names.shown)) < 200, "Tune makes this text once per trial"
 
 
 @pytest.mark.parametrize(

@@ -478,6 +478,19 @@ def test_another_objective_is_another_study_and_reading_writes_nothing(tmp_path,
     assert contents(folder) == before
 
 
+def test_only_the_last_line_of_a_study_can_be_torn(tmp_path, places):
+    play(studies_of(tmp_path, places))
+    path = SweepDir(sweep_dir(places.results, "hunt")).study
+    path.with_name("study.journal.sha256").unlink()  # as in earlier versions
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code":4,"wor{"op_code":4}\n')  # written again when the file was closed
+    assert len(studies_of(tmp_path, places).samples) == 4
+    assert path.read_bytes() == whole
+    path.write_bytes(whole + b'{"op_code":4,"wor\n{"op_code":4,"wor\n')
+    with pytest.raises(ValueError, match=r"study\.journal is damaged \(.*\): move it away"):
+        studies_of(tmp_path, places)
+
+
 def test_a_study_that_lacks_an_outcome_is_damaged(tmp_path, places):
     play(studies_of(tmp_path, places))
     path = SweepDir(sweep_dir(places.results, "hunt")).study

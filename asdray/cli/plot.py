@@ -58,8 +58,7 @@ def plot(
     from asdray.addresses import find_trial
     from asdray.drawing import FORMATS, save
     from asdray.report.plots import check_kind
-    from asdray.results import FOLDER, load_results
-    from asdray.store import sweep_dir
+    from asdray.results import FOLDER, folder_of, load_results
 
     check_kind(kind)
     is_file = out is not None and out.suffix[1:].lower() in FORMATS
@@ -68,9 +67,7 @@ def plot(
         raise ValueError(f"--out {out}: pictures are files of the kinds {', '.join(FORMATS)}")
     if {" ", "="} & {*str(where)}:
         where = find_trial(where, results)
-    named = sweep_dir(results, str(where))
-    frame = load_results(named if len(where.parts) == 1 and not where.exists() else where,
-                         trust_plugins=trust_plugins)  # fmt: skip
+    frame = load_results(folder_of(where, results), trust_plugins=trust_plugins)
     frame = _chosen(frame, only or [])
     pictures = dict(_pictures(frame, kind, f"{kind}.{format}"))
     if is_file and len(pictures) > 1:

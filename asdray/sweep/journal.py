@@ -14,7 +14,9 @@ from pathlib import Path
 from asdray import store
 
 _SUGGESTION = (4, 5, 9)
-"""Optuna's operations until a suggestion is whole: a new trial, its values, the sampler's own notes."""
+"""Optuna's operations until a suggestion is whole: a new trial, its values, the sampler's own notes.
+
+Optuna's names of the numbers (``JournalOperation``) are private."""
 
 
 class JournalCheck:
@@ -44,14 +46,16 @@ class JournalCheck:
     def cut_interrupted(self) -> None:
         """Cuts off the lines of a suggestion that was killed or failed half-way, never bytes that were noted.
 
-        The next suggestion then is the same. A line that failed half-way may end with a newline: on closing
-        the file, Python writes the buffered line again.
+        The next suggestion then is the same. Only the last line can be torn, and a torn line may end with a
+        newline: on closing the file, Python writes the buffered line again.
         """
         content, (noted, _) = self._journal.read_bytes(), _read(self._note) or (0, "")
         end = len(content)
         while end > noted:
             start = content.rfind(b"\n", 0, end - 1) + 1
-            if start < noted or _operation(content[start:end]) not in (None, *_SUGGESTION):
+            operation = _operation(content[start:end])
+            is_torn = operation is None and end == len(content)
+            if start < noted or not (is_torn or operation in _SUGGESTION):
                 break
             end = start
         if end < len(content):

@@ -235,11 +235,14 @@ class _StopWhenAsked(tune.Stopper):
 class _Names(dict[int, Trial]):
     """Index -> trial, for the names of Tune's trials.
 
-    Pickled empty: Tune pickles the names once per trial and reads no copy.
+    Pickled empty, and short as a text: Tune pickles and writes the names once per trial, and reads no copy.
     """
 
     def __reduce__(self) -> tuple:
         return _Names, ()
+
+    def __repr__(self) -> str:
+        return "names of trials"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Names:
         return self
