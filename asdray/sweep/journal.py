@@ -48,15 +48,19 @@ class JournalCheck:
 
         The next suggestion then is the same. Only the last line can be torn, and a torn line may end with a
         newline: on closing the file, Python writes the buffered line again.
+
+        Raises:
+            ValueError: another line is torn.
         """
         content, (noted, _) = self._journal.read_bytes(), _read(self._note) or (0, "")
         end = len(content)
         while end > noted:
             start = content.rfind(b"\n", 0, end - 1) + 1
             operation = _operation(content[start:end])
-            is_torn = operation is None and end == len(content)
-            if start < noted or not (is_torn or operation in _SUGGESTION):
+            if start < noted or operation not in (None, *_SUGGESTION):
                 break
+            if operation is None and end < len(content):
+                raise ValueError("a line before the last one is not whole")
             end = start
         if end < len(content):
             os.truncate(self._journal, end)

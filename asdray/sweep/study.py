@@ -107,10 +107,10 @@ class Studies:
             path.parent.mkdir(parents=True, exist_ok=True)
             folder.study_check.unlink(missing_ok=True)
         if write or path.exists():
-            if write and path.exists():
-                self._check.cut_interrupted()
             try:
                 if path.exists():
+                    if write:
+                        self._check.cut_interrupted()
                     self._check.compare()
                 self._open(str(path), write)
                 for base in self.bases:
