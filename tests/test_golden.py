@@ -26,7 +26,10 @@ In 2022 ``one`` has ToyCar sections 3, 4, 5 = W, U, P: its source AUCs 1, 1/4, 1
 normals: pAUC (1 + (0.05 - 0.005) / 0.095) / 2 = 14/19. LOW (1, 3, 2, 4): 1/4, and none does: 9/19. TIE: 1/2 and
 1/2. PER: 1 and 1. DI (3, 1, 3, 2): 3/8 and the diagonal's 1/2. DJ (3, 2, 3, 1): 5/8 and 1/2. 2021's ToyTrain is
 H, TIE, DI, DJ: mean AUC 9/16, harmonic 4 / (4/3 + 2 + 8/3 + 8/5) = 10/19; pAUC 85/152 and
-4 / (19/14 + 6) = 56/103.
+4 / (19/14 + 6) = 56/103. Its source, H and DI, has 2 / (4/3 + 8/3) = 1/2 and 2 / (19/14 + 2) = 28/47; with fan's H
+and LOW the source AUCs have the mean 3 / (4/3 + 8/3 + 4/3) = 9/16, the target's 3 / (2 + 8/5 + 4) = 15/38, and the
+official score over six AUCs and six pAUCs is 12 / (194/15 + 19/7 + 6 + 19/9) = 945/1871. One number is a digit
+above the nearest double, in scipy's mean too: the target's pAUC 3 / (2 + 2 + 19/9) = 27/55.
 """
 
 from pathlib import Path

@@ -126,6 +126,8 @@ def _print_results(
             "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, "
             f"label{how}"
         )
+    if year.score_provenance:
+        print_line(year.score_provenance)
     if reference.dataset == "synthetic":
         print_line(SYNTHETIC)
     if lacking:

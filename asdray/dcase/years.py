@@ -75,6 +75,8 @@ class Year:
         has_decisions: submissions hold decisions beside the scores.
         evaluator_machines: column order of the eval machines in the official evaluator's tables; empty if
             equal to ``machines``.
+        score_provenance: a sentence that says where `score_rule` is known from, for a year whose evaluator
+            was not read; else empty.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Year:
     attribute_csv: bool = True
     has_decisions: bool = True
     evaluator_machines: tuple[str, ...] = ()
+    score_provenance: str = ""
 
     @property
     def all_machines(self) -> tuple[str, ...]:
@@ -136,6 +139,12 @@ _E2025 = (
 )  # fmt: skip
 _D2026 = ("ToyCar", "ToyCarEmu", "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "valveEmu")
 _E2026 = ("BlowerDustCollector", "Sander", "SewingMachine", "ToothBrush", "ToyDrone")
+
+
+_UNREAD = (
+    "the evaluator of {} was not read: the formula is that of 2024, which gives both baselines' totals in "
+    "its README to 1e-14"
+)
 
 
 def _counts_2020() -> dict[tuple[str, str, int, str], tuple[int, int]]:
@@ -272,6 +281,7 @@ YEARS: Mapping[str, Year] = {
             hidden=("bearing", "slider", "ToyTrain", "AutoTrash", "Polisher", "ScrewFeeder", "ToyPet"),
             has_supplemental=True,
             supplemental_per_section=100,
+            score_provenance=_UNREAD.format(2025),
         ),
         _first_shot(
             2026,
@@ -284,6 +294,8 @@ YEARS: Mapping[str, Year] = {
             hidden=("ToyCar", "bearingEmu", "sliderEmu", "valveEmu", "SewingMachine", "ToothBrush"),
             channels=2,
             test_totals_only=frozenset({"eval"}),
+            evaluator_machines=("ToyDrone", "ToothBrush", "SewingMachine", "BlowerDustCollector", "Sander"),
+            score_provenance=_UNREAD.format(2026),
         ),
     )
 }  # fmt: skip

@@ -26,7 +26,7 @@ mix_auc     N             A             reported only, "AUC (all)"
 mix_pauc    N             A             2022 and later, "pAUC"
 =========== ============= ============= ==================================
 
-Source: the organisers' task descriptions and evaluators of 2020-2025. Difference: a class without clips is an
+Source: the organisers' task descriptions and evaluators of 2020-2024. Difference: a class without clips is an
 error of the evaluators; here the metric is None.
 """
 
@@ -200,7 +200,7 @@ def decision_metrics(
         decisions: (N,) bool, True for the decision "anomaly".
         is_anomaly: (N,) bool.
 
-    Source: the official evaluators of 2021-2025.
+    Source: the official evaluators of 2021-2024, and the totals in the READMEs of 2025's and 2026's.
     """
     decided, y = np.asarray(decisions, dtype=np.bool_), np.asarray(is_anomaly, dtype=np.bool_)
     assert decided.shape == y.shape, "one decision per clip"

@@ -9,8 +9,9 @@ in a table); clips outside the ground truth are an error, other files in the fol
     results = [evaluate(name, folder, against) for name, folder in systems.items()]
     write(results, Path("submissions_result"), against, compat=False)
 
-``<system>_result.csv`` has three forms: 2020, 2021, and since 2022. ``teams_*.csv`` are the tables over all
-systems of the evaluators since 2023, which 2022 gets too.
+``<system>_result.csv`` has three forms: 2020, 2021, and since 2022. 2021's holds the official score and the
+harmonic means of each domain, 99 rows; the first versions of that evaluator wrote 81, without these.
+``teams_*.csv`` are the tables over all systems of the evaluators since 2023, which 2022 gets too.
 
 Two faults of the official evaluators are corrected unless ``compat`` is set:
 
@@ -26,9 +27,10 @@ synthetic data.
 If the ground truth lacks machines or sections, the official score and its interval are empty, unless
 ``compat`` or a partial score is requested; means over all machines then cover the known machines.
 
-Source: the official evaluators of 2020-2025; 2026 is assumed to equal 2025 with other machines. Differences:
-the file of 2020 is called ``result_<system>.csv`` there (and under ``compat``); the order of rounding
-differs, numbers agree to 1e-12.
+Source: the official evaluators of 2020-2024; of 2025 and 2026 their READMEs alone, which print the files,
+their rows and columns, and totals of both baselines that follow from the printed values of the machines (see
+``score_provenance`` in `dcase.years`). Differences: the file of 2020 is called ``result_<system>.csv``
+there (and under ``compat``); the order of rounding differs, numbers agree to 1e-12.
 """
 
 from __future__ import annotations
@@ -277,7 +279,7 @@ def evaluate(
     """Reads and evaluates one system.
 
     Args:
-        compat: compute like the official evaluators: ``ci95`` with the faults of 2022-2025 (see
+        compat: compute like the official evaluators: ``ci95`` with the faults of 2022-2024 (see
             `bootstrap.evaluators_ci95`), no ``ci95`` before, no interval; implies ``partial``.
         partial: score the machines and sections of an incomplete ground truth.
 
@@ -464,8 +466,9 @@ def _rows_2021(result: SystemResult) -> list[Row]:
         for place, domain in enumerate(("source", "target")):
             names = [pair[place] for pair in _MEANS_2021]
             rows += [[f"{s.section:02d}", domain, *_pick([s], *names)] for s in sections]
-        rows += [*_means(sections, _MEANS_2021), []]
-    return [*rows, _MEAN_HEADER, *_means(result.sections, _MEANS_2021, _OVER_ALL), []]
+        rows += [*_means(sections, _MEANS_2021, "", len(sections)), []]
+    rows += [_MEAN_HEADER, *_means(result.sections, _MEANS_2021, _OVER_ALL, len(result.sections)), []]
+    return [*rows, ["official score", "", result.official], []]
 
 
 def _rows_2022(result: SystemResult, year: Year, compat: bool) -> list[Row]:
@@ -480,23 +483,19 @@ def _rows_2022(result: SystemResult, year: Year, compat: bool) -> list[Row]:
 
 
 def _means(
-    sections: Sequence[SectionResult],
-    pairs: Sequence[tuple[str, str]],
-    over: str = "",
-    cut: int | None = None,
+    sections: Sequence[SectionResult], pairs: Sequence[tuple[str, str]], over: str, cut: int
 ) -> list[Row]:
-    """The rows of both means over sections; with ``cut`` also of the harmonic means per domain.
+    """The rows of both means over sections and domains, and of the harmonic means per domain.
 
     Args:
         cut: the first ``cut`` values of both domains count as source.
     """
-    kinds: list[tuple[str, Mean, slice]] = [
+    kinds: tuple[tuple[str, Mean, slice], ...] = (
         ("arithmetic mean", metrics.arithmetic_mean, slice(None)),
         ("harmonic mean", metrics.harmonic_mean, slice(None)),
-    ]
-    if cut is not None:
-        kinds.append(("source harmonic mean", metrics.harmonic_mean, slice(cut)))
-        kinds.append(("target harmonic mean", metrics.harmonic_mean, slice(cut, None)))
+        ("source harmonic mean", metrics.harmonic_mean, slice(cut)),
+        ("target harmonic mean", metrics.harmonic_mean, slice(cut, None)),
+    )
     return [
         [f"{label}{over}", "", *(mean(_pick(sections, *pair)[part]) for pair in pairs)]
         for label, mean, part in kinds
