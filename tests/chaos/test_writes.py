@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from forked import FEW_MODULES, MODULES, End, Fault, forks
 from outcomes import Outcome, note
 from small_site import Site, site_of
@@ -126,7 +127,10 @@ def test_every_write(tmp_path):
 @pytest.mark.chaos
 def test_every_write_of_the_description_of_plugins(tmp_path):
     plugin = (str(Path(__file__).parents[1] / "plugin_example.py"),)
-    with site_of(tmp_path, FEW_MODULES, "raw_spec", {"audio.duration": 1.2}, False, plugin) as site:
+    bands = {"frontend": {"name": "bands"}, "train": {"epochs": 1}, "audio": {"duration": 1.2}}
+    recipe = tmp_path / "bands.yaml"  # a trial describes the plugins that it uses
+    recipe.write_text(yaml.safe_dump({"about": "a frontend of the plugin", **bands}))
+    with site_of(tmp_path, FEW_MODULES, str(recipe), {}, False, plugin) as site:
         wrong = meet_all(site, of=store.plugin_facts(Path()).name)
     assert not wrong, "\n".join(wrong)
 
