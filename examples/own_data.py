@@ -6,6 +6,7 @@ nothing). A machine of your own takes the name of one of `MACHINES`. Recordings 
 """
 
 import csv
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(listed: Path, data: Path) -> None:
             raise ValueError(
                 f"{listed}: {row['file']} is an anomaly, and training clips are normal: use test"
             )
+        if re.search("[^A-Za-z0-9_.-]", row["attributes"]):
+            raise ValueError(f"{listed}: {row['attributes']!r}: attributes have letters, digits, _ . - alone")
         kind = f"section_00_{domain}_{split}_{label}"
         name = f"{kind}_{seen[machine, kind]:04d}_{row['attributes'] or 'noAttribute'}.wav"
         seen[machine, kind] += 1

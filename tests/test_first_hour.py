@@ -103,6 +103,9 @@ def test_wrong_rows_of_own_recordings_are_named(tmp_path):
     listed.write_text(head + "a.wav,fan,train,source,anomaly,\n")
     with pytest.raises(ValueError, match=r"a\.wav is an anomaly"):
         script("own_data.py", listed, tmp_path)
+    listed.write_text(head + "a.wav,fan,train,source,normal,Drehzahl ä\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="'Drehzahl ä': attributes have letters"):
+        script("own_data.py", listed, tmp_path)
 
 
 def test_the_sweep_has_a_row_for_every_own_part_and_they_find_the_overtone(site):

@@ -23,6 +23,7 @@ from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
 from asdray.dcase.names import build_name
 from asdray.dcase.scan import read_header
+from asdray.dcase.years import get_year
 
 
 @pytest.fixture
@@ -723,11 +724,45 @@ def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
     assert problems[1].startswith("holds 1 wav, but dcase2021 has no clips in a folder of this name")
 
 
+@pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021", "dcase2023"])
+def test_what_the_organisers_scripts_rename_is_left_out_with_a_note(tmp_path, dcase):
+    machine = get_year(dcase).machines["eval"][0]
+    tree = build_tree(tmp_path, dcase, [machine], n_samples=20)
+    tests = ["source_test", "target_test"] if dcase == "dcase2021" else ["test"]
+    renamed = tree.folder("eval", machine, "test_rename")
+    renamed.mkdir()
+    for folder in tests:
+        for path in tree.folder("eval", machine, folder).iterdir():
+            shutil.copy2(path, renamed / tree.labelled(machine, path.name))
+    # The scripts make the folder for all machines of their list, downloaded or not, and leave a lock file.
+    absent = get_year(dcase).machines["eval"][1]
+    tree.folder("eval", absent, "test_rename").mkdir(parents=True)
+    (tree.folder("eval", machine) / "lockfile").touch()
+    write_list(tree)
+    report = format_dataset(tmp_path, dcase)
+    n = len(list(renamed.iterdir()))
+    assert n > 1
+    assert report.n_clips == len(tree.clips)
+    assert report.notes == (
+        f"{renamed}: {n} wavs left out: copies of those in {' and '.join(tests)} under their labelled names, "
+        "as the organisers' scripts make them",
+    )
+    # Copies without their originals may be all that is left of these clips.
+    gone = min(tree.folder("eval", machine, tests[0]).iterdir())
+    gone.unlink()
+    (problems,) = problems_of(tree).items()
+    assert problems[0] == str(renamed)
+    assert f"holds {n} wavs, which the organisers' scripts copy" in problems[1]
+    assert f"hold{'s' * (len(tests) == 1)} {n - 1} wav" in problems[1]
+    shutil.copy2(renamed / tree.labelled(machine, gone.name), gone.parent)
+    assert format_dataset(tmp_path, dcase).n_clips == len(tree.clips)
+
+
 def test_supplemental_clips_of_2026_and_names_of_any_form(tmp_path):
     for dcase in ("dcase2025", "dcase2026"):
         tree = build_tree(tmp_path, dcase, ["fan"], n_samples=20)
         folder = tree.folder("dev", "fan", "supplemental")
-        names = ["noise_0001.wav", "section_0_machine.wav", "machine 7.wav", "section_00_machine_0007_.wav"]
+        names = ["noise_0001.wav", "section_0_machine.wav", "machine-7.wav", "section_00_machine_0007_.wav"]
         for name in names:
             write_wav(folder / name, name, n=20, channels=2 if dcase == "dcase2026" else 1)
         report = format_dataset(tmp_path, dcase)
@@ -790,6 +825,32 @@ def test_a_name_that_cannot_be_printed_is_reported_all_the_same(tree):
     with pytest.raises(ValueError, match="1 bad file") as error:
         format_dataset(tree.data, "dcase2023")
     assert "\\x1b[2J.wav': has characters in its name that cannot be printed" in str(error.value)
+
+
+def test_copies_of_clips_are_refused(tree):
+    """Under the names of Windows, browsers and the Finder; each would be a training clip, and a class."""
+    train, test = tree.folder("dev", "fan", "train"), tree.folder("eval", "bandsaw", "test")
+    first, second, *_ = sorted(path.stem for path in train.iterdir())
+    number = "has section, domain, label and number of"
+    problem_of = {
+        train / f"{first} - Copy.wav": "has ' ' in its name",
+        train / f"{first} (1).wav": "has ' ()' in its name",
+        train / f"{first} - Kopie – für mich.wav": "has ' –ü' in its name",
+        train / f"{first}_copy.wav": f"{number} {first}.wav: one of them is a copy",
+        train / f"{second}.wav": f"{number} {second}-2.wav: one of them is a copy",
+        test / "section_00_0000 (1).wav": "has ' ()' in its name",
+    }
+    originals = [*train.iterdir(), *test.iterdir()]
+    for path in (*problem_of, train / f"{second}-2.wav"):
+        if not path.exists():
+            shutil.copy2(train / f"{first}.wav", path)
+    problems = problems_of(tree)
+    assert problems.keys() == {str(path) for path in problem_of}
+    for path, says in problem_of.items():
+        assert problems[str(path)].startswith(says)
+    for path in {*train.iterdir(), *test.iterdir()} - set(originals):
+        path.unlink()
+    assert format_dataset(tree.data, "dcase2023").n_clips == len(tree.clips)
 
 
 def test_a_clip_of_2021_in_the_other_domains_folder(tmp_path):

@@ -22,6 +22,7 @@ every other folder with wavs is read or reported.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,9 @@ from asdray.regular import open_regular
 
 Progress = Callable[[int, int], None]
 """Progress callback: (items done, items in all), called from the calling thread."""
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
+"""Characters in no name of a published list: blanks, brackets and accents come with copies."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -174,6 +178,12 @@ def _parse_format(chunk: bytes) -> tuple[int, int, int]:
 
 # --------------------------------------------------------------------------------------------- the tree
 
+RENAMED = "test_rename"
+"""Folder of copies of the eval test clips under their labelled names.
+
+Source: ``tools/rename_eval_wav.py`` of nttcslab/dcase2023_task2_baseline_ae, which runs for all years.
+"""
+
 
 @dataclass(frozen=True)
 class File:
@@ -259,6 +269,8 @@ def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str)
     here = {entry.name: entry for entry in tree.entries(root)}
     if len(tree.problems) > known_problems:
         return
+    if here.keys() == {RENAMED} and not tree.wavs(here[RENAMED].path):
+        return  # the organisers' script makes the folder for every machine of its list, also for absent ones
     folders = {path.name: split for split, path in manifest.clip_folders(data, year.name, subset, machine)}
     others = [entry for name, entry in here.items() if name not in folders]
     if not any(name in here and _is_folder(here[name]) for name in folders):
@@ -274,13 +286,38 @@ def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str)
         for entry in tree.entries(root / name)
     ]
     tree.files += files
+    test = {file.name for file in files if file.split == "test"}
     for entry in others:
-        if _is_folder(entry):
-            _scan_other(tree, year, entry, folders, {file.name for file in files if file.split == "test"})
+        if not _is_folder(entry):
+            continue
+        if subset == "eval" and entry.name == RENAMED:
+            _scan_renamed(tree, entry, [n for n, split in folders.items() if split == "test"], len(test))
+        else:
+            _scan_other(tree, year, entry, folders, test)
     if loose := sum(is_wav(entry.name) and not _is_folder(entry) for entry in others):
         tree.problems.append(
             f"{root}: holds {_count(loose)} beside its folders {', '.join(folders)}: "
             "move them into one, or away"
+        )
+
+
+def _scan_renamed(tree: Tree, entry: os.DirEntry[str], tests: Sequence[str], n_test: int) -> None:
+    """Leaves out the organisers' copies of a machine's ``n_test`` eval test clips.
+
+    Args:
+        tests: names of the folders of test clips.
+    """
+    n, of = len(tree.wavs(entry.path)), " and ".join(tests)
+    if n > n_test:
+        tree.problems.append(
+            f"{entry.path}: holds {_count(n)}, which the organisers' scripts copy from {of}, but {of} "
+            f"{'hold' if len(tests) > 1 else 'holds'} {_count(n_test) or 'none'}: put the clips that are "
+            f"missing into {of}, under either of their names"
+        )
+    elif n:
+        tree.notes.append(
+            f"{entry.path}: {_count(n)} left out: copies of those in {of} under their labelled names, as the "
+            "organisers' scripts make them"
         )
 
 
@@ -416,6 +453,7 @@ def _clips(
     """Rows of the manifest, sorted by clip; faults are added to the tree's problems."""
     clips = []
     owner: dict[str, str] = {}
+    identities: dict[tuple[object, ...], str] = {}
     for file, header in zip(tree.files, headers, strict=True):
         faults = []
         if isinstance(header, str):
@@ -435,6 +473,12 @@ def _clips(
             if row["path"] in owner:
                 faults.append(f"gets the same formatted name as {owner[row['path']]}: {row['path']}")
             owner[row["path"]] = file.path
+            other = identities.setdefault(_identity(file, clip), file.name)
+            if clip.index and other != file.name:
+                faults.append(
+                    f"has section, domain, label and number of {other}: one of them is a copy; delete it, or "
+                    "give each clip a number of its own"
+                )
             clips.append(row)
         if faults:
             path = file.path if file.path.isprintable() else ascii(file.path)
@@ -442,10 +486,24 @@ def _clips(
     return sorted(clips, key=lambda c: c["clip"])
 
 
+def _identity(file: File, clip: names.ClipName) -> tuple[object, ...]:
+    """What tells a clip from every other one, without attributes.
+
+    Source: section, domain, label and number are unique in the evaluation lists of 2020-2025 and in the 14
+    correspondences of training clips that the organisers published.
+    """
+    return file.subset, file.machine, file.split, clip.section, clip.domain, clip.is_anomaly, clip.index
+
+
 def _parse(file: File, year: Year) -> names.ClipName:
     """Facts in the file's name, checked against its folder; ValueError without the path."""
     if not file.name.isprintable():
         raise ValueError("has characters in its name that cannot be printed")
+    if foreign := "".join(dict.fromkeys(_FOREIGN.findall(file.name))):
+        raise ValueError(
+            f"has {foreign!r} in its name, where clips of the challenge have letters, digits, '_', '.' and "
+            "'-' alone: delete the clip if it is a copy, else rename it"
+        )
     clip = names.parse_name(year.name, file.subset, file.split, file.name)
     sections = year.sections[file.subset][file.machine]  # type: ignore[index]
     if clip.section not in sections:
