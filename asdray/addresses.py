@@ -24,6 +24,7 @@ from asdray import store
 from asdray.config.system_names import ABBREVIATIONS, as_number, parts_of, system_names
 from asdray.dcase.years import nearest
 from asdray.store import TrialDir
+from asdray.trial_folders import seeds_below, trial_dirs
 
 MOST_LISTED = 12
 """Most candidates that an error lists."""
@@ -113,8 +114,7 @@ def find_trials(text: str, results: Path) -> list[Path]:
     folder = Path(text).expanduser()
     if os.path.isfile(TrialDir(folder).trial_json):  # no error for an address longer than a name of a folder
         return [folder]
-    below = sorted(folder.glob("seed*")) if os.path.isdir(folder) else []
-    if trials := [path for path in below if TrialDir(path).trial_json.is_file()]:
+    if os.path.isdir(folder) and (trials := seeds_below(folder)):
         return trials
     address = Address.of(text)
     return [
@@ -132,7 +132,7 @@ def _folders_of(text: str, results: Path) -> list[Path]:
         ValueError: no system, or several systems, of this address.
     """
     known: dict[str, _Known] = {}
-    for trial in store.trial_dirs(results):
+    for trial in trial_dirs(results):
         known.setdefault(trial.root.parent.name, _Known(trial.root.parent.name)).folders.append(trial.root)
     address = Address.of(text)
     found = _named(address.name, known, results)

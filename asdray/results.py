@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import store
+from asdray import notes, store
 from asdray.config.backend import backend_id
 from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
@@ -24,6 +24,7 @@ from asdray.config.system_names import system_names
 from asdray.dcase.years import nearest
 from asdray.plugin_results import reader
 from asdray.store import SweepDir, TrialDir
+from asdray.trial_folders import trial_dirs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def load_results(path: str | Path, *, trust_plugins: bool = False) -> pd.DataFra
         results = folder.absolute().parents[1]
         return _of(folder, results, _sweep_frame(SweepDir(folder), trust_plugins))
     if (folder / "trials").is_dir():
-        return _of(folder, folder, _frame(store.trial_dirs(folder), _differing))
+        return _of(folder, folder, _frame(trial_dirs(folder), _differing))
     raise ValueError(
         f"{path} is no sweep's folder (or name), no trial's folder and no results folder: there is no "
         f"sweep.yaml, trial.json or trials/ in {folder.absolute()}"
@@ -398,7 +399,7 @@ def _frame(
     trials: Iterable[TrialDir],
     swept_of: Callable[[Mapping[tuple[str, str], Mapping[str, Any]]], Swept],
     chosen: Callable[[pa.Table], pa.Table] = lambda rows: rows,
-    ensembles: Iterable[Path] = (),
+    ensembles: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """The evaluation rows of many trials with swept options and backend labels.
 
@@ -424,7 +425,9 @@ def _frame(
             parts.append(read_metrics(directory.metrics))
     rows = chosen(pa.concat_tables(parts))
     options = _backend_options(rows, evaluated)
-    frame = pa.concat_tables([rows, *map(read_metrics, ensembles)]).to_pandas()
+    combined = [read_metrics(path) for path in ensembles]
+    combined = [table for path, table in zip(ensembles, combined, strict=True) if _is_in_place(path, table)]
+    frame = pa.concat_tables([rows, *combined]).to_pandas()
     labels = backend_labels({name: options.get(name) for name in frame["backend"].unique()})
     frame = frame.rename(columns={"backend": "backend_id"})
     frame["backend"] = frame["backend_id"].map(labels).astype("str")
@@ -434,6 +437,17 @@ def _frame(
         values = pd.Series({system: own.get(path) for system, own in swept.items()}).infer_objects()
         frame[path] = frame["system"].map(values)
     return frame[[*FIRST, *paths, *THEN]]
+
+
+def _is_in_place(metrics: Path, rows: pa.Table) -> bool:
+    """True unless an ensemble's ``metrics.parquet`` lies in a folder of another name: in a copy."""
+    for row in rows.slice(0, 1).to_pylist():
+        seed = "seeds" if row["seed"] == -1 else f"seed{row['seed']}"
+        names = (row["system"], f"{row['checkpoint']}-{row['backend']}", row["dcase"], seed)
+        if metrics.parts[-5:-1] != names:
+            notes.tell(f"{metrics.parent} is left out: its ensemble's folder is {'/'.join(names)}")
+            return False
+    return True
 
 
 def _backend_options(

@@ -180,11 +180,6 @@ def sweep_dirs(results: Path) -> list[Path]:
     return sorted(path.parent for path in (results / "sweeps").glob("*/sweep.yaml"))
 
 
-def trial_dirs(results: Path) -> list[TrialDir]:
-    """The folders of all trials below ``results``, sorted."""
-    return [TrialDir(path.parent) for path in sorted(results.glob("trials/*/*/seed*/trial.json"))]
-
-
 def source_archive(results: Path, source_id: str) -> Path:
     """The source of asdray that made results, as a zip file; see `asdray.source`."""
     return results / "sources" / f"{source_id}.zip"

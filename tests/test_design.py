@@ -33,6 +33,7 @@ LEVEL = {
     "notes": 1,
     "record": 1,
     "store": 2,
+    "trial_folders": 2.2,
     "damage": 2.5,
     "drawing": 2.5,
     "addresses": 2.5,

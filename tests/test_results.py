@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,14 +16,16 @@ from trees import build_tree, write_list
 
 import asdray
 from asdray import store
+from asdray.addresses import find_trials
 from asdray.config.backend import Knn, Recon, backend_id
 from asdray.config.files import validate
 from asdray.config.sweep import Sweep
 from asdray.dcase.format import format_dataset
 from asdray.evaluation.tables import SCHEMA, write_trials
-from asdray.stages.steps import Request, TrialFiles
+from asdray.report.content import Content, TrialRow
+from asdray.stages.steps import Request, Snapshot, TrialFiles
 from asdray.stages.trial_json import write_trial
-from asdray.store import Places
+from asdray.store import Places, SweepDir
 from asdray.sweep import outputs
 from asdray.sweep.jobs import trial_row
 from asdray.sweep.plan import plan
@@ -173,6 +176,56 @@ def test_a_results_folder_has_columns_for_differing_options(world):
     assert {tuple(v) for v in dis[["frontend.mixup_probability", "train.learning_rate"]].to_numpy()} == {
         (mixup, rate) for mixup in (0.0, 1.0) for rate in (0.001, 0.01)
     }
+
+
+def test_copies_of_folders_do_not_count(world, capsys):
+    """``cp -r``, the Finder, Windows: a copy would be another trial, checkpoint or seed of the means."""
+    places, _, jobs = world
+    sweep = places.results / "sweeps" / "grid"
+    before, before_sweep = asdray.load_results(places.results), asdray.load_results(sweep)
+    trial = store.trial_dir(places.results, jobs[0].trial).root
+    copies = [
+        (trial, trial.with_name("seed0_old")),
+        (trial, trial.with_name("Copy of seed0")),
+        (trial.parent, trial.parent.with_name(f"{trial.parent.name} copy")),
+        (trial.parents[1], trial.parents[1].with_name("dcase2023 - Copy")),
+    ]
+    try:
+        for origin, copy in copies:
+            shutil.copytree(origin, copy)
+        pd.testing.assert_frame_equal(asdray.load_results(places.results), before)
+        pd.testing.assert_frame_equal(asdray.load_results(sweep), before_sweep)
+        told = capsys.readouterr().err
+        for _, copy in copies[:2]:
+            assert f"{copy} is left out: its name is not dcase2023/{trial.parent.name}/seed0, as its" in told
+        assert f"{copies[2][1]}/seed0 is left out" in told
+        assert find_trials(jobs[0].trial.name, places.results) == [trial]
+        assert find_trials(str(trial.parent), places.results) == [trial, trial.with_name("seed1")]
+        assert find_trials(str(copies[0][1]), places.results) == [copies[0][1]]  # asked for by name
+    finally:
+        for _, copy in copies:
+            shutil.rmtree(copy)
+
+
+def test_copies_inside_of_a_trial_do_not_count(world):
+    places, _, jobs = world
+    trial, of = jobs[0].trial, TrialFiles(jobs[0].trial, places, jobs[0].dataset)
+    row = TrialRow(trial.dcase, trial.recipe, trial.system_name, trial.seed, of.folder)
+    output, model = of.folder.output(CKPT), of.folder.model(trial.units[0].name)
+    (model / store.EPOCHS_FILE).write_text("epoch,loss\n1,0.5\n")
+    before = Snapshot(of).table((CKPT,))
+    copies = [output.with_name(f"{CKPT} copy"), model.with_name(f"{model.name} copy")]
+    try:
+        for origin, copy in zip((output, model), copies, strict=True):
+            shutil.copytree(origin, copy)
+        assert Snapshot(of).table((CKPT,)) == before
+        assert before.complete
+        content = Content(SweepDir(places.results), None, {}, known_trials=[row])
+        assert [training.losses for training in content.trainings] == [[0.5]]
+    finally:
+        (model / store.EPOCHS_FILE).unlink()
+        for copy in copies:
+            shutil.rmtree(copy)
 
 
 def test_wrong_paths_and_damaged_files_are_errors(world, tmp_path):

@@ -21,6 +21,7 @@ from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.status import status, sweeps
 from asdray.sweep.sweep_run import SweepRun
+from asdray.trial_folders import trial_dirs
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_the_next_run_removes_the_rest_of_deleted_trials(world, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             keep.delete(keep.results_of(sweep, [job], world.places), sweep, world.places)
     (rest,) = world.places.results.glob("trials/.deleted-*")
-    assert store.trial_dirs(world.places.results) == []
+    assert trial_dirs(world.places.results) == []
     run_sweep(sweep, (job,), world.places, RunOptions(quiet=True, only=lambda job: False))
     assert not rest.exists()
 

@@ -428,7 +428,11 @@ def table(
 
 
 def _print_trial_tables(folder: Path) -> None:
-    _print_tables(folder, sorted((folder / "output").glob("*/official*.csv")))
+    from asdray.stages.steps import checkpoint_folders
+    from asdray.store import TrialDir
+
+    outputs = checkpoint_folders(TrialDir(folder))
+    _print_tables(folder, [path for output in outputs for path in sorted(output.glob("official*.csv"))])
 
 
 def _print_tables(folder: Path, paths: Sequence[Path]) -> None:

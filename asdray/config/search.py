@@ -33,7 +33,10 @@ from asdray.config.backend import Backend
 from asdray.config.base import Config, Positive, Seed, Seeds, Years, by_name, refuse_repeats
 from asdray.dcase.years import nearest
 
-Checkpoint = Annotated[str, Field(pattern=r"^(last|best|epoch_[1-9][0-9]*)$")]
+CHECKPOINT = r"^(last|best|epoch_[1-9][0-9]*)$"
+"""Names of checkpoints, and of the folders of their outputs."""
+
+Checkpoint = Annotated[str, Field(pattern=CHECKPOINT)]
 
 # ------------------------------------------------------------------------------------------------------ axes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,8 +103,10 @@ class Content:
         found = []
         for trial in self.trials:
             for path in sorted((trial.folder.root / "model").glob(f"*/{EPOCHS_FILE}")):
+                unit = "all" if re.fullmatch("all-[0-9a-f]{8}", path.parent.name) else path.parent.name
+                if unit not in ("all", *get_year(trial.dcase).all_machines):
+                    continue  # a copy, such as `fan copy`
                 if rows := read_csv(path):
-                    unit = "all" if path.parent.name.startswith("all-") else path.parent.name
                     losses = [float(row["loss"] or "nan") for row in rows]
                     found.append(Training(trial, unit, [int(row["epoch"]) for row in rows], losses))
         return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from asdray import damage, store
 from asdray.config import trial as signatures
 from asdray.config.backend import Backend, Umap, backend_id
 from asdray.config.clustering import Clustering
+from asdray.config.search import CHECKPOINT
 from asdray.config.trial import Trial, Unit
 from asdray.dcase.manifest import Dataset, load_dataset
 from asdray.dcase.years import get_year
@@ -330,7 +332,7 @@ class Snapshot:
         folder = self.files.folder
         evaluations: dict[str, str] = {}
         inputs: dict[str, str] = {}
-        for ckpt in sorted({*checkpoints, *_subfolders(folder.outputs)}):
+        for ckpt in sorted({*checkpoints, *(path.name for path in checkpoint_folders(folder))}):
             for machine in self._evaluated_machines(folder.output(ckpt)):
                 if (step := self.present_evaluation(machine, ckpt)) is not None:
                     evaluations[f"{ckpt}/{machine}"] = step.signature
@@ -380,6 +382,11 @@ class Snapshot:
             versions=record.versions,
             out_of_memory=record.extra.get("out_of_memory"),
         )
+
+
+def checkpoint_folders(trial: TrialDir) -> list[Path]:
+    """The folders of outputs of a trial, sorted; no copies such as ``last copy``."""
+    return [trial.output(name) for name in sorted(_subfolders(trial.outputs)) if re.match(CHECKPOINT, name)]
 
 
 def _subfolders(folder: Path) -> set[str]:

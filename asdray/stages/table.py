@@ -17,7 +17,7 @@ from asdray.aside import remove
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase.years import SUBSETS, Subset, get_year
 from asdray.evaluation import tables
-from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, working
+from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, checkpoint_folders, working
 
 
 def table(
@@ -45,7 +45,7 @@ def table(
         rows, labels = _gather(files, evaluated, backends)
         store.write_parquet(directory.metrics, rows)
         written = _write(files, rows, labels, evaluated, "official")
-        for path in directory.root.glob("output/*/*.csv"):
+        for path in (path for folder in checkpoint_folders(directory) for path in folder.glob("*.csv")):
             if path not in written:  # of another metric, or of more machines or checkpoints than now
                 remove(path)
         return work.finish([directory.metrics, *written])

@@ -25,6 +25,7 @@ from asdray import store
 from asdray.config.sweep import LoggerName
 from asdray.dcase.years import SUBSETS
 from asdray.results import flat
+from asdray.stages.steps import checkpoint_folders
 from asdray.store import Places
 from asdray.sweep.jobs import Job
 
@@ -201,7 +202,7 @@ class _Tracked:
         from asdray.evaluation.tables import table_name
 
         found: dict[str, float] = {}
-        for folder in sorted(self._folder.outputs.glob("*/")):
+        for folder in checkpoint_folders(self._folder):
             for subset in SUBSETS:
                 with _rows(folder / table_name(self.job.trial.dcase, subset)) as rows:
                     for row in rows:
