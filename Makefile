@@ -21,7 +21,9 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	grep -vE '$(LEFT_OUT)' requirements.lock > .venv/requirements.txt
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode $(BACKEND) -r .venv/requirements.txt
+	@echo "installing $$(grep -c == .venv/requirements.txt) packages into .venv: two to four minutes without output ..."
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode $(BACKEND) -r .venv/requirements.txt || \
+		{ $(if $(TORCH),echo "PyTorch without CUDA has an index of its own. Where it cannot be reached: make install, without TORCH";) exit 1; }
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps -e .
 	touch $@
 

@@ -1,6 +1,7 @@
 """The files in examples: own recordings, plugins, recipes, embeddings, a sweep of them, and its analysis."""
 
 import csv
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+import yaml
 from no_plugins import forget_plugins
 from sweeping import in_process
 
@@ -170,3 +172,54 @@ def test_cepstra_are_the_cosine_transform_of_log_mel_bands():
     from scipy.fft import dct
 
     np.testing.assert_allclose(found[:, :16], dct(mels.numpy(), type=2) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_sweeps_plan_every_pair_and_their_own_parts_train(tmp_path):
+    """Those of docs/first.md, on its clips: each network with the own loss, for an epoch."""
+    places = ("--data", tmp_path / "data", "--results", tmp_path / "results")
+    in_process(
+        "synth",
+        "dcase2023",
+        "--machines",
+        "fan,bandsaw",
+        "--train",
+        24,
+        "--test",
+        16,
+        "--seconds",
+        2,
+        *places[:2],
+    )
+    in_process("format", "dcase2023", *places[:2])
+    try:
+        for name, trials in (("first", 4), ("first_own", 8)):
+            planned = in_process("sweep", EXAMPLES / f"{name}.yaml", "--dry-run", *places)
+            assert f"{trials} trials, 0 done" in planned
+        recipe = yaml.safe_load((EXAMPLES / "first_own.yaml").read_text())["recipes"]["dis_baseline"]
+        plugins = [word for path in PLUGINS[:2] for word in ("--plugin", EXAMPLES / path)]
+        for branches in recipe["space"]["frontend.branches"]:
+            options = {
+                **recipe["set"],
+                "frontend.branches": branches,
+                "frontend.loss": recipe["space"]["frontend.loss"][1],
+            }
+            sets = [
+                word
+                for key, value in {**options, "train.epochs": 1}.items()
+                for word in ("--set", f"{key}={json.dumps(value)}")
+            ]
+            in_process(
+                "run",
+                "dis_baseline",
+                "dcase2023",
+                "--machines",
+                "fan,bandsaw",
+                "--no-umap",
+                *sets,
+                *plugins,
+                *places,
+            )
+    finally:
+        forget_plugins()
+    tables = list((tmp_path / "results" / "trials").glob("*/*/seed0/output/last/official23-eval.csv"))
+    assert len(tables) == 2

@@ -46,7 +46,8 @@ def world(tmp_path_factory):
                 "--data", world.data, "--results", world.results, "--no-umap", "--device", "cpu",
             )  # fmt: skip
     _place_points(world)
-    in_process(*world.command(**asked))
+    printed = in_process(*world.command(**asked))
+    assert f"the report: {world.folder() / 'report.html'}\n" in printed.replace("\n  ", "")
     return world
 
 

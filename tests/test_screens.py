@@ -18,7 +18,7 @@ from asdray.sweep.events import EventLog, event_of, failed
 from asdray.sweep.jobs import Remaining, TrialRun
 from asdray.sweep.outputs import link_for_tensorboard, write_spec
 from asdray.sweep.plan import load
-from asdray.sweep.progress import Progress, failure_line, write_snapshot
+from asdray.sweep.progress import Progress, failure_line, minute_line, write_snapshot
 
 HASH = re.compile(r"-[0-9a-f]{8}\b")
 
@@ -152,3 +152,17 @@ def test_a_failure_outside_of_a_sweep_has_its_own_name(world):
     event = failed(event_of(world[2][0].trial, "train", unit="fan"), "diverged")
     name = world[2][0].trial.system_name
     assert failure_line(event, {}) == f"train fan: diverged ({name} {DCASE} seed0)"
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [([], "no epoch has ended yet"), ([(12, 30), (3, 30)], "epochs 3/30, 12/30"), ([(n, 9) for n in range(6)], "epochs 0/9 to 5/9")],
+)  # fmt: skip
+def test_without_a_live_view_a_minutes_line_says_how_far_trainings_are(training, expected):
+    snapshot = Progress("s", [], Estimator()).snapshot()
+    snapshot["trials"] = {"done": 1, "running": 2}
+    snapshot["training"] = [{"epoch": epoch, "epochs": epochs} for epoch, epochs in training]
+    assert minute_line(snapshot).startswith("1 of 3 trials done, 2 running")
+    assert minute_line(snapshot).endswith(f"; {expected}")
+    snapshot["trials"] = {"done": 3, "running": 0}
+    assert "epoch" not in minute_line(snapshot)

@@ -187,6 +187,7 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
         SystemExit: 75 for a stopped sweep, 1 if a stage failed or a trial is not complete, also with
             ``fail_fast``.
     """
+    from asdray.store import SweepDir
     from asdray.sweep.progress import failure_line, summary_lines
 
     print_board(result.board, result.folder.name)
@@ -194,6 +195,8 @@ def print_result(result: Result, plan: Sweep, command: Sequence[str], left_out: 
     print_line(f"sweep {plan.name}: {result.trials} trials{asked}")
     print_lines(summary_lines(result.counts, result.failures))
     print_line(f"everything is in {result.folder}")
+    if (report := SweepDir(result.folder).report).is_file():
+        print_line(f"the report: {report}")
     if result.stopped:
         print_line(f"stopped; to go on: asdray {shlex.join(command)}", to=sys.stderr)
         sys.exit(75)

@@ -401,7 +401,7 @@ class View:
             size = self.console.size
             self._live.update(render(snapshot, size.width, size.height), refresh=True)
         elif not self._live and "line" in due:
-            self.line(trials_line(snapshot))
+            self.line(minute_line(snapshot))
 
 
 def render(snapshot: Mapping[str, Any], width: int = 200, height: int | None = None) -> RenderableType:
@@ -477,6 +477,25 @@ def trials_line(snapshot: Mapping[str, Any]) -> str:
         return f"{text}; no estimate of the time left yet"
     text = f"{text}; about {duration(snapshot['seconds_left'])} left"
     return f"{text} without the {n} systems to come" if (n := snapshot.get("without")) else text
+
+
+def minute_line(snapshot: Mapping[str, Any]) -> str:
+    """`trials_line`, and the epochs of the running trainings, of many those of the first and the last.
+
+    >>> training = [{"epoch": 12, "epochs": 30}, {"epoch": 3, "epochs": 30}]
+    >>> minute_line({"trials": {"running": 2}, "training": training, "tasks": 0, "seconds_left": 60.0})
+    '0 of 2 trials done, 2 running; about 60 s left; epochs 3/30, 12/30'
+    """
+    text = trials_line(snapshot)
+    if not snapshot["trials"].get("running"):
+        return text
+    epochs = sorted(
+        (one["epoch"] / one["epochs"], one["epoch"], one["epochs"]) for one in snapshot["training"]
+    )
+    texts = [f"{epoch}/{of}" for _, epoch, of in epochs]
+    if not texts:
+        return f"{text}; no epoch has ended yet"
+    return f"{text}; epochs {', '.join(texts) if len(texts) <= 4 else f'{texts[0]} to {texts[-1]}'}"
 
 
 def title_of(event: Event, names: Mapping[str, str]) -> str:
