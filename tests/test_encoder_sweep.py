@@ -106,6 +106,7 @@ def test_the_choice_by_dev_stands_beside_the_best_by_eval(results, board):
         (row,) = choice.loc[choice[mark], key].itertuples(index=False)
         assert scores.loc[tuple(row), column] == scores[column].max()
     rho = choice["dev"].rank().corr(choice["eval"].rank())
+    assert choice["dev_eval_correlation"].tolist() == pytest.approx([rho] * 30)
     text = (results / "sweeps" / "poolings" / "leaderboard.md").read_text()
     assert "Chosen by dcase2023-dev among 30 rows" in text
     assert f"Rank correlation (Spearman) of dcase2023-dev and eval over the rows: {rho:.2f}" in text

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import yaml
 from finished import finish
@@ -329,6 +330,38 @@ def test_rank_correlation_is_spearmans_and_null_where_it_says_nothing():
     assert selection.rank_correlation([0.1, 0.2, 0.3], [3, 2, 1]) == pytest.approx(-1)
     assert selection.rank_correlation([0.1, 0.2], [1, 2]) is None
     assert selection.rank_correlation([0.1, 0.1, 0.1], [1, 2, 3]) is None
+
+
+def test_selection_csv_has_the_rank_correlation_of_each_recipe_over_its_judged_rows():
+    scores = {  # recipe -> system -> dev, eval of the judged backend; the other one would correlate by -1
+        "a": [(0.5, 0.6), (0.6, 0.5), (0.7, 0.7), (0.8, None)],
+        "b": [(0.5, 0.5), (0.6, 0.6)],
+    }
+    samples, rows = [], {"dev": [], "eval": []}
+    for recipe, pairs in scores.items():
+        for i, (dev, eval_) in enumerate(pairs):
+            system = f"{recipe}{i}"
+            samples.append(SimpleNamespace(
+                recipe=recipe, number=i, state="done", system_name=system, backend="knn", value=dev,
+            ))  # fmt: skip
+            for backend, sign in (("knn", 1), ("other", -1)):
+                for subset, value in (("dev", dev), ("eval", eval_ and sign * eval_)):
+                    rows[subset].append({
+                        "system": system, "backend_id": backend, "checkpoint": "last", "options": "", "backend": backend,
+                        "n": int(value is not None), "n_expected": 1, "total_mean": value,
+                    })  # fmt: skip
+    studies = SimpleNamespace(
+        recipes=list(scores),
+        ranked=lambda recipe=None: [s for s in samples if recipe in (None, s.recipe)],
+        systems=lambda: samples,
+        chosen=list,
+        objective=SimpleNamespace(checkpoint="last"),
+    )
+    frame = selection._frame(studies, {(DCASE, k): pd.DataFrame(v) for k, v in rows.items()})
+    found = {recipe: set(own["dev_eval_correlation"]) for recipe, own in frame.groupby("recipe")}
+    assert found["a"] == {0.5}, "places 1, 2, 3 by dev are 2, 1, 3 by eval; without a system that lacks eval"
+    assert len(frame) == 12
+    assert frame.loc[frame["recipe"] == "b", "dev_eval_correlation"].isna().all(), "two systems say nothing"
 
 
 def test_what_is_no_system_fails_alone_and_says_why(tmp_path, places):

@@ -83,6 +83,9 @@ def test_a_killed_search_goes_on_and_ends_with_what_it_confirmed(data, tmp_path,
     assert selected["backend_id"] == outcomes[best]["backend"]
     assert selected["confirmed"]
     assert selection["eval"].max() == selection[selection["oracle"]]["eval"].item()
+    judged = selection[selection["judged"]]
+    rho = judged["dev"].rank().corr(judged["eval"].rank())
+    assert selection["dev_eval_correlation"].tolist() == pytest.approx([rho] * 6, nan_ok=True)
 
     found = marks(world.results)
     assert found["/sweeps/tiny/selection.csv"]

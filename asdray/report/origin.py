@@ -36,10 +36,18 @@ def selection(content: Content) -> Section | None:
     notes = [
         "The objective chooses; official scores in percent stand beside it. The oracle is the best eval "
         "score, by which nothing may be chosen: its difference to the selected row is the loss by selection.",
+        *_correlations(frame),
         *left_out(len(rows), len(frame), "rows, the best objective first"),
     ]
     header = ["system", "backend", "objective", "dev", "eval", ""]
     return Section("selection", "Selection", notes, [Grid(header, rows, right=("objective", "dev", "eval"))])
+
+
+def _correlations(frame: pd.DataFrame) -> list[str]:
+    """A sentence with the rank correlation of dev and eval of each recipe; none without one."""
+    found = frame.dropna(subset="dev_eval_correlation").groupby("recipe")["dev_eval_correlation"].first()
+    values = ", ".join(f"{rho:.2f} ({recipe})" for recipe, rho in found.items())
+    return [f"Rank correlation (Spearman) of dev and eval: {values}."] if values else []
 
 
 def search(content: Content) -> Section | None:

@@ -28,7 +28,7 @@ from asdray.sweep.study import Sample, Studies
 
 COLUMNS = (
     "recipe", "sample", "state", "system", "options", "backend", "backend_id", "checkpoint", "objective",
-    "dev", "eval", "judged", "selected", "confirmed", "oracle",
+    "dev", "eval", "judged", "selected", "confirmed", "oracle", "dev_eval_correlation",
 )  # fmt: skip
 """Columns of ``selection.csv`` before ``dataset``: one row per system, backend and checkpoint, the best
 objective first.
@@ -36,7 +36,9 @@ objective first.
 ``objective`` is the sample's value; ``dev`` and ``eval`` are official scores on the years and seeds of the
 search. ``judged`` marks the row of each system that competes in the recipe's choice, ``selected`` the best of
 these, ``confirmed`` the systems that are trained again with other seeds, ``oracle`` the best eval score. In a
-grid the objective is the column ``choose_by``, and every ranked row competes.
+grid the objective is the column ``choose_by``, and every ranked row competes. ``dev_eval_correlation`` is the
+`rank_correlation` of ``dev`` and ``eval`` over the judged rows of the recipe, in a grid over all rows: the
+same number in each of these rows, empty where nothing can be said.
 """
 
 _STATES = ("done", "open", "stopped", "failed")
@@ -152,12 +154,14 @@ def _frame(studies: Studies, official: Tables) -> pd.DataFrame:
                     **found,
                 }
             )
-    dtypes = {"sample": "Int64", "objective": "float64", "dev": "float64", "eval": "float64"}
+    numbers = ("objective", "dev", "eval", "dev_eval_correlation")
+    dtypes = {"sample": "Int64", **dict.fromkeys(numbers, "float64")}
     frame = pd.DataFrame(rows, columns=COLUMNS).astype(dtypes)
     frame["oracle"] = False
     for _, own in frame.groupby("recipe"):
         if own["eval"].notna().any():
             frame.loc[own["eval"].idxmax(), "oracle"] = True
+        frame.loc[own.index, "dev_eval_correlation"] = _dev_eval_correlation(own)[0]
     return frame
 
 
@@ -191,6 +195,17 @@ def rank_correlation(dev: Sequence[float], eval_: Sequence[float]) -> float | No
     return float(spearmanr(dev, eval_).statistic)
 
 
+def _dev_eval_correlation(rows: pd.DataFrame) -> tuple[float, int]:
+    """The rank correlation of dev and eval over the judged rows with both scores, NaN without one.
+
+    Returns:
+        The correlation, and the number of these rows.
+    """
+    judged = rows[rows["judged"].astype(bool) & rows["dev"].notna() & rows["eval"].notna()]
+    found = rank_correlation(judged["dev"].tolist(), judged["eval"].tolist())
+    return (math.nan if found is None else found), len(judged)
+
+
 def _notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
     """Sentences for the leaderboard of a search."""
     sweep, systems = studies.sweep, studies.systems()
@@ -205,10 +220,9 @@ def _notes(studies: Studies, frame: pd.DataFrame) -> list[str]:
         line = f"{recipe}: selected by {studies.objective.metric} among {n} systems: {shown}"
         if len(oracle):
             line += f". Oracle, the best possible (chosen by eval, never ranked): {_shown(oracle.iloc[0])}"
-        judged = own[own["judged"] & own["dev"].notna() & own["eval"].notna()]
-        rho = rank_correlation(judged["dev"].tolist(), judged["eval"].tolist())
-        if rho is not None:
-            line += f". Rank correlation (Spearman) of dev and eval over {len(judged)} systems: {rho:.2f}"
+        rho, judged = _dev_eval_correlation(own)
+        if not math.isnan(rho):
+            line += f". Rank correlation (Spearman) of dev and eval over {judged} systems: {rho:.2f}"
         lines.append(f"{line}.")
     stopped = sum(s.state == "stopped" for s in systems)
     if sweep.scheduler and stopped:
@@ -254,6 +268,7 @@ def of_grid(board: Leaderboard, choose_by: str) -> tuple[pd.DataFrame, str]:
         selected=False,
         confirmed=False,
         oracle=False,
+        dev_eval_correlation=math.nan,
     )
     frame = frame.reindex(columns=list(COLUMNS)).sort_values(
         "objective", ascending=False, kind="stable", ignore_index=True
@@ -261,6 +276,7 @@ def of_grid(board: Leaderboard, choose_by: str) -> tuple[pd.DataFrame, str]:
     if not len(frame):
         return frame, f"Nothing is chosen by {choose_by} yet: no row is complete."
     frame.loc[0, "selected"] = True
+    frame["dev_eval_correlation"] = _dev_eval_correlation(frame)[0]
     line = f"Chosen by {choose_by} among {len(frame)} rows: {_shown(frame.iloc[0])}"
     if frame["eval"].notna().any():
         oracle = int(frame["eval"].argmax())
