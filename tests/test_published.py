@@ -144,6 +144,13 @@ def test_what_standardises_test_scores_is_marked_everywhere():
     assert len([v for v in VALUES if "transductive" in v.caveat]) == 3
 
 
+def test_what_learns_the_classes_of_test_clips_is_marked_everywhere():
+    told = {v.system for v in VALUES if v.caveat == "knows the classes of test clips"}
+    assert told == {v.system for v in VALUES if v.system.startswith("ASDKit dis_")}
+    rows = published.leaderboard_rows(["dcase2023-dev", "dcase2023-eval"])
+    assert {row["system"] for row in rows if row["classes_from"] == "train+test"} == told
+
+
 def test_the_readme_names_every_file():
     readme = (published.FOLDER / "README.md").read_text()
     for path in published.FOLDER.glob("*.csv"):

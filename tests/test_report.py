@@ -307,6 +307,16 @@ def test_the_page_escapes_what_others_wrote(open_page, content, tmp_path):
     assert bad in page.locator("#board").inner_text()
 
 
+def test_the_page_shows_the_caveat_of_a_row_and_where_its_classes_are_from(content, tmp_path):
+    frame = content.board.frame.copy()
+    frame.loc[0, ["caveat", "classes_from"]] = "transductive: ranks", "train+test"
+    frame.loc[1, ["caveat", "classes_from", "origin"]] = "tuned on dev", "train+test", "published"
+    sweep = store.SweepDir(tmp_path / "results" / "sweeps" / "s")
+    own = dataclasses.replace(content, folder=sweep, board=dataclasses.replace(content.board, frame=frame))
+    found = re.findall(r'<span class="tag caveat">(.*?)</span>', page_module.write(own).read_text())
+    assert found == ["transductive: ranks; classes from train+test", "tuned on dev"]
+
+
 # -------------------------------------------------------------------------------------------- the pictures
 
 PAPER = {colour.lower() for colour in (*drawing.COLOURS, "#000000", "#ffffff")}

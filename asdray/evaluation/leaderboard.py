@@ -56,9 +56,10 @@ class Leaderboard:
     """A finished leaderboard with its notes.
 
     Attributes:
-        frame: `ID_COLUMNS` (``caveat``: what is transductive, chosen by test labels or tuned on dev, else
-            ``""``), the `score_columns` of every name, then `MEANS`. Ranked and published rows with
-            a value in the ranking column come first, the best on top; other rows follow in their old order.
+        frame: `ID_COLUMNS` (``caveat``: what is transductive, chosen by test labels, tuned on dev or taught
+            the classes of test clips, else ``""``), the `score_columns` of every name, then `MEANS`. Ranked
+            and published rows with a value in the ranking column come first, the best on top; other rows
+            follow in their old order.
         names: the columns ``<dcase>-<subset>`` in their order.
         rank_by: the ranking column: one of ``names`` or of `MEANS`.
         dataset: ``official`` or ``synthetic``.

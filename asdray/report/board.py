@@ -95,11 +95,19 @@ def _rows(found: Leaderboard, names: dict[str, str]) -> Iterator[Row]:
             checkpoint=_text(row["checkpoint"]),
             origin=row["origin"],
             source=_text(row["source"]),
-            caveat=_text(row["caveat"]),
+            caveat=_caveat(row),
             selected_by=_text(row["selected_by"]) if ours else "",
             incomplete=ours and pd.isna(row["rank"]),
             scores=tuple(scores),
         )
+
+
+def _caveat(row: dict[Any, Any]) -> str:
+    """The caveat of a row; published rows say there if they know the classes of test clips."""
+    caveats = [_text(row["caveat"])]
+    if row["classes_from"] == "train+test" and row["origin"] != "published":
+        caveats.append("classes from train+test")
+    return "; ".join(filter(None, caveats))
 
 
 def _name(row: dict[Any, Any], names: dict[str, str]) -> str:
