@@ -23,7 +23,9 @@ from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
 from asdray.dcase.names import build_name
 from asdray.dcase.scan import read_header
+from asdray.dcase.truth import load_ground_truth
 from asdray.dcase.years import get_year
+from asdray.evaluation import official
 
 
 @pytest.fixture
@@ -707,6 +709,35 @@ def test_wavs_where_the_year_has_no_clips_are_reported_with_their_number(tree):
         assert says in problems[str(path)]
 
 
+def test_made_up_clips_are_told_by_their_length_and_marked_on_request(tmp_path, asdray):
+    tree = build_tree(tmp_path, "dcase2023", ["fan", "ToyNscale"], n_samples=int(6.5 * 16000))
+    write_evaluator(tree)
+    where = ("dcase2023", "--partial", "--data", tmp_path)
+    said = "the longest clips are not as long as the organisers': fan 6.5 s, not 10; if the clips are made up"
+    shown = asdray("format", *where)[1]
+    assert said in shown
+    assert f"`asdray format dcase2023 --data {tmp_path} --synthetic`" in shown
+    assert manifest.load_dataset(tmp_path, "dcase2023").kind == "official"
+    assert said in asdray("doctor", "dcase2023", "--data", tmp_path)[1]
+    for again in ("--synthetic", None):  # the mark stays
+        code, shown, _ = asdray("format", *where, *([again] if again else []))
+        assert (code, "not as long" in shown) == (0, False)
+        assert manifest.load_dataset(tmp_path, "dcase2023").kind == "synthetic"
+        assert "dcase2023 (synthetic)" in shown
+    truth = load_ground_truth(tree.ground_truth, "dcase2023")
+    assert official.kind_of_truth(truth) == "synthetic"
+    assert "hold" in asdray("synth", "dcase2023", "--data", tmp_path)[2], "no synthesis over them"
+
+
+def test_lengths_are_compared_where_the_organisers_published_them(tmp_path):
+    build_tree(tmp_path, "dcase2026", ["fan", "Sander"], n_samples=20)
+    (note,) = format_dataset(tmp_path, "dcase2026").notes
+    assert "fan 0.0 s, not 10" in note
+    assert "Sander" not in note
+    build_tree(tmp_path / "right", "dcase2021", ["fan", "pump"], n_samples=int(9.5 * 16000))
+    assert format_dataset(tmp_path / "right", "dcase2021").notes == ()
+
+
 def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
     tree = build_tree(tmp_path, "dcase2021", ["fan"], n_samples=20)
     test = tree.folder("dev", "fan", "test")
@@ -714,7 +745,7 @@ def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):
     shutil.copytree(tree.folder("dev", "fan", "target_test"), test, dirs_exist_ok=True)
     report = format_dataset(tmp_path, "dcase2021")
     assert report.n_clips == len(tree.clips)
-    assert report.notes == (
+    assert report.notes[:-1] == (
         f"{test}: 12 wavs left out: copies of those in source_test and target_test, as the organisers' "
         "scripts make them",
     )

@@ -458,6 +458,7 @@ def test_own_rows_beside_published_rows():
         "within spread": "no",
         "tolerance": "2.00",
         "within tolerance": "yes",
+        "caveat": "knows the classes of test clips",
     }
     assert published.beside(official_board({"dis-1": ("dis", smote)})).empty
 

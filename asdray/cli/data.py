@@ -150,6 +150,9 @@ def format_(
         typer.Option(help="Source of the labels of 2022's Toy machines: the evaluator, or ASDKit's lists."),
     ] = "official",
     partial: Annotated[bool, typer.Option("--partial", help="Accept missing clips and labels.")] = False,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Mark recordings that others made up as synthetic data.")
+    ] = False,
     data: Data = DATA,
 ) -> None:
     """Unify names and labels of a year's dataset, write its manifest, and list missing files.
@@ -166,6 +169,7 @@ def format_(
             ground_truth=ground_truth,
             link=link,
             labels=labels,
+            synthetic=synthetic,
             on_progress=on_progress,
         )
     _print_format(report, dcase, formatted_dir(data, dcase))

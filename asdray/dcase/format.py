@@ -78,6 +78,7 @@ def format_dataset(
     ground_truth: Path | None = None,
     link: Link = "symlink",
     labels: Labels = "official",
+    synthetic: bool = False,
     on_progress: Progress | None = None,
 ) -> FormatReport:
     """Formats all machines of a year that are present; `FormatReport.audit` tells if the year is complete.
@@ -86,6 +87,7 @@ def format_dataset(
         ground_truth: folder of official ground truth; default ``original/<dcase>/ground_truth``. Without
             ground truth, eval test clips have null labels.
         labels: ``asdkit`` reproduces the labels that the toolkit ASDKit gives 2022's Toy machines.
+        synthetic: marks the originals as synthetic, for good; for data that others made up.
 
     Raises:
         ValueError: no dataset, or an unfinished one; wrong ground truth; bad files, all of them listed.
@@ -98,9 +100,12 @@ def format_dataset(
     def half(first: int) -> Progress | None:
         return on_progress and (lambda done, total: on_progress(done + first * total, 2 * total))
 
-    originals = read_originals(data, dcase, ground_truth=ground_truth, labels=labels, on_progress=half(0))
+    truth: dict[str, Any] = {"ground_truth": ground_truth, "labels": labels}
+    originals = read_originals(data, dcase, **truth, synthetic=synthetic, on_progress=half(0))
     if faults := _faults(originals, data):
         raise ValueError(faults)
+    if synthetic:
+        manifest.mark_synthetic(data, dcase)
     clips = originals.clips
     audited = audit(dcase, clips, expected_counts(data, dcase, originals.kind), has_truth=originals.has_truth)
     with store.lease(store.formatted_dir(data, dcase)):

@@ -41,7 +41,7 @@ DATASET_FORMAT = 3
 _ID = b"asdray.manifest"  # key of `Dataset.manifest` in the metadata of clips.parquet
 
 SYNTHETIC_MARKS = ("synthetic.json", "synthetic-unfinished.json")
-"""Files in a year's folder of originals that ``asdray synth`` made: complete, or begun."""
+"""Files in a year's folder of synthetic originals: complete, or begun by ``asdray synth``."""
 
 Kind = Literal["official", "synthetic"]
 
@@ -144,7 +144,7 @@ def clip_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def synthetic_path(data: Path, dcase: str) -> Path:
-    """``synthetic.json``: mark of a complete synthetic dataset, with its counts."""
+    """``synthetic.json``: mark of a complete synthetic dataset, with its counts if asdray made the data."""
     return data / "original" / dcase / SYNTHETIC_MARKS[0]
 
 
@@ -154,7 +154,7 @@ def unfinished_path(data: Path, dcase: str) -> Path:
 
 
 def dataset_kind(data: Path, dcase: str) -> Kind:
-    """``synthetic`` if ``asdray synth`` made the originals, else ``official``; ValueError if unfinished."""
+    """``synthetic`` if the originals are marked so, else ``official``; ValueError if unfinished."""
     path = synthetic_path(data, dcase)
     if os.path.exists(path):
         return "synthetic"
@@ -163,6 +163,24 @@ def dataset_kind(data: Path, dcase: str) -> Kind:
             f"the synthetic dataset in {path.parent} is unfinished: run `{hint('synth', dcase, data)}` again"
         )
     return "official"
+
+
+def mark_synthetic(data: Path, dcase: str) -> None:
+    """Marks a year's originals as synthetic, unless they are marked; without counts to compare with.
+
+    Raises:
+        ValueError: the mark cannot be written, for example since the data are read-only.
+    """
+    path = synthetic_path(data, dcase)
+    if path.exists():
+        return
+    try:
+        store.write_json(path, {"made_by": "others", "counts": {}})
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}, the mark of synthetic data ({error.strerror or error}): ask the owner of "
+            "the data for this file"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------- the summary

@@ -365,6 +365,9 @@ def _count(n: int) -> str:
 
 # --------------------------------------------------------------------------------------------- the clips
 
+TOLERATED_LENGTH = 0.1
+"""Relative difference between a machine's longest clip and the published length, in few of many clips."""
+
 
 @dataclass(frozen=True)
 class Originals:
@@ -378,7 +381,7 @@ class Originals:
         truth_problems: faults of the ground truth.
         has_truth: the folder holds ground truth.
         notes: wavs left out on purpose; labels and domains that the ground truth lacks, with counts per
-            machine.
+            machine; machines whose clips are not as long as the organisers'.
     """
 
     dcase: str
@@ -397,12 +400,13 @@ def read_originals(
     *,
     ground_truth: Path | None = None,
     labels: Labels = "official",
+    synthetic: bool = False,
     on_progress: Progress | None = None,
 ) -> Originals:
     """Reads all originals of a year and their ground truth.
 
     Args:
-        ground_truth, labels: as in `asdray.dcase.format.format_dataset`.
+        ground_truth, labels, synthetic: as in `asdray.dcase.format.format_dataset`; nothing is marked here.
 
     Raises:
         ValueError: no dataset, an unfinished synthetic dataset, or no folder ``ground_truth``. Faulty files
@@ -410,6 +414,7 @@ def read_originals(
     """
     year = get_year(dcase)
     kind = manifest.dataset_kind(data, dcase)
+    kind = "synthetic" if synthetic else kind
     tree = scan(data, year)
     if not tree.files and not tree.problems:
         raise ValueError(
@@ -425,8 +430,34 @@ def read_originals(
     truth, truth_problems = _truth(folder, dcase, labels) if has_truth else (None, [])
     headers = list(in_threads(_header, tree.files, on_progress))
     clips = _clips(data, year, tree, headers, truth)
-    notes = (*tree.notes, *(truth.notes if truth else ()))
+    lengths = _strange_lengths(data, year, clips) if kind == "official" else ""
+    notes = (*tree.notes, *(truth.notes if truth else ()), *([lengths] if lengths else ()))
     return Originals(dcase, kind, clips, tree.problems, folder, truth_problems, has_truth, notes)
+
+
+def _strange_lengths(data: Path, year: Year, clips: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence about machines whose longest clip is not as long as the organisers'; ``""`` without one.
+
+    Such clips are no recordings of the challenge, whoever made them.
+    """
+    longest: dict[str, float] = {}
+    for clip in clips:
+        machine = clip["machine"]
+        longest[machine] = max(longest.get(machine, 0), clip["n_samples"] / SAMPLE_RATE)
+    strange = [
+        f"{machine} {longest[machine]:.1f} s, not {year.durations[machine]:g}"
+        for machine in year.all_machines
+        if machine in longest
+        and machine not in year.longest_only
+        and abs(longest[machine] / year.durations[machine] - 1) > TOLERATED_LENGTH
+    ]
+    if not strange:
+        return ""
+    more = f", and {len(strange) - 3} more machines" if len(strange) > 3 else ""
+    return (
+        f"the longest clips are not as long as the organisers': {', '.join(strange[:3])}{more}; if the clips "
+        f"are made up, `{hint('format', year.name, data)} --synthetic` has their results say so"
+    )
 
 
 def _truth(folder: Path, dcase: str, labels: Labels) -> tuple[GroundTruth | None, list[str]]:

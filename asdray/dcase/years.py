@@ -75,6 +75,7 @@ class Year:
         has_decisions: submissions hold decisions beside the scores.
         evaluator_machines: column order of the eval machines in the official evaluator's tables; empty if
             equal to ``machines``.
+        longest_only: machines of which ``durations`` is a bound alone, since their lengths are unpublished.
         score_provenance: a sentence that says where `score_rule` is known from, for a year whose evaluator
             was not read; else empty.
     """
@@ -99,6 +100,7 @@ class Year:
     attribute_csv: bool = True
     has_decisions: bool = True
     evaluator_machines: tuple[str, ...] = ()
+    longest_only: frozenset[str] = frozenset()
     score_provenance: str = ""
 
     @property
@@ -295,6 +297,7 @@ YEARS: Mapping[str, Year] = {
             channels=2,
             test_totals_only=frozenset({"eval"}),
             evaluator_machines=("ToyDrone", "ToothBrush", "SewingMachine", "BlowerDustCollector", "Sander"),
+            longest_only=frozenset(_E2026),
             score_provenance=_UNREAD.format(2026),
         ),
     )
