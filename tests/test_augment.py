@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_features import _numpy_spectrogram
 
 from asdray.config import losses as config
+from asdray.config.frontend import SpecAugment
 from asdray.frontends.augment import Exchange, draw_exchange, draw_masks, draw_mixup, mask, mix
 from asdray.frontends.heads import build_head, build_loss, exchanged
 
@@ -78,6 +79,16 @@ def test_masks_of_both_kinds_are_independent_and_cover_the_spectrogram():
     assert masks[:, 1].max() == masks[:, 3].max() == 80
     assert (masks[:, 0] + masks[:, 1]).max() == 626
     assert (masks[:, 2] + masks[:, 3]).max() == 513
+
+
+def test_the_widest_mask_of_the_defaults_is_torchaudios():
+    """torchaudio's width is floor(80 u) with u below 1; ASDKit's parameter is 80."""
+    from torchaudio.functional import mask_along_axis_iid
+
+    torch.manual_seed(0)
+    theirs = mask_along_axis_iid(torch.ones(4000, 1, 600, 3), mask_param=80, mask_value=0, axis=2)
+    widest = int((theirs[:, 0, :, 0] == 0).sum(dim=1).max())
+    assert widest == SpecAugment().max_frames == SpecAugment().max_bins == 79
 
 
 def test_masked_frames_and_bins_are_silent_and_the_rest_is_unchanged():

@@ -16,6 +16,7 @@ torch.Size([2, 513, 32])
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ from torch import Tensor
 SAMPLE_RATE = 16_000
 """Hz; as in `asdray.dcase.years`, which a benchmark without asdray's data does not import."""
 
-LOG_FLOOR = 2.22e-16
-"""Smallest mel magnitude before the logarithm: double precision's epsilon, as in the reference."""
+LOG_FLOOR = sys.float_info.epsilon
+"""Smallest mel magnitude before the logarithm, about 2.22e-16, as in the reference."""
 
 
 def to_float(samples: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ def log_mel(
     power: int = 1,
     window_norm: bool = True,
 ) -> Tensor:
-    """Log-mel frames in dB: ``20 / power * log10(max(x, 2.22e-16))`` of the values ``x`` of `mel`.
+    """Log-mel frames in dB: ``20 / power * log10(max(x, LOG_FLOOR))`` of the values ``x`` of `mel`.
 
     Args:
         waves: ``(B, n) float32``.

@@ -49,14 +49,14 @@ class SpecAugment(Config):
     same masked clip. Masks come after mixup. Source: Park et al., SpecAugment, Interspeech 2019, as in
     ASDKit.
 
-    Example: ``spec_augment: {probability: 0.5, max_frames: 80, max_bins: 80}``
+    Example: ``spec_augment: {probability: 0.5, max_frames: 79, max_bins: 79}``
     """
 
     probability: Probability = 0.5
     """Share of the clips with a mask in time; independently, share of the clips with a mask in frequency."""
-    max_frames: Annotated[int, Field(ge=0)] = 80
-    """Largest width of a mask in time, in frames of 16 ms."""
-    max_bins: Annotated[int, Field(ge=0)] = 80
+    max_frames: Annotated[int, Field(ge=0)] = 79
+    """Largest width of a mask in time, in frames of 16 ms, inclusive; ASDKit leaves out its width, 80."""
+    max_bins: Annotated[int, Field(ge=0)] = 79
     """Largest width of a mask in frequency, in bins of 15.6 Hz."""
 
 
