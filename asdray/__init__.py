@@ -15,6 +15,8 @@ Example::
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from asdray.home import settle
+
 if TYPE_CHECKING:
     from asdray.report.plots import plot as plot
     from asdray.results import Results as Results
@@ -32,6 +34,9 @@ _PUBLIC = {
     "predictor": "asdray.stages.predict",
 }
 """Name -> the module that has it. ``asdray.sweep`` is a package that can be called, see there."""
+
+
+settle()  # before any library looks for its cache
 
 
 def __getattr__(name: str) -> Any:

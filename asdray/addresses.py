@@ -23,6 +23,7 @@ from typing import Any
 from asdray import store
 from asdray.config.system_names import ABBREVIATIONS, as_number, parts_of, system_names
 from asdray.dcase.years import nearest
+from asdray.home import expanded
 from asdray.store import TrialDir
 from asdray.trial_folders import seeds_below, trial_dirs
 
@@ -111,7 +112,7 @@ def find_trials(text: str, results: Path) -> list[Path]:
     Raises:
         ValueError: no system, or several systems, of this address.
     """
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if os.path.isfile(TrialDir(folder).trial_json):  # no error for an address longer than a name of a folder
         return [folder]
     if os.path.isdir(folder) and (trials := seeds_below(folder)):
@@ -152,7 +153,7 @@ def find_trial(text: str | Path, results: Path) -> Path:
     Raises:
         ValueError: no trial, or several trials, of this address.
     """
-    folder, results = Path(text).expanduser(), results.expanduser()
+    folder, results = expanded(text), expanded(results)
     if os.path.exists(folder) or (len(folder.parts) > 1 and "=" not in str(text)):
         return Path(text)  # a folder, and a wrong one is told by what reads there
     found = find_trials(str(text), results)

@@ -22,6 +22,7 @@ from asdray.config.stand_in import reading
 from asdray.config.sweep import Sweep
 from asdray.config.system_names import system_names
 from asdray.dcase.years import nearest
+from asdray.home import expanded
 from asdray.plugin_results import reader
 from asdray.store import SweepDir, TrialDir
 from asdray.trial_folders import trial_dirs
@@ -294,7 +295,7 @@ def folder_of(path: str | Path, results: Path | None = None) -> Path:
     Args:
         results: folder of all results; None: ``ASDRAY_RESULTS``, or ``results``.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if len(Path(path).parts) != 1:
         return folder
     results = results or Path(os.environ.get("ASDRAY_RESULTS") or DEFAULT_RESULTS)

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from asdray import alive, provenance
 from asdray.aside import move_aside
 from asdray.full_disk import raise_storage_fault, storage_fault_named
+from asdray.home import expanded
 from asdray.links import refuse_planted
 from asdray.notes import tell
 from asdray.record import FORMAT, Done, Output, Record, Summary
@@ -53,7 +54,7 @@ class Places:
     def of(cls, data: str | Path, results: str | Path, cache: str | Path | None = None) -> Places:
         """Absolute roots (workers change their working directory); ``cache`` defaults to ``<data>/cache``."""
         roots = (data, results, cache or Path(data) / "cache")
-        return cls(*(Path(root).expanduser().absolute() for root in roots))
+        return cls(*(expanded(root).absolute() for root in roots))
 
 
 def original_dir(data: Path, dcase: str, subset: str) -> Path:

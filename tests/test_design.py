@@ -20,13 +20,16 @@ LEVEL = {
     "dcase.years": 0,
     "regular": 0,
     "printable": 0,
+    "full_disk": 0,
+    "limits": 0,
+    "temporary": 0.2,
+    "home": 0.5,
     "source": 0.5,
     "terminal": 1,
     "config": 1,
     "recipes": 1,
     "provenance": 1,
     "allocator": 1,
-    "full_disk": 1,
     "fitted_table": 1,
     "aside": 1.5,
     "links": 1,
@@ -133,6 +136,16 @@ def test_only_store_spells_the_files_of_a_result(path):
     spelled = {text for text in texts if RESULT_FILES.search(text) and " " not in text}
     if name_of(path) != "store":
         assert not spelled
+
+
+def test_only_home_expands_tildes():
+    """Elsewhere a path such as ``~nobody/data`` would be a traceback."""
+    calls = {
+        path
+        for path in MODULES
+        if re.search(r"\bexpanduser\(|\bPath\.home\(", path.read_text(encoding="utf-8"))
+    }
+    assert set(map(name_of, calls)) == {"home"}
 
 
 HEAVY = ("torch", "ray", "lightning", "umap", "sklearn", "pandas", "scipy", "matplotlib", "pyarrow", "numpy")

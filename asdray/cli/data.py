@@ -10,6 +10,7 @@ import typer
 
 from asdray.cli.options import DATA, RESULTS, Cache, Data, Dcase, Machines, Results
 from asdray.cli.screen import DownloadView, print_line, print_lines, progress
+from asdray.home import expanded
 from asdray.terminal import console
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def synth(
     from asdray.dcase.synth import synthesise
 
     made = synthesise(
-        data.expanduser().absolute(),
+        expanded(data).absolute(),
         dcase,
         machines=_machine_list(machines),
         train=None if train == "official" else train,
@@ -98,7 +99,7 @@ def download(
     """
     from asdray.dcase.download import Download
 
-    data = data.expanduser().absolute()
+    data = expanded(data).absolute()
     view = DownloadView(console())
     with view.bars:
         report = Download(
@@ -108,7 +109,7 @@ def download(
             subset=subset,
             ground_truth=not no_ground_truth,
             base_url=base_url,
-            source=None if source is None else source.expanduser().absolute(),
+            source=None if source is None else expanded(source).absolute(),
             keep_zips=keep_zips,
             jobs=jobs,
             on_progress=view.show,
@@ -164,7 +165,7 @@ def format_(
 
     with progress(f"format {dcase}") as on_progress:
         report = format_dataset(
-            data.expanduser().absolute(),
+            expanded(data).absolute(),
             dcase,
             ground_truth=ground_truth,
             link=link,
@@ -201,7 +202,7 @@ def _remedies(data: Path, dcase: str, report: FormatReport) -> list[str]:
     """The ways to get the missing files, each once."""
     from asdray.dcase.records import remedy
 
-    data = data.expanduser().absolute()
+    data = expanded(data).absolute()
     missing = report.audit.missing
     machines = dict.fromkeys(d.section[:2] for d in missing if not d.of_truth)
     ways = [remedy(data, dcase, report.dataset.kind, subset, machine) for subset, machine in machines]

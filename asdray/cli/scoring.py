@@ -23,6 +23,7 @@ from asdray.cli.options import (
     check_no_folder,
 )
 from asdray.cli.screen import print_line, print_lines
+from asdray.home import expanded
 from asdray.printable import printable
 from asdray.terminal import console
 
@@ -227,7 +228,7 @@ def submit(
     files = TrialFiles.load(chosen, Places.of(data, results), ())
     with nullcontext() if trust_plugins else known_plugins(trial):
         ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
-    made = write(files, ckpt, one, out.expanduser().absolute(), subset=subset, quantile=quantile)
+    made = write(files, ckpt, one, expanded(out).absolute(), subset=subset, quantile=quantile)
     for machine, found in made.thresholds.items():
         instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
         print_line(f"{machine:<20} threshold {found.value:.6g}{instead}")
@@ -306,5 +307,5 @@ def compare(
     )
     print_lines(comparison.notes)
     if out:
-        write_csv(frame(comparison), out.expanduser().absolute(), comparison.dataset)
+        write_csv(frame(comparison), expanded(out).absolute(), comparison.dataset)
         print_line(f"the table is in {out}")

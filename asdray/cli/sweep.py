@@ -26,6 +26,7 @@ from asdray.cli.options import (
     TrustPlugins,
 )
 from asdray.cli.screen import print_line, print_lines, progress, told_if_slow
+from asdray.home import expanded
 from asdray.terminal import console
 
 if TYPE_CHECKING:
@@ -339,7 +340,7 @@ def places_of(context: typer.Context, name: str | None, data: Path, results: Pat
     if name is None or source is None or source.name != "DEFAULT":
         return places
     path = _sweep_file(name, places.results)
-    own = not path.expanduser().absolute().is_relative_to(places.results / "sweeps")
+    own = not expanded(path).absolute().is_relative_to(places.results / "sweeps")
     return Places.of(data_of(_folder_of(path, places) if own else path.parent) or data, results)
 
 
@@ -371,7 +372,7 @@ def read_sweep(
 
     path = _sweep_file(name, places.results)
     # A sweep file that the user names is the user's own, unless it lies among results.
-    own = not path.expanduser().absolute().is_relative_to(places.results / "sweeps")
+    own = not expanded(path).absolute().is_relative_to(places.results / "sweeps")
     with reading() as table:
         use = reader(table, _folder_of(path, places) if own else path.parent, own, plugins or ())
         yield load(path, {}, places, use=load_plugins if trust else use)

@@ -32,6 +32,7 @@ from asdray.cli.options import (
     TrustPlugins,
 )
 from asdray.cli.screen import print_line
+from asdray.home import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -424,7 +425,7 @@ def table(
         _print_trial_tables(trial)
     for name in metrics:
         paths = metric_tables(stages.files(), stages.checkpoints, stages.backends, name)
-        _print_tables(trial.expanduser().absolute(), paths)
+        _print_tables(expanded(trial).absolute(), paths)
 
 
 def _print_trial_tables(folder: Path) -> None:

@@ -36,6 +36,7 @@ from asdray.config.system import System, with_overrides
 from asdray.config.system_names import system_names, value_at
 from asdray.config.trial import Trial, check_embeddings
 from asdray.dcase.years import get_year
+from asdray.home import expanded
 
 GridTrials = tuple[tuple[Trial, dict[str, Any]], ...]
 """Trials, each with the values of its axes: option path -> value."""
@@ -315,7 +316,7 @@ def load_sweep(
     if isinstance(path, Mapping):
         where, value, folder = "the sweep", copy.deepcopy(dict(path)), Path.cwd()
     else:
-        where, value, folder = str(path), read_yaml(path), path.expanduser().absolute().parent
+        where, value, folder = str(path), read_yaml(path), expanded(path).absolute().parent
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: a sweep file is a mapping of options, not {type(value).__name__}")
     try:
@@ -385,7 +386,7 @@ def _absolute(recipe: Any, folder: Path) -> Any:
     """A recipe file's absolute path, below ``folder`` or the working directory; a name unchanged."""
     if not (isinstance(recipe, str) and recipe.endswith((".yaml", ".yml"))):
         return recipe
-    file = Path(recipe).expanduser()
+    file = expanded(recipe)
     places = dict.fromkeys((folder / file, Path.cwd() / file))
     found = next((p for p in places if p.is_file()), None)
     if found is None:
@@ -398,4 +399,4 @@ def _plugin_paths(named: Any, folder: Path) -> list[Path]:
     named = [named] if isinstance(named, str) else named
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(f"plugins is {named!r}: must be a list of paths")
-    return [folder / Path(name).expanduser() for name in named]
+    return [folder / expanded(name) for name in named]

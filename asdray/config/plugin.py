@@ -70,6 +70,7 @@ from types import ModuleType
 from typing import Any
 
 from asdray.config.plugin_fault import PREFIX, PluginError, ended_by_plugin
+from asdray.home import expanded
 from asdray.regular import read_bytes
 
 MAX_MIB = 8
@@ -192,7 +193,7 @@ def read_plugin(path: Path) -> Plugin:
     Raises:
         ValueError: no such file, not a readable text file, or a folder of more than `MAX_MIB`.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     main = path / "__init__.py" if path.is_dir() else path
     with read_errors(main, "plugin"):
         text = read_bytes(main, MAX_MIB * 2**20).decode("utf-8")

@@ -12,16 +12,17 @@ import os
 from pathlib import Path
 
 from asdray.config.plugin import Plugin
+from asdray.home import expanded
 
 
 def _mark(plugin: Plugin) -> Path:
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    state = expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
     return state / "asdray" / "plugins" / plugin.sha256
 
 
 def note(plugin: Plugin) -> None:
     """Remembers that the user has named the plugin; nothing without a folder that can be written."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home
+    with contextlib.suppress(OSError, ValueError):  # ValueError: no home
         mark = _mark(plugin)
         if not mark.is_file():
             mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,5 +33,5 @@ def is_known(plugin: Plugin) -> bool:
     """True if the user has named a plugin of this content before."""
     try:
         return _mark(plugin).stat().st_uid == os.geteuid()
-    except (OSError, RuntimeError):
+    except (OSError, ValueError):
         return False

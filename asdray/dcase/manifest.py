@@ -32,6 +32,7 @@ from pydantic import Field
 from asdray import damage, store
 from asdray.dcase.names import SPLITS, is_clutter, may_be_supplemental
 from asdray.dcase.years import get_year, nearest
+from asdray.home import expanded
 
 if TYPE_CHECKING:
     import pyarrow
@@ -103,13 +104,13 @@ def hint(command: str, dcase: str, data: Path) -> str:
 
     The folder is relative to the working directory if it lies below.
     """
-    folder = data.expanduser().absolute()
+    folder = expanded(data).absolute()
     try:
         here = Path.cwd()
     except FileNotFoundError:  # somebody has deleted the working directory
         here = folder / "elsewhere"
     line = f"asdray {command} {dcase}"
-    if folder == here / Path(os.environ.get("ASDRAY_DATA") or DEFAULT_DATA).expanduser():
+    if folder == here / expanded(os.environ.get("ASDRAY_DATA") or DEFAULT_DATA):
         return line
     named = folder.relative_to(here) if folder.is_relative_to(here) else folder
     return f"{line} --data {shlex.quote(str(named))}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from asdray import store
 from asdray.config.frontend_base import InputFile
 from asdray.config.trial import Trial, Unit
+from asdray.home import expanded
 from asdray.regular import open_regular
 from asdray.store import Places
 
@@ -67,7 +68,7 @@ def input_paths(trial: Trial, unit: Unit, places: Places) -> dict[str, dict[str,
 
 def input_path(file: InputFile, places: Places) -> Path:
     """The absolute path of an input file."""
-    return places.data / Path(file.path).expanduser()
+    return places.data / expanded(file.path)
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,6 +23,7 @@ from asdray.config.system import System
 from asdray.config.trial import Trial
 from asdray.config.weights import name_of_weights
 from asdray.dcase.years import check_machines
+from asdray.home import expanded
 from asdray.regular import read_bytes
 from asdray.stages.input_files import input_ids
 from asdray.stages.steps import Request, TrialFiles, refuse_old_results, train_signature
@@ -151,7 +152,7 @@ def read_trial(
     Raises:
         ValueError: not a trial's folder, a folder that was moved, results of release 0.1, or a damaged file.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     path = store.TrialDir(folder).trial_json
     if not path.is_file():
         raise ValueError(f"{folder} is not a trial's folder: it has no trial.json")
@@ -194,7 +195,7 @@ def _damaged(path: Path, error: ValueError) -> ValueError:
 @contextlib.contextmanager
 def known_plugins(folder: Path) -> Iterator[None]:
     """Within the context, options of the trial's plugins are stand-ins; loaded plugins come first."""
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     value = store.read_json(store.TrialDir(folder).trial_json)
     with reading(prefer_loaded=True) as table:
         for plugin in _plugins(value, folder):
