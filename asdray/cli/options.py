@@ -58,7 +58,7 @@ TrustPlugins = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(envvar="RAY_ADDRESS", help="Address of a running Ray; by default the command starts one."),
+    typer.Option(help="Address of a running Ray to join, or auto; by default the command starts one."),
 ]
 NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Start no Ray dashboard.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print failures and the result only.")]

@@ -60,6 +60,9 @@ RAY_ENV = {
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable that Ray sets for the command of a job."""
+
 MOST_READY = 8
 """Largest number of workers per node that get ready for tasks during trainings; each takes a gigabyte."""
 
@@ -187,6 +190,27 @@ def larger(one: Need, other: Need) -> Need:
     return Need(cpu=max(one.cpu, other.cpu), gpu=max(one.gpu, other.gpu))
 
 
+def which_ray(asked: str | None, environment: Mapping[str, str]) -> tuple[str | None, str]:
+    """The address of the Ray to join, None to start one, and a line that says so.
+
+    A Ray that runs already may be somebody else's: the address in ``RAY_ADDRESS`` is joined only in a job of
+    that Ray (``ray job submit``).
+
+    >>> which_ray(None, {"RAY_ADDRESS": "auto"})[1]
+    'starting Ray (RAY_ADDRESS is auto: --address auto would join that Ray) ...'
+
+    Args:
+        asked: ``--address``.
+    """
+    named = environment.get("RAY_ADDRESS")
+    if asked:
+        return asked, f"joining Ray at {asked} ..."
+    if named and RAY_JOB in environment:
+        return named, f"joining Ray at {named}, whose job this is (RAY_ADDRESS) ..."
+    other = f" (RAY_ADDRESS is {named}: --address {named} would join that Ray)" if named else ""
+    return None, f"starting Ray{other} ..."
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     """Context with a new Ray, or with the Ray at ``address``, left running afterwards.
@@ -265,8 +289,7 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise ValueError(
-            f"no Ray answers at {address!r} ({error}): check --address and RAY_ADDRESS, or leave both out to "
-            "start one here"
+            f"no Ray answers at {address!r} ({error}): check --address, or leave it out to start one here"
         ) from None
 
 

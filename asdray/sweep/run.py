@@ -7,6 +7,7 @@ work from them. Ray is started only if a stage other than tables can run.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -188,15 +189,15 @@ def _work(sweep_run: SweepRun, options: RunOptions) -> None:
 
 def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
     """Starts or joins Ray, and completes the trials there until no work is left or a stop is asked for."""
-    from asdray.sweep.cluster import ray_session
+    from asdray.sweep.cluster import ray_session, which_ray
     from asdray.sweep.stop import stop_on_signals
 
     with stop_on_signals(options.stop_at, options.ends_process) as stop, contextlib.ExitStack() as stack:
         cluster = None
-        where = f"joining Ray at {options.address}" if options.address else "starting Ray"
-        sweep_run.view.line(f"{where} ...")
+        address, line = which_ray(options.address, os.environ)
+        sweep_run.view.line(line)
         try:
-            cluster = stack.enter_context(ray_session(options.address, options.dashboard))
+            cluster = stack.enter_context(ray_session(address, options.dashboard))
         except Exception:
             if not stop.asked:  # else the signal may have ended processes of the Ray that started
                 raise
@@ -207,7 +208,7 @@ def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
         sweep_run.write_trials()
         from asdray.sweep.driver import Driver  # imports Ray Tune, which was loaded while Ray started
 
-        Driver(sweep_run, cluster, stop).run(joined=options.address is not None)
+        Driver(sweep_run, cluster, stop).run(joined=address is not None)
 
 
 def _read_again(sweep_run: SweepRun) -> tuple[Job, ...]:
