@@ -15,6 +15,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STORAGE = (*FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 """A full disk, one that is broken, read-only or gone, a lost network file system: no fault of the input."""
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""A place that this user may not write."""
+
 _FREE = 2**20
 """Bytes; less is full."""
 
@@ -37,9 +40,20 @@ def storage_fault_named(path: Path, temporary: Path | None = None) -> Iterator[N
         raise
 
 
+@contextlib.contextmanager
+def refusal_with(hint: str) -> Iterator[None]:
+    """Context that writes where an option says: the error of a place that may not be written has a hint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)}: {hint}", error.filename) from error
+
+
 def raise_storage_fault(error: Exception, path: Path) -> None:
-    """Raises a fault of the storage once more, with ``path``; leaves any other error to the caller."""
-    if isinstance(error, OSError) and error.errno in STORAGE:
+    """Raises a fault of the storage or a refusal once more, with ``path``; leaves others to the caller."""
+    if isinstance(error, OSError) and error.errno in (*STORAGE, *_REFUSALS):
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 

@@ -1,10 +1,16 @@
-"""Symbolic links that another user may have planted where this user writes."""
+"""Links: those that another user may have planted where this user writes, and file systems without any."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+
+_NO_LINKS = (
+    *(errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPROTO, errno.EINVAL),
+    *(errno.EXDEV, errno.EMLINK),  # of hard links
+)
 
 
 def refuse_planted(folder: Path) -> None:
@@ -24,6 +30,14 @@ def refuse_planted(folder: Path) -> None:
             for entry in entries:
                 if entry.is_symlink():
                     _refuse(Path(entry.path))
+
+
+def has_no_links(error: OSError, folder: Path) -> bool:
+    """True if the error of making a link in ``folder`` says that its file system has no such links.
+
+    exFAT says EPERM, SMB EOPNOTSUPP, and VirtualBox's shared folders EPROTO, or EROFS though they are not.
+    """
+    return error.errno in _NO_LINKS or (error.errno == errno.EROFS and os.access(folder, os.W_OK))
 
 
 def _refuse(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,14 @@ def test_the_cache_may_lie_elsewhere(tree, tmp_path):
     ensure_pack(places, "dcase2023", "fan", "train")
     assert (tmp_path / "local" / "dcase2023" / "fan" / "train" / "pack.json").exists()
     assert not (tree.data / "cache").exists()
+
+
+def test_a_place_that_may_not_be_written_is_told_with_the_option(tree):
+    """As ``<data>/cache`` in the shared folder of a group; /sys refuses root, too."""
+    places = store.Places(tree.data, tree.data / "results", Path("/sys/kernel/cache"))
+    with pytest.raises(OSError, match="name another place for decoded audio by --cache-dir") as told:
+        ensure_pack(places, "dcase2023", "fan", "train")
+    assert told.value.filename.startswith("/sys/kernel/cache")
 
 
 def test_a_pack_of_a_dataset_that_moved_on_gives_no_rows(tree, places):

@@ -353,6 +353,36 @@ def test_folders_that_cannot_be_used(tmp_path, path, says):
     assert found.text.endswith("choose another place with --data")
 
 
+def test_data_that_somebody_else_has_formatted_need_not_be_written(tree, places, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor_machine.tempfile, "TemporaryDirectory", refuse)
+        (data,) = doctor_machine._folder("data", places.data, 0)
+        (cache,) = doctor_machine._folder("cache", places.cache, 0)
+    assert (data.kind, cache.kind) == ("ok", "wrong")
+    assert "formatted years can be read, nothing can be written" in data.text
+    assert cache.text.endswith("(Permission denied): choose another place with --cache-dir")
+    monkeypatch.setattr(doctor_machine, "can_be_written", lambda path: path != places.cache)
+    texts = [f.text for f in doctor_machine.check_machine(places)]
+    assert any(text.startswith(f"cache {places.cache}: ") for text in texts), "below the data, and looked at"
+
+
+def test_a_file_system_without_links(places, monkeypatch):
+    places.data.mkdir()
+
+    def refuse(source, target, target_is_directory):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    (found,) = doctor_machine._folder("data", places.data, 0)
+    assert found.kind == "note"
+    assert found.text.endswith(
+        "has no symbolic links (Operation not permitted): format years with --link copy"
+    )
+
+
 def test_packages_that_do_not_fit(monkeypatch):
     # What this environment holds cannot be changed for a test: what asdray asks for is.
     lines = ["numpy>=99", "no-such-package-of-ours>=1", "rich", "pytest>=99; extra == 'dev'"]

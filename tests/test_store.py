@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -210,6 +211,12 @@ def _holder(folder):
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    with pytest.raises(PermissionError) as told, store.lease(Path("/sys/kernel")):
+        pass
+    assert told.value.filename == "/sys/kernel"
 
 
 def test_a_lease_is_waited_for_and_freed_by_a_kill(tmp_path):

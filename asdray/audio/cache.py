@@ -57,10 +57,11 @@ from asdray.dcase import manifest
 from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SAMPLE_RATE, SUBSETS, get_year
-from asdray.full_disk import FULL
+from asdray.full_disk import FULL, refusal_with
 from asdray.regular import check_regular
 
 PACK_FORMAT = 1
+_ELSEWHERE = "name another place for decoded audio by --cache-dir or ASDRAY_CACHE_DIR"
 _THREADS = 4
 _CHUNK = 16
 _NAMED = 3  # files named in a message; more are only counted
@@ -148,7 +149,7 @@ def ensure_pack(places: store.Places, dcase: str, machine: str, split: str, chan
     folder = content.folder(places.cache)
     pack = _open(folder, content)
     if pack is None:
-        with store.lease(folder):
+        with refusal_with(_ELSEWHERE), store.lease(folder):
             pack = _open(folder, content)  # another process may have built the pack meanwhile
             if pack is None:
                 store.sweep_leftovers(folder)

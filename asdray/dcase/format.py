@@ -22,7 +22,6 @@ two files ``clips.parquet`` and ``dataset.json``.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -40,6 +39,7 @@ from asdray.dcase.names import SPLITS
 from asdray.dcase.scan import Originals, Progress, in_threads, read_originals
 from asdray.dcase.truth import Labels
 from asdray.dcase.years import check_choice
+from asdray.links import has_no_links
 
 Link = Literal["symlink", "hardlink", "copy"]
 
@@ -96,6 +96,7 @@ def format_dataset(
     check_choice("link", link, get_args(Link))
     check_choice("labels", labels, get_args(Labels))
     data = Path(data).absolute()
+    _refuse_others(data, dcase)
 
     def half(first: int) -> Progress | None:
         return on_progress and (lambda done, total: on_progress(done + first * total, 2 * total))
@@ -116,6 +117,16 @@ def format_dataset(
         removed = _remove_stale(data, dcase, {c["path"] for c in clips})
     unlabelled = Counter(c["machine"] for c in clips if c["split"] == "test" and c["is_anomaly"] is None)
     return FormatReport(dataset, audited, unlabelled, originals.notes, made, len(clips) - made, removed)
+
+
+def _refuse_others(data: Path, dcase: str) -> None:
+    """Raises ValueError for a year that somebody else has formatted where this user may only read."""
+    folder = store.formatted_dir(data, dcase)
+    if store.dataset_path(data, dcase).is_file() and not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"{dcase} is formatted already, and {folder} cannot be written: use the data as they are, with "
+            "--cache-dir for decoded audio where that folder cannot be written either"
+        )
 
 
 def _faults(originals: Originals, data: Path) -> str:
@@ -193,7 +204,9 @@ class _Linker:
                 except FileExistsError:
                     self._replace(destination, source, target)
         except OSError as error:
-            fix = ": choose --link symlink or copy" if error.errno == errno.EXDEV else ""
+            fix = ""
+            if self.link != "copy" and has_no_links(error, target.parent):
+                fix = f": choose --link {'symlink or ' if self.link == 'hardlink' else ''}copy"
             raise ValueError(f"cannot make the {self.link} {target}: {error.strerror}{fix}") from None
         return True
 

@@ -44,6 +44,7 @@ from asdray.dcase.fetch import Stopped, digest_of
 from asdray.dcase.manifest import SYNTHETIC_MARKS, hint
 from asdray.dcase.records import Zip, holds_something, remove_empty_folders, zips
 from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
+from asdray.links import has_no_links
 from asdray.regular import check_regular, open_regular
 
 RATIO = 100
@@ -366,7 +367,13 @@ def make_links(links: Mapping[Path, Path]) -> None:
         if link.exists() or link.is_symlink():
             raise ValueError(f"{link} is in the way of a link to {target}: delete it, it holds no data")
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target, target_is_directory=True)
+        try:
+            link.symlink_to(target, target_is_directory=True)
+        except OSError as error:
+            fix = ""
+            if has_no_links(error, link.parent):
+                fix = ": this file system has no links; copy the folder there, and format it with --link copy"
+            raise ValueError(f"cannot make the link {link} to {target}: {error.strerror}{fix}") from error
 
 
 def take_ground_truth(data: Path, dcase: str, source: Path) -> bool:

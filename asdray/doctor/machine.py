@@ -20,8 +20,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from asdray import store
+from asdray import limits, store, temporary
 from asdray.doctor import Finding
+from asdray.home import can_be_written, private_name
 
 _GB = 1e9
 _DATA_GB = 40.0
@@ -37,8 +38,10 @@ def check_machine(places: store.Places) -> Iterator[Finding]:
     yield from _packages()
     yield from _processors()
     yield from _memory()
+    yield from _limits()
+    yield from _homes()
     yield from _folder("data", places.data, _DATA_GB)
-    if not places.cache.is_relative_to(places.data):
+    if not places.cache.is_relative_to(places.data) or not can_be_written(places.cache):
         yield from _folder("cache", places.cache, _DATA_GB)
     yield from _folder("results", places.results, _RESULTS_GB)
     yield from _devices()
@@ -75,25 +78,16 @@ def _install(requirement: object) -> str:
 
 
 def _processors() -> Iterator[Finding]:
-    total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
-    quota = _cgroup("cpu.max").split()
-    if len(quota) == 2 and quota[0].isdecimal() and int(quota[0]) < usable * int(quota[1]):
-        share = int(quota[0]) / int(quota[1])
-        yield Finding(
-            "note",
-            f"{usable} CPUs, but this container may use {share:g} of them: "
-            f"start it with {usable} CPUs, or asdray under `taskset` with fewer",
-        )
+    usable, quota = limits.affinity(), limits.cpu_quota()
+    if quota is not None and quota < usable:
+        text = f"{limits.cpus()} CPUs are used: there are {usable}, of which this container may use {quota:g}"
+        yield Finding("note" if quota < 1 else "ok", text)
     else:
-        yield Finding("ok", f"{usable} of {total} CPUs")
+        yield Finding("ok", f"{usable} of {os.cpu_count() or 1} CPUs")
 
 
 def _memory() -> Iterator[Finding]:
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    limit = _cgroup("memory.max")
-    if limit.isdecimal():
-        memory = min(memory, float(limit))
+    memory = limits.memory()
     small = memory < _MEMORY_GB * _GB
     hint = ": a training takes about 1 GB; let fewer run at once with `resources: {train: {cpu: ...}}`"
     yield Finding("note" if small else "ok", f"{memory / _GB:.1f} GB of memory{hint if small else ''}")
@@ -105,37 +99,67 @@ def _memory() -> Iterator[Finding]:
     yield Finding("note" if small else "ok", f"{shm / _GB:.1f} GB free in /dev/shm{hint if small else ''}")
 
 
-def _cgroup(name: str) -> str:
-    """A limit of this container; ``""`` without a limit or container."""
+def _limits() -> Iterator[Finding]:
+    """Room for the processes of a sweep under ``ulimit -u`` and ``ulimit -v``."""
+    if short := limits.shortage():
+        yield Finding("wrong", short)
+    elif near := limits.in_words():
+        yield Finding("note", f"{'; '.join(near)}: enough to start, perhaps not for large trainings")
+
+
+def _homes() -> Iterator[Finding]:
+    """The folders for temporary files and for caches of libraries."""
     try:
-        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+        place = temporary.place()
+    except limits.LimitError as error:
+        yield Finding("wrong", str(error))
+        return
+    yield Finding("ok", f"temporary files: {place}, {shutil.disk_usage(place).free / _GB:.1f} GB free")
+    caches = Path(os.environ.get("NUMBA_CACHE_DIR", ""))
+    if caches.is_relative_to(place / private_name()):
+        text = f"the home folder cannot be written: libraries keep their caches in {caches.parent}"
+        yield Finding("note", f"{text}; to keep them elsewhere, set NUMBA_CACHE_DIR and MPLCONFIGDIR")
 
 
 def _folder(what: str, path: Path, wanted: float) -> Iterator[Finding]:
-    """Space, writing and file locks of a folder, or of its nearest existing parent."""
+    """Space, writing and file locks of a folder, or of its nearest existing parent.
+
+    Data that somebody else has formatted need not be written: the place of decoded audio is checked apart.
+    """
+    option = "--cache-dir" if what == "cache" else f"--{what}"
+    other = f"choose another place with {option}"
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
-        yield Finding("wrong", f"{what} {path}: {existing} is a file: choose another place with --{what}")
+        yield Finding("wrong", f"{what} {path}: {existing} is a file: {other}")
         return
     free = shutil.disk_usage(existing).free / _GB
     try:
         with tempfile.TemporaryDirectory(prefix=".asdray-doctor-", dir=existing) as trial:
             store.write_text(Path(trial) / "file", "content")
-            locks = _locks(Path(trial))
+            locks, links = _locks(Path(trial)), _links(Path(trial))
     except OSError as error:
-        yield Finding(
-            "wrong",
-            f"{what} {path}: cannot be written ({error.strerror}): choose another place with --{what}",
-        )
+        if what == "data" and (path / "formatted").is_dir() and os.access(path, os.R_OK | os.X_OK):
+            yield Finding("ok", f"{what} {path}: formatted years can be read, nothing can be written")
+            return
+        yield Finding("wrong", f"{what} {path}: cannot be written ({error.strerror}): {other}")
         return
     if locks:
-        yield Finding("wrong", f"{what} {path}: {locks}: choose another place with --{what}")
+        yield Finding("wrong", f"{what} {path}: {locks}: {other}")
+    elif what == "data" and links:
+        yield Finding("note", f"{what} {path}: {links}: format years with --link copy")
     elif free < wanted:
         yield Finding("note", f"{what} {path}: {free:.1f} GB free; a whole year may need {wanted:g} GB")
     else:
         yield Finding("ok", f"{what} {path}: {free:.1f} GB free, can be written and locked")
+
+
+def _links(folder: Path) -> str | None:
+    """The fault of symbolic links in ``folder``, or None."""
+    try:
+        (folder / "link").symlink_to("file")
+    except OSError as error:
+        return f"its file system has no symbolic links ({error.strerror})"
+    return None
 
 
 def _locks(folder: Path) -> str | None:
