@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from sweeping import ONE_BY_ONE, SMALL_AE, SMALL_DIS, World, by_hand, make_data
 
 from asdray.store import Places
@@ -39,6 +40,7 @@ def trained(world, asdray):
         by_hand(asdray, world, **ONE)
         (table,) = world.results.glob("trials/*/*/*/metrics.parquet")
         table.unlink()  # a run makes it again, and ends the trial
+        rank_zero_only.rank = 1  # as in a launcher's second process (RANK, SLURM_PROCID)
         assert asdray(*world.command(**ONE, loggers=["csv", "tensorboard"]))[0] == 0
     sweep, (job,) = load(world.folder() / "sweep.yaml", {}, Places.of(world.data, world.results))
     return sweep, job

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from finished import snapshot
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from tiny import AE, DCASE, DIS, EPOCHS, MACHINES, build_year, trial_of
 from trees import build_tree, write_evaluator, write_list
 
@@ -58,10 +59,15 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory) -> Places:
-    """Results of both systems, trained without interruption, one unit each."""
+    """Results of both systems, trained without interruption, one unit each.
+
+    The process is a launcher's second one (RANK, SLURM_PROCID), in which Lightning's loggers write nothing by
+    themselves.
+    """
     places = Places.of(data, tmp_path_factory.mktemp("undisturbed"))
     for system in SYSTEMS.values():
         trial = trial_of(system)
+        rank_zero_only.rank = 1
         assert not train(TrialFiles.load(trial, places), trial.units[0], checkpoints=WITH_BEST).reused
     return places
 

@@ -20,6 +20,7 @@ import asdray.stages.torchmetrics  # noqa: F401 - before Lightning, which import
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -315,6 +316,8 @@ def _logging(training: UnitTraining, history: Sequence[Mapping[str, Any]]) -> It
     trial, unit = training.trial, training.unit
     names = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system.id, "seed": trial.seed}
     names |= {"unit": unit.name, "machines": list(unit.machines)}
+    # Lightning's loggers write in the first process of a launcher (RANK, SLURM_PROCID): here in each.
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     # TensorBoard writes in a thread of its own, whose error has no name and is raised later.
     with storage_fault_named(training.folder):
         logger = TensorBoardLogger(training.folder, name="", version="", default_hp_metric=False)

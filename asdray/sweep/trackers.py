@@ -259,8 +259,11 @@ def _make(name: str, sweep: str, job: Job, folder: Path) -> Logger:
     import asdray.stages.torchmetrics  # noqa: F401 - before Lightning, which imports torchmetrics
 
     # isort: split
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
     from lightning.pytorch import loggers
 
+    # Also in other processes of a launcher (RANK, SLURM_PROCID), in which loggers write nothing.
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     trial = job.trial
     directory = f"{trial.system_name} {trial.dcase} seed{trial.seed}".replace(" ", "-")
     match name:
