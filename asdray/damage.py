@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from asdray import store
+from asdray import limits, store
 from asdray.record import Record
 from asdray.regular import check_regular
 
@@ -206,7 +206,7 @@ def below(root: Path, on_progress: Callable[[int, int], None] | None = None) -> 
             for name in owner.record.outputs
             if name not in owner.record.pruned
         ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases Python's lock
+    with ThreadPoolExecutor(limits.cpus()) as pool:  # hashing releases Python's lock
         faults = pool.map(lambda output: _fault(*output), outputs)
         for done, ((path, owner), reason) in enumerate(zip(outputs, faults, strict=True), 1):
             if on_progress:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sweeping import World, in_process, make_data
 
+from asdray.limits import LimitError
 from asdray.sweep import local_ray
 from asdray.sweep.local_ray import dashboard_fault, private_folder
 
@@ -153,7 +154,7 @@ def test_a_place_that_is_of_no_use_is_passed_over_or_named(place, monkeypatch, t
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with (
         pytest.raises(
-            ValueError, match=rf"can not lie in {long} or /tmp: .* by RAY_TMPDIR .* at most 29 characters"
+            LimitError, match=rf"can not lie in {long} or /tmp: .* by RAY_TMPDIR .* at most 29 characters"
         ),
         private_folder(),
     ):

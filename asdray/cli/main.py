@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from asdray import limits
 from asdray.cli import benchmark, bundle, data, encoders, plot, predict, scoring, sweep, trial
 from asdray.cli.options import Plugins
 from asdray.cli.screen import print_line, print_lines
@@ -64,18 +65,24 @@ def _exit_code(arguments: list[str]) -> int | str:
             return error.code or 0
         print_line(f"stopped; to go on: asdray {shlex.join(arguments)}", sys.stderr)
         return 75
-    except (OSError, ValueError) as error:
-        print_line(f"error: {_fault(error)}", sys.stderr)
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        told = limits.told_by(error)
+        if told is None and not isinstance(error, OSError | ValueError):
+            raise
+        print_line(f"error: {told or _fault(error)}", sys.stderr)
+        of_machine = isinstance(error, TimeoutError | limits.LimitError)
         of_storage = isinstance(error, OSError) and error.errno in STORAGE
-        return 1 if of_storage or isinstance(error, TimeoutError) else 2
+        return 1 if told or of_machine or of_storage else 2
     return 0
 
 
-def _fault(error: OSError | ValueError) -> str:
+def _fault(error: BaseException) -> str:
     """The message of an error; that of the system comes with the place."""
     if isinstance(error, OSError) and error.filename is not None:
         copied = error.errno in FULL and error.filename2  # the copy is what has no space
         return f"{copied or error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
+        return "no folder for temporary files can be written: name one by TMPDIR"
     if isinstance(error, FileNotFoundError):  # no file is asked for without a name, but the working directory
         return "the working directory was deleted: go to another one, and run the command again"
     return str(error)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdray import damage, store
+from asdray import damage, limits, store
 from asdray.audio.cache import check_unchanged, read_clip, stale_packs
 from asdray.dcase import manifest
 from asdray.dcase.audit import Audit, Section, audit, differences_of, expected_counts
@@ -221,7 +221,7 @@ def _audio(data: Path, clips: list[dict[str, Any]], on_progress: Progress | None
         samples: np.ndarray = np.empty((clip["n_samples"], clip["channels"]), np.int16)
         return read_clip(data / clip["original_path"], samples)
 
-    threads = 1 + (os.cpu_count() or 1)  # libsndfile works outside Python's lock
+    threads = 1 + limits.cpus()  # libsndfile works outside Python's lock
     faults = [f for f in in_threads(fault, clips, on_progress, threads=threads, chunk=16) if f]
     yield from (Finding("wrong", f) for f in faults)
     if not faults:

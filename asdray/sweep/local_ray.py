@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from asdray.full_disk import is_full
+from asdray import limits, temporary
 
 STARTS = 3
 """Number of attempts to start Ray on a busy machine."""
@@ -34,8 +34,9 @@ would tell nothing: processes of another container that shares the folder have n
 _NAMING = 3600.0
 """Seconds for which a folder may have no name yet: a driver needs milliseconds, unless it is killed there."""
 
-_LONGEST = 107 - len("/asdray-0123/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Longest place of the folder: the path of a Unix socket has at most 107 characters."""
+_STORE = 200_000_000
+"""Bytes of Ray's store where addresses are limited: by default every process maps a store of a third of the
+memory, and a sweep keeps a few kB there."""
 
 _LONGEST_TMPDIR = 60
 """Longest TMPDIR below which Python's multiprocessing can open its sockets."""
@@ -47,10 +48,13 @@ def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
 
     Raises:
         TimeoutError: no attempt succeeded.
-        ValueError: no folder for temporary files can be written.
+        LimitError: too few threads or too little address space are left, see `asdray.limits`.
+            Or no folder for temporary files can be written.
     """
     import ray
 
+    if short := limits.shortage():
+        raise limits.LimitError(short)
     with private_folder() as folder, _environment(_private_environment(folder)):
         _leave_deleted_folder(folder)
         try:
@@ -69,9 +73,9 @@ def private_folder() -> Iterator[Path]:
     Folders of killed drivers are removed first.
 
     Raises:
-        ValueError: no place can be written, or all are too long.
+        LimitError: no place can be written, or all are too long.
     """
-    place = _place()
+    place = temporary.place()
     _remove_dead_folders(place)
     unnamed = Path(tempfile.mkdtemp(prefix=".asdray-", dir=place))
     with open(unnamed / _LOCK, "w") as lock:
@@ -85,27 +89,10 @@ def private_folder() -> Iterator[Path]:
             _remove_dead_folders(place)  # their processes may have been dying at the beginning
 
 
-def _place() -> Path:
-    """The folder for temporary files that has space: RAY_TMPDIR, else /tmp, else TMPDIR.
-
-    TMPDIR comes last, since it is often long, or on a network file system without Unix sockets.
-    """
-    asked = os.environ.get("RAY_TMPDIR")
-    places = [Path(place).absolute() for place in (asked, "/tmp", tempfile.gettempdir()) if place]
-    for place in places:
-        if os.access(place, os.W_OK | os.X_OK) and len(str(place)) <= _LONGEST and not is_full(place / "r"):
-            return place
-    tried = " or ".join(map(str, dict.fromkeys(places)))
-    raise ValueError(
-        f"Ray's sockets and logs can not lie in {tried}: name a folder by RAY_TMPDIR that can be "
-        f"written, has space, and a path of at most {_LONGEST} characters"
-    )
-
-
 def remove_dead_folders() -> None:
     """Removes the folders of Rays whose driver was killed; for a run that starts no Ray."""
-    with contextlib.suppress(ValueError):  # no place for folders
-        _remove_dead_folders(_place())
+    with contextlib.suppress(OSError):  # no place for folders
+        _remove_dead_folders(temporary.place())
 
 
 def _renamed(folder: Path) -> Path:
@@ -240,7 +227,8 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
             ):
                 context = ray.init(
                     address="local",
-                    num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+                    num_cpus=limits.cpus(),
+                    object_store_memory=_STORE if limits.address_space() else None,
                     include_dashboard=None if dashboard else False,  # None: wanted; True: or no Ray at all
                     dashboard_host="127.0.0.1",
                     log_to_driver=False,
@@ -251,6 +239,9 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
             return context, dashboard_fault(told) if dashboard and not context.dashboard_url else None
         except Exception as error:  # Ray has no class of its own for a timeout
             if "timed out during startup" not in str(error):
+                if near := limits.in_words():
+                    reason = str(error).partition("\n")[0]
+                    raise limits.LimitError(f"Ray did not start ({reason}); {', '.join(near)}") from error
                 raise
             ray.shutdown()
     raise TimeoutError(

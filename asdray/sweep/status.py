@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from asdray import store
+from asdray import limits, store
 from asdray.config.clustering import Clustering
 from asdray.config.sweep import Need, Sweep
 from asdray.config.trial import Unit, unit_title
@@ -319,7 +318,7 @@ def _total_lines(totals: Mapping[str, int]) -> list[str]:
 def _estimate_line(left: Estimate, threads: int, asked: Need | None) -> str:
     if (left.unknown_stages or left.unknown_systems) and not (left.train_seconds or left.task_seconds):
         return "no estimate of time and disk yet: nothing like it is finished"
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = limits.cpus()
     trainings = max(1, cpus // threads)
     if asked and asked.per_node:
         trainings = min(trainings, asked.per_node)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,7 +29,7 @@ from typing import Any
 
 import soundfile
 
-from asdray import store
+from asdray import limits, store
 from asdray.dcase.manifest import UNKNOWN, synthetic_path, unfinished_path
 from asdray.dcase.synth import layout, sounds
 from asdray.dcase.synth.clips import Clip
@@ -251,7 +250,7 @@ def _write_audio(
     for folder in {_path(data, spec, clip).parent for clip in clips}:
         folder.mkdir(parents=True, exist_ok=True)
     if workers is None:
-        workers = min(os.cpu_count() or 1, 1 + int(len(clips) * spec.seconds / SECONDS_PER_WORKER))
+        workers = min(limits.cpus(), 1 + int(len(clips) * spec.seconds / SECONDS_PER_WORKER))
     chunks = [clips[i : i + CHUNK] for i in range(0, len(clips), CHUNK)]
     written = 0
     if workers == 1:
