@@ -316,6 +316,7 @@ def test_the_result_equals_the_official_evaluator(asdray, case, tmp_path, compat
     assert "partial score" in shown
     assert f"{100 * results_of(case, tmp_path, compat=True).official:.2f}" in shown
     assert ("the evaluator of" in shown) == (year.year > 2024)
+    assert "not as many clips as in the organisers' ground truth: " in shown
 
 
 @pytest.mark.parametrize("case", ["dcase2022", "dcase2023", "dcase2024"], indirect=True)
@@ -489,6 +490,33 @@ def test_tables_reproduce_published_totals(dcase, tmp_path):
     if dcase == "dcase2023":  # the first two columns as published there, for the order of columns
         assert paper[0][4:6] == ["ToyDrone", "ToyNscale"]
         assert [float(c) for c in paper[1][4:6]] == [0.7968, 0.77]
+
+
+@pytest.mark.parametrize("dcase", YEARS)
+def test_ground_truth_of_others_is_told_by_its_number_of_clips(dcase):
+    """An official section: 50 clips of each kind, or what 2020, 2021 and 2023 have, see `dcase.years`."""
+    year = get_year(dcase)
+    machine = year.machines["eval"][-1]
+    number = year.sections["eval"][machine][0]
+    cells = {"dcase2021": [100] * 4, "dcase2026": [80, 20, 60, 40]}.get(dcase, [50] * 4)
+    if dcase == "dcase2020":
+        machine, number, cells = "fan", 5, [109, 349]
+    kinds = [(d == "target", a) for d in year.domains for a in (False, True)]
+    target, anomaly = np.repeat(np.array(kinds), cells, axis=0).T
+
+    def unlike(flags, domains):
+        truth = official.SectionTruth(machine, number, ("x",) * len(flags), flags, domains)
+        return official.Reference(year, (truth,), {}, {}, "official").unlike
+
+    assert unlike(anomaly, target) == ()
+    assert unlike(anomaly[1:], target[1:]) == (f"{machine} section {number:02d}",)
+    if dcase != "dcase2026":  # of 2026 the total alone is known
+        assert unlike(~anomaly, target) == (
+            () if cells[0] == cells[1] else (f"{machine} section {number:02d}",)
+        )
+        flags = anomaly.copy()
+        flags[0] = True
+        assert unlike(flags, target)
 
 
 def test_a_class_without_clips_gives_empty_cells(asdray, tmp_path):

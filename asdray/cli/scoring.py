@@ -131,6 +131,12 @@ def _print_results(
         print_line(year.score_provenance)
     if reference.dataset == "synthetic":
         print_line(SYNTHETIC)
+    elif unlike := reference.unlike:
+        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+        print_line(
+            f"not as many clips as in the organisers' ground truth: {', '.join(unlike[:3])}{more}; if the "
+            "data are made up, a file synthetic.json beside the ground truth has the tables say so"
+        )
     if lacking:
         print_line(f"the ground truth of {year.name} lacks {', '.join(lacking)}")
         if partial_score:

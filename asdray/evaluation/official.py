@@ -47,6 +47,7 @@ from numpy.typing import NDArray
 
 from asdray import store
 from asdray.aside import remove
+from asdray.dcase.audit import official_counts
 from asdray.dcase.manifest import SYNTHETIC_MARKS, unreadable
 from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
@@ -104,6 +105,20 @@ class Reference:
                 found.append(machine)
             else:
                 found += [f"{machine} section {section:02d}" for section in absent]
+        return tuple(found)
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """Sections with other numbers of clips per domain and label than the organisers' ground truth has."""
+        expected = official_counts(self.year.name)
+        found: list[str] = []
+        for s in self.sections:
+            place = ("eval", s.machine, s.section)
+            words = np.where(s.is_target, "target", "source"), np.where(s.is_anomaly, "anomaly", "normal")
+            cells = Counter(("test", str(d), str(label)) for d, label in zip(*words, strict=True))
+            known = {cell: n for cell, n in expected.cells[place].items() if cell[0] == "test"}
+            if cells.total() != expected.splits[place]["test"] or (known and cells != Counter(known)):
+                found.append(f"{s.machine} section {s.section:02d}")
         return tuple(found)
 
 
