@@ -535,6 +535,16 @@ def test_a_class_without_clips_gives_empty_cells(asdray, tmp_path):
     assert "nan" not in (tmp_path / "mine_result" / "mine_result.csv").read_text()
 
 
+@pytest.mark.parametrize("case", ["dcase2021", "dcase2023"], indirect=True)
+def test_false_alarms_are_the_share_of_normal_clips_with_the_decision_anomaly(case, tmp_path):
+    for section in results_of(case, tmp_path, draws=20).sections:
+        rows = case.clips[section.machine, section.section]
+        for initial, domain in (("s", "source"), ("t", "target")):
+            normal = [r for r in rows if r[1] == domain and not r[2]]
+            expected = sum(r[4] for r in normal) / len(normal)
+            assert section.values[f"{initial}_false_alarms"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("case", ["dcase2022"], indirect=True)
 def test_an_incomplete_ground_truth_gives_no_official_score(asdray, case, tmp_path):
     lost = get_year(case.dcase).sections["eval"]["valve"][0]

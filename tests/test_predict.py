@@ -29,7 +29,7 @@ from asdray.config.train import Train
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_manifest, rows
-from asdray.evaluation.submission import decision_threshold
+from asdray.evaluation.decisions import decision_threshold
 from asdray.stages.extract import extract
 from asdray.stages.predict import predictor
 from asdray.stages.score import score

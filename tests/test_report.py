@@ -18,7 +18,7 @@ import asdray
 from asdray import damage, drawing, notes, points, store
 from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
-from asdray.evaluation.submission import decision_threshold
+from asdray.evaluation.decisions import decision_threshold
 from asdray.report import board, embeddings, machines, pictures, scores, times
 from asdray.report import page as page_module
 from asdray.report.content import Content

@@ -19,7 +19,8 @@ from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import YEARS
 from asdray.evaluation import submission
-from asdray.evaluation.submission import Part, decision_threshold, file_name, part_of, parts_of, read, write
+from asdray.evaluation.decisions import decision_threshold
+from asdray.evaluation.submission import Part, file_name, part_of, parts_of, read, write
 from asdray.stages.score import score
 from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial

@@ -18,7 +18,7 @@ from asdray import store
 from asdray.dcase import manifest, names
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import synthetic_path, unfinished_path
-from asdray.dcase.synth import SynthReport, layout, sounds, synthesise
+from asdray.dcase.synth import SynthReport, hard, layout, sounds, synthesise
 from asdray.dcase.synth.attributes import attributes_of
 from asdray.dcase.synth.clips import STYLES, Clip
 from asdray.dcase.synth.layout import Spec
@@ -754,3 +754,71 @@ class TestSounds:
             areas.append(auc(distance, [c.label == "anomaly" for c in clips if c.split == "test"]))
         assert 0.58 < np.mean(areas) < 0.95
         assert min(areas) > 0.45
+
+
+class TestHard:
+    """``--hard``: what is told by no mean spectrum, and by the order of sounds."""
+
+    PLACE, VALUES = ("dcase2023", "bandsaw", 0), ("13",)
+
+    def clips(self, n: int, anomalous: bool, shift: bool) -> np.ndarray:
+        """Mean power of 64 bands in dB, ``(n, 64)``, of n clips of 1 s."""
+        edges = np.geomspace(60, 7900, 65)
+        bins = np.searchsorted(np.fft.rfftfreq(16000, 1 / 16000), edges)
+        found = []
+        for i in range(n):
+            name = f"test/{anomalous}/{shift}/{i}"
+            audio = hard.render(self.PLACE, self.VALUES, anomalous, 16000, name, shift=shift)
+            power = np.abs(np.fft.rfft(audio)) ** 2
+            found.append(10 * np.log10([power[a:b].mean() for a, b in itertools.pairwise(bins)]))
+        return np.array(found)
+
+    def test_a_mean_spectrum_tells_another_microphone_and_no_fault(self):
+        known = self.clips(30, False, False)
+        centre, spread = known.mean(axis=0), known.std(axis=0)
+
+        def distances(anomalous: bool, shift: bool) -> np.ndarray:
+            return (((self.clips(30, anomalous, shift) - centre) / spread) ** 2).mean(axis=1)
+
+        normal, fault, new = distances(False, True), distances(True, True), distances(False, False)
+        label = np.arange(60) >= 30
+        assert 0.35 < auc(np.r_[normal, fault], label) < 0.65
+        assert auc(np.r_[new, normal], label) > 0.8
+
+    @pytest.mark.parametrize("fault", hard.FAULTS)
+    def test_faults_change_orders_or_lengths_and_keep_every_band_as_often(self, fault):
+        pattern = hard.pattern_of(*self.PLACE, self.VALUES)
+        follower = dict(zip(pattern.order, np.roll(pattern.order, -1), strict=True))
+        seconds, strange, spread = np.zeros(hard.BANDS), [], []
+        for name in ("", fault):
+            bands, lengths = hard.rounds(pattern, 3_200_000, name, 0.5, np.random.default_rng(0))
+            strange.append(np.mean([follower[a] != b for a, b in itertools.pairwise(bands)]))
+            spread.append(lengths.std() / lengths.mean())
+            seconds = np.array([lengths[bands == band].sum() for band in range(hard.BANDS)])
+            assert seconds / seconds.sum() == pytest.approx([1 / hard.BANDS] * hard.BANDS, abs=0.015)
+        assert strange[0] == 0
+        assert spread[0] < 0.05
+        assert spread[1] > 0.3 if fault == "limping" else strange[1] > 0.3
+
+    def test_conditions_have_orders_and_lengths_of_their_own(self):
+        found = [hard.pattern_of(*self.PLACE, values) for values in (("12",), ("13",), ("14",), ("15",))]
+        assert len({(tuple(pattern.order), pattern.seconds) for pattern in found}) == 4
+        assert all(np.array_equal(pattern.centres, found[0].centres) for pattern in found)
+
+    def test_a_hard_dataset_has_the_same_names_and_is_another_one(self, tmp_path):
+        plain, other = (
+            synthesise(tmp_path / name, "dcase2026", machines=("fan",), **SMALL, hard=name == "hard")
+            for name in ("plain", "hard")
+        )
+        assert other.clips == plain.clips
+        a, b = content(tmp_path / "plain"), content(tmp_path / "hard")
+        assert a.keys() == b.keys()
+        wavs = {p for p in a if p.endswith(".wav")}
+        assert all(a[p] != b[p] for p in wavs)
+        assert all(a[p] == b[p] for p in a.keys() - wavs if not p.endswith("synthetic.json"))
+        assert store.read_json(synthetic_path(tmp_path / "hard", "dcase2026"))["hard"] is True
+        assert "hard" not in store.read_json(synthetic_path(tmp_path / "plain", "dcase2026"))
+        assert not synthesise(tmp_path / "hard", "dcase2026", machines=("fan",), **SMALL, hard=True).created
+        for name, is_hard in (("plain", True), ("hard", False)):
+            with pytest.raises(ValueError, match=f"hard: {not is_hard}, now {is_hard}"):
+                synthesise(tmp_path / name, "dcase2026", machines=("fan",), **SMALL, hard=is_hard)

@@ -15,6 +15,7 @@ True
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -78,6 +79,13 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def only(self, index: Sequence[int]) -> Clips:
+        """The clips at the positions ``index``, of the same audio."""
+        chosen, at = copy.copy(self), np.asarray(index, dtype=np.int64)
+        chosen.keys = tuple(self.keys[i] for i in index)
+        chosen.lengths, chosen._first, chosen._pack = self.lengths[at], self._first[at], self._pack[at]
+        return chosen
 
     @property
     def nbytes(self) -> int:

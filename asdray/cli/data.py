@@ -51,6 +51,10 @@ def synth(
     test: Annotated[Any, _number_of("test")] = 100,
     seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 6.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sounds.")] = 0,
+    hard: Annotated[
+        bool,
+        typer.Option("--hard", help="Faults that mean spectra do not show, and another microphone."),
+    ] = False,
     data: Data = DATA,
 ) -> None:
     """Make a synthetic dataset in the original layout of a year, with its ground truth.
@@ -67,6 +71,7 @@ def synth(
         test=None if test == "official" else test,
         seconds=seconds,
         seed=seed,
+        hard=hard,
     )
     verb = "made" if made.created else "found"
     print_line(f"{verb} {sum(made.counts.values())} synthetic clips of {dcase} in {made.folder}")

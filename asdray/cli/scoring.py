@@ -28,7 +28,7 @@ from asdray.printable import printable
 from asdray.terminal import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from asdray.config.trial import Trial
     from asdray.dcase.years import Year
     from asdray.evaluation.official import Reference, SectionResult, SystemResult
+    from asdray.stages.submit import Submitted
 
 app = typer.Typer()
 
@@ -104,7 +105,11 @@ _TITLES = {
     "s_auc": "AUC (source)", "t_auc": "AUC (target)", "s_pauc": "pAUC (source)", "t_pauc": "pAUC (target)",
     "smix_auc": "AUC (source)", "tmix_auc": "AUC (target)", "mix_pauc": "pAUC",
     "s_f1": "F1 (source)", "t_f1": "F1 (target)",
+    "s_false_alarms": "FA (source)", "t_false_alarms": "FA (target)",
 }  # fmt: skip
+
+_FALSE_ALARMS = ("s_false_alarms", "t_false_alarms")
+"""Columns with the share of normal clips that are decided to be anomalous."""
 
 
 def _print_results(
@@ -129,6 +134,8 @@ def _print_results(
         )
     if year.score_provenance:
         print_line(year.score_provenance)
+    if year.has_decisions:
+        print_line("FA: false alarms, the share of normal clips that are decided to be anomalous")
     if reference.dataset == "synthetic":
         print_line(SYNTHETIC)
     elif unlike := reference.unlike:
@@ -161,12 +168,16 @@ def _percent(value: float | None) -> str:
 
 
 def _means(sections: Sequence[SectionResult], year: Year) -> dict[str, str]:
-    """Term of the official score, or F1 score -> the mean over sections in percent."""
-    from asdray.evaluation.metrics import OFFICIAL_TERMS, section_mean
+    """Term of the official score, F1 score or false alarms -> the mean over sections in percent."""
+    from asdray.evaluation.metrics import OFFICIAL_TERMS, arithmetic_mean, section_mean
 
-    names = [*OFFICIAL_TERMS[year.score_rule], *(("s_f1", "t_f1") if year.has_decisions else ())]
-    rule = year.score_rule
-    return {name: _percent(section_mean(rule, [s.values.get(name) for s in sections])) for name in names}
+    rule, shown = year.score_rule, {}
+    for name in [*OFFICIAL_TERMS[rule], *(("s_f1", "t_f1", *_FALSE_ALARMS) if year.has_decisions else ())]:
+        values = [section.values.get(name) for section in sections]
+        # A harmonic mean is for scores of which more is better.
+        mean = arithmetic_mean(values) if name in _FALSE_ALARMS else section_mean(rule, values)
+        shown[name] = _percent(mean)
+    return shown
 
 
 def _machine_table(result: SystemResult, year: Year) -> Table:
@@ -235,9 +246,7 @@ def submit(
     with nullcontext() if trust_plugins else known_plugins(trial):
         ckpt, one = check_checkpoint(ckpt), _one_backend(chosen, backend)
     made = write(files, ckpt, one, expanded(out).absolute(), subset=subset, quantile=quantile)
-    for machine, found in made.thresholds.items():
-        instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
-        print_line(f"{machine:<20} threshold {found.value:.6g}{instead}")
+    print_lines(_threshold_lines(made, quantile))
     print_line(f"{len(made.files)} files of {made.clips} {subset} clips, and {RECORD}, are in {out}")
     print_line(
         "checked: every clip of the manifest is there once, with a number that `asdray official` reads"
@@ -246,6 +255,33 @@ def submit(
         print_line("Dataset: synthetic. These scores are of no recording that the challenge knows.")
     if made.absent:
         print_line(f"no complete submission: the trial has no {', '.join(made.absent)}")
+
+
+def _threshold_lines(made: Submitted, quantile: float) -> Iterator[str]:
+    """The thresholds of every machine with the expected false alarms, and the false alarms on dev clips."""
+    for machine, one in made.decided.items():
+        for domain, found in one.limits.items():
+            instead = f" (empirical quantile, no gamma fit: {found.why})" if found.why else ""
+            of = f" of {domain} clips" if domain else ""
+            yield f"{machine:<20} threshold{of} {found.value:.6g}{instead}"
+        if one.normals.held_out:
+            rates = ", ".join(f"{domain} {_share(rate)}" for domain, rate in one.expected.items())
+            yield f"{'':<20} expected false alarms: {rates} ({len(one.normals.scores)} held-out clips)"
+    if made.decided and not all(one.normals.held_out for one in made.decided.values()):
+        yield (
+            f"expected false alarms: {_share(1 - quantile)} of clips that the network knows, more of new "
+            "ones (train.hold_out, docs/submissions.md)"
+        )
+    if made.on_dev:
+        values = (
+            f"{domain} {_share(rates.false_alarms)} (F1 {_share(rates.f1)})"
+            for domain, rates in made.on_dev.items()
+        )
+        yield f"on dev clips, mean over machines: false alarms {', '.join(values)}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def _one_backend(trial: Trial, text: str) -> backends.Backend:

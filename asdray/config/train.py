@@ -175,6 +175,9 @@ Schedule = Annotated[
 # -------------------------------------------------------------------------------------------------- training
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class EarlyStopping(Config):
     """The end of a training whose loss of held-out normal data no longer falls.
 
@@ -185,6 +188,18 @@ class EarlyStopping(Config):
     """Epochs without an improvement after which the training ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """Smallest fall of the loss below its lowest value that counts as an improvement."""
+
+
+class HoldOut(Config):
+    """Shares of clips to hold out, by domain. Few target clips need a large share.
+
+    Example: ``hold_out: {source: 0.1, target: 0.5}``
+    """
+
+    source: Share = 0.1
+    """Share of the source clips."""
+    target: Share = 0.5
+    """Share of the target clips."""
 
 
 class Train(Config):
@@ -227,6 +242,10 @@ class Train(Config):
     early_stopping: EarlyStopping | None = None
     """End before the last epoch; needs held-out data (``frontend.validation``). ``best`` is the checkpoint of
     the lowest loss."""
+    hold_out: HoldOut | Share | None = None
+    """Share of the clips of every machine, section and domain that is never trained on, at least one clip
+    each, or a share per domain: decision thresholds are made of their scores. The names of the clips decide
+    which ones, not the seed. Null for none: thresholds are of all training clips."""
 
     later: ClassVar = {
         "precision": "fp32",
@@ -238,6 +257,7 @@ class Train(Config):
         "gradient_clip": None,
         "ema": None,
         "early_stopping": None,
+        "hold_out": None,
     }
 
     @model_validator(mode="before")
@@ -264,6 +284,15 @@ class Train(Config):
         if self.steps:
             warmup_steps(self.schedule, self.steps)
         return self
+
+    @property
+    def held_out_shares(self) -> dict[str, float]:
+        """Domain -> share of the clips that is held out; empty without ``hold_out``."""
+        if self.hold_out is None:
+            return {}
+        if isinstance(self.hold_out, HoldOut):
+            return self.hold_out.model_dump()
+        return dict.fromkeys(("source", "target"), self.hold_out)
 
     @property
     def known_epochs(self) -> int | None:

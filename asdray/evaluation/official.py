@@ -126,8 +126,9 @@ class Reference:
 class SectionResult:
     """The metrics of one (machine, section).
 
-    ``values`` holds `metrics.METRICS`; ``{s,t}_precision``, ``{s,t}_recall`` and ``{s,t}_f1`` over the clips
-    of each domain; and ``{s,t}_score``, the mean anomaly score of each domain's normal clips.
+    ``values`` holds `metrics.METRICS`; ``{s,t}_precision``, ``{s,t}_recall``, ``{s,t}_f1`` and
+    ``{s,t}_false_alarms``, the share of normal clips with the decision "anomaly", of each domain; and
+    ``{s,t}_score``, the mean anomaly score of each domain's normal clips.
     """
 
     machine: str
@@ -388,6 +389,8 @@ def _values(truth: SectionTruth, clips: SectionScores, given: Submission) -> dic
             found = metrics.decision_metrics(decided[own], y[own])
             for name, value in zip(("precision", "recall", "f1"), found, strict=True):
                 values[f"{initial}_{name}"] = value
+            alarms = [float(one) for one in decided[own & ~y]]
+            values[f"{initial}_false_alarms"] = metrics.arithmetic_mean(alarms)
     return values
 
 

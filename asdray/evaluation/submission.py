@@ -1,4 +1,4 @@
-"""The files of a challenge submission: names, decision threshold, writing, and reading by clip name.
+"""The files of a challenge submission: names, writing, and reading by clip name.
 
 A system is a folder of CSV files without header and with two columns, clip name and number. Scores are finite
 and higher for more anomalous clips, in any unit. Other CSV files in the folder are ignored.
@@ -30,14 +30,10 @@ import functools
 import io
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import NamedTuple
 
 from asdray import store
 from asdray.dcase.names import build_name, parse_name
@@ -296,72 +292,3 @@ def _number(text: str, kind: str) -> tuple[float, str]:
     if kind == DECISION and value not in (0, 1):
         return value, "decisions that are neither 0 nor 1"
     return value, ""
-
-
-# ------------------------------------------------------------------------------------ decision threshold
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A decision threshold: clips with a score above ``value`` are decided to be anomalous.
-
-    Attributes:
-        method: ``gamma``, or ``empirical`` if the fit failed.
-        why: the reason for ``empirical``, else ``""``.
-    """
-
-    value: float
-    method: Literal["gamma", "empirical"]
-    why: str = ""
-
-
-def decision_threshold(train_scores: ArrayLike, quantile: float = 0.9) -> Threshold:
-    """The quantile of a gamma distribution fitted to training scores.
-
-    The fit is by maximum likelihood over shape, location and scale. It is rejected if it fails or misses
-    its data: if the share of training scores below the threshold is further from ``quantile`` than 0.05 and
-    two standard errors. The fallback is the quantile of the training scores.
-
-    >>> decision_threshold(np.linspace(0, 1, 200) ** 2, 0.9).method
-    'gamma'
-
-    Args:
-        train_scores: (N,) float, finite, N >= 2, of normal clips.
-        quantile: in (0, 1).
-
-    Raises:
-        ValueError: fewer than two scores, non-finite scores, a quantile out of range.
-
-    Source: the organisers' baselines of 2021-2026 (gamma fit, free location, quantile 0.9). Differences:
-    since 2023 the baseline fits mean losses of batches with frames of many clips, which vary far less than
-    scores of clips; here scores of clips are fitted, as in 2021 and 2022. Scores are standardised before
-    the fit, since the optimiser has absolute tolerances; the gamma family is closed under shift and scale.
-    """
-    s = np.asarray(train_scores, dtype=np.float64)
-    if not 0 < quantile < 1:
-        raise ValueError(f"the quantile of the decision threshold must be in (0, 1), not {quantile}")
-    if s.ndim != 1 or s.size < 2 or not np.isfinite(s).all():
-        raise ValueError("a decision threshold needs at least two training scores, all finite")
-    spread = float(s.std())
-    if spread <= 1e-12 * float(np.abs(s).max()):  # differences are rounding errors
-        return Threshold(float(np.quantile(s, quantile)), "empirical", "all training scores are equal")
-    value = s.mean() + spread * _gamma_quantile((s - s.mean()) / spread, quantile)
-    why = "no fit"
-    if math.isfinite(value):
-        below = float((s <= value).mean())
-        if abs(below - quantile) <= max(0.05, 2 * math.sqrt(quantile * (1 - quantile) / s.size)):
-            return Threshold(float(value), "gamma")
-        why = f"{below:.3f} of the training scores lie below the fit's quantile"
-    return Threshold(float(np.quantile(s, quantile)), "empirical", why)
-
-
-def _gamma_quantile(z: np.ndarray, quantile: float) -> float:
-    """The quantile of the gamma distribution fitted to ``z``, NaN if the fit fails."""
-    from scipy import stats
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # for trial points outside the support
-        try:
-            return float(stats.gamma.ppf(quantile, *stats.gamma.fit(z)))
-        except stats.FitError:
-            return math.nan

@@ -264,7 +264,7 @@ def _panel_title(content: Content, panel: Panel, backend: str = "") -> str:
 def histograms(content: Content, panel: Panel) -> Figure | None:
     """The distributions of a backend's scores, an axis per domain, with the decision threshold."""
     for _, (train, test) in scores.scores_of([panel]):
-        of = scores.histogram(train, test, panel.backend)
+        of = scores.histogram(train, test, panel)
         train_group, *groups = of.groups
         domains = list(dict.fromkeys(group.domain for group in groups))
         title = _panel_title(content, panel, content.label(panel.backend))
@@ -286,8 +286,8 @@ def _bars(axes: Axes, of: scores.Histogram, groups: Sequence[scores.Group]) -> N
         axes.stairs(group.share, of.edges, fill=True, color=group.colour, alpha=0.35, linewidth=0, label=area)
         if i:
             axes.stairs(group.share, of.edges, color=group.colour, linewidth=1.1, label=label)
-    if of.threshold is not None:
-        axes.axvline(of.threshold, color="black", linewidth=0.9, linestyle="--", label="threshold")
+    for name, at in of.thresholds.items():
+        axes.axvline(at, color="black", linewidth=0.9, linestyle="--", label=name)
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axes.legend(loc="best")
 

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asdray.dcase.years import get_year
 from asdray.drawing import BLUE, COLOURS, GREY, ORANGE, RED, SKY
+from asdray.evaluation.decisions import Limits, Normals, expected_rates, limit, limits_of, measured
 from asdray.evaluation.metrics import MAX_FPR, auc, pauc
-from asdray.evaluation.submission import decision_threshold
 from asdray.report.content import Content, Panel, read_csv
 from asdray.report.figures import Choice, Figure, Section, left_out, rounded, thinned
+from asdray.stages.evaluate import HELD_OUT
 from asdray.stages.extract import SPLITS
 
 MOST_FIGURES, BINS, MOST_POINTS = 120, 40, 80
+QUANTILE = 0.9
+"""Of the decision thresholds, as in a submission without ``--quantile``."""
+
+_LABELS = {"True": True, "False": False}
 _GROUPS = (
     ("source", "False", "normal, source", BLUE),
     ("target", "False", "normal, target", SKY),
@@ -53,12 +59,20 @@ class Histogram:
     Attributes:
         edges: edges of the bins, which all groups have in common.
         groups: the training clips, then the test clips by domain and label.
-        threshold: the decision threshold; None where the training scores give none.
+        limits: the decision thresholds; empty where the training scores give none.
+        rates: false alarms and F1 in words.
     """
 
     edges: NDArray[np.float64]
     groups: tuple[Group, ...]
-    threshold: float | None
+    limits: Limits
+    rates: str
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Name -> value: one threshold, or one per domain."""
+        shown = [domain for domain in self.limits if domain] or list(self.limits)
+        return {f"threshold {domain}".strip(): limit(self.limits, domain) for domain in shown}
 
 
 @dataclass(frozen=True)
@@ -92,12 +106,14 @@ def section(content: Content) -> Section | None:
         row = content.title(panel.trial.system, panel.checkpoint, content.label(panel.backend))
         key = panel.trial.dcase, panel.machine, row
         train, test = read[panel]
-        histograms[key] = _histogram_figure(histogram(train, test, panel.backend))
+        histograms[key] = _histogram_figure(histogram(train, test, panel))
         if of_panel := curves(test, panel.backend):
             rocs[key] = _roc_figure(of_panel)
     notes = [
         "Scores of the first seed: the test clips by domain and label, the training clips behind, and the "
-        "decision threshold (the 0.9 quantile of a gamma distribution over training scores).",
+        "decision threshold: the 0.9 quantile of a gamma distribution over training scores, or from held-out "
+        "clips (train.hold_out). Above a figure stand the false alarms that the threshold promises, those of "
+        "its test clips, and F1.",
         f"ROC curves: the shaded part, false positive rates up to {MAX_FPR}, is what the pAUC sees.",
         *left_out(len(histograms), len(panels), "combinations, those of the best ranked rows"),
     ]
@@ -121,13 +137,13 @@ def scores_of(panels: Sequence[Panel]) -> Iterator[tuple[Panel, tuple[Rows, Rows
                 yield panel, (train, test)
 
 
-def histogram(train: Rows, test: Rows, backend: str) -> Histogram:
-    """The distributions of the scores of a backend.
+def histogram(train: Rows, test: Rows, panel: Panel) -> Histogram:
+    """The distributions of the scores of a panel's backend.
 
     Args:
         train, test: rows of ``{train,test}_score.csv``.
-        backend: the backend's id.
     """
+    backend = panel.backend
     own = np.array([float(row[backend]) for row in train])
     values = np.array([float(row[backend]) for row in test])
     edges = np.histogram_bin_edges(np.concatenate([values, own]), BINS)
@@ -145,14 +161,32 @@ def histogram(train: Rows, test: Rows, backend: str) -> Histogram:
     other = [kind not in known for kind in kinds]
     if any(other):
         groups.append(group("test, unknown", "", COLOURS[2], values[other]))
-    return Histogram(edges, tuple(groups), _threshold(own))
-
-
-def _threshold(train: NDArray[np.float64]) -> float | None:
+    out = np.array([row.get(HELD_OUT) == "True" for row in train], dtype=bool)
+    chosen = out if out.any() else ~out
+    domains = [row["domain"] for row, one in zip(train, chosen, strict=True) if one]
+    normals = Normals(own[chosen], domains, held_out=bool(out.any()))
     try:
-        return decision_threshold(train).value
+        limits = limits_of(normals, QUANTILE, get_year(panel.trial.dcase).split_test_folders)
     except ValueError:
-        return None
+        return Histogram(edges, tuple(groups), {}, "")
+    return Histogram(edges, tuple(groups), limits, _rates(limits, normals, test, values))
+
+
+def _rates(limits: Limits, normals: Normals, test: Rows, values: NDArray[np.float64]) -> str:
+    """The expected false alarms, those of the test clips if these have labels and domains, and F1."""
+    expected = f"{1 - QUANTILE:.0%}"
+    if normals.held_out:
+        promised = expected_rates(limits, normals).items()
+        expected = ", ".join(f"{domain} {rate:.0%}" for domain, rate in promised)
+    decisions = [value > limit(limits, row["domain"]) for row, value in zip(test, values, strict=True)]
+    labels = [_LABELS.get(row["is_anomaly"]) for row in test]
+    found = measured(decisions, labels, [row["domain"] or None for row in test])
+    here = (f"{domain} {of.false_alarms:.0%}" for domain, of in found.items() if of.false_alarms is not None)
+    f1 = (f"{domain} {of.f1:.0%}" for domain, of in found.items() if of.f1 is not None)
+    parts = {"expected": expected, "of test clips": ", ".join(here)}
+    alarms = "; ".join(f"{name} {text}" for name, text in parts.items() if text)
+    scores = ", ".join(f1)
+    return f"False alarms: {alarms}." + (f" F1: {scores}." if scores else "")
 
 
 def curves(test: Rows, backend: str) -> list[Curve]:
@@ -208,21 +242,15 @@ def _histogram_figure(of: Histogram) -> Figure:
         "xaxis": {"title": {"text": "anomaly score"}},
         "yaxis": {"title": {"text": "share of clips"}, "tickformat": ".0%"},
     }
-    if of.threshold is not None:
-        (at,) = rounded([of.threshold], 6)
-        line = {"color": "#000", "width": 1.5, "dash": "dash"}
-        layout["shapes"] = [
-            {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": line}
-        ]
+    if of.limits:
+        places = rounded(list(of.thresholds.values()), 6)
+        line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
+        line["line"] = {"color": "#000", "width": 1.5, "dash": "dash"}
+        layout["shapes"] = [{**line, "x0": at, "x1": at} for at in places]
+        text = {"y": 1, "yref": "paper", "showarrow": False, "yanchor": "bottom"}
         layout["annotations"] = [
-            {
-                "x": at,
-                "y": 1,
-                "yref": "paper",
-                "text": "threshold",
-                "showarrow": False,
-                "yanchor": "bottom",
-            }
+            *({**text, "x": at, "text": name} for name, at in zip(of.thresholds, places, strict=True)),
+            {**text, "x": 0, "xref": "paper", "xanchor": "left", "yshift": 16, "text": of.rates},
         ]
     return {"data": traces, "layout": layout}
 

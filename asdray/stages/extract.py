@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from asdray import damage, store
 from asdray.config.plugin_members import Known
 from asdray.stages.columns import clip_keys, held_out_generator, training_columns
+from asdray.stages.held_out import trained
 from asdray.stages.input_files import input_paths
 from asdray.stages.steps import Outcome, Snapshot, TrialFiles, working
 
@@ -218,12 +219,13 @@ class TrainedFrontend:
 
         if not self.needs_training_clips:
             return
-        audio = self._files.trial.system.audio
+        system = self._files.trial.system
+        audio = system.audio
         rng = held_out_generator(self._files.trial, self._unit)
-        columns = Known(training_columns(self._files.places, [pack]), "columns")
+        every = Clips([pack], audio.channel, audio.padding)
+        clips, columns = trained(system, every, training_columns(self._files.places, [pack]))
         with torch.inference_mode():
-            clips = Clips([pack], audio.channel, audio.padding)
-            self._module.prepare(clips, columns, self._batch_size, rng)
+            self._module.prepare(clips, Known(columns, "columns"), self._batch_size, rng)
 
     def extract(self, clips: Clips) -> dict[str, torch.Tensor]:
         """Tensors ``(N, ...)`` by name: embeddings and own scores of N clips, on the CPU."""

@@ -28,9 +28,10 @@ from asdray.config.trial import check_apply
 from asdray.dcase import manifest
 from asdray.dcase.scan import is_wav, read_header
 from asdray.dcase.years import SAMPLE_RATE, get_year, nearest
-from asdray.evaluation.submission import decision_threshold
+from asdray.evaluation.decisions import limits_of
 from asdray.evaluation.tables import TRANSDUCTIVE_MARK, backend_labels
 from asdray.stages.extract import SPLITS, Extract, TrainedFrontend, read_extract
+from asdray.stages.held_out import normals
 from asdray.stages.score import sections_and_domains
 from asdray.stages.steps import Snapshot, TrialFiles, why_not
 from asdray.stages.trial_json import read_trial
@@ -51,7 +52,7 @@ class Prediction:
 
     Attributes:
         score: higher = more anomalous.
-        threshold: the quantile of the machine's training scores, see `decision_threshold`.
+        threshold: of all sections and domains of the machine, see `asdray.evaluation.decisions.limits_of`.
         error: why the file has no score, else None; score and threshold are then NaN, and the backend ``""``.
     """
 
@@ -145,7 +146,8 @@ def predict(trial: str | Path, files: str | Path | Iterable[str | Path], **optio
         asdray.predict("results/trials/dcase2023/dis_baseline-5ce49aea/seed0", ["new/a.wav"], machine="fan")
 
     A clip is decided to be an anomaly if its score is above the threshold, as in a challenge submission: the
-    quantile 0.9 of a gamma distribution fitted to the scores of the machine's training clips.
+    quantile 0.9 of a gamma distribution fitted to the scores of the machine's training clips, or a score of
+    its held-out clips (``train.hold_out``).
 
     Args:
         files: a wav, or several, of the form of the machine's clips: rate, channels, length.
@@ -277,14 +279,14 @@ class Predictor:
             before = now
             time.sleep(interval)
 
-    def _training(self, backend: Backend) -> tuple[Features, list[str]]:
-        """The machine's training clips as a backend reads them, and their domains."""
+    def _training(self, backend: Backend) -> tuple[Features, list[str], list[str]]:
+        """The machine's training clips as a backend reads them, their domains, and their keys."""
         path = self.files.folder.extract(self.ckpt, self.machine, "train")
         names = () if isinstance(backend, OwnBackend) else backend.embeddings
         extract = read_extract(path, names)
         known = sections_and_domains(self.files, self.machine, extract.clips)
         section, domain = zip(*(known[clip] for clip in extract.clips), strict=True)
-        return Features(extract.embeddings, extract.own, section), list(domain)
+        return Features(extract.embeddings, extract.own, section), list(domain), extract.clips
 
     def _scores(
         self, names: Sequence[str], lengths: Mapping[str, int]
@@ -299,11 +301,12 @@ class Predictor:
         section = [self._known.section_of(name) or 0 for name in found.clips]
         test = Features(found.embeddings, found.own, section)
         for label, backend in self.backends.items():
-            train, domain = self._train[label]
+            train, domain, clips = self._train[label]
             with threadpool_limits(1):  # as in the workers of a sweep, for the same digits
                 own, new = score_machine(backend, train, domain, test)
             if label not in self._thresholds:
-                self._thresholds[label] = decision_threshold(own, self.quantile).value
+                of = normals(self.files.trial.system, clips, train.section, domain, own)
+                self._thresholds[label] = limits_of(of, self.quantile, per_domain=False)[""].value
             scores[label] = dict(zip(found.clips, new.tolist(), strict=True))
         return scores, faults
 

@@ -1,4 +1,7 @@
-"""Submit: a trial's scores of one backend -> the files of a challenge submission. Reads no labels."""
+"""Submit: a trial's scores of one backend -> the files of a challenge submission.
+
+Labels of dev clips are read to tell how often the decisions are wrong there, and for nothing that is written.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asdray import damage, provenance, store
+from asdray import provenance, store
 from asdray.aside import remove
 from asdray.config.backend import Backend, backend_id
 from asdray.dcase import manifest
 from asdray.dcase.years import Subset, get_year
 from asdray.evaluation import submission
-from asdray.evaluation.submission import RECORD, Key, Threshold, decision_threshold
+from asdray.evaluation.decisions import Measured
+from asdray.evaluation.submission import RECORD, Key
+from asdray.stages.decisions import Decided, decide, on_dev, read_scores
 from asdray.stages.steps import Snapshot, TrialFiles
 
 
@@ -24,14 +29,17 @@ class Submitted:
     Attributes:
         files: paths of the files, without `RECORD`.
         clips: number of test clips.
-        thresholds: machine -> decision threshold; empty in 2020.
+        decided: machine -> thresholds, and the clips that they are made of; empty in 2020.
+        on_dev: domain -> false alarms and F1 on the trial's dev clips, means over the machines that are
+            scored; empty in 2020.
         absent: machines of the subset that the trial lacks.
         dataset: ``official`` or ``synthetic``.
     """
 
     files: tuple[Path, ...]
     clips: int
-    thresholds: Mapping[str, Threshold]
+    decided: Mapping[str, Decided]
+    on_dev: Mapping[str, Measured]
     absent: tuple[str, ...]
     dataset: str
 
@@ -47,8 +55,9 @@ def submit(
 ) -> Submitted:
     """Writes the files of a submission into ``out``, reads them back, and describes them in `RECORD`.
 
-    Each machine has one threshold for all sections and domains, from the scores of all its training clips.
-    No ground truth is needed: the clip names are those of the manifest.
+    Each machine has one threshold for all sections and domains, from the scores of all its training clips; or
+    those of its held-out clips, see `asdray.evaluation.decisions`. No ground truth is needed: the clip names
+    are those of the manifest.
 
     Args:
         quantile: quantile of the decision threshold, in (0, 1).
@@ -63,15 +72,21 @@ def submit(
     identity |= {"system": trial.system_name, "seed": trial.seed}
     _refuse_another(out / RECORD, identity)
     machines = _machines(files, subset)
-    found = {machine: _scores(files, machine, ckpt, backend, subset) for machine in machines}
-    scores = {key: score for _, test in found.values() for key, score in test.items()}
-    thresholds: dict[str, Threshold] = {}
-    for machine, (train, _) in found.items() if year.has_decisions else ():
-        try:
-            thresholds[machine] = decision_threshold(train, quantile)
-        except ValueError as error:
-            raise ValueError(f"{trial.name}: {machine}: {error}") from None
-    written = _write(out, files, subset, scores, thresholds)
+    rows = {machine: read_scores(files, machine, ckpt, backend) for machine in machines}
+    scores = {
+        _key(machine, row["clip"]): row["score"]
+        for machine, of in rows.items()
+        for row in of
+        if row["split"] == "test" and row["clip"].startswith(f"{subset}/")
+    }
+    decided = {m: decide(files, m, of, quantile) for m, of in rows.items()} if year.has_decisions else {}
+    decisions = {
+        _key(machine, clip): one.is_anomaly(clip)
+        for machine, one in decided.items()
+        for clip in one.scores
+        if clip.startswith(f"{subset}/")
+    }
+    written = _write(out, files, subset, scores, decisions)
     description = {
         **identity,
         "dataset": {"kind": dataset.kind, "id": dataset.id},
@@ -79,12 +94,43 @@ def submit(
         "backend": backend.model_dump(mode="json"),
         "backend_id": backend_id(backend),
         "quantile": quantile if year.has_decisions else None,
-        "thresholds": {machine: asdict(threshold) for machine, threshold in thresholds.items()},
+        "thresholds": {machine: _in_record(one) for machine, one in decided.items()},
         "provenance": provenance.everything(),
     }
     store.write_json(out / RECORD, description)
     absent = tuple(m for m in year.machines[subset] if m not in machines)
-    return Submitted(tuple(written), len(scores), thresholds, absent, dataset.kind)
+    rates = _on_dev(files, ckpt, backend, decided, quantile)
+    return Submitted(tuple(written), len(scores), decided, rates, absent, dataset.kind)
+
+
+def _key(machine: str, clip: str) -> Key:
+    return machine, PurePosixPath(clip).name
+
+
+def _in_record(one: Decided) -> dict[str, Any]:
+    """The thresholds of a machine in `RECORD`: one, or by domain; from held-out clips with expected rates."""
+    own = {domain: asdict(threshold) for domain, threshold in one.limits.items()}
+    value = own.pop("")
+    if not one.normals.held_out:
+        return value
+    return {**value, **own, "held_out_clips": len(one.normals.scores), "expected_false_alarms": one.expected}
+
+
+def _on_dev(
+    files: TrialFiles, ckpt: str, backend: Backend, decided: Mapping[str, Decided], quantile: float
+) -> dict[str, Measured]:
+    """False alarms and F1 on the dev clips of all machines of the trial that are scored."""
+    if not decided:
+        return {}
+    found, snapshot = [], Snapshot(files)
+    there = [m for m in files.trial.machines if m in files.dataset.machines]
+    for machine in get_year(files.trial.dcase).machines["dev"]:
+        if machine in decided:
+            found.append(decided[machine])
+        elif machine in there and snapshot.score(machine, ckpt, backend).complete:
+            rows = read_scores(files, machine, ckpt, backend)
+            found.append(decide(files, machine, rows, quantile))
+    return on_dev(files, found)
 
 
 def _machines(files: TrialFiles, subset: Subset) -> list[str]:
@@ -111,30 +157,12 @@ def _refuse_another(record: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _scores(
-    files: TrialFiles, machine: str, ckpt: str, backend: Backend, subset: str
-) -> tuple[list[float], dict[Key, float]]:
-    """Scores of the machine's training clips, and of its test clips by machine and original file name."""
-    name = backend_id(backend)
-    if not Snapshot(files).score(machine, ckpt, backend).complete:
-        raise ValueError(
-            f"{files.trial.name}: {machine} is not scored by {name} with checkpoint {ckpt}: "
-            "run `asdray score` first"
-        )
-    rows = damage.read_parquet(files.folder.scores(ckpt, machine, name)).to_pylist()
-    test = [row for row in rows if row["split"] == "test" and row["clip"].startswith(f"{subset}/")]
-    return (
-        [row["score"] for row in rows if row["split"] == "train"],
-        {(machine, PurePosixPath(row["clip"]).name): row["score"] for row in test},
-    )
-
-
 def _write(
     out: Path,
     files: TrialFiles,
     subset: str,
     scores: Mapping[Key, float],
-    thresholds: Mapping[str, Threshold],
+    decisions: Mapping[Key, bool],
 ) -> list[Path]:
     """Writes the files of every test clip in the manifest and checks that they read back unchanged."""
     dcase = files.trial.dcase
@@ -144,9 +172,6 @@ def _write(
     clips = zip(table["machine"].to_pylist(), table["clip"].to_pylist(), strict=True)
     expected = [(machine, PurePosixPath(clip).name) for machine, clip in clips if machine in machines]
     parts = submission.parts_of(dcase, subset, expected)
-    decisions = {
-        key: value > thresholds[key[0]].value for key, value in scores.items() if key[0] in thresholds
-    }
     remove(out / RECORD)  # the record must not describe files that change
     written = submission.write(out, dcase, parts, scores, decisions)
     again = submission.read(out, dcase, parts)

@@ -32,6 +32,7 @@ from asdray.stages.columns import (
     training_columns,
     training_packs,
 )
+from asdray.stages.held_out import trained
 from asdray.stages.input_files import input_paths
 from asdray.stages.steps import Outcome, Snapshot, Step, TrialFiles, working
 
@@ -352,7 +353,9 @@ def _train(
     audio = trial.system.audio
     packs = training_packs(training.files, unit)
     clips = Clips(packs, audio.channel, audio.padding)
-    columns = Known(training_columns(places, packs) | cluster_column(training.files, packs), "columns")
+    every = training_columns(places, packs) | cluster_column(training.files, packs)
+    clips, known = trained(trial.system, clips, every)
+    columns = Known(known, "columns")
     with compute.settings(options.threads, device):
         frontend = _untrained(training, columns).to(device)
         facts: dict[str, Any] = {

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import soundfile
 
 from asdray import limits, store
 from asdray.dcase.manifest import UNKNOWN, synthetic_path, unfinished_path
-from asdray.dcase.synth import layout, sounds
+from asdray.dcase.synth import hard, layout, sounds
 from asdray.dcase.synth.clips import Clip
 from asdray.dcase.synth.layout import Spec
 from asdray.dcase.years import SAMPLE_RATE, check_machines, get_year
@@ -83,7 +84,7 @@ def synthesise(
     Args:
         workers: processes; None = one per CPU, fewer for little audio.
         on_progress: called with (clips written, clips in all).
-        size: ``machines``, ``train``, ``test``, ``seconds`` and ``seed``, see `spec_of`.
+        size: ``machines``, ``train``, ``test``, ``seconds``, ``seed`` and ``hard``, see `spec_of`.
 
     Raises:
         ValueError: unknown year or machine, a size out of range, or a folder with other data.
@@ -125,6 +126,7 @@ def spec_of(
     test: int | None = 100,
     seconds: float = 6.0,
     seed: int = 0,
+    hard: bool = False,
 ) -> Spec:
     """The specification of a dataset, checked.
 
@@ -135,6 +137,7 @@ def spec_of(
         test: test clips per machine and section, equally many per domain and label; None = as many as the
             organisers' dataset (2020's dev set: 350 + 265, since most counts are not published).
         seconds: length of every clip.
+        hard: sounds that mean spectra cannot tell apart, see `asdray.dcase.synth.hard`.
 
     Raises:
         ValueError: unknown year or machine, or a value out of range.
@@ -148,7 +151,7 @@ def spec_of(
             raise ValueError(f"synth: {name} is {value!r}, must be at least {least}")
         if value is not None and value > most:
             raise ValueError(f"synth: {name} is {value!r}, must be at most {most}")
-    return Spec(dcase, names, train, test, float(seconds), seed)
+    return Spec(dcase, names, train, test, float(seconds), seed, hard=hard)
 
 
 # ---------------------------------------------------------------------------------------------- the folder
@@ -160,7 +163,9 @@ def _is_done(data: Path, spec: Spec) -> bool:
     if not path.exists():
         return False
     found = store.read_json(path, dict[str, Any])
-    differing = [f"{k}: {found.get(k)!r}, now {v!r}" for k, v in spec.as_json().items() if found.get(k) != v]
+    asked = {"hard": False, **spec.as_json()}
+    found = {"hard": False, **found}
+    differing = [f"{k}: {found.get(k)!r}, now {v!r}" for k, v in asked.items() if found.get(k) != v]
     if differing:
         raise ValueError(
             f"{path.parent} holds another synthetic dataset ({'; '.join(differing)}): "
@@ -190,7 +195,7 @@ def _claim(data: Path, spec: Spec) -> None:
     if marker.exists():
         old = store.read_json(marker, Spec)
         try:
-            spec_of(old.dcase, old.machines, old.train, old.test, old.seconds, old.seed)
+            spec_of(old.dcase, old.machines, old.train, old.test, old.seconds, old.seed, old.hard)
         except ValueError as error:
             raise ValueError(f"{marker} is damaged ({error}): delete {marker.parent}") from None
         if old != spec:
@@ -232,7 +237,8 @@ def _write_chunk(data: Path, spec: Spec, clips: tuple[Clip, ...]) -> int:
             f"{spec.seed}/{dcase}/{c.machine}/{c.section}/{c.subset}/{c.split}/{c.domain}/{c.label}/{c.index}"
         )
         is_anomaly, n = c.label == "anomaly", round(spec.seconds * SAMPLE_RATE)
-        audio = sounds.render(place, c.values, is_anomaly, n, identity, channels=channels, content=c.content)
+        render = partial(hard.render, shift=c.split == "test") if spec.hard else sounds.render
+        audio = render(place, c.values, is_anomaly, n, identity, channels=channels, content=c.content)
         path = _path(data, spec, c)
         if path.exists():  # of an interrupted call
             check_regular(path)

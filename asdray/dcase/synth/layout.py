@@ -43,6 +43,7 @@ class Spec:
         train, test: clips per machine and section; None = as many as the organisers' dataset.
         seconds: length of every clip.
         generator: `GENERATOR` of the asdray that made the dataset.
+        hard: sounds of `asdray.dcase.synth.hard`.
     """
 
     dcase: str
@@ -52,10 +53,12 @@ class Spec:
     seconds: float
     seed: int
     generator: int = GENERATOR
+    hard: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """The specification in ``synthetic.json``."""
-        return {**asdict(self), "machines": list(self.machines)}
+        """The specification in ``synthetic.json``; without ``hard`` if that is false."""
+        value = {**asdict(self), "machines": list(self.machines)}
+        return value if self.hard else {k: v for k, v in value.items() if k != "hard"}
 
 
 def plan(spec: Spec) -> tuple[Clip, ...]:

@@ -249,18 +249,23 @@ def _axes(n: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _on_bins(decibels: np.ndarray, n: int) -> np.ndarray:
+def on_bins(decibels: np.ndarray, n: int) -> np.ndarray:
     """Amplitude per rfft bin from dB on `GRID`."""
     return np.interp(_axes(n)[0], np.arange(len(GRID)), 10 ** (decibels / 20)).astype(np.float32)
 
 
 def _noise(decibels: np.ndarray, level: float, n: int, rng: np.random.Generator) -> np.ndarray:
     """Spectrum, ``(n // 2 + 1,) complex64``, of noise shaped by ``decibels`` on `GRID`; RMS ``level`` dB."""
-    amplitude = _on_bins(decibels, n)
+    amplitude = on_bins(decibels, n)
     # Each bin gets E|X|^2 = 2 amplitude^2, and the mean square of the signal is sum 2 |X|^2 / n^2.
     amplitude *= 10 ** (level / 20) * n / (2 * np.sqrt(np.sum(amplitude**2)))
     random = rng.standard_normal(2 * len(amplitude), dtype=np.float32).view(np.complex64)
     return random * amplitude
+
+
+def hiss(part: Hiss, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Spectrum of steady hiss, see `_noise`."""
+    return _noise(_hiss_curve(part), part.level, n, rng)
 
 
 def _hiss_curve(hiss: Hiss) -> np.ndarray:
@@ -326,7 +331,7 @@ def _knocks(knocks: Knocks, turns: np.ndarray, rng: np.random.Generator) -> np.n
     return fft.rfft(impulses) * fft.rfft((kernel * 4 * 10 ** (knocks.level / 20)).astype(np.float32), n)
 
 
-def _spread(voice: Voice, rng: np.random.Generator) -> Voice:
+def spread(voice: Voice, rng: np.random.Generator) -> Voice:
     """The normal spread between clips of one voice: levels in dB, rates and frequencies as ratios.
 
     Background and room differ a lot between clips and carry no information; the machine itself differs
@@ -367,14 +372,14 @@ def _machine(voice: Voice, n: int, rng: np.random.Generator) -> np.ndarray:
                 spectrum += _knocks(part, turns if strokes is None else strokes, rng)
             case Hiss(beat=(order, depth)) if depth:
                 envelope = 1 - depth * (0.5 + 0.5 * _wave(_COSINE, order * turns + rng.uniform()))
-                moving += envelope * fft.irfft(_noise(_hiss_curve(part), part.level, n, rng), n)
+                moving += envelope * fft.irfft(hiss(part, n, rng), n)
             case Hiss() if speed is not None:
-                moving += fft.irfft(_noise(_hiss_curve(part), part.level, n, rng), n)
+                moving += fft.irfft(hiss(part, n, rng), n)
             case Hiss():
-                spectrum += _noise(_hiss_curve(part), part.level, n, rng)
+                spectrum += hiss(part, n, rng)
     if speed is not None:
         moving *= (speed**0.7).astype(np.float32)
-    machine = fft.irfft((spectrum + fft.rfft(moving)) * _on_bins(voice.equaliser, n), n)
+    machine = fft.irfft((spectrum + fft.rfft(moving)) * on_bins(voice.equaliser, n), n)
     return machine / (np.sqrt(np.mean(machine**2)) + 1e-9)
 
 
@@ -391,9 +396,16 @@ def play(
     Returns:
         ``(n,) float32`` or ``(n, 2) float32`` in [-1, 1].
     """
-    machine = _machine(voice, n, rng)
+    return mix(_machine(voice, n, rng), voice, rng, channels, content)
+
+
+def mix(
+    machine: np.ndarray, voice: Voice, rng: np.random.Generator, channels: int, content: Content
+) -> np.ndarray:
+    """A machine, ``(n,)`` of RMS 1, in the background noise of a voice; see `play`."""
+    n = len(machine)
     bed = _noise(voice.bed, -voice.snr, n, rng)
-    rumble = _noise(_hiss_curve(voice.rumble), voice.rumble.level, n, rng)
+    rumble = hiss(voice.rumble, n, rng)
     background = fft.irfft(bed + rumble, n)
     heard = {"both": machine + background, "machine": machine, "noise": background}
     scale = LEVEL * 10 ** (voice.gain / 20)
@@ -401,7 +413,7 @@ def play(
     if channels == 1:
         return near
     delay = np.exp(-2j * np.pi * fft.rfftfreq(n) * FAR_DELAY).astype(np.complex64)
-    muffled = fft.rfft(machine) * delay * _on_bins(_FAR_CURVE, n)
+    muffled = fft.rfft(machine) * delay * on_bins(_FAR_CURVE, n)
     room = _noise(voice.bed, FAR_NOISE - voice.snr, n, rng) + rumble
     far = fft.irfft(muffled + room, n)
     return np.stack([near, np.clip(far * scale, -1, 1).astype(np.float32)], axis=1)
@@ -426,7 +438,7 @@ def render(
         channels, content: see `play`.
     """
     rng = generator("clip", identity)
-    voice = _spread(voice_of(*place, values), rng)
+    voice = spread(voice_of(*place, values), rng)
     if anomalous:
         fault = str(rng.choice(MACHINES[place[1]].faults))
         fixed = generator("fault", *place, fault)
