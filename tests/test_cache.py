@@ -145,8 +145,8 @@ def test_a_reader_of_the_old_pack_survives_a_new_one(tree, places):
     assert len(list(folder_of(places, "fan", "train").glob("samples-*.npy"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["unlink", "truncate", "index"])
-def test_a_damaged_pack_is_built_again(tree, places, damage):
+@pytest.mark.parametrize("damage", ["unlink", "truncate", "zero", "index"])
+def test_a_damaged_pack_is_built_again(tree, places, damage, capsys):
     content = np.array(ensure_pack(places, "dcase2023", "fan", "test").samples)
     folder = folder_of(places, "fan", "test")
     (file,) = folder.glob("samples-*.npy")
@@ -154,11 +154,16 @@ def test_a_damaged_pack_is_built_again(tree, places, damage):
         file.unlink()
     elif damage == "truncate":
         os.truncate(file, 200)
+    elif damage == "zero":  # a machine that lost its power: the size is right, the blocks were never written
+        file.write_bytes(bytes(file.stat().st_size))
     else:
         (folder / "pack.json").unlink()
     (folder / ".tmp-1-2-samples.npy").write_bytes(b"left by a killed process")
     np.testing.assert_array_equal(ensure_pack(places, "dcase2023", "fan", "test").samples, content)
     assert not list(folder.glob(".tmp-*"))
+    told = capsys.readouterr().err
+    assert "pickle" not in told
+    assert (f"{file.name} does not begin as a file of NumPy's" in told) == (damage == "zero")
 
 
 def test_changed_added_and_removed_wavs_are_noticed(tree, places):

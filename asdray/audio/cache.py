@@ -58,7 +58,7 @@ from asdray.dcase.manifest import hint
 from asdray.dcase.names import SPLITS
 from asdray.dcase.years import SAMPLE_RATE, SUBSETS, get_year
 from asdray.full_disk import FULL, refusal_with
-from asdray.regular import check_regular
+from asdray.regular import check_regular, open_regular
 
 PACK_FORMAT = 1
 _ELSEWHERE = "name another place for decoded audio by --cache-dir or ASDRAY_CACHE_DIR"
@@ -309,6 +309,9 @@ def _other_clips(
 
 def _mapped(file: Path) -> np.ndarray:
     """The samples in a NumPy file, mapped into memory; ValueError for a damaged file."""
+    with open_regular(file) as begun:
+        if not begun.read(16).startswith(np.lib.format.MAGIC_PREFIX):  # NumPy would advise to unpickle it
+            raise ValueError(f"{file.name} does not begin as a file of NumPy's")
     try:
         return np.load(file, mmap_mode="r")
     except (SyntaxError, tokenize.TokenError) as error:  # of NumPy's parser of the header
