@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -621,6 +622,58 @@ def test_a_tree_is_found_from_around_it(get, made, tmp_path, audio, named, has_r
     assert (link.parent if has_raw else link).readlink() == mine / "dev_data"
     format_dataset(tmp_path, DCASE)
     assert load_manifest(tmp_path, DCASE).num_rows == sum(name.endswith(".wav") for name in audio)
+
+
+@pytest.mark.parametrize("in_zips", [True, False])
+def test_unpacked_zips_and_loose_machines_are_linked_to(get, made, tmp_path, audio, in_zips):
+    """As desktop systems unpack a folder of zips, and as people collect machines."""
+    mine = tmp_path / "mine"
+    for name, content in audio.items():
+        subset, _, machine, *rest = Path(name).parts
+        part = (
+            "dev_fan"
+            if subset == "dev_data"
+            else f"eval_data_3DPrinter_{'te' if rest[0] == 'test' else 'trai'}"
+        )
+        part = part.replace("_te", "_test").replace("_trai", "_train")
+        path = Path(mine, *([part] if in_zips else []), machine, *rest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    before = tree(mine)
+    for _ in range(2):
+        report = get(source=mine, ground_truth=False)
+        assert not report.failed
+    assert not get(ground_truth=False).failed
+    assert tree(mine) == before
+    format_dataset(tmp_path, DCASE)
+    assert load_manifest(tmp_path, DCASE).num_rows == sum(name.endswith(".wav") for name in audio)
+    (mine / "synthetic.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds synthetic data"):
+        Download(tmp_path / "other", DCASE, machines=MACHINES, source=mine).run()
+
+
+def test_loose_machines_of_both_subsets_ask_for_the_subset(tmp_path):
+    theirs = build_tree(tmp_path / "theirs", "dcase2022", ["fan"], n_samples=20)
+    loose = tmp_path / "mine"
+    shutil.copytree(theirs.folder("eval", "fan"), loose / "fan")
+    download = functools.partial(
+        Download, tmp_path, "dcase2022", machines=["fan"], source=loose, ground_truth=False
+    )
+    with pytest.raises(ValueError, match="dcase2022 has fan in dev and eval: say which with --subset"):
+        download().run()
+    assert not download(subset="eval").run().failed
+    assert (store.original_dir(tmp_path, "dcase2022", "eval") / "fan").readlink() == loose / "fan"
+    format_dataset(tmp_path, "dcase2022")
+    assert set(load_manifest(tmp_path, "dcase2022")["subset"].to_pylist()) == {"eval"}
+
+
+def test_zips_with_the_query_of_their_address_in_their_names(get, made, tmp_path, audio):
+    mine = folder_of_zips(tmp_path / "mine", made)
+    for path, mark in zip(sorted(mine.rglob("*.zip")), "?@?", strict=True):
+        path.rename(path.with_name(f"{path.name}{mark}download=1"))
+    assert not get(source=mine, ground_truth=False).failed
+    assert audio_in(tmp_path) == audio
+    assert any("spite of the ends of their names" in note and "?download=1" in note for note in get.notes)
 
 
 def test_trees_that_may_be_of_another_year_are_not_taken(get, made, tmp_path):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trees import build_tree, samples, write_counts, write_evaluator, write_list, write_wav
 
 from asdray import store
+from asdray.audio.cache import check_unchanged
 from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
 from asdray.dcase.names import build_name
@@ -591,7 +592,7 @@ def bad_tree(tree) -> dict[Path, str]:
     bad[tree.folder("dev", "valve")] = "is a file where a folder should be"
     beside = tree.folder("dev", "fan").parents[1] / "bearing"
     beside.mkdir()
-    bad[beside] = "a machine's folder belongs into"
+    bad[beside] = "holds no folder train or test"
     return bad
 
 
@@ -649,8 +650,8 @@ def test_the_whole_year_out_of_reach(tree, asdray_as_user):
     for path in (root, formatted(tree)):
         path.chmod(0o755)
     assert [run.returncode for run in runs] == [2, 1]
-    assert f"{root / 'dev_data'}: cannot be read (Permission denied)" in runs[0].stderr
-    assert f"{root / 'eval_data'}: cannot be read (Permission denied)" in runs[1].stdout
+    assert f"{root / 'dev_data' / 'raw'}: cannot be read (Permission denied)" in runs[0].stderr
+    assert f"{root / 'eval_data' / 'raw'}: cannot be read (Permission denied)" in runs[1].stdout
     assert f"{formatted(tree) / 'dataset.json'}: cannot be read (Permission denied)" in runs[1].stdout
 
 
@@ -736,6 +737,50 @@ def test_lengths_are_compared_where_the_organisers_published_them(tmp_path):
     assert "Sander" not in note
     build_tree(tmp_path / "right", "dcase2021", ["fan", "pump"], n_samples=int(9.5 * 16000))
     assert format_dataset(tmp_path / "right", "dcase2021").notes == ()
+
+
+@pytest.mark.parametrize("place", ["year", "subset", "folders of zips in raw", "folders of zips"])
+def test_places_where_people_unpack_zips_are_read_with_a_note(tree, place):
+    format_dataset(tree.data, "dcase2023")
+    before = rows_of(tree)
+    fan, saw = tree.folder("dev", "fan"), tree.folder("eval", "bandsaw")
+    year = saw.parents[2]
+    if place.startswith("folders of zips"):
+        base = (fan.parent, saw.parent) if place.endswith("raw") else (year, year)
+        target = base[0] / "dev_fan" / "fan"
+        for part in ("train", "test"):  # two zips
+            (base[1] / f"eval_data_bandsaw_{part}" / "bandsaw").mkdir(parents=True)
+            (saw / part).rename(base[1] / f"eval_data_bandsaw_{part}" / "bandsaw" / part)
+        shutil.rmtree(saw)
+    else:
+        base = (year, year) if place == "year" else (year / "dev_data", year / "eval_data")
+        target = base[0] / "fan"
+        saw.rename(base[1] / "bandsaw")
+    target.parent.mkdir(exist_ok=True)
+    fan.rename(target)
+    report = format_dataset(tree.data, "dcase2023")
+    assert [note.split(", ")[0] for note in report.notes] == [
+        "dev fan: read where they lie",
+        "eval bandsaw: read where they lie",
+    ]
+    assert f"such as {target}, not in {fan.parent}" in report.notes[0]
+    rows = rows_of(tree)
+    assert rows.keys() == before.keys()
+    for clip, row in rows.items():
+        assert {**row, "original_path": ""} == {**before[clip], "original_path": ""}
+        assert (tree.data / row["path"]).samefile(tree.data / row["original_path"])
+    check_unchanged(tree.data, "dcase2023", ["fan", "bandsaw"])
+    shutil.copytree(target, fan)
+    assert (
+        problems_of(tree)[str(target / "train")] == f"{fan / 'train'} holds dev clips of fan, too: keep one"
+    )
+
+
+def test_a_machine_of_both_subsets_must_lie_in_one(tmp_path):
+    tree = build_tree(tmp_path, "dcase2022", ["fan"], n_samples=20)
+    loose = tmp_path / "original" / "dcase2022" / "fan"
+    tree.folder("dev", "fan").rename(loose)
+    assert problems_of(tree)[str(loose)].startswith("dcase2022 has fan in dev and eval: move it into ")
 
 
 def test_copies_of_2021s_tests_are_left_out_with_a_note(tmp_path):

@@ -43,6 +43,21 @@ def test_list_and_evaluator_say_the_same(tree, newline):
     assert load_ground_truth(tree.ground_truth, "dcase2023").clips == found.clips
 
 
+def test_files_that_a_spreadsheet_has_padded(tree):
+    """Excel gives all rows as many fields as the longest one has: ``bandsaw,``."""
+    expected = write_list(tree) and load_ground_truth(tree.ground_truth, "dcase2023").clips
+    path = write_list(tree)
+    lines = path.read_text().splitlines()
+    for more in (",", ",,"):
+        path.write_text("".join(f"{line}{',' * ('wav' not in line)}{more[1:]}\n" for line in lines))
+        assert load_ground_truth(tree.ground_truth, "dcase2023").clips == expected
+    path.unlink()
+    write_evaluator(tree)
+    for path in tree.ground_truth.rglob("*.csv"):
+        path.write_text(path.read_text().replace("\n", ",,\n"))
+    assert load_ground_truth(tree.ground_truth, "dcase2023").clips.keys() == expected.keys()
+
+
 def test_evaluator_alone_without_attributes_gives_no_labelled_name(tree):
     write_evaluator(tree, attributes=False)
     found = load_ground_truth(tree.ground_truth, "dcase2023")

@@ -628,6 +628,21 @@ def test_systems_of_teams_are_found_and_have_distinct_names(tmp_path):
     assert all("2 systems cannot be told apart by the name a_one" in fault for fault in faults.values())
 
 
+def test_packages_of_the_challenge_are_found(tmp_path):
+    file = "anomaly_score_bandsaw_section_00_test.csv"
+    places = ("a/task2/one", "a/task2/two", "b/task2/one", "__MACOSX/a/task2/one", "d/task2/x/too/deep")
+    for place in places:
+        (tmp_path / "teams" / place).mkdir(parents=True)
+        (tmp_path / "teams" / place / file).write_text("")
+    teams = tmp_path / "teams"
+    systems, empty, faults = official.find_systems(teams)
+    assert (systems, empty, faults) == (
+        {"a_one": teams / places[0], "two": teams / places[1], "b_one": teams / places[2]},
+        [teams / "d"],
+        {},
+    )
+
+
 @pytest.mark.parametrize("case", ["dcase2023"], indirect=True)
 def test_a_faulty_system_is_listed_and_other_systems_are_scored(asdray, case, tmp_path):
     bad = case.write_system(tmp_path / "teams" / "team2" / "bad")

@@ -112,6 +112,21 @@ def test_the_baselines_own_file_and_clip_names(dcase, tmp_path):
         read(tmp_path, dcase, parts, labelled)
 
 
+def test_file_names_without_test_are_read_with_a_note(tmp_path, capsys):
+    for dcase in ("dcase2021", "dcase2022"):
+        machine, clip, *files = NAMES[dcase]
+        for name, value in zip(files, ("0.5", "1"), strict=True):
+            (tmp_path / dcase).mkdir(exist_ok=True)
+            (tmp_path / dcase / name.replace("_test", "")).write_text(f"{clip},{value}\n")
+        parts = parts_of(dcase, "eval", [(machine, clip)])
+        found = read(tmp_path / dcase, dcase, parts)
+        assert (found.scores, found.decisions) == ({(machine, clip): 0.5}, {(machine, clip): True})
+        assert f"{tmp_path / dcase}: the names of 2 files lack _test" in capsys.readouterr().err
+        (tmp_path / dcase / files[0]).write_text(f"{clip},0.5\n")
+        with pytest.raises(ValueError, match="are two files of the same anomaly_scores: keep one"):
+            read(tmp_path / dcase, dcase, parts)
+
+
 def test_irregular_labelled_names_of_2024_are_found(tmp_path):
     regular = "section_00_source_test_normal_0035_weight15_BckgF.wav"
     parts = {Part("RoboticArm", 0, None): ("section_00_0003.wav",)}

@@ -46,7 +46,7 @@ def official(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="A system's folder, or a folder of <system>/ or <team>/<system>/."
+            metavar="DIR", help="A system's folder, or a folder of <system>/, <team>/<system>/ or packages."
         ),
     ],
     dcase: Annotated[str, typer.Option(help="A year, such as dcase2023.")],

@@ -267,6 +267,8 @@ class Download:
         """Jobs for the zips in ``source``; other zips count as failed."""
         paths = unpack.find_zips(source, missing)
         self.failed |= {z.name: f"not in {source}" for z in missing if z not in paths}
+        if renamed := [str(path) for z, path in paths.items() if path.name != z.name]:
+            self.on_note(f"taken for zips in spite of the ends of their names: {', '.join(renamed)}")
         return [
             ZipJob(z, path, None, path.stat().st_size, f"md5:{z.md5}" if z.md5 else None, keep=True)
             for z, path in paths.items()

@@ -31,6 +31,7 @@ from pydantic import Field
 
 from asdray import damage, store
 from asdray.dcase.names import SPLITS, is_clutter, may_be_supplemental
+from asdray.dcase.places import machine_folders
 from asdray.dcase.years import get_year, nearest
 from asdray.home import expanded
 
@@ -118,15 +119,19 @@ def hint(command: str, dcase: str, data: Path) -> str:
 
 # --------------------------------------------------------------------------------- the original folders
 
+_SPLIT_TESTS = ("source_test", "target_test")
+
 
 def clip_folders(data: Path, dcase: str, subset: str, machine: str) -> Iterator[tuple[str, Path]]:
     """(split, folder) of every folder that may hold clips of a machine, existing or not."""
-    root = store.original_dir(data, dcase, subset) / machine
-    yield "train", root / "train"
-    for name in ("source_test", "target_test") if get_year(dcase).split_test_folders else ("test",):
-        yield "test", root / name
+    names = [("train", "train")]
+    names += [("test", n) for n in _SPLIT_TESTS] if get_year(dcase).split_test_folders else [("test", "test")]
     if may_be_supplemental(dcase):
-        yield "supplemental", root / "supplemental"
+        names.append(("supplemental", "supplemental"))
+    roots = machine_folders(data, dcase, subset, machine)
+    for split, name in names:
+        found = (root / name for root in roots if os.path.isdir(root / name))
+        yield split, next(found, roots[0] / name)
 
 
 def clip_entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -31,6 +31,7 @@ from typing import Any, Literal
 from asdray import store
 from asdray.dcase.manifest import clip_folders, hint, synthetic_path
 from asdray.dcase.names import is_clutter
+from asdray.dcase.places import machine_folders
 from asdray.dcase.years import SUBSETS, Subset, get_year
 
 AUDIO_HOST = "https://zenodo.org"
@@ -208,7 +209,7 @@ def machines_present(data: Path, dcase: str) -> dict[Subset, tuple[str, ...]]:
     """Machines of each subset with files, from any origin."""
     year = get_year(dcase)
     return {
-        s: tuple(m for m in year.machines[s] if holds_something(store.original_dir(data, dcase, s) / m))
+        s: tuple(m for m in year.machines[s] if any(map(holds_something, machine_folders(data, dcase, s, m))))
         for s in SUBSETS
     }
 
@@ -216,7 +217,7 @@ def machines_present(data: Path, dcase: str) -> dict[Subset, tuple[str, ...]]:
 def missing_folders(data: Path, z: Zip) -> list[str]:
     """Folders of the zip's content without files of any origin: a machine, or some of its splits."""
     machine = f"{z.subset} {z.machine}"
-    if not holds_something(machine_folder(data, z)):
+    if not any(map(holds_something, machine_folders(data, z.dcase, z.subset, z.machine))):
         return [machine]
     return [
         f"{machine} {folder.name}"
@@ -323,7 +324,9 @@ def foreign(data: Path, wanted: Sequence[Zip], every: Iterable[Zip]) -> list[Zip
         folder = machine_folder(data, z)
         if folder.parent.is_symlink() or folder.parent.parent.is_symlink():
             return True
-        return folder not in own and (folder.is_symlink() or holds_something(folder))
+        _, *others = machine_folders(data, z.dcase, z.subset, z.machine)
+        is_there = folder.is_symlink() or any(map(holds_something, (folder, *others)))
+        return folder not in own and is_there
 
     return [z for z in wanted if is_foreign(z)]
 

@@ -34,9 +34,10 @@ from asdray import store
 from asdray.dcase import manifest, names
 from asdray.dcase.manifest import Kind, hint, unreadable
 from asdray.dcase.names import is_clutter
+from asdray.dcase.places import machine_folders, subset_of
 from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
 from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
-from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Year, get_year, nearest
+from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Subset, Year, get_year, nearest
 from asdray.regular import open_regular
 
 Progress = Callable[[int, int], None]
@@ -239,16 +240,11 @@ def scan(data: Path, year: Year) -> Tree:
     for subset in SUBSETS:
         raw = store.original_dir(data, year.name, subset)
         machines = year.machines[subset]
-        tree.problems += [
-            f"{entry.path}: a machine's folder belongs into {raw}"
-            for entry in tree.entries(raw.parent)
-            if entry.name in machines and _is_folder(entry)
-        ]
         loose = 0
         for entry in tree.entries(raw):
-            if entry.name in machines:
-                _scan_machine(tree, data, year, subset, entry.name)
-            elif _is_folder(entry):
+            if entry.name in machines or any(subset_of(entry.name, machine) for machine in machines):
+                continue
+            if _is_folder(entry):
                 holds = _count(len(tree.wavs(entry.path)))
                 tree.problems.append(
                     f"{entry.path}: {year.name} has no {subset} machine of this name"
@@ -260,18 +256,52 @@ def scan(data: Path, year: Year) -> Tree:
             tree.problems.append(
                 f"{raw}: holds {_count(loose)} beside the machines' folders: move them into one, or away"
             )
+        _scan_machines(tree, data, year, subset)
     return tree
 
 
-def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str) -> None:
-    root = store.original_dir(data, year.name, subset) / machine
+def _scan_machines(tree: Tree, data: Path, year: Year, subset: Subset) -> None:
+    raw = store.original_dir(data, year.name, subset)
+    elsewhere: list[Path] = []
+    for machine in year.machines[subset]:
+        folders = {
+            path.name: (split, path)
+            for split, path in manifest.clip_folders(data, year.name, subset, machine)
+        }
+        usual, *others = machine_folders(data, year.name, subset, machine)
+        for root in (*([usual] if os.path.lexists(usual) else []), *others):
+            _scan_machine(tree, year, subset, root, folders)
+            tree.problems += [
+                f"{root / name}: {path} holds {subset} clips of {machine}, too: keep one"
+                for name, (_, path) in folders.items()
+                if path.parent != root and os.path.isdir(root / name)
+            ]
+        elsewhere += others
+        loose = raw.parents[1] / machine
+        if len(year.subsets_of(machine)) > 1 and subset == "dev" and os.path.isdir(loose):
+            places = " or ".join(str(store.original_dir(data, year.name, s)) for s in SUBSETS)
+            tree.problems.append(f"{loose}: {year.name} has {machine} in dev and eval: move it into {places}")
+    if elsewhere:
+        names = ", ".join(dict.fromkeys(path.name for path in elsewhere))
+        tree.notes.append(f"{subset} {names}: read where they lie, such as {elsewhere[0]}, not in {raw}")
+
+
+def _scan_machine(
+    tree: Tree, year: Year, subset: str, root: Path, folders_of: Mapping[str, tuple[str, Path]]
+) -> None:
+    """Looks through a folder of a machine.
+
+    Args:
+        folders_of: the machine's clip folders, each with its split and path, in whatever place.
+    """
+    machine = root.name
     known_problems = len(tree.problems)
     here = {entry.name: entry for entry in tree.entries(root)}
     if len(tree.problems) > known_problems:
         return
     if here.keys() == {RENAMED} and not tree.wavs(here[RENAMED].path):
         return  # the organisers' script makes the folder for every machine of its list, also for absent ones
-    folders = {path.name: split for split, path in manifest.clip_folders(data, year.name, subset, machine)}
+    folders = {name: split for name, (split, _) in folders_of.items()}
     others = [entry for name, entry in here.items() if name not in folders]
     if not any(name in here and _is_folder(here[name]) for name in folders):
         problem = f"{root}: holds no folder {' or '.join(folders)}"
@@ -282,7 +312,7 @@ def _scan_machine(tree: Tree, data: Path, year: Year, subset: str, machine: str)
     files = [
         File(subset, machine, split, name, entry.name, entry.path, _is_folder(entry))
         for name, split in folders.items()
-        if name in here
+        if name in here and folders_of[name][1].parent == root
         for entry in tree.entries(root / name)
     ]
     tree.files += files

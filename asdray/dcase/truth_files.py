@@ -291,7 +291,17 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"{path}, {error}: fetch it again") from None
     if not rows:
         raise ValueError(f"{path} is empty: fetch it again")
-    yield from ((f"{path}, line {number}", [f.strip() for f in row]) for number, row in rows)
+    yield from ((f"{path}, line {number}", _unpadded([f.strip() for f in row])) for number, row in rows)
+
+
+def _unpadded(row: list[str]) -> list[str]:
+    """A row without the empty fields with which a spreadsheet pads all rows to one width.
+
+    A clip in front of an empty field stays two fields: its other name is missing.
+    """
+    while len(row) > 2 and not row[-1]:
+        row.pop()
+    return row[:1] if row[1:] == [""] and not row[0].endswith(".wav") else row
 
 
 # ------------------------------------------------------------------------------------------------ folders

@@ -42,6 +42,7 @@ from pathlib import Path
 from asdray import store
 from asdray.dcase.fetch import Stopped, digest_of
 from asdray.dcase.manifest import SYNTHETIC_MARKS, hint
+from asdray.dcase.places import loose_folders, loose_links
 from asdray.dcase.records import Zip, holds_something, remove_empty_folders, zips
 from asdray.dcase.years import SUBSETS, YEARS, Subset, get_year
 from asdray.links import has_no_links
@@ -54,6 +55,9 @@ SMALL = 1 << 24
 """Unpacked bytes allowed for any zip."""
 
 _BLOCK = 1 << 20
+
+_WITH_QUERY = re.compile(r"\.zip[?@]download=1$")
+"""The end of the name under which wget keeps Zenodo's ``dev_fan.zip?download=1``; ``@`` on Windows."""
 
 Entries = list[tuple[zipfile.ZipInfo, tuple[str, ...]]]
 """Files of a zip with the parts of their paths, the machine first."""
@@ -218,8 +222,8 @@ def find_zips(source: Path, wanted: Iterable[Zip]) -> dict[Zip, Path]:
         ValueError: several files with the name of one zip.
     """
     paths_of: dict[str, list[Path]] = {}
-    for path in sorted(source.rglob("*.zip")):
-        paths_of.setdefault(path.name, []).append(path)
+    for path in sorted(source.rglob("*.zip*")):
+        paths_of.setdefault(_WITH_QUERY.sub(".zip", path.name), []).append(path)
     found = {}
     for z in wanted:
         paths = paths_of.get(z.name, [])
@@ -262,13 +266,13 @@ def find_tree(source: Path, dcase: str, wanted: Iterable[Zip]) -> Path | None:
     above = folder.parent if folder.name in ("dev_data", "eval_data") else source
     root = above if _is_tree(above) else None
     if root is None and wanted and not find_zips(source, wanted):
-        root = _tree_below(source, dcase)
+        root = source if loose_folders(source, get_year(dcase)) else _tree_below(source, dcase)
         if root is None:
             raise ValueError(
                 f"--from: {source} holds none of the zips that are missing ({wanted[0].name}, ...), and "
-                f"no tree of {dcase}, neither dev_data/raw/<machine>/train nor eval_data/raw/..."
+                f"no tree of {dcase}, such as dev_data/raw/<machine>/train or <machine>/train"
             )
-    _refuse_synthetic(root or source)
+    _refuse_synthetic(root or source, dcase)
     return root
 
 
@@ -292,7 +296,8 @@ def _machines_in(raw: Path) -> set[str]:
 
 def _tree_below(source: Path, dcase: str) -> Path | None:
     """The subfolder that may be a tree of this year; folders named after another year are left out."""
-    trees = [p for p in sorted(source.iterdir()) if p.is_dir() and _is_tree(p)]
+    folders = [p for p in sorted(source.iterdir()) if p.is_dir()]
+    trees = [p for p in folders if _is_tree(p) or loose_folders(p, get_year(dcase))]
     of_year = [p for p in trees if dcase in p.name]
     of_year = of_year or [p for p in trees if not re.search(r"dcase20\d\d", p.name)]
     if len(of_year) > 1:
@@ -301,9 +306,9 @@ def _tree_below(source: Path, dcase: str) -> Path | None:
     return of_year[0] if of_year else None
 
 
-def _refuse_synthetic(root: Path) -> None:
+def _refuse_synthetic(root: Path, dcase: str) -> None:
     """Raises ValueError if ``root`` holds data of `asdray synth`, also through links."""
-    parts = [root, root / "ground_truth"]
+    parts = [root, root / "ground_truth", *loose_folders(root, get_year(dcase)).values()]
     for subset in SUBSETS:
         raw = _raw(root, subset)
         if raw is not None:
@@ -326,6 +331,8 @@ def plan_links(data: Path, dcase: str, root: Path, subsets: Iterable[Subset]) ->
     Raises:
         ValueError: the tree holds machines of another year, or none of this year; the data folder has data.
     """
+    if not _is_tree(root):
+        return _loose_links(data, dcase, root, subsets)
     links = {}
     for subset in subsets:
         raw, link = _raw(root, subset), store.original_dir(data, dcase, subset)
@@ -335,16 +342,35 @@ def plan_links(data: Path, dcase: str, root: Path, subsets: Iterable[Subset]) ->
         if raw.name == "raw":
             raw, link = raw.parent, above
         target = raw.resolve()
-        taken = above.is_symlink() or link.is_symlink() or holds_something(link) or link.is_file()
-        if taken and link.resolve() != target:
-            raise ValueError(
-                f"{link} is there already: run `{hint('format', dcase, data)}`, or choose another --data for "
-                f"{root}"
-            )
+        _refuse_taken(link, target, data, dcase, root, taken=above.is_symlink())
         links[link] = target
     if not links:
         raise ValueError(f"--from: {root} holds no machine of {dcase} that was asked for")
     return links
+
+
+def _loose_links(data: Path, dcase: str, root: Path, subsets: Iterable[Subset]) -> dict[Path, Path]:
+    """As `plan_links`, for machines' folders and folders of unpacked zips that lie in ``root`` itself."""
+    year = get_year(dcase)
+    if foreign := sorted(_machines_in(root) - set(year.all_machines)):
+        raise ValueError(f"--from: {root} holds {', '.join(foreign)}, which {dcase} does not have")
+    links = loose_links(data, year, loose_folders(root, year), subsets)
+    for link, target in links.items():
+        _refuse_taken(link, target, data, dcase, root)
+    if not links:
+        raise ValueError(f"--from: {root} holds no machine of {dcase} that was asked for")
+    return links
+
+
+def _refuse_taken(
+    link: Path, target: Path, data: Path, dcase: str, root: Path, *, taken: bool = False
+) -> None:
+    taken = taken or link.is_symlink() or holds_something(link) or link.is_file()
+    if taken and link.resolve() != target:
+        raise ValueError(
+            f"{link} is there already: run `{hint('format', dcase, data)}`, or choose another --data for "
+            f"{root}"
+        )
 
 
 def _holds_machines(raw: Path, dcase: str, subset: Subset) -> bool:

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from asdray import store
 from asdray.aside import remove
 from asdray.dcase.audit import official_counts
 from asdray.dcase.manifest import SYNTHETIC_MARKS, unreadable
+from asdray.dcase.names import is_clutter
 from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
@@ -208,9 +209,10 @@ def reference(truth: GroundTruth, dataset: str = "official") -> Reference:
 
 
 def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path], dict[str, str]]:
-    """All systems in ``folder``: the folder itself, or subfolders one or two levels down.
+    """All systems in ``folder``: the folder itself, or subfolders one to three levels down.
 
-    A system has the name of its folder, or ``<team>_<system>`` if two teams have systems of the same name.
+    A package of the challenge is ``<team>/task2/<system>``. A system has the name of its folder, or
+    ``<team>_<system>`` if two teams have systems of the same name.
 
     Returns:
         Name -> folder of every system, sorted by folder; the subfolders without a submission; and path ->
@@ -228,7 +230,7 @@ def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path], dict[str, s
         found = [folder]
     for child in _subfolders(folder) if not found else ():
         try:
-            below = [child] if _is_system(child) else [p for p in _subfolders(child) if _is_system(p)]
+            below = list(_systems(child, 2))
         except OSError as error:
             faults[str(child)] = printable(unreadable(error))
             continue
@@ -236,7 +238,7 @@ def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path], dict[str, s
         if not below:
             empty.append(child)
     systems: dict[str, Path] = {}
-    for name, paths in _named(found).items():
+    for name, paths in _named(folder, found).items():
         if fault := _name_fault(name, paths):
             faults |= {str(path): f"{printable(str(path))}: {fault}" for path in paths}
         else:
@@ -244,20 +246,29 @@ def find_systems(folder: Path) -> tuple[dict[str, Path], list[Path], dict[str, s
     if not systems:
         raise ValueError(
             "\n".join(faults.values())
-            or f"{folder} holds no submission: expected anomaly_score_*.csv in it, in <system>/ or in "
-            "<team>/<system>/ below it"
+            or f"{folder} holds no submission: expected anomaly_score_*.csv in it, in <system>/, in "
+            "<team>/<system>/ or in <team>/task2/<system>/ below it"
         )
     return systems, empty, faults
 
 
-def _named(found: Sequence[Path]) -> dict[str, list[Path]]:
-    """Name -> the folders that get this name."""
+def _systems(folder: Path, depth: int) -> Iterator[Path]:
+    """``folder`` if it is a system, else the systems at most ``depth`` levels down."""
+    if _is_system(folder):
+        yield folder
+    elif depth:
+        for child in _subfolders(folder):
+            yield from _systems(child, depth - 1)
+
+
+def _named(folder: Path, found: Sequence[Path]) -> dict[str, list[Path]]:
+    """Name -> the folders below ``folder`` that get this name."""
     names = [printable(path.absolute().name) for path in found]
     counts = Counter(names)
     called: dict[str, list[Path]] = {}
     for name, path in zip(names, found, strict=True):
-        of_team = f"{printable(path.absolute().parent.name)}_{name}"
-        called.setdefault(name if counts[name] == 1 else of_team, []).append(path)
+        above = [printable(part) for part in path.relative_to(folder).parts[:-1] if part != "task2"]
+        called.setdefault(name if counts[name] == 1 else "_".join([*above, name]), []).append(path)
     return called
 
 
@@ -273,7 +284,7 @@ def _name_fault(name: str, paths: Sequence[Path]) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_clutter(p.name))
 
 
 def _is_system(folder: Path) -> bool:

@@ -14,6 +14,8 @@ year   anomaly scores                                          decisions, 1 = an
 2022-  ``anomaly_score_<machine>_section_<SS>_test.csv``       ``decision_result_...`` alike
 ====== ======================================================= =============================================
 
+Names without ``_test`` are accepted, with a note.
+
 Files of the organisers' baseline are accepted, too: their names have ``DCASE<YYYY>T2`` before the machine and
 a text like ``_seed13711_id(0)_Eval`` after ``_test``, and their rows may have labelled clip names, which the
 ground truth maps to anonymous names.
@@ -38,6 +40,7 @@ from typing import NamedTuple
 from asdray import store
 from asdray.dcase.names import build_name, parse_name
 from asdray.dcase.years import get_year
+from asdray.notes import tell
 from asdray.printable import cell, printable, quoted
 from asdray.regular import read_rows
 
@@ -106,7 +109,7 @@ def _pattern(dcase: str) -> re.Pattern[str]:
     year = get_year(dcase)
     machines = "|".join(map(re.escape, year.all_machines))
     head = rf"(?P<kind>{'|'.join(kinds(dcase))})_(?P<baseline>DCASE{year.year}T2)?(?P<machine>{machines})"
-    section, test = ("id", "") if year.year == 2020 else ("section", "_test")
+    section, test = ("id", "") if year.year == 2020 else ("section", "(?P<test>_test)?")
     domain = "_(?P<domain>source|target)" if year.split_test_folders else "(?P<domain>)"
     tail = rf"_{section}_(?P<section>[0-9]{{2}}){domain}{test}"
     return re.compile(rf"{head}{tail}(?(baseline)(?:_.*)?)\.csv")
@@ -207,14 +210,17 @@ def _files(
 ) -> tuple[dict[tuple[str, Part], list[Path]], tuple[str, ...]]:
     """(kind, part) -> paths of the expected files, and the names of other CSV files."""
     found: dict[tuple[str, Part], list[Path]] = {(k, p): [] for p in parts for k in kinds(dcase)}
-    ignored = []
+    ignored, short = [], 0
     for path in sorted(folder.glob("*.csv")):
         match = _pattern(dcase).fullmatch(path.name)
         part = match and Part(match["machine"], int(match["section"]), match["domain"] or None)
         if match and part and (match["kind"], part) in found:
             found[match["kind"], part].append(path)
+            short += match.groupdict().get("test", "_test") is None
         else:
             ignored.append(printable(path.name))
+    if short:
+        tell(f"{printable(str(folder))}: the names of {short} files lack _test; they are read all the same")
     return found, tuple(ignored)
 
 
