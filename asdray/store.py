@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asdray import alive, provenance
 from asdray.aside import move_aside
+from asdray.file_locks import NO_LOCKS, check_locks
 from asdray.full_disk import raise_storage_fault, storage_fault_named
 from asdray.home import expanded
 from asdray.links import refuse_planted
@@ -431,6 +432,7 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
         move_aside(folder / ".lease")
     lock = FileLock(folder / ".lease")
     try:
+        check_locks(folder / ".lease")
         try:
             # `is_leased` holds the lock for a moment: a short wait is not worth an `on_wait`.
             lock.acquire(timeout=0.1, poll_interval=0.02)
@@ -443,7 +445,8 @@ def lease(folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[N
                     lock.acquire(timeout=1.0)
     except (NotImplementedError, OSError) as error:
         raise_storage_fault(error, folder)
-        text = f"cannot lock {folder} ({error}): the file system must support POSIX file locks"
+        fix = "mount it with file locks (Lustre: -o flock), or choose another folder"
+        text = f"cannot lock {folder} ({error}): {fix}"
         raise ValueError(text) from error
     try:
         yield
@@ -460,6 +463,9 @@ def is_leased(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return False
 
 

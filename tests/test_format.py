@@ -23,8 +23,8 @@ from asdray.audio.cache import check_unchanged
 from asdray.dcase import manifest
 from asdray.dcase.format import format_dataset
 from asdray.dcase.names import build_name
-from asdray.dcase.scan import read_header
 from asdray.dcase.truth import load_ground_truth
+from asdray.dcase.wav import read_header
 from asdray.dcase.years import get_year
 from asdray.evaluation import official
 
@@ -1089,6 +1089,13 @@ def test_other_chunks_are_skipped_wherever_they_lie(tmp_path):
         (chunks((b"fmt ", struct.pack("<HHIIHH", 1, 1, 16000, 48000, 3, 24))), "is not 16-bit PCM"),
         (chunks(FMT, (b"data", bytes(20)))[:36], "is truncated"),
         (chunks(FMT, (b"data", bytes(20)))[:-1], "is truncated"),
+        # What people get in place of a clip: by Git without its LFS, by a server, through a pipe from FFmpeg.
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 320044\n",
+            "of Git LFS: run `git",
+        ),
+        (b"\n<!DOCTYPE html><html>404</html>", "but a web page: get the clip again"),
+        (chunks(FMT) + b"data" + b"\xff" * 4 + bytes(20), "does not say how long it is"),
     ],
 )
 def test_bad_headers(tmp_path, content, says):
@@ -1097,6 +1104,12 @@ def test_bad_headers(tmp_path, content, says):
     with pytest.raises(ValueError, match=says) as error:
         read_header(path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_time_of_change_that_no_manifest_can_hold(tree):
+    clip = min(tree.folder("dev", "fan", "train").iterdir())
+    os.utime(clip, (10**11, 10**11))
+    assert "run `touch` on it" in problems_of(tree)[str(clip)]
 
 
 @given(st.binary(max_size=80), st.integers(0, 60))

@@ -21,9 +21,9 @@ from asdray.config.base import load_plugins
 from asdray.config.expand import expand, load_sweep
 from asdray.config.files import parse_set, parse_yaml
 from asdray.config.system import load_recipe
-from asdray.dcase.scan import read_header
 from asdray.dcase.truth import load_ground_truth
 from asdray.dcase.unpack import unpack
+from asdray.dcase.wav import read_header
 from asdray.evaluation import submission
 from asdray.frontends import precomputed
 from asdray.frontends.encoders import weights

@@ -58,6 +58,14 @@ def test_files_that_a_spreadsheet_has_padded(tree):
     assert load_ground_truth(tree.ground_truth, "dcase2023").clips.keys() == expected.keys()
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_fields_separated_as_spreadsheets_do(tree, separator):
+    path = write_list(tree)
+    before = load_ground_truth(tree.ground_truth, "dcase2023").clips
+    path.write_text(path.read_text().replace(",", separator))
+    assert load_ground_truth(tree.ground_truth, "dcase2023").clips == before
+
+
 def test_evaluator_alone_without_attributes_gives_no_labelled_name(tree):
     write_evaluator(tree, attributes=False)
     found = load_ground_truth(tree.ground_truth, "dcase2023")

@@ -1,6 +1,7 @@
 """Records, atomic writes and leases: what a killed process may and may not leave behind."""
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -261,3 +262,18 @@ def test_a_clock_that_is_set_back_leaves_a_record_that_is_read(tmp_path):
     record = store.finish(tmp_path, "extract", "s", outputs=outputs, started=time.time() + 3600)
     assert store.read_record(tmp_path, "extract") == record
     assert record.seconds == 0
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    """Lustre without ``-o flock``: filelock waits for ever for a file that an earlier run has left."""
+    (tmp_path / ".lease").touch()
+    monkeypatch.setattr("asdray.file_locks._with_locks", set())
+
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    says = r"cannot lock .*Function not implemented.*Lustre: -o flock"
+    with pytest.raises(ValueError, match=says), store.lease(tmp_path):
+        pass
+    assert not store.is_leased(tmp_path)

@@ -12,9 +12,9 @@ from asdray.audio.cache import read_clip
 from asdray.config.files import read_yaml
 from asdray.config.plugin import read_plugin
 from asdray.dcase.fetch import digest_of
-from asdray.dcase.scan import read_header
 from asdray.dcase.truth_files import read_sources
 from asdray.dcase.unpack import unpack
+from asdray.dcase.wav import read_header
 from asdray.evaluation import leaderboard
 from asdray.evaluation.tables import write_csv
 from asdray.frontends import checkpoint, precomputed

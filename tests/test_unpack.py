@@ -201,3 +201,17 @@ def test_dates_that_no_calendar_has_are_accepted(tmp_path):
     (tmp_path / "z.zip").write_bytes(memory.getvalue())
     unpack(tmp_path / "z.zip", "fan", tmp_path / "raw")
     assert tree(tmp_path / "raw") == {"fan/train/a.wav": b"a"}
+
+
+def test_a_zip_of_windows_above_2_gb_is_told_from_a_damaged_one(tmp_path):
+    path = tmp_path / "dev_fan.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fan/train/a.wav", b"audio")
+    content = bytearray(path.read_bytes())
+    for at in (8, content.find(b"PK\x01\x02") + 10):
+        content[at : at + 2] = b"\x09\0"  # Deflate64
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"dev_fan.zip is compressed in a way .* unpack it with another program"
+    ):
+        unpack(path, "fan", tmp_path / "raw")

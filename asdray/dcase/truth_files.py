@@ -291,6 +291,8 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"{path}, {error}: fetch it again") from None
     if not rows:
         raise ValueError(f"{path} is empty: fetch it again")
+    if all(len(row) == 1 for _, row in rows):  # Excel in countries with a decimal comma, or a pasted table
+        rows = [(number, re.split("[;\t]", row[0])) for number, row in rows]
     yield from ((f"{path}, line {number}", _unpadded([f.strip() for f in row])) for number, row in rows)
 
 

@@ -112,7 +112,12 @@ def unpack(
                 _extract(archive, info, temporary.joinpath(*parts))
         on_ready()
         kept = _put_in_place(temporary, [parts for _, parts in entries], raw, path.name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
+    except NotImplementedError:
+        raise ValueError(
+            f"{path} is compressed in a way that Python cannot read, as Windows does above 2 GB: unpack it "
+            "with another program, and name the folder of what is in it"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise ValueError(f"{path} is damaged or no zip ({error})") from None
     except OSError as error:
         if error.errno != errno.EINVAL:

@@ -26,7 +26,8 @@ from asdray.config.files import parse_yaml
 from asdray.config.sweep import check_backends, check_checkpoint
 from asdray.config.trial import check_apply
 from asdray.dcase import manifest
-from asdray.dcase.scan import is_wav, read_header
+from asdray.dcase.scan import is_wav
+from asdray.dcase.wav import read_header
 from asdray.dcase.years import SAMPLE_RATE, get_year, nearest
 from asdray.evaluation.decisions import limits_of
 from asdray.evaluation.tables import TRANSDUCTIVE_MARK, backend_labels
