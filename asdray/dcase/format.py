@@ -122,7 +122,7 @@ def format_dataset(
 def _refuse_others(data: Path, dcase: str) -> None:
     """Raises ValueError for a year that somebody else has formatted where this user may only read."""
     folder = store.formatted_dir(data, dcase)
-    if store.dataset_path(data, dcase).is_file() and not os.access(folder, os.W_OK):
+    if os.path.isfile(store.dataset_path(data, dcase)) and not os.access(folder, os.W_OK):
         raise ValueError(
             f"{dcase} is formatted already, and {folder} cannot be written: use the data as they are, with "
             "--cache-dir for decoded audio where that folder cannot be written either"
