@@ -244,10 +244,10 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
                     raise limits.LimitError(f"Ray did not start ({reason}); {', '.join(near)}") from error
                 raise
             ray.shutdown()
+    facts = ", ".join([f"load {os.getloadavg()[0]:.0f} on {limits.cpus()} CPUs", *limits.in_words()])
     raise TimeoutError(
-        f"Ray did not start within 30 seconds, {STARTS} times (load {os.getloadavg()[0]:.0f} on "
-        f"{os.cpu_count()} CPUs): run the command again when this machine is less busy, or join a Ray that "
-        "runs with --address"
+        f"Ray did not start within 30 seconds, {STARTS} times ({facts}): run the command again when this "
+        "machine is less busy, or join a Ray that runs with --address"
     )
 
 
