@@ -18,11 +18,12 @@ DIGITS = 16
 """Characters of a sha256 in a row."""
 
 LEFT_OUT = (
-    # Times, addresses, logs of Ray and of TensorBoard, leases, and copies of what a command was given.
+    # Times, addresses, logs of Ray and of TensorBoard, leases, copies of what a command was given, and the
+    # source that made the results.
     "*/events.jsonl", "*/status.json", "*/seen.jsonl", "*/tune/*", "*/study*", "*/train.log", "*.tfevents.*",
-    "*/.lease", "*/.done/*", "*/done.json", "*/trial.json", "*/sweep.yaml", "*/hparams.yaml",
+    "*/sources/*", "*/.lease", "*/.done/*", "*/done.json", "*/trial.json", "*/sweep.yaml", "*/hparams.yaml",
 )  # fmt: skip
-PRESENT = (".ckpt", ".png")
+PRESENT = (".ckpt", ".png", ".pdf", ".html")
 """Endings of files whose bytes may differ between two runs: a row says that they are there."""
 
 TIMES = ("seconds", "per_second", "mtime_ns", "device")
