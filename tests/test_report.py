@@ -19,7 +19,7 @@ from asdray import damage, drawing, notes, points, store
 from asdray.config.system import load_recipe, with_overrides
 from asdray.config.trial import Trial
 from asdray.evaluation.decisions import decision_threshold
-from asdray.report import board, embeddings, machines, pictures, scores, times
+from asdray.report import board, embeddings, machines, origin, pictures, scores, times
 from asdray.report import page as page_module
 from asdray.report.content import Content
 from asdray.report.frame import content_of
@@ -315,6 +315,20 @@ def test_the_page_shows_the_caveat_of_a_row_and_where_its_classes_are_from(conte
     own = dataclasses.replace(content, folder=sweep, board=dataclasses.replace(content.board, frame=frame))
     found = re.findall(r'<span class="tag caveat">(.*?)</span>', page_module.write(own).read_text())
     assert found == ["transductive: ranks; classes from train+test", "tuned on dev"]
+
+
+def test_the_selection_says_the_rank_correlation_once_or_for_each_recipe(content):
+    row = {"system": "s", "backend": "knn", "dev": 0.5, "eval": 0.5, "objective": 0.5}
+
+    def said(*values):
+        rows = [{**row, "recipe": recipe, "dev_eval_correlation": rho} for recipe, rho in values]
+        section = origin.selection(dataclasses.replace(content, selection=pd.DataFrame(rows)))
+        return [note.partition("dev and eval: ")[2] for note in section.notes if "Spearman" in note]
+
+    assert said(("a", 0.6), ("b", 0.6)) == ["0.60."], "a grid compares all rows"
+    assert said(("a", 0.6), ("b", -0.25)) == ["0.60 (a), -0.25 (b)."]
+    assert said(("a", None), ("b", 0.5)) == ["0.50 (b)."]
+    assert said(("a", None), ("b", None)) == []
 
 
 # -------------------------------------------------------------------------------------------- the pictures

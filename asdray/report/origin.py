@@ -44,10 +44,12 @@ def selection(content: Content) -> Section | None:
 
 
 def _correlations(frame: pd.DataFrame) -> list[str]:
-    """A sentence with the rank correlation of dev and eval of each recipe; none without one."""
+    """A sentence with the rank correlation of dev and eval, of each recipe of a search; none without one."""
     found = frame.dropna(subset="dev_eval_correlation").groupby("recipe")["dev_eval_correlation"].first()
-    values = ", ".join(f"{rho:.2f} ({recipe})" for recipe, rho in found.items())
-    return [f"Rank correlation (Spearman) of dev and eval: {values}."] if values else []
+    shown = [f"{rho:.2f} ({recipe})" for recipe, rho in found.items()]
+    if shown and frame["dev_eval_correlation"].nunique(dropna=False) == 1:  # a grid, or one recipe
+        shown = [f"{found.iloc[0]:.2f}"]
+    return [f"Rank correlation (Spearman) of dev and eval: {', '.join(shown)}."] if shown else []
 
 
 def search(content: Content) -> Section | None:
