@@ -15,7 +15,7 @@ from test_scoring_stages import CKPT, all_stages, train_and_extract
 from trees import build_tree, write_list
 
 import asdray
-from asdray import store
+from asdray import results, store
 from asdray.addresses import find_trials
 from asdray.config.backend import Knn, Recon, backend_id
 from asdray.config.files import validate
@@ -226,6 +226,25 @@ def test_copies_inside_of_a_trial_do_not_count(world):
         (model / store.EPOCHS_FILE).unlink()
         for copy in copies:
             shutil.rmtree(copy)
+
+
+def test_copies_of_ensembles_do_not_count(tmp_path, capsys):
+    row = dict.fromkeys(SCHEMA.names) | {
+        "dcase": DCASE,
+        "system": "top3",
+        "seed": -1,
+        "checkpoint": CKPT,
+        "backend": "knn-1",
+    }
+    table = pa.Table.from_pylist([row], schema=SCHEMA)
+    folder = store.ensemble_dir(tmp_path, "grid", "top3", CKPT, "knn-1", DCASE, None)
+    for path in (folder, folder.with_name("seeds copy")):
+        path.mkdir(parents=True)
+        pq.write_table(table, store.ensemble_metrics(path))
+    found = SweepDir(store.sweep_dir(tmp_path, "grid")).ensemble_metrics()
+    assert len(found) == 2
+    assert len(results._frame([], lambda systems: {}, ensembles=found)) == 1
+    assert f"{folder.with_name('seeds copy')} is left out" in capsys.readouterr().err
 
 
 def test_wrong_paths_and_damaged_files_are_errors(world, tmp_path):
