@@ -1,13 +1,19 @@
-"""The paired bootstrap of two systems against a loop, its laws, and `asdray compare` on trials on disk."""
+"""Differences of two systems against a loop over seeds, their laws, and `asdray compare` on trials on disk."""
 
 import dataclasses
+import importlib.util
+import itertools
+import math
 import statistics
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from test_scoring_stages import CKPT, all_stages, train_and_extract
 from trees import build_tree, write_list
 
@@ -18,9 +24,9 @@ from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
 from asdray.dcase.manifest import load_dataset
 from asdray.dcase.years import get_year
-from asdray.evaluation import bootstrap, compare, metrics
-from asdray.evaluation.bootstrap import SectionScores
+from asdray.evaluation import compare, metrics
 from asdray.evaluation.compare import Column
+from asdray.evaluation.interval import SectionScores, score_effects
 from asdray.stages.steps import Request, TrialFiles
 from asdray.stages.trial_json import write_trial
 from asdray.store import Places
@@ -60,54 +66,77 @@ def official(dcase, sections, repeats=None):
     return metrics.official_total(rule, own, [len(values) for values in machines.values()])
 
 
+@dataclasses.dataclass
+class Effects:
+    score: float
+    effects: np.ndarray
+
+
+def effects_of(rule, sections):
+    """The score and effects of one trial alone."""
+    (score,), (effects,) = score_effects(rule, [sections])
+    return Effects(score, effects)
+
+
+def parts_by_hand(c):
+    """Variances of the choice of clips and of seeds, by loops over pairs of trainings: (clips, {side: seeds})."""
+    rule = get_year(c.dcase).score_rule
+    a, b = ([effects_of(rule, trial) for trial in side.values()] for side in (c.a, c.b))
+    if c.paired:
+        a = [
+            dataclasses.replace(x, score=x.score - y.score, effects=x.effects - y.effects)
+            for x, y in zip(a, b, strict=True)
+        ]
+        b = []
+
+    def covariance(one, other):
+        return math.fsum(one.effects * other.effects)
+
+    clips = 0.0
+    for side in (a, b):
+        pairs = list(itertools.permutations(side, 2)) or [(one, one) for one in side]
+        clips += statistics.mean(covariance(*pair) for pair in pairs) if pairs else 0
+    if b:
+        clips -= 2 * statistics.mean(covariance(x, y) for x in a for y in b)
+    seeds = [
+        (len(side) - 1, statistics.variance(one.score for one in side) / len(side))
+        for side in (a, b)
+        if len(side) > 1
+    ]
+    return clips, seeds
+
+
+def by_hand(columns):
+    """The squared half widths of the two parts of the mean of columns whose cells have five clips."""
+    parts = [parts_by_hand(c) for c in columns]
+    clips = stats.t.ppf(0.975, 4) ** 2 * max(sum(clips for clips, _ in parts), 0) / len(parts) ** 2
+    seeds = [one for _, own in parts for one in own]
+    if not seeds:
+        return clips, 0.0
+    variances = [v for _, v in seeds]
+    freedom = min(f for f, _ in seeds) * (0.3 + 0.7 * sum(variances) ** 2 / sum(v**2 for v in variances))
+    return clips, stats.t.ppf(0.975, freedom) ** 2 * sum(variances) / len(parts) ** 2
+
+
 @pytest.mark.parametrize("paired", [True, False])
-def test_the_paired_bootstrap_equals_a_loop(paired):
-    """Every draw by hand: the clips of a draw repeated, scored by every trial; seeds picked; years averaged."""
-    draws, seed = 40, 3
+def test_the_difference_equals_a_loop(paired):
     columns = [
         column("dcase2020", numbers=(1, 3), seeds_a=(0, 1, 2), seeds_b=(0, 1, 2) if paired else (7, 8)),
         column("dcase2021", numbers=(0, 1), seeds_b=(0, 1) if paired else (5,)),
         column("dcase2021", "eval", numbers=(3, 4), seeds_b=(0, 1) if paired else (5,)),
         column("dcase2023", seeds_a=(4,), seeds_b=(4,) if paired else (5,)),
     ]
-    found = compare.compare(columns, draws, seed)
+    found = compare.compare(columns)
     assert [(r.dcase, r.subset) for r in found] == [
         ("dcase2020", "dev"), ("dcase2021", "dev"), ("dcase2021", "eval"), ("dcase2023", "dev"), ("all", "dev"),
     ]  # fmt: skip
-    per_column = []
-    for c in columns:
-        year = int(c.dcase[-4:])
-        rng = np.random.default_rng([seed, year])
-        picks_a = rng.integers(len(c.a), size=(draws, max(1, len(c.a) - 1)))
-        picks_b = picks_a if paired else rng.integers(len(c.b), size=(draws, max(1, len(c.b) - 1)))
-        weights = [
-            bootstrap.draw_weights(
-                2 * s.is_target + s.is_anomaly,
-                draws,
-                bootstrap.section_generator(10_000 * seed + year, s.machine, s.section),
-            ).astype(int)
-            for s in next(iter(c.a.values()))
-        ]
-        differences = []
-        for k in range(draws):
-            means = []
-            for trials, picks in ((c.a, picks_a), (c.b, picks_b)):
-                sections = list(trials.values())
-                means.append(
-                    statistics.mean(
-                        official(c.dcase, sections[p], [w[:, k] for w in weights]) for p in picks[k]
-                    )
-                )
-            differences.append(means[0] - means[1])
-        per_column.append(differences)
-    per_column.append(np.mean([per_column[0], per_column[1], per_column[3]], axis=0))
-    for row, d in zip(found, map(np.array, per_column), strict=True):
-        assert (row.low, row.high) == pytest.approx(tuple(np.quantile(d, [0.025, 0.975])), abs=1e-12)
-        # Equal to the last digit or not: a loop and a vector need not round alike.
-        far = np.abs(d) > 1e-12
-        assert row.share == pytest.approx(np.mean(np.where(far, d > 0, 0.5)), abs=1e-12)
-        sides = min(np.sum((d <= 0) | ~far), np.sum((d >= 0) | ~far))
-        assert row.p == pytest.approx(min(1, 2 * (sides + 1) / (draws + 1)))
+    over = [[c] for c in columns] + [[columns[0], columns[1], columns[3]]]
+    for row, own in zip(found, over, strict=True):
+        clips, seeds = by_hand(own)
+        half = math.sqrt(clips + seeds)
+        assert (row.low, row.high) == pytest.approx((row.difference - half, row.difference + half))
+        assert (row.p <= 0.05) == (row.low > 0 or row.high < 0)
+    assert by_hand([columns[3]])[1] == 0, "one seed: no part of seeds"
     for row, c in zip(found, columns, strict=False):
         for value, trials in ((row.a, c.a), (row.b, c.b)):
             assert value == pytest.approx(statistics.mean(official(c.dcase, s) for s in trials.values()))
@@ -120,23 +149,43 @@ def test_the_paired_bootstrap_equals_a_loop(paired):
     assert overall.seeds_a == 1
 
 
+@pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021", "dcase2023"])
+def test_the_effect_of_a_clip_is_the_slope_of_the_score_by_its_weight(dcase):
+    """A clip counts a little more, and the others of its cell a little less, and the other way round."""
+    sections = sections_of(np.random.default_rng(1), dcase, per_cell=6)
+    found = effects_of(get_year(dcase).score_rule, sections)
+    assert found.score == pytest.approx(official(dcase, sections), abs=1e-14)
+    often, place = 60, 0
+    for number, section in enumerate(sections):
+        for i in range(number, section.scores.size, 4):
+            same = section.cells == section.cells[i]
+            ends = []
+            for sign in (1, -1):
+                repeats = [np.full(s.scores.size, often) for s in sections]
+                repeats[number][same] -= sign
+                repeats[number][i] += sign * 6
+                ends.append(official(dcase, sections, repeats))
+            slope = (ends[0] - ends[1]) / 2 * often / 6
+            effect = found.effects[place + i]
+            assert effect == pytest.approx(slope * math.sqrt(6 / 5), rel=0.02, abs=1e-4)
+        place += section.scores.size
+    assert place == found.effects.size
+
+
 def test_a_system_does_not_differ_from_itself():
     one = column(seeds_a=(0, 1, 2))
-    (row,) = compare.compare([dataclasses.replace(one, b=one.a, paired=True)], 50)
-    assert (row.difference, row.low, row.high, row.p, row.share) == (0, 0, 0, 1, 0.5)
+    (row,) = compare.compare([dataclasses.replace(one, b=one.a, paired=True)])
+    assert (row.difference, row.low, row.high, row.p) == (0, 0, 0, 1)
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10**6), st.booleans(), st.integers(0, 5))
-def test_exchanging_the_systems_changes_the_sign(data_seed, paired, seed):
-    # Unpaired with equally many seeds: the picks of A and B are other draws, so the ends only come close.
-    c = column(seed=data_seed, seeds_b=(0, 1) if paired else (5,), seeds_a=(0, 1) if paired else (4,))
-    turned = dataclasses.replace(c, a=c.b, b=c.a)
-    (one,), (other,) = compare.compare([c], 60, seed), compare.compare([turned], 60, seed)
+@given(st.integers(0, 10**6), st.booleans())
+def test_exchanging_the_systems_changes_the_sign(data_seed, paired):
+    c = column(seed=data_seed, seeds_b=(0, 1) if paired else (5, 6, 7))
+    (one,), (other,) = compare.compare([c]), compare.compare([dataclasses.replace(c, a=c.b, b=c.a)])
     assert one.difference == -other.difference
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
-    assert one.share == pytest.approx(1 - other.share)
-    assert one.p == other.p
+    assert one.p == pytest.approx(other.p)
 
 
 @settings(max_examples=10, deadline=None)
@@ -147,13 +196,7 @@ def test_increasing_transforms_of_a_trials_scores_change_nothing(transform):
         seed: [dataclasses.replace(s, scores=transform(s.scores)) for s in sections]
         for seed, sections in c.a.items()
     }
-    assert compare.compare([dataclasses.replace(c, a=moved)], 30) == compare.compare([c], 30)
-
-
-def test_the_seed_determines_the_draws():
-    c = column()
-    assert compare.compare([c], 50, 1) == compare.compare([c], 50, 1)
-    assert compare.compare([c], 50, 1) != compare.compare([c], 50, 2)
+    assert compare.compare([dataclasses.replace(c, a=moved)]) == compare.compare([c])
 
 
 def test_a_score_without_a_value_is_null():
@@ -163,19 +206,38 @@ def test_a_score_without_a_value_is_null():
         for seed, sections in c.a.items()
     }
     both = dataclasses.replace(c, a=normal, b=normal)
-    rows = compare.compare([both, column("dcase2022", numbers=(0, 1))], 20)
+    rows = compare.compare([both, column("dcase2022", numbers=(0, 1))])
     for row in (rows[0], rows[2]):
-        assert (row.a, row.difference, row.low, row.high, row.p, row.share) == (None,) * 6
+        assert (row.a, row.difference, row.low, row.high, row.p) == (None,) * 5
     assert rows[1].p is not None
 
 
-@pytest.mark.parametrize("n", [2, 3, 6])
-def test_drawing_one_seed_fewer_gives_the_variance_of_a_mean(n):
-    values = np.random.default_rng(n).normal(size=n)
-    means = values[compare.seed_picks(n, 40_000, np.random.default_rng(0))].mean(axis=1)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.03)
-    assert means.var() == pytest.approx(values.var(ddof=1) / n, rel=0.05)
-    assert compare.seed_picks(1, 3, np.random.default_rng(0)).tolist() == [[0]] * 3
+def test_a_cell_of_one_clip_gives_no_interval():
+    (row,) = compare.compare([column(per_cell=1)])
+    assert row.difference is not None
+    assert (row.low, row.high, row.p) == (None, None, None)
+
+
+@pytest.mark.parametrize(("paired", "n"), [(True, 2), (True, 4), (False, 2), (False, 4)])
+def test_seeds_that_differ_much_are_compared_as_a_t_test_does(paired, n):
+    """Clips by the thousand leave the seeds' part alone: a t test on the scores, in pairs or nearly Welch's."""
+    rng = np.random.default_rng(n)
+
+    def side():
+        y, t = np.array([(a, t) for a in (0, 1) for t in (0, 1)] * 1500, dtype=bool).T
+        return {
+            k: [SectionScores("fan", 0, rng.normal(size=y.size) + y * rng.uniform(0, 3), y, t)]
+            for k in range(n)
+        }
+
+    c = Column("dcase2023", "dev", side(), side(), paired)
+    a, b = ([official("dcase2023", s) for s in trials.values()] for trials in (c.a, c.b))
+    (row,) = compare.compare([c])
+    expected = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
+    freedom = expected.df if paired else (n - 1) + 0.7 * (expected.df - (n - 1))
+    assert row.p == pytest.approx(2 * stats.t.sf(abs(expected.statistic), freedom), rel=0.05)
+    half = stats.t.ppf(0.975, freedom) * abs(row.difference / expected.statistic)
+    assert (row.high - row.low) / 2 == pytest.approx(half, rel=0.05)
 
 
 def test_the_interval_is_as_wide_as_the_scatter_of_new_seeds_and_test_sets():
@@ -195,21 +257,52 @@ def test_the_interval_is_as_wide_as_the_scatter_of_new_seeds_and_test_sets():
         return Column("dcase2023", "dev", sides[0], sides[1], paired=True)
 
     differences, widths, false_alarms = [], [], 0
-    for i in range(120):
-        (row,) = compare.compare([experiment(6)], 200, seed=i)
+    for _ in range(60):
+        (row,) = compare.compare([experiment(6)])
         differences.append(row.difference)
         widths.append(row.high - row.low)
         false_alarms += row.p < 0.05
-    # Safe, and not by much: what is chance of a seed on a clip is drawn more than once.
+    # Six seeds take 2.57 standard errors for the seeds' part, hence up to 1.3 of the width of many seeds.
     ratio = statistics.mean(widths) / (2 * 1.96 * statistics.pstdev(differences, mu=0))
-    assert 0.95 < ratio < 1.4
-    assert false_alarms <= 0.08 * 120
+    assert 1 < ratio < 1.4
+    assert false_alarms <= 0.08 * 60
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    """The script `benchmarks/intervals.py`, which belongs to no package."""
+    path = Path(__file__).parent.parent / "benchmarks" / "intervals.py"
+    spec = importlib.util.spec_from_file_location("intervals_simulated", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_equal_systems_seldom_differ_with_few_seeds(simulation, n):
+    """Of 1,000 repetitions; drawing seeds with replacement rejects 49 and 26 % of them in pairs."""
+    for design in simulation.DESIGNS:
+        found = simulation.seeds_alone(design, n, 1000, np.random.default_rng(n))
+        assert found <= 0.06, design
+        if design.name == "paired":
+            assert found >= 0.04, "the t test of pairs is exact"
+
+
+def test_the_simulation_prints_its_tables(simulation, capsys):
+    simulation.main(["--tiny"])
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if line.startswith("|---")]
+    assert [line.count("---:") for line in tables] == [2, 3, 3, 4]
+    assert sum(line.startswith("| ") for line in lines) == 4 + 9 + 5 + 2 + 6
+    assert "nan" not in " ".join(lines)
 
 
 def test_one_table_in_percent_and_every_digit_in_the_frame(capsys):
     from rich.console import Console
 
-    rows = compare.compare([column("dcase2022", numbers=(0, 1)), column(seeds_b=(5,))], 50)
+    rows = compare.compare([column("dcase2022", numbers=(0, 1)), column(seeds_b=(5,))])
     made = compare.Comparison(
         ("dis-1", "ae-2"),
         ("dis-1", "ae-2"),
@@ -218,8 +311,6 @@ def test_one_table_in_percent_and_every_digit_in_the_frame(capsys):
         "synthetic",
         "name",
         tuple(rows),
-        50,
-        0,
         (),
     )
     frame = compare.frame(made)
@@ -273,7 +364,7 @@ def world(tmp_path_factory):
 def run(asdray, world, *args):
     places = world[0]
     where = ("--data", places.data, "--results", places.results)
-    return asdray("compare", *where, "--draws", 100, *args)
+    return asdray("compare", *where, *args)
 
 
 def table_of(trial, places, subset, backend):
@@ -294,7 +385,8 @@ def test_two_systems_by_name(asdray, world, tmp_path):
     assert "official data" in shown
     assert "dcase2023: seeds of one system alone, left out: 0." in shown
     assert "dcase2023-dev: 1 of 7 machines." in shown
-    assert "2 seeds: what the interval says" in shown
+    assert "2 seeds: the interval takes 12.7 standard errors of the mean over seeds" in shown
+    assert "Cells (machine, section, domain, label) of 6 clips: the interval is rough." in shown
     frame = pd.read_csv(out)
     assert list(zip(frame["dcase"], frame["subset"], strict=True)) == [(DCASE, "dev"), (DCASE, "eval")]
     for row in frame.to_dict("records"):
@@ -341,7 +433,7 @@ def test_a_system_without_training_is_compared_with_all_seeds(asdray, world):
     code, shown, err = run(asdray, world, "raw_spec", "dis_baseline", "--backend", "knn")
     assert (code, err) == (0, "")
     assert "1 and 3" in shown
-    assert "3 seeds: what the interval says" in shown
+    assert "3 seeds: the interval takes up to 4.3 standard errors of the mean over seeds" in shown
 
 
 def test_training_classes_from_test_clips_have_a_note(asdray, world):
@@ -364,8 +456,6 @@ def test_training_classes_from_test_clips_have_a_note(asdray, world):
         (["dis_baseline", "ae_baseline", "--backend", "{name: knn, n_neighbors: [1, 2]}"], "names 2 backends"),
         (["dis_baseline", "ae_baseline", "--backend", "knn", "--ckpt", "best"], "with checkpoint best"),
         (["dis_baseline", "ae_baseline", "--ckpt", "worst"], "worst"),
-        (["dis_baseline", "ae_baseline", "--draws", 1], "--draws 1: an interval takes 100 to 100,000 draws"),
-        (["dis_baseline", "ae_baseline", "--draws", 10**6], "an interval takes"),
         (["@2024", "ae_baseline", "--backend", "knn"], "have no year in common (A has dcase2024; B has dcase2023)"),
     ],
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """`asdray official` against tables that were made by hand, byte for byte: `golden/<dcase>/`.
 
 The files hold what a page of fractions gives, each as the double that is nearest to it. Few clips make it short:
-of a section since 2022 two per domain and label, with equal scores in each of these four cells, so that every
-resample of the bootstrap is the same and ``ci95`` is 0. Nearly all values are powers of 1/2: the order in which
+of a section since 2022 two per domain and label, with equal scores in each of these four cells, so that no
+choice of clips changes a score and ``ci95`` is 0. Nearly all values are powers of 1/2: the order in which
 means add them up changes no digit.
 
 Layouts, scores of (source anomalies, target anomalies, source normals, target normals):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import hmean
@@ -19,8 +19,8 @@ from test_metrics import PUBLISHED
 
 from asdray.dcase.truth import load_ground_truth
 from asdray.dcase.years import YEARS, get_year
-from asdray.evaluation import bootstrap, metrics, official
-from asdray.evaluation.bootstrap import SectionScores
+from asdray.evaluation import interval, metrics, official
+from asdray.evaluation.interval import SectionScores
 
 EPS = 2.220446049250313e-16
 
@@ -371,10 +371,10 @@ def test_tables_over_systems_equal_the_official_evaluator(asdray, case, tmp_path
         assert_same(rows_of(out / f"teams_section_{section:02d}_auc.csv"), auc_rows)
         assert_same(rows_of(out / f"teams_section_{section:02d}_score.csv"), score_rows)
     header, first, second = rows_of(out / official.CI95_FILE)
-    assert header == ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
+    assert header == ["System", "official score", "ci95", "low", "high", "dataset"]
     for row, name in ((first, "sys1"), (second, "sys2")):
         score, ci95, low, high = map(float, row[1:5])
-        assert (row[0], row[5:]) == (name, ["2000", "0", "official"])
+        assert (row[0], row[5:]) == (name, ["official"])
         assert low < score < high
         assert ci95 == pytest.approx((high - low) / 2)
         assert float(rows_of(out / f"{name}_result.csv")[-2][2]) == ci95
@@ -559,9 +559,9 @@ def test_an_incomplete_ground_truth_gives_no_official_score(asdray, case, tmp_pa
     rows = rows_of(folder / "sys1_result.csv")
     assert rows[-3:-1] == [["official score", "", ""], ["official score ci95", "", ""]]
     assert ["ToyCar"] in rows, "machines keep their rows"
-    assert rows_of(folder / official.CI95_FILE)[1] == ["sys1", "", "", "", "", "", "", "official"]
+    assert rows_of(folder / official.CI95_FILE)[1] == ["sys1", "", "", "", "", "official"]
     assert rows_of(folder / "teams_official_score.csv")[1][1] == ""
-    assert results_of(case, tmp_path, draws=20).interval is not None
+    assert results_of(case, tmp_path).interval is not None
 
 
 # --------------------------------------------------------------------------------------- what is read
@@ -570,9 +570,9 @@ def test_an_incomplete_ground_truth_gives_no_official_score(asdray, case, tmp_pa
 @pytest.mark.parametrize("case", ["dcase2020", "dcase2021", "dcase2023"], indirect=True)
 def test_row_order_and_baseline_file_names_do_not_matter(case, tmp_path):
     against = official.reference(load_ground_truth(tmp_path / "truth", case.dcase))
-    expected = results_of(case, tmp_path, draws=20)
+    expected = results_of(case, tmp_path)
     case.write_system(tmp_path / "shuffled", order=np.random.default_rng(5))
-    found = official.evaluate("sys1", tmp_path / "shuffled", against, partial=True, draws=20)
+    found = official.evaluate("sys1", tmp_path / "shuffled", against, partial=True)
     assert found == expected
 
     def baseline(stem):
@@ -583,7 +583,7 @@ def test_row_order_and_baseline_file_names_do_not_matter(case, tmp_path):
     # 2021's evaluator, unlike the lists of the other years, tells no labelled names.
     names = {} if case.dcase == "dcase2021" else {"names": case.labelled}
     case.write_system(tmp_path / "baseline", files=baseline, **names)
-    assert official.evaluate("sys1", tmp_path / "baseline", against, partial=True, draws=20) == expected
+    assert official.evaluate("sys1", tmp_path / "baseline", against, partial=True) == expected
 
 
 def test_missing_labels_in_the_ground_truth_are_an_error(asdray, tmp_path):
@@ -739,35 +739,28 @@ def test_writing_twice_gives_the_same_bytes(asdray, tmp_path):
     assert not (tmp_path / "mine_result" / official.CI95_FILE).exists()
 
 
-def test_draws_and_their_seed_are_options(asdray, tmp_path):
-    case = Case("dcase2023", ("bandsaw",))
-    case.write_truth(tmp_path / "truth")
-    mine = case.write_system(tmp_path / "mine")
-    command = ["official", mine, "--dcase", "dcase2023", "--ground-truth", tmp_path / "truth", "--partial"]
-
-    def interval(*more):
-        code, shown, _ = asdray(*command, *more)
-        assert code == 0
-        return rows_of(tmp_path / "mine_result" / official.CI95_FILE)[1][1:7], shown
-
-    default, shown = interval()
-    assert default[4:] == ["2000", "0"]
-    assert "2000 draws, seed 0" in shown
-    assert interval("--draws", 2000, "--seed", 0)[0] == default
-    few, shown = interval("--draws", 300, "--seed", 7)
-    assert few[0] == default[0], "the score is not drawn"
-    assert few[2:4] != default[2:4]
-    assert few[4:] == ["300", "7"]
-    assert "300 draws, seed 7" in shown
-    for wrong, message in (
-        (("--draws", 0), "--draws 0: an interval takes 100 to 100,000 draws"),
-        (("--draws", 10**9), "an interval takes"),
-        (("--seed", -1), "--seed -1: a seed is not negative"),
-        (("--compat", "--seed", 0), "--compat takes no --draws and no --seed"),
+def test_small_cells_are_named(asdray, tmp_path):
+    for kept, sentence in (
+        (11, None),
+        (4, "Cells (machine, section, domain, label) of 4 clips: the interval is rough."),
+        (
+            1,
+            "No interval: a cell (machine, section, domain, label) has a single clip, which shows no scatter.",
+        ),
     ):
-        code, _, err = asdray(*command, *wrong)
-        assert (code, message in err) == (2, True)
-    assert interval()[0] == default
+        case, folder = Case("dcase2023", ("bandsaw",)), tmp_path / str(kept)
+        rows = case.clips["bandsaw", 0]
+        drop = [r for r in rows if r[1:3] == ("target", 1)][kept:]
+        case.clips["bandsaw", 0] = [r for r in rows if r not in drop]
+        case.write_truth(folder / "truth")
+        mine = case.write_system(folder / "mine")
+        code, shown, _ = asdray(
+            "official", mine, "--dcase", "dcase2023", "--ground-truth", folder / "truth", "--partial"
+        )
+        assert code == 0
+        ends = rows_of(folder / "mine_result" / official.CI95_FILE)[1][2:5]
+        assert all(ends) if kept > 1 else ends == ["", "", ""]
+        assert sentence in " ".join(shown.split()) if sentence else "Cells" not in shown
 
 
 # ----------------------------------------------------------------------------------------------- intervals
@@ -802,56 +795,65 @@ def scored(case):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dcase", ["dcase2020", "dcase2021", "dcase2023"])
-def test_the_bootstrap_equals_a_loop_over_resampled_clips(dcase):
-    sections = scored(Case(dcase, CASES[dcase]))
-    rule = get_year(dcase).score_rule
-    draws = bootstrap.official_draws(rule, sections, draws=7, seed=3)
-    weights = {}
-    for s in sections:
-        rng = bootstrap.section_generator(3, s.machine, s.section)
-        weights[s.machine, s.section] = bootstrap.draw_weights(2 * s.is_target + s.is_anomaly, 7, rng)
-    for k, found in enumerate(draws):
-        machines = {}
-        for s in sections:
-            w = weights[s.machine, s.section][:, k].astype(int)
-            domains = np.where(s.is_target, "target", "source")
-            values = metrics.section_metrics(
-                np.repeat(s.scores, w), np.repeat(s.is_anomaly, w).tolist(), np.repeat(domains, w).tolist()
-            )
-            machines.setdefault(s.machine, []).append(values)
-        per_machine = [metrics.official(rule, own) for own in machines.values()]
-        total = metrics.official_total(rule, per_machine, [len(own) for own in machines.values()])
-        assert found == pytest.approx(total, abs=1e-12)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 30).flatmap(
+        lambda n: st.tuples(arrays(float, n, elements=st.integers(0, 5).map(float)), arrays(bool, n))
+    ),
+    st.sampled_from([0.07, 0.31, 1.0]),
+)
+def test_effects_are_slopes_of_the_resampled_areas(data, p):
+    scores, y = data
+    others = np.stack([scores, -scores, np.zeros(scores.shape)])
+    areas, all_effects = metrics.area_effects(others, y, p)
+    area, effects = areas[0], all_effects[0]
+    assert (
+        np.isnan(area)
+        if metrics.auc(scores, y) is None
+        else area == pytest.approx(metrics.pauc(scores, y, p))
+    )
+    if np.isnan(area):
+        return
+    assert areas[2] == pytest.approx(0.5)
+    step = 1e-6
+    ends = [metrics.resampled_areas(scores, y, 2 + s * np.eye(y.size), p)[1] for s in (step, -step)]
+    slopes = (ends[0] - ends[1]) / step  # twice those by a weight of 2
+    for own in (y, ~y):  # constants per label do not count
+        expected = slopes[own] - slopes[own].mean()
+        assert effects[own] - effects[own].mean() == pytest.approx(expected, abs=1e-7)
 
 
-def test_resamples_keep_the_size_of_every_stratum_and_follow_the_seed():
-    strata = np.array([0] * 5 + [1] * 3 + [3] * 50)
-    weights = bootstrap.draw_weights(strata, 400, np.random.default_rng(0))
-    for value, n in ((0, 5), (1, 3), (3, 50)):
-        assert (weights[strata == value].sum(axis=0) == n).all()
-    assert weights.mean(axis=1) == pytest.approx(np.ones(58), abs=0.25)
-    # How often a clip is drawn is binomial: its variance over draws is 1 - 1/n.
-    assert weights[strata == 3].var(axis=1).mean() == pytest.approx(1 - 1 / 50, abs=0.05)
-    assert (weights == bootstrap.draw_weights(strata, 400, np.random.default_rng(0))).all()
-    one, two = (bootstrap.section_generator(0, m, 0).random() for m in ("fan", "pump"))
-    assert one != two
-
-
-def test_an_interval_does_not_depend_on_other_systems():
+def test_an_interval_does_not_depend_on_the_order_of_machines():
     case = Case("dcase2023", ("shaker", "ToyDrone"))
     sections = scored(case)
-    interval = bootstrap.official_interval("both_domains", sections, draws=200)
-    turned = bootstrap.official_interval("both_domains", sections[::-1], draws=200)
-    assert (turned.low, turned.high) == pytest.approx((interval.low, interval.high), abs=1e-14)
-    assert interval != bootstrap.official_interval("both_domains", sections, draws=200, seed=1)
+    found = interval.official_interval("both_domains", sections)
+    turned = interval.official_interval("both_domains", sections[::-1])
+    assert (turned.low, turned.high) == pytest.approx((found.low, found.high), abs=1e-14)
     perfect = [
         SectionScores(s.machine, 0, s.is_anomaly.astype(float), s.is_anomaly, s.is_target) for s in sections
     ]
-    sure = bootstrap.official_interval("both_domains", perfect, draws=50)
+    sure = interval.official_interval("both_domains", perfect)
     assert (sure.low, sure.high, sure.half_width) == (1.0, 1.0, 0.0)
     without = [SectionScores(s.machine, 0, s.scores, s.is_anomaly, s.is_anomaly & False) for s in sections]
-    assert bootstrap.official_interval("both_domains", without, draws=5) is None
+    assert interval.official_interval("both_domains", without) is None
+
+
+def test_parts_of_an_interval_add_up_and_p_agrees():
+    t = student.ppf
+    assert interval.half_width([(9, 4.0)]) == pytest.approx(2 * t(0.975, 9))
+    two = [(9, 4.0), (1, 0.01)]
+    assert interval.half_width(two) == pytest.approx(math.hypot(2 * t(0.975, 9), 0.1 * t(0.975, 1)))
+    for value in (0.3, 3.0, 30.0):
+        p = interval.p_value(value, two)
+        assert interval.half_width(two, 1 - p) == pytest.approx(value)
+        assert p == interval.p_value(-value, two)
+    assert interval.p_value(1.5, [(9, 4.0)]) == pytest.approx(2 * student.sf(0.75, 9))
+    assert interval.p_value(1.0, [(9, 0.0)]) == interval.LEAST_P
+    assert interval.p_value(0.0, [(9, 0.0)]) == 1
+    # Two equal parts have twice the degrees of freedom, less 0.3 of the gain; the smaller number counts.
+    assert interval.joined([(3, 1.0), (7, 1.0)]) == [(pytest.approx(3 + 0.7 * 3), 2)]
+    assert interval.joined([(1, 0.5), (7, 0.0)]) == [(1, 0.5)]
+    assert interval.joined([(1, 0.0)]) == []
 
 
 def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():
@@ -865,16 +867,8 @@ def test_the_interval_is_as_wide_as_the_scatter_of_new_test_sets():
         ]
 
     rng = np.random.default_rng(0)
-    once = np.ones((200, 1))
-    score = [
-        metrics.official_of_draws(
-            "both_domains", [bootstrap.term_draws("both_domains", s, once) for s in sections(rng)]
-        )[0]
-        for _ in range(300)
-    ]
-    widths = [
-        bootstrap.official_interval("both_domains", sections(rng), draws=300).half_width for _ in range(8)
-    ]
+    score = interval.score_effects("both_domains", [sections(rng) for _ in range(300)])[0]
+    widths = [interval.official_interval("both_domains", sections(rng)).half_width for _ in range(8)]
     assert np.mean(widths) == pytest.approx(1.96 * np.std(score), rel=0.15)
 
 
@@ -882,7 +876,7 @@ def test_the_official_ci95_is_the_jackknife_divided_by_n_minus_1():
     case = Case("dcase2024", ("Scanner",), seed=4)
     rows = [r for own in case.clips.values() for r in own]
     n = len(rows)
-    found = bootstrap.evaluators_ci95(scored(case), chunk=10)
+    found = interval.evaluators_ci95(scored(case), chunk=10)
     assert found == pytest.approx(brute_jackknife(case), abs=1e-15)
     textbook = []
     for more in ({}, {"max_fpr": 0.1}):

@@ -175,7 +175,7 @@ def test_all_that_is_written_of_synthetic_data_says_so(world, asdray):
         sweep,
         ("report", "tiny", "--metric", "mix_auc", *where),
         ("table", dis, "--metric", "s_auc", "--data", world.data),
-        ("compare", dis, ae, "--draws", 100, "--out", world.results / "compared.csv", *where),
+        ("compare", dis, ae, "--out", world.results / "compared.csv", *where),
         ("submit", dis, "--backend", "knn", "--out", world.results / "mine", "--data", world.data),
         ("official", world.results / "mine", "--dcase", "dcase2023", "--ground-truth", truth, "--partial"),
     ):

@@ -60,27 +60,18 @@ def official(
     partial: Annotated[
         bool, typer.Option("--partial", help="Score the rest if the ground truth lacks machines.")
     ] = False,
-    draws: Annotated[
-        int | None, typer.Option(help="Number of bootstrap draws for the interval.", show_default="2000")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.", show_default="0")] = None,
 ) -> None:
     """Score submission files as the official evaluator of the year does.
 
     Example: asdray official teams --dcase dcase2023 --ground-truth data/original/dcase2023/ground_truth
     """
     from asdray.dcase.truth import load_ground_truth
-    from asdray.evaluation import bootstrap
     from asdray.evaluation import official as evaluation
 
-    if compat and (draws, seed) != (None, None):
-        raise ValueError("--compat takes no --draws and no --seed: the official evaluator draws nothing")
-    drawn = bootstrap.check_draws(bootstrap.DRAWS if draws is None else draws, seed or 0)
     systems, empty, unfit = evaluation.find_systems(folder)
     truth = load_ground_truth(ground_truth, dcase)
     reference = evaluation.reference(truth, evaluation.kind_of_truth(truth))
-    options = {"compat": compat, "partial": partial, "draws": drawn[0], "seed": drawn[1]}
-    results, faults = evaluation.evaluate_all(systems, reference, **options)
+    results, faults = evaluation.evaluate_all(systems, reference, compat=compat, partial=partial)
     target = out or folder.absolute().parent / f"{folder.absolute().name}_result"
     paths = evaluation.write(results, target, reference, compat=compat)
     _print_results(results, reference, compat, partial)
@@ -116,6 +107,7 @@ def _print_results(
     results: Sequence[SystemResult], reference: Reference, compat: bool, partial: bool
 ) -> None:
     """Prints a row per system, for a single system a row per machine before, and notes on the scores."""
+    from asdray.evaluation.interval import on_small_cells
     from asdray.evaluation.official import SYNTHETIC
 
     year, lacking = reference.year, reference.missing
@@ -126,12 +118,10 @@ def _print_results(
     if compat and year.score_rule == "both_domains":
         print_line("ci95 as the official evaluator computes it: N - 1 times too small for N clips")
     elif not compat:
-        drawn = next((r.interval for r in results if r.interval), None)
-        how = f", {drawn.draws} draws, seed {drawn.seed}" if drawn else ""
         print_line(
-            "± and interval: 95 %, bootstrap over test clips, stratified by machine, section, domain, "
-            f"label{how}"
+            "± and interval: 95 %, over the choice of test clips within machine, section, domain, label"
         )
+        print_lines(on_small_cells(reference.fewest_clips))
     if year.score_provenance:
         print_line(year.score_provenance)
     if year.has_decisions:
@@ -313,8 +303,6 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="A CSV file for the table, with scores as fractions.")
     ] = None,
-    draws: Annotated[int, typer.Option(help="Number of bootstrap draws.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     trust_plugins: TrustPlugins = False,
     data: Data = DATA,
     results: Results = RESULTS,
@@ -339,13 +327,11 @@ def compare(
         places.data,
         backends=(backend, backend_b),
         ckpt=ckpt,
-        draws=draws,
-        seed=seed,
         code="all" if trust_plugins else "none",
     )
     console().print(rich_table(comparison))
     print_line(
-        f"interval, p: paired bootstrap over test clips and seeds, {draws} draws; A > B: its share of them"
+        "interval: 95 %, over the choice of test clips and, with several seeds, of seeds; p agrees with it"
     )
     print_lines(comparison.notes)
     if out:

@@ -1,37 +1,31 @@
 """The difference of two systems' official scores, with its confidence interval and p value.
 
-Compared are means over seeds of the official score, as in the leaderboard. A paired bootstrap draws the
-difference A - B 2,000 times:
+Compared are means over seeds of the official score, as in the leaderboard. The variance of the difference
+A - B is a sum of two parts, see `asdray.evaluation.interval`:
 
-* **Clips** are drawn with replacement within machine x section x domain x label. Both systems and all seeds
-  share each draw, so that clips that are hard for both systems cancel out. Years are drawn independently.
-* **Seeds**: n - 1 of a year's n seeds are drawn with replacement, the same seeds for dev and eval. If both
-  systems have the same seeds (*paired*), they also share the drawn seeds. n - 1, since the mean of n draws
-  from n values has only (n - 1) / n of the right variance: half of it for two seeds.
+* **Clips**: the mean covariance between trainings with different seeds, over the choice of test clips within
+  machine x section x domain x label. Both systems score the same clips, so that clips that are hard for both
+  cancel out. With one seed, the variance of this training.
+* **Seeds**: ``S^2 / n`` of n seeds, with n - 1 degrees of freedom; what is chance of one training on one clip
+  is in S. If both systems have the same seeds (*paired*), S is the standard deviation of the differences,
+  else the parts of A and B are added with the degrees of freedom of Welch and Satterthwaite.
 
-Clips and seeds are crossed (the model of each seed scores the same clips), hence drawn independently. The
-interval is the percentile interval; p is twice the share of draws on the other side of 0.
+Over all years, the parts of the years are added. The p value agrees with the interval: p <= 0.05 if and only
+if 0 is outside. ``benchmarks/intervals.py`` simulates how often equal systems have p <= 0.05.
 
-Limits: with one seed the interval covers the choice of test clips alone. Few seeds tell little about the
-spread over seeds: with two seeds the draws of a system take two values. The interaction of clips and seeds is
-drawn three times (by clips, by seeds, by both), so that intervals over several seeds are too wide, by a
-factor of at most sqrt(3). Machines and sections are fixed: the result does not extend to other machines.
+Limits: with one seed the interval covers the choice of test clips alone. Few seeds tell little: with two
+paired seeds the interval takes 12.7 standard errors of the seeds' part. Machines and sections are fixed: the
+result does not extend to other machines.
 
 Scores are fractions; clips without labels cannot be compared.
 
->>> normal, anomalous = np.arange(4.0), np.arange(4.0) + 10
+>>> labels, target = np.repeat([False, True], 4), np.tile([False, True], 4)
 >>> def clips(scores):
-...     labels = np.repeat([False, True], 4)
-...     return [SectionScores("fan", 0, np.array(scores), labels, np.tile([False, True], 4))]
->>> good, bad = clips([*normal, *anomalous]), clips([*anomalous, *normal])
->>> row, = compare([Column("dcase2023", "dev", {0: good}, {0: bad}, paired=True)], draws=100)
->>> row.a, row.share
-(1.0, 1.0)
-
-Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 (percentile interval), 15 and
-16 (tests); drawing n - 1 of n: Rao and Wu 1988, JASA 83(401); independent draws of crossed factors, and their
-error on the safe side: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), and Owen and
-Eckles 2012, Annals of Applied Statistics 6(3).
+...     return [SectionScores("fan", 0, np.array(scores), labels, target)]
+>>> good, bad = clips([0, 1, 4, 2, 3, 5, 6, 7]), clips([7, 1, 4, 2, 3, 0, 6, 5])
+>>> row, = compare([Column("dcase2023", "dev", {0: good}, {0: bad}, paired=True)])
+>>> row.low < row.difference < row.high
+True
 """
 
 from __future__ import annotations
@@ -44,9 +38,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from asdray.dcase.years import SUBSETS, ScoreRule, Subset, get_year
-from asdray.evaluation import metrics
-from asdray.evaluation.bootstrap import CONFIDENCE, DRAWS, SectionScores, official_draws, term_draws
+from asdray.dcase.years import SUBSETS, Subset, get_year
+from asdray.evaluation.interval import (
+    CONFIDENCE,
+    SectionScores,
+    clip_components,
+    clips_of_cell,
+    half_width,
+    joined,
+    p_value,
+    score_effects,
+)
 from asdray.evaluation.tables import NO_VALUE, percent
 
 if TYPE_CHECKING:
@@ -87,9 +89,8 @@ class Difference:
 
     Attributes:
         a, b: mean official score over seeds (and years).
-        low, high: 95 % interval of ``difference`` = a - b.
-        p: two-sided p value, at least 2 / (draws + 1).
-        share: share of draws with A above B; equal scores count 1/2.
+        low, high: 95 % interval of ``difference`` = a - b; None also if a cell has a single clip.
+        p: two-sided p value, at least `interval.LEAST_P`; None without an interval.
         seeds_a, seeds_b: number of seeds; of several years the smallest.
     """
 
@@ -101,7 +102,6 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
-    share: float | None
     seeds_a: int
     seeds_b: int
     paired: bool
@@ -110,70 +110,80 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _ColumnDraws:
-    """The mean official scores of both systems in one column, and in each of its draws, (draws,)."""
+class _Parts:
+    """The mean official scores of both systems in one column, and the parts of their difference's variance.
+
+    Attributes:
+        clips: (N,) the part of every clip.
+        counts: (N,) the number of clips in each clip's cell.
+        seeds: (degrees of freedom, variance) of every system with several seeds, of pairs together.
+    """
 
     a: float
     b: float
-    draws_a: NDArray[np.float64]
-    draws_b: NDArray[np.float64]
+    clips: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    seeds: tuple[tuple[float, float], ...]
 
 
-def compare(columns: Sequence[Column], draws: int = DRAWS, seed: int = 0) -> list[Difference]:
-    """The difference A - B of every column, then of the means over years of subsets with several years.
-
-    Args:
-        seed: seed of the draws; the same seed and columns give the same digits.
-    """
-    drawn = [_draw(column, draws, seed) for column in columns]
-    rows = [_difference(c.dcase, c.subset, [c], [d]) for c, d in zip(columns, drawn, strict=True)]
+def compare(columns: Sequence[Column]) -> list[Difference]:
+    """The difference A - B of every column, then of the means over years of subsets with several years."""
+    parts = [_parts(column) for column in columns]
+    rows = [_difference(c.dcase, c.subset, [c], [own]) for c, own in zip(columns, parts, strict=True)]
     for subset in SUBSETS:
         at = [i for i, column in enumerate(columns) if column.subset == subset]
         if len(at) > 1:
-            rows.append(_difference(ALL_YEARS, subset, [columns[i] for i in at], [drawn[i] for i in at]))
+            rows.append(_difference(ALL_YEARS, subset, [columns[i] for i in at], [parts[i] for i in at]))
     return rows
 
 
-def seed_picks(n: int, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of the seeds in each draw, in [0, n): (draws, n - 1), or (draws, 1) for a single seed."""
-    return rng.integers(n, size=(draws, max(1, n - 1)))
+def _parts(column: Column) -> _Parts:
+    rule = get_year(column.dcase).score_rule
+    scores, effects = (
+        np.split(found, [len(column.a)])
+        for found in score_effects(rule, [*column.a.values(), *column.b.values()])
+    )
+    if column.paired:
+        clips = _between_seeds(effects[0] - effects[1])
+        seeds = _seeds(scores[0] - scores[1])
+    else:
+        shared = effects[0].mean(axis=0) * effects[1].mean(axis=0)
+        clips = _between_seeds(effects[0]) + _between_seeds(effects[1]) - 2 * shared
+        seeds = (*_seeds(scores[0]), *_seeds(scores[1]))
+    counts = clips_of_cell(next(iter(column.a.values())))
+    return _Parts(float(scores[0].mean()), float(scores[1].mean()), clips, counts, seeds)
 
 
-def _draw(column: Column, draws: int, seed: int) -> _ColumnDraws:
-    """The bootstrap of one column."""
-    year = get_year(column.dcase)
-    rng = np.random.default_rng([seed, year.year])
-    picks_a = seed_picks(len(column.a), draws, rng)
-    picks_b = picks_a if column.paired else seed_picks(len(column.b), draws, rng)
-    # `official_draws` derives the draws of a section from its name and this seed: the same draws for all
-    # trials of a year, which pairs the trials, and other draws for other years.
-    of_year = 10_000 * seed + year.year
-    points, means = [], []
-    for trials, picks in ((column.a, picks_a), (column.b, picks_b)):
-        scores = [official_draws(year.score_rule, sections, draws, of_year) for sections in trials.values()]
-        means.append(np.take_along_axis(np.stack(scores), picks.T, axis=0).mean(axis=0))
-        points.append(float(np.mean([_official(year.score_rule, s) for s in trials.values()])))
-    return _ColumnDraws(points[0], points[1], means[0], means[1])
+def _between_seeds(effects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of every clip in the mean covariance of two seeds, (N,); of one seed in its variance.
+
+    Args:
+        effects: (seeds, N).
+    """
+    n = len(effects)
+    own = (effects**2).sum(axis=0)
+    return own if n == 1 else (effects.sum(axis=0) ** 2 - own) / (n * (n - 1))
 
 
-def _official(score_rule: ScoreRule, sections: Sequence[SectionScores]) -> float:
-    """The official score of a trial, NaN if missing."""
-    machines: dict[str, list[NDArray[np.float64]]] = {}
-    for section in sections:
-        ones = np.ones((section.scores.size, 1))
-        machines.setdefault(section.machine, []).append(term_draws(score_rule, section, ones))
-    return float(metrics.official_of_draws(score_rule, [np.concatenate(m) for m in machines.values()])[0])
+def _seeds(scores: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
+    """The degrees of freedom and the variance of the mean of scores, unless there is one score only."""
+    n = len(scores)
+    return ((n - 1, float(scores.var(ddof=1)) / n),) if n > 1 else ()
 
 
-def _difference(
-    dcase: str, subset: Subset, columns: Sequence[Column], drawn: Sequence[_ColumnDraws]
-) -> Difference:
-    a, b = (float(np.mean([getattr(d, side) for d in drawn])) for side in "ab")
-    d = np.mean([one.draws_a - one.draws_b for one in drawn], axis=0)
-    known = bool(np.isfinite([a, b]).all() and np.isfinite(d).all())
-    tail = (1 - CONFIDENCE) / 2
-    low, high = map(float, np.quantile(d, [tail, 1 - tail])) if known else (None, None)
-    other_side = min(int((d <= 0).sum()), int((d >= 0).sum()))
+def _difference(dcase: str, subset: Subset, columns: Sequence[Column], parts: Sequence[_Parts]) -> Difference:
+    a, b = (float(np.mean([getattr(own, side) for own in parts])) for side in "ab")
+    low = high = p = None
+    if np.isfinite(a - b):
+        clips = np.concatenate([own.clips for own in parts]) / len(parts) ** 2
+        seeds = [(freedom, v / len(parts) ** 2) for own in parts for freedom, v in own.seeds]
+        components = [
+            *clip_components(clips, np.concatenate([own.counts for own in parts])),
+            *joined(seeds),
+        ]
+        half = half_width(components)
+        if np.isfinite(half):
+            low, high, p = a - b - half, a - b + half, p_value(a - b, components)
     return Difference(
         dcase=dcase,
         subset=subset,
@@ -182,8 +192,7 @@ def _difference(
         difference=a - b if np.isfinite(a - b) else None,
         low=low,
         high=high,
-        p=min(1.0, 2 * (other_side + 1) / (d.size + 1)) if known else None,
-        share=float(np.mean((d > 0) + (d == 0) / 2)) if known else None,
+        p=p,
         seeds_a=min(len(c.a) for c in columns),
         seeds_b=min(len(c.b) for c in columns),
         paired=all(c.paired for c in columns),
@@ -213,18 +222,16 @@ class Comparison:
     dataset: str
     label_source: str
     rows: tuple[Difference, ...]
-    draws: int
-    seed: int
     notes: tuple[str, ...] = ()
 
 
 def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row per `Difference`, in fractions, with systems, backends, draws and data of the comparison."""
+    """One row per `Difference`, in fractions, with systems, backends and data of the comparison."""
     head: dict[str, str] = {}
     for side, system, backend in zip("ab", comparison.systems, comparison.backends, strict=True):
         head |= {f"system_{side}": system, f"backend_{side}": backend}
     head["checkpoint"] = comparison.checkpoint
-    tail = {name: getattr(comparison, name) for name in ("draws", "seed", "dataset", "label_source")}
+    tail = {name: getattr(comparison, name) for name in ("dataset", "label_source")}
     columns = [*head, *(f.name for f in fields(Difference)), *tail]
     return pd.DataFrame([head | asdict(row) | tail for row in comparison.rows], columns=columns)
 
@@ -239,7 +246,7 @@ def rich_table(comparison: Comparison) -> Table:
     table = Table(title="\n".join(title), title_justify="left")
     for name in ("year", "subset"):
         table.add_column(name)
-    for name in ("A", "B", "A - B", f"{100 * CONFIDENCE:.0f} % interval", "p", "A > B", "seeds", "clips"):
+    for name in ("A", "B", "A - B", f"{100 * CONFIDENCE:.0f} % interval", "p", "seeds", "clips"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
         interval = NO_VALUE if row.low is None else f"{_signed(row.low)} … {_signed(row.high)}"
@@ -251,7 +258,6 @@ def rich_table(comparison: Comparison) -> Table:
             _signed(row.difference),
             interval,
             NO_VALUE if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else f"{row.p:.1g}",
-            NO_VALUE if row.share is None else f"{100 * row.share:.1f} %",
             f"{row.seeds_a} paired" if row.paired else f"{row.seeds_a} and {row.seeds_b}",
             f"{row.clips:,}",
         )

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -188,6 +188,66 @@ def resampled_areas(
     return area, 0.5 * (1 + (partial - lowest) / (max_fpr - lowest))
 
 
+def area_effects(
+    scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`pauc` (`auc` with p = 1) of K systems and the effects of clips: its derivatives by the clips' weights.
+
+    The weights of all anomalies, and of all normal clips, have fixed sums: effects count up to a constant per
+    label. An anomaly with the share u of normal clips above it has the area ``max(p - u, 0)``, whose mean is
+    the area below the ROC; a normal clip lowers the area of the anomalies below it.
+
+    Args:
+        scores: (K, N) float, finite.
+        is_anomaly: (N,) bool, of the same clips.
+
+    Returns:
+        The areas, (K,), and the effects, (K, N); NaN without anomalies or without normal clips.
+
+    Source: DeLong et al. 1988, Biometrics 44(3), whose placement values these are for p = 1.
+    """
+    s, y = np.asarray(scores, dtype=np.float64), np.asarray(is_anomaly)
+    for row in s:
+        _checked(row, y)
+    n_anomaly, n_normal = np.sum(y), np.sum(~y)
+    if not n_anomaly or not n_normal:
+        return np.full(len(s), np.nan), np.full(s.shape, np.nan)
+    order = np.argsort(-s, axis=1, kind="stable")
+    rows = np.arange(len(s))[:, None]
+    s, y = s[rows, order], y[order]
+    first, end = _ties(s)
+    normal, anomalous = _sums(~y), _sums(y)
+    above = normal[rows, first] / n_normal
+    width = (normal[rows, end] - normal[rows, first]) / n_normal
+    # The share of a group's normal clips that lies below p; within a group the ROC is a straight line.
+    inside = np.where(width > 0, np.clip((max_fpr - above) / np.maximum(width, EPS), 0, 1), above < max_fpr)
+    areas = inside * (max_fpr - above) - inside**2 * width / 2
+    below = _sums(y * inside)
+    losses = below[:, -1:] - below[rows, end]
+    losses += (anomalous[rows, end] - anomalous[rows, first]) * inside**2 / 2
+    lowest = max_fpr**2 / 2
+    scale = 0.5 / (max_fpr - lowest)
+    effects = np.empty(s.shape)
+    effects[rows, order] = scale * np.where(y, areas / n_anomaly, -losses / (n_anomaly * n_normal))
+    return 0.5 + scale * ((y * areas).sum(axis=1) / n_anomaly - lowest), effects
+
+
+def _sums(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The sums of the values before every place of (K, N) rows, and of all, (K, N + 1)."""
+    sums = np.zeros((values.shape[0], values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _ties(s: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first place of the group of equal values of every place in sorted rows, and the place after it."""
+    places, new = np.arange(s.shape[1]), np.ones((s.shape[0], s.shape[1] + 1), dtype=bool)
+    np.not_equal(s[:, 1:], s[:, :-1], out=new[:, 1:-1])
+    first = np.maximum.accumulate(np.where(new[:, :-1], places, 0), axis=1)
+    ends = np.where(new[:, 1:], places + 1, s.shape[1])
+    return first, np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+
+
 def decision_metrics(
     decisions: ArrayLike, is_anomaly: ArrayLike
 ) -> tuple[float | None, float | None, float | None]:
@@ -315,18 +375,6 @@ def official_total(
     if score_rule == "machine_mean":
         return arithmetic_mean(machine_values)
     return harmonic_mean(machine_values, weights=list(n_sections))
-
-
-def official_of_draws(score_rule: ScoreRule, machines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The official scores of a year in D draws, (D,): `official_total` of `official`, vectorised.
-
-    Args:
-        machines: the terms of every machine, each (T, D).
-    """
-    if score_rule == "machine_mean":
-        return np.mean([terms.mean(axis=0) for terms in machines], axis=0)
-    everything = np.concatenate(machines)
-    return len(everything) / (1 / np.maximum(everything, EPS)).sum(axis=0)
 
 
 # ------------------------------------------------------------------------------------------- one machine

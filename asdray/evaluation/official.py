@@ -15,8 +15,8 @@ harmonic means of each domain, 99 rows; the first versions of that evaluator wro
 
 Two faults of the official evaluators are corrected unless ``compat`` is set:
 
-* ``official score ci95`` (since 2022) is half the width of the bootstrap interval of the official score. The
-  original value is about a thousand times too small, see `bootstrap.evaluators_ci95`.
+* ``official score ci95`` (since 2022) is half the width of the interval of the official score. The
+  original value is about a thousand times too small, see `interval.evaluators_ci95`.
 * ``source harmonic mean`` and ``target harmonic mean`` of a machine in 2022 average the sections of that
   domain. The original splits the list of 3 source and 3 target values after the first value.
 
@@ -53,8 +53,7 @@ from asdray.dcase.names import is_clutter
 from asdray.dcase.truth import GroundTruth
 from asdray.dcase.years import Year, get_year
 from asdray.evaluation import metrics, submission
-from asdray.evaluation.bootstrap import (
-    DRAWS,
+from asdray.evaluation.interval import (
     Interval,
     SectionScores,
     evaluators_ci95,
@@ -94,6 +93,12 @@ class Reference:
     parts: Mapping[Part, tuple[str, ...]]
     labelled: Mapping[Key, str]
     dataset: str
+
+    @property
+    def fewest_clips(self) -> int:
+        """The number of clips in the smallest cell of machine, section, domain and label."""
+        counts = [np.bincount(2 * s.is_target + s.is_anomaly) for s in self.sections]
+        return min(int(count[count > 0].min()) for count in counts)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -300,14 +305,12 @@ def evaluate(
     *,
     compat: bool = False,
     partial: bool = False,
-    draws: int = DRAWS,
-    seed: int = 0,
 ) -> SystemResult:
     """Reads and evaluates one system.
 
     Args:
         compat: compute like the official evaluators: ``ci95`` with the faults of 2022-2024 (see
-            `bootstrap.evaluators_ci95`), no ``ci95`` before, no interval; implies ``partial``.
+            `interval.evaluators_ci95`), no ``ci95`` before, no interval; implies ``partial``.
         partial: score the machines and sections of an incomplete ground truth.
 
     Raises:
@@ -326,7 +329,7 @@ def evaluate(
         for truth, clips in zip(against.sections, scored, strict=True)
     )
     counts = compat or partial or not against.missing
-    interval = official_interval(year.score_rule, scored, draws, seed) if counts and not compat else None
+    interval = official_interval(year.score_rule, scored) if counts and not compat else None
     if compat:
         ci95 = evaluators_ci95(scored) if year.score_rule == "both_domains" else None
     else:
@@ -445,10 +448,10 @@ def write(results: Sequence[SystemResult], folder: Path, against: Reference, *, 
     if year.score_rule == "both_domains":
         tables |= _team_tables(results, year)
     if not compat:
-        header: Row = ["System", "official score", "ci95", "low", "high", "draws", "seed", "dataset"]
+        header: Row = ["System", "official score", "ci95", "low", "high", "dataset"]
         tables[CI95_FILE] = [header]
         for r in results:
-            ends = astuple(r.interval) if r.interval else (None,) * 4
+            ends = astuple(r.interval) if r.interval else (None,) * 2
             tables[CI95_FILE].append([r.name, r.official, r.ci95, *ends, against.dataset])
     texts = {name: csv_text(rows) for name, rows in tables.items()}
     if compat and against.dataset == "synthetic":

@@ -21,9 +21,9 @@ from asdray.config.system_names import system_names
 from asdray.config.trial import Trial
 from asdray.dcase import manifest
 from asdray.dcase.years import SUBSETS, Subset, get_year
-from asdray.evaluation.bootstrap import DRAWS, SectionScores, check_draws
 from asdray.evaluation.compare import Column, Comparison
 from asdray.evaluation.compare import compare as compare_columns
+from asdray.evaluation.interval import SectionScores, clips_of_cell, half_width, on_small_cells
 from asdray.evaluation.tables import backend_labels, one_dataset
 from asdray.stages.evaluate import read_scores
 from asdray.stages.steps import Snapshot, TrialFiles
@@ -76,15 +76,13 @@ def compare(
     *,
     backends: tuple[str | None, str | None] = (None, None),
     ckpt: str = "last",
-    draws: int = DRAWS,
-    seed: int = 0,
     code: Code = "none",
 ) -> Comparison:
     """Compares two systems over their common years, machines and seeds.
 
     ::
 
-        found = compare(("dis_baseline", "ae_baseline"), Path("results"), Path("data"), seed=1)
+        found = compare(("dis_baseline", "ae_baseline"), Path("results"), Path("data"))
         print(asdray.evaluation.compare.frame(found))
 
     A trial counts if the backend has scored all its machines. In a year without common seeds, or if a
@@ -97,11 +95,10 @@ def compare(
         code: the plugins of the trials that may run, see `asdray.stages.trial_json.read_trial`.
 
     Raises:
-        ValueError: invalid draws; an unknown system or backend; nothing in common; missing data or labels;
-            synthetic beside official data.
+        ValueError: an unknown system or backend; nothing in common; missing data or labels; synthetic
+            beside official data.
     """
     check_checkpoint(ckpt)
-    check_draws(draws, seed)
     folders, asked = zip(*map(_addressed, names, backends, (results, results)), strict=True)
     found = [_load(of_one, data, ckpt, code) for of_one in folders]
     chosen = _choose_both(found, names, asked, ckpt)
@@ -112,12 +109,10 @@ def compare(
         parts.add_year(of_year, chosen, ckpt)
     if not parts.columns:
         raise ValueError(f"{names[0]} and {names[1]} cannot be compared. {' '.join(parts.notes)}")
-    return _comparison(parts, sides, chosen, ckpt, draws, seed)
+    return _comparison(parts, sides, chosen, ckpt)
 
 
-def _comparison(
-    parts: _Comparable, sides: Sequence[Trials], chosen: Sequence[str], ckpt: str, draws: int, seed: int
-) -> Comparison:
+def _comparison(parts: _Comparable, sides: Sequence[Trials], chosen: Sequence[str], ckpt: str) -> Comparison:
     """The comparison of A and B by their common parts."""
     columns = sorted(parts.columns, key=lambda c: (SUBSETS.index(c.subset), c.dcase))
     first = [next(iter(side.values())) for side in sides]
@@ -129,9 +124,7 @@ def _comparison(
         checkpoint=ckpt,
         dataset=one_dataset(parts.kinds),
         label_source="+".join(sorted(parts.label_sources)),
-        rows=tuple(compare_columns(columns, draws, seed)),
-        draws=draws,
-        seed=seed,
+        rows=tuple(compare_columns(columns)),
         notes=(*parts.notes, *_limits(columns, first)),
     )
 
@@ -188,12 +181,25 @@ def _limits(columns: Sequence[Column], first: Sequence[_Scored]) -> list[str]:
     if counts and min(counts) == 1:
         notes.append("One seed: the interval covers the choice of test clips alone, not that of the seed.")
     elif counts and min(counts) < 5:
-        notes.append(f"{min(counts)} seeds: what the interval says of the spread over seeds is rough.")
+        notes.append(_few_seeds(min(counts), all(column.paired for column in columns)))
+    cells = min(int(clips_of_cell(trial).min()) for c in columns for trial in c.a.values())
+    notes += on_small_cells(cells)
     return notes + [
         f"{side}: attributes and domains of test clips were classes, too (frontend.labels: asdkit)."
         for side, one in zip(SIDES, first, strict=True)
         if one.trial.system.frontend.classes_from == "train+test"
     ]
+
+
+def _few_seeds(n: int, paired: bool) -> str:
+    """A sentence on how little n seeds tell."""
+    errors = half_width([(n - 1, 1.0)])
+    upto = "" if paired else "up to "
+    little = ": only differences far beyond the spread over seeds can be told from chance" if n == 2 else ""
+    return (
+        f"{n} seeds: the interval takes {upto}{errors:.1f} standard errors of the mean over seeds, many "
+        f"seeds take 2.0{little}. More seeds shorten the interval."
+    )
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _compare(runner: Runner, part: str) -> None:
     """Adds the printed comparison of the first system of each recipe, and its CSV file."""
     names = sorted(path.name for path in (runner.root / part / "trials" / "dcase2023").iterdir())
     dis, ae = (next(n for n in names if n.startswith(recipe)) for recipe in ("dis_baseline", "ae_baseline"))
-    options = ("--backend", "knn", "--backend-b", "recon", "--draws", 300)
+    options = ("--backend", "knn", "--backend-b", "recon")
     out = ("--out", runner.root / part / "compared.csv")
     runner.text(
         f"{part}/compared.txt", runner.asdray("compare", dis, ae, *options, *out, *runner.places(part))
@@ -282,7 +282,7 @@ def _submit(runner: Runner, part: str, dcase: str, backends: Mapping[str, str]) 
         runner.asdray("submit", trial, "--backend", backends[recipe], *out)
     truth = runner.root / "data" / "original" / dcase / "ground_truth"
     where = ("official", teams, "--dcase", dcase, "--ground-truth", truth)
-    runner.asdray(*where, "--partial", "--draws", 100)
+    runner.asdray(*where, "--partial")
     if dcase == "dcase2022":
         runner.asdray(*where, "--compat", "--out", runner.root / part / f"compat-{dcase}")
 
