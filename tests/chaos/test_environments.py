@@ -125,6 +125,7 @@ def test_data_of_a_group_are_read_where_they_are(data, tmp_path, place):
     [
         ("--nproc=100:100", 1, "`ulimit -u` is 100, which leaves"),
         ("--as=3000000000", 1, "`ulimit -v` is 3.0 GB"),
+        ("--as=8000000000", 0, ""),
     ],
 )
 def test_limits_of_processes_are_kept_or_named(data, tmp_path, place, limit, code, says):
