@@ -17,6 +17,7 @@ from asdray.config.backend import Knn, backend_id
 from asdray.config.base import canonical
 from asdray.config.frontend import RawSpec
 from asdray.config.system import System
+from asdray.config.system_names import short_values
 from asdray.config.train import HoldOut, Train
 from asdray.config.trial import Trial
 from asdray.dcase.format import format_dataset
@@ -82,6 +83,8 @@ def test_the_option_changes_no_hash_of_systems_without_it():
         {"source": 0.1, "target": 0.5}, {"source": 0.1, "target": 0.1},
     )  # fmt: skip
     assert len({system.id for system in (DIS, *both)}) == 3
+    shares = [None, 0.1, {"source": 0.1, "target": 0.5}]
+    assert short_values(shares) == ["null", "0.1", "(source=0.1,target=0.5)"]
     for share in (0, 1, -0.1, {"target": 1.5}, {"sauce": 0.1}):
         with pytest.raises(ValueError, match="hold_out"):
             holding_out(DIS, share)

@@ -165,6 +165,7 @@ def _text(value: Any, others: Sequence[Any]) -> str:
     if isinstance(value, Mapping):
         same = [o for o in others if isinstance(o, Mapping) and o.get("name") == value.get("name")]
         varied = [key for key in value if any(key not in o or o[key] != value[key] for o in same)]
+        varied = varied if varied or "name" in value else list(value)  # nothing else names the object
         inner = ",".join(f"{key}={_text(value[key], [o.get(key) for o in same])}" for key in varied)
         return f"{value.get('name', '')}({inner})" if inner else str(value.get("name", "{}"))
     if isinstance(value, list | tuple):
