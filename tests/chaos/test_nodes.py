@@ -67,11 +67,9 @@ def cluster(networks, tmp_path_factory):
 
 @pytest.fixture
 def struck(cluster, networks, data, reference, tmp_path):
+    """A sweep on two new nodes, which end with the test as every program that a test has started."""
     for ip in networks.ips[1:]:
-        if ip in cluster.nodes and cluster.nodes[ip].poll() is not None:
-            cluster.kill(ip)  # on a busy machine Ray gave up a node that nothing had struck
-        if ip not in cluster.nodes:
-            cluster.add(ip)
+        cluster.add(ip)
     renames = Path(cluster.env["RENAMES"])
     renames.write_text("")
     more = ("--no-dashboard", "--address", cluster.address)
@@ -79,6 +77,9 @@ def struck(cluster, networks, data, reference, tmp_path):
     struck = Struck(World(data, tmp_path / "results"), reference, more, prefix, FEW, cluster.env)
     yield struck
     struck.end()
+    for ip in networks.ips[1:]:
+        if ip in cluster.nodes:
+            cluster.kill(ip)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
