@@ -245,7 +245,7 @@ def official_interval(score_rule: ScoreRule, sections: Sequence[SectionScores]) 
 
 
 def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 32) -> float | None:
-    """The ``official score ci95`` of the evaluators of 2022-2025, which is not an interval of that score.
+    """The ``official score ci95`` of the evaluators of 2022-2024, which is not an interval of that score.
 
     It is the mean of the jackknife half-widths of AUC and pAUC over one pool of all N clips of all machines:
     ``t(0.975, N - 1) sqrt(sum (theta_i - mean)^2 / (N (N - 1)))`` over leave-one-out values theta_i. It has
@@ -258,7 +258,7 @@ def evaluators_ci95(sections: Sequence[SectionScores], chunk: int = 32) -> float
     Returns:
         None if an AUC has no value.
 
-    Source: the official evaluators of 2022-2025.
+    Source: the official evaluators of 2022-2024.
     """
     from scipy.stats import t
 
