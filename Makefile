@@ -6,6 +6,7 @@ DEMO := --data demo/data --results demo/results
 # TORCH=cpu: PyTorch's own build without CUDA, and none of CUDA's packages. Without TORCH no line is empty, so none is left out.
 LEFT_OUT := $(if $(filter cpu,$(TORCH)),^(nvidia-|cuda-|triton==),^$$)
 BACKEND := $(if $(filter cpu,$(TORCH)),--torch-backend cpu)
+UNREACHED := $(if $(BACKEND),PyTorch without CUDA has an index of its own. Where that cannot be reached: make install)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint type check format options lock audit perf chaos chaos-slurm fuzz soak benchmark docs clean
@@ -23,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	grep -vE '$(LEFT_OUT)' requirements.lock > .venv/requirements.txt
 	@echo "installing $$(grep -c == .venv/requirements.txt) packages into .venv: two to four minutes without output ..."
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode $(BACKEND) -r .venv/requirements.txt || \
-		{ $(if $(TORCH),echo "PyTorch without CUDA has an index of its own. Where it cannot be reached: make install, without TORCH";) exit 1; }
+		{ echo "$(UNREACHED)"; exit 1; }
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps -e .
 	touch $@
 
