@@ -537,7 +537,7 @@ def test_a_class_without_clips_gives_empty_cells(asdray, tmp_path):
 
 @pytest.mark.parametrize("case", ["dcase2021", "dcase2023"], indirect=True)
 def test_false_alarms_are_the_share_of_normal_clips_with_the_decision_anomaly(case, tmp_path):
-    for section in results_of(case, tmp_path, draws=20).sections:
+    for section in results_of(case, tmp_path).sections:
         rows = case.clips[section.machine, section.section]
         for initial, domain in (("s", "source"), ("t", "target")):
             normal = [r for r in rows if r[1] == domain and not r[2]]

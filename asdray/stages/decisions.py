@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from asdray import damage
 from asdray.config.backend import Backend, backend_id
+from asdray.config.system import System
 from asdray.dcase import manifest
 from asdray.dcase.years import get_year
 from asdray.evaluation.decisions import (
@@ -24,7 +28,7 @@ from asdray.evaluation.decisions import (
     mean_of,
     measured,
 )
-from asdray.stages.held_out import normals
+from asdray.stages.held_out import new_to
 from asdray.stages.steps import Snapshot, TrialFiles
 
 
@@ -54,6 +58,21 @@ class Decided:
     def expected(self) -> dict[str, float]:
         """Domain -> the false-alarm rate that `normals` promise."""
         return expected_rates(self.limits, self.normals)
+
+
+def normals(
+    system: System, clips: Sequence[str], section: Sequence[int], domain: Sequence[str], scores: ArrayLike
+) -> Normals:
+    """What the thresholds of a machine are made of: its held-out clips, or all training clips if none are.
+
+    Args:
+        clips: keys of the machine's N training clips.
+        section, domain, scores: of the same clips.
+    """
+    out = new_to(system, clips, section, domain)
+    chosen = [i for i, clip in enumerate(clips) if clip in out or not out]
+    values = np.asarray(scores, dtype=np.float64)[chosen]
+    return Normals(values, [domain[i] for i in chosen], held_out=bool(out))
 
 
 def read_scores(files: TrialFiles, machine: str, ckpt: str, backend: Backend) -> list[dict[str, Any]]:

@@ -16,11 +16,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from asdray.config.system import System
-from asdray.evaluation.decisions import Normals
 
 if TYPE_CHECKING:
     from asdray.audio.batches import Clips
@@ -45,21 +41,6 @@ def held_out(shares: Mapping[str, float], clips: Sequence[str], groups: Sequence
         n = min(max(1, round(shares[group[-1]] * len(members))), len(members) - 1)
         found += sorted(members, key=lambda clip: hashlib.sha256(clip.encode()).digest())[:n]
     return frozenset(found)
-
-
-def normals(
-    system: System, clips: Sequence[str], section: Sequence[int], domain: Sequence[str], scores: ArrayLike
-) -> Normals:
-    """What the thresholds of a machine are made of: its held-out clips, or all training clips if none are.
-
-    Args:
-        clips: keys of the machine's N training clips.
-        section, domain, scores: of the same clips.
-    """
-    out = new_to(system, clips, section, domain)
-    chosen = [i for i, clip in enumerate(clips) if clip in out or not out]
-    values = np.asarray(scores, dtype=np.float64)[chosen]
-    return Normals(values, [domain[i] for i in chosen], held_out=bool(out))
 
 
 def new_to(

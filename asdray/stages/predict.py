@@ -31,8 +31,8 @@ from asdray.dcase.wav import read_header
 from asdray.dcase.years import SAMPLE_RATE, get_year, nearest
 from asdray.evaluation.decisions import limits_of
 from asdray.evaluation.tables import TRANSDUCTIVE_MARK, backend_labels
+from asdray.stages.decisions import normals
 from asdray.stages.extract import SPLITS, Extract, TrainedFrontend, read_extract
-from asdray.stages.held_out import normals
 from asdray.stages.score import sections_and_domains
 from asdray.stages.steps import Snapshot, TrialFiles, why_not
 from asdray.stages.trial_json import read_trial
