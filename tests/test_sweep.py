@@ -209,7 +209,9 @@ def test_one_deleted_file_costs_only_its_stage_a_backend_only_scores_and_plots_c
     (victim,) = world.results.glob("trials/dcase2023/dis_baseline-*/seed0/output/last/fan/scores/*.parquet")
     content = victim.read_bytes()
     victim.unlink()
-    more = {**TWO, "backends": ["knn", {"name": "knn", "metric": "euclidean"}], "umap": {}}
+    one_by_one = {**ONE_BY_ONE, "umap": ONE_BY_ONE["train"]}  # each worker with a UMAP compiles for a minute
+    backends = ["knn", {"name": "knn", "metric": "euclidean"}]
+    more = {**TWO, "backends": backends, "umap": {}, "resources": one_by_one}
     _, events = world.sweep(**more)
     assert victim.read_bytes() == content
     pictures = list(world.results.glob("trials/*/*/*/output/last/*/umap/umap.png"))
