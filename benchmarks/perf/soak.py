@@ -175,7 +175,7 @@ def left_behind(soak: Soak, folders: set[Path]) -> list[str]:
     """Processes and folders of the sweep that are still there, ten seconds after its end at the latest."""
     left: list[str] = []
     for _ in range(20):
-        new = set(Path(tempfile.gettempdir()).glob("asdray-*")) - folders
+        new = set(Path(tempfile.gettempdir()).glob("asdray-????")) - folders
         left = [*map(_name, soak.processes()), *map(str, new)]
         if not left:
             break
@@ -191,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         root = Path(folder)
         runs.make_data(root / "data", ["fan"], 4, 4, 1)
-        folders = set(Path(tempfile.gettempdir()).glob("asdray-*"))
+        folders = set(Path(tempfile.gettempdir()).glob("asdray-????"))
         soak, begin = Soak(root, trials), time.perf_counter()
         for number, until in enumerate([trials // 3, 2 * trials // 3, None]):
             soak.start(number, until)
