@@ -80,7 +80,7 @@ def _install(requirement: object) -> str:
 def _processors() -> Iterator[Finding]:
     usable, quota = limits.affinity(), limits.cpu_quota()
     if quota is not None and quota < usable:
-        text = f"{limits.cpus()} CPUs are used: there are {usable}, of which this container may use {quota:g}"
+        text = f"CPUs used: {limits.cpus()}; there are {usable}, of which this container may use {quota:g}"
         yield Finding("note" if quota < 1 else "ok", text)
     else:
         yield Finding("ok", f"{usable} of {os.cpu_count() or 1} CPUs")

@@ -93,8 +93,8 @@ def read_scores(files: TrialFiles, machine: str, ckpt: str, backend: Backend) ->
 def decide(files: TrialFiles, machine: str, rows: Sequence[dict[str, Any]], quantile: float) -> Decided:
     """The thresholds of a machine, and what its decisions need.
 
-    A domain has a threshold of its own where the year tells the domain of every test clip, which are held out
-    clips' alone (`asdray.evaluation.decisions.limits_of`).
+    A domain has a threshold of its own if clips are held out and the year tells the domain of every test clip
+    (`asdray.evaluation.decisions.limits_of`).
 
     Args:
         rows: see `read_scores`.
