@@ -76,6 +76,7 @@ class Clips:
         self._samples = [np.asarray(pack.samples) for pack in packs]  # a plain view slices faster
         computed = channel in ("mean", "difference") or self._samples[0].dtype == np.float32
         self._dtype = np.dtype(np.float32 if computed else np.int16)
+        self._page_locked = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,6 +87,12 @@ class Clips:
         chosen.keys = tuple(self.keys[i] for i in index)
         chosen.lengths, chosen._first, chosen._pack = self.lengths[at], self._first[at], self._pack[at]
         return chosen
+
+    def for_copies(self, device: torch.device) -> Clips:
+        """The same clips; for a GPU, `gather` fills page-locked memory, which is copied without a wait."""
+        same = copy.copy(self)
+        same._page_locked = device.type == "cuda"
+        return same
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +122,8 @@ class Clips:
             ``(B, n_samples)``: ``int16`` for one microphone; ``float32`` with full scale 1 for other
             channels, of which mean and difference are exact. See `asdray.audio.features.to_float`.
         """
-        batch = np.empty((len(index), n_samples), dtype=self._dtype)
+        gathered = self._memory(len(index), n_samples)
+        batch = gathered.numpy()
         firsts = np.zeros(len(index), dtype=np.int64) if starts is None else starts
         alive.sign()
         # One block copy per stretch of audio: far cheaper than indexing sample by sample.
@@ -133,7 +141,14 @@ class Clips:
                 if self._padding == "zero":
                     row[filled:] = 0
                     break
-        return torch.from_numpy(batch)
+        return gathered
+
+    def _memory(self, *shape: int) -> Tensor:
+        """A tensor in the form of `gather`, without values."""
+        if not self._page_locked:
+            return torch.from_numpy(np.empty(shape, dtype=self._dtype))
+        kind = torch.int16 if self._dtype == np.int16 else torch.float32
+        return torch.empty(shape, dtype=kind, pin_memory=True)
 
     def _mono(self, samples: np.ndarray) -> np.ndarray:
         """``(n, channels)`` of a pack -> ``(n,)`` in the form of `gather`."""
@@ -149,6 +164,10 @@ _CHUNK = 1 << 24
 
 class DeviceClips(Clips):
     """Clips on a device, copied once: `gather` then moves no audio between devices."""
+
+    def for_copies(self, device: torch.device) -> DeviceClips:
+        """The clips themselves, which are never copied again."""
+        return self
 
     def __init__(self, clips: Clips, device: torch.device) -> None:
         self.keys, self.lengths = clips.keys, clips.lengths

@@ -246,6 +246,11 @@ class EncoderBranch(Config):
         return NETWORKS[self.network].n_layers if self.layer == "last" else self.layer
 
     @property
+    def drops_blocks(self) -> bool:
+        """True if training leaves blocks out at random."""
+        return not isinstance(self.tune, NoTuning) and self.dropout == "published"
+
+    @property
     def embeddings(self) -> dict[str, Any]:
         """Names of the further embeddings, each with its pooling."""
         return {f"L{self.layer_number}_{pooling.label}": pooling for pooling in self.poolings}

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from asdray.config.audio import Audio
 from asdray.config.backend import Backend
 from asdray.config.base import Config, digest
+from asdray.config.branch import EncoderBranch
 from asdray.config.files import validate
 from asdray.config.frontend import Frontend
 from asdray.config.recipe_files import read_recipe
@@ -52,6 +53,14 @@ class System(Config):
             raise ValueError(
                 f"train.early_stopping needs held-out data, but {self.frontend.label} holds none out: set "
                 "frontend.validation, such as 0.1 (autoencoder and discriminative have the option)"
+            )
+        if self.train.cuda_graphs and any(
+            isinstance(branch, EncoderBranch) and branch.drops_blocks
+            for branch in getattr(self.frontend, "branches", ())
+        ):
+            raise ValueError(
+                "train.cuda_graphs would leave out the same blocks of the encoder in every step: set "
+                "dropout: none in its branch, or leave cuda_graphs out"
             )
         if self.audio.channel != "near" and get_year(dcase).channels == 1:
             stereo = ", ".join(name for name, year in YEARS.items() if year.channels > 1)

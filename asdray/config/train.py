@@ -247,7 +247,19 @@ class Train(Config):
     each, or a share per domain: decision thresholds are made of their scores. The names of the clips decide
     which ones, not the seed. Null for none: thresholds are of all training clips."""
 
+    compile: bool = False
+    """If true, PyTorch's compiler joins operations of the loss and of its gradient to fewer kernels, after
+    about a minute per unit and size of batch; last digits differ. Meant for GPUs; a CPU needs a C++
+    compiler."""
+    cuda_graphs: bool = False
+    """If true, forward and backward pass of the full batches are recorded on a GPU as a CUDA graph and
+    replayed, for small networks whose kernels end before Python starts the next one. A CPU computes as
+    without. Not with ``accumulate``, nor where the CPU draws numbers while an encoder learns (``layerdrop``
+    of ``dropout: published``)."""
+
     later: ClassVar = {
+        "compile": False,
+        "cuda_graphs": False,
         "precision": "fp32",
         "steps": None,
         "accumulate": 1,
@@ -283,6 +295,11 @@ class Train(Config):
             raise ValueError(f"groups match {twice!r} twice: join both groups")
         if self.steps:
             warmup_steps(self.schedule, self.steps)
+        if self.cuda_graphs and self.accumulate > 1:
+            raise ValueError(
+                f"cuda_graphs records the gradient of one batch per step, but accumulate is "
+                f"{self.accumulate}: choose accumulate: 1, or leave cuda_graphs out"
+            )
         return self
 
     @property

@@ -58,6 +58,7 @@ class VectorBatches:
     n_frames: int
     batch_size: int
     items = "vectors"
+    independent = True
 
     def __post_init__(self) -> None:
         self._batches = split(len(self.starts), self.batch_size)

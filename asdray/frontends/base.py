@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asdray.audio.batches import Clips
 from asdray.audio.features import to_float
 from asdray.config.plugin_fault import in_words, wrong
+from asdray.frontends.recorded import arriving
 
 if TYPE_CHECKING:
     from asdray.config.frontend import FrontendConfig
@@ -27,6 +28,9 @@ class TrainingData(Protocol):
     Attributes:
         items: the noun for the elements of a batch, ``clips`` or ``vectors``.
         sizes: the number of items in every batch of an epoch.
+
+    A class may have ``independent = True``: its batches depend on nothing that training changes. A GPU then
+    gets them while the steps before still compute, see `asdray.frontends.recorded.arriving`.
     """
 
     items: str
@@ -170,13 +174,18 @@ def extract_all(
         The tensors of ``extract``, ``(N, ...)``, in the order of ``clips``.
     """
     lengths = np.full(len(clips), n_samples) if n_samples else np.maximum(clips.lengths, frontend.shortest)
+    source = clips.for_copies(device)
+
+    def batches() -> Iterator[tuple[NDArray[np.integer], Tensor]]:
+        for length in np.unique(lengths):
+            (same,) = np.nonzero(lengths == length)
+            for start in range(0, len(same), batch_size):
+                index = same[start : start + batch_size]
+                yield index, source.gather(index, int(length))
+
     found = _Rows(len(clips))
-    for length in np.unique(lengths):
-        (same,) = np.nonzero(lengths == length)
-        for start in range(0, len(same), batch_size):
-            index = same[start : start + batch_size]
-            waves = to_float(clips.gather(index, int(length)).to(device))
-            found.add(index, extracted(frontend, waves, config))
+    for index, samples in arriving(batches(), device):
+        found.add(index, extracted(frontend, to_float(samples), config))
     return found.all()
 
 

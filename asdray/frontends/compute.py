@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -50,6 +51,18 @@ def precision(name: str, device: torch.device) -> torch.autocast:
     weights, gradients of weights and spectra stay in float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
+
+
+COMPILER = "inductor"
+"""The compiler that `compiled` uses, of those that torch knows."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(work: Callable[P, R]) -> Callable[P, R]:
+    """``work``, compiled at its first call for the shapes of its tensors, and again for other shapes."""
+    return torch.compile(work, dynamic=False, backend=COMPILER)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -238,6 +238,7 @@ class ClipBatches:
     head_classes: np.ndarray | None = None
     noises: np.ndarray | None = None
     items = "clips"
+    independent = True
 
     def __post_init__(self) -> None:
         self._batches = split(len(self.trained), self.batch_size)
@@ -389,6 +390,7 @@ class DiscriminativeFrontend(FrontendModule):
         device = next((one.device for one in values), torch.device("cpu"))  # a plugin's may have no weights
         if device.type == "cuda" and clips.nbytes < torch.cuda.mem_get_info(device)[0] * _GPU_SHARE:
             clips = clips.on(device)
+        clips = clips.for_copies(device)
         head_classes = np.stack(of_heads, axis=1) if of_heads else None
         n_clips = len(classes)  # clips of noise are behind these
         held_out = np.zeros(n_clips, dtype=bool)

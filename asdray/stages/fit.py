@@ -31,6 +31,7 @@ from asdray.audio.batches import generator, torch_seed
 from asdray.config.plugin_fault import in_words, wrong
 from asdray.frontends import compute
 from asdray.frontends.checkpoint import AVERAGED, PREFIX, interned, write
+from asdray.frontends.recorded import RecordedPass, arriving
 from asdray.full_disk import storage_fault_named
 from asdray.stages.optimiser import AveragedWeights, Plan, build_optimiser, build_schedule
 
@@ -76,6 +77,8 @@ class _Training(pl.LightningModule):
         self._options = run.training.trial.system.train
         decay = self._options.ema
         self._averages = AveragedWeights(run.frontend, decay) if decay is not None else None
+        self._loss_of = compute.compiled(run.frontend.loss) if self._options.compile else run.frontend.loss
+        self._recorded: RecordedPass | None = None
         self._losses: list[Tensor] = []
         self._rate = 0.0
         self._began = 0.0
@@ -116,18 +119,32 @@ class _Training(pl.LightningModule):
             self._check_size(batch, done)
             if plan.begins_step(done):
                 optimizer.zero_grad()
-            loss = self._loss(batch)
-            if not loss.requires_grad:
-                what, fix = "a number that depends on no weight", "compute it with torch alone"
-                raise self._wrong(self.frontend.loss, what, "a loss with a gradient", fix)
-            del batch  # room for the backward pass
-            (loss if plan.accumulate == 1 else loss * plan.share(done)).backward()
+            if recorded := self._recording_of(batch):
+                loss = recorded(batch)
+            else:
+                loss = self._loss(batch)
+                self._check_gradient(loss)
+                del batch  # room for the backward pass
+                (loss if plan.accumulate == 1 else loss * plan.share(done)).backward()
             if plan.ends_step(done):
                 self._step(optimizer)
             self._losses.append(loss.detach())
             alive.sign()
         if len(self._losses) < n_batches:
             raise self._wrong_batches(f"{len(self._losses)} batches", f"{len(plan.sizes)} batches")
+
+    def _recording_of(self, batch: Any) -> RecordedPass | None:
+        """With ``cuda_graphs`` the recorded passes, if the batch has the shape of the training's first."""
+        if self._options.cuda_graphs and self._recorded is None:
+            there = move_data_to_device(batch, self._run.device)
+            self._recorded = RecordedPass(self.frontend, self._loss, there)
+        return self._recorded if self._recorded is not None and self._recorded.fits(batch) else None
+
+    def _check_gradient(self, loss: Tensor) -> None:
+        """Raises ValueError for a loss that no weight can learn from."""
+        if not loss.requires_grad:
+            what, fix = "a number that depends on no weight", "compute it with torch alone"
+            raise self._wrong(self.frontend.loss, what, "a loss with a gradient", fix)
 
     def _check_size(self, batch: Any, done: int) -> None:
         """Raises ValueError for a batch beyond ``sizes``, or of another size."""
@@ -160,11 +177,11 @@ class _Training(pl.LightningModule):
         if not isinstance(found, Iterable):
             fix = "yield the batches, or return a list of them"
             raise self._wrong(getattr(self._run.data, method), repr(found), "batches", fix)
-        return found
+        return arriving(found, self._run.device) if getattr(self._run.data, "independent", False) else found
 
     def _loss(self, batch: Any) -> Tensor:
         with compute.precision(self._options.precision, self._run.device):
-            loss: Any = self.frontend.loss(move_data_to_device(batch, self._run.device))
+            loss: Any = self._loss_of(move_data_to_device(batch, self._run.device))
         if not isinstance(loss, Tensor) or loss.shape:
             fix = "return the mean over the items of the batch, as torch computes it"
             raise self._wrong(self.frontend.loss, in_words(loss), "a tensor of shape ()", fix)
