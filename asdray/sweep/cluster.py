@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asdray.config.sweep import Need, Resources
+from asdray.sweep.fork_server import Imports
 from asdray.sweep.local_ray import keep_sigterm_handler, local_ray
 from asdray.sweep.nodes import why_refused
 
@@ -54,6 +55,8 @@ RAY_ENV = {
     # Trainings take all CPUs, and with them all places for idle workers: Ray would kill a worker that has
     # imported and compiled everything after a second without a task.
     "RAY_idle_worker_killing_time_threshold_ms": "300000",
+    # A worker that waits for no task in particular would have neither the modules for training nor for tasks.
+    "RAY_prestart_worker_first_driver": "0",
     # Below Ray's default of 15, which trainings on the CPU keep: tasks go before trainings.
     "RAY_worker_niceness": "10",
     # A job's own runtime_env (`ray job submit --runtime-env-json ...`) is kept, except for the threads.
@@ -62,6 +65,9 @@ RAY_ENV = {
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets for the command of a job."""
+
+FORK_SECONDS = 2.0
+"""`Cluster.worker_seconds` of forks: Ray's part of the start, and UMAP's code from Numba's cache."""
 
 MOST_READY = 8
 """Largest number of workers per node that get ready for tasks during trainings; each takes a gigabyte."""
@@ -77,6 +83,8 @@ class Cluster:
         metrics: address of the metrics of the driver's node.
         dashboard_fault: the reason if the dashboard was asked for and did not start.
         node: Ray's id of the driver's node.
+        worker_seconds: time that a new worker needs before its first task: a start of Python, and imports of
+            torch, scikit-learn and UMAP, or a fork that has these.
     """
 
     nodes: tuple[tuple[float, float], ...]
@@ -84,6 +92,7 @@ class Cluster:
     metrics: str | None = None
     dashboard_fault: str | None = None
     node: str = ""
+    worker_seconds: float = 10.0
 
     @property
     def cpus(self) -> float:
@@ -212,24 +221,27 @@ def which_ray(asked: str | None, environment: Mapping[str, str]) -> tuple[str | 
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
+def ray_session(address: str | None, dashboard: bool, imports: Imports | None = None) -> Iterator[Cluster]:
     """Context with a new Ray, or with the Ray at ``address``, left running afterwards.
 
     Without an address the session never joins another Ray on the same machine.
+
+    Args:
+        imports: modules that the workers of a new Ray are to have, see `asdray.sweep.fork_server`.
 
     Raises:
         TimeoutError: Ray does not start in time, or has lost its nodes meanwhile.
     """
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
-    import ray
-
+    if not address:
+        os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
     # Ray starts other processes for seconds: meanwhile this process imports what the driver needs next.
     preloading = threading.Thread(target=_preload, daemon=True)
     preloading.start()
-    if not address:
-        os.environ.update(WORKER_ENV)  # inherited by the workers, which costs less than a runtime_env
-    with _joined(address) if address else local_ray(dashboard) as (context, fault):
+    with _joined(address) if address else local_ray(dashboard, imports) as (context, fault):
+        import ray
+
         preloading.join()
         gc.collect()
         gc.freeze()  # imported modules stay: no later collection looks at them
@@ -244,6 +256,7 @@ def ray_session(address: str | None, dashboard: bool) -> Iterator[Cluster]:
                 metrics=_metrics_address(),
                 dashboard_fault=fault,
                 node=ray.get_runtime_context().get_node_id(),
+                **({} if address or imports is None else {"worker_seconds": FORK_SECONDS}),
             )
         finally:
             gc.unfreeze()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
 from asdray.sweep.events import Event, event_of, failed, key_of
 from asdray.sweep.jobs import Job, TrialRun
+from asdray.sweep.outputs import preload_report
 from asdray.sweep.ray_loss import RayWatch
 from asdray.sweep.search import SearchRun
 from asdray.sweep.stop import Stop
@@ -76,7 +78,14 @@ class Driver:
         self._worker_extracts = self._needs["train"].gpu > 0 and self._needs["extract"].gpu == 0
         """True if the worker of a training also extracts, even for a trial that is already trained."""
         running = sweep_run.folder.running
-        self._pool = TaskPool(self._needs, sweep_run.places, self._sweep.umap, running, self._task_lost)
+        self._pool = TaskPool(
+            self._needs,
+            sweep_run.places,
+            self._sweep.umap,
+            running,
+            cluster.worker_seconds,
+            self._task_lost,
+        )
         self._watch = Watch(
             sweep_run.folder,
             self._sweep.stall_after,
@@ -86,6 +95,8 @@ class Driver:
         )
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tune: TuneThread | None = None
+        self._warm = False
+        """True once workers for tasks are warmed up."""
         self._ray = RayWatch()
 
     def _most_threads(self) -> int:
@@ -106,7 +117,7 @@ class Driver:
             self._announce(joined)
             self._choose_phases()
             self._tune = self._make_tune()
-            self._warm_up()
+            self._set_slots()
             self._begin()
             self._loop()
         except BaseException:
@@ -189,17 +200,24 @@ class Driver:
         trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
         return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
 
-    def _warm_up(self) -> None:
-        """Sets the numbers of trainings and tasks that run at once, and warms up workers for tasks."""
+    def _set_slots(self) -> None:
+        """Sets the numbers of trainings and tasks that run at once."""
         cpus, slots = self._cluster.cpus, self._tune.slots if self._tune else 1
         self._sweep_run.progress.set_slots(slots, cpus // 2, cpus)
-        if self._tune:
-            searching = self._search is not None and not self._search.exhausted
-            asked = [run.left for run in self._runs if run.asked]
-            tasks = None if searching else sum(len(left.machines) + len(left.umaps) for left in asked)
-            waiting = searching or len(self._in_phase("queued")) > slots
-            modules = sorted({name for run in self._runs for name in run.trial.system.frontend.modules})
-            self._pool.warm_up(*self._cluster.workers(tasks, waiting), modules)
+
+    def _warm_up(self) -> None:
+        """Warms up workers for tasks, once as many trainings as fit have workers of their own."""
+        queued, training = self._in_phase("queued"), self._in_phase("training")
+        if self._warm or not self._tune or (queued and len(training) < self._tune.slots):
+            return
+        self._warm = True
+        searching = self._search is not None and not self._search.exhausted
+        asked = [run.left for run in self._runs if run.asked]
+        tasks = None if searching else sum(len(left.machines) + len(left.umaps) for left in asked)
+        modules = sorted({name for run in self._runs for name in run.trial.system.frontend.modules})
+        self._pool.warm_up(*self._cluster.workers(tasks, searching or bool(queued)), modules)
+        if self._sweep.report:  # while nothing else is to be done here
+            threading.Thread(target=preload_report, daemon=True).start()
 
     def _in_phase(self, phase: str) -> list[TrialRun]:
         return [run for run in self._runs if run.phase == phase]
@@ -251,6 +269,7 @@ class Driver:
         match kind:
             case "start":
                 run.phase = "training"
+                self._warm_up()
             case "waiting":
                 self._view.line(
                     f"waiting for another process that trains {run.trial.title} {unit_title(value)}"

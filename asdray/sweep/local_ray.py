@@ -15,14 +15,17 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from asdray import limits, temporary
+from asdray.sweep.fork_server import ForkServer, Imports
 
 STARTS = 3
 """Number of attempts to start Ray on a busy machine."""
@@ -43,24 +46,44 @@ _LONGEST_TMPDIR = 60
 
 
 @contextlib.contextmanager
-def local_ray(dashboard: bool) -> Iterator[tuple[Any, str | None]]:
+def local_ray(dashboard: bool, imports: Imports | None = None) -> Iterator[tuple[Any, str | None]]:
     """Context with a new Ray: Ray's own context, and the reason if the dashboard did not start.
+
+    Args:
+        imports: modules of the fork server of which the workers are forks; None: Ray starts its workers.
 
     Raises:
         TimeoutError: no attempt succeeded.
         LimitError: too few threads or too little address space are left, see `asdray.limits`.
             Or no folder for temporary files can be written.
     """
-    import ray
-
     if short := limits.shortage():
         raise limits.LimitError(short)
-    with private_folder() as folder, _environment(_private_environment(folder)):
+    with private_folder() as folder:
         _leave_deleted_folder(folder)
-        try:
-            yield _start(dashboard, folder / "r")
-        finally:
-            ray.shutdown()
+        # Before Ray itself is imported, which takes half a second.
+        with _fork_server(folder / "f", imports) as asked_by_ray, _environment(_private_environment(folder)):
+            import ray
+
+            try:
+                with asked_by_ray():
+                    context = _start(dashboard, folder / "r")
+                yield context
+            finally:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _fork_server(path: Path, imports: Imports | None) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Context with a fork server at ``path``: the context in which a Ray that starts will ask it."""
+    if imports is None or sys.platform != "linux":  # elsewhere the system's libraries do not bear a fork
+        yield contextlib.nullcontext
+        return
+    server = ForkServer(path, imports)
+    try:
+        yield server.asked_by_ray
+    finally:
+        server.close()
 
 
 # -------------------------------------------------------------------------------------------- folders
@@ -144,8 +167,8 @@ def _remove(folder: Path, seconds: float = 30.0) -> None:
     while True:
         for path in folder.iterdir():
             if path.name != _LOCK:
-                if path.is_symlink():  # a TMPDIR that is too long for sockets
-                    path.unlink()
+                if path.is_symlink() or not path.is_dir():  # a TMPDIR too long for sockets; a socket
+                    path.unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
         if {path.name for path in folder.iterdir()} <= {_LOCK}:
             shutil.rmtree(folder, ignore_errors=True)

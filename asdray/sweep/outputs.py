@@ -203,6 +203,14 @@ def _write_report(content: Content) -> None:
             notes.tell(f"{content.folder.root}: {things} not written ({type(error).__name__}: {error})")
 
 
+def preload_report() -> None:
+    """Imports the modules of the report, which take two seconds."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import scipy.stats  # noqa: F401
+
+    from asdray.report import page, pictures  # noqa: F401
+
+
 def write_metric(
     sweep: Sweep, jobs: Sequence[Job], places: Places, metric: str, *, rank_by: str | None = None
 ) -> Leaderboard:

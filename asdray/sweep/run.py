@@ -190,14 +190,17 @@ def _work(sweep_run: SweepRun, options: RunOptions) -> None:
 def _run_on_ray(sweep_run: SweepRun, options: RunOptions) -> None:
     """Starts or joins Ray, and completes the trials there until no work is left or a stop is asked for."""
     from asdray.sweep.cluster import ray_session, which_ray
+    from asdray.sweep.fork_server import Imports
     from asdray.sweep.stop import stop_on_signals
 
     with stop_on_signals(options.stop_at, options.ends_process) as stop, contextlib.ExitStack() as stack:
         cluster = None
         address, line = which_ray(options.address, os.environ)
         sweep_run.view.line(line)
+        systems = [run.trial.system for run in sweep_run.runs]
+        imports = Imports.of(systems, umap=bool(sweep_run.sweep.umap))
         try:
-            cluster = stack.enter_context(ray_session(address, options.dashboard))
+            cluster = stack.enter_context(ray_session(address, options.dashboard, imports))
         except Exception:
             if not stop.asked:  # else the signal may have ended processes of the Ray that started
                 raise

@@ -24,9 +24,6 @@ from asdray.sweep import signs
 from asdray.sweep.events import Event, attempt, event_of, failed
 from asdray.sweep.jobs import TrialRun
 
-COLD_SECONDS = 10.0
-"""Time that a new worker needs before its first task: start, and imports of torch, scikit-learn and UMAP."""
-
 NODES_SECONDS = 10.0
 """Age at which the list of nodes, from which a task's node is chosen, is read again."""
 
@@ -198,6 +195,7 @@ class TaskPool:
 
     Args:
         running: folder for signs of life, see `asdray.sweep.signs`.
+        worker_seconds: see `asdray.sweep.cluster.Cluster`.
         on_loss: called with a task that lost its worker and is queued again, and the reason.
     """
 
@@ -207,10 +205,12 @@ class TaskPool:
         places: Places,
         umap: Umap | Literal[False],
         running: Path,
+        worker_seconds: float,
         on_loss: Callable[[Task, str], None],
     ) -> None:
         self._places = places
         self._running_folder = running
+        self._worker_seconds = worker_seconds
         self._on_loss = on_loss
         self._umap = umap
         self._device = "cuda" if needs["extract"].gpu else "cpu"
@@ -288,7 +288,7 @@ class TaskPool:
             return True
         oldest = max((time.monotonic() - begun for _, begun, _ in self._running.values()), default=0.0)
         usual = max(oldest, self._seconds / self._ended if self._ended else 0.0)
-        return len(self._waiting) * usual / self._workers > COLD_SECONDS
+        return len(self._waiting) * usual / self._workers > self._worker_seconds
 
     def _submit(self, task: Task) -> None:
         job = task.run.job
