@@ -79,10 +79,15 @@ class RecordedPass:
             parameter.grad = gradient
         return self._result.clone()
 
+    @property
+    def inputs(self) -> Any:
+        """The batch that a replay reads: at first the one that was recorded."""
+        return tree_unflatten(self._inputs, self._form)
+
     def _pass(self) -> Tensor:
         for parameter in self._parameters:
             parameter.grad = None
-        loss = self._loss(tree_unflatten(self._inputs, self._form))
+        loss = self._loss(self.inputs)
         loss.backward()
         return loss.detach()
 

@@ -113,9 +113,9 @@ def autoencoder_frontend() -> AutoencoderFrontend:
 
 
 def clip_batches(
-    clips: Clips, seconds: float, batch_size: int, device: torch.device
+    clips: Clips, seconds: float, batch_size: int, device: torch.device | None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Endless training batches gathered from ``clips``, on the host or on a device."""
+    """Endless training batches gathered from ``clips``, on a device; None: where they are gathered."""
     rng = np.random.default_rng(0)
     n_samples = int(seconds * RATE)
     classes = rng.integers(0, N_CLASSES, len(clips))
@@ -129,7 +129,7 @@ def clip_batches(
             partner, share = draw_mixup(rng, batch_size, 0.5)
             drawn = (classes[index], partner, share)
             samples = clips.gather(index, n_samples, starts[index])
-            yield tuple(t.to(device) for t in (samples, *map(torch.from_numpy, drawn)))
+            yield tuple(t.to(device or t.device) for t in (samples, *map(torch.from_numpy, drawn)))
 
 
 def stacked_batches(

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from typing import Any
 
 import numpy as np
 import steps
@@ -44,6 +45,19 @@ N_CLASSES = 187  # of 2023
 TARGETS = ("q", "v", "qkv")  # of these each network has its own
 
 
+def lora_network(name: str, rank: int = 64) -> Any:
+    """An encoder with random weights, in evaluation mode; with LoRA of a rank above 0."""
+    network = encoders.build(name).to_empty(device="cpu")
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            nn.init.normal_(tensor, std=0.02)
+    network.requires_grad_(False)
+    layers = [layer for name, layer in network.targets.items() if name in TARGETS]
+    for block in network.stack if rank else ():
+        add_lora(block, layers, rank=rank, alpha=8.0, dropout=0.0)
+    return network
+
+
 class Step(nn.Module):
     """A tuned encoder with head, loss, optimiser and one batch.
 
@@ -54,14 +68,7 @@ class Step(nn.Module):
 
     def __init__(self, network: str, samples: Tensor, precision: str) -> None:
         super().__init__()
-        self.network = encoders.build(network).to_empty(device="cpu")
-        for tensor in self.network.state_dict().values():
-            if tensor.is_floating_point():
-                nn.init.normal_(tensor, std=0.02)
-        self.network.requires_grad_(False)
-        layers = [layer for name, layer in self.network.targets.items() if name in TARGETS]
-        for block in self.network.stack:
-            add_lora(block, layers, rank=64, alpha=8.0, dropout=0.0)
+        self.network = lora_network(network)
         self.network.train()
         self.layer = len(self.network.stack)
         self.head = AttentiveStatistics(self.network.width)
