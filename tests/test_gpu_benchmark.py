@@ -127,3 +127,59 @@ def test_limits_count_what_a_layer_computes(module):
     convolved = gpu_steps.Work.of(lambda: torch.nn.functional.conv2d(image, kernel))
     assert convolved.convolved == convolved.flops == 2 * 2 * 4 * 3 * 9 * 36
     assert convolved.limits(2, speed, "fp32")["products"] == pytest.approx(2 * 2e6 / convolved.flops)
+
+
+# ------------------------------------------------------------------------------------- a sweep on one GPU
+
+
+def test_the_time_of_a_sweep_is_that_from_its_first_epoch_to_its_last(module, tmp_path):
+    sweep = module("gpu_sweep")
+    with pytest.raises(ValueError, match="no training ended"):
+        sweep.span(tmp_path)
+    for trial, seconds, end in (("a", (2.0, 3.0), 1000.0), ("b", (1.0, 1.0), 1010.0)):
+        model = tmp_path / "trials" / "dcase2023" / "system" / trial / "model" / "all"
+        (model / "checkpoints").mkdir(parents=True)
+        (model / "checkpoints" / "last.ckpt").touch()
+        os.utime(model / "checkpoints" / "last.ckpt", (end, end))
+        lines = ["epoch,loss,seconds", *(f"{i},0.5,{s}" for i, s in enumerate(seconds, 1))]
+        (model / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert sweep.span(tmp_path) == (995.0, 1010.0, 2)
+
+
+def test_quarters_of_a_gpu_or_of_all_cpus_are_reserved(module):
+    sweep = module("gpu_sweep")
+    cpus = len(os.sched_getaffinity(0))
+    assert sweep.resources("quarters", 1) == {"train": {"gpu": 0.25, "cpu": 1}}
+    assert sweep.resources("one", 1) == {"train": {"gpu": 1.0, "cpu": 1}}
+    assert sweep.resources("one", 0) == {"train": {"gpu": 0, "cpu": cpus}}
+    assert sweep.resources("auto", 1) == "auto"
+
+
+def test_the_load_between_two_times_is_sampled(module, tmp_path, monkeypatch):
+    """Of all CPUs, and of a GPU: here by a command that writes as nvidia-smi does."""
+    sweep = module("gpu_sweep")
+    load = sweep.Load(0)
+    began = time.time()
+    while time.time() < began + 1:
+        pass
+    load.end()
+    assert 0 < load.mean(began, time.time()) <= 1
+    assert load.mean(0, 1) is None
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\necho 40; echo '[N/A]'; echo 80; exec sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    load = sweep.Load(1)
+    while len(load.samples) < 2:
+        time.sleep(0.01)
+    load.end()
+    assert load.mean(began, time.time()) == pytest.approx(0.6)
+
+
+def test_the_wheels_to_gather_are_locked():
+    script = (PERF / "gpu_sweep.sh").read_text()
+    subprocess.run(["bash", "-n", PERF / "gpu_sweep.sh"], check=True)
+    names = script.partition('wheels=${WHEELS:-"')[2].partition('"')[0].split()
+    lock = (PERF.parent.parent / "requirements.lock").read_text().lower()
+    assert "ray" in names
+    assert [name for name in names if f"\n{name}==" not in f"\n{lock}"] == []
