@@ -239,19 +239,50 @@ def test_results_in_the_copy_of_a_job_are_refused(monkeypatch, tmp_path):
 def test_what_tune_writes_of_each_trial_does_not_hold_the_names_of_all():
     from ray import cloudpickle
 
-    from asdray.sweep.tune import _Names
+    from asdray.sweep.tune import Part, _Work
 
     system = load_recipe("dis_baseline").system
     trials = [
         Trial("dcase2023", "dis_baseline", system, i, ("fan",), "dis_baseline lr=1") for i in range(1000)
     ]
-    names = _Names(enumerate(trials))
-    sent = cloudpickle.dumps(lambda index: f"train {names[index]}")
-    asked = SimpleNamespace(config={"job": 7})
+    names = _Work({i: Part(i, trial, number=int(i == 8)) for i, trial in enumerate(trials)})
+    sent = cloudpickle.dumps(lambda index: f"train {names[index].trial}")
+    asked = SimpleNamespace(config={"work": 7})
     assert names.shown(asked) == "train dis_baseline lr=1 dcase2023 seed7"
     assert names.folder(asked) == f"dis_baseline-{system.id}-dcase2023-seed7"
+    assert names.shown(SimpleNamespace(config={"work": 8})).endswith("seed8, part 2")
+    assert names.folder(SimpleNamespace(config={"work": 8})).endswith("seed8-2")
     assert len(sent) < 5000
     assert len(str(names.shown)) < 200, "Tune makes this text once per trial"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "seeds", "slots", "expected"),
+    [
+        ("ae_baseline", 1, 2, [["fan", "pump"], ["slider", "valve"], ["gearbox", "bearing"], ["ToyCar"]]),
+        ("ae_baseline", 4, 2, [["fan", "pump", "slider", "valve", "gearbox", "bearing", "ToyCar"]] * 4),
+        (
+            "ae_baseline",
+            1,
+            64,
+            [["fan"], ["pump"], ["slider"], ["valve"], ["gearbox"], ["bearing"], ["ToyCar"]],
+        ),
+        ("ae_baseline", 1, 1, [["fan", "pump", "slider", "valve", "gearbox", "bearing", "ToyCar"]]),
+        ("dis_baseline", 1, 8, [["fan", "pump", "slider", "valve", "gearbox", "bearing", "ToyCar"]]),
+        ("raw_spec", 1, 8, [["fan", "pump", "slider", "valve", "gearbox", "bearing", "ToyCar"]]),
+    ],
+)
+def test_trials_in_parts(recipe, seeds, slots, expected):
+    from asdray.sweep.tune import in_parts
+
+    machines = ("fan", "pump", "slider", "valve", "gearbox", "bearing", "ToyCar")
+    system = load_recipe(recipe).system
+    trials = {7 + seed: Trial("dcase2023", recipe, system, seed, machines) for seed in range(seeds)}
+    parts = in_parts(trials, slots)
+    assert {m for part in parts for m in part.trial.machines} == {*machines}
+    assert [sorted(p.trial.machines) for p in parts] == [sorted(m) for m in expected]
+    assert [p.index for p in parts] == sorted(p.index for p in parts)
+    assert {p.trial.name for p in parts} == {trial.name for trial in trials.values()}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def play(sweep, places, dataset, monkeypatch):
     studies = Studies(sweep, places, {DCASE: dataset}, "test", write=True)
     sample = studies.ask()
     (trial,) = studies.trials(sample)
-    config = {"job": 0, "assignment": Assignment(trial, sample.name)}
+    config = {"assignment": Assignment(trial, sample.name)}
     training_worker.train_job(config, {}, WorkerOptions(places, ("last",), judge=judge))
     (verdict,) = [r["judged"] for r in reports if "judged" in r]
     assert verdict["reason"] is None

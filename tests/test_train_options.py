@@ -619,7 +619,7 @@ def test_later_trainings_of_a_sweep_begin_with_the_batch_that_fitted(bands, tmp_
         reports: list[dict[str, Any]] = []
         monkeypatch.setattr(training_worker.tune, "report", reports.append)
         training_worker.train_job(
-            {"job": 0}, {0: of.trial}, training_worker.WorkerOptions(places, ("last",), **options)
+            {"work": 0}, {0: of.trial}, training_worker.WorkerOptions(places, ("last",), **options)
         )
         for event in [event for report in reports for event in report.get("events", ())]:
             assert event["status"] == "done", event

@@ -28,7 +28,7 @@ class RawSpec(FrontendConfig):
 
     learns: ClassVar[bool] = False
     has_one_seed: ClassVar[bool] = True
-    modules: ClassVar[tuple[str, ...]] = ()
+    modules: ClassVar[tuple[str, ...]] = (*FrontendConfig.modules, "asdray.frontends.raw")
 
 
 class Precomputed(FrontendConfig):

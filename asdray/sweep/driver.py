@@ -180,7 +180,7 @@ class Driver:
         sweep, folder = self._sweep, self._sweep_run.folder
         folder.tune_logs.mkdir(parents=True, exist_ok=True)
         extractions = (
-            (run.index, event["checkpoint"], event["machine"])
+            (run.trial.name, event["checkpoint"], event["machine"])
             for run in self._runs
             for event in run.failures
             if event["stage"] == "extract"
@@ -198,7 +198,10 @@ class Driver:
             signs=folder.running,
         )
         trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
-        return TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
+        tune = TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
+        for index, parts in tune.parts.items():
+            self._runs[index].parts = parts
+        return tune
 
     def _set_slots(self) -> None:
         """Sets the numbers of trainings and tasks that run at once."""
@@ -207,15 +210,16 @@ class Driver:
 
     def _warm_up(self) -> None:
         """Warms up workers for tasks, once as many trainings as fit have workers of their own."""
-        queued, training = self._in_phase("queued"), self._in_phase("training")
-        if self._warm or not self._tune or (queued and len(training) < self._tune.slots):
+        unstarted = sum(run.parts - run.parts_begun for run in self._runs if run.in_training)
+        at_work = sum(run.parts_begun - run.parts_ended for run in self._runs if run.in_training)
+        if self._warm or not self._tune or (unstarted > 0 and at_work < self._tune.slots):
             return
         self._warm = True
         searching = self._search is not None and not self._search.exhausted
         asked = [run.left for run in self._runs if run.asked]
         tasks = None if searching else sum(len(left.machines) + len(left.umaps) for left in asked)
         modules = sorted({name for run in self._runs for name in run.trial.system.frontend.modules})
-        self._pool.warm_up(*self._cluster.workers(tasks, searching or bool(queued)), modules)
+        self._pool.warm_up(*self._cluster.workers(tasks, searching or unstarted > 0), modules)
         if self._sweep.report:  # while nothing else is to be done here
             threading.Thread(target=preload_report, daemon=True).start()
 
@@ -268,7 +272,7 @@ class Driver:
         """Handles one piece of news about a trial."""
         match kind:
             case "start":
-                run.phase = "training"
+                run.phase, run.parts_begun = "training", run.parts_begun + 1
                 self._warm_up()
             case "waiting":
                 self._view.line(
@@ -278,7 +282,7 @@ class Driver:
                 self._view.source_epoch(value)
                 self._watch.took("train", value["seconds"])
             case "epoch":
-                run.progress = value
+                run.progress[value["unit"]] = value
                 self._sweep_run.trackers.epoch(run.job)
                 unit, seconds, epochs = value["unit"], value["seconds"], value["epochs"]
                 self._sweep_run.estimator.epoch_ended(run.index, unit, seconds, epochs)
@@ -290,14 +294,15 @@ class Driver:
             case "stopped" if self._search:
                 self._stopped_early(run)
             case "lost":
+                run.parts_begun -= 1  # until its other worker begins
                 why = f"{value}{self._watch.last_words(run.trial)}"
                 self._warn(f"lost the worker of {run.trial.title} ({why}): the training goes on in another")
             case "error":
                 reason = f"{value}{self._watch.last_words(run.trial)}"
                 self._sweep_run.record(run, failed(event_of(run.trial, "train"), reason))
-                self._training_ended(run)
+                self._part_ended(run)
             case _:  # complete, or stopped with the whole sweep
-                self._training_ended(run)
+                self._part_ended(run)
 
     def _tune_ended(self, error: BaseException | None) -> None:
         """Handles the end of Tune; trials without a result failed, since Tune reported nothing about them."""
@@ -306,6 +311,7 @@ class Driver:
             self._view.line(f"training ended: {error}", "red")
         for run in self._runs:
             if run.in_training or run.phase == "suggested":
+                run.parts_ended = run.parts - 1
                 self._handle("error", run, f"training ended without a result: {error}")
 
     def _stage_ended(self, run: TrialRun, event: Event) -> None:
@@ -339,8 +345,14 @@ class Driver:
         if event["status"] == "done" and not event["found"] and event["stage"] != "train":
             self._watch.took(event["stage"], event["seconds"])
 
+    def _part_ended(self, run: TrialRun) -> None:
+        """Handles the end of a Tune trial, which trained a trial or a part of it."""
+        run.parts_ended += 1
+        if run.parts_ended >= run.parts:
+            self._training_ended(run)
+
     def _training_ended(self, run: TrialRun) -> None:
-        """Handles the end of a trial's Tune trial."""
+        """Handles the end of a trial's training."""
         run.training_ended()
         if run.judged:
             self._tell_search(run, stopped=False)

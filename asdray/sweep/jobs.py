@@ -239,8 +239,10 @@ class TrialRun:
         self.phase: Phase = "idle"
         self.stopped_early = False
         """True if a scheduler has stopped the trial's system."""
-        self.progress: Mapping[str, Any] | None = None
-        """Newest epoch of the running training: unit, epoch, epochs, loss, seconds."""
+        self.parts, self.parts_begun, self.parts_ended = 1, 0, 0
+        """Number of Tune trials that train the trial, of those that have begun, and that have ended."""
+        self.progress: dict[str, Mapping[str, Any]] = {}
+        """Unit in training -> its newest epoch: unit, epoch, epochs, loss, seconds."""
         self.tasks: Counter[str] = Counter()
         """Kind of task, ``extract`` or ``umap`` -> number of waiting and running tasks."""
         self.table_made = False
@@ -294,7 +296,7 @@ class TrialRun:
     def stage_ended(self, event: Event) -> None:
         """Notes the end of a stage, complete or failed."""
         if event["stage"] == "train":
-            self.progress = None
+            self.progress.pop(event["unit"], None)
         if event["status"] == "failed":
             self.failures.append(event)
 
@@ -306,11 +308,17 @@ class TrialRun:
 
     def training_ended(self) -> None:
         """Notes the end of the Tune trial, for whatever reason."""
-        self.phase, self.progress = "tasks", None
+        self.phase = "tasks"
+        self._forget_training()
 
     def ended(self) -> None:
         """Notes that the run can do nothing more for the trial."""
-        self.phase, self.progress = "ended", None
+        self.phase = "ended"
+        self._forget_training()
+
+    def _forget_training(self) -> None:
+        self.progress = {}
+        self.parts, self.parts_begun, self.parts_ended = 1, 0, 0
 
 
 def trial_row(job: Job, steps: Sequence[Step], places: Places, failures: Sequence[Event]) -> dict[str, Any]:

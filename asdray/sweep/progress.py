@@ -118,9 +118,10 @@ class Progress:
         that a search has yet to suggest or confirm; ``without`` counts the part left out of ``seconds_left``.
         """
         counts = Counter(run.status for run in self._runs)
-        training = [_training(run, run.progress) for run in self._runs if run.progress]
+        newest = [(run, epoch) for run in self._runs for epoch in run.progress.values()]
+        training = [_training(run, epoch) for run, epoch in newest]
         estimate = self.estimator.estimate()
-        done = sum(run.progress["epoch"] * run.progress["seconds"] for run in self._runs if run.progress)
+        done = sum(epoch["epoch"] * epoch["seconds"] for _, epoch in newest)
         longest = max((t["seconds_left"] for t in training), default=0.0)
         rest = replace(estimate, train_seconds=max(estimate.train_seconds - done, 0.0))
         seconds: float | None = max(longest, rest.wall_seconds(*self._slots))

@@ -73,8 +73,8 @@ class WorkerOptions:
         device: ``cpu`` or ``cuda``.
         judge: judge of the search; None for a grid.
         extracts: True if the worker also extracts, on the device where the model is.
-        failed_extractions: (trial index, checkpoint, machine) of extractions that failed in an earlier run
-            and would fail again.
+        failed_extractions: (name of a trial, checkpoint, machine) of extractions that failed in an earlier
+            run and would fail again.
         log: ``events.jsonl`` of the sweep, which tells of trainings that ran out of memory; None if the user
             chose the resources of a training.
         signs: folder for signs of life, see `asdray.sweep.signs`.
@@ -87,16 +87,16 @@ class WorkerOptions:
     device: str = "cpu"
     judge: Judge | None = None
     extracts: bool = False
-    failed_extractions: frozenset[tuple[int, str, str]] = frozenset()
+    failed_extractions: frozenset[tuple[str, str, str]] = frozenset()
     log: Path | None = None
     signs: Path | None = None
 
     def largest_batch(self, trial: Trial) -> int | None:
         """The largest batch that had memory on this device, if another training had too little."""
+        if self.log is None or not trial.system.frontend.learns:
+            return None
         from asdray.frontends.compute import choose_device, device_label
 
-        if self.log is None:
-            return None
         return largest_batch(self.log, trial.recipe, device_label(choose_device(self.device)))
 
     def request(self, trial: Trial) -> Request:
@@ -105,25 +105,24 @@ class WorkerOptions:
 
 
 def train_job(config: dict[str, Any], trials: Mapping[int, Trial], options: WorkerOptions) -> None:
-    """Trains every unit of one trial in a Tune worker; reports each stage as soon as it ends.
+    """Trains the units of one trial, or of a part of it, in a Tune worker; reports each stage at its end.
 
     The machines of a unit can be scored while other units still train. A trial of a search is judged at the
     end, in the same process, which has the model; later tasks find the stages of the judge complete.
     """
-    assignment = config.get("assignment") or Assignment(trials[config["job"]])
+    assignment = config.get("assignment") or Assignment(trials[config["work"]])
     if options.device == "cpu" and sys.platform == "linux":
         # Lowers this thread alone. At equal priority most UMAPs would be left to the end of the sweep.
         niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICER
         os.setpriority(os.PRIO_PROCESS, 0, min(19, niceness))
     with signs.given_in(options.signs):
-        TrainingWorker(config["job"], assignment, options).run()
+        TrainingWorker(assignment, options).run()
 
 
 class TrainingWorker:
     """Trains, extracts and judges one trial, and reports to Tune."""
 
-    def __init__(self, index: int, assignment: Assignment, options: WorkerOptions) -> None:
-        self._index = index
+    def __init__(self, assignment: Assignment, options: WorkerOptions) -> None:
         self._trial = assignment.trial
         self._options = options
         self._judge = options.judge if assignment.sample is not None else None
@@ -205,7 +204,7 @@ class TrainingWorker:
 
         options, trial = self._options, self._trial
         for checkpoint, machine in itertools.product(options.checkpoints, unit.machines):
-            if (self._index, checkpoint, machine) not in options.failed_extractions:
+            if (trial.name, checkpoint, machine) not in options.failed_extractions:
                 request = options.request(trial)
                 event = extract_machine(trial, request, checkpoint, machine, options.places, options.device)
                 self._report({"events": [event]})

@@ -7,13 +7,16 @@ The trials of a grid are known at the start; the trials of a search are fed one 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +67,30 @@ class TuneThread(threading.Thread):
         logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
         self._news = news
         self._stop_event = threading.Event()
-        self._names = _Names(trials)
         self._feed = Feed() if options.judge else None
         need, task_need = needs["train"], larger(needs["extract"], needs["umap"])
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.slots = concurrent_trainings(
             need, task_need, [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
         )
+        self._work = _Work(enumerate(in_parts(trials, self.slots)))
+        self.parts = Counter(part.index for part in self._work.values())
+        """Index of a trial -> number of Tune's trials for it; empty for a search."""
         # Placement groups that wait at once. By default Tune has Ray keep 200 of a grid, of 50 kB each.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if self._feed else str(max(16, self.slots))
+        of_number = {number: part.trial for number, part in self._work.items()}
         self._tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(train_job, trials=dict(trials), options=options),
+                tune.with_parameters(train_job, trials=of_number, options=options),
                 {"cpu": need.cpu, "gpu": need.gpu},
             ),
-            param_space={} if self._feed else {"job": tune.grid_search(list(trials))},
+            param_space={} if self._feed else {"work": tune.grid_search(list(of_number))},
             tune_config=self._tune_config(scheduler, limited=bool(task_need.cpu or task_need.gpu)),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(logs),
                 verbose=0,
-                callbacks=[_Listener(news)],
+                callbacks=[_Listener(news, self._work)],
                 stop=_StopWhenAsked(self._stop_event),
                 failure_config=tune.FailureConfig(max_failures=MOST_IN_ALL),
             ),
@@ -98,16 +104,17 @@ class TuneThread(threading.Thread):
             num_samples=-1 if self._feed else 1,
             scheduler=GroupScheduler(scheduler) if scheduler else None,
             reuse_actors=True,  # Lightning's import takes ten seconds: once per worker is enough
-            trial_name_creator=self._names.shown,
-            trial_dirname_creator=self._names.folder,
+            trial_name_creator=self._work.shown,
+            trial_dirname_creator=self._work.folder,
         )
 
     def feed(self, index: int, trial: Trial, sample: Sample | None = None) -> None:
         """Hands over one more trial of a search; ``sample`` if the trial is judged."""
         assert self._feed is not None
-        self._names[index] = trial
+        number = len(self._work)
+        self._work[number] = Part(index, trial)
         assignment = Assignment(trial, sample.name, sample.number) if sample else Assignment(trial)
-        self._feed.put({"job": index, "assignment": assignment})
+        self._feed.put({"work": number, "assignment": assignment})
 
     def finish(self) -> None:
         """Lets Tune end after the trials that were fed."""
@@ -176,14 +183,15 @@ def _fitting(need: Need, cpus: float, gpus: float) -> int:
 class _Listener(tune.Callback):
     """Hands Tune's news to the driver's loop. No method may raise: Tune would mark the trial as failed."""
 
-    def __init__(self, news: queue.SimpleQueue[News]) -> None:
+    def __init__(self, news: queue.SimpleQueue[News], work: _Work) -> None:
         self._news = news
+        self._work = work
 
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its callbacks once and never uses the copy
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        index = trial.config["job"]
+        index = self._work.of(trial).index
         for event in result.get("events") or ():
             self._news.put(("event", index, event))
         for kind in ("judged", "waiting", "source", "epoch"):
@@ -191,21 +199,21 @@ class _Listener(tune.Callback):
                 self._news.put((kind, index, result[kind]))
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._news.put(("start", trial.config["job"], None))
+        self._news.put(("start", self._work.of(trial).index, None))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         ended = (trial.last_result or {}).get("ended")
         # Statistics of every number that was ever reported, 12 kB, which only Tune's own tables need.
         trial.run_metadata.metric_analysis.clear()
         trial.run_metadata.metric_n_steps.clear()
-        self._news.put(("complete" if ended else "stopped", trial.config["job"], None))
+        self._news.put(("complete" if ended else "stopped", self._work.of(trial).index, None))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._news.put(("lost", trial.config["job"], why_lost(_error_of(trial))))
+        self._news.put(("lost", self._work.of(trial).index, why_lost(_error_of(trial))))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         reason = f"training stopped after its retries: {why_lost(_error_of(trial))}"
-        self._news.put(("error", trial.config["job"], reason))
+        self._news.put(("error", self._work.of(trial).index, reason))
 
 
 def _error_of(trial: Any) -> str:
@@ -232,29 +240,76 @@ class _StopWhenAsked(tune.Stopper):
         return self._stop.is_set()
 
 
-class _Names(dict[int, Trial]):
-    """Index -> trial, for the names of Tune's trials.
+@dataclass(frozen=True)
+class Part:
+    """The work of one of Tune's trials: a trial, or its units of some machines.
+
+    Attributes:
+        index: index of the trial in the sweep.
+        trial: the trial, with the machines of the part alone.
+        number: 0 for the first part of a trial.
+    """
+
+    index: int
+    trial: Trial
+    number: int = 0
+
+
+def in_parts(trials: Mapping[int, Trial], slots: int) -> list[Part]:
+    """The work of Tune's trials, in the order in which they begin.
+
+    Trials with one model per machine are cut into parts where else a training's place would be empty for
+    long: until there are two parts for each place, or each part has one model.
+
+    Args:
+        slots: number of trainings at once.
+    """
+    wanted = math.ceil(2 * slots / len(trials)) if trials and slots > 1 else 1
+    found = []
+    for index, trial in trials.items():
+        units = [unit.machines for unit in trial.units]
+        if len(units) == 1 or not trial.system.frontend.learns:
+            found.append(Part(index, trial))
+            continue
+        n = min(wanted, len(units))
+        for number in range(n):
+            first, end = (
+                math.ceil(k * len(units) / n) for k in (number, number + 1)
+            )  # the longer ones first
+            machines = tuple(itertools.chain(*units[first:end]))
+            found.append(Part(index, replace(trial, machines=machines) if n > 1 else trial, number))
+    return found
+
+
+class _Work(dict[int, Part]):
+    """Number of a Tune trial -> its work.
 
     Pickled empty, and short as a text: Tune pickles and writes the names once per trial, and reads no copy.
     """
 
     def __reduce__(self) -> tuple:
-        return _Names, ()
+        return _Work, ()
 
     def __repr__(self) -> str:
-        return "names of trials"
+        return "work of trials"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Names:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Work:
         return self
+
+    def of(self, trial: Any) -> Part:
+        """The work of a Tune trial."""
+        return self[trial.config["work"]]
 
     # Not lambdas: Tune would write three kilobytes of a lambda's code with every trial.
     def shown(self, trial: Any) -> str:
         """The name of a Tune trial."""
-        return f"train {self[trial.config['job']].title}"
+        part = self.of(trial)
+        return f"train {part.trial.title}" + (f", part {part.number + 1}" if part.number else "")
 
     def folder(self, trial: Any) -> str:
         """The name of a Tune trial's folder below its logs."""
-        return self[trial.config["job"]].name.replace(" ", "-")
+        part = self.of(trial)
+        return part.trial.name.replace(" ", "-") + (f"-{part.number + 1}" if part.number else "")
 
 
 # ------------------------------------------------------------------------------------------- of a search
