@@ -81,6 +81,23 @@ def free_memory() -> None:
 
 
 @contextlib.contextmanager
+def measured_memory(device: torch.device) -> Iterator[dict[str, int]]:
+    """Measures the GPU's memory inside: at the end the dictionary has bytes ``used`` at most, and ``of`` all.
+
+    It stays empty on a CPU. ``used`` is what PyTorch keeps from other processes, more than its tensors need.
+    """
+    found: dict[str, int] = {}
+    if device.type != "cuda":
+        yield found
+        return
+    free_memory()  # of the training before in this process
+    torch.cuda.reset_peak_memory_stats(device)
+    yield found
+    found["used"] = torch.cuda.max_memory_reserved(device)
+    found["of"] = torch.cuda.get_device_properties(device).total_memory
+
+
+@contextlib.contextmanager
 def settings(threads: int, device: torch.device) -> Iterator[None]:
     """Reproducible computation with ``threads`` CPU threads; at the end the earlier settings are restored.
 

@@ -356,7 +356,7 @@ def _train(
     every = training_columns(places, packs) | cluster_column(training.files, packs)
     clips, known = trained(trial.system, clips, every)
     columns = Known(known, "columns")
-    with compute.settings(options.threads, device):
+    with compute.settings(options.threads, device), compute.measured_memory(device) as memory:
         frontend = _untrained(training, columns).to(device)
         facts: dict[str, Any] = {
             "device": compute.device_label(device),
@@ -382,6 +382,8 @@ def _train(
             fit.write_log(training, history)
         training.write_metrics(history)
         training.log("done")
+    if memory:
+        facts["gpu_memory"] = {**memory, "batch_size": training.batches["batch_size"]}
     if training.parts > 1:
         facts["out_of_memory"] = {"asked": replace(training, parts=1).batches, "used": training.batches}
     return {**facts, "epochs": len(history), "loss": history[-1]["loss"]}

@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from asdray.config.sweep import Resources
 from asdray.config.trial import unit_title
 from asdray.sweep import nodes
 from asdray.sweep.cluster import Cluster, Metrics
-from asdray.sweep.events import Event, event_of, failed, key_of
+from asdray.sweep.events import Event, event_of, failed, key_of, read
 from asdray.sweep.jobs import Job, TrialRun
 from asdray.sweep.outputs import preload_report
 from asdray.sweep.ray_loss import RayWatch
 from asdray.sweep.search import SearchRun
+from asdray.sweep.shares import Shares
 from asdray.sweep.stop import Stop
 from asdray.sweep.sweep_run import SweepRun
 from asdray.sweep.tasks import Task, TaskPool
@@ -77,6 +79,7 @@ class Driver:
         self._needs = cluster.needs(self._sweep.resources, self._most_threads())
         self._worker_extracts = self._needs["train"].gpu > 0 and self._needs["extract"].gpu == 0
         """True if the worker of a training also extracts, even for a trial that is already trained."""
+        self._shares = self._make_shares()
         running = sweep_run.folder.running
         self._pool = TaskPool(
             self._needs,
@@ -98,6 +101,12 @@ class Driver:
         self._warm = False
         """True once workers for tasks are warmed up."""
         self._ray = RayWatch()
+
+    def _make_shares(self) -> Shares | None:
+        """With ``resources: auto``, GPUs and a grid: how trainings share a GPU; else None."""
+        if self._sweep.resources != Resources() or self._search or self._needs["train"].gpu != 1:
+            return None
+        return Shares(read(self._sweep_run.folder.events), sum(gpus for _, gpus in self._cluster.nodes))
 
     def _most_threads(self) -> int:
         """Threads of the training that uses most, systems that a search has yet to suggest included."""
@@ -198,7 +207,9 @@ class Driver:
             signs=folder.running,
         )
         trials = {} if self._search else {run.index: run.trainable() for run in in_training_order(queued)}
-        tune = TuneThread(trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler)
+        tune = TuneThread(
+            trials, options, self._needs, folder.tune_logs, self._news, sweep.scheduler, self._shares
+        )
         for index, parts in tune.parts.items():
             self._runs[index].parts = parts
         return tune
@@ -319,6 +330,8 @@ class Driver:
 
         The machines of a trial that the search judges wait until the worker has computed the objective.
         """
+        if self._shares:
+            self._shares.learn(event)
         if (event["system"], event["seed"]) != (run.trial.system_name, run.trial.seed):
             self._sweep_run.record_of_source(event)
             return

@@ -28,6 +28,9 @@ _KEY = ("dcase", "recipe", "system", "seed", "stage", "unit", "checkpoint", "mac
 OUT_OF_MEMORY = "out_of_memory"
 """Field of the event of a training that had to split its batches: the sizes ``asked`` and ``used``."""
 
+GPU_MEMORY = "gpu_memory"
+"""Field of the event of a training on a GPU: bytes ``used``, bytes ``of`` the GPU, and ``batch_size``."""
+
 
 def event_of(
     trial: Trial,
@@ -63,6 +66,8 @@ def finished(event: Event, record: Record | Step, found: bool) -> Event:
     sizes = record.out_of_memory if isinstance(record, Step) else record.extra.get(OUT_OF_MEMORY)
     if sizes:
         facts[OUT_OF_MEMORY] = sizes
+    if isinstance(record, Record) and (memory := record.extra.get(GPU_MEMORY)):
+        facts[GPU_MEMORY] = memory
     return {**event, "status": "done", "time": record.finished, **facts, "found": found, "error": None}
 
 

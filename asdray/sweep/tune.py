@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from asdray.config.search import Asha, HyperBand, Median, Scheduler
 from asdray.config.sweep import Need
 from asdray.config.trial import Trial
 from asdray.sweep.cluster import larger
+from asdray.sweep.shares import MOST, Shares
 from asdray.sweep.signs import MOST_IN_ALL
 from asdray.sweep.study import Sample
 from asdray.sweep.tasks import why_lost
@@ -51,6 +53,8 @@ class TuneThread(threading.Thread):
         logs: folder of Tune's own logs.
         news: queue to the driver, see `News`.
         scheduler: may stop the trials of a search.
+        shares: decides about the part of a GPU for every training of a grid, when it begins; None: as in
+            ``needs``.
     """
 
     def __init__(
@@ -61,19 +65,20 @@ class TuneThread(threading.Thread):
         logs: Path,
         news: queue.SimpleQueue[News],
         scheduler: Scheduler | None = None,
+        shares: Shares | None = None,
     ) -> None:
         super().__init__(name="training", daemon=True)
         # Nothing reads Tune's snapshots: one that a full disk prevents is not worth a traceback.
         logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
         self._news = news
         self._stop_event = threading.Event()
-        self._feed = Feed() if options.judge else None
+        self._feed = Feed(shares) if options.judge or shares else None
         need, task_need = needs["train"], larger(needs["extract"], needs["umap"])
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.slots = concurrent_trainings(
             need, task_need, [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
         )
-        self._work = _Work(enumerate(in_parts(trials, self.slots)))
+        self._work = _Work(enumerate(in_parts(trials, self.slots * MOST if shares else self.slots)))
         self.parts = Counter(part.index for part in self._work.values())
         """Index of a trial -> number of Tune's trials for it; empty for a search."""
         # Placement groups that wait at once. By default Tune has Ray keep 200 of a grid, of 50 kB each.
@@ -81,8 +86,8 @@ class TuneThread(threading.Thread):
         of_number = {number: part.trial for number, part in self._work.items()}
         self._tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(train_job, trials=of_number, options=options),
-                {"cpu": need.cpu, "gpu": need.gpu},
+                tune.with_parameters(train_job, trials={} if shares else of_number, options=options),
+                partial(_part_of_gpu, need.cpu) if shares else {"cpu": need.cpu, "gpu": need.gpu},
             ),
             param_space={} if self._feed else {"work": tune.grid_search(list(of_number))},
             tune_config=self._tune_config(scheduler, limited=bool(task_need.cpu or task_need.gpu)),
@@ -95,6 +100,10 @@ class TuneThread(threading.Thread):
                 failure_config=tune.FailureConfig(max_failures=MOST_IN_ALL),
             ),
         )
+        if shares and self._feed:
+            for number, part in self._work.items():
+                self._feed.put({"work": number, "assignment": Assignment(part.trial)})
+            self.finish()
 
     def _tune_config(self, scheduler: Scheduler | None, limited: bool) -> tune.TuneConfig:
         return tune.TuneConfig(
@@ -157,6 +166,11 @@ def _every_loss_taken_for_one() -> Iterator[None]:
         yield
     finally:
         manager._actor_task_failed = original
+
+
+def _part_of_gpu(cpus: float, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """Tune's reservation of a training whose part of a GPU `Feed` has decided about."""
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpu"]}])
 
 
 def concurrent_trainings(need: Need, task_need: Need, nodes: Sequence[tuple[float, float]]) -> int:
@@ -316,11 +330,20 @@ class _Work(dict[int, Part]):
 
 
 class Feed(Searcher):
-    """A Tune searcher that hands out the configurations put in by the driver, in the same order."""
+    """A Tune searcher that hands out the configurations put in by the driver, in the same order.
 
-    def __init__(self) -> None:
+    Args:
+        shares: adds the part of a GPU, ``gpu``, to every configuration. A trial of unknown memory waits while
+            there is a training on every GPU: one of these may tell the memory.
+    """
+
+    def __init__(self, shares: Shares | None = None) -> None:
         super().__init__()
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._shares = shares
+        self._next: dict[str, Any] | None = None
+        """The configuration that waits."""
+        self._training: set[str] = set()
 
     def put(self, config: dict[str, Any] | None) -> None:
         """Adds the configuration of one more trial; None: no more will follow."""
@@ -328,13 +351,24 @@ class Feed(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         try:
-            config = self._queue.get(timeout=0.02)
+            config = self._next or self._queue.get(timeout=0.02)
         except queue.Empty:
             return None
-        return Searcher.FINISHED if config is None else config
+        if config is None:
+            return Searcher.FINISHED
+        if (shares := self._shares) is None:
+            return config
+        trial = config["assignment"].trial
+        waits = not shares.known(trial) and len(self._training) >= shares.gpus
+        self._next = config if waits else None
+        if waits:
+            time.sleep(0.02)
+            return None
+        self._training.add(trial_id)
+        return {**config, "gpu": shares.of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        pass
+        self._training.discard(trial_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         pass  # a search resumes from its study
