@@ -188,15 +188,19 @@ class DeviceClips(Clips):
     def gather(self, index: np.ndarray, n_samples: int, starts: np.ndarray | None = None) -> Tensor:
         """The crops of `Clips.gather`, on the device."""
         alive.sign()
-        device = self._all.device
-        clip = torch.from_numpy(np.asarray(index)).to(device)
+        device, index = self._all.device, np.asarray(index)
         begin = np.zeros(len(index), dtype=np.int64) if starts is None else starts
-        position = torch.from_numpy(begin).to(device)[:, None] + torch.arange(n_samples, device=device)
-        lengths = self._lengths[clip][:, None]
+        clip = torch.from_numpy(index).to(device)
+        first = torch.from_numpy(begin).to(device)
+        if (begin + n_samples <= self.lengths[index]).all():
+            # Rows of a view that overlap in memory: one index per crop, not one per sample.
+            return self._all.unfold(0, n_samples, 1)[self._firsts[clip] + first]
+        # Positions inside of a clip have 32 bits, of which a GPU computes remainders much faster.
+        position = first.int()[:, None] + torch.arange(n_samples, dtype=torch.int32, device=device)
+        lengths = self._lengths[clip].int()[:, None]
         after = position >= lengths if self._padding == "zero" else None
         position %= lengths
-        position += self._firsts[clip][:, None]
-        found = self._all[position]
+        found = self._all[position + self._firsts[clip][:, None]]
         return found if after is None else found.masked_fill_(after, 0)
 
 

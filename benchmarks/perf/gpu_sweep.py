@@ -1,6 +1,6 @@
 """Eight small trials in a sweep on Ray: in quarters of a GPU, as ``auto`` gives, and one after the other.
 
-    python benchmarks/perf/gpu_sweep.py [--gpus 1] [--minutes 6] [--ways quarters one] [--small] [--out FILE]
+    python benchmarks/perf/gpu_sweep.py [--gpus 1] [--minutes 6] [--ways quarters one auto] [--small] [--out FILE]
 
 Two recipes (``ae_baseline``, ``dis_baseline``) x four seeds, on generated sound of four machines, without
 UMAP. Every way of sharing is a sweep of its own, with results of its own, over the same decoded audio.
@@ -200,7 +200,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--gpus", type=int, default=1, choices=(0, 1))
     parser.add_argument("--minutes", type=float, default=6.0, help="for all ways together, with the data")
-    parser.add_argument("--ways", nargs="+", default=["quarters", "one"], choices=("quarters", "one", "auto"))
+    parser.add_argument(
+        "--ways", nargs="+", default=["quarters", "one", "auto"], choices=("quarters", "one", "auto")
+    )
     parser.add_argument("--small", action="store_true", help="one recipe, one epoch, two machines")
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
     options = parser.parse_args()
