@@ -54,7 +54,7 @@ def test_every_figure_is_measured_where_little_is_installed(tmp_path):
     assert rows == json.loads(ran.stdout.splitlines()[-1])["rows"]
     assert {row.get("target") for row in rows} > {6_000, 0.9, 150_000, 1_000_000, 15_000, 2_000, 600}
     for row in rows:
-        assert row.get("value", 1) > 0
+        assert row.get("value", 1) > 0 or row["what"].startswith("check")
         if row.get("target") and "processes" not in row["what"]:
             assert row["limits"], row
     assert sum("kernels" in row for row in rows) == 3

@@ -109,6 +109,59 @@ def card(rows: Rows) -> None:
             rows.add(f"host to device, {name.replace('_', '-')}", "", 0, speed[name] / 1e9, "GB/s")
 
 
+# -------------------------------------------------------------------------------------------------- checks
+
+MOST_DIFFERENCE = 1e-3
+"""Of a loss in float32 after a few steps, relative: some operations of a GPU add up in another order."""
+
+
+def checks(rows: Rows) -> None:
+    """Does a GPU compute what the CPU's tests have compared? A difference that is too large is a failure."""
+    with rows.attempt("check, batches on their way"):
+        clips = steps.make_clips(6, 1.0)
+        for seconds in (0.5, 1.0, 1.5):
+            own = steps.clip_batches(clips, seconds, 4, None)
+            for source in (clips.for_copies(rows.device), clips.on(rows.device)):
+                there = arriving(steps.clip_batches(source, seconds, 4, None), rows.device)
+                _check_equal([next(own) for _ in range(3)], [next(there) for _ in range(3)])
+                own = steps.clip_batches(clips, seconds, 4, None)
+        rows.add("check, batches on their way are the same bits", "", 4, 1.0, "true")
+    for variant in ("graph", "whole graph"):
+        _check_losses(rows, "autoencoder", variant, steps.Vectors, _vectors(rows))
+        there = steps.clip_batches(steps.make_clips(16, 5.0), 5.0, 8, rows.device)
+        _check_losses(rows, "two branches", variant, lambda: steps.TwoBranch(5.0), there)
+
+
+def _vectors(rows: Rows) -> Iterator[Any]:
+    return steps.vector_batches(32, rows.device, 1000)
+
+
+def _check_equal(wanted: list[Any], found: list[Any]) -> None:
+    """Raises ValueError unless all tensors have the same values."""
+    for one, other in zip(wanted, found, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            if not torch.equal(mine, theirs.cpu()):
+                raise ValueError(f"{(mine != theirs.cpu()).sum()} of {mine.numel()} values differ")
+
+
+def _check_losses(
+    rows: Rows, name: str, variant: str, model: Callable[[], Any], batches: Iterator[Any]
+) -> None:
+    """A row with the largest relative difference between five losses of a variant and of eager steps."""
+    what = f"check, {name}, fp32: difference from eager losses"
+    with rows.attempt(what, variant):
+        some = [next(batches) for _ in range(5)]
+        losses = []
+        for kind in ("eager", variant):
+            torch.manual_seed(0)
+            step = Step(model().to(rows.device), some[0], "fp32", kind)
+            losses.append(torch.stack([step(batch) for batch in some]).double())
+        difference = float(((losses[1] - losses[0]) / losses[0]).abs().max())
+        if not difference <= MOST_DIFFERENCE:
+            raise ValueError(f"{losses[1].tolist()} instead of {losses[0].tolist()}")
+        rows.add(what, variant, len(some), difference, "relative", None, {"allowed": MOST_DIFFERENCE})
+
+
 # ---------------------------------------------------------------------------------- training of two branches
 
 
@@ -394,12 +447,12 @@ def profile(rows: Rows) -> None:
     with rows.attempt("profile, two branches"):
         clips = steps.make_clips(8 if rows.tiny else 512, clip_seconds).on(rows.device)
         model = steps.TwoBranch(clip_seconds).to(rows.device)
-        batches = steps.clip_batches(clips, clip_seconds, size, None)
+        batches = steps.clip_batches(clips, clip_seconds, size, rows.device)
         _profiled(rows, f"two branches, {rows.bf16}", model, batches, rows.bf16)
     with rows.attempt("profile, LoRA"):
         size, clip_seconds = 2 if rows.tiny else 64, _small_encoder(rows)
         clips = steps.make_clips(2 * size, clip_seconds).on(rows.device)
-        batches = steps.clip_batches(clips, clip_seconds, size, None)
+        batches = steps.clip_batches(clips, clip_seconds, size, rows.device)
         _profiled(rows, f"LoRA of BEATs, {rows.bf16}", LoraBeats().to(rows.device), batches, rows.bf16)
     with rows.attempt("profile, autoencoder"):
         batches = steps.vector_batches(256, rows.device, 1000 if rows.tiny else 60_000)
@@ -441,6 +494,7 @@ def _profiled(rows: Rows, name: str, model: Any, batches: Any, precision: str) -
 
 PARTS: dict[str, tuple[Callable[[Rows], None], int]] = {
     "card": (card, 30),
+    "checks": (checks, 30),
     "two_branches": (two_branches, 110),
     "autoencoders": (autoencoders, 75),
     "extraction": (extraction, 45),
@@ -451,4 +505,4 @@ PARTS: dict[str, tuple[Callable[[Rows], None], int]] = {
     "two_branches_compiled": (two_branches_compiled, 90),
     "lora_compiled": (lora_compiled, 75),
 }
-"""Name -> function, and its share of the seconds. The parts that wait for a compiler come last."""
+"""Name -> function, and its share of the seconds. The parts that only wait for a compiler come last."""

@@ -1,6 +1,7 @@
 """Eight small trials in a sweep on Ray: in quarters of a GPU, as ``auto`` gives, and one after the other.
 
-    python benchmarks/perf/gpu_sweep.py [--gpus 1] [--minutes 6] [--ways quarters one auto] [--small] [--out FILE]
+    python benchmarks/perf/gpu_sweep.py [--gpus 1] [--minutes 6] [--ways quarters one auto] [--small]
+        [--out FILE]
 
 Two recipes (``ae_baseline``, ``dis_baseline``) x four seeds, on generated sound of four machines, without
 UMAP. Every way of sharing is a sweep of its own, with results of its own, over the same decoded audio.
