@@ -19,6 +19,11 @@ from asdray.dcase.years import get_year
 from asdray.evaluation import tables
 
 
+def trial_table(rows, *args):
+    """`tables.trial_table` of a table of rows, as a table."""
+    return pd.DataFrame(tables.trial_table(rows.to_dict("records"), *args))
+
+
 def test_machines_in_keeps_the_years_order():
     assert tables.machines_in("dcase2023", "eval", ["ToyTank", "bandsaw", "fan"]) == ("bandsaw", "ToyTank")
     assert tables.machines_in("dcase2022", "eval", ["valve", "fan"]) == ("fan", "valve")
@@ -29,14 +34,14 @@ def test_coverage_of_a_total():
     every = get_year("dcase2023").all_machines
     assert tables.coverage("dcase2023", "eval", every) == tables.coverage("dcase2023", "dev", every) == "all"
     empty = tables.load_rows([])
-    assert set(tables.trial_table(empty, "dcase2023", "dev", every, {"knn-1": "knn"})["machines"]) == {"all"}
+    assert set(trial_table(empty, "dcase2023", "dev", every, {"knn-1": "knn"})["machines"]) == {"all"}
 
 
 def test_trial_table():
     rows = make_rows()
     one = rows[pick(rows, dcase="dcase2023", system="dis-11111111", seed=1)]
     labels = {b: LABELS[b] for b in BACKENDS["dis"]}
-    table = tables.trial_table(one, "dcase2023", "eval", MACHINES["dcase2023"], labels)
+    table = trial_table(one, "dcase2023", "eval", MACHINES["dcase2023"], labels)
     assert list(table.columns) == ["backend", "bandsaw", "ToyTank", "total", "machines"]
     assert set(table["machines"]) == {"2 of 7"}
     assert list(table["backend"]) == list(labels.values())
@@ -53,14 +58,14 @@ def test_without_a_machine_only_the_total_is_null():
     labels = {"recon-cccccccc": "recon"}
     for damaged in (
         one[~pick(one, machine="bandsaw")],
-        one.assign(value=one["value"].mask(pick(one, machine="bandsaw"))),
+        one.assign(value=one["value"].astype(object).mask(pick(one, machine="bandsaw"), None)),
     ):
-        table = tables.trial_table(damaged, "dcase2023", "eval", MACHINES["dcase2023"], labels)
+        table = trial_table(damaged, "dcase2023", "eval", MACHINES["dcase2023"], labels)
         assert table["bandsaw"].isna().all()
         assert table["total"].isna().all()
         assert table["ToyTank"].notna().all()
     # A backend without any row is shown, empty.
-    table = tables.trial_table(one, "dcase2023", "dev", MACHINES["dcase2023"], {**labels, "knn-x": "knn"})
+    table = trial_table(one, "dcase2023", "dev", MACHINES["dcase2023"], {**labels, "knn-x": "knn"})
     assert list(table["total"].isna()) == [False, True]
 
 
@@ -103,7 +108,7 @@ def test_the_total_of_2020_is_an_arithmetic_mean():
         columns=tables.COLUMNS,
     )
     machines = ("fan", "ToyConveyor")
-    table = tables.trial_table(rows, "dcase2020", "dev", machines, {"recon-1": "recon"})
+    table = trial_table(rows, "dcase2020", "dev", machines, {"recon-1": "recon"})
     assert table["total"][0] == pytest.approx(0.7)
 
 
@@ -187,10 +192,22 @@ def test_tables_on_disk_and_rows_from_disk(tmp_path):
         tables.load_rows([tmp_path / "bad.parquet"])
 
 
+def test_a_trial_table_is_written_as_any_other_table(tmp_path):
+    values = [0.1 + 0.2, 1e-7, 1.0, None, 123456789.123456789, 1 / 3]
+    table = [
+        {"backend": label, "fan": value, "total": None, "machines": "1 of 7"}
+        for label, value in zip(("knn", "=knn", 'a "b", c', "-1", "é", "k\nn"), values, strict=True)
+    ]
+    tables.write_trial_table(table, tmp_path / "ours.csv", "synthetic")
+    frame = pd.DataFrame(table).astype({"total": float})
+    tables.write_csv(frame, tmp_path / "pandas.csv", "synthetic")
+    assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "pandas.csv").read_bytes()
+
+
 def test_tables_of_another_metric(tmp_path):
     rows = make_rows()
     one = rows[pick(rows, dcase="dcase2023", system="ae-33333333", seed=0)]
-    table = tables.trial_table(
+    table = trial_table(
         one, "dcase2023", "dev", MACHINES["dcase2023"], {"recon-cccccccc": "recon"}, "mix_auc"
     )
     assert table["fan"][0] == 0.123

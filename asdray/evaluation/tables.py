@@ -13,6 +13,7 @@ fractions in [0, 1], NaN where a score is missing. Every written table names its
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -192,13 +193,13 @@ def trial_scores(
 
 
 def trial_table(
-    rows: pd.DataFrame,
+    rows: Iterable[Mapping[str, Any]],
     dcase: str,
     subset: Subset,
     machines: Sequence[str],
     labels: Mapping[str, str],
     metric: str = "official",
-) -> pd.DataFrame:
+) -> list[dict[str, Any]]:
     """The table of one trial and checkpoint: backend, one column per machine, total, machines.
 
     Args:
@@ -209,12 +210,20 @@ def trial_table(
     Returns:
         One row per backend; the column ``machines`` holds the `coverage` of the total.
     """
-    columns = machines_in(dcase, subset, machines)
-    scores = trial_scores(rows, dcase, subset, columns, metric).set_index("backend").reindex(list(labels))
-    assert scores.index.is_unique, "rows of one trial and checkpoint"
-    shown = scores[[*columns, "total"]].assign(machines=coverage(dcase, subset, machines))
-    shown.insert(0, "backend", list(labels.values()))
-    return shown.reset_index(drop=True)
+    year, columns = get_year(dcase), machines_in(dcase, subset, machines)
+    wanted = {"dcase": dcase, "subset": subset, "metric": metric, "section": ALL_SECTIONS}
+    chosen = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    scores = {(row["backend"], row["machine"]): row["value"] for row in chosen}
+    assert len(scores) == len(chosen), "rows of one trial and checkpoint"
+    n_sections = [len(year.sections[subset][machine]) for machine in columns]
+    table = []
+    for backend, label in labels.items():
+        values = [scores.get((backend, machine)) for machine in columns]
+        total = metrics.official_total(year.score_rule, values, n_sections)
+        of_machines = dict(zip(columns, values, strict=True))
+        covered = coverage(dcase, subset, machines)
+        table.append({"backend": label, **of_machines, "total": total, "machines": covered})
+    return table
 
 
 def sweep_tables(
@@ -278,6 +287,14 @@ def write_csv(frame: pd.DataFrame, path: Path, dataset: str) -> None:
         texts = frame.select_dtypes(exclude=["number", "bool"]).columns
         safe = frame.assign(**{str(name): frame[name].map(cell, na_action="ignore") for name in texts})
         safe.assign(dataset=dataset).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_trial_table(table: Sequence[Mapping[str, Any]], path: Path, dataset: str) -> None:
+    """Writes a `trial_table` as `write_csv` would; pandas takes a hundred times as long for some rows."""
+    with store.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*table[0], "dataset"])
+        writer.writerows([*map(cell, row.values()), dataset] for row in table)
 
 
 def write_tables(tables: Tables, folder: Path, dataset: str, metric: str = "official") -> list[Path]:

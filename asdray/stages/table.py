@@ -43,7 +43,7 @@ def table(
         paths = [path for ckpt in evaluated for path in _paths(files, ckpt, "official").values()]
         work.replace([directory.metrics, *paths])
         rows, labels = _gather(files, evaluated, backends)
-        store.write_parquet(directory.metrics, rows)
+        store.write_parquet(directory.metrics, pa.Table.from_pylist(rows, schema=tables.SCHEMA))
         written = _write(files, rows, labels, evaluated, "official")
         for path in (path for folder in checkpoint_folders(directory) for path in folder.glob("*.csv")):
             if path not in written:  # of another metric, or of more machines or checkpoints than now
@@ -89,7 +89,7 @@ def _paths(files: TrialFiles, ckpt: str, metric: str) -> dict[Subset, Path]:
 
 def _write(
     files: TrialFiles,
-    rows: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
     labels: Mapping[str, str],
     evaluated: Mapping[str, Sequence[str]],
     metric: str,
@@ -98,22 +98,21 @@ def _write(
     dcase = files.trial.dcase
     known = {*files.trial.machines, *itertools.chain.from_iterable(evaluated.values())}
     machines = [m for m in get_year(dcase).all_machines if m in known]
-    frame = rows.to_pandas()
     written = []
     for ckpt in evaluated:
-        of_ckpt = frame[frame["checkpoint"] == ckpt]
+        of_ckpt = [row for row in rows if row["checkpoint"] == ckpt]
         for subset, path in _paths(files, ckpt, metric).items():
             if tables.machines_in(dcase, subset, machines):
                 scores = tables.trial_table(of_ckpt, dcase, subset, machines, labels, metric)
                 store.sweep_leftovers(path.parent, path.name)
-                tables.write_csv(scores, path, files.dataset.kind)
+                tables.write_trial_table(scores, path, files.dataset.kind)
                 written.append(path)
     return written
 
 
 def _gather(
     files: TrialFiles, evaluated: Mapping[str, Sequence[str]], backends: Iterable[Backend]
-) -> tuple[pa.Table, dict[str, str]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """All evaluation rows, and the labels of ``backends`` and of all evaluated backends."""
     trial, directory = files.trial, files.folder
     head = {"dcase": trial.dcase, "recipe": trial.recipe, "system": trial.system_name, "seed": trial.seed}
@@ -128,4 +127,4 @@ def _gather(
         assert record is not None, "evaluated, under the trial's lease"
         options.update(sorted(record.extra["backends"].items()))
     labels = tables.backend_labels({backend_id(b): b.model_dump(mode="json") for b in backends} | options)
-    return pa.Table.from_pylist(rows, schema=tables.SCHEMA), labels
+    return rows, labels
