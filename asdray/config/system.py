@@ -54,14 +54,8 @@ class System(Config):
                 f"train.early_stopping needs held-out data, but {self.frontend.label} holds none out: set "
                 "frontend.validation, such as 0.1 (autoencoder and discriminative have the option)"
             )
-        if self.train.cuda_graphs and any(
-            isinstance(branch, EncoderBranch) and branch.drops_blocks
-            for branch in getattr(self.frontend, "branches", ())
-        ):
-            raise ValueError(
-                "train.cuda_graphs would leave out the same blocks of the encoder in every step: set "
-                "dropout: none in its branch, or leave cuda_graphs out"
-            )
+        if self.train.cuda_graphs:
+            self._check_recording()
         if self.audio.channel != "near" and get_year(dcase).channels == 1:
             stereo = ", ".join(name for name, year in YEARS.items() if year.channels > 1)
             raise ValueError(
@@ -88,6 +82,20 @@ class System(Config):
                 source.check(dcase)
             except ValueError as error:
                 raise ValueError(f"the source of the clustering: {error}") from None
+
+    def _check_recording(self) -> None:
+        """Raises ValueError if a pass of the frontend cannot be recorded, or would freeze random choices."""
+        branches = getattr(self.frontend, "branches", ())
+        if any(isinstance(branch, EncoderBranch) and branch.drops_blocks for branch in branches):
+            raise ValueError(
+                "train.cuda_graphs would leave out the same blocks of the encoder in every step: set "
+                "dropout: none in its branch, or leave cuda_graphs out"
+            )
+        if getattr(self.frontend, "spec_augment", None) is not None:
+            raise ValueError(
+                "train.cuda_graphs cannot record frontend.spec_augment, which reads a value back from the "
+                "GPU in every step: leave one of them out"
+            )
 
     def check_data(self, kind: str) -> None:
         """Raises ValueError if weights are made up, and the data are of another kind than ``synthetic``."""

@@ -254,8 +254,8 @@ class Train(Config):
     cuda_graphs: bool = False
     """If true, forward and backward pass of the full batches are recorded on a GPU as a CUDA graph and
     replayed, for small networks whose kernels end before Python starts the next one. A CPU computes as
-    without. Not with ``accumulate``, nor where the CPU draws numbers while an encoder learns (``layerdrop``
-    of ``dropout: published``)."""
+    without. Not with ``accumulate``, with ``frontend.spec_augment``, or with an encoder that learns with
+    ``dropout: published``, since the CPU draws which blocks are left out."""
 
     later: ClassVar = {
         "compile": False,
