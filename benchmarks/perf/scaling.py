@@ -6,7 +6,7 @@
 Every point is measured in its own process, as a whole command if users run this command: wall seconds, CPU
 seconds, peak resident memory. Points are appended to ``points.jsonl`` below ``--out`` and are not measured
 again, so an interrupted study continues. `scaling_report.py` prints the table, draws the plot, and forecasts
-a benchmark of 180 trainings. CPU seconds hardly depend on other processes; wall seconds do.
+a benchmark of all years and 20 recipes. CPU seconds hardly depend on other processes; wall seconds do.
 
 The study is scaled down: clips last a quarter of a second if only their number matters; embeddings are
 random; trials without work are `raw_spec` on 8 clips per machine, one backend; nodes are processes of this
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -331,10 +332,13 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="FILE", help="report these points and measure nothing"
     )
-    parser.add_argument("--gpu-clips", type=float, default=6000, help="clips/s of 10 s that a GPU trains on")
-    parser.add_argument(
-        "--gpu-extraction", type=float, default=15000, help="clips/s of 10 s extracted on one GPU"
-    )
+    for speed in dataclasses.fields(scaling_report.Speeds):
+        parser.add_argument(
+            f"--gpu-{speed.name}",
+            type=float,
+            default=speed.default,
+            help=f"clips of 10 s per second on one GPU, see `Speeds.{speed.name}` of scaling_report.py",
+        )
     options = parser.parse_args()
     only = options.only.split(",")
     if unknown := set(only) - set(names):
@@ -344,7 +348,9 @@ def main() -> None:
     if not options.source:
         study(source, only, options.quick, options.repeat)
     out.mkdir(parents=True, exist_ok=True)
-    print(scaling_report.report(read(source), out / "scaling.svg", options.gpu_clips, options.gpu_extraction))
+    asked = {s.name: vars(options)[f"gpu_{s.name}"] for s in dataclasses.fields(scaling_report.Speeds)}
+    speeds = scaling_report.Speeds(**asked)
+    print(scaling_report.report(read(source), out / "scaling.svg", speeds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Report on the points of `scaling.py`: fitted lines, table, plot, and a forecast for 180 trainings."""
+"""Report on the points of `scaling.py`: fitted lines, table, plot, and a forecast for all years on GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import format as formatting
 import numpy as np
 
-from asdray.dcase.years import get_year
+from asdray.dcase.years import YEARS, get_year
 
 Points = Sequence[dict[str, Any]]
 
@@ -72,9 +72,53 @@ PANELS = (
     Panel("nodes", 1, [("nodes", "cpu", "driver, CPU")], [("nodes", "rss", "driver")]),
 )  # fmt: skip
 
-YEARS = ("dcase2020", "dcase2021", "dcase2022", "dcase2023", "dcase2024")
-RECIPES, SEEDS, EPOCHS = 9, 4, 16
 GPUS = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Recipes that cost a GPU the same.
+
+    Attributes:
+        seeds: trainings of a recipe and year; an encoder that nothing trains has one.
+        train, extract: clips of 10 s per second on one GPU.
+    """
+
+    name: str
+    recipes: int
+    seeds: int
+    epochs: int
+    train: float
+    extract: float
+
+    @classmethod
+    def of(cls, speeds: Speeds) -> tuple[Kind, ...]:
+        """20 recipes: two branches, encoders as they are, and encoders tuned by LoRA."""
+        return (
+            cls("two branches", 12, 4, 16, speeds.train, speeds.extract),
+            cls("an encoder", 6, 1, 0, speeds.tune, speeds.encode),
+            cls("an encoder tuned by LoRA", 2, 4, 25, speeds.tune, speeds.encode),
+        )
+
+    def seconds(self, year: Year) -> float:
+        """Seconds of a GPU for one training and its extractions, in proportion to the length of a clip."""
+        clips = year.train + year.test
+        return year.seconds / 10 * (self.epochs * year.train / self.train + clips / self.extract)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Assumed clips of 10 s per second on one GPU; the defaults are the targets of `gpu.py`.
+
+    Attributes:
+        train, extract: of the two-branch network.
+        tune, encode: of an encoder of BEATs' size, tuned by LoRA and as it is.
+    """
+
+    train: float = 6000.0
+    extract: float = 15000.0
+    tune: float = 600.0
+    encode: float = 2000.0
 
 
 # ----------------------------------------------------------------------------------------------- lines
@@ -232,13 +276,8 @@ def makespan(seconds: Sequence[float], gpus: int) -> float:
     return max(free)
 
 
-def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
-    """Forecast for 180 trainings from the fitted lines, in Markdown.
-
-    Args:
-        gpu_clips: clips of 10 s per second in training on one GPU.
-        gpu_extraction: clips of 10 s per second in extraction on one GPU.
-    """
+def forecast(points: Points, speeds: Speeds) -> str:
+    """Forecast for all machines of all years, from the fitted lines and assumed speeds, in Markdown."""
     precisions = [p for p in ("fp32", "bf16") if Line.through(points, f"step {p}", "value")] or ["fp32"]
     lengths = (*(f"step {p}" for p in precisions), "extraction", "decoding")
     asked = [(s, "value") for s in (*lengths, *(series for series, _ in _OF_MACHINE))]
@@ -256,22 +295,24 @@ def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     if min(driver_machine, task, fit["trials", "cpu"].slope) <= 0:
         return "No forecast: more machines or trials seem to cost less: too few points, or too close."
 
-    years = [Year.of(dcase) for dcase in YEARS]
-    trainings = []
+    years, kinds = [Year.of(dcase) for dcase in YEARS], Kind.of(speeds)
+    work = [(kind, year) for kind in kinds for year in years for _ in range(kind.recipes * kind.seeds)]
+    trainings = sorted((kind.seconds(year) for kind, year in work), reverse=True)
     tasks = plots = driver = 0.0
     cpu = dict.fromkeys(precisions, 0.0)
-    for _, year, _ in itertools.product(range(RECIPES), years, range(SEEDS)):
+    for kind, year in work:
         clips = year.train + year.test
-        trainings.append(year.seconds / 10 * (EPOCHS * year.train / gpu_clips + clips / gpu_extraction))
         backends = fit["backends of a machine", "value"].between(year.train / year.machines)
         tasks += year.machines * (task + backends)
         plots += year.machines * fit["UMAP of a machine", "value"].between(clips / year.machines)
         driver += fit["trials", "cpu"].slope + (year.machines - 1) * driver_machine
-        extraction = clips * fit["extraction", "value"](year.seconds)
-        for precision in cpu:
-            steps = EPOCHS * year.train * fit[f"step {precision}", "value"](year.seconds)
-            cpu[precision] += (steps + extraction) / batch
+        if kind is kinds[0]:
+            extraction = clips * fit["extraction", "value"](year.seconds)
+            for precision in cpu:
+                steps = kind.epochs * year.train * fit[f"step {precision}", "value"](year.seconds)
+                cpu[precision] += (steps + extraction) / batch
     count, gpu = len(trainings), sum(trainings)
+    of_kind = {kind.name: sum(kind.seconds(year) for of, year in work if of is kind) for kind in kinds}
     audio = [(y.train + y.test) * fit["decoding", "value"](10) for y in years]
     start = fit["trials", "wall"].intercept
     busy = tasks / gpu, (tasks + plots) / gpu
@@ -279,10 +320,15 @@ def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
     needed = [max(1 + load, 2 * load) for load in busy]
 
     text = [
-        f"{count} trainings: {RECIPES} recipes like `dis_baseline`, {SEEDS} seeds, {YEARS[0]} to {YEARS[-1]} "
-        f"({sum(y.train for y in years):,} training and {sum(y.test for y in years):,} test clips), {EPOCHS} "
-        f"epochs. **Assumed, since no GPU was measured**: a GPU trains on {gpu_clips:,.0f} and extracts "
-        f"{gpu_extraction:,.0f} clips of 10 s per second; the time is proportional to the length of a clip.",
+        f"{sum(y.machines for y in years)} machines of {min(YEARS)} to {max(YEARS)} "
+        f"({sum(y.train for y in years):,} training and {sum(y.test for y in years):,} test clips), "
+        f"{sum(kind.recipes for kind in kinds)} recipes, {count} trainings: "
+        + "; ".join(
+            f"{k.recipes} of {k.name}, {k.seeds} seed{'s' * (k.seeds > 1)}, {k.epochs} epochs" for k in kinds
+        )
+        + ". **Assumed, since no GPU was measured** (clips of 10 s per second on a GPU): two branches "
+        f"{speeds.train:,.0f} in training and {speeds.extract:,.0f} in extraction, an encoder "
+        f"{speeds.encode:,.0f}, tuned {speeds.tune:,.0f}; the time is proportional to the length of a clip.",
         "",
         "| GPUs | trainings take | GPUs in use | driver in use | CPUs in use by tasks | with UMAP |",
         "|---:|---:|---:|---:|---:|---:|",
@@ -295,6 +341,9 @@ def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         )
     text += [
         "",
+        "* Hours of a GPU: "
+        + ", ".join(f"{name} {seconds / 3600:.1f}" for name, seconds in of_kind.items())
+        + ".",
         f"* A training: {_time(gpu / count)} of a GPU ({_time(min(trainings))} to {_time(max(trainings))}), "
         f"{driver / count:.2f} s of the driver's CPU, {tasks / count:.0f} s of CPU in tasks "
         f"({(tasks + plots) / count:.0f} s with UMAP).",
@@ -308,8 +357,8 @@ def forecast(points: Points, gpu_clips: float, gpu_extraction: float) -> str:
         f"* Decoding on every node, once: {_time(sum(audio))} of CPU ({_time(max(audio))} for the largest "
         "year).",
         *(
-            f"* On CPUs in {precision}, as measured: {seconds / 86400:,.0f} CPU days; one such GPU is "
-            f"as fast as {seconds / gpu:,.0f} of these CPUs."
+            f"* Two branches on CPUs in {precision}, as measured: {seconds / 86400:,.0f} CPU days; one such "
+            f"GPU is as fast as {seconds / of_kind[kinds[0].name]:,.0f} of these CPUs."
             for precision, seconds in cpu.items()
         ),
     ]
@@ -322,7 +371,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def report(points: Points, picture: Path, gpu_clips: float, gpu_extraction: float) -> str:
+def report(points: Points, picture: Path, speeds: Speeds) -> str:
     """Draws the plot; returns the table and the forecast."""
     plot(points, picture)
-    return f"\n{table(points)}\n\n{forecast(points, gpu_clips, gpu_extraction)}\n\n{picture}"
+    return f"\n{table(points)}\n\n{forecast(points, speeds)}\n\n{picture}"
