@@ -116,6 +116,31 @@ def test_what_a_fork_cannot_be_is_left_to_ray(options, expected):
         assert request["environment"]["B"] == "2"
 
 
+def test_no_module_imports_ray_or_opens_a_gpu():
+    """Ray's settings would be those of the server; CUDA would fail in its forks."""
+    ae, dis = trial_of(AE).system, trial_of(DIS).system
+    imports = Imports.of([ae, dis], umap=True)
+    code = f"""
+import importlib, json, os, sys
+for name in {(*imports.training, *imports.tasks)}:
+    importlib.import_module(name)
+assert not [name for name in sys.modules if name.split(".")[0] == "ray"]
+import torch
+assert not torch.cuda.is_initialized()
+print(json.dumps([open(f"/proc/self/task/{{n}}/comm").read().strip() for n in os.listdir("/proc/self/task")]))
+"""
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **threads},
+    )
+    _, *others = json.loads(done.stdout)
+    assert all(name.startswith("jemalloc") for name in others), "another thread would be missing in the forks"
+
+
 def test_modules_of_a_sweep():
     ae, dis = trial_of(AE).system, trial_of(DIS).system
     imports = Imports.of([ae, dis], umap=False)

@@ -34,6 +34,14 @@ from asdray.config.system import System
 from asdray.sweep.launch_worker import OWN_SCRIPT, SERVER
 
 
+EVERY = (
+    "asdray.config.sweep", "asdray.stages.train", "pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.fs",
+    "pyarrow.parquet", "requests", "jsonschema", "google.protobuf.descriptor_pb2",
+)  # fmt: skip
+"""Modules that every worker imports: asdray's, and libraries that Ray imports. Not Ray itself, which reads the
+settings of its worker from the environment when it is imported."""
+
+
 @dataclass(frozen=True)
 class Imports:
     """Modules that the fork server imports.
@@ -50,12 +58,12 @@ class Imports:
     def of(cls, systems: Iterable[System], umap: bool) -> Imports:
         """The modules for trials of some systems, with or without UMAP."""
         frontends = [system.frontend for system in systems]
-        training = {name for frontend in frontends for name in frontend.modules} | {"asdray.stages.train"}
+        training = {name for frontend in frontends for name in frontend.modules}
         if any(frontend.learns for frontend in frontends):
-            training.add("asdray.stages.fit")
-        tasks = ["pandas", "asdray.stages.evaluate", "asdray.stages.score"]  # pyarrow imports pandas
+            training |= {"asdray.stages.fit", "asdray.stages.rehearsal", "torch.utils.tensorboard"}
+        tasks = ["asdray.stages.evaluate", "asdray.stages.score"]
         return cls(
-            tuple(sorted(training)),
+            (*sorted(training), *EVERY),
             (*tasks, *(("asdray.stages.umap", "umap", "matplotlib.figure") if umap else ())),
         )
 
