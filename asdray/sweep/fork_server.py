@@ -33,13 +33,12 @@ from typing import Any
 from asdray.config.system import System
 from asdray.sweep.launch_worker import OWN_SCRIPT, SERVER
 
-
 EVERY = (
-    "asdray.config.sweep", "asdray.stages.train", "pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.fs",
-    "pyarrow.parquet", "requests", "jsonschema", "google.protobuf.descriptor_pb2",
+    "asdray.config.sweep", "asdray.stages.train", "pandas", "pyarrow.compute", "pyarrow.dataset",
+    "pyarrow.fs", "pyarrow.parquet", "requests", "jsonschema", "google.protobuf.descriptor_pb2",
 )  # fmt: skip
-"""Modules that every worker imports: asdray's, and libraries that Ray imports. Not Ray itself, which reads the
-settings of its worker from the environment when it is imported."""
+"""Modules that every worker imports: asdray's, and libraries that Ray imports. Not Ray itself, which reads
+the settings of its worker from the environment when it is imported."""
 
 
 @dataclass(frozen=True)
