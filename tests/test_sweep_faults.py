@@ -339,6 +339,16 @@ def test_an_address_where_nobody_listens_is_said_at_once(data, tmp_path):
     assert f"no Ray answers at '{address}'" in run.stderr
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
+def test_an_address_that_no_driver_can_join_is_refused_with_the_one_that_it_can(
+    data, tmp_path, asdray, address
+):
+    code, _, err = asdray(*World(data, tmp_path / "results").command(), "--address", address)
+    assert code == 2
+    assert f"--address '{address}'" in err
+    assert "--address HOST:PORT" in err
+
+
 def test_data_changed_after_format_are_noticed(data, tmp_path, asdray):
     copy = tmp_path / "data"
     shutil.copytree(data, copy, symlinks=True, copy_function=shutil.copy2)

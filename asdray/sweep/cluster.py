@@ -294,8 +294,17 @@ def _preload() -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Raises ValueError if nobody listens at ``address``: Ray itself would try for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Raises ValueError if nobody listens at ``address``: Ray itself would try for many minutes.
+
+    An address of Ray's client or dashboard is refused: Tune runs where the driver is a part of the Ray.
+    """
+    if "://" in address:
+        raise ValueError(
+            f"--address {address!r} is an address of Ray's client or dashboard: a sweep runs on a machine of "
+            "the Ray and joins it by --address HOST:PORT, the address that `ray start --head` prints, or as "
+            "a job (`ray job submit`)"
+        )
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return  # "auto" and the like, which Ray resolves
     try:

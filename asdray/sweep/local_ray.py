@@ -245,6 +245,7 @@ def _start(dashboard: bool, folder: Path) -> tuple[Any, str | None]:
             with (
                 keep_sigterm_handler(),
                 _on_loopback(),
+                _on_a_free_port(),
                 _without_idlers(dashboard),
                 _told_by_services() as told,
             ):
@@ -295,6 +296,26 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER, utils.set_kill_on_parent_death_linux = clusters, die_with_parent
+
+
+@contextlib.contextmanager
+def _on_a_free_port() -> Iterator[None]:
+    """Context in which the agent of Ray's node listens on a free port.
+
+    By default all agents take one port. The agent of a second Ray on a machine then serves nothing, and the
+    dashboard of this Ray shows no logs.
+    """
+    import ray
+
+    services: Any = ray._private.services  # not public: `ray start` has an option, `ray.init` has none
+    original = services.start_raylet
+    services.start_raylet = lambda *args, **kwargs: original(
+        *args, **{**kwargs, "dashboard_agent_listen_port": 0}
+    )
+    try:
+        yield
+    finally:
+        services.start_raylet = original
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -136,3 +137,38 @@ def test_limits_of_processes_are_kept_or_named(data, tmp_path, place, limit, cod
     assert says in ended.stderr
     assert len(ended.stderr.splitlines()) == code
     assert not list(place.glob("*asdray-*"))
+
+
+LOGS = """
+import os, sys, time, urllib.error, urllib.request
+from asdray.sweep.cluster import ray_session
+open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+with ray_session(None, dashboard=True) as cluster:
+    headers = {"Authorization": "Bearer " + os.environ["RAY_AUTH_TOKEN"]}
+    asked = urllib.request.Request(f"{cluster.dashboard}/api/v0/logs?node_id={cluster.node}", headers=headers)
+    for _ in range(60):  # the agent of the node starts after Ray
+        try:
+            print(open_(asked).status, flush=True)
+            break
+        except urllib.error.HTTPError as error:
+            print(error, file=sys.stderr)
+            time.sleep(1)
+    else:
+        sys.exit("no logs")
+    sys.stdin.read()
+"""
+
+
+def test_two_rays_on_a_machine_with_a_proxy_both_have_a_dashboard_with_logs(place):
+    names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+    nowhere = dict.fromkeys([*names, *map(str.upper, names)], "http://127.0.0.1:9")
+    variables = {**os.environ, **nowhere, "RAY_TMPDIR": str(place)}
+    for name in ("no_proxy", "NO_PROXY"):
+        variables.pop(name, None)
+    command = [sys.executable, "-c", LOGS]
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        for _ in range(2):
+            started = stack.enter_context(subprocess.Popen(command, env=variables, text=True, **pipes))
+            stack.callback(started.stdin.close)  # ends the Ray
+            assert started.stdout.readline() == "200\n"
