@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asdray import notes, store
+from asdray import store
 from asdray.config.backend import backend_id
 from asdray.config.base import load_plugins
 from asdray.config.files import read_yaml, validate
@@ -25,7 +25,7 @@ from asdray.dcase.years import nearest
 from asdray.home import expanded
 from asdray.plugin_results import reader
 from asdray.store import SweepDir, TrialDir
-from asdray.trial_folders import trial_dirs
+from asdray.trial_folders import is_in_place, trial_dirs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -427,7 +427,9 @@ def _frame(
     rows = chosen(pa.concat_tables(parts))
     options = _backend_options(rows, evaluated)
     combined = [read_metrics(path) for path in ensembles]
-    combined = [table for path, table in zip(ensembles, combined, strict=True) if _is_in_place(path, table)]
+    combined = [
+        table for path, table in zip(ensembles, combined, strict=True) if _is_of_ensemble(path, table)
+    ]
     frame = pa.concat_tables([rows, *combined]).to_pandas()
     labels = backend_labels({name: options.get(name) for name in frame["backend"].unique()})
     frame = frame.rename(columns={"backend": "backend_id"})
@@ -440,14 +442,12 @@ def _frame(
     return frame[[*FIRST, *paths, *THEN]]
 
 
-def _is_in_place(metrics: Path, rows: pa.Table) -> bool:
+def _is_of_ensemble(metrics: Path, rows: pa.Table) -> bool:
     """True unless an ensemble's ``metrics.parquet`` lies in a folder of another name: in a copy."""
     for row in rows.slice(0, 1).to_pylist():
         seed = "seeds" if row["seed"] == -1 else f"seed{row['seed']}"
         names = (row["system"], f"{row['checkpoint']}-{row['backend']}", row["dcase"], seed)
-        if metrics.parts[-5:-1] != names:
-            notes.tell(f"{metrics.parent} is left out: its ensemble's folder is {'/'.join(names)}")
-            return False
+        return is_in_place(metrics.parent, names, metrics.name)
     return True
 
 

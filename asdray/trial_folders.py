@@ -1,5 +1,7 @@
 """The folders of trials below a results folder, each where its ``trial.json`` says that it belongs.
 
+`is_in_place` tells copies of other folders, of sweeps and ensembles.
+
 People copy folders before they try something (``cp -r seed0 seed0_old``, "seed0 copy"). A copy that counted
 would enter means and spreads as another trial, so a folder of another name than its trial's is left out, with
 a note.
@@ -56,7 +58,12 @@ def _is_in_place(folder: Path, parts: int) -> bool:
         names = (about["dcase"], f"{about['recipe']}-{about['system_id']}", f"seed{about['seed']}")
     except (OSError, ValueError, KeyError, TypeError):
         return True  # whoever reads the file says what is wrong with it
-    if folder.absolute().parts[-parts:] == names[-parts:]:
+    return is_in_place(folder, names[-parts:], "trial.json")
+
+
+def is_in_place(folder: Path, names: tuple[str, ...], file: str) -> bool:
+    """True if a folder's path ends with the names that a file in it gives; a note tells of any other."""
+    if folder.absolute().parts[-len(names) :] == names:
         return True
-    notes.tell(f"{folder} is left out: its name is not {'/'.join(names[-parts:])}, as its trial.json says")
+    notes.tell(f"{folder} is left out: its name is not {'/'.join(names)}, as its {file} says")
     return False

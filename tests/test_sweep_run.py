@@ -17,6 +17,7 @@ from asdray.config.backend import backend_id
 from asdray.stages.steps import Snapshot
 from asdray.sweep import keep, run
 from asdray.sweep.events import EventLog, event_of, failed
+from asdray.sweep.outputs import write_spec
 from asdray.sweep.plan import load
 from asdray.sweep.run import RunOptions, run_sweep
 from asdray.sweep.status import status, sweeps
@@ -53,6 +54,20 @@ def test_a_run_that_ends_with_an_error_is_shown_as_failed(world, monkeypatch):
     (line,) = sweeps(world.places.results)
     assert re.fullmatch(r"sweep s: not running; it failed at .*; 1 done of 1 trials", line)
     assert sweeps(world.folder) == [f"there is no sweep in {world.folder}"]
+
+
+def test_a_copy_of_a_sweep_is_no_other_sweep(world, capsys, asdray):
+    write_spec(world.load(recipes=["ae.yaml"], seeds=[0])[0], world.folder)
+    copy = world.folder.with_name("s copy")
+    shutil.copytree(world.folder, copy)
+    (line,) = sweeps(world.places.results)
+    assert line.startswith("sweep s: ")
+    assert f"{copy} is left out: its name is not s, as its sweep.yaml says" in capsys.readouterr().err
+    where = ["--data", world.places.data, "--results", world.places.results]
+    for command in ("status", "report"):
+        code, _, err = asdray(command, copy.name, *where)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert f"{copy} is a copy of the sweep 's'" in err
 
 
 def running(world, sweep, jobs):

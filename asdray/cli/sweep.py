@@ -389,7 +389,20 @@ def _folder_of(path: Path, places: Places) -> Path:
 
 
 def _sweep_file(name: str, results: Path) -> Path:
-    """The path of a sweep file: ``name`` itself, or the resolved spec of the sweep of this name."""
-    from asdray.store import SweepDir, sweep_dir
+    """The path of a sweep file: ``name`` itself, or the resolved spec of the sweep of this name.
 
-    return Path(name) if name.endswith((".yaml", ".yml")) else SweepDir(sweep_dir(results, name)).spec
+    Raises:
+        ValueError: the sweep's folder is a copy of another sweep's.
+    """
+    from asdray.store import SweepDir, sweep_dir
+    from asdray.sweep.outputs import name_in
+
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = sweep_dir(results, name)
+    if (named := name_in(folder)) not in (None, folder.name):
+        raise ValueError(
+            f"{folder} is a copy of the sweep {named!r}, as its sweep.yaml says, or has been renamed: give "
+            f"{named!r}, or rename the folder back; its tables can be read as they are (asdray.load_results)"
+        )
+    return SweepDir(folder).spec

@@ -121,6 +121,12 @@ def _last_spec(folder: Path) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def name_in(folder: Path) -> str | None:
+    """The sweep's name in its folder's ``sweep.yaml``, in a copy not the folder's name; None if unknown."""
+    name = (_last_spec(folder) or {}).get("name")
+    return name if isinstance(name, str) else None
+
+
 def last_keep(folder: Path) -> Keep | None:
     """``keep`` of the last run; None without a readable file."""
     spec = _last_spec(folder)

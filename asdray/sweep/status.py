@@ -23,10 +23,11 @@ from asdray.sweep.estimate import Estimate, Estimator, depends_on, sum_stages
 from asdray.sweep.events import Event, History, key_of
 from asdray.sweep.jobs import Job, Remaining, event_at, is_complete, names_of, remaining
 from asdray.sweep.keep import kept_shares
-from asdray.sweep.outputs import changes
+from asdray.sweep.outputs import changes, name_in
 from asdray.sweep.progress import duration, failure_line, render, size
 from asdray.sweep.search import outlook, read_studies, stopped_trials, upcoming_systems
 from asdray.sweep.summaries import CompleteTrial, made_of, read_summary
+from asdray.trial_folders import is_in_place
 
 STALE_SECONDS = 60.0
 """A driver writes more often than that, unless it is held up."""
@@ -112,9 +113,15 @@ def _counts(counts: Counter[str], names: Sequence[str]) -> str:
 
 
 def sweeps(results: Path) -> list[str]:
-    """A line per sweep below ``results``: its state, and the numbers of trials of its last run."""
+    """A line per sweep below ``results``: its state, and the numbers of trials of its last run.
+
+    A copy of a sweep's folder is left out with a note.
+    """
     lines = []
     for folder in store.sweep_dirs(results):
+        name = name_in(folder)
+        if name is not None and not is_in_place(folder, (name,), SweepDir(folder).spec.name):
+            continue
         snapshot = progress.read_snapshot(folder)
         state = _headline(folder.name, snapshot, store.is_leased(folder))
         counts = Counter(snapshot["trials"] if snapshot else {})
