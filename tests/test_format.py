@@ -296,6 +296,17 @@ def test_ground_truth_from_elsewhere(tree, tmp_path):
         format_dataset(tree.data, "dcase2023", ground_truth=tmp_path / "none")
 
 
+@pytest.mark.parametrize("place", [".", "dev_data", "eval_data", "eval_data/raw"])
+def test_a_list_beside_the_clips_is_ground_truth(tree, place):
+    folder, original = store.ground_truth_dir(tree.data, tree.dcase), tree.data / "original" / tree.dcase
+    write_list(tree, folder=original / place)
+    report = format_dataset(tree.data, tree.dcase)
+    assert f"no ground truth is in {folder}: that in {original / place} is read" in report.notes
+    assert report.unlabelled == {}
+    write_list(tree)
+    assert not [note for note in format_dataset(tree.data, tree.dcase).notes if "ground truth" in note]
+
+
 def test_kind_and_ids_follow_the_audio(tree):
     before = format_dataset(tree.data, "dcase2023").dataset
     (tree.data / "original" / "dcase2023" / "synthetic-unfinished.json").write_text("{}")

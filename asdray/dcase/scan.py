@@ -26,7 +26,7 @@ from asdray.dcase.manifest import Kind, hint, unreadable
 from asdray.dcase.names import is_clutter
 from asdray.dcase.places import machine_folders, subset_of
 from asdray.dcase.truth import GroundTruth, Labels, check_folder, load_ground_truth
-from asdray.dcase.truth_files import WrongGroundTruthError, holds_files
+from asdray.dcase.truth_files import WrongGroundTruthError, folder_with_truth, holds_files
 from asdray.dcase.wav import WavInfo, read_header
 from asdray.dcase.years import SAMPLE_RATE, SUBSETS, Subset, Year, get_year, nearest
 
@@ -347,13 +347,16 @@ def read_originals(
         )
     if ground_truth is not None:
         check_folder(ground_truth)
-    folder = ground_truth or store.ground_truth_dir(data, dcase)
+    default = store.ground_truth_dir(data, dcase)
+    beside = None if ground_truth or holds_files(default) else _truth_beside(data, dcase)
+    folder = ground_truth or beside or default
     has_truth = ground_truth is not None or holds_files(folder)
     truth, truth_problems = _truth(folder, dcase, labels) if has_truth else (None, [])
     headers = list(in_threads(_header, tree.files, on_progress))
     clips = _clips(data, year, tree, headers, truth)
     lengths = _strange_lengths(data, year, clips) if kind == "official" else ""
-    notes = (*tree.notes, *(truth.notes if truth else ()), *([lengths] if lengths else ()))
+    elsewhere = [f"no ground truth is in {default}: that in {beside} is read"] if beside else []
+    notes = (*tree.notes, *elsewhere, *(truth.notes if truth else ()), *([lengths] if lengths else ()))
     return Originals(dcase, kind, clips, tree.problems, folder, truth_problems, has_truth, notes)
 
 
@@ -380,6 +383,12 @@ def _strange_lengths(data: Path, year: Year, clips: Sequence[Mapping[str, Any]])
         f"the longest clips are not as long as the organisers': {', '.join(strange[:3])}{more}; if the clips "
         f"are made up, `{hint('format', year.name, data)} --synthetic` has their results say so"
     )
+
+
+def _truth_beside(data: Path, dcase: str) -> Path | None:
+    """The folder among the originals in which the ground truth lies, where people unpack it beside clips."""
+    raw = [store.original_dir(data, dcase, subset) for subset in SUBSETS]
+    return folder_with_truth([raw[0].parents[1], *(path.parent for path in raw), *raw], dcase)
 
 
 def _truth(folder: Path, dcase: str, labels: Labels) -> tuple[GroundTruth | None, list[str]]:

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -357,10 +357,7 @@ def _reader(
     path: Path, kind_folder: Path | None, year: Year
 ) -> tuple[str, tuple[object, ...], Callable[..., None]] | None:
     """(kind, further arguments, method of `Source`) to read a file with; None for an unknown name."""
-    lists = [f"eval_data_list_{year.year}.csv"]
-    if year.year == 2020:
-        lists.append("eval_data_list.csv")  # the organisers' own name
-    if path.name in lists:
+    if path.name in _lists(year):
         return path.name, (), Source.read_list
     if match := _CORRESPONDENCE_FILE.fullmatch(path.name):
         place = match["machine"] or path.parent.name, int(match["section"]), match["split"]
@@ -381,6 +378,23 @@ def holds_files(folder: Path) -> bool:
         return False
     faults: list[str] = []
     return next(_files(folder, None, faults), None) is not None or bool(faults)
+
+
+def folder_with_truth(folders: Iterable[Path], dcase: str) -> Path | None:
+    """The first of some folders in which a list of the year, or a folder of the evaluator, lies itself."""
+    year = get_year(dcase)
+    for folder in folders:
+        if any(os.path.isfile(folder / name) for name in _lists(year)) or any(
+            os.path.isdir(folder / name) for name in KINDS
+        ):
+            return folder
+    return None
+
+
+def _lists(year: Year) -> list[str]:
+    """The names of the year's list."""
+    # The second is the organisers' own name of 2020.
+    return [f"eval_data_list_{year.year}.csv", *(["eval_data_list.csv"] if year.year == 2020 else [])]
 
 
 def _files(folder: Path, year: Year | None, faults: list[str]) -> Iterator[Path]:
