@@ -49,9 +49,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def no_fakes_are_kept():
+    """Nor do tests here find real tensors of other tests."""
+    kept = kaldi._window, kaldi._filters, convolution._fourier, convolution._inverse
+    for cached in kept:
+        cached.cache_clear()
     yield
-    for kept in (kaldi._window, kaldi._filters, convolution._fourier, convolution._inverse):
-        kept.cache_clear()
+    for cached in kept:
+        cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)

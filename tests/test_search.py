@@ -482,7 +482,7 @@ def test_the_estimate_takes_in_the_systems_not_sampled_yet(tmp_path, places):
     estimator.upcoming = [*search.upcoming, UpcomingSystems("search", "ae_baseline", 4, 2)]
     left = estimator.estimate()
     assert (left.train_seconds, left.unknown_systems) == (pytest.approx(8 * 600, rel=0.01), 4)
-    snapshot = Progress("hunt", [SimpleNamespace(status="done", progress=None)], estimator).snapshot()
+    snapshot = Progress("hunt", [SimpleNamespace(status="done", progress={})], estimator).snapshot()
     assert trials_line(snapshot).startswith("1 of 1 trials done, 7 systems to come, 2 to confirm; about ")
     assert trials_line(snapshot).endswith(" left without the 4 systems to come")
     console = Console(width=200)

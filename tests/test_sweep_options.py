@@ -595,7 +595,7 @@ def test_status_before_during_and_after_a_run(world):
     for run in runs:
         run.refresh(run.job.steps(sweep, world.places), world.places)
     live = Progress("s", runs, estimator_of(sweep, jobs, world.places))
-    runs[1].progress = {
+    runs[1].progress[jobs[1].trial.units[0].name] = {
         "unit": jobs[1].trial.units[0].name, "epoch": 1, "epochs": 4, "loss": 0.25, "seconds": 60.0
     }  # fmt: skip
     live.estimator.epoch_ended(1, jobs[1].trial.units[0].name, 60.0, 4)
@@ -732,7 +732,7 @@ view = View(places.results, quiet="quiet" in sys.argv)
 view.begin(3, shown)
 with view:
     unit = jobs[0].trial.units[0].name
-    runs[0].progress = {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0}
+    runs[0].progress[unit] = {"unit": unit, "epoch": 1, "epochs": 4, "loss": 0.5, "seconds": 30.0}
     estimator.epoch_ended(0, unit, 30.0, 4)
     shown.open_tasks = 2
     time.sleep(0.3)
