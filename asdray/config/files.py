@@ -42,7 +42,10 @@ _NUMBERS = (f"{_TAGS}int", f"{_TAGS}float")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with ``1e-3`` as a number, limits, and errors for keys that are repeated or are not plain values.
+    """YAML with limits, and errors for keys that are repeated or are not plain values.
+
+    ``1e-3`` is a number. As in YAML 1.2 ``1:30``, dates, ``on``, ``off``, ``yes`` and ``no`` are text, while
+    ``010``, 8 in YAML 1.1 and 10 in 1.2, is an error.
 
     Every error names the line: without limits, 600 characters of aliases of aliases become 10^9 values.
     """
@@ -86,13 +89,19 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:  # 1:1:1:... takes quadratic time
+            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:  # takes quadratic time
                 raise ValueError
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         # PyYAML's functions raise these for a value that its tag does not fit, such as the date 2001-99-99.
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
             value = quoted(node.value) if isinstance(node, yaml.ScalarNode) else "the value"
             raise _error(f"{value} is no {node.tag.removeprefix(_TAGS)}", node) from None
+        if node.tag == f"{_TAGS}int" and re.fullmatch("[-+]?0[0-7_]+", node.value):
+            meant = " or ".join(dict.fromkeys((str(value), str(int(node.value.replace("_", ""))))))
+            raise _error(
+                f"{node.value} would be read as {value}: write {meant}, or '{node.value}' for text,", node
+            )
+        return value
 
 
 def _parts(node: yaml.Node) -> list[yaml.Node]:
@@ -106,11 +115,22 @@ def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
 
 
-_Loader.add_implicit_resolver(
-    f"{_TAGS}float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+_OF_ITS_OWN = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+}
+"""Tag -> what a plain value of it looks like, and its first characters."""
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0].removeprefix(_TAGS) not in (*_OF_ITS_OWN, "timestamp")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, (_form, _first) in _OF_ITS_OWN.items():
+    _Loader.add_implicit_resolver(f"{_TAGS}{_tag}", re.compile(f"(?:{_form})$"), list(_first))
 
 
 def parse_yaml(text: str, where: str) -> Any:

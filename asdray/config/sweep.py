@@ -360,6 +360,12 @@ class Sweep(Config):
         refuse_repeats([backend_id(b) for b in self.backends], "backends")
         return self
 
+    @field_validator("umap", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        # Text as YAML is read here, which pydantic takes for false where an option is true or false.
+        return False if isinstance(value, str) and value.lower() in ("no", "off") else value
+
     @field_validator("stall_after", mode="before")
     @classmethod
     def _time(cls, value: Any) -> Any:
