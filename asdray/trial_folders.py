@@ -58,7 +58,7 @@ def _is_in_place(folder: Path, parts: int) -> bool:
         names = (about["dcase"], f"{about['recipe']}-{about['system_id']}", f"seed{about['seed']}")
     except (OSError, ValueError, KeyError, TypeError):
         return True  # whoever reads the file says what is wrong with it
-    return is_in_place(folder, names[-parts:], "trial.json")
+    return is_in_place(folder, names[-parts:], TrialDir(folder).trial_json.name)
 
 
 def is_in_place(folder: Path, names: tuple[str, ...], file: str) -> bool:
