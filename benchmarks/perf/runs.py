@@ -45,10 +45,24 @@ def asdray(*args: object) -> Cost:
     command = [sys.executable, "-m", "asdray", *map(str, args)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    code, usage, peak = ended(process.pid)
+    if code:
         raise SystemExit(f"failed: asdray {' '.join(command[3:])}")
-    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, peak)
+
+
+def ended(pid: int) -> tuple[int, resource.struct_rusage, float]:
+    """Waits for a child process; its status, its use, and its own peak memory in MiB.
+
+    The memory in its use would be that of the largest of its children, the fork server of a sweep.
+    """
+    peak = 0.0
+    while True:
+        peak = max(peak, status("VmHWM", pid))
+        found, code, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            return code, usage, peak
+        time.sleep(0.01)
 
 
 class Meter:

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import official
+import runs
 import scaling_report
 import scaling_work
 
@@ -72,10 +73,10 @@ def measured(command: list[object], others: bool = False, **env: str) -> Figures
             list(map(str, command)), stdout=out, start_new_session=True, env={**os.environ, **env}
         )
         spent: dict[tuple[int, str], float] = {}
-        anon = most = 0.0
+        anon = most = peak = 0.0
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             time.sleep(POLL)
-            anon = max(anon, _anonymous(process.pid))
+            anon, peak = max(anon, _anonymous(process.pid)), max(peak, runs.status("VmHWM", process.pid))
             if others:
                 pids = list(_session(process.pid, spent))
                 most = max(most, sum(map(_anonymous, pids)))
@@ -89,7 +90,7 @@ def measured(command: list[object], others: bool = False, **env: str) -> Figures
     figures = {
         "wall": wall,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "rss": usage.ru_maxrss / 1024,
+        "rss": peak,  # not that of its largest child
         "anon": anon,
     }
     if others:
